@@ -1,0 +1,1 @@
+"""The contract between the two stages: corpora, stream specs, the teacher cache's format."""

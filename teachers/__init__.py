@@ -1,0 +1,1 @@
+"""The audio experts: each adapter owns one model and turns waveforms into frame-level targets."""

@@ -1,0 +1,44 @@
+"""What a teacher is: the one interface between the pipeline and an expert.
+
+A teacher owns its model: it describes itself without loading anything, loads once per worker, and
+turns a batch of waveforms into targets. Rows, files and failures are the pipeline's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from manifests.streams import TeacherSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """What one teacher hears in one clip."""
+
+    frames: dict[str, np.ndarray]
+    """Stream name -> frames_TD, float32, T >= 1."""
+    metadata: dict[str, Any] = field(default_factory=dict)
+    """JSON-serialisable extras for people: a transcript with word times, notes."""
+
+
+class Teacher(Protocol):
+    """An expert, as the pipeline sees it. Constructed cheaply: `Teacher(name, settings)`."""
+
+    def spec(self) -> TeacherSpec:
+        """Describes this version; reads weight files to digest them, loads no model."""
+        ...
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """Loads the model onto `device` ("cpu", "cuda"), keeping to `num_threads` CPU threads."""
+        ...
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """Targets for each waveform (float32, mono, [-1, 1], at the spec's sample rate).
+
+        The result for a clip must not depend on its neighbours in the batch beyond rounding.
+        """
+        ...
