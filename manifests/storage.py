@@ -1,0 +1,159 @@
+"""A folder on a local disk or in an object store, behind one small interface.
+
+pyarrow's own file systems reach `s3://` and `gs://` with no further package. What they lack is a
+write that is whole or absent: on a local disk that is a temporary file, an fsync and a rename; an
+object store shows an object only once its upload is complete. The cache needs nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from manifests.errors import UserError
+
+TEMPORARY = ".tmp-"
+"""Prefix of files that a killed writer may leave behind; no reader ever looks at them."""
+
+
+def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
+    """The file system of an address, and the path in it.
+
+    Raises:
+        UserError: the scheme is not known to pyarrow, or the address is malformed.
+    """
+    text = str(uri)
+    if "://" not in text:
+        return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    try:
+        return fs.FileSystem.from_uri(text)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise UserError(
+            f"cannot use the address {text}: {error}; expected a local path, s3://BUCKET/KEY "
+            "or gs://BUCKET/KEY"
+        ) from None
+
+
+class Folder:
+    """A folder, local or remote. It need not exist: writing makes it."""
+
+    def __init__(self, uri: str | Path) -> None:
+        self.uri = str(uri).rstrip("/")
+        self._fs, self._path = filesystem(self.uri)
+        self.is_local = isinstance(self._fs, fs.LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"Folder({self.uri!r})"
+
+    def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
+        return Folder, (self.uri,)
+
+    def child(self, name: str) -> Folder:
+        """The folder `name` within this one."""
+        return Folder(f"{self.uri}/{name}")
+
+    def path(self, name: str) -> str:
+        """`name` as a path of the underlying file system."""
+        return f"{self._path}/{name}"
+
+    def open(self, name: str, *, memory_map: bool = False) -> pa.NativeFile:
+        """The file for random access, memory-mapped where that is asked for and possible.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        if memory_map and self.is_local:
+            return pa.memory_map(self.path(name))
+        return self._fs.open_input_file(self.path(name))
+
+    def read_bytes(self, name: str) -> bytes:
+        """The whole content of a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self.open(name) as file:
+            return file.read()
+
+    def write_atomic(self, name: str, data: bytes | pa.Buffer) -> None:
+        """Writes a file so that readers see all of it or nothing, whatever happens meanwhile."""
+        if not self.is_local:
+            with self._fs.open_output_stream(self.path(name)) as stream:
+                stream.write(data)
+            return
+        target = Path(self.path(name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}")
+        try:
+            with temporary.open("wb") as file:
+                file.write(memoryview(data))
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+            raise
+        _sync_folder(target.parent)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file or folder of that name."""
+        return self._fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
+
+    def size(self, name: str) -> int | None:
+        """Bytes of a file, or None where there is none."""
+        info = self._fs.get_file_info(self.path(name))
+        return info.size if info.type == fs.FileType.File else None
+
+    def sizes(self) -> dict[str, int]:
+        """Name -> bytes of every finished file directly within; one listing, sorted by name."""
+        return {
+            info.base_name: info.size
+            for info in self._entries()
+            if info.type == fs.FileType.File and not info.base_name.startswith(TEMPORARY)
+        }
+
+    def names(self) -> list[str]:
+        """Names of the finished files directly within, sorted."""
+        return list(self.sizes())
+
+    def folders(self) -> list[str]:
+        """Names of the folders directly within, sorted."""
+        return [info.base_name for info in self._entries() if info.type == fs.FileType.Directory]
+
+    def move(self, name: str, to: str) -> None:
+        """Renames a file within the folder (on an object store: copy, then delete)."""
+        if self.is_local:
+            Path(self.path(to)).parent.mkdir(parents=True, exist_ok=True)
+        self._fs.move(self.path(name), self.path(to))
+
+    def delete(self, name: str) -> None:
+        """Removes a file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        self._fs.delete_file(self.path(name))
+
+    def delete_all(self) -> None:
+        """Removes the folder and everything below it."""
+        self._fs.delete_dir(self._path)
+
+    def _entries(self) -> Iterator[fs.FileInfo]:
+        selector = fs.FileSelector(self._path, allow_not_found=True)
+        yield from sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable: the folder's own entry list goes to disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
