@@ -93,12 +93,14 @@ class TeacherSpec:
     """Licence of the expert's weights, with its conditions."""
     versions: dict[str, str] = field(default_factory=dict)
     """Library -> version, recorded only."""
+    created: str = ""
+    """When this version entered the cache (UTC, ISO 8601), recorded only."""
 
     @property
     def fingerprint(self) -> str:
         """12 hex digits that name this version."""
         covered = asdict(self)
-        for recorded_only in ("name", "license", "versions"):
+        for recorded_only in ("name", "license", "versions", "created"):
             del covered[recorded_only]
         text = json.dumps(covered, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]

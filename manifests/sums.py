@@ -1,0 +1,124 @@
+"""Per-dimension sums of a stream: what gives its mean and standard deviation, and what a codec lost.
+
+Every shard's commit marker carries its own sums, so statistics of a whole cache are an addition over
+small files, and stay right as the cache grows.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.codecs import EncodedFrames
+from manifests.streams import StreamSpec
+
+MAX_CODEC_LOSS = 0.05
+"""A shard whose `Sums.codec_loss` is above this is refused. int8 features measure 0.01 to 0.02."""
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Mean and standard deviation of a stream over the frames of a cache."""
+
+    mean_D: np.ndarray
+    """float32."""
+    std_D: np.ndarray
+    """float32, > 0 (constant columns get 1)."""
+    num_frames: int
+
+
+@dataclass(slots=True)
+class Sums:
+    """Sums over frames, float64 per dimension."""
+
+    num_frames: int
+    total_D: np.ndarray
+    square_D: np.ndarray
+    lost_D: np.ndarray
+    """Squared difference between the frames and what the codec kept; pitch counts by voicing."""
+    max_lost: float
+    """Largest difference in one value."""
+
+    @classmethod
+    def zero(cls, dim: int) -> Sums:
+        """Sums over no frames."""
+        return cls(0, np.zeros(dim), np.zeros(dim), np.zeros(dim), 0.0)
+
+    @classmethod
+    def of(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
+        """Sums over one clip: its frames, and the same after the codec."""
+        lost_TD = (frames_TD - kept.decode()).astype(np.float64)
+        if kept.spec.kind == "pitch":
+            lost_TD *= np.sqrt(frames_TD[:, -1:].clip(0, 1))
+        frames_TD = frames_TD.astype(np.float64)
+        return cls(
+            len(frames_TD),
+            frames_TD.sum(0),
+            np.square(frames_TD).sum(0),
+            np.square(lost_TD).sum(0),
+            float(np.abs(lost_TD).max()),
+        )
+
+    def add(self, other: Sums) -> None:
+        """Adds another part's sums to these."""
+        self.num_frames += other.num_frames
+        self.total_D += other.total_D
+        self.square_D += other.square_D
+        self.lost_D += other.lost_D
+        self.max_lost = max(self.max_lost, other.max_lost)
+
+    def statistics(self) -> Statistics:
+        """Mean and standard deviation per column."""
+        count = max(self.num_frames, 1)
+        mean_D = self.total_D / count
+        variance_D = (self.square_D / count - mean_D**2).clip(0)
+        constant_D = variance_D <= 1e-12 + 1e-10 * mean_D**2
+        std_D = np.where(constant_D, 1.0, np.sqrt(variance_D))
+        return Statistics(mean_D.astype(np.float32), std_D.astype(np.float32), self.num_frames)
+
+    def codec_loss(self, spec: StreamSpec) -> float:
+        """How much the codec lost, as one number to hold against `MAX_CODEC_LOSS`.
+
+        features, curve: RMS error in standard deviations, averaged over columns.
+        pitch: RMS error of salience per frame, counted by voicing. Otherwise: the largest error
+        of a probability.
+        """
+        if not self.num_frames:
+            return 0.0
+        if spec.kind in ("multilabel", "distribution"):
+            return self.max_lost
+        if spec.kind == "pitch":
+            return float(np.sqrt(self.lost_D.sum() / self.num_frames / spec.dim))
+        rms_D = np.sqrt(self.lost_D / self.num_frames)
+        return float((rms_D / self.statistics().std_D).mean())
+
+    def to_json(self) -> dict[str, int | float | str]:
+        """As marker fields; arrays in base64 of little-endian float64."""
+        return {
+            "num_frames": self.num_frames,
+            "total": _pack(self.total_D),
+            "square": _pack(self.square_D),
+            "lost": _pack(self.lost_D),
+            "max_lost": self.max_lost,
+        }
+
+    @classmethod
+    def from_json(cls, fields: dict) -> Sums:
+        """Reads what `to_json` wrote."""
+        return cls(
+            fields["num_frames"],
+            _unpack(fields["total"]),
+            _unpack(fields["square"]),
+            _unpack(fields["lost"]),
+            fields["max_lost"],
+        )
+
+
+def _pack(values_D: np.ndarray) -> str:
+    return base64.b64encode(values_D.astype("<f8").tobytes()).decode()
+
+
+def _unpack(text: str) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), "<f8").copy()
