@@ -1,15 +1,15 @@
 """How frames become bytes and back.
 
-A blob is one clip's frames of one stream: plain little-endian numpy, no header, so that two lines of
-numpy decode it anywhere (docs/cache_format.md). What each codec keeps:
+A blob is one clip's frames of one stream: plain little-endian numpy, no header, so that two lines
+of numpy decode it anywhere (docs/cache_format.md). What each codec keeps:
 
     fp16    T x D half precision
     int8    D float32 scales, then T x D int8; a scale per clip and channel
     uint8   T x D bytes of value * 255, for values in [0, 1]
     topk16  per frame the 16 largest values with their columns, and the mean of the rest
-    pitch   per frame voicing and 25 bins of salience around the peak (+-240 cents at 20 cents a bin)
+    pitch   per frame voicing and 25 bins of salience around the peak (+-240 cents)
 
-The features codec keeps its scales in float32: half-precision scales underflow on small posteriors.
+int8 keeps its scales in float32: half-precision scales underflow on small posteriors.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class StreamSpec:
             raise UserError(f"stream {self.name}: dim and hop_s must be positive; found {self}")
         if self.names and len(self.names) != self.dim:
             raise UserError(
-                f"stream {self.name}: {self.dim} columns but {len(self.names)} names; name every one"
+                f"stream {self.name}: {self.dim} columns, {len(self.names)} names; name all or none"
             )
 
     @property

@@ -1,7 +1,7 @@
-"""Per-dimension sums of a stream: what gives its mean and standard deviation, and what a codec lost.
+"""Per-dimension sums of a stream: they give its mean and deviation, and what a codec lost.
 
-Every shard's commit marker carries its own sums, so statistics of a whole cache are an addition over
-small files, and stay right as the cache grows.
+Every shard's commit marker carries its own sums, so statistics of a whole cache are an addition
+over small files, and stay right as the cache grows.
 """
 
 from __future__ import annotations
