@@ -81,18 +81,13 @@ class Sums:
     def codec_loss(self, spec: StreamSpec) -> float:
         """How much the codec lost, as one number to hold against `MAX_CODEC_LOSS`.
 
-        features, curve: RMS error in standard deviations, averaged over columns.
-        pitch: RMS error of salience per frame, counted by voicing. Otherwise: the largest error
-        of a probability.
+        features, curve: RMS error in standard deviations, averaged over columns. Probabilities
+        and salience: RMS error relative to the RMS value, over all columns.
         """
-        if not self.num_frames:
-            return 0.0
-        if spec.kind in ("multilabel", "distribution"):
-            return self.max_lost
-        if spec.kind == "pitch":
-            return float(np.sqrt(self.lost_D.sum() / self.num_frames / spec.dim))
-        rms_D = np.sqrt(self.lost_D / self.num_frames)
-        return float((rms_D / self.statistics().std_D).mean())
+        if spec.kind in ("features", "curve"):
+            rms_D = np.sqrt(self.lost_D / max(self.num_frames, 1))
+            return float((rms_D / self.statistics().std_D).mean())
+        return float(np.sqrt(self.lost_D.sum() / max(self.square_D.sum(), 1e-12)))
 
     def to_json(self) -> dict[str, int | float | str]:
         """As marker fields; arrays in base64 of little-endian float64."""
