@@ -64,9 +64,9 @@ class Sums:
     def add(self, other: Sums) -> None:
         """Adds another part's sums to these."""
         self.num_frames += other.num_frames
-        self.total_D += other.total_D
-        self.square_D += other.square_D
-        self.lost_D += other.lost_D
+        self.total_D = self.total_D + other.total_D
+        self.square_D = self.square_D + other.square_D
+        self.lost_D = self.lost_D + other.lost_D
         self.max_lost = max(self.max_lost, other.max_lost)
 
     def statistics(self) -> Statistics:

@@ -1,0 +1,98 @@
+"""What a build can be told: the command line and YAML files come from these classes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from manifests.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resources:
+    """What one worker process asks of the cluster. Teachers that ask for the same share workers."""
+
+    num_cpus: float = 1.0
+    """CPU cores per worker; also its thread budget (at least one thread)."""
+    num_gpus: float = 0.0
+    """GPUs per worker; a fraction shares one."""
+    memory_gb: float = 0.0
+    """Memory that Ray reserves per worker, in GB; 0 reserves none."""
+    custom: dict[str, float] = field(default_factory=dict)
+    """Custom Ray resources per worker, e.g. {"audio_node": 1}."""
+    accelerator_type: str = ""
+    """A Ray accelerator type, e.g. A100; empty for any."""
+    max_workers: int = 0
+    """Most workers with these resources; 0 takes what the cluster has room for."""
+
+    def __post_init__(self) -> None:
+        if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_gb < 0 or self.max_workers < 0:
+            raise UserError(f"resources must not be negative; found {self}")
+        if self.num_cpus == 0 and self.num_gpus == 0 and not self.custom:
+            raise UserError("a worker must ask for CPUs, GPUs or a custom resource; found none")
+
+    @property
+    def num_threads(self) -> int:
+        """Threads that a worker may use."""
+        return max(1, int(self.num_cpus))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherConfig:
+    """One teacher of a build; what is left out comes from the preset."""
+
+    family: str = ""
+    """A registered family (`coat-cache teachers` lists them) or `my_module:MyTeacher`."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings of the family that change the features; a change makes a new version."""
+    runtime: dict[str, Any] = field(default_factory=dict)
+    """Settings of the family that do not change the features, e.g. batch_size."""
+    codecs: dict[str, str] = field(default_factory=dict)
+    """Stream -> codec (fp16, int8, uint8, topk16, pitch) in place of the teacher's own choice."""
+    resources: Resources = field(default_factory=Resources)
+    """What a worker that runs this teacher asks of the cluster."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildConfig:
+    """A build of a teacher cache."""
+
+    corpus: str
+    """Folder or address of a corpus made by `coat-corpus build`."""
+    cache: str
+    """Folder or address (s3://, gs://) of the cache; made if it is not there."""
+    preset: str = "embedded"
+    """A set of teachers; `embedded` needs no model hub."""
+    teachers: str = ""
+    """Teachers to run, separated by commas; all of the preset and of `teacher` if empty."""
+    teacher: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Teacher name -> changes to the preset, or a teacher of one's own."""
+    ray_address: str = ""
+    """Address of a running Ray cluster (`auto` finds it); empty starts a local one."""
+    decode: Resources = field(default_factory=Resources)
+    """Resources of the workers that decode audio and write shards. The default joins the workers of
+    CPU teachers; ask for something else to keep decoding on nodes of its own."""
+    block_clips: int = 0
+    """Clips that travel together from decoding through a teacher; 0 means 8, or 64 with a GPU."""
+    block_seconds: float = 240.0
+    """Most audio seconds in a block of several clips."""
+    max_clip_seconds: float = 3600.0
+    """Longer clips are recorded as failures (cut them by offset and duration in the manifest)."""
+    memory_fraction: float = 0.3
+    """Share of Ray's object store that decoded audio may fill before decoding waits."""
+    max_failure_rate: float = 0.2
+    """The job stops once more than this share of clips has failed (after the first 100)."""
+    py_modules: list[str] = field(default_factory=list)
+    """Folders of packages that workers on a cluster need besides this project's own."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("block_clips", 0, 4096),
+            ("block_seconds", 1, 86400),
+            ("max_clip_seconds", 1, 86400),
+            ("memory_fraction", 0.01, 0.8),
+            ("max_failure_rate", 0, 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise UserError(f"{name} must be in [{low}, {high}]; found {value}")

@@ -1,0 +1,93 @@
+"""What a build would do: the shards that each teacher lacks, and what they will cost.
+
+Planning lists commit markers, one listing per teacher, and reads no clip: a corpus of ten million
+clips is planned in seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from manifests import shards
+from manifests.clips import Clip
+from manifests.codecs import PITCH, TOPK16
+from manifests.corpus import Corpus
+from manifests.layout import Layout
+from manifests.streams import StreamSpec, TeacherSpec
+
+Missing = Mapping[str, Sequence[int]]
+"""Teacher -> numbers of the shards that it lacks, ascending."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What one teacher's missing shards amount to."""
+
+    teacher: str
+    shards: int
+    clips: int
+    audio_hours: float
+    """Of clips whose length the corpus states."""
+    cache_bytes: float
+    """Before compression."""
+    worker_hours: float | None
+    """By the speed of what this cache already holds of the teacher; None if it holds nothing."""
+
+
+def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
+    """Shards without a commit marker, by teacher name."""
+    every = range(corpus.num_shards)
+    lacking = {}
+    for spec in specs:
+        done = set(shards.committed(layout.shards(spec, corpus.name)))
+        lacking[spec.name] = [number for number in every if number not in done]
+    return lacking
+
+
+def work(corpus: Corpus, lacking: Missing) -> Iterator[tuple[int, Sequence[Clip], list[str]]]:
+    """(shard number, its clips, names of the teachers that lack it), in order, read as needed."""
+    wanted = {name: set(numbers) for name, numbers in lacking.items()}
+    for number in sorted(set().union(*wanted.values())):
+        yield number, corpus.shard(number), [name for name in wanted if number in wanted[name]]
+
+
+def estimate(layout: Layout, corpus: Corpus, spec: TeacherSpec, numbers: Sequence[int]) -> Estimate:
+    """What extracting these shards will take."""
+    sizes = corpus.shard_sizes()
+    clips = sum(sizes[number] for number in numbers)
+    seconds = corpus.seconds * clips / max(corpus.num_clips, 1)
+    rate = sum(bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
+    speed = _worker_seconds_per_second(layout, corpus, spec)
+    return Estimate(
+        teacher=spec.name,
+        shards=len(numbers),
+        clips=clips,
+        audio_hours=seconds / 3600,
+        cache_bytes=seconds * rate,
+        worker_hours=None if speed is None else seconds * speed / 3600,
+    )
+
+
+def bytes_per_frame(stream: StreamSpec) -> int:
+    """Bytes of one frame as encoded, before Parquet's compression."""
+    return {
+        "fp16": 2 * stream.dim,
+        "int8": stream.dim,
+        "uint8": stream.dim,
+        "topk16": TOPK16.itemsize,
+        "pitch": PITCH.itemsize,
+    }[stream.codec]
+
+
+def _worker_seconds_per_second(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> float | None:
+    """Measured on the first shards that any version of the teacher has for the corpus."""
+    for known in reversed(layout.teachers().values()):
+        if known.name != spec.name:
+            continue
+        folder = layout.shards(known, corpus.name)
+        markers = [shards.read_marker(folder, number) for number in shards.committed(folder)[:8]]
+        heard = sum(marker.seconds for marker in markers)
+        if heard:
+            return sum(marker.extract_seconds for marker in markers) / heard
+    return None

@@ -1,0 +1,453 @@
+"""Which worker does what next: the driver's bookkeeping between decoding and commit.
+
+The driver holds references and small summaries; audio and targets stay in Ray's object store and
+move from worker to worker. Decoding runs ahead only as far as its share of that store allows. Among
+the waiting blocks the slowest teacher goes first, so that a build ends with small pieces that fill
+the last gaps.
+
+Whatever dies, nothing is lost: a dead worker's tasks are given to others (the one it was running is
+taken apart clip by clip if that happens twice, so that only the guilty clip fails), and a shard
+whose intermediate results went down with a node starts over.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import ray
+from ray import exceptions
+
+from manifests.clips import Clip
+from manifests.errors import UserError
+from manifests.shards import Failure, Marker
+from manifests.storage import Folder
+from pipeline import pools
+from pipeline.blocks import UNKNOWN_SECONDS, DecodeSummary, Extracted, ExtractSummary, cut
+from pipeline.config import BuildConfig
+from pipeline.pools import Member, Pool
+from pipeline.setup import TeacherSetup
+from pipeline.tasks import Block, ShardJob, Task
+
+log = logging.getLogger(__name__)
+
+DEATHS_ALLOWED = 2
+"""A task that has cost this many workers is split, or its only clip is recorded as a failure."""
+WRITE_ATTEMPTS = 3
+FALSE_STARTS_ALLOWED = 3
+GROW_EVERY_S = 3.0
+BLOCKS_AHEAD = 8
+"""Blocks per worker that are decoded or waiting for it."""
+FAILURES_FROM = 100
+"""Clips before the failure rate is judged."""
+FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+"""Write errors that no retry mends."""
+
+Work = Iterator[tuple[int, Sequence[Clip], list[str]]]
+"""(shard number, its clips, names of the teachers that lack it)."""
+
+
+class Watcher(Protocol):
+    """Who is told how a build goes."""
+
+    def workers(self, count: int, loading_seconds: float) -> None:
+        """A worker has loaded its teachers, or has died (0 s)."""
+
+    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+        """Clips are through a teacher; negative numbers take a lost shard back."""
+
+    def committed(self, teacher: str, marker: Marker) -> None:
+        """A shard is safe."""
+
+    def tick(self) -> None:
+        """Called at least once a second."""
+
+
+class Scheduler:
+    """Runs the missing shards of a corpus through the teachers that lack them.
+
+    Args:
+        setups: The teachers.
+        work: What is missing, in order.
+        folders: Teacher -> folder of its shards.
+        config: The build's own limits.
+        memory_bytes: Decoded audio that may wait in the object store.
+        watcher: Is told of every step.
+    """
+
+    def __init__(
+        self,
+        setups: Sequence[TeacherSetup],
+        work: Work,
+        folders: dict[str, Folder],
+        config: BuildConfig,
+        memory_bytes: float,
+        watcher: Watcher,
+    ) -> None:
+        self._setups = {setup.name: setup for setup in setups}
+        self._work: Work | None = work
+        self._folders = folders
+        self._config = config
+        self._memory_bytes = memory_bytes
+        self._watcher = watcher
+        self._rates = sorted({setup.spec.sample_rate for setup in setups})
+        self._bytes_per_second = 4 * sum(self._rates)
+        uses_gpu = any(setup.resources.num_gpus for setup in setups)
+        self._block_clips = config.block_clips or (64 if uses_gpu else 8)
+        self._pools, self._decoders = pools.arrange(setups, config.decode)
+        pools.check_fits(self._pools)
+        self._queues: dict[str, deque[Task]] = {
+            name: deque() for name in ("commit", "decode", *self._setups)
+        }
+        self._running: dict[ray.ObjectRef, tuple[Task, Pool, Member]] = {}
+        self._jobs: set[ShardJob] = set()
+        self._open_blocks = 0
+        self._held_bytes = 0
+        self._cost: dict[str, float] = {}
+        self._clips_seen = self._clips_failed = 0
+        self._reasons: Counter[str] = Counter()
+        self._false_starts = 0
+
+    def run(self) -> None:
+        """Until every shard is committed.
+
+        Raises:
+            UserError: the build cannot go on; the message says why and what to do.
+        """
+        grown_at = -GROW_EVERY_S
+        while self._work is not None or self._jobs:
+            if time.monotonic() - grown_at > GROW_EVERY_S:
+                pools.grow(self._pools)
+                grown_at = time.monotonic()
+            self._open_shards()
+            self._dispatch()
+            self._settle_what_is_done()
+            self._watcher.tick()
+
+    # What is to be done.
+
+    def _open_shards(self) -> None:
+        ahead = BLOCKS_AHEAD * max(1, *(len(pool.members) for pool in self._pools))
+        while self._work is not None and self._open_blocks < ahead:
+            following = next(self._work, None)
+            if following is None:
+                self._work = None
+            else:
+                self._open(*following)
+
+    def _open(self, number: int, clips: Sequence[Clip], teachers: list[str]) -> None:
+        job = ShardJob(number, clips, list(teachers), undecoded=len(clips))
+        job.parts = {name: {} for name in teachers}
+        self._jobs.add(job)
+        limits = {"max_clips": self._block_clips, "max_seconds": self._config.block_seconds}
+        for at, part in enumerate(cut(clips, **limits)):
+            self._add_block(Block(job, at, part))
+
+    def _add_block(self, block: Block) -> None:
+        block.job.blocks.append(block)
+        self._open_blocks += 1
+        self._enqueue(Task("decode", block.job, block))
+
+    def _enqueue(self, task: Task) -> None:
+        self._queues[task.queue].append(task)
+
+    def _dispatch(self) -> None:
+        for pool in self._pools:
+            while (member := pool.free()) is not None:
+                if member.tasks and self._backlog(pool) <= len(pool.members):
+                    break
+                task = self._next(pool)
+                if task is None:
+                    break
+                self._submit(task, pool, member)
+
+    def _backlog(self, pool: Pool) -> int:
+        return sum(len(self._queues[setup.name]) for setup in pool.setups)
+
+    def _next(self, pool: Pool) -> Task | None:
+        """Commits first, then decoding while there is room, then the slowest teacher."""
+        names = [setup.name for setup in pool.setups]
+        names.sort(key=lambda name: -self._cost.get(name, float("inf")))
+        if pool is self._decoders:
+            room = self._held_bytes < self._memory_bytes
+            names = ["commit", *(["decode"] if room else []), *names]
+        for name in names:
+            queue = self._queues[name]
+            while queue:
+                task = queue.popleft()
+                if not task.job.abandoned:
+                    return task
+        return None
+
+    def _submit(self, task: Task, pool: Pool, member: Member) -> None:
+        job, block, actor = task.job, task.block, member.actor
+        if task.kind == "commit":
+            ref = actor.commit.remote(
+                self._setups[task.teacher].spec,
+                self._folders[task.teacher],
+                job.number,
+                [clip.clip_id for clip in job.clips],
+                job.failures,
+                job.elapsed[task.teacher],
+                *(part for _, part in sorted(job.parts[task.teacher].items())),
+            )
+        elif task.kind == "decode":
+            assert block is not None
+            seconds = sum(clip.duration or UNKNOWN_SECONDS for clip in block.clips)
+            block.num_bytes = int(seconds * self._bytes_per_second)
+            self._held_bytes += block.num_bytes
+            task.payload, ref = actor.decode.options(num_returns=2).remote(
+                block.clips, self._rates, self._config.max_clip_seconds
+            )
+        else:
+            assert block is not None
+            task.payload, ref = actor.extract.options(num_returns=2).remote(
+                task.teacher, block.audio, task.position
+            )
+        member.tasks.append(task)
+        self._running[ref] = (task, pool, member)
+
+    # What has been done.
+
+    def _settle_what_is_done(self) -> None:
+        starting = {ref: pool for pool in self._pools for ref in pool.starting}
+        refs = [*self._running, *starting]
+        if not refs:
+            time.sleep(0.2)
+            return
+        done, _ = ray.wait(refs, timeout=1.0, fetch_local=False)
+        if done:
+            done, _ = ray.wait(refs, num_returns=len(refs), timeout=0, fetch_local=False)
+        for ref in done:
+            if ref in starting:
+                self._greet(starting[ref], ref)
+            elif ref in self._running:
+                self._settle(ref)
+
+    def _greet(self, pool: Pool, ref: ray.ObjectRef) -> None:
+        try:
+            seconds = pool.started(ref)
+        except exceptions.RayActorError as error:
+            self._false_starts += 1
+            if self._false_starts >= FALSE_STARTS_ALLOWED:
+                raise UserError(
+                    f"workers die while they load their teachers ({_brief(error)}); they may need "
+                    "more memory: set resources.memory_gb, or run fewer teachers at once"
+                ) from None
+            return
+        except UserError as error:
+            raise UserError(_brief(error)) from None
+        self._false_starts = 0
+        self._watcher.workers(self._num_workers(), seconds)
+
+    def _num_workers(self) -> int:
+        return sum(member.ready for pool in self._pools for member in pool.members)
+
+    def _settle(self, ref: ray.ObjectRef) -> None:
+        task, pool, member = self._running[ref]
+        try:
+            result = ray.get(ref)
+        except exceptions.RayActorError as error:
+            self._bury(pool, member, error)
+            return
+        except exceptions.ObjectLostError:
+            self._forget(ref)
+            self._start_over(task.job)
+            return
+        except OSError as error:
+            self._forget(ref)
+            self._retry_write(task, error)
+            return
+        except UserError as error:
+            raise UserError(_brief(error)) from None
+        self._forget(ref)
+        if task.job.abandoned:
+            return
+        if task.kind == "decode":
+            self._decoded(task, result)
+        elif task.kind == "extract":
+            self._extracted(task, result)
+        else:
+            self._committed(task, result)
+
+    def _forget(self, ref: ray.ObjectRef) -> None:
+        task, _, member = self._running.pop(ref)
+        if task in member.tasks:
+            member.tasks.remove(task)
+
+    def _decoded(self, task: Task, summary: DecodeSummary) -> None:
+        job, block = task.job, task.block
+        assert block is not None
+        self._held_bytes += summary.num_bytes - block.num_bytes
+        block.num_bytes = summary.num_bytes
+        self._through_decoding(block, summary.failures)
+        if not summary.num_clips:
+            self._release(block)
+            return
+        block.audio, task.payload = task.payload, None
+        block.waiting = Counter({name: summary.num_clips for name in job.teachers})
+        for name in job.teachers:
+            self._enqueue(Task("extract", job, block, name))
+
+    def _through_decoding(self, block: Block, failures: Sequence[Failure]) -> None:
+        job = block.job
+        job.undecoded -= len(block.clips)
+        job.failures += failures
+        for name in job.teachers:
+            self._note(job, name, len(failures), 0.0, failures)
+            self._commit_if_complete(job, name)
+
+    def _extracted(self, task: Task, summary: ExtractSummary) -> None:
+        job, block, name = task.job, task.block, task.teacher
+        assert block is not None
+        assert task.payload is not None
+        job.parts[name][block.number, block.first + (task.position or 0)] = task.payload
+        job.elapsed[name] += summary.elapsed
+        if summary.seconds:
+            cost = summary.elapsed / summary.seconds
+            self._cost[name] = 0.8 * self._cost.get(name, cost) + 0.2 * cost
+        self._through_teacher(block, name, summary.num_clips, summary.seconds, summary.failures)
+
+    def _through_teacher(
+        self, block: Block, name: str, clips: int, seconds: float, failures: Sequence[Failure]
+    ) -> None:
+        job = block.job
+        job.extracted[name] += clips
+        self._note(job, name, clips, seconds, failures)
+        block.waiting[name] -= clips
+        if not any(block.waiting.values()):
+            self._release(block)
+        self._commit_if_complete(job, name)
+
+    def _commit_if_complete(self, job: ShardJob, name: str) -> None:
+        if job.complete(name):
+            self._enqueue(Task("commit", job, teacher=name))
+
+    def _committed(self, task: Task, marker: Marker) -> None:
+        job = task.job
+        job.teachers.remove(task.teacher)
+        del job.parts[task.teacher]
+        self._watcher.committed(task.teacher, marker)
+        if not job.teachers:
+            self._jobs.discard(job)
+
+    def _release(self, block: Block) -> None:
+        """Lets go of a block's audio, once all teachers have heard it."""
+        block.job.blocks.remove(block)
+        block.audio = None
+        self._held_bytes -= block.num_bytes
+        self._open_blocks -= 1
+
+    # What has gone wrong.
+
+    def _note(
+        self, job: ShardJob, name: str, clips: int, seconds: float, failures: Sequence[Failure]
+    ) -> None:
+        """Counts clips that are through a teacher, and stops a build in which most fail."""
+        job.heard[name] += seconds
+        job.failed[name] += len(failures)
+        self._watcher.heard(name, clips, seconds, len(failures))
+        self._clips_seen += clips
+        self._clips_failed += len(failures)
+        self._reasons.update(f"{failure.stage}: {failure.error}" for failure in failures)
+        rate = self._clips_failed / max(self._clips_seen, 1)
+        judged = self._clips_seen >= FAILURES_FROM * len(self._setups)
+        if failures and judged and rate > self._config.max_failure_rate:
+            worst = ", ".join(f"{reason} ({n})" for reason, n in self._reasons.most_common(3))
+            raise UserError(
+                f"{rate:.0%} of the clips so far have failed, the limit is "
+                f"{self._config.max_failure_rate:.0%} (max_failure_rate); most often {worst}; the "
+                f"last one: {failures[-1].clip_id}: {failures[-1].message}"
+            )
+
+    def _bury(self, pool: Pool, member: Member, error: Exception) -> None:
+        """A worker died: others take its tasks; the one it was running is under suspicion."""
+        log.warning("a worker died (%s); its tasks go to others", _brief(error))
+        tasks = pool.drop(member)
+        for ref in [ref for ref, (_, _, owner) in self._running.items() if owner is member]:
+            del self._running[ref]
+        self._watcher.workers(self._num_workers(), 0.0)
+        for at, task in enumerate(tasks):
+            if task.job.abandoned:
+                continue
+            task.payload = None
+            if task.kind == "decode":
+                assert task.block is not None
+                self._held_bytes -= task.block.num_bytes
+                task.block.num_bytes = 0
+            task.deaths += at == 0
+            if task.deaths < DEATHS_ALLOWED or task.kind == "commit":
+                self._enqueue(task)
+            else:
+                self._take_apart(task)
+
+    def _take_apart(self, task: Task) -> None:
+        """A task that costs workers again and again: clip by clip, then only the guilty fails."""
+        job, block = task.job, task.block
+        assert block is not None
+        if task.kind == "decode":
+            if len(block.clips) > 1:
+                self._release(block)
+                for at, clip in enumerate(block.clips):
+                    self._add_block(Block(job, block.number, [clip], first=at))
+            else:
+                self._through_decoding(block, [_worker_died(block.clips[0].clip_id, "decode")])
+                self._release(block)
+            return
+        num_clips = block.waiting[task.teacher]
+        if task.position is None and num_clips > 1:
+            for at in range(num_clips):
+                self._enqueue(Task("extract", job, block, task.teacher, position=at))
+            return
+        assert block.audio is not None
+        decoded = ray.get(block.audio)
+        failure = _worker_died(decoded.clip_ids[task.position or 0], "extract")
+        part = block.number, block.first + (task.position or 0)
+        job.parts[task.teacher][part] = ray.put(Extracted([], [failure], {}))
+        self._through_teacher(block, task.teacher, 1, 0.0, [failure])
+
+    def _start_over(self, job: ShardJob) -> None:
+        """Results of a shard were lost with a node: all that is not committed is done again."""
+        if job.abandoned:
+            return
+        log.warning("results of shard %d were lost with a node; it starts over", job.number)
+        job.abandoned = True
+        self._jobs.discard(job)
+        for block in list(job.blocks):
+            self._release(block)
+        for name in job.teachers:
+            clips = job.extracted[name] + len(job.failures)
+            self._clips_seen -= clips
+            self._clips_failed -= job.failed[name]
+            self._watcher.heard(name, -clips, -job.heard[name], -job.failed[name])
+        self._open(job.number, job.clips, job.teachers)
+
+    def _retry_write(self, task: Task, error: OSError) -> None:
+        task.attempts += 1
+        if error.errno in FINAL_ERRORS or task.attempts >= WRITE_ATTEMPTS:
+            raise UserError(
+                f"cannot write to the cache: {_brief(error)}; mend that (free space, permissions, "
+                "credentials) and run the same command again: what is committed is kept"
+            )
+        log.warning("writing a shard failed (%s); trying again", _brief(error))
+        self._enqueue(task)
+
+
+def _worker_died(clip_id: str, stage: str) -> Failure:
+    return Failure(
+        clip_id=clip_id,
+        stage=stage,
+        error="worker-died",
+        message=f"the worker process died {DEATHS_ALLOWED} times on this clip alone",
+    )
+
+
+def _brief(error: BaseException) -> str:
+    """The last words of an error that came from a worker, without its remote traceback."""
+    cause = getattr(error, "cause", None)
+    text = str(cause if isinstance(cause, BaseException) else error)
+    return text.strip().splitlines()[-1] if not isinstance(cause, UserError) else text
