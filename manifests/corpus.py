@@ -1,13 +1,12 @@
-"""A corpus: a table of clips, cut once into the slices that the cache's shards follow.
+"""A corpus: the ordered list of clips that teachers run over and students train on.
 
     CORPUS/
-      corpus.json             name, clips per shard, parts with their SHA-256
-      clips-00000.parquet     a part; each of its row groups is one shard
+      corpus.json            name, clips per shard, parts; replaced atomically, and last
+      clips-00000.parquet    up to 65,536 clips, `manifests.clips.SCHEMA`
 
-A corpus only grows: building again over a grown source appends the clips with new ids as new parts
-and shards, so what a cache holds of the old ones stays valid. Ids are compared by 64-bit hashes in
-sorted arrays (16 bytes a clip), so ten million clips need no gigabytes; whatever the hashes suspect
-is then looked at in full.
+A row group of a part is a shard, the unit of a teacher's work. Shard i is the same clips for ever:
+a corpus grows by added parts and rewrites none. The price: a changed row is an error rather than an
+update, and the last shard of each build stays short.
 """
 
 from __future__ import annotations
@@ -16,114 +15,177 @@ import functools
 import hashlib
 import itertools
 import json
+import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table, to_table
 from manifests.errors import UserError
+from manifests.ledger import Ledger
 from manifests.storage import Folder
 
 FORMAT = 1
-CLIPS_PER_PART = 65_536
-OPEN_PARTS = 16
+"""Version of the corpus's format. A reader refuses newer ones."""
+CLIPS_PER_SHARD = 256
+CLIPS_PER_PART = 65536
+OPEN_FILES = 16
+"""Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
+BATCH = 4096
+"""Clips that a build handles together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One file of a corpus."""
+    """One Parquet file of a corpus."""
 
     file: str
     clips: int
     shards: int
     first_shard: int
     seconds: float
-    """Of the clips whose duration is known."""
+    """Sum of the durations that are known."""
+    bytes: int
     sha256: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What corpus.json says."""
+
+    name: str
+    """Also the corpus's folder name in a cache."""
+    clips_per_shard: int = CLIPS_PER_SHARD
+    """Of every shard but the last of each part."""
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UserError(
+                f"the corpus name {self.name!r} must be letters, digits, '_', '-' and '.'; "
+                "choose another with --name"
+            )
+        if not 1 <= self.clips_per_shard <= CLIPS_PER_PART:
+            raise UserError(
+                f"clips_per_shard must be 1 to {CLIPS_PER_PART}, found {self.clips_per_shard}"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The content of corpus.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def read(cls, folder: Folder) -> Contents:
+        """Reads corpus.json and checks that every part lies beside it in its full size.
+
+        Raises:
+            UserError: there is no corpus, an incomplete one, or one of a newer format.
+        """
+        sizes = folder.sizes()
+        if "corpus.json" not in sizes:
+            found = "an unfinished one" if any(map(_is_part, sizes)) else "no corpus.json"
+            raise UserError(
+                f"{folder.uri} is not a complete corpus (found {found}); check the path, or run: "
+                f"coat-corpus build SOURCE --out {folder.uri}"
+            )
+        try:
+            fields = json.loads(folder.read_bytes("corpus.json"))
+            version = fields.pop("format")
+            if version > FORMAT:
+                raise UserError(
+                    f"{folder.uri} has corpus format {version}, this version reads up to {FORMAT}; "
+                    "upgrade coat-distill"
+                )
+            parts = tuple(Part(**part) for part in fields.pop("parts"))
+            contents = cls(**fields, parts=parts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder.uri}/corpus.json is not what coat-corpus writes ({error}); restore it"
+            ) from None
+        for part in parts:
+            if sizes.get(part.file) != part.bytes:
+                raise UserError(
+                    f"{folder.uri}/{part.file} should have {part.bytes} bytes, found "
+                    f"{sizes.get(part.file, 'no such file')}; restore it from a copy of the corpus"
+                )
+        return contents
+
+
 class Corpus:
-    """A corpus, open for reading.
+    """A corpus, open for reading: a local folder or an address such as `s3://BUCKET/KEY`.
+
+    Args:
+        path: Where it is.
+        contents: Its corpus.json, where that is not to be read.
 
     Raises:
-        UserError: there is none, or its format is newer than this version reads.
+        UserError: there is no corpus, an incomplete one, or one of a newer format.
     """
 
-    def __init__(self, uri: str | Path) -> None:
-        self.folder = Folder(uri)
-        try:
-            head = json.loads(self.folder.read_bytes("corpus.json"))
-        except FileNotFoundError:
-            raise UserError(
-                f"{uri} is not a corpus (it has no corpus.json); check the path, or make one "
-                "with: coat-corpus build SOURCE --out CORPUS"
-            ) from None
-        except json.JSONDecodeError:
-            raise UserError(f"{uri}/corpus.json is damaged; build the corpus again") from None
-        if head["format"] > FORMAT:
-            raise UserError(
-                f"{uri} has corpus format {head['format']}, this version reads up to {FORMAT}; "
-                "upgrade coat-distill"
-            )
-        self.name: str = head["name"]
-        self.clips_per_shard: int = head["clips_per_shard"]
-        self.parts = [Part(**part) for part in head["parts"]]
-        self._file = functools.lru_cache(OPEN_PARTS)(self._open)
-
-    @property
-    def num_clips(self) -> int:
-        """Clips in all."""
-        return sum(part.clips for part in self.parts)
-
-    @property
-    def num_shards(self) -> int:
-        """Shards in all; they are numbered from 0."""
-        return sum(part.shards for part in self.parts)
-
-    @property
-    def seconds(self) -> float:
-        """Audio seconds of the clips whose duration is known."""
-        return sum(part.seconds for part in self.parts)
+    def __init__(self, path: str | Path, contents: Contents | None = None) -> None:
+        self.folder = Folder(path)
+        self.contents = contents or Contents.read(self.folder)
+        self.name = self.contents.name
+        self.parts = self.contents.parts
+        self.num_clips = sum(part.clips for part in self.parts)
+        self.num_shards = sum(part.shards for part in self.parts)
+        self.seconds = sum(part.seconds for part in self.parts)
+        self._file = functools.lru_cache(OPEN_FILES)(self._open)
 
     @property
     def digest(self) -> str:
-        """Names exactly these rows."""
-        text = "".join(part.sha256 for part in self.parts)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-    def shard(self, number: int) -> list[Clip]:
-        """The clips of one shard."""
-        return from_table(self._read(number, None))
-
-    def shard_ids(self, number: int) -> list[str]:
-        """The ids of one shard's clips."""
-        return self._read(number, ["clip_id"]).column("clip_id").to_pylist()
+        """Changes with any clip: SHA-256 over the parts' own."""
+        return hashlib.sha256("".join(part.sha256 for part in self.parts).encode()).hexdigest()
 
     def shard_sizes(self) -> list[int]:
-        """Clips per shard: all are full but the last of each part."""
-        sizes = []
-        for part in self.parts:
-            last = part.clips - self.clips_per_shard * (part.shards - 1)
-            sizes += [self.clips_per_shard] * (part.shards - 1) + [last]
-        return sizes
+        """Clips of every shard, told without opening a part."""
+        full = self.contents.clips_per_shard
+        return [
+            min(full, part.clips - full * group)
+            for part in self.parts
+            for group in range(part.shards)
+        ]
+
+    def shard(self, number: int) -> list[Clip]:
+        """The clips of one shard, in order; reads that row group alone."""
+        return from_table(self._read(number))
+
+    def shard_ids(self, number: int) -> list[str]:
+        """The ids of one shard's clips, in order; reads that column alone."""
+        return self._read(number, ["clip_id"]).column(0).to_pylist()
 
     def clips(self) -> Iterator[Clip]:
-        """Every clip, in order."""
-        for number in range(self.num_shards):
-            yield from self.shard(number)
+        """All clips in order, one shard in memory at a time."""
+        for table in self.tables():
+            yield from from_table(table)
 
-    def _read(self, number: int, columns: list[str] | None) -> pa.Table:
-        for at, part in enumerate(self.parts):
-            if number < part.first_shard + part.shards:
-                return self._file(at).read_row_group(number - part.first_shard, columns=columns)
-        raise IndexError(f"corpus {self.name} has shards 0 to {self.num_shards - 1}, not {number}")
+    def tables(self) -> Iterator[pa.Table]:
+        """All clips in order, as one table for each shard."""
+        return map(self._read, range(self.num_shards))
 
-    def _open(self, part: int) -> pq.ParquetFile:
-        return pq.ParquetFile(self.folder.open(self.parts[part].file))
+    def clip(self, row: int) -> Clip:
+        """The clip at a place in the order."""
+        for part in self.parts:
+            if row < part.clips:
+                group, at = divmod(row, self.contents.clips_per_shard)
+                return from_table(self._read(part.first_shard + group).slice(at, 1))[0]
+            row -= part.clips
+        raise IndexError(f"{self.folder.uri} has {self.num_clips} clips")
+
+    def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"{self.folder.uri} has no shard {shard}, only {self.num_shards}")
+        ordinal = bisect_right(self.parts, shard, key=lambda part: part.first_shard) - 1
+        group = shard - self.parts[ordinal].first_shard
+        return self._file(ordinal).read_row_group(group, columns=columns, use_threads=False)
+
+    def _open(self, ordinal: int) -> pq.ParquetFile:
+        source = self.folder.open(self.parts[ordinal].file, memory_map=True)
+        return pq.ParquetFile(source, page_checksum_verification=True)
 
 
 def build(
@@ -131,147 +193,102 @@ def build(
     out: str | Path,
     *,
     name: str | None = None,
-    clips_per_shard: int = 256,
+    clips_per_shard: int | None = None,
 ) -> Corpus:
-    """Writes a corpus, or appends what is new to the one that is there.
+    """Makes a corpus, or adds to the one at `out` the clips whose ids it does not have.
+
+    Nothing of it is seen before the last clip is in, and no existing part is touched. Holds one
+    part and 24 bytes for each clip in memory.
 
     Args:
-        clips: In the order they shall have; read once, a part at a time.
+        clips: The whole source, in an order that stays.
         out: Folder or address of the corpus.
-        name: Its name in caches; the folder's name if None. Fixed at the first build.
-        clips_per_shard: Clips per shard, from 1 to `CLIPS_PER_PART`. Fixed at the first build.
+        name: Of a new corpus; the name of the folder if None.
+        clips_per_shard: Of a new corpus; 256 if None.
 
     Raises:
-        UserError: an id occurs twice, or names another stretch of audio than before; the source has
-            no clips; a choice differs from that of the first build.
+        UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
+            corpus at `out` has another name or shard size than asked for.
     """
     folder = Folder(out)
-    if not 1 <= clips_per_shard <= CLIPS_PER_PART:
-        raise UserError(
-            f"clips_per_shard must be in [1, {CLIPS_PER_PART}]; found {clips_per_shard}"
-        )
-    grown = Corpus(out) if folder.exists("corpus.json") else None
-    if grown is not None:
-        if name not in (None, grown.name) or clips_per_shard not in (256, grown.clips_per_shard):
+    if folder.exists("corpus.json"):
+        before = Corpus(out)
+        _check_same(before, name, clips_per_shard)
+    else:
+        named = name or Path(folder.path("")).name
+        size = CLIPS_PER_SHARD if clips_per_shard is None else clips_per_shard
+        before = Corpus(out, Contents(name=named, clips_per_shard=size))
+
+    ledger = Ledger(before.tables(), before.clip)
+    contents = before.contents
+    whole_shards = CLIPS_PER_PART // contents.clips_per_shard * contents.clips_per_shard
+    waiting = to_table([])
+    for batch in _batches(clips):
+        waiting = pa.concat_tables([waiting, ledger.admit(batch)])
+        while len(waiting) >= whole_shards:
+            contents = _add_part(folder, contents, waiting.slice(0, whole_shards))
+            waiting = waiting.slice(whole_shards)
+    if len(waiting):
+        contents = _add_part(folder, contents, waiting)
+    grown = Corpus(out, contents)
+    if not grown.num_clips:
+        raise UserError("the source has no clips; nothing was written")
+    ledger.check_new_ids(grown.clip)
+    if contents != before.contents:
+        folder.write_atomic("corpus.json", contents.to_bytes())
+    return grown
+
+
+def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -> None:
+    has = corpus.contents
+    for what, found, wanted in (
+        ("name", has.name, name),
+        ("clips_per_shard", has.clips_per_shard, clips_per_shard),
+    ):
+        if wanted not in (None, found):
             raise UserError(
-                f"{out} holds the corpus {grown.name!r} with {grown.clips_per_shard} clips per "
-                "shard; both are fixed at its first build: leave them out, or choose another --out"
+                f"the corpus at {corpus.folder.uri} has {what} {found!r}, asked for {wanted!r}; "
+                "it cannot change: leave the option out, or build into another folder"
             )
-        name, clips_per_shard = grown.name, grown.clips_per_shard
-    name = name or Path(folder.uri).name
-    known = _Known(grown)
-    parts = list(grown.parts) if grown else []
-    num_old = known.num_clips
-    size = max(1, CLIPS_PER_PART // clips_per_shard) * clips_per_shard
-    iterator = iter(clips)
-    while chunk := list(itertools.islice(iterator, size)):
-        fresh = known.add(chunk, folder, parts, num_old)
-        if fresh:
-            parts.append(_write_part(folder, fresh, parts, clips_per_shard))
-    if not parts:
-        raise UserError(f"the source has no clips, so no corpus was written to {out}")
-    if grown is None or len(parts) > len(grown.parts):
-        head = {
-            "format": FORMAT,
-            "name": name,
-            "clips_per_shard": clips_per_shard,
-            "parts": [asdict(part) for part in parts],
-        }
-        folder.write_atomic("corpus.json", json.dumps(head, indent=1).encode())
-    return Corpus(out)
 
 
-def _write_part(folder: Folder, clips: list[Clip], parts: list[Part], clips_per_shard: int) -> Part:
+def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
+    remaining = iter(clips)
+    while batch := list(itertools.islice(remaining, BATCH)):
+        try:
+            yield to_table(batch)
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{error.object!r} is not Unicode text; rename the file or mend the row"
+            ) from None
+
+
+def _add_part(folder: Folder, contents: Contents, table: pa.Table) -> Contents:
+    """Writes a part, and returns the contents that count it in."""
     sink = pa.BufferOutputStream()
-    pq.write_table(to_table(clips), sink, row_group_size=clips_per_shard, compression="zstd")
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=contents.clips_per_shard,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     data = sink.getvalue()
-    file = f"clips-{len(parts):05d}.parquet"
-    folder.write_atomic(file, data)
-    return Part(
-        file=file,
-        clips=len(clips),
-        shards=-(-len(clips) // clips_per_shard),
+    parts = contents.parts
+    part = Part(
+        file=f"clips-{len(parts):05d}.parquet",
+        clips=len(table),
+        shards=-(-len(table) // contents.clips_per_shard),
         first_shard=sum(part.shards for part in parts),
-        seconds=round(sum(clip.duration or 0.0 for clip in clips), 6),
+        seconds=round(table["duration"].drop_null().to_numpy().sum().item(), 6),
+        bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
     )
-
-
-class _Known:
-    """Hashes of the ids seen so far, and of the audio that each names."""
-
-    def __init__(self, corpus: Corpus | None) -> None:
-        self._ids = np.empty(0, np.uint64)
-        self._audio = np.empty(0, np.uint64)
-        self._places = np.empty(0, np.int64)
-        self.num_clips = 0
-        for number in range(corpus.num_shards if corpus else 0):
-            assert corpus is not None
-            self._insert(*_hashes(corpus.shard(number)))
-
-    def add(self, chunk: list[Clip], folder: Folder, parts: list[Part], num_old: int) -> list[Clip]:
-        """The clips of a chunk that an earlier build did not have.
-
-        Raises:
-            UserError: an id is already taken, by a row of this build or by other audio.
-        """
-        ids, audio = _hashes(chunk)
-        places = np.searchsorted(self._ids, ids)
-        fresh: list[int] = []
-        seen: dict[str, Clip] = {}
-        for at, clip in enumerate(chunk):
-            place = int(places[at])
-            hit = place < len(self._ids) and self._ids[place] == ids[at]
-            row = int(self._places[place]) if hit else -1
-            if clip.clip_id in seen:
-                raise _duplicate(seen[clip.clip_id], clip)
-            seen[clip.clip_id] = clip
-            if not hit:
-                fresh.append(at)
-            elif row >= num_old:
-                raise _duplicate(_row(folder, parts, row), clip)
-            elif self._audio[place] != audio[at]:
-                old = _row(folder, parts, row)
-                raise UserError(
-                    f"clip {clip.clip_id} was {_where(old)} when the corpus was first built and "
-                    f"is now {_where(clip)}; a corpus only grows: give the new clip another id"
-                )
-        self._insert(ids[fresh], audio[fresh])
-        return [chunk[at] for at in fresh]
-
-    def _insert(self, ids: np.ndarray, audio: np.ndarray) -> None:
-        places = np.arange(self.num_clips, self.num_clips + len(ids))
-        self.num_clips += len(ids)
-        order = ids.argsort()
-        at = np.searchsorted(self._ids, ids[order])
-        self._ids = np.insert(self._ids, at, ids[order])
-        self._audio = np.insert(self._audio, at, audio[order])
-        self._places = np.insert(self._places, at, places[order])
-
-
-def _hashes(clips: list[Clip]) -> tuple[np.ndarray, np.ndarray]:
-    def of(values: Iterable[str]) -> np.ndarray:
-        digests = (hashlib.blake2b(value.encode(), digest_size=8).digest() for value in values)
-        return np.frombuffer(b"".join(digests), np.uint64)
-
-    return of(clip.clip_id for clip in clips), of(_where(clip) for clip in clips)
-
-
-def _where(clip: Clip) -> str:
-    length = "to its end" if clip.duration is None else f"for {clip.duration} s"
-    return f"{clip.uri} from {clip.offset} s {length}"
-
-
-def _duplicate(first: Clip, second: Clip) -> UserError:
-    return UserError(
-        f"two clips have the id {second.clip_id}: {_where(first)}, and {_where(second)}; "
-        "give every clip an id of its own, or none"
+    folder.write_atomic(part.file, data)
+    return Contents(
+        name=contents.name, clips_per_shard=contents.clips_per_shard, parts=(*parts, part)
     )
 
 
-def _row(folder: Folder, parts: list[Part], row: int) -> Clip:
-    for part in parts:
-        if row < part.clips:
-            return from_table(pq.read_table(folder.open(part.file)).slice(row, 1))[0]
-        row -= part.clips
-    raise IndexError(row)
+def _is_part(name: str) -> bool:
+    return re.fullmatch(r"clips-\d+\.parquet", name) is not None

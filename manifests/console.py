@@ -1,0 +1,148 @@
+"""What the three command lines share: parsing from types, logging, and how they end.
+
+A command is a function. If its only parameter is a dataclass, every field is an option and
+`--config FILE.yaml` gives them from a file; otherwise required parameters are positional and the
+others options. Names, types, defaults and help come from signatures and docstrings (jsonargparse).
+
+Exit codes: 0 done, 1 the command looked and found something wrong, 2 an error the user can mend
+(one line), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import logging
+import os
+import platform
+import sys
+import typing
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
+from rich.console import Console
+from rich.logging import RichHandler
+
+from manifests.errors import UserError
+
+VERSIONED = (
+    "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
+)  # fmt: skip
+
+console = Console(highlight=False)
+"""Where results go: stdout."""
+messages = Console(stderr=True, highlight=False)
+"""Where progress and log lines go: stderr."""
+
+Command = Callable[..., int | None]
+
+
+class _Parser(ArgumentParser):
+    """Ends with one line instead of a usage text."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if isinstance(ex, UserError):
+            raise ex
+        last = " ".join(line.strip() for line in str(message).splitlines() if line.strip())
+        raise UserError(f"{last}; see {self.prog} --help")
+
+
+def run_command(
+    name: str,
+    commands: Mapping[str, Command],
+    *,
+    description: str,
+    arguments: Sequence[str] | None = None,
+) -> NoReturn:
+    """Runs a command line to its exit code.
+
+    Args:
+        name: The program's name.
+        commands: Subcommand -> function; the function's result is the exit code, None being 0.
+        description: One line for `--help`.
+        arguments: In place of `sys.argv`.
+    """
+    try:
+        sys.exit(_run(name, commands, description, arguments))
+    except UserError as error:
+        print(f"{name}: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _run(
+    name: str, commands: Mapping[str, Command], description: str, arguments: Sequence[str] | None
+) -> int:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = _Parser(prog=name, description=description, version=_versions())
+    parser.add_argument("--verbose", action="store_true", help="log what goes on, to stderr")
+    subcommands = parser.add_subcommands(required=True)
+    configs: dict[str, type | None] = {}
+    for subcommand, function in commands.items():
+        configs[subcommand] = config = _config_class(function)
+        about = (inspect.getdoc(function) or "").split("\n\n")[0]
+        child = _Parser(prog=f"{name} {subcommand}", description=about)
+        if config is not None:
+            child.add_argument("--config", action="config", help="YAML file with these options")
+            child.add_class_arguments(config)
+        else:
+            child.add_function_arguments(function, as_positional=True, fail_untyped=True)
+        subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
+    parsed = parser.parse_args(arguments)
+    _configure_logging(parsed.verbose)
+    chosen = parsed.subcommand
+    fields = parser.instantiate_classes(parsed)[chosen]
+    values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
+    values.pop("config", None)
+    config = configs[chosen]
+    function = commands[chosen]
+    return (function(config(**values)) if config is not None else function(**values)) or 0
+
+
+def _config_class(function: Command) -> type | None:
+    hints = {key: hint for key, hint in typing.get_type_hints(function).items() if key != "return"}
+    first = next(iter(hints.values()), None)
+    return first if len(hints) == 1 and dataclasses.is_dataclass(first) else None  # pyright: ignore
+
+
+def _configure_logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(message)s",
+        handlers=[RichHandler(console=messages, show_path=False, show_time=verbose)],
+    )
+    if not verbose:
+        warnings.simplefilter("ignore")
+
+
+def _versions() -> str:
+    lines = [f"python {platform.python_version()}"]
+    for package in VERSIONED:
+        try:
+            lines.append(f"{package} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            continue
+    return "\n".join(lines)
+
+
+def as_fields(value: Any) -> Any:
+    """A dataclass (or namespace), deeply, as what JSON can hold."""
+    if isinstance(value, Namespace):
+        return value.as_dict()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: as_fields(getattr(value, item.name)) for item in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {str(key): as_fields(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_fields(item) for item in value]
+    return value
