@@ -233,7 +233,7 @@ def build(
     grown = Corpus(out, contents)
     if not grown.num_clips:
         raise UserError("the source has no clips; nothing was written")
-    ledger.check_new_ids(grown.clip)
+    ledger.close(grown.clip)
     if contents != before.contents:
         folder.write_atomic("corpus.json", contents.to_bytes())
     return grown
