@@ -15,6 +15,7 @@ import inspect
 import logging
 import os
 import platform
+import re
 import sys
 import typing
 import warnings
@@ -41,7 +42,22 @@ Command = Callable[..., int | None]
 
 
 class _Parser(ArgumentParser):
-    """Ends with one line instead of a usage text."""
+    """Ends with one line instead of a usage text, and spells options with dashes.
+
+    jsonargparse names an option after its field, underscores and all; here `--ray-address` is
+    what one reads and types, and the underscore is accepted too.
+    """
+
+    def add_argument(self, *names: Any, **options: Any) -> Any:
+        action = super().add_argument(*names, **options)
+        if options.get("type") is bool:
+            action.nargs, action.const, action.metavar = "?", True, "BOOL"
+        return action
+
+    def format_help(self) -> str:
+        return re.sub(
+            r"--[a-z_.]+", lambda found: found[0].replace("_", "-"), super().format_help()
+        )
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if isinstance(ex, UserError):
@@ -96,7 +112,7 @@ def _run(
         else:
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_args([_underscored(word) for word in arguments or sys.argv[1:]])
     _configure_logging(parsed.verbose)
     chosen = parsed.subcommand
     fields = parser.instantiate_classes(parsed)[chosen]
@@ -105,6 +121,13 @@ def _run(
     config = configs[chosen]
     function = commands[chosen]
     return (function(config(**values)) if config is not None else function(**values)) or 0
+
+
+def _underscored(word: str) -> str:
+    option, equals, value = word.partition("=")
+    if not re.fullmatch(r"--[a-z][a-z0-9_.-]*", option):
+        return word
+    return "--" + option[2:].replace("-", "_") + equals + value
 
 
 def _config_class(function: Command) -> type | None:

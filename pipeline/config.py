@@ -1,4 +1,7 @@
-"""What a build can be told: the command line and YAML files come from these classes."""
+"""What a build can be told: the command line and YAML files come from these classes.
+
+(Without slots: jsonargparse reads the defaults of nested dataclasses through `vars`.)
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from manifests.errors import UserError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Resources:
     """What one worker process asks of the cluster. Teachers that ask for the same share workers."""
 
@@ -37,7 +40,7 @@ class Resources:
         return max(1, int(self.num_cpus))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
     """One teacher of a build; what is left out comes from the preset."""
 
@@ -53,7 +56,7 @@ class TeacherConfig:
     """What a worker that runs this teacher asks of the cluster."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """A build of a teacher cache."""
 

@@ -1,0 +1,83 @@
+"""Small real teachers for tests of the pipeline: cheap, exact, and able to misbehave on demand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from manifests.streams import StreamSpec, TeacherSpec
+from teachers.protocol import Targets
+
+HOP = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnergySettings:
+    """Settings of `Energy`."""
+
+    gain: float = 1.0
+    """Changes the features."""
+    sleep_s: float = 0.0
+    """Seconds per audio second that it pretends to take."""
+    raise_above: float = 2.0
+    """Raises on a batch that holds a clip whose peak is above this."""
+    die_above: float = 2.0
+    """Kills its own process on such a batch."""
+    die_once_file: str = ""
+    """Kills its process once: the file marks that it has."""
+
+
+class Energy:
+    """Log energy in 16 bands of the spectrum, 50 frames a second."""
+
+    Settings = EnergySettings
+
+    def __init__(self, name: str, settings: EnergySettings) -> None:
+        self._name = name
+        self._settings = settings
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        stream = StreamSpec(
+            name="bands", kind="features", dim=16, start_s=HOP / 2, hop_s=HOP, window_s=HOP,
+            codec="int8",
+        )  # fmt: skip
+        return TeacherSpec(
+            name=self._name,
+            family="tests.pipeline.fakes:Energy",
+            revision=1,
+            settings={"gain": asdict(self._settings)["gain"]},
+            weights={},
+            sample_rate=16_000,
+            streams=(stream,),
+            license="none",
+        )
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        settings = self._settings
+        peak = max(float(np.abs(wave).max(initial=0)) for wave in waves)
+        if settings.die_once_file and not os.path.exists(settings.die_once_file):
+            open(settings.die_once_file, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if peak > settings.die_above:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if peak > settings.raise_above:
+            raise RuntimeError("this expert cannot stand loud clips")
+        time.sleep(settings.sleep_s * sum(len(wave) for wave in waves) / 16_000)
+        return [Targets({"bands": self._bands(wave)}, {"samples": len(wave)}) for wave in waves]
+
+    def _bands(self, wave: np.ndarray) -> np.ndarray:
+        size = int(HOP * 16_000)
+        count = max(1, -(-len(wave) // size))
+        padded = np.pad(wave, (0, count * size - len(wave))).reshape(count, size)
+        power_TF = np.abs(np.fft.rfft(padded))[:, :160].reshape(count, 16, 10).mean(2)
+        return np.log(power_TF * self._settings.gain + 1e-6).astype(np.float32)
