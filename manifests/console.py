@@ -33,7 +33,7 @@ VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
 )  # fmt: skip
 
-console = Console(highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 """Where results go: stdout."""
 messages = Console(stderr=True, highlight=False)
 """Where progress and log lines go: stderr."""
