@@ -1,0 +1,217 @@
+"""The samples of a clip: both stages hear exactly the same.
+
+libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au), FFmpeg through PyAV the rest
+(m4a, webm, ...). Only formats in which a seek is exact are sought in; the others are decoded from
+the start and what comes before the clip is dropped. Files are judged by their content, never by
+their names. Whatever cannot be used raises `AudioError` with a short stable reason to count by.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import IO
+
+import av
+import av.error
+import numpy as np
+import soundfile
+import soxr
+
+from manifests.clips import Clip
+from manifests.storage import filesystem
+
+MIN_RATE = 1_000
+"""Hz; a lower rate holds no audible band, and is a damaged header in practice."""
+INEXACT_SEEK = ("MPEG", "OGG")
+"""Formats of libsndfile in which frames after a seek lack what earlier packets would give them."""
+BLOCK = 1 << 18
+"""Samples per channel that are decoded at a time, so that many channels need little memory."""
+
+
+class AudioError(Exception):
+    """A clip's audio cannot be used."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """missing, unreadable, empty, not-finite, beyond-end, too-long or bad-rate."""
+
+    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
+        return AudioError, (self.reason, str(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Waveform:
+    """Decoded audio at the file's own rate."""
+
+    samples: np.ndarray
+    """float32, mono (the mean of the channels), nominally in [-1, 1]."""
+    sample_rate: int
+    """Hz."""
+    digest: str
+    """BLAKE2b-128 of the rate and the samples: names the content, whatever the file is called."""
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return len(self.samples) / self.sample_rate
+
+
+def load(clip: Clip, sample_rate: int) -> np.ndarray:
+    """The clip as float32 mono at a rate in Hz.
+
+    Raises:
+        AudioError: the audio cannot be used.
+    """
+    return resample(decode(clip), sample_rate)
+
+
+def resample(wave: Waveform, sample_rate: int) -> np.ndarray:
+    """The samples at another rate, by soxr's high-quality resampler (linear phase, no delay)."""
+    if sample_rate == wave.sample_rate:
+        return wave.samples
+    return soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
+
+
+def decode(clip: Clip, *, max_seconds: float = 3600.0) -> Waveform:
+    """Decodes a clip: from `offset` for `duration`, exact to the sample.
+
+    A clip that is declared longer than its file is what the file has; one that begins beyond the
+    end is an error.
+
+    Raises:
+        AudioError: the file is missing or unreadable, the clip has no samples, samples that are
+            not finite, more than `max_seconds`, or a sample rate below `MIN_RATE`.
+    """
+    try:
+        samples, sample_rate = _read(_by_libsndfile, clip, max_seconds)
+    except soundfile.LibsndfileError as first:
+        try:
+            samples, sample_rate = _read(_by_ffmpeg, clip, max_seconds)
+        except (av.error.FFmpegError, IndexError, ValueError) as second:
+            raise AudioError("unreadable", f"{clip.uri}: {first}; {second}") from None
+    if not len(samples):
+        raise AudioError("empty", f"{clip.uri} has no samples")
+    if not np.isfinite(samples).all():
+        raise AudioError("not-finite", f"{clip.uri} has NaN or infinite samples")
+    head = np.int64(sample_rate).tobytes()
+    digest = hashlib.blake2b(head + samples.tobytes(), digest_size=16).hexdigest()
+    return Waveform(samples, sample_rate, digest)
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Which samples of a file a clip is."""
+
+    start: int
+    stop: int | None
+    """None means the end of the file."""
+
+    @classmethod
+    def of(cls, clip: Clip, sample_rate: int, length: int | None, max_seconds: float) -> _Stretch:
+        if sample_rate < MIN_RATE:
+            raise AudioError("bad-rate", f"{clip.uri} says {sample_rate} Hz; expected {MIN_RATE}+")
+        start = round(clip.offset * sample_rate)
+        stop = None if clip.duration is None else start + max(1, round(clip.duration * sample_rate))
+        if length is not None:
+            if length and start >= length:
+                seconds = length / sample_rate
+                raise AudioError(
+                    "beyond-end",
+                    f"{clip.uri} is {seconds:.3f} s long, the clip begins at {clip.offset} s",
+                )
+            stop = length if stop is None else min(stop, length)
+        if stop is not None and stop - start > max_seconds * sample_rate:
+            raise _too_long(clip, (stop - start) / sample_rate, max_seconds)
+        return cls(start, stop)
+
+
+def _too_long(clip: Clip, seconds: float, limit: float) -> AudioError:
+    return AudioError(
+        "too-long",
+        f"{clip.uri}: {seconds:.0f} s or more, the limit is {limit:.0f} s; cut it into clips by "
+        "offset and duration in the manifest, or raise max_clip_seconds",
+    )
+
+
+def _open(clip: Clip) -> IO[bytes]:
+    files, path = filesystem(clip.uri)
+    try:
+        if "://" not in clip.uri:
+            return open(path, "rb")
+        with files.open_input_stream(path) as stream:
+            return io.BytesIO(stream.read())
+    except FileNotFoundError:
+        raise AudioError("missing", f"{clip.uri} is not there") from None
+    except IsADirectoryError:
+        raise AudioError("unreadable", f"{clip.uri} is a folder") from None
+    except PermissionError:
+        raise AudioError("unreadable", f"{clip.uri} may not be read") from None
+
+
+def _read(reader, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+    with _open(clip) as file:
+        return reader(file, clip, max_seconds)
+
+
+def _by_libsndfile(file: IO[bytes], clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+    with soundfile.SoundFile(file) as sound:
+        wanted = _Stretch.of(clip, sound.samplerate, sound.frames, max_seconds)
+        if sound.format not in INEXACT_SEEK and sound.frames:
+            sound.seek(wanted.start)
+        else:
+            _skip(sound, wanted.start)
+        count = (wanted.stop or 0) - wanted.start
+        blocks = []
+        while count > 0:
+            block = sound.read(min(count, BLOCK), dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            blocks.append(block.mean(1))
+            count -= len(block)
+        return _joined(blocks), sound.samplerate
+
+
+def _skip(sound: soundfile.SoundFile, count: int) -> None:
+    while count > 0 and (done := len(sound.read(min(count, BLOCK), dtype="float32"))):
+        count -= done
+
+
+def _by_ffmpeg(file: IO[bytes], clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+    with av.open(file, metadata_errors="ignore") as container:
+        sample_rate = container.streams.audio[0].codec_context.sample_rate
+        wanted = _Stretch.of(clip, sample_rate, None, max_seconds)
+        limit = wanted.start + int(max_seconds * sample_rate)
+        place, blocks = 0, []
+        for block in _mono(container.decode(audio=0)):
+            end = place + len(block)
+            first = max(wanted.start - place, 0)
+            last = len(block) if wanted.stop is None else min(wanted.stop - place, len(block))
+            if first < last:
+                blocks.append(block[first:last])
+            place = end
+            if wanted.stop is not None and place >= wanted.stop:
+                break
+            if place > limit:
+                raise _too_long(clip, max_seconds, max_seconds)
+        if place and place <= wanted.start:
+            raise AudioError(
+                "beyond-end",
+                f"{clip.uri} is {place / sample_rate:.3f} s long, the clip begins at "
+                f"{clip.offset} s",
+            )
+        return _joined(blocks), sample_rate
+
+
+def _mono(frames: Iterable[av.AudioFrame]) -> Iterator[np.ndarray]:
+    planar = av.AudioResampler(format="fltp")
+    for frame in frames:
+        for converted in planar.resample(frame):
+            yield converted.to_ndarray().mean(0, dtype=np.float32)
+
+
+def _joined(blocks: list[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.empty(0, np.float32), *blocks])
