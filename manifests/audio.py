@@ -25,7 +25,7 @@ from manifests.storage import filesystem
 
 MIN_RATE = 1_000
 """Hz; a lower rate holds no audible band, and is a damaged header in practice."""
-INEXACT_SEEK = ("MPEG", "OGG")
+INEXACT_SEEK = ("MP3", "OGG")
 """Formats of libsndfile in which frames after a seek lack what earlier packets would give them."""
 BLOCK = 1 << 18
 """Samples per channel that are decoded at a time, so that many channels need little memory."""
