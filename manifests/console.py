@@ -63,7 +63,7 @@ class _Parser(ArgumentParser):
         if isinstance(ex, UserError):
             raise ex
         last = " ".join(line.strip() for line in str(message).splitlines() if line.strip())
-        raise UserError(f"{last}; see {self.prog} --help")
+        raise UserError(f"{last.rstrip('.')}; see {self.prog.replace(' [options]', '')} --help")
 
 
 def run_command(
@@ -112,7 +112,8 @@ def _run(
         else:
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
-    parsed = parser.parse_args([_underscored(word) for word in arguments or sys.argv[1:]])
+    words = sys.argv[1:] if arguments is None else arguments
+    parsed = parser.parse_args([_underscored(word) for word in words])
     _configure_logging(parsed.verbose)
     chosen = parsed.subcommand
     fields = parser.instantiate_classes(parsed)[chosen]

@@ -1,0 +1,86 @@
+"""`coat-corpus`: builds a corpus and says what is in it. Parses and calls, nothing else."""
+
+from __future__ import annotations
+
+import json as json_format
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from manifests import corpus, stats
+from manifests.console import as_fields, console, messages, run_command
+from manifests.sources import detect
+from manifests.storage import Folder
+
+Item = TypeVar("Item")
+
+PLAIN_EVERY_S = 15.0
+"""Seconds between lines of progress where there is no terminal to draw on."""
+
+
+def build(
+    source: str, out: str = "corpus", name: str | None = None, clips_per_shard: int | None = None
+) -> None:
+    """Make a corpus, or add to the one that is there what is new in its source.
+
+    Args:
+        source: A JSON-lines manifest (audio_filepath, duration, offset, text; anything else is a
+            label), a lhotse cut manifest, a folder of audio files, or a Hugging Face dataset: its
+            folder, or hf:NAME, to which ?name=CONFIGURATION&split=SPLIT may be added.
+        out: Folder or address of the corpus.
+        name: Name of a new corpus, by which a cache knows it; that of the folder if null.
+        clips_per_shard: Clips that are extracted and committed together, for a new corpus; 256 if
+            null. Fewer lose less when a job is killed, more make fewer files.
+    """
+    began = time.monotonic()
+    folder = Folder(out)
+    before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
+    found = _watched(detect.clips(source, folder.child("audio")), "clips read")
+    made = corpus.build(found, out, name=name, clips_per_shard=clips_per_shard)
+    console.print(
+        f"{out}: corpus {made.name!r}, {made.num_clips:,} clips ({made.num_clips - before:,} new) "
+        f"in {made.num_shards:,} shards, {made.seconds / 3600:.3f} h of known length, "
+        f"{time.monotonic() - began:.1f} s"
+    )
+
+
+def corpus_stats(path: str, json: bool = False) -> None:
+    """Show what is in a corpus: clips, hours, durations, texts, languages, labels.
+
+    Args:
+        path: Folder or address of the corpus.
+        json: Print JSON instead of a table.
+    """
+    opened = corpus.Corpus(path)
+    found = stats.collect(_watched(opened.tables(), "shards read"))
+    if json:
+        head = {"name": opened.name, "digest": opened.digest, "shards": opened.num_shards}
+        print(json_format.dumps(head | as_fields(found), indent=1, ensure_ascii=False))
+        return
+    console.print(f"corpus {opened.name}, {opened.num_shards:,} shards, digest {opened.digest}")
+    console.print(stats.shown(found))
+
+
+def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:
+    """Passes items on and shows how many; how many will come is not known."""
+    columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} " + what), TimeElapsedColumn())
+    said_at = time.monotonic()
+    with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
+        task = progress.add_task(what, total=None)
+        for count, item in enumerate(items, 1):
+            yield item
+            progress.update(task, completed=count)
+            if not messages.is_terminal and time.monotonic() - said_at > PLAIN_EVERY_S:
+                said_at = time.monotonic()
+                messages.print(f"{count:,} {what}")
+
+
+def main() -> None:
+    """Entry point of `coat-corpus`."""
+    run_command(
+        "coat-corpus",
+        {"build": build, "stats": corpus_stats},
+        description="Corpora: the clips that teachers run over and students train on.",
+    )

@@ -1,0 +1,119 @@
+"""JSON lines with NeMo's and ESPnet's keys: one JSON object for each clip, gzipped or not.
+
+    {"audio_filepath": "a/b.flac", "duration": 3.2, "offset": 0.0, "text": "...", "speaker": "x"}
+
+A key that has no meaning of its own becomes a label. A malformed line ends the build: a corpus that
+silently lacks rows would be noticed months later, if ever.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from manifests.clips import Clip, stable_id
+from manifests.errors import UserError
+from manifests.storage import filesystem
+
+ID_KEYS = ("id", "clip_id", "utt_id")
+
+
+def clips(source: str) -> Iterator[Clip]:
+    """The clips of a manifest, in its order.
+
+    Args:
+        source: Path or address of the file; relative audio paths are relative to its folder.
+
+    Raises:
+        UserError: a line cannot be used; the message begins with FILE:LINE.
+    """
+    for where, row in rows(source):
+        try:
+            yield _clip(row, source)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(FILE:LINE, object) of every line that is not blank.
+
+    Raises:
+        UserError: a line is not a JSON object, or the file's compression is damaged.
+    """
+    system, path = filesystem(source)
+    at = 0
+    try:
+        with system.open_input_stream(path) as stream:
+            for at, line in enumerate(io.BufferedReader(stream), 1):
+                if line.strip():
+                    yield f"{source}:{at}", _object(line.removeprefix(b"\xef\xbb\xbf"))
+    except ValueError as error:
+        raise UserError(
+            f"{source}:{at}: not a JSON object ({error}); expected one for each line, such as "
+            '{"audio_filepath": "a.wav", "duration": 3.2}'
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{source}:{at + 1}: cannot be read ({error}); copy the file again"
+        ) from None
+
+
+def resolve(path: str, source: str) -> str:
+    """An audio path as a clip's uri: absolute, or as it is where it has a scheme."""
+    if "://" in path:
+        return path
+    if "://" in source:
+        return f"{source.rpartition('/')[0]}/{path}"
+    return os.path.abspath(os.path.join(os.path.dirname(source), os.path.expanduser(path)))
+
+
+def number(row: dict[str, Any], key: str) -> float | None:
+    """A field in seconds, or None where it is absent or null.
+
+    Raises:
+        UserError: it is something else.
+    """
+    value = row.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{key} must be a number of seconds, found {value!r}; mend the line")
+    return float(value)
+
+
+def given_id(row: dict[str, Any]) -> str | None:
+    """The first of the id keys that the row has."""
+    return next((str(row[key]) for key in ID_KEYS if row.get(key) not in (None, "")), None)
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    found = json.loads(line)
+    if not isinstance(found, dict):
+        raise ValueError(f"a JSON {type(found).__name__}")
+    return found
+
+
+def _clip(row: dict[str, Any], source: str) -> Clip:
+    path = row.get("audio_filepath")
+    if not isinstance(path, str) or not path:
+        keys = ", ".join(row) or "none"
+        raise UserError(f"expected the key audio_filepath with a path, found the keys {keys}")
+    text, nested = row.get("text"), row.get("labels") or {}
+    if not isinstance(text, str | None):
+        raise UserError(f"text must be a string or null, found {text!r}; mend the line")
+    if not isinstance(nested, dict):
+        raise UserError(f"labels must be an object, found {nested!r}; mend the line")
+    uri = resolve(path, source)
+    offset, duration = number(row, "offset") or 0.0, number(row, "duration")
+    known = {"audio_filepath", "duration", "offset", "text", "labels", *ID_KEYS}
+    return Clip(
+        clip_id=given_id(row) or stable_id(uri, offset, duration),
+        uri=uri,
+        offset=offset,
+        duration=duration,
+        text=text,
+        labels={key: value for key, value in row.items() if key not in known} | nested,
+    )

@@ -1,0 +1,121 @@
+"""What a corpus holds, in numbers: told in one pass and in bounded memory, whatever its labels."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from rich.table import Table
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+LANGUAGE_KEYS = ("language", "lang")
+DISTINCT = 10_000
+"""Values told apart per label key, the first to come."""
+SHOWN = 5
+"""Most common values that are shown, and ids."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One label key."""
+
+    clips: int
+    """Clips that have it."""
+    distinct: int
+    """Values; `DISTINCT` where there may be more."""
+    common: dict[str, int]
+    """The most common values (as JSON, unless strings) -> clips."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Stats:
+    """What a corpus holds."""
+
+    clips: int = 0
+    hours: float = 0.0
+    """Of the clips whose duration is known."""
+    unknown_durations: int = 0
+    quantiles: dict[str, float] = field(default_factory=dict)
+    """Of the known durations: `0.5` -> the median in seconds, and so on."""
+    with_text: int = 0
+    words: int = 0
+    """In all texts, cut at white space."""
+    languages: dict[str, int] = field(default_factory=dict)
+    """Most common values of the label `language` or `lang` -> clips."""
+    labels: dict[str, Label] = field(default_factory=dict)
+    some_ids: list[str] = field(default_factory=list)
+
+
+def collect(tables: Iterable[pa.Table]) -> Stats:
+    """Counts the clips of some tables of `manifests.clips.SCHEMA`."""
+    stats = Stats()
+    durations = [np.empty(0)]
+    having: Counter[str] = Counter()
+    values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    for table in tables:
+        stats.clips += len(table)
+        durations.append(table["duration"].drop_null().to_numpy())
+        texts = [text for text in table["text"].to_pylist() if text]
+        stats.with_text += len(texts)
+        stats.words += sum(len(text.split()) for text in texts)
+        for labels in table["labels"].to_pylist():
+            for key, value in json.loads(labels).items():
+                having[key] += 1
+                _count(values[key], value)
+        missing = SHOWN - len(stats.some_ids)
+        stats.some_ids += table["clip_id"].slice(0, missing).to_pylist()
+    known = np.concatenate(durations)
+    stats.unknown_durations = stats.clips - len(known)
+    stats.hours = float(known.sum()) / 3600
+    if len(known):
+        lengths = np.quantile(known, QUANTILES).tolist()
+        stats.quantiles = {f"{q:g}": length for q, length in zip(QUANTILES, lengths, strict=True)}
+    for key in LANGUAGE_KEYS:
+        stats.languages |= _common(values.get(key, Counter()))
+    stats.labels = {
+        key: Label(clips=count, distinct=len(values[key]), common=_common(values[key]))
+        for key, count in sorted(having.items())
+    }
+    return stats
+
+
+def shown(stats: Stats) -> Table:
+    """The same for people."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_row("clips", f"{stats.clips:,}")
+    unknown = f" (and {stats.unknown_durations:,} clips of unknown length)"
+    table.add_row("hours", f"{stats.hours:,.3f}{unknown if stats.unknown_durations else ''}")
+    lengths = "  ".join(f"{q}: {value:.2f}" for q, value in stats.quantiles.items())
+    table.add_row("duration quantiles (s)", lengths or "-")
+    share = stats.with_text / max(stats.clips, 1)
+    table.add_row("with text", f"{stats.with_text:,} ({share:.0%}), {stats.words:,} words")
+    table.add_row("languages", _listed(stats.languages) or "-")
+    for key, label in stats.labels.items():
+        over = "at least " if label.distinct == DISTINCT else ""
+        many = f"{label.clips:,} clips, {over}{label.distinct:,} values"
+        table.add_row(f"label {key}", f"{many}: {_listed(label.common)}")
+    table.add_row("some ids", ", ".join(stats.some_ids))
+    return table
+
+
+def _count(values: Counter[str], value: Any) -> None:
+    name = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    if len(values) < DISTINCT or name in values:
+        values[name] += 1
+
+
+def _common(values: Counter[str]) -> dict[str, int]:
+    return dict(values.most_common(SHOWN))
+
+
+def _listed(values: dict[str, int]) -> str:
+    return ", ".join(f"{_short(name)} {count:,}" for name, count in values.items())
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 32 else f"{text[:31]}…"
