@@ -1,0 +1,108 @@
+"""The block of thinking positions: its tokens, its place in the prompt, its rows in the tables.
+
+The block is part of the prompt: `<|audio_think_start|>`, K content tokens, `<|audio_think_end|>`.
+Each content token has an embedding row of its own, so that an exported model needs no code of ours;
+the chat template writes the block wherever a turn of the assistant is asked for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from manifests.errors import UserError
+from student.config import Placement
+
+START = "<|audio_think_start|>"
+END = "<|audio_think_end|>"
+
+
+def content_token(position: int) -> str:
+    """The token of one thinking position."""
+    return f"<|audio_think_{position}|>"
+
+
+def block_tokens(num_positions: int) -> list[str]:
+    """All K + 2 tokens, in their order in the prompt."""
+    return [START, *map(content_token, range(num_positions)), END]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """The block of one model: ids in its tokenizer."""
+
+    ids: tuple[int, ...]
+    """Start, K content tokens, end."""
+
+    @property
+    def content_ids(self) -> tuple[int, ...]:
+        """Ids of the thinking positions alone."""
+        return self.ids[1:-1]
+
+
+def add_block(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_positions: int
+) -> Block:
+    """Gives the tokenizer the block's tokens and the model rows for them.
+
+    New rows start at the mean of the table with its spread at one tenth, drawn from torch's
+    generator. The tables never shrink: checkpoints may have more rows than their tokenizer has
+    tokens.
+    """
+    tokens = block_tokens(num_positions)
+    if content_token(num_positions) in tokenizer.get_vocab():
+        raise UserError(
+            f"the checkpoint already has a longer block than block.tokens={num_positions}; "
+            "use the number of positions that it was trained with"
+        )
+    tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
+    ids = tuple(tokenizer.convert_tokens_to_ids(tokens))
+    table = _weight(model.get_input_embeddings())
+    num_base_rows = len(table)
+    if max(ids) >= num_base_rows:
+        model.resize_token_embeddings(max(num_base_rows, len(tokenizer)), mean_resizing=False)
+    for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
+        _start_rows(_weight(module), ids)
+    return Block(ids=ids)
+
+
+@torch.no_grad()
+def _start_rows(table_VH: torch.Tensor, ids: tuple[int, ...]) -> None:
+    base_VH = table_VH[: min(ids)].float()
+    mean_H, std_H = base_VH.mean(0), base_VH.std(0)
+    noise_KH = torch.randn(len(ids), table_VH.shape[1]).to(mean_H.device)
+    table_VH[list(ids)] = (mean_H + 0.1 * std_H * noise_KH).to(table_VH.dtype)
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
+    weight = module.weight
+    assert isinstance(weight, nn.Parameter)
+    return weight
+
+
+def template_with_block(
+    template: str, num_positions: int, *, placement: Placement, audio_end: str
+) -> str:
+    """A chat template that writes the block under `add_generation_prompt`, and only there.
+
+    The original template is kept as it is, so that earlier turns look as the checkpoint knows them.
+
+    Args:
+        template: Jinja source of the checkpoint's own template.
+        num_positions: K.
+        placement: At the end of the prompt, or after the last audio.
+        audio_end: What ends an audio in the rendered text.
+    """
+    block = "".join(block_tokens(num_positions))
+    if placement == "before_response":
+        return template + "{% if add_generation_prompt %}" + block + "{% endif %}"
+    return (
+        "{% set rendered %}" + template + "{% endset %}"
+        f"{{% if add_generation_prompt and {audio_end!r} in rendered %}}"
+        f"{{% set around = rendered.rsplit({audio_end!r}, 1) %}}"
+        f"{{{{ around[0] + {audio_end + block!r} + around[1] }}}}"
+        "{% else %}{{ rendered }}{% endif %}"
+    )

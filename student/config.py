@@ -1,0 +1,306 @@
+"""The recipe: everything that a training run depends on besides its corpus and its cache.
+
+A recipe is one YAML file and the same dataclasses are the command line, so every choice that the
+CoAT paper (arXiv 2606.18273) leaves open is a field here, with our assumption as its default.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from manifests.console import as_fields
+from manifests.errors import UserError
+
+Arm = Literal["sft", "pause", "coat"]
+Placement = Literal["before_response", "after_audio"]
+
+
+def _require(holds: bool, name: str, bound: str, value: object) -> None:
+    if not holds:
+        raise UserError(f"recipe: {name} must be {bound}; found {value!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TinyConfig:
+    """Sizes of the student that is built on the spot, of the true class but small."""
+
+    hidden_size: int = 256
+    """Width H of the language model."""
+    layers: int = 4
+    """Depth of the language model."""
+    attention_heads: int = 4
+    feed_forward: int = 768
+    """Inner width of the language model's MLPs."""
+    vocabulary: int = 768
+    """Size of the tokenizer that is trained on the corpus' own texts."""
+    window_s: int = 10
+    """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
+    whisper_weights: bool = True
+    """Fill the audio tower with Whisper tiny.en's encoder where its package is installed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The backbone: a checkpoint, or a small model of the same class."""
+
+    path: str | None = None
+    """Folder or hub id of a checkpoint."""
+    build: Literal["tiny"] | None = None
+    """Build a small Qwen2-Audio with a random language model in place of a checkpoint."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    dtype: Literal["float32", "bfloat16", "auto"] = "auto"
+    """Of the backbone's weights; what is trained besides them is float32."""
+    quantize: Literal["4bit"] | None = None
+    """Load the frozen backbone in 4 bits (QLoRA; needs bitsandbytes and a GPU)."""
+    remember_audio: bool = False
+    """Keep the frozen audio tower's outputs in memory, per clip: for small corpora."""
+
+    def __post_init__(self) -> None:
+        given = (self.path is None) != (self.build is None)
+        _require(given, "model", "either `path` or `build: tiny`", (self.path, self.build))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig:
+    """The block of continuous thinking positions."""
+
+    tokens: int = 32
+    """K, content positions; the paper does not say, 32 is our assumption."""
+    placement: Placement = "before_response"
+    """First thing in the assistant's turn (sees the question), or right after the audio."""
+
+    def __post_init__(self) -> None:
+        _require(1 <= self.tokens <= 4096, "block.tokens", "1 to 4096", self.tokens)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadConfig:
+    """The Transformer heads that read the block; their sizes are our assumption."""
+
+    frames_per_position: int = 4
+    """R, target frames that one position predicts."""
+    layer: int | None = None
+    """Hidden state that is read: 0 the embeddings, -1 the last layer; None is two thirds of the
+    depth, because later layers' keys and values, which the response attends to, come from there."""
+    width: int = 256
+    layers: int = 2
+    attention_heads: int = 4
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.frames_per_position >= 1, "heads.frames_per_position", "at least 1",
+                 self.frames_per_position)  # fmt: skip
+        _require(self.width % self.attention_heads == 0, "heads.width",
+                 f"a multiple of heads.attention_heads ({self.attention_heads})", self.width)  # fmt: skip
+        _require(0 <= self.dropout < 1, "heads.dropout", "in [0, 1)", self.dropout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """How one stream is supervised."""
+
+    weight: float = 1.0
+    """w_s in the sum of stream losses."""
+    threshold: float = 0.5
+    """From which target value on a class counts as present, for mAP of multilabel streams."""
+
+    def __post_init__(self) -> None:
+        _require(self.weight >= 0, "streams.*.weight", "at least 0", self.weight)
+        _require(0 < self.threshold < 1, "streams.*.threshold", "in (0, 1)", self.threshold)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig:
+    """Questions made from clips by a template."""
+
+    questions: list[str]
+    """Wordings; a clip gets one of them, chosen by its id."""
+    answer: list[str]
+    """Where the answer is: `text` or `labels.KEY`; the first that a clip has counts. A clip that
+    has none is no example of this task."""
+    weight: float = 1.0
+    """Examples per clip: 2 shows each twice per epoch, 0.5 shows half of the clips."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.questions), "data.tasks.*.questions", "at least one", self.questions)
+        for path in self.answer:
+            known = path == "text" or path.startswith("labels.")
+            _require(known, "data.tasks.*.answer", "`text` or `labels.KEY`", path)
+        _require(self.weight > 0, "data.tasks.*.weight", "above 0", self.weight)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which clips are asked what, and which are held out."""
+
+    tasks: list[TaskConfig] = field(
+        default_factory=lambda: [TaskConfig(questions=["What is said?"], answer=["text"])]
+    )
+    chats: list[str] = field(default_factory=list)
+    """JSON-lines files of conversations: `{"messages": [...]}` whose audio parts are
+    `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
+    validation: float = 0.1
+    """Share of the clips that is held out, chosen by a hash of the clip id."""
+    validation_limit: int = 256
+    """At most so many held-out examples are validated on."""
+    max_duration: float = 30.0
+    """Longer clips are left out, in seconds (the audio tower would cut them)."""
+    keep_in_memory: bool = False
+    """Keep prepared examples in memory: for small corpora."""
+    workers: int = 0
+    """Processes that prepare examples; 0 prepares them in the trainer itself."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.validation < 1, "data.validation", "in (0, 1)", self.validation)
+        _require(self.max_duration > 0, "data.max_duration", "above 0", self.max_duration)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """Low-rank adapters on the language model's attention and MLP projections."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageConfig:
+    """One of the two training stages."""
+
+    epochs: float = 1.0
+    """Passes over the training examples."""
+    max_steps: int = -1
+    """Optimizer steps in place of `epochs`, if above 0."""
+    batch_size: int = 8
+    """Examples per device and forward pass."""
+    accumulation: int = 1
+    """Forward passes per optimizer step."""
+    lr: float = 1e-4
+    """Peak learning rate of the backbone's part: LoRA, or the weights in `train: full`."""
+    rows_lr: float = 1e-3
+    """Peak learning rate of the block's embedding rows."""
+    heads_lr: float = 1e-3
+    """Peak learning rate of the heads."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises; then it falls as a cosine."""
+    weight_decay: float = 0.0
+    train: Literal["rows", "lora", "full"] = "lora"
+    """What learns besides the heads: the rows alone; rows and LoRA; rows and the whole language
+    model with its projector (for the small student, whose language model starts random)."""
+    save_steps: int = 500
+    """Steps between checkpoints from which the stage can be resumed."""
+    eval_steps: int = 0
+    """Steps between validations; 0 validates before and after only."""
+    log_steps: int = 10
+    checkpointing: bool = False
+    """Recompute activations of the language model in the backward pass: less memory, more time."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "save_steps", "log_steps"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One training run."""
+
+    model: ModelConfig
+    arm: Arm = "coat"
+    """coat: block and distillation. Its controls: pause (block, no distillation), sft (no block).
+    They share data, order, steps, seed and adapters."""
+    seed: int = 0
+    block: BlockConfig = field(default_factory=BlockConfig)
+    heads: HeadConfig = field(default_factory=HeadConfig)
+    streams: dict[str, StreamConfig] | None = None
+    """Stream (`asr.encoder`) -> how it is supervised; `reconstruction` is the backbone's own audio
+    features and needs no cache. None takes every stream of the cache that can be learnt."""
+    distill_weight: float = 1.0
+    """lambda, the weight of the distillation loss in the joint stage."""
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    align: StageConfig | None = field(default_factory=lambda: StageConfig(train="rows"))
+    """Stage 1: the backbone is frozen; rows and heads learn from the distillation loss alone."""
+    joint: StageConfig | None = field(default_factory=StageConfig)
+    """Stage 2: language-modelling and distillation loss together."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Further `transformers.TrainingArguments`, handed on as they are: `bf16`, `fsdp`,
+    `deepspeed`, `report_to`, `optim`, ..."""
+
+    def __post_init__(self) -> None:
+        _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)
+        if self.align is not None:
+            _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
+        if self.joint is not None:
+            _require(self.joint.train != "rows", "joint.train", "'lora' or 'full'", "rows")
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+    """A recipe from the values of its YAML file.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type or out of bounds.
+    """
+    parser = _parser()
+    try:
+        parsed = parser.parse_object(dict(values))
+        return Recipe(**vars(parser.instantiate_classes(parsed)))
+    except ArgumentError as error:
+        message = " ".join(str(error).split())
+        unknown = set(values) - {item.name for item in fields(Recipe)}
+        near = [
+            name
+            for field_name in unknown
+            for name in difflib.get_close_matches(field_name, [f.name for f in fields(Recipe)], 1)
+        ]
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise UserError(f"{source}: {message}{hint}") from None
+
+
+def load_recipe(path: str | Path, **changes: Any) -> Recipe:
+    """A recipe from its YAML file, with some fields changed."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
+    values = yaml.safe_load(Path(path).read_text())
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a YAML mapping of recipe fields")
+    return replace(parse_recipe(values, str(path)), **changes)
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes a recipe as YAML, every field stated."""
+    path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
+
+
+def recipes_folder() -> Path:
+    """Where the recipes that ship lie."""
+    return Path(__file__).with_name("recipes")
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """Dotted names of the fields in which two recipes differ, with both values."""
+    return _differences(as_fields(ours), as_fields(theirs), "")
+
+
+def _differences(ours: Any, theirs: Any, name: str) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in {**ours, **theirs}
+            for line in _differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if ours == theirs else [f"{name}: {theirs!r} there, {ours!r} here"]

@@ -1,0 +1,142 @@
+"""Answers: a trained run asked about audio.
+
+    student = TrainedStudent("run/")
+    student.answer(["a.wav", "b.wav"], "What is said?")
+
+The block is part of the prompt, so an answer costs one prefill and as many steps as it has tokens;
+heads are not loaded. Prompts of a batch are padded on the left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TextStreamer
+
+from manifests import audio
+from manifests.clips import Clip
+from manifests.errors import UserError
+from student.config import Recipe, load_recipe
+from student.data import Grid, Prompter, collate
+from student.model import Student, build_student, load_backbone
+from student.tasks import Message, ask
+from student.train import stages_of
+from student.trainer import STATE_FILE
+
+# Legend: B prompts, S tokens.
+
+
+class TrainedStudent:
+    """The model of a run, as far as it has been trained.
+
+    Raises:
+        UserError: there is no run, or none of its stages is finished.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.recipe, self.student, self.processor = load_run(Path(run))
+        self.prompter = Prompter(self.student.backbone, self.processor)
+
+    def answer(
+        self,
+        recordings: Sequence[str | np.ndarray],
+        question: str,
+        *,
+        max_tokens: int = 128,
+        stream: bool = False,
+    ) -> list[str]:
+        """One answer for each recording.
+
+        Args:
+            recordings: Paths, or float32 mono waveforms at the backbone's sample rate.
+            question: The same for all.
+            max_tokens: Longest answer.
+            stream: Print the answer while it is made (one recording only).
+        """
+        waves = [[self._wave(recording)] for recording in recordings]
+        return self.reply([ask(question)] * len(waves), waves, max_tokens=max_tokens, stream=stream)
+
+    def reply(
+        self,
+        conversations: Sequence[list[Message]],
+        waves: Sequence[Sequence[np.ndarray]],
+        *,
+        max_tokens: int = 128,
+        stream: bool = False,
+    ) -> list[str]:
+        """The assistant's next turn in each conversation, of any number of turns.
+
+        Args:
+            conversations: Messages; audio parts are `{"type": "audio", "audio": anything}`.
+            waves: The waveforms of each conversation's audio parts, in order.
+            max_tokens: Longest answer.
+            stream: Print the answer while it is made (one conversation only).
+        """
+        inputs = self.inputs(conversations, waves)
+        tokenizer = self.prompter.tokenizer
+        block = self.student.block
+        with torch.no_grad():
+            ids_BS = self.student.base.generate(
+                **inputs,
+                max_new_tokens=max_tokens,
+                do_sample=False,
+                suppress_tokens=list(block.ids) if block else None,
+                pad_token_id=tokenizer.pad_token_id,
+                streamer=_streamer(tokenizer) if stream else None,
+            )
+        prompt_length = inputs["input_ids"].shape[1]
+        return tokenizer.batch_decode(ids_BS[:, prompt_length:], skip_special_tokens=True)
+
+    def inputs(
+        self, conversations: Sequence[list[Message]], waves: Sequence[Sequence[np.ndarray]]
+    ) -> dict[str, torch.Tensor]:
+        """Model inputs of several prompts, padded on the left."""
+        rows = []
+        for messages, heard in zip(conversations, waves, strict=True):
+            prompt = self.prompter.prompt(messages, heard)
+            ids_S = prompt.pop("input_ids")[0]
+            rows.append({"input_ids": ids_S, "labels": ids_S, "audio": prompt, "targets": {},
+                         "tower_weights": None})  # fmt: skip
+        pad_id = int(self.prompter.tokenizer.pad_token_id or 0)
+        batch = collate(rows, grid=Grid(streams={}, num_frames=0), pad_id=pad_id, left=True)
+        device = self.student.tower_mean_H.device
+        return {name: value.to(device) for name, value in batch["inputs"].items()}
+
+    def _wave(self, recording: str | np.ndarray) -> np.ndarray:
+        if isinstance(recording, np.ndarray):
+            return recording
+        if not Path(recording).is_file():
+            raise UserError(f"there is no audio file {recording}")
+        clip = Clip(clip_id=recording, uri=str(Path(recording).absolute()))
+        try:
+            return audio.load(clip, self.student.backbone.sample_rate)
+        except audio.AudioError as error:
+            raise UserError(f"{recording} cannot be heard: {error}") from None
+
+
+def load_run(run: Path) -> tuple[Recipe, Student, Any]:
+    """The recipe, student (without heads) and processor of a run's last finished stage."""
+    if not (run / "recipe.yaml").is_file():
+        raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")
+    recipe = load_recipe(run / "recipe.yaml")
+    finished = [
+        run / name / STATE_FILE
+        for name, stage in stages_of(recipe)
+        if stage is not None and (run / name / STATE_FILE).is_file()
+    ]
+    if not finished:
+        raise UserError(f"{run} has no finished stage yet; run the same coat-student train again")
+    base = recipe.model.path or str(run / "base")
+    backbone, model, processor = load_backbone(recipe.model, base)
+    student = build_student(recipe, backbone, model, processor, {})
+    student.load(finished[-1])
+    student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return recipe, student, processor
+
+
+def _streamer(tokenizer: Any) -> TextStreamer:
+    return TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -1,0 +1,46 @@
+"""Heads that read what the block holds: one small Transformer per stream, dropped at export."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from student.config import HeadConfig
+
+# Legend: B clips, K positions, R frames per position, H backbone width, D target width,
+# C the head's own width.
+
+
+class StreamHead(nn.Module):
+    """hidden_BKH -> frames (B, K * R, D): features, or logits, as the stream's kind wants.
+
+    The positions see each other, so that a head can smooth over time; it cannot look at the audio,
+    so what it predicts must be in the block.
+    """
+
+    def __init__(self, *, hidden_size: int, num_positions: int, dim: int, config: HeadConfig):
+        super().__init__()
+        width = config.width
+        self.dim = dim
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, width)
+        self.position_KC = nn.Parameter(torch.randn(num_positions, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width,
+            config.attention_heads,
+            dim_feedforward=4 * width,
+            dropout=config.dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.encoder = nn.TransformerEncoder(
+            layer, config.layers, norm=nn.LayerNorm(width), enable_nested_tensor=False
+        )
+        self.predict = nn.Linear(width, config.frames_per_position * dim)
+
+    def forward(self, hidden_BKH: Tensor) -> Tensor:
+        """Frames in the order of time."""
+        states_BKH = hidden_BKH.to(self.project.weight.dtype)
+        states_BKC = self.project(self.norm(states_BKH)) + self.position_KC
+        return self.predict(self.encoder(states_BKC)).reshape(len(hidden_BKH), -1, self.dim)

@@ -1,0 +1,253 @@
+"""The student: a backbone that carries the block, and the heads that read it while it learns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
+
+from manifests.errors import UserError
+from student.backbones.protocol import Backbone
+from student.backbones.registry import backbone_for
+from student.block import Block, add_block, template_with_block
+from student.config import HeadConfig, ModelConfig, Recipe
+from student.data import IGNORE
+from student.heads import StreamHead
+from student.memo import remember_outputs
+from student.streams import Stream
+
+# Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
+
+Part = Literal["rows", "backbone", "heads"]
+"""What a parameter belongs to, hence its learning rate."""
+
+
+class Student(nn.Module):
+    """A backbone, the block's ids, and one head per stream.
+
+    `model` is the backbone inside PEFT's wrapper (block rows and LoRA), or bare in the arm without
+    a block that trains it in full.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel | PeftModel,
+        block: Block | None,
+        streams: Mapping[str, Stream],
+        config: HeadConfig,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.model = model
+        self.block = block
+        text_config = self.base.config.get_text_config()
+        self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
+        width = text_config.hidden_size
+        num_positions = len(block.content_ids) if block else 0
+        self.heads = nn.ModuleDict(
+            {
+                stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
+                                       dim=stream.dim, config=config)
+                for stream in streams.values()
+            }
+        )  # fmt: skip
+        self.names = {stream.key: stream.name for stream in streams.values()}
+        self.register_buffer("tower_mean_H", torch.zeros(width))
+        self.register_buffer("tower_std_H", torch.ones(width))
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The backbone itself, with adapters in place."""
+        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        labels_BS: Tensor,
+        tower_weights_BNS: Tensor | None = None,
+        *,
+        with_answer: bool = True,
+    ) -> dict[str, Any]:
+        """One pass over prompts and answers.
+
+        The language model's head is applied at the answer's positions alone: logits at every
+        position are what fills memory.
+
+        Returns:
+            `logits_AV` and `labels_A` (with `with_answer`); `frames`, stream -> the head's output;
+            `tower_BNH`, the target of `reconstruction` (with `tower_weights_BNS`).
+        """
+        outputs = self.base.model(
+            **inputs,
+            **self.backbone.positions(inputs),
+            output_hidden_states=bool(self.heads),
+            use_cache=False,
+        )
+        result: dict[str, Any] = {}
+        if with_answer:
+            answer_BS = labels_BS[:, 1:] != IGNORE
+            states_AH = outputs.last_hidden_state[:, :-1][answer_BS]
+            result["logits_AV"] = self.base.get_output_embeddings()(states_AH)
+            result["labels_A"] = labels_BS[:, 1:][answer_BS]
+        if self.heads:
+            hidden_BKH = self._thinking(outputs.hidden_states[self.tap], inputs["input_ids"])
+            result["frames"] = {
+                self.names[key]: head(hidden_BKH) for key, head in self.heads.items()
+            }
+        if tower_weights_BNS is not None:
+            embedded_BSH = outputs.hidden_states[0].detach().float()
+            tower_BNH = tower_weights_BNS @ embedded_BSH[:, : tower_weights_BNS.shape[-1]]
+            result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
+        return result
+
+    def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor) -> Tensor:
+        """hidden_BKH at the thinking positions."""
+        assert self.block is not None
+        content = torch.tensor(self.block.content_ids, device=ids_BS.device)
+        thinking_BS = torch.isin(ids_BS, content)
+        return hidden_BSH[thinking_BS].view(len(ids_BS), len(content), -1)
+
+    def part(self, name: str) -> Part:
+        """What the parameter of that name belongs to."""
+        if name.startswith("heads."):
+            return "heads"
+        return "rows" if "trainable_tokens" in name else "backbone"
+
+    def train_only(self, what: Literal["rows", "lora", "full"]) -> None:
+        """Freezes everything but the heads, the block's rows, and what a stage trains besides."""
+        full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
+        for name, parameter in self.named_parameters():
+            chosen = self.part(name) != "backbone"
+            if what == "lora":
+                chosen |= ".lora_" in name
+            elif what == "full":
+                chosen |= full.fullmatch(name) is not None
+            if parameter.is_floating_point():
+                parameter.requires_grad_(chosen)
+
+    def learnt(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What training has changed: the tensors that require gradients, and the buffers."""
+        state = self.state_dict() if state is None else state
+        trainable = {name for name, value in self.named_parameters() if value.requires_grad}
+        kept = trainable | {"tower_mean_H", "tower_std_H"}
+        return {name: value.detach().contiguous() for name, value in state.items() if name in kept}
+
+    def save(self, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes what training has changed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self.learnt(state), path)
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote, heads only as far as this student has them.
+
+        Raises:
+            UserError: the file is of another model, block or adapter.
+        """
+        saved = {
+            name: value
+            for name, value in load_file(path).items()
+            if self.heads or not name.startswith("heads.")
+        }
+        try:
+            problems = self.load_state_dict(saved, strict=False).unexpected_keys
+        except RuntimeError as error:
+            problems = str(error).splitlines()[1:2]
+        if problems:
+            raise UserError(f"{path} does not fit this recipe's model: {problems[0].strip()}")
+
+
+def tapped_layer(layer: int | None, num_layers: int) -> int:
+    """Index of the hidden state that the heads read; 0 is the embeddings.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    chosen = round(2 / 3 * num_layers) if layer is None else layer
+    if not -num_layers - 1 <= chosen <= num_layers:
+        raise UserError(f"heads.layer is {layer}; the language model has {num_layers} layers")
+    return chosen % (num_layers + 1)
+
+
+def load_backbone(
+    config: ModelConfig, path: str
+) -> tuple[Backbone, PreTrainedModel, ProcessorMixin]:
+    """A checkpoint with the adapter that knows it."""
+    backbone = backbone_for(path)
+    quantization = None
+    if config.quantize == "4bit":
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["lm_head", "audio_tower", "multi_modal_projector", "visual"],
+        )
+    model, processor = backbone.load(path, dtype=config.dtype, quantization=quantization)
+    model.requires_grad_(False)
+    return backbone, model, processor
+
+
+def build_student(
+    recipe: Recipe,
+    backbone: Backbone,
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    streams: Mapping[str, Stream],
+) -> Student:
+    """Gives a backbone the block, the adapters and the heads that the recipe asks for.
+
+    The processor gets the block's tokens and template. What is new starts from `recipe.seed`.
+    """
+    torch.manual_seed(recipe.seed)
+    block = None
+    if recipe.arm != "sft":
+        num_positions = recipe.block.tokens
+        block = add_block(model, processor.tokenizer, num_positions)  # pyright: ignore
+        template = template_with_block(
+            str(processor.chat_template),
+            num_positions,
+            placement=recipe.block.placement,
+            audio_end=backbone.audio_end,
+        )
+        processor.chat_template = processor.tokenizer.chat_template = template  # pyright: ignore
+    if recipe.model.remember_audio:
+        if not backbone.inputs_in_rows:
+            raise UserError("model.remember_audio is not for this backbone; take it out")
+        remember_outputs(backbone.audio_tower(model))
+    wrapped = _with_adapters(recipe, backbone, model, block)
+    distilled = {
+        name: stream for name, stream in streams.items() if recipe.arm == "coat"
+    }
+    return Student(backbone, wrapped, block, distilled, recipe.heads)
+
+
+def _with_adapters(
+    recipe: Recipe, backbone: Backbone, model: PreTrainedModel, block: Block | None
+) -> PreTrainedModel | PeftModel:
+    rows = list(block.ids) if block else None
+    if recipe.joint is not None and recipe.joint.train == "full":
+        if rows is None:
+            return model
+        table = next(
+            name for name, module in model.named_modules() if module is model.get_input_embeddings()
+        )
+        return get_peft_model(
+            model, TrainableTokensConfig(token_indices=rows, target_modules=[table])
+        )
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=recipe.lora.rank,
+            lora_alpha=recipe.lora.alpha,
+            lora_dropout=recipe.lora.dropout,
+            target_modules=backbone.lora_pattern,
+            trainable_token_indices=rows,
+        ),
+    )

@@ -1,0 +1,117 @@
+"""Examples: what is asked about which clip, and which clips are held out.
+
+Corpora have transcripts and labels, not conversations; templates make questions and answers of
+them. Ready conversations come as JSON lines. Which clips are held out depends on nothing but their
+ids, so every run, arm and backbone holds out the same ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.clips import Clip
+from manifests.errors import UserError
+from student.config import TaskConfig
+
+Message = dict[str, Any]
+"""`{"role": ..., "content": [parts]}`; an audio part is `{"type": "audio", "audio": clip id}`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One conversation up to the assistant's last turn, and that turn."""
+
+    clip_ids: tuple[str, ...]
+    """Of the audio parts, in order; the last one's targets are distilled."""
+    messages: list[Message]
+    answer: str
+
+
+def fraction(*key: object) -> float:
+    """A number in [0, 1) that depends on the key alone."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+def held_out(example: Example, share: float) -> bool:
+    """Whether the example is for validation; by its last clip, so no such clip is trained on."""
+    return fraction("validation", example.clip_ids[-1]) < share
+
+
+def ask(question: str, clip_id: str = "") -> list[Message]:
+    """The conversation that asks one question about one clip."""
+    content = [{"type": "audio", "audio": clip_id}, {"type": "text", "text": question}]
+    return [{"role": "user", "content": content}]
+
+
+def examples_of(clips: Iterable[Clip], tasks: Iterable[TaskConfig]) -> Iterator[Example]:
+    """Examples that the templates make of clips, in the order of the tasks."""
+    clips = list(clips)
+    for number, task in enumerate(tasks):
+        for clip in clips:
+            answer = _answer(clip, task)
+            if answer is None:
+                continue
+            times = int(task.weight + fraction("weight", number, clip.clip_id))
+            for repeat in range(times):
+                at = fraction("wording", number, clip.clip_id, repeat)
+                question = task.questions[int(at * len(task.questions))]
+                yield Example((clip.clip_id,), ask(question, clip.clip_id), answer)
+
+
+def _answer(clip: Clip, task: TaskConfig) -> str | None:
+    for path in task.answer:
+        value = clip.text if path == "text" else clip.labels.get(path.removeprefix("labels."))
+        if isinstance(value, list | tuple):
+            value = ", ".join(map(str, value))
+        if value not in (None, ""):
+            return str(value)
+    return None
+
+
+def read_chats(path: str | Path, clips: Mapping[str, Clip]) -> Iterator[Example]:
+    """Examples from a JSON-lines file of conversations that end with the assistant.
+
+    Raises:
+        UserError: a line is not such a conversation, or names a clip that the corpus lacks.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"data.chats: there is no file {path}")
+    with Path(path).open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield _chat(json.loads(line)["messages"], clips)
+            except (ValueError, KeyError, TypeError, IndexError) as error:
+                raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
+
+
+def _chat(messages: list[Message], clips: Mapping[str, Clip]) -> Example:
+    *before, last = messages
+    if last["role"] != "assistant":
+        raise ValueError("the last message must be the assistant's")
+    parts = [part for message in before for part in _parts(message)]
+    clip_ids = tuple(part["clip_id"] for part in parts if part["type"] == "audio")
+    if not clip_ids:
+        raise ValueError("there is no audio in it")
+    for clip_id in clip_ids:
+        if clip_id not in clips:
+            raise ValueError(f"the corpus has no clip {clip_id!r}")
+    content = [{"role": message["role"], "content": _as_audio(message)} for message in before]
+    return Example(clip_ids, content, "".join(part["text"] for part in _parts(last)))
+
+
+def _parts(message: Message) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+def _as_audio(message: Message) -> list[dict[str, Any]]:
+    return [
+        {"type": "audio", "audio": part["clip_id"]} if part["type"] == "audio" else part
+        for part in _parts(message)
+    ]

@@ -1,0 +1,292 @@
+"""Training a student from a teacher cache, from top to bottom: data, model, losses, step.
+
+No expert runs here and no audio is decoded for one: what they heard comes from the cache. Two
+stages: `align` teaches the block to carry what the experts hear, with the backbone frozen; `joint`
+adds LoRA and the answers. The same command goes on where a killed run stopped, and ends at the same
+weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
+from transformers import set_seed
+
+from manifests.clips import Clip
+from manifests.console import console
+from manifests.corpus import Corpus
+from manifests.errors import UserError
+from student.config import Recipe, StageConfig, differences, load_recipe, save_recipe
+from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.losses import answer_sum, stream_counts, stream_sums
+from student.metrics import NAMES
+from student.model import Student, build_student, load_backbone
+from student.streams import RECONSTRUCTION, Stream, open_streams
+from student.tasks import Example, examples_of, held_out, read_chats
+from student.tiny import build_tiny
+from student.trainer import (
+    STATE_FILE,
+    Counts,
+    StudentTrainer,
+    last_checkpoint,
+    training_arguments,
+)
+from student.validation import Numbers, Validator, calibrate, stream_targets
+
+# Legend: B examples, S tokens, N frames (K * R), D columns, P parts of a loss.
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_EXAMPLES = 256
+"""Training examples that means and deviations are measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Recipe):
+    """A recipe, and what it is run on."""
+
+    corpus: str
+    """Folder or address of the corpus."""
+    cache: str | list[str]
+    """Folder or address of the teacher cache, or several."""
+    out: str
+    """Folder of the run; an unfinished run goes on."""
+
+    def recipe(self) -> Recipe:
+        """The recipe alone."""
+        return Recipe(**{item.name: getattr(self, item.name) for item in fields(Recipe)})
+
+
+def train(options: TrainOptions) -> dict[str, Numbers]:
+    """Trains a student through the recipe's stages, or goes on with an unfinished run.
+
+    Returns:
+        `before` and each stage -> the numbers of its validation.
+    """
+    recipe, run = options.recipe(), Path(options.out)
+    _claim(run, recipe)
+
+    # Data: which clips, what is asked about them, and what the teachers heard in them.
+    all_clips = list(Corpus(options.corpus).clips())
+    base = _base_checkpoint(recipe, run, all_clips)
+    backbone, model, processor = load_backbone(recipe.model, base)
+    caches = [options.cache] if isinstance(options.cache, str) else options.cache
+    hidden_size = model.config.get_text_config().hidden_size
+    streams = open_streams(caches, recipe.streams, hidden_size=hidden_size)
+    clips = {clip.clip_id: clip for clip in usable(all_clips, streams, recipe.data.max_duration)}
+    learning, checking = _split(_examples(recipe, clips), recipe)
+    console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
+
+    # Model: the backbone with its block, adapters and heads.
+    student = build_student(recipe, backbone, model, processor, streams)
+    processor.save_pretrained(run / "processor")
+    distilled = streams if recipe.arm == "coat" else {}
+    num_frames = recipe.block.tokens * recipe.heads.frames_per_position
+    grid = Grid(streams=distilled, num_frames=num_frames)
+    as_dataset = functools.partial(
+        ExampleDataset,
+        clips=clips,
+        prompter=Prompter(backbone, processor),
+        grid=grid,
+        audio_token_id=backbone.audio_token_id(model),
+        keep=recipe.data.keep_in_memory,
+    )
+    learning, checking = as_dataset(learning), as_dataset(checking)
+    pad_id = processor.tokenizer.pad_token_id  # pyright: ignore
+    as_batch = functools.partial(collate, grid=grid, pad_id=pad_id)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student.to(device)
+
+    # How good it is before, and what "good" means: means over training clips are the baseline.
+    stages = [(name, stage) for name, stage in stages_of(recipe) if stage is not None]
+    batch_size = stages[-1][1].batch_size
+    some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
+    means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
+    validate = Validator(DataLoader(checking, batch_size, collate_fn=as_batch), distilled, means)
+    report = _read_report(run)
+    if "before" not in report:
+        report["before"] = validate(student)
+        _write_report(run, report)
+
+    # Stages: each a run of the trainer, from the last one's weights.
+    for number, (name, stage) in enumerate(stages):
+        folder = run / name
+        student.train_only(stage.train)
+        if name not in report:
+            if stage.checkpointing:
+                student.base.gradient_checkpointing_enable({"use_reentrant": False})
+            trainer = StudentTrainer(
+                student,
+                stage,
+                training_arguments(recipe, stage, folder, seed=recipe.seed + number),
+                count=functools.partial(counts_of, streams=distilled),
+                losses=functools.partial(
+                    step_losses, recipe=recipe, streams=distilled, stage=name
+                ),
+                validate=validate,
+                examples=learning,
+                held_out=checking,
+                collate=as_batch,
+            )
+            set_seed(recipe.seed + number)
+            console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
+            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+            student.save(folder / STATE_FILE)
+            report[name] = validate(student)
+            _write_report(run, report)
+        student.load(folder / STATE_FILE)
+    console.print(table_of(report, distilled))
+    return report
+
+
+def stages_of(recipe: Recipe) -> list[tuple[str, StageConfig | None]]:
+    """The stages by name; without a block there is nothing to align."""
+    align = None if recipe.arm == "sft" else recipe.align
+    return [("align", align), ("joint", recipe.joint)]
+
+
+def counts_of(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:
+    """What the losses of a batch are divided by, to be summed over an accumulated batch."""
+    counts = {"answer": (batch["labels_BS"][:, 1:] != IGNORE).sum()[None]}
+    for name, target_BND in batch["targets"].items():
+        counts[name] = stream_counts(streams[name].kind, target_BND, batch["covered"][name])
+    if RECONSTRUCTION in streams:
+        weights_BNS = batch["tower_weights_BNS"]
+        counts[RECONSTRUCTION] = torch.tensor([weights_BNS.shape[0] * weights_BNS.shape[1]])
+    return counts
+
+
+def step_losses(
+    model: nn.Module,
+    batch: dict[str, Any],
+    counts: Counts,
+    *,
+    recipe: Recipe,
+    streams: dict[str, Stream],
+    stage: str,
+) -> tuple[Numbers, Tensor]:
+    """A batch's share of the loss: answer cross-entropy + lambda * sum_s w_s * L_s.
+
+    In `align` the distillation loss stands alone; the pause arm, which has none, aligns its block
+    by the answers.
+
+    Args:
+        model: The student, as the trainer has wrapped it.
+        batch: Of `student.data.collate`.
+        counts: Over the whole accumulated batch.
+
+    Returns:
+        Each loss by name, and the total to descend.
+    """
+    with_answer = stage == "joint" or not streams
+    result = model(
+        batch["inputs"],
+        batch["labels_BS"],
+        batch["tower_weights_BNS"],
+        with_answer=with_answer,
+    )
+    parts: dict[str, Tensor] = {}
+    total = torch.zeros((), device=batch["labels_BS"].device)
+    if with_answer:
+        answer = answer_sum(result["logits_AV"], result["labels_A"])
+        parts["answer"] = answer / counts["answer"][0].clamp(min=1)
+        total = total + parts["answer"]
+    scale = recipe.distill_weight if with_answer else 1.0
+    for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+        stream = streams[name]
+        sums_P = stream_sums(stream.kind, result["frames"][name], target_BND, covered_B)
+        parts[name] = (sums_P / counts[name].clamp(min=1)).sum()
+        total = total + scale * stream.config.weight * parts[name]
+    return {name: float(value.detach()) for name, value in parts.items()}, total
+
+
+def _claim(run: Path, recipe: Recipe) -> None:
+    """Makes the run's folder, or checks that what is there is of the same recipe."""
+    written = run / "recipe.yaml"
+    if written.is_file():
+        changed = differences(recipe, load_recipe(written))
+        if changed:
+            raise UserError(
+                f"{run} was begun with another recipe ({'; '.join(changed)}); go on with that one, "
+                "or choose another --out"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, written)
+
+
+def _base_checkpoint(recipe: Recipe, run: Path, clips: list[Clip]) -> str:
+    """Path of the backbone's checkpoint; the small one is built once per run."""
+    if recipe.model.path is not None:
+        return recipe.model.path
+    folder = run / "base"
+    if not (folder / "processor_config.json").is_file():
+        examples = list(examples_of(clips, recipe.data.tasks))
+        questions = [example.messages[-1]["content"][-1]["text"] for example in examples]
+        texts = questions + [example.answer for example in examples]
+        build_tiny(folder, recipe.model.tiny, texts, seed=recipe.seed)
+    return str(folder)
+
+
+def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:
+    examples = list(examples_of(clips.values(), recipe.data.tasks))
+    for path in recipe.data.chats:
+        examples += read_chats(path, clips)
+    return examples
+
+
+def _split(examples: list[Example], recipe: Recipe) -> tuple[list[Example], list[Example]]:
+    share = recipe.data.validation
+    checking = [example for example in examples if held_out(example, share)]
+    learning = [example for example in examples if not held_out(example, share)]
+    if not learning or not checking:
+        raise UserError(
+            f"{len(examples)} examples gave {len(learning)} to learn from and {len(checking)} held "
+            "out; both are needed: see data.tasks, data.validation and the corpus' text and labels"
+        )
+    return learning, checking[: recipe.data.validation_limit]
+
+
+def _trainable(student: Student) -> str:
+    return f"{sum(p.numel() for p in student.parameters() if p.requires_grad):,}"
+
+
+def _read_report(run: Path) -> dict[str, Numbers]:
+    path = run / "report.json"
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _write_report(run: Path, report: dict[str, Numbers]) -> None:
+    part = run / "report.json.part"
+    part.write_text(json.dumps(report, indent=1))
+    part.rename(run / "report.json")
+
+
+def table_of(report: dict[str, Numbers], streams: dict[str, Stream]) -> Table:
+    """Validation before and after each stage, beside the mean predictor."""
+    table = Table(title="held-out clips: loss, and metric where higher is better")
+    for heading in ("stream", "metric", "mean predictor", *report):
+        table.add_column(heading, justify="left" if heading == "stream" else "right")
+    answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
+    table.add_row("answer", "loss", "", *answer)
+    for name, stream in streams.items():
+        baseline = next(iter(report.values()))[f"{name}/mean_predictor"]
+        cells = [
+            f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
+            for numbers in report.values()
+        ]
+        table.add_row(name, f"loss, {NAMES[stream.kind]}", _shown(baseline), *cells)
+    return table
+
+
+def _shown(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"
