@@ -1,9 +1,9 @@
 """The samples of a clip: both stages hear exactly the same.
 
-libsndfile reads what it can (wav, flac, ogg, opus, mp3, aiff, au), FFmpeg through PyAV the rest
-(m4a, webm, ...). Only formats in which a seek is exact are sought in; the others are decoded from
-the start and what comes before the clip is dropped. Files are judged by their content, never by
-their names. Whatever cannot be used raises `AudioError` with a short stable reason to count by.
+libsndfile reads what it can seek in to the sample (wav, flac, aiff, au, ...), FFmpeg through PyAV
+the rest (mp3, ogg, opus, m4a, webm, ...), by decoding from the start and dropping what comes before
+the clip: slow for a clip late in a long file, but right. Files are judged by their content, never
+by their names. Whatever cannot be used raises `AudioError` with a short stable reason to count by.
 """
 
 from __future__ import annotations
@@ -12,21 +12,23 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO
+from typing import BinaryIO
 
 import av
-import av.error
 import numpy as np
 import soundfile
 import soxr
+from av.error import FFmpegError
 
 from manifests.clips import Clip
 from manifests.storage import filesystem
 
 MIN_RATE = 1_000
 """Hz; a lower rate holds no audible band, and is a damaged header in practice."""
-INEXACT_SEEK = ("MP3", "OGG")
-"""Formats of libsndfile in which frames after a seek lack what earlier packets would give them."""
+SEEKS_BADLY = ("MP3", "OGG")
+"""Formats in which libsndfile lands elsewhere (Vorbis, near the end) or on frames that lack their
+bit reservoir (MP3), and soundfile seeks at every read. FFmpeg gives the same samples; of some
+Vorbis files it leaves out the last block (3 to 6 ms)."""
 BLOCK = 1 << 18
 """Samples per channel that are decoded at a time, so that many channels need little memory."""
 
@@ -37,7 +39,7 @@ class AudioError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """missing, unreadable, empty, not-finite, beyond-end, too-long or bad-rate."""
+        """missing, unreadable, empty, not-finite, beyond-end, too-long, too-short or bad-rate."""
 
     def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
         return AudioError, (self.reason, str(self))
@@ -70,10 +72,17 @@ def load(clip: Clip, sample_rate: int) -> np.ndarray:
 
 
 def resample(wave: Waveform, sample_rate: int) -> np.ndarray:
-    """The samples at another rate, by soxr's high-quality resampler (linear phase, no delay)."""
+    """The samples at another rate, by soxr's high-quality resampler (linear phase, no delay).
+
+    Raises:
+        AudioError: not one sample is left at the lower rate.
+    """
     if sample_rate == wave.sample_rate:
         return wave.samples
-    return soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
+    samples = soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
+    if not len(samples):
+        raise AudioError("too-short", f"{wave.seconds:.2g} s are no sample at {sample_rate} Hz")
+    return samples
 
 
 def decode(clip: Clip, *, max_seconds: float = 3600.0) -> Waveform:
@@ -86,13 +95,7 @@ def decode(clip: Clip, *, max_seconds: float = 3600.0) -> Waveform:
         AudioError: the file is missing or unreadable, the clip has no samples, samples that are
             not finite, more than `max_seconds`, or a sample rate below `MIN_RATE`.
     """
-    try:
-        samples, sample_rate = _read(_by_libsndfile, clip, max_seconds)
-    except soundfile.LibsndfileError as first:
-        try:
-            samples, sample_rate = _read(_by_ffmpeg, clip, max_seconds)
-        except (av.error.FFmpegError, IndexError, ValueError) as second:
-            raise AudioError("unreadable", f"{clip.uri}: {first}; {second}") from None
+    samples, sample_rate = _samples(clip, max_seconds)
     if not len(samples):
         raise AudioError("empty", f"{clip.uri} has no samples")
     if not np.isfinite(samples).all():
@@ -137,14 +140,14 @@ def _too_long(clip: Clip, seconds: float, limit: float) -> AudioError:
     )
 
 
-def _open(clip: Clip) -> IO[bytes]:
+def _open(clip: Clip) -> BinaryIO:
     files, path = filesystem(clip.uri)
     try:
         if "://" not in clip.uri:
             return open(path, "rb")
         with files.open_input_stream(path) as stream:
             return io.BytesIO(stream.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise AudioError("missing", f"{clip.uri} is not there") from None
     except IsADirectoryError:
         raise AudioError("unreadable", f"{clip.uri} is a folder") from None
@@ -152,18 +155,25 @@ def _open(clip: Clip) -> IO[bytes]:
         raise AudioError("unreadable", f"{clip.uri} may not be read") from None
 
 
-def _read(reader, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
-    with _open(clip) as file:
-        return reader(file, clip, max_seconds)
+def _samples(clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+    """The clip by the first library that can read the file."""
+    reasons = []
+    for reader in (_by_libsndfile, _by_ffmpeg):
+        with _open(clip) as file:
+            try:
+                return reader(file, clip, max_seconds)
+            except (soundfile.SoundFileError, FFmpegError, IndexError, ValueError) as error:
+                reasons.append(str(error))
+    raise AudioError("unreadable", f"{clip.uri}: {'; '.join(reasons)}")
 
 
-def _by_libsndfile(file: IO[bytes], clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+def _by_libsndfile(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
     with soundfile.SoundFile(file) as sound:
+        if sound.format in SEEKS_BADLY:
+            raise ValueError(f"{sound.format} is left to FFmpeg")
         wanted = _Stretch.of(clip, sound.samplerate, sound.frames, max_seconds)
-        if sound.format not in INEXACT_SEEK and sound.frames:
+        if sound.frames:
             sound.seek(wanted.start)
-        else:
-            _skip(sound, wanted.start)
         count = (wanted.stop or 0) - wanted.start
         blocks = []
         while count > 0:
@@ -175,13 +185,10 @@ def _by_libsndfile(file: IO[bytes], clip: Clip, max_seconds: float) -> tuple[np.
         return _joined(blocks), sound.samplerate
 
 
-def _skip(sound: soundfile.SoundFile, count: int) -> None:
-    while count > 0 and (done := len(sound.read(min(count, BLOCK), dtype="float32"))):
-        count -= done
-
-
-def _by_ffmpeg(file: IO[bytes], clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
-    with av.open(file, metadata_errors="ignore") as container:
+def _by_ffmpeg(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
+    # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
+    alone = {"protocol_whitelist": "none"}
+    with av.open(file, mode="r", metadata_errors="ignore", options=alone) as container:
         sample_rate = container.streams.audio[0].codec_context.sample_rate
         wanted = _Stretch.of(clip, sample_rate, None, max_seconds)
         limit = wanted.start + int(max_seconds * sample_rate)
