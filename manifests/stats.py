@@ -98,7 +98,8 @@ def shown(stats: Stats) -> Table:
     for key, label in stats.labels.items():
         over = "at least " if label.distinct == DISTINCT else ""
         many = f"{label.clips:,} clips, {over}{label.distinct:,} values"
-        table.add_row(f"label {key}", f"{many}: {_listed(label.common)}")
+        several = max(label.common.values()) > 1
+        table.add_row(f"label {key}", f"{many}: {_listed(label.common)}" if several else many)
     table.add_row("some ids", ", ".join(stats.some_ids))
     return table
 

@@ -1,0 +1,211 @@
+"""Makes the demo's source: about a hundred clips of real audio, and a JSON-lines manifest of them.
+
+    python -m examples.demo.corpus --out demo/source
+    coat-corpus build demo/source/clips.jsonl --out demo/corpus
+
+Speech with transcripts (Asterisk's voice prompts), sound events (Scratch's library) and notes with
+exact ground truth (played from a soundfont's recordings) come from Debian packages, which are
+downloaded into a cache folder and not installed. Where one is not to be had, synthesis stands in,
+and the terminal says so. The same packages give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import av
+import numpy as np
+import soundfile
+
+from examples.demo import synthetic
+from examples.demo.debian import NotToBeHad, unpacked
+from examples.demo.soundfont import SAMPLE_RATE, Note, SoundFont, additive
+
+Item = TypeVar("Item")
+Row = dict[str, Any]
+
+NUM_SPEECH, NUM_SOUNDS, NUM_NOTES = 45, 35, 25
+VOICE = "en_US_f_Allison"
+SOUND_CATEGORIES = ("Animal", "Effects", "Human", "Percussion")
+INSTRUMENTS = {
+    "piano": (0, 45, 84),
+    "guitar": (24, 43, 76),
+    "violin": (40, 57, 88),
+    "cello": (42, 38, 69),
+    "trumpet": (56, 55, 79),
+    "clarinet": (71, 52, 81),
+    "flute": (73, 62, 88),
+}
+"""Name -> General MIDI program, lowest and highest note that it plays here."""
+
+
+def speech(out: Path) -> Iterator[Row]:
+    """Prompts of 1 to 6 s with four words and more, at 16 kHz."""
+    package = "asterisk-core-sounds-en-g722"
+    prompts = unpacked(package) / "asterisk" / "sounds" / VOICE
+    listing = (
+        unpacked("asterisk-core-sounds-en") / "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+    )
+    lines = gzip.decompress(listing.read_bytes()).decode("utf-8-sig").splitlines()
+    found = []
+    for key, colon, text in (line.partition(": ") for line in lines):
+        file = prompts / f"{key}.g722"
+        said = " ".join(text.strip(" .").split())
+        plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", said) and len(said.split()) >= 4
+        if colon and plain and file.exists() and 1 <= file.stat().st_size / 8000 <= 6:
+            found.append((file, key.replace("/", "-"), said))
+    for file, key, said in _spread(sorted(found), NUM_SPEECH):
+        path = out / "speech" / f"{key}.wav"
+        with av.open(str(file), format="g722") as container:
+            frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
+        soundfile.write(path, np.concatenate(frames), 16000, subtype="PCM_16")
+        labels = {"kind": "speech", "sound": "speech", "language": "en", "speaker": "Allison Smith"}
+        yield _row(path, said, labels, package, "CC-BY-SA-3.0")
+
+
+def synthetic_speech(out: Path) -> Iterator[Row]:
+    """Sentences by espeak-ng."""
+    espeak = synthetic.Espeak()
+    for at, text in enumerate(synthetic.SENTENCES[:NUM_SPEECH]):
+        path = out / "speech" / f"espeak-{at:02d}.wav"
+        soundfile.write(path, espeak.say(text), espeak.sample_rate, subtype="PCM_16")
+        labels = {"kind": "speech", "sound": "speech", "language": "en", "synthetic": True}
+        yield _row(path, text, labels, synthetic.ESPEAK, synthetic.ESPEAK_LICENCE)
+
+
+def sounds(out: Path) -> Iterator[Row]:
+    """Animals, people, things: wav and mp3 files, copied as they are."""
+    package = "scratch"
+    library = unpacked(package) / "scratch" / "Media" / "Sounds"
+    files = [
+        file
+        for category in SOUND_CATEGORIES
+        for file in sorted((library / category).iterdir())
+        if 0.4 <= soundfile.info(file).duration <= 12
+    ]
+    for file in _spread(files, NUM_SOUNDS):
+        path = out / "sounds" / file.name
+        shutil.copyfile(file, path)
+        words = re.findall(r"[A-Z]?[a-z]+", file.stem)
+        name = " ".join(words).lower().removesuffix(" female").removesuffix(" male")
+        labels = {"kind": "sound event", "sound": name, "category": file.parent.name.lower()}
+        yield _row(path, None, labels, package, "CC-BY-SA-3.0")
+
+
+def synthetic_sounds(out: Path) -> Iterator[Row]:
+    """Noise, beeps and the like."""
+    for at in range(NUM_SOUNDS):
+        name = synthetic.SOUNDS[at % len(synthetic.SOUNDS)]
+        path = out / "sounds" / f"{name.replace(' ', '-')}-{at:02d}.wav"
+        wave = synthetic.sound(name, 1.5 + at % 4, at)
+        soundfile.write(path, wave, synthetic.SAMPLE_RATE, subtype="PCM_16")
+        labels = {"kind": "sound event", "sound": name, "synthetic": True}
+        yield _row(path, None, labels, "none", "CC0-1.0")
+
+
+def notes(out: Path) -> Iterator[Row]:
+    """Melodies, and every fifth clip chords, played by a soundfont's instruments."""
+    package = "timgm6mb-soundfont"
+    font = SoundFont(unpacked(package) / "sounds" / "sf2" / "TimGM6mb.sf2")
+    yield from _notes(out, font.play, package, "GPL-2.0-only")
+
+
+def synthetic_notes(out: Path) -> Iterator[Row]:
+    """The same notes by additive synthesis."""
+    yield from _notes(out, lambda _, score, seconds: additive(score, seconds), "none", "CC0-1.0")
+
+
+def _notes(
+    out: Path,
+    play: Callable[[int, Sequence[Note], float], np.ndarray],
+    package: str,
+    licence: str,
+) -> Iterator[Row]:
+    for at in range(NUM_NOTES):
+        name, (program, lowest, highest) = list(INSTRUMENTS.items())[at % len(INSTRUMENTS)]
+        score = _score(random.Random(f"notes {at}"), lowest, highest, chords=at % 5 == 4)
+        path = out / "notes" / f"{name}-{at:02d}.wav"
+        seconds = score[-1].offset_s + 0.3
+        soundfile.write(path, play(program, score, seconds), SAMPLE_RATE, subtype="PCM_16")
+        times = [[note.onset_s, note.offset_s, note.midi] for note in score]
+        labels = {"kind": "notes", "sound": name, "notes": times}
+        yield _row(path, None, labels, package, licence)
+
+
+def _score(rng: random.Random, lowest: int, highest: int, *, chords: bool) -> list[Note]:
+    """About five seconds of notes."""
+    score = []
+    time = 0.2
+    while time < 4.5:
+        length = rng.choice((1.0, 1.5) if chords else (0.4, 0.6, 0.8))
+        root = rng.randint(lowest, highest - 7 if chords else highest)
+        for midi in (root, root + rng.choice((3, 4)), root + 7) if chords else (root,):
+            score.append(Note(round(time, 3), round(time + length, 3), midi))
+        time += length + 0.1
+    return score
+
+
+def _spread(items: Sequence[Item], count: int) -> list[Item]:
+    """That many of the items, evenly spread over their order."""
+    return [items[at * len(items) // count] for at in range(min(count, len(items)))]
+
+
+def _row(path: Path, text: str | None, labels: Row, package: str, licence: str) -> Row:
+    return {
+        "id": f"{path.parent.name}-{path.stem}",
+        "audio_filepath": f"{path.parent.name}/{path.name}",
+        "duration": soundfile.info(path).duration,
+        "text": text,
+        "labels": labels,
+        "source_package": package,
+        "licence": licence,
+    }
+
+
+def make(out: Path) -> list[Row]:
+    """Writes the audio and `clips.jsonl` into a folder, and returns the manifest's rows."""
+    rows: list[Row] = []
+    for what, real, stand_in in (
+        ("speech", speech, synthetic_speech),
+        ("sounds", sounds, synthetic_sounds),
+        ("notes", notes, synthetic_notes),
+    ):
+        (out / what).mkdir(parents=True, exist_ok=True)
+        try:
+            made = list(real(out))
+        except NotToBeHad as reason:
+            print(f"NO REAL {what.upper()}: {reason}. Synthesis stands in.")
+            try:
+                made = list(stand_in(out))
+            except NotToBeHad as second:
+                print(f"NO {what.upper()} AT ALL: {second}. The demo goes on without.")
+                made = []
+        rows += made
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (out / "clips.jsonl").write_text("".join(lines), encoding="utf-8")
+    return rows
+
+
+def main() -> None:
+    """Entry point."""
+    parser = argparse.ArgumentParser(description="Make the demo's audio and its manifest.")
+    parser.add_argument("--out", type=Path, default=Path("demo/source"), help="folder to write")
+    out = parser.parse_args().out
+    rows = make(out)
+    for package in dict.fromkeys((row["source_package"], row["licence"]) for row in rows):
+        mine = [row for row in rows if (row["source_package"], row["licence"]) == package]
+        minutes = sum(row["duration"] for row in mine) / 60
+        print(f"{len(mine):4d} clips {minutes:5.1f} min  {package[0]} ({package[1]})")
+    print(f"{len(rows):4d} clips {sum(row['duration'] for row in rows) / 60:5.1f} min  in {out}")
+
+
+if __name__ == "__main__":
+    main()

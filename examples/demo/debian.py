@@ -1,0 +1,52 @@
+"""Files of Debian packages, without root and with nothing installed.
+
+`apt-get download` checks a package against the signed package lists and `dpkg-deb -x` unpacks it
+into a cache folder. That works on Debian and its descendants; elsewhere the demo does without.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+class NotToBeHad(Exception):
+    """A package that cannot be had here; the message says why."""
+
+
+def downloads() -> Path:
+    """Where packages are kept: $COAT_DEMO_DOWNLOADS, or a folder in ~/.cache."""
+    default = Path.home() / ".cache" / "coat-distill" / "demo"
+    return Path(os.environ.get("COAT_DEMO_DOWNLOADS", default)).absolute()
+
+
+def unpacked(package: str) -> Path:
+    """The root of a package's files; downloads and unpacks what is not there yet.
+
+    Raises:
+        NotToBeHad: there is no apt, it does not know the package, or it cannot reach its archive.
+    """
+    folder = downloads()
+    folder.mkdir(parents=True, exist_ok=True)
+    if not list(folder.glob(f"{package}_*.deb")):
+        print(f"downloading the Debian package {package} ...", flush=True)
+        _run(["apt-get", "download", package], folder)
+    deb = sorted(folder.glob(f"{package}_*.deb"))[-1]
+    root = folder / "unpacked" / deb.stem
+    if not root.exists():
+        partial = root.with_name(f"{root.name}.{os.getpid()}")
+        partial.mkdir(parents=True)
+        _run(["dpkg-deb", "-x", str(deb), str(partial)], folder)
+        partial.rename(root)
+    return root / "usr" / "share"
+
+
+def _run(command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise NotToBeHad(f"this machine has no {command[0]}") from None
+    if done.returncode:
+        said = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise NotToBeHad(f"{' '.join(command[:3])} failed: {said}")
