@@ -154,12 +154,12 @@ class Worker:
         for part in parts:
             merge(whole, part)
         for stream, sums in whole.sums.items():
-            loss = sums.codec_loss(spec.stream(stream))
-            if loss > MAX_CODEC_LOSS:
-                codec = spec.stream(stream).codec
+            codec = spec.stream(stream).codec
+            loss, limit = sums.codec_loss(spec.stream(stream)), MAX_CODEC_LOSS[codec]
+            if loss > limit:
                 raise UserError(
                     f"codec {codec} loses {loss:.3f} of {spec.name}.{stream} (shard {shard}), the "
-                    f"limit is {MAX_CODEC_LOSS}; set teacher.{spec.name}.codecs.{stream}: fp16"
+                    f"limit is {limit}; set teacher.{spec.name}.codecs.{stream}: fp16"
                 )
         place = {clip_id: at for at, clip_id in enumerate(clip_ids)}
         return shards.write(
