@@ -58,8 +58,10 @@ def add_block(
             f"the checkpoint already has a longer block than block.tokens={num_positions}; "
             "use the number of positions that it was trained with"
         )
-    tokenizer.add_special_tokens({"extra_special_tokens": tokens}, replace_extra_special_tokens=False)
-    ids = tuple(tokenizer.convert_tokens_to_ids(tokens))
+    tokenizer.add_special_tokens(
+        {"extra_special_tokens": tokens}, replace_extra_special_tokens=False
+    )
+    ids = tuple(tokenizer.get_vocab()[token] for token in tokens)
     table = _weight(model.get_input_embeddings())
     num_base_rows = len(table)
     if max(ids) >= num_base_rows:

@@ -1,36 +1,43 @@
-"""`coat-student`: trains students from teacher caches, and asks them."""
+"""`coat-student`: trains students from teacher caches, and asks them. Parses and calls.
+
+What needs torch is imported by the command that needs it: `--help` and a mistyped recipe answer at
+once.
+"""
 
 from __future__ import annotations
 
 from manifests.console import console, run_command
+from student.config import TrainOptions
 
 
-def generate(run: str, audio: list[str], *, question: str = "What is said?") -> None:
-    """Answers a question about each audio file.
+def train(options: TrainOptions) -> None:
+    """Train a student from a corpus and its teacher cache, or go on with an unfinished run."""
+    from student.train import train as run_training
+
+    run_training(options)
+
+
+def generate(audio: str, question: str, *, run: str = "run", max_tokens: int = 128) -> None:
+    """Answer a question about an audio file.
 
     Args:
-        run: Folder of a finished run.
-        audio: Audio files.
+        audio: Audio file.
         question: What is asked.
+        run: Folder of the run.
+        max_tokens: Longest answer.
     """
     from student.generate import TrainedStudent
 
-    for path, answer in zip(audio, TrainedStudent(run).answer(audio, question), strict=True):
-        console.print(f"{path}: {answer}" if len(audio) > 1 else answer, markup=False)
+    (answer,) = TrainedStudent(run).answer([audio], question, max_tokens=max_tokens)
+    console.print(answer, markup=False)
 
 
 def main() -> None:
     """Entry point of `coat-student`."""
-    from student.train import TrainOptions, train
-
-    def train_command(options: TrainOptions) -> None:
-        """Trains a student from a corpus and its teacher cache, or goes on with a run."""
-        train(options)
-
     run_command(
         "coat-student",
-        {"train": train_command, "generate": generate},
-        description="Continuous audio thinking: students that learn from a teacher cache.",
+        {"train": train, "generate": generate},
+        description="Students that learn continuous audio thinking from a teacher cache.",
     )
 
 

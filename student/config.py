@@ -95,10 +95,12 @@ class HeadConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.frames_per_position >= 1, "heads.frames_per_position", "at least 1",
-                 self.frames_per_position)  # fmt: skip
-        _require(self.width % self.attention_heads == 0, "heads.width",
-                 f"a multiple of heads.attention_heads ({self.attention_heads})", self.width)  # fmt: skip
+        per_position, wanted = (
+            self.frames_per_position,
+            f"a multiple of {self.attention_heads} heads",
+        )
+        _require(per_position >= 1, "heads.frames_per_position", "at least 1", per_position)
+        _require(self.width % self.attention_heads == 0, "heads.width", wanted, self.width)
         _require(0 <= self.dropout < 1, "heads.dropout", "in [0, 1)", self.dropout)
 
 
@@ -240,6 +242,22 @@ class Recipe:
             _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
         if self.joint is not None:
             _require(self.joint.train != "rows", "joint.train", "'lora' or 'full'", "rows")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Recipe):
+    """A recipe, and what it is run on."""
+
+    corpus: str
+    """Folder or address of the corpus."""
+    cache: str | list[str]
+    """Folder or address of the teacher cache, or several."""
+    out: str
+    """Folder of the run; an unfinished run goes on."""
+
+    def recipe(self) -> Recipe:
+        """The recipe alone."""
+        return Recipe(**{item.name: getattr(self, item.name) for item in fields(Recipe)})
 
 
 def _parser() -> ArgumentParser:

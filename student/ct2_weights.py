@@ -87,10 +87,16 @@ def load_whisper_encoder(encoder: Qwen2AudioEncoder, path: Path | None = None) -
         return torch.from_numpy(variables[f"encoder/{name}"].astype(np.float32))
 
     def both(ours: str, theirs: str) -> dict[str, Tensor]:
-        return {f"{ours}.weight": tensor(f"{theirs}/weight"), f"{ours}.bias": tensor(f"{theirs}/bias")}
+        return {
+            f"{ours}.weight": tensor(f"{theirs}/weight"),
+            f"{ours}.bias": tensor(f"{theirs}/bias"),
+        }
 
     def norm(ours: str, theirs: str) -> dict[str, Tensor]:
-        return {f"{ours}.weight": tensor(f"{theirs}/gamma"), f"{ours}.bias": tensor(f"{theirs}/beta")}
+        return {
+            f"{ours}.weight": tensor(f"{theirs}/gamma"),
+            f"{ours}.bias": tensor(f"{theirs}/beta"),
+        }
 
     positions = tensor("position_encodings/encodings")[: encoder.max_source_positions]
     state = {"embed_positions.weight": positions}

@@ -8,7 +8,7 @@ A clip that lacks a stream keeps its place in the batch with that stream masked.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase, ProcessorMixin
+from transformers import PreTrainedTokenizerBase
 
 from manifests import audio
 from manifests.clips import Clip
@@ -40,10 +40,10 @@ TOKENS_PER_SECOND = 25
 class Prompter:
     """Turns conversations into model inputs, and answers into tokens."""
 
-    def __init__(self, backbone: Backbone, processor: ProcessorMixin) -> None:
+    def __init__(self, backbone: Backbone, processor: Any) -> None:
         self.backbone = backbone
         self.processor = processor
-        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer  # pyright: ignore
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
         self._end = self._turn_end()
 
     def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
@@ -205,12 +205,13 @@ def collate(
     }
 
 
-def usable(clips: Sequence[Clip], streams: Mapping[str, Stream], max_seconds: float) -> list[Clip]:
+def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: float) -> list[Clip]:
     """The clips that a model can hear whole; says how many are left out, and each stream's reach.
 
     Raises:
         UserError: no clip is left, or a stream has targets for none of them.
     """
+    clips = list(clips)
     kept = [clip for clip in clips if MIN_SECONDS <= _seconds(clip, streams) <= max_seconds]
     if len(kept) < len(clips):
         logger.warning(
@@ -218,7 +219,9 @@ def usable(clips: Sequence[Clip], streams: Mapping[str, Stream], max_seconds: fl
             len(clips) - len(kept), len(clips), MIN_SECONDS, max_seconds,
         )  # fmt: skip
     if not kept:
-        raise UserError(f"none of the corpus' {len(clips)} clips can be used; see data.max_duration")
+        raise UserError(
+            f"none of the corpus' {len(clips)} clips can be used; see data.max_duration"
+        )
     for stream in streams.values():
         covered = sum(stream.covers(clip.clip_id) for clip in kept)
         if not covered:

@@ -78,9 +78,10 @@ class TrainedStudent:
         """
         inputs = self.inputs(conversations, waves)
         tokenizer = self.prompter.tokenizer
+        model: Any = self.student.base
         block = self.student.block
         with torch.no_grad():
-            ids_BS = self.student.base.generate(
+            ids_BS = model.generate(
                 **inputs,
                 max_new_tokens=max_tokens,
                 do_sample=False,
@@ -101,7 +102,7 @@ class TrainedStudent:
             ids_S = prompt.pop("input_ids")[0]
             rows.append({"input_ids": ids_S, "labels": ids_S, "audio": prompt, "targets": {},
                          "tower_weights": None})  # fmt: skip
-        pad_id = int(self.prompter.tokenizer.pad_token_id or 0)
+        pad_id = self.processor.tokenizer.pad_token_id
         batch = collate(rows, grid=Grid(streams={}, num_frames=0), pad_id=pad_id, left=True)
         device = self.student.tower_mean_H.device
         return {name: value.to(device) for name, value in batch["inputs"].items()}

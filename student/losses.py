@@ -63,9 +63,7 @@ def _features(output_BND: Tensor, target_BND: Tensor) -> Tensor:
 
 
 def _multilabel(output_BND: Tensor, target_BND: Tensor) -> Tensor:
-    loss_BND = functional.binary_cross_entropy_with_logits(
-        output_BND, target_BND, reduction="none"
-    )
+    loss_BND = functional.binary_cross_entropy_with_logits(output_BND, target_BND, reduction="none")
     return loss_BND.mean(-1)[None]
 
 

@@ -71,9 +71,7 @@ def mean_average_precision(scores_ND: np.ndarray, present_ND: np.ndarray) -> flo
     columns = np.flatnonzero((count_D > 0) & (count_D < len(present_ND)))
     if not len(columns):
         return float("nan")
-    return float(
-        np.mean([average_precision(scores_ND[:, d], present_ND[:, d]) for d in columns])
-    )
+    return float(np.mean([average_precision(scores_ND[:, d], present_ND[:, d]) for d in columns]))
 
 
 def average_precision(scores_N: np.ndarray, present_N: np.ndarray) -> float:

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig, PreTrainedModel, ProcessorMixin
+from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from manifests.errors import UserError
 from student.backbones.protocol import Backbone
@@ -36,6 +36,9 @@ class Student(nn.Module):
     a block that trains it in full.
     """
 
+    tower_mean_H: Tensor
+    tower_std_H: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -55,7 +58,7 @@ class Student(nn.Module):
         self.heads = nn.ModuleDict(
             {
                 stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
-                                       dim=stream.dim, config=config)
+                                       dim=stream.dim or width, config=config)
                 for stream in streams.values()
             }
         )  # fmt: skip
@@ -66,7 +69,9 @@ class Student(nn.Module):
     @property
     def base(self) -> PreTrainedModel:
         """The backbone itself, with adapters in place."""
-        return self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        assert isinstance(base, PreTrainedModel)
+        return base
 
     def forward(
         self,
@@ -95,7 +100,7 @@ class Student(nn.Module):
         if with_answer:
             answer_BS = labels_BS[:, 1:] != IGNORE
             states_AH = outputs.last_hidden_state[:, :-1][answer_BS]
-            result["logits_AV"] = self.base.get_output_embeddings()(states_AH)
+            result["logits_AV"] = self.base.lm_head(states_AH)
             result["labels_A"] = labels_BS[:, 1:][answer_BS]
         if self.heads:
             hidden_BKH = self._thinking(outputs.hidden_states[self.tap], inputs["input_ids"])
@@ -176,9 +181,7 @@ def tapped_layer(layer: int | None, num_layers: int) -> int:
     return chosen % (num_layers + 1)
 
 
-def load_backbone(
-    config: ModelConfig, path: str
-) -> tuple[Backbone, PreTrainedModel, ProcessorMixin]:
+def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Any]:
     """A checkpoint with the adapter that knows it."""
     backbone = backbone_for(path)
     quantization = None
@@ -198,7 +201,7 @@ def build_student(
     recipe: Recipe,
     backbone: Backbone,
     model: PreTrainedModel,
-    processor: ProcessorMixin,
+    processor: Any,
     streams: Mapping[str, Stream],
 ) -> Student:
     """Gives a backbone the block, the adapters and the heads that the recipe asks for.
@@ -209,22 +212,20 @@ def build_student(
     block = None
     if recipe.arm != "sft":
         num_positions = recipe.block.tokens
-        block = add_block(model, processor.tokenizer, num_positions)  # pyright: ignore
+        block = add_block(model, processor.tokenizer, num_positions)
         template = template_with_block(
             str(processor.chat_template),
             num_positions,
             placement=recipe.block.placement,
             audio_end=backbone.audio_end,
         )
-        processor.chat_template = processor.tokenizer.chat_template = template  # pyright: ignore
+        processor.chat_template = processor.tokenizer.chat_template = template
     if recipe.model.remember_audio:
         if not backbone.inputs_in_rows:
             raise UserError("model.remember_audio is not for this backbone; take it out")
         remember_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
-    distilled = {
-        name: stream for name, stream in streams.items() if recipe.arm == "coat"
-    }
+    distilled = {name: stream for name, stream in streams.items() if recipe.arm == "coat"}
     return Student(backbone, wrapped, block, distilled, recipe.heads)
 
 

@@ -29,6 +29,7 @@ class Stream:
     """`TEACHER.STREAM`, or `reconstruction`."""
     kind: Kind
     dim: int
+    """Width D; 0 stands for the backbone's own width."""
     config: StreamConfig
     reader: StreamReader | None = None
     """None for `reconstruction`."""
@@ -53,14 +54,13 @@ class Stream:
 
 
 def open_streams(
-    caches: Sequence[str], wanted: Mapping[str, StreamConfig] | None, *, hidden_size: int
+    caches: Sequence[str], wanted: Mapping[str, StreamConfig] | None
 ) -> dict[str, Stream]:
     """The wanted streams, each from the first cache that has its teacher.
 
     Args:
         caches: Folders or addresses.
         wanted: Stream -> how it is supervised; every stream that can be learnt if None.
-        hidden_size: H, the width of `reconstruction`.
 
     Raises:
         UserError: no cache has the stream, or it is not one to learn from.
@@ -68,7 +68,7 @@ def open_streams(
     readers = [CacheReader(cache) for cache in caches]
     if wanted is None:
         wanted = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
-    return {name: _open(name, config, readers, hidden_size) for name, config in wanted.items()}
+    return {name: _open(name, config, readers) for name, config in wanted.items()}
 
 
 def _learnable(reader: CacheReader) -> list[str]:
@@ -80,11 +80,9 @@ def _learnable(reader: CacheReader) -> list[str]:
     ]
 
 
-def _open(
-    name: str, config: StreamConfig, readers: Sequence[CacheReader], hidden_size: int
-) -> Stream:
+def _open(name: str, config: StreamConfig, readers: Sequence[CacheReader]) -> Stream:
     if name == RECONSTRUCTION:
-        return Stream(name=name, kind="features", dim=hidden_size, config=config)
+        return Stream(name=name, kind="features", dim=0, config=config)
     teacher = name.partition(".")[0].partition("@")[0]
     for cache in readers:
         if teacher not in cache.teachers:

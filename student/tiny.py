@@ -45,9 +45,8 @@ def build_tiny(folder: Path, config: TinyConfig, texts: Iterable[str], *, seed: 
             logger.warning("the audio tower starts from random weights: %s", error)
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=config.window_s)
     processor = Qwen2AudioProcessor(extractor, tokenizer)
-    model.generation_config.update(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
+    ids = tokenizer.get_vocab()
+    model.generation_config.update(eos_token_id=ids[EOS], pad_token_id=ids[PAD])
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 
@@ -82,6 +81,7 @@ def _config(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Audi
         encoder_ffn_dim=1536,
         max_source_positions=50 * config.window_s,
     )
+    ids = tokenizer.get_vocab()
     text = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -91,13 +91,12 @@ def _config(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2Audi
         intermediate_size=config.feed_forward,
         max_position_embeddings=4096,
         tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=ids[PAD],
+        eos_token_id=ids[EOS],
         bos_token_id=None,
     )
     return Qwen2AudioConfig(
         audio_config=audio,
         text_config=text,
-        audio_token_index=tokenizer.convert_tokens_to_ids(AUDIO),
-        tie_word_embeddings=False,
+        audio_token_index=ids[AUDIO],
     )

@@ -12,7 +12,6 @@ import functools
 import json
 import logging
 import math
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,14 @@ from manifests.clips import Clip
 from manifests.console import console
 from manifests.corpus import Corpus
 from manifests.errors import UserError
-from student.config import Recipe, StageConfig, differences, load_recipe, save_recipe
+from student.config import (
+    Recipe,
+    StageConfig,
+    TrainOptions,
+    differences,
+    load_recipe,
+    save_recipe,
+)
 from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
 from student.losses import answer_sum, stream_counts, stream_sums
 from student.metrics import NAMES
@@ -51,22 +57,6 @@ CALIBRATION_EXAMPLES = 256
 """Training examples that means and deviations are measured on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainOptions(Recipe):
-    """A recipe, and what it is run on."""
-
-    corpus: str
-    """Folder or address of the corpus."""
-    cache: str | list[str]
-    """Folder or address of the teacher cache, or several."""
-    out: str
-    """Folder of the run; an unfinished run goes on."""
-
-    def recipe(self) -> Recipe:
-        """The recipe alone."""
-        return Recipe(**{item.name: getattr(self, item.name) for item in fields(Recipe)})
-
-
 def train(options: TrainOptions) -> dict[str, Numbers]:
     """Trains a student through the recipe's stages, or goes on with an unfinished run.
 
@@ -74,20 +64,21 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         `before` and each stage -> the numbers of its validation.
     """
     recipe, run = options.recipe(), Path(options.out)
-    _claim(run, recipe)
+    _check_same(run, recipe)
 
     # Data: which clips, what is asked about them, and what the teachers heard in them.
-    all_clips = list(Corpus(options.corpus).clips())
-    base = _base_checkpoint(recipe, run, all_clips)
-    backbone, model, processor = load_backbone(recipe.model, base)
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
-    hidden_size = model.config.get_text_config().hidden_size
-    streams = open_streams(caches, recipe.streams, hidden_size=hidden_size)
-    clips = {clip.clip_id: clip for clip in usable(all_clips, streams, recipe.data.max_duration)}
+    streams = open_streams(caches, recipe.streams)
+    heard = usable(Corpus(options.corpus).clips(), streams, recipe.data.max_duration)
+    clips = {clip.clip_id: clip for clip in heard}
     learning, checking = _split(_examples(recipe, clips), recipe)
     console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
 
     # Model: the backbone with its block, adapters and heads.
+    run.mkdir(parents=True, exist_ok=True)
+    base = _base_checkpoint(recipe, run, learning)
+    save_recipe(recipe, run / "recipe.yaml")
+    backbone, model, processor = load_backbone(recipe.model, base)
     student = build_student(recipe, backbone, model, processor, streams)
     processor.save_pretrained(run / "processor")
     distilled = streams if recipe.arm == "coat" else {}
@@ -102,7 +93,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         keep=recipe.data.keep_in_memory,
     )
     learning, checking = as_dataset(learning), as_dataset(checking)
-    pad_id = processor.tokenizer.pad_token_id  # pyright: ignore
+    pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student.to(device)
@@ -130,9 +121,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
                 stage,
                 training_arguments(recipe, stage, folder, seed=recipe.seed + number),
                 count=functools.partial(counts_of, streams=distilled),
-                losses=functools.partial(
-                    step_losses, recipe=recipe, streams=distilled, stage=name
-                ),
+                losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
                 validate=validate,
                 examples=learning,
                 held_out=checking,
@@ -210,8 +199,8 @@ def step_losses(
     return {name: float(value.detach()) for name, value in parts.items()}, total
 
 
-def _claim(run: Path, recipe: Recipe) -> None:
-    """Makes the run's folder, or checks that what is there is of the same recipe."""
+def _check_same(run: Path, recipe: Recipe) -> None:
+    """Refuses to go on with a run of another recipe."""
     written = run / "recipe.yaml"
     if written.is_file():
         changed = differences(recipe, load_recipe(written))
@@ -220,17 +209,14 @@ def _claim(run: Path, recipe: Recipe) -> None:
                 f"{run} was begun with another recipe ({'; '.join(changed)}); go on with that one, "
                 "or choose another --out"
             )
-    run.mkdir(parents=True, exist_ok=True)
-    save_recipe(recipe, written)
 
 
-def _base_checkpoint(recipe: Recipe, run: Path, clips: list[Clip]) -> str:
+def _base_checkpoint(recipe: Recipe, run: Path, examples: list[Example]) -> str:
     """Path of the backbone's checkpoint; the small one is built once per run."""
     if recipe.model.path is not None:
         return recipe.model.path
     folder = run / "base"
-    if not (folder / "processor_config.json").is_file():
-        examples = list(examples_of(clips, recipe.data.tasks))
+    if not (run / "recipe.yaml").is_file():
         questions = [example.messages[-1]["content"][-1]["text"] for example in examples]
         texts = questions + [example.answer for example in examples]
         build_tiny(folder, recipe.model.tiny, texts, seed=recipe.seed)

@@ -75,7 +75,7 @@ class StudentTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(_Progress())
-        self.add_callback(_JsonLines(Path(arguments.output_dir)))
+        self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -86,9 +86,7 @@ class StudentTrainer(Trainer):
         for batch in batches:
             for name, count_P in self._count(batch).items():
                 counts[name] = counts.get(name, 0) + count_P.to(device, torch.float32)
-        return batches, {
-            name: self.accelerator.reduce(count_P) for name, count_P in counts.items()
-        }
+        return batches, {name: self.accelerator.reduce(count_P) for name, count_P in counts.items()}
 
     def compute_loss(
         self,
@@ -113,10 +111,10 @@ class StudentTrainer(Trainer):
                 "heads": self._stage.heads_lr,
             }
             groups = {part: [] for part in rates}
-            for name, parameter in (model or self.model).named_parameters():
+            for name, parameter in self.student.named_parameters():
                 if parameter.requires_grad:
-                    groups[self.student.part(name.removeprefix("module."))].append(parameter)
-            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+                    groups[self.student.part(name)].append(parameter)
+            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args)
             settings.pop("lr")
             self.optimizer = optimizer(
                 [
@@ -155,7 +153,9 @@ class StudentTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            self.student.save(Path(output_dir or str(self.args.output_dir)) / STATE_FILE, state_dict)
+            self.student.save(
+                Path(output_dir or str(self.args.output_dir)) / STATE_FILE, state_dict
+            )
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.student.load(Path(resume_from_checkpoint) / STATE_FILE)

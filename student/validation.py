@@ -62,9 +62,9 @@ class Validator:
         for batch in self._batches:
             batch = to_device(batch, student.tower_mean_H.device)
             result = student(batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"])
-            sums["answer"] = sums["answer"] + answer_sum(
-                result["logits_AV"], result["labels_A"]
-            ).cpu()
+            sums["answer"] = (
+                sums["answer"] + answer_sum(result["logits_AV"], result["labels_A"]).cpu()
+            )
             counts["answer"] = counts["answer"] + len(result["labels_A"])
             for name, (target_BND, covered_B) in stream_targets(batch, result).items():
                 kind = self._streams[name].kind
@@ -87,9 +87,7 @@ class Validator:
         threshold = stream.config.threshold
         return {
             f"{name}/metric": stream_metric(stream.kind, output_MD, target_MD, threshold),
-            f"{name}/mean_predictor": stream_metric(
-                stream.kind, constant_MD, target_MD, threshold
-            ),
+            f"{name}/mean_predictor": stream_metric(stream.kind, constant_MD, target_MD, threshold),
         }
 
 

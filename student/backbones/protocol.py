@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel
 
 # Legend: B clips, S tokens.
 
@@ -36,12 +36,12 @@ class Backbone(Protocol):
 
     def load(
         self, path: str, *, dtype: str | torch.dtype, quantization: Any
-    ) -> tuple[PreTrainedModel, ProcessorMixin]:
+    ) -> tuple[PreTrainedModel, Any]:
         """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
         ...
 
     def prepare(
-        self, processor: ProcessorMixin, prompt: str, waves: Sequence[np.ndarray]
+        self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
         """A rendered prompt and its audio as model inputs.
 

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
-    ProcessorMixin,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
 )
@@ -32,14 +31,14 @@ class Qwen2Audio:
 
     def load(
         self, path: str, *, dtype: str | torch.dtype, quantization: Any
-    ) -> tuple[PreTrainedModel, ProcessorMixin]:
+    ) -> tuple[PreTrainedModel, Any]:
         model = Qwen2AudioForConditionalGeneration.from_pretrained(
             path, dtype=dtype, quantization_config=quantization
         )
         return model, Qwen2AudioProcessor.from_pretrained(path)
 
     def prepare(
-        self, processor: ProcessorMixin, prompt: str, waves: Sequence[np.ndarray]
+        self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
         inputs = processor(
             text=[prompt],
