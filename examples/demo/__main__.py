@@ -1,0 +1,133 @@
+"""The demo: both stages on a hundred real clips, by the commands that one would type oneself.
+
+    make demo
+
+It prints each command before it runs it and ends with a table of what came out. Everything lies in
+demo/; running it again goes on from what is there.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from manifests.layout import Layout
+from pipeline.status import status
+
+OUT = Path("demo")
+RECIPE = Path("student/recipes/demo.yaml")
+BIN = Path(sys.executable).parent
+console = Console(highlight=False)
+
+
+def run(*command: str | Path) -> float:
+    """Runs one command of ours, shown as one would type it; the seconds that it took."""
+    words = [str(word) for word in command]
+    console.print(f"\n[bold]$ {shlex.join(words)}[/bold]")
+    if words[0].startswith("coat-"):
+        words[0] = str(BIN / words[0])
+    began = time.monotonic()
+    done = subprocess.run(words, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return time.monotonic() - began
+
+
+def main() -> None:
+    """Corpus, cache, student, table."""
+    corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
+    seconds = {
+        "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
+        + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
+              "--clips-per-shard", "16"),
+        "teacher cache": run("coat-cache", "build", "--corpus", corpus, "--cache", cache),
+        "student": run("coat-student", "train", "--config", RECIPE, "--corpus", corpus,
+                       "--cache", cache, "--out", student),
+    }  # fmt: skip
+    console.print()
+    console.print(cache_table(cache))
+    console.print(student_table(student))
+    for step, taken in seconds.items():
+        console.print(f"{step:>14}: {taken:6.1f} s")
+    console.print(
+        f"\ncorpus   {corpus}\ncache    {cache}   (coat-cache status --cache {cache})"
+        f"\nstudent  {student}   (tensorboard --logdir {student})"
+        "\n\nLook at one clip:  "
+        f"coat-cache show {first_clip(cache)} --cache {cache}"
+        f"\nAsk the student:   coat-student generate {first_audio(cache)} "
+        f'"What is said?" --run {student}'
+    )
+
+
+def cache_table(cache: Path) -> Table:
+    """What stage 1 wrote, by teacher."""
+    table = Table(title="Stage 1: the teacher cache")
+    for heading in ("teacher", "clips", "hours", "x real time", "MB per audio hour", "failed"):
+        table.add_column(heading, justify="left" if heading == "teacher" else "right")
+    lines = status(Layout.open(cache))
+    for line in lines:
+        heard = line.audio_hours * 3600
+        table.add_row(
+            line.teacher,
+            str(line.rows),
+            f"{line.audio_hours:.3f}",
+            f"{heard / line.extract_seconds:.1f}" if line.extract_seconds else "-",
+            f"{line.cache_bytes / 1e6 / line.audio_hours:.1f}" if line.audio_hours else "-",
+            str(line.failures.total()),
+        )
+    heard = max(line.audio_hours for line in lines) * 3600
+    table.add_section()
+    table.add_row(
+        "all, one worker",
+        str(max(line.rows for line in lines)),
+        f"{heard / 3600:.3f}",
+        f"{heard / sum(line.extract_seconds for line in lines):.1f}",
+        f"{sum(line.cache_bytes for line in lines) / 1e6 / (heard / 3600):.1f}",
+        str(sum(line.failures.total() for line in lines)),
+    )
+    return table
+
+
+def student_table(student: Path) -> Table:
+    """What stage 2 learned, on held-out clips."""
+    report = json.loads((student / "report.json").read_text())
+    before, after = report["before"], report["joint"]
+    table = Table(title="Stage 2: what the student's heads read, on held-out clips")
+    for heading in ("stream", "stream's mean", "before", "after", "better than the mean by"):
+        table.add_column(heading, justify="left" if heading == "stream" else "right")
+    for key in before:
+        name, slash, what = key.rpartition("/")
+        if not slash or what != "metric":
+            continue
+        mean = before[f"{name}/mean_predictor"]
+        table.add_row(
+            name,
+            f"{mean:.3f}",
+            f"{before[key]:.3f}",
+            f"{after[key]:.3f}",
+            f"{after[key] - mean:+.3f}",
+        )
+    return table
+
+
+def first_clip(cache: Path) -> str:
+    """Id of a clip to look at."""
+    layout = Layout.open(cache)
+    return layout.corpus(layout.corpora()[0]).shard_ids(0)[0]
+
+
+def first_audio(cache: Path) -> str:
+    """File of a clip with words."""
+    layout = Layout.open(cache)
+    return next(clip.uri for clip in layout.corpus(layout.corpora()[0]).clips() if clip.text)
+
+
+if __name__ == "__main__":
+    main()
