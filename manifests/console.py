@@ -49,7 +49,7 @@ class _Parser(ArgumentParser):
     """
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        action = super().add_argument(*names, **options)
+        action: Any = super().add_argument(*names, **options)
         if options.get("type") is bool:
             action.nargs, action.const, action.metavar = "?", True, "BOOL"
         return action
@@ -84,7 +84,7 @@ def run_command(
     try:
         sys.exit(_run(name, commands, description, arguments))
     except UserError as error:
-        print(f"{name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)

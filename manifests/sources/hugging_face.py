@@ -136,20 +136,22 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
         uri, duration, stable = path, None, stable_id(path, 0.0, None)
     else:
         raise UserError(f"no bytes, and no such file: {path!r}; the dataset lacks its audio")
-    text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
+    worded = (key for key in TEXT_KEYS if key in row and isinstance(row[key], str | None))
+    text_key = next(worded, "")
     apart = {column, "duration", text_key, *ID_KEYS}
     return Clip(
         clip_id=given_id(row) or stable,
         uri=uri,
         duration=number(row, "duration") or duration,
         text=row.get(text_key),
-        labels={key: value for key, value in row.items() if key not in apart and _is_json(value)},
+        labels={key: value for key, value in row.items() if key not in apart and _is_label(value)},
     )
 
 
-def _is_json(value: Any) -> bool:
+def _is_label(value: Any) -> bool:
+    """Whether there is a value, and JSON can hold it (it cannot hold an image)."""
     try:
         json.dumps(value)
     except TypeError:
         return False
-    return True
+    return value is not None

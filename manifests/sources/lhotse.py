@@ -39,6 +39,10 @@ def clips(source: str) -> Iterator[Clip]:
             yield _clip(row, source)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{where}: not a cut as lhotse writes it ({error!r}); write the manifest again"
+            ) from None
 
 
 def _clip(cut: dict[str, Any], source: str) -> Clip:

@@ -1,0 +1,112 @@
+"""`coat-corpus` as one types it: what it makes, what it prints, how it ends."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from manifests import cli
+from manifests.corpus import Corpus
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    folder = tmp_path / "source"
+    folder.mkdir()
+    rows = []
+    for at in range(10):
+        soundfile.write(folder / f"{at}.wav", np.zeros(8000 * (at + 1)), 8000)
+        rows.append({"audio_filepath": f"{at}.wav", "duration": at + 1, "lang": "en", "n": [at]})
+    rows[0]["text"] = "two words"
+    (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["coat-corpus", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code if isinstance(end.value.code, int) else 0
+
+
+def test_build_and_build_again(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    source: Path,
+    tmp_path: Path,
+) -> None:
+    words = ("build", source, "--out", tmp_path / "c", "--name", "ten", "--clips-per-shard", 4)
+    assert run(monkeypatch, *words) == 0
+    assert "10 clips (10 new) in 3 shards, 0.015 h" in " ".join(capsys.readouterr().out.split())
+    assert Corpus(tmp_path / "c").shard_sizes() == [4, 4, 2]
+    assert run(monkeypatch, *words) == 0
+    assert "10 clips (0 new) in 3 shards" in " ".join(capsys.readouterr().out.split())
+
+
+def test_stats(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, source: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "build", source / "clips.jsonl", "--out", tmp_path / "c") == 0
+    capsys.readouterr()
+    assert run(monkeypatch, "stats", tmp_path / "c", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["clips"] == 10
+    assert found["hours"] == pytest.approx(55 / 3600)
+    assert found["quantiles"]["0.5"] == 5.5
+    assert (found["with_text"], found["words"]) == (1, 2)
+    assert found["languages"] == {"en": 10}
+    assert found["labels"]["lang"] == {"clips": 10, "distinct": 1, "common": {"en": 10}}
+    assert found["labels"]["n"]["distinct"] == 10
+    assert found["some_ids"] == Corpus(tmp_path / "c").shard_ids(0)[:5]
+
+    assert run(monkeypatch, "stats", tmp_path / "c") == 0
+    shown = capsys.readouterr().out
+    assert "0.5: 5.50" in shown
+    assert "1 (10%), 2 words" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["build", "/absent"], "there is no /absent"),
+        (["build", "/absent", "--shards", "4"], "unrecognized arguments: --shards 4"),
+        (["build", "{source}", "--clips-per-shard", "many"], "clips_per_shard"),
+        (["build", "{empty}"], "holds no audio files"),
+        (["build"], "required"),
+        (["stats", "{empty}"], "is not a complete corpus"),
+        (["mend"], "mend"),
+        ([], "subcommand"),
+    ],
+)
+def test_mistakes_are_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    source: Path,
+    tmp_path: Path,
+    words: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    filled = [word.format(source=source, empty=tmp_path / "empty") for word in words]
+    assert run(monkeypatch, *filled) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    (line,) = printed.err.splitlines()
+    assert line.startswith("coat-corpus: error: ")
+    assert said in line
+    assert not (tmp_path / "corpus").exists()
+
+
+def test_the_installed_command(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("coat-corpus")
+    done = subprocess.run([command, "build", tmp_path], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"coat-corpus: error: {tmp_path} holds no audio files")
+    assert "Traceback" not in done.stderr
