@@ -13,6 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,7 @@ class EGeMAPS:
             sample_rate=SAMPLE_RATE,
             streams=(stream,),
             license="openSMILE: research and private use; commercial use needs a licence",
+            versions={"opensmile": metadata.version("opensmile")},
         )
 
     def load(self, *, device: str, num_threads: int) -> None:
