@@ -31,6 +31,8 @@ def _require(holds: bool, name: str, bound: str, value: object) -> None:
 class TinyConfig:
     """Sizes of the student that is built on the spot, of the true class but small."""
 
+    family: Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3"] = "qwen2_audio"
+    """Which class."""
     hidden_size: int = 256
     """Width H of the language model."""
     layers: int = 4
@@ -43,7 +45,7 @@ class TinyConfig:
     window_s: int = 10
     """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
     whisper_weights: bool = True
-    """Fill the audio tower with Whisper tiny.en's encoder where its package is installed."""
+    """Fill a Qwen2-Audio tower with Whisper tiny.en's encoder where its package is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,7 @@ class ModelConfig:
     path: str | None = None
     """Folder or hub id of a checkpoint."""
     build: Literal["tiny"] | None = None
-    """Build a small Qwen2-Audio with a random language model in place of a checkpoint."""
+    """Build a small model with a random language model in place of a checkpoint."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Of the backbone's weights; what is trained besides them is float32."""

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.models.qwen2_audio.modeling_qwen2_audio import Qwen2AudioEncoder
 
 from manifests.errors import UserError
 from manifests.weights import carried
@@ -71,11 +71,11 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is not a whole CTranslate2 model: {error}") from None
 
 
-def load_whisper_encoder(encoder: Qwen2AudioEncoder, path: Path | None = None) -> None:
+def load_whisper_encoder(encoder: Any, path: Path | None = None) -> None:
     """Fills an audio tower of Whisper tiny's sizes; a shorter window takes the first positions.
 
     Args:
-        encoder: With 80 mel bands, width 384, 4 layers and 6 heads.
+        encoder: A `Qwen2AudioEncoder` with 80 mel bands, width 384, 4 layers and 6 heads.
         path: A model.bin; the one that the installed package carries if None.
 
     Raises:

@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.backbones.protocol import Backbone
+from student.backbones.protocol import Backbone, Processor
 from student.streams import RECONSTRUCTION, Stream
 from student.targets import span_weights
 from student.tasks import Example, Message
@@ -40,7 +40,7 @@ TOKENS_PER_SECOND = 25
 class Prompter:
     """Turns conversations into model inputs, and answers into tokens."""
 
-    def __init__(self, backbone: Backbone, processor: Any) -> None:
+    def __init__(self, backbone: Backbone, processor: Processor) -> None:
         self.backbone = backbone
         self.processor = processor
         self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer

@@ -20,6 +20,7 @@ from transformers import TextStreamer
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
+from student.backbones.protocol import Processor
 from student.config import Recipe, load_recipe
 from student.data import Grid, Prompter, collate
 from student.model import Student, build_student, load_backbone
@@ -119,7 +120,7 @@ class TrainedStudent:
             raise UserError(f"{recording} cannot be heard: {error}") from None
 
 
-def load_run(run: Path) -> tuple[Recipe, Student, Any]:
+def load_run(run: Path) -> tuple[Recipe, Student, Processor]:
     """The recipe, student (without heads) and processor of a run's last finished stage."""
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")

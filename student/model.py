@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from manifests.errors import UserError
-from student.backbones.protocol import Backbone
+from student.backbones.protocol import Backbone, Processor
 from student.backbones.registry import backbone_for
 from student.block import Block, add_block, template_with_block
 from student.config import HeadConfig, ModelConfig, Recipe
@@ -181,7 +181,7 @@ def tapped_layer(layer: int | None, num_layers: int) -> int:
     return chosen % (num_layers + 1)
 
 
-def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Any]:
+def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Processor]:
     """A checkpoint with the adapter that knows it."""
     backbone = backbone_for(path)
     quantization = None
@@ -192,7 +192,8 @@ def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedM
             bnb_4bit_compute_dtype=torch.bfloat16,
             llm_int8_skip_modules=["lm_head", "audio_tower", "multi_modal_projector", "visual"],
         )
-    model, processor = backbone.load(path, dtype=config.dtype, quantization=quantization)
+    options = {"quantization_config": quantization} if quantization else {}
+    model, processor = backbone.load(path, dtype=config.dtype, **options)
     model.requires_grad_(False)
     return backbone, model, processor
 
@@ -201,7 +202,7 @@ def build_student(
     recipe: Recipe,
     backbone: Backbone,
     model: PreTrainedModel,
-    processor: Any,
+    processor: Processor,
     streams: Mapping[str, Stream],
 ) -> Student:
     """Gives a backbone the block, the adapters and the heads that the recipe asks for.
@@ -221,7 +222,7 @@ def build_student(
         )
         processor.chat_template = processor.tokenizer.chat_template = template
     if recipe.model.remember_audio:
-        if not backbone.inputs_in_rows:
+        if not backbone.tower_by_rows:
             raise UserError("model.remember_audio is not for this backbone; take it out")
         remember_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)

@@ -1,102 +1,96 @@
-"""The demo's student: a small model of the true class, built on the spot.
+"""Small students of the true classes, built on the spot: for the demo, for tests, for benchmarks.
 
-Whisper tiny.en's encoder as the audio tower (real weights where their package is installed), and a
-small Qwen2 with random weights whose tokenizer is trained on the corpus' own texts. It is saved as
-an ordinary checkpoint, and everything after that treats it as one.
+The audio tower has Whisper tiny's sizes and, for Qwen2-Audio, its real weights where their package
+is installed; the language model starts random, with a tokenizer that is trained on the corpus' own
+texts. The result is saved as an ordinary checkpoint, and everything after treats it as one.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-    Qwen2AudioConfig,
-    Qwen2AudioEncoderConfig,
-    Qwen2AudioForConditionalGeneration,
-    Qwen2AudioProcessor,
-    Qwen2Config,
-    WhisperFeatureExtractor,
-)
+from transformers import PreTrainedTokenizerFast
 
-from manifests.errors import UserError
+from student.backbones.registry import named_backbone
 from student.config import TinyConfig
-from student.ct2_weights import load_whisper_encoder
 
-logger = logging.getLogger(__name__)
+MEL_BANDS = 80
 
-PAD, EOS, AUDIO = "<|endoftext|>", "<|im_end|>", "<|AUDIO|>"
-SPECIAL = (PAD, "<|im_start|>", EOS, AUDIO, "<|audio_bos|>", "<|audio_eos|>")
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
+    "{% if message['content'] is string %}{{ message['content'] }}"
+    "{% else %}{% for content in message['content'] %}"
+    "{% if content['type'] == 'audio' %}AUDIO_PART"
+    "{% elif 'text' in content %}{{ content['text'] }}{% endif %}"
+    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""ChatML, which all three families use; AUDIO_PART stands for the family's own placeholder."""
 
 
 def build_tiny(folder: Path, config: TinyConfig, texts: Iterable[str], *, seed: int) -> None:
-    """Writes the checkpoint of a small Qwen2-Audio; the same texts and seed give the same bytes."""
-    tokenizer = train_tokenizer(texts, config.vocabulary)
+    """Writes the checkpoint of a small model; the same texts and seed give the same bytes."""
+    backbone = named_backbone(config.family)
+    tokenizer = train_tokenizer(texts, config.vocabulary, backbone.special_tokens)
     torch.manual_seed(seed)
-    model = Qwen2AudioForConditionalGeneration(_config(config, tokenizer))
-    if config.whisper_weights:
-        try:
-            load_whisper_encoder(model.model.audio_tower)
-        except UserError as error:
-            logger.warning("the audio tower starts from random weights: %s", error)
-    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=config.window_s)
-    processor = Qwen2AudioProcessor(extractor, tokenizer)
-    ids = tokenizer.get_vocab()
-    model.generation_config.update(eos_token_id=ids[EOS], pad_token_id=ids[PAD])
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    model, processor = backbone.tiny(config, tokenizer)
+    pad, _, end, *_ = (tokenizer.get_vocab()[token] for token in backbone.special_tokens)
+    assert model.generation_config is not None
+    model.generation_config.update(eos_token_id=end, pad_token_id=pad)
+    backbone.save(model, processor, folder, base="")
 
 
-def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with Qwen's special tokens; knows every byte, so any text."""
+def train_tokenizer(
+    texts: Iterable[str], vocabulary: int, special_tokens: tuple[str, ...]
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a family's special tokens; knows every byte, so any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=list(SPECIAL),
+        special_tokens=list(special_tokens),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=EOS,
-        extra_special_tokens=list(SPECIAL[1:]),
+        pad_token=special_tokens[0],
+        eos_token=special_tokens[2],
+        extra_special_tokens=list(special_tokens[1:]),
         model_input_names=["input_ids", "attention_mask"],
     )
 
 
-def _config(config: TinyConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen2AudioConfig:
-    audio = Qwen2AudioEncoderConfig(
-        num_mel_bins=80,
-        d_model=384,
-        encoder_layers=4,
-        encoder_attention_heads=6,
-        encoder_ffn_dim=1536,
-        max_source_positions=50 * config.window_s,
-    )
-    ids = tokenizer.get_vocab()
-    text = Qwen2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.attention_heads,
-        num_key_value_heads=config.attention_heads,
-        intermediate_size=config.feed_forward,
-        max_position_embeddings=4096,
-        tie_word_embeddings=False,
-        pad_token_id=ids[PAD],
-        eos_token_id=ids[EOS],
-        bos_token_id=None,
-    )
-    return Qwen2AudioConfig(
-        audio_config=audio,
-        text_config=text,
-        audio_token_index=ids[AUDIO],
-    )
+def tower_fields(config: TinyConfig) -> dict[str, Any]:
+    """Config fields of an audio tower with Whisper tiny's sizes and a shorter window."""
+    return {
+        "num_mel_bins": MEL_BANDS,
+        "d_model": 384,
+        "encoder_layers": 4,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 1536,
+        "max_source_positions": 50 * config.window_s,
+    }
+
+
+def qwen2_fields(config: TinyConfig, tokenizer: Any) -> dict[str, Any]:
+    """Config fields of the small Qwen2 language model."""
+    return {
+        "vocab_size": len(tokenizer),
+        "hidden_size": config.hidden_size,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.attention_heads,
+        "num_key_value_heads": config.attention_heads,
+        "intermediate_size": config.feed_forward,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": None,
+    }

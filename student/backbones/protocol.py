@@ -1,22 +1,40 @@
 """What differs between audio language models, as one interface.
 
 All of them are an audio tower and a projector that write audio embeddings over placeholder tokens,
-and a language model that reads the result. An adapter says how a checkpoint is loaded, how audio
-and text become inputs, and what its parts are called; block, heads, losses, training and generation
-are the same for all.
+and a language model that reads the result. An adapter says how a checkpoint is loaded and written,
+how audio and text become inputs, and what its parts are called; block, heads, losses, training and
+generation are the same for all. Their classes share this much: `model.model` is the inner model
+that gives hidden states, `model.lm_head` the head on top.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from student.config import TinyConfig
+
 # Legend: B clips, S tokens.
+
+
+class Processor(Protocol):
+    """Tokenizer, feature extractor and chat template; transformers' own where it can be had."""
+
+    tokenizer: Any
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """Messages as text."""
+        ...
+
+    def save_pretrained(self, save_directory: Any) -> Any:
+        """Writes its files into a checkpoint's folder."""
+        ...
 
 
 class Backbone(Protocol):
@@ -31,13 +49,17 @@ class Backbone(Protocol):
     nothing of the audio tower, whose layers have the same short names."""
     trained_in_full: str
     """Regular expression for the parameters that `train: full` trains: all but the towers."""
-    inputs_in_rows: bool
-    """Audio inputs have one row per clip and are computed row by row."""
+    tower_by_rows: bool
+    """The audio tower takes one row per audio, so its outputs can be remembered row by row."""
+    special_tokens: tuple[str, ...]
+    """Of the family's tokenizer; padding first, end of turn third, the audio placeholder fourth."""
 
-    def load(
-        self, path: str, *, dtype: str | torch.dtype, quantization: Any
-    ) -> tuple[PreTrainedModel, Any]:
+    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
+        ...
+
+    def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
+        """A small model of the class with random weights."""
         ...
 
     def prepare(
@@ -47,27 +69,30 @@ class Backbone(Protocol):
 
         Returns:
             `input_ids` (1, S) with audio placeholders at full length, and the audio tensors, whose
-            first dimension counts the audios. No padding.
+            first dimension counts audios (or windows of audios). No padding.
         """
         ...
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the language model must be told besides `attention_mask`, so that padding on the
-        left and on the right give the same states."""
+        """What the inner model must be told besides `attention_mask`, so that padding on the left
+        and on the right give the same states."""
         ...
 
-    def audio_tower(self, model: PreTrainedModel) -> nn.Module:
+    def audio_tower(self, model: Any) -> nn.Module:
         """The module whose output goes to the projector."""
-        ...
-
-    def language_model(self, model: PreTrainedModel) -> nn.Module:
-        """The decoder stack."""
         ...
 
     def audio_token_id(self, model: PreTrainedModel) -> int:
         """The placeholder that audio embeddings overwrite."""
         ...
 
-    def export(self, model: PreTrainedModel) -> PreTrainedModel:
-        """The model as stock loaders and servers expect it."""
+    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
+        """Writes the merged model as stock loaders and servers expect it.
+
+        Args:
+            model: Without adapters.
+            processor: With the block's tokens and template.
+            folder: Where to.
+            base: The checkpoint that training began with.
+        """
         ...

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from transformers import (
     PreTrainedModel,
+    Qwen2AudioConfig,
     Qwen2AudioForConditionalGeneration,
     Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
 )
 
-# Legend: B clips, S tokens.
+from manifests.errors import UserError
+from student.backbones.protocol import Processor
+from student.config import TinyConfig
+from student.ct2_weights import load_whisper_encoder
+from student.tiny import MEL_BANDS, qwen2_fields, tower_fields
+
+# Legend: B prompts, S tokens.
+
+logger = logging.getLogger(__name__)
 
 
 class Qwen2Audio:
@@ -27,22 +38,38 @@ class Qwen2Audio:
         r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
     trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
-    inputs_in_rows = True
+    tower_by_rows = True
+    special_tokens = (
+        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>",
+        "<|audio_bos|>", "<|audio_eos|>",
+    )  # fmt: skip
 
-    def load(
-        self, path: str, *, dtype: str | torch.dtype, quantization: Any
-    ) -> tuple[PreTrainedModel, Any]:
-        model = Qwen2AudioForConditionalGeneration.from_pretrained(
-            path, dtype=dtype, quantization_config=quantization
-        )
+    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
+        model = Qwen2AudioForConditionalGeneration.from_pretrained(path, **options)
         return model, Qwen2AudioProcessor.from_pretrained(path)
+
+    def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
+        model = Qwen2AudioForConditionalGeneration(
+            Qwen2AudioConfig(
+                audio_config={"model_type": "qwen2_audio_encoder", **tower_fields(config)},
+                text_config={"model_type": "qwen2", **qwen2_fields(config, tokenizer)},
+                audio_token_index=tokenizer.get_vocab()["<|AUDIO|>"],
+            )
+        )
+        if config.whisper_weights:
+            try:
+                load_whisper_encoder(self.audio_tower(model))
+            except UserError as error:
+                logger.warning("the audio tower starts from random weights: %s", error)
+        extractor = WhisperFeatureExtractor(feature_size=MEL_BANDS, chunk_length=config.window_s)
+        return model, Qwen2AudioProcessor(extractor, tokenizer)
 
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
         inputs = processor(
             text=[prompt],
-            audio=list(waves) or None,
+            audio=list(waves),
             sampling_rate=self.sample_rate,
             return_tensors="pt",
         )
@@ -53,14 +80,13 @@ class Qwen2Audio:
         mask_BS = inputs["attention_mask"]
         return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
 
-    def audio_tower(self, model: PreTrainedModel) -> nn.Module:
+    def audio_tower(self, model: Any) -> nn.Module:
         return model.model.audio_tower
-
-    def language_model(self, model: PreTrainedModel) -> nn.Module:
-        return model.model.language_model
 
     def audio_token_id(self, model: PreTrainedModel) -> int:
         return model.config.audio_token_id
 
-    def export(self, model: PreTrainedModel) -> PreTrainedModel:
-        return model
+    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
+        del base
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)

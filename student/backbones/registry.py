@@ -17,8 +17,18 @@ BACKBONES = {
 }
 
 
+def named_backbone(model_type: str) -> Backbone:
+    """The adapter of a family."""
+    module, name = BACKBONES[model_type].split(":")
+    return getattr(import_module(module), name)()
+
+
 def backbone_for(path: str) -> Backbone:
-    """The adapter for a checkpoint: a folder or a hub id."""
+    """The adapter for a checkpoint: a folder or a hub id.
+
+    Raises:
+        UserError: there is no checkpoint to be read, or of a family without adapter.
+    """
     try:
         model_type = AutoConfig.from_pretrained(path).model_type
     except (OSError, ValueError) as error:
@@ -27,5 +37,4 @@ def backbone_for(path: str) -> Backbone:
     if model_type not in BACKBONES:
         known = ", ".join(BACKBONES)
         raise UserError(f"{path} is a {model_type} model; there are adapters for {known}")
-    module, name = BACKBONES[model_type].split(":")
-    return getattr(import_module(module), name)()
+    return named_backbone(model_type)

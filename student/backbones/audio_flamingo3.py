@@ -1,0 +1,85 @@
+"""Audio Flamingo 3 (nvidia/audio-flamingo-3-hf): AF-Whisper encoder, a small MLP, Qwen2.5.
+
+Takes one audio per conversation, in windows of 30 s up to ten minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
+    PreTrainedModel,
+    WhisperFeatureExtractor,
+)
+
+from manifests.errors import UserError
+from student.backbones.protocol import Processor
+from student.config import TinyConfig
+from student.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
+
+# Legend: B prompts, S tokens.
+
+
+class AudioFlamingo3:
+    """See `student.backbones.protocol.Backbone`."""
+
+    audio_end = "<sound>"
+    sample_rate = 16000
+    lora_pattern = (
+        r"model\.language_model\.layers\.\d+\."
+        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    )
+    trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
+    tower_by_rows = False
+    special_tokens = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<sound>")
+
+    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
+        model = AudioFlamingo3ForConditionalGeneration.from_pretrained(path, **options)
+        return model, AudioFlamingo3Processor.from_pretrained(path)
+
+    def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
+        model = AudioFlamingo3ForConditionalGeneration(
+            AudioFlamingo3Config(
+                audio_config={"model_type": "audioflamingo3_encoder", **tower_fields(config)},
+                text_config={"model_type": "qwen2", **qwen2_fields(config, tokenizer)},
+                audio_token_id=tokenizer.get_vocab()["<sound>"],
+            )
+        )
+        extractor = WhisperFeatureExtractor(
+            feature_size=MEL_BANDS, chunk_length=config.window_s, return_attention_mask=True
+        )
+        template = CHAT_TEMPLATE.replace("AUDIO_PART", "<sound>")
+        return model, AudioFlamingo3Processor(extractor, tokenizer, chat_template=template)
+
+    def prepare(
+        self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
+    ) -> dict[str, Tensor]:
+        if len(waves) != 1:
+            raise UserError(
+                f"Audio Flamingo 3 takes one audio per conversation, found {len(waves)}"
+            )
+        inputs = processor(text=[prompt], audio=list(waves))
+        del inputs["attention_mask"]
+        return dict(inputs)
+
+    def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        mask_BS = inputs["attention_mask"]
+        return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
+
+    def audio_tower(self, model: Any) -> nn.Module:
+        return model.model.audio_tower
+
+    def audio_token_id(self, model: PreTrainedModel) -> int:
+        return model.config.audio_token_id
+
+    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
+        del base
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
