@@ -44,6 +44,8 @@ class Outcome:
     audio_seconds: dict[str, float]
     failures: dict[str, int]
     cache_bytes: dict[str, int]
+    extract_seconds: dict[str, float]
+    """Worker seconds that each teacher took."""
 
 
 def build(config: BuildConfig, console: Console) -> Outcome:
@@ -85,6 +87,7 @@ def build(config: BuildConfig, console: Console) -> Outcome:
             audio_seconds=progress.seconds,
             failures=progress.failures,
             cache_bytes=progress.cache_bytes,
+            extract_seconds=progress.extract_seconds,
         )
 
 

@@ -32,6 +32,7 @@ class BuildProgress:
         self.seconds = dict.fromkeys(totals, 0.0)
         self.failures = dict.fromkeys(totals, 0)
         self.cache_bytes = dict.fromkeys(totals, 0)
+        self.extract_seconds = dict.fromkeys(totals, 0.0)
         self._console = console
         self._totals = dict(totals)
         self._said_at = self.began
@@ -87,6 +88,7 @@ class BuildProgress:
     def committed(self, teacher: str, marker: Marker) -> None:
         """See `scheduler.Watcher`."""
         self.cache_bytes[teacher] += marker.data_bytes
+        self.extract_seconds[teacher] += marker.extract_seconds
 
     def tick(self) -> None:
         """See `scheduler.Watcher`."""

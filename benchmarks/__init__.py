@@ -1,0 +1,1 @@
+"""Measurements against the physical limit and against what one would use instead."""

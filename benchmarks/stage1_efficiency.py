@@ -1,0 +1,145 @@
+"""Stage 1 against what one would write instead, on the same clips, in one run.
+
+    python -m benchmarks.stage1_efficiency --corpus demo/corpus
+
+The job decodes, runs the five embedded experts and commits Parquet on all cores. Against it: a bare
+loop over clips that decodes and extracts, with one thread and with each library's own default of
+threads; and `datasets.map` with one process per core, then `to_parquet`. Loading the experts is
+timed apart for all of them. The overhead is what the job takes beyond the one-thread loop divided
+by the number of cores, and where it goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hardware import describe
+from manifests import audio
+from manifests.clips import Clip
+from manifests.corpus import Corpus
+from pipeline.config import BuildConfig
+from pipeline.job import build
+from pipeline.setup import TeacherSetup, teachers
+from teachers.protocol import Teacher
+
+console = Console(highlight=False, width=110)
+
+
+def loaded(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]]:
+    """(sample rate, expert), ready to extract."""
+    found = []
+    for setup in setups:
+        teacher = setup.make()
+        teacher.load(device="cpu", num_threads=threads)
+        found.append((setup.spec.sample_rate, teacher))
+    return found
+
+
+def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str, np.ndarray]]:
+    """What each expert hears in a clip, decoded once."""
+    wave = audio.decode(clip)
+    for rate, expert in experts:
+        yield expert.extract([audio.resample(wave, rate)])[0].frames
+
+
+def bare_loop(clips: list[Clip], setups: list[TeacherSetup], threads: int) -> tuple[float, float]:
+    """(seconds to load, seconds to extract everything, nothing written)."""
+    began = time.perf_counter()
+    experts = loaded(setups, threads)
+    ready = time.perf_counter()
+    for clip in clips:
+        for _ in extract(clip, experts):
+            pass
+    return ready - began, time.perf_counter() - ready
+
+
+_EXPERTS: list[tuple[int, Teacher]] = []
+
+
+def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> tuple[float, float]:
+    """(0, seconds of `map` over as many processes as cores and of `to_parquet`, loading included
+    and then taken off by what one process needs to load)."""
+    import datasets
+
+    datasets.disable_progress_bars()
+
+    def heard(row: dict) -> dict:
+        if not _EXPERTS:
+            _EXPERTS.extend(loaded(setups, 1))
+        clip = Clip(clip_id=row["clip_id"], uri=row["uri"], duration=row["duration"])
+        frames = [frames for of_expert in extract(clip, _EXPERTS) for frames in of_expert.values()]
+        return {f"frames{at}": value.astype(np.float16) for at, value in enumerate(frames)}
+
+    rows = [{"clip_id": c.clip_id, "uri": c.uri, "duration": c.duration} for c in clips]
+    dataset = datasets.Dataset.from_list(rows)
+    began = time.perf_counter()
+    done = dataset.map(heard, num_proc=os.cpu_count(), writer_batch_size=16)
+    done.to_parquet(str(out / "targets.parquet"))
+    return 0.0, time.perf_counter() - began
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--corpus", default="demo/corpus", help="corpus of clips (default: demo's)")
+    parser.add_argument("--clips", type=int, default=0, help="first so many clips; 0 means all")
+    options = parser.parse_args()
+
+    from manifests.corpus import build as build_corpus
+
+    clips = list(Corpus(options.corpus).clips())
+    clips = clips[: options.clips or len(clips)]
+    cores = len(os.sched_getaffinity(0))
+    folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
+    corpus = build_corpus(clips, folder / "corpus", clips_per_shard=16)
+    config = BuildConfig(corpus=str(folder / "corpus"), cache=str(folder / "cache"))
+    setups = teachers(config)
+    console.print(describe())
+    console.print(f"{len(clips)} clips, {corpus.seconds:.0f} s of audio, {len(setups)} experts")
+
+    load_one, one = bare_loop(clips, setups, 1)
+    _, default = bare_loop(clips, setups, cores)
+    _, mapped = datasets_map(clips, setups, folder)
+    mapped -= load_one
+    outcome = build(config, Console(quiet=True))
+    job = outcome.working_seconds
+
+    table = Table(title="Stage 1, after start-up")
+    for heading in ("", "seconds", "x real time", "the job is faster by"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, seconds in (
+        ("bare loop, one thread", one),
+        ("bare loop, libraries' threads", default),
+        (f"datasets.map, {cores} processes, to_parquet", mapped),
+        ("coat-cache build", job),
+    ):
+        table.add_row(
+            name, f"{seconds:.1f}", f"{corpus.seconds / seconds:.2f}", f"{seconds / job:.2f}"
+        )
+    console.print(table)
+    ideal = one / cores
+    extracting = sum(outcome.extract_seconds.values())
+    console.print(
+        f"start-up of the job (Ray, experts): {outcome.startup_seconds:.1f} s\n"
+        f"ideal (one-thread loop / {cores} cores): {ideal:.1f} s; overhead {job / ideal - 1:+.1%}\n"
+        f"  experts at work: {extracting:.1f} worker seconds, the loop took {one:.1f} "
+        f"({extracting / one - 1:+.1%}: two at once share caches and memory)\n"
+        f"  workers not extracting (decoding, writing, waiting): "
+        f"{cores * job - extracting:.1f} of {cores * job:.1f} worker seconds "
+        f"({1 - extracting / (cores * job):.1%})"
+    )
+    shutil.rmtree(folder)
+
+
+if __name__ == "__main__":
+    main()
