@@ -135,18 +135,18 @@ def to_parquet(rows: Sequence[Row], spec: TeacherSpec) -> pa.Buffer:
         columns[f"{stream.name}.num_frames"] = [encoded.num_frames for encoded in frames]
     table = pa.table(columns, schema=schema(spec))
     compression = {name: "zstd" for name in table.column_names}
-    compression |= {f"{stream.name}.frames": _compression(stream) for stream in spec.streams}
+    for stream in spec.streams:
+        compression[f"{stream.name}.frames"] = _compression(stream)
+    options: dict[str, Any] = {
+        "row_group_size": ROWS_PER_GROUP,
+        "compression": compression,
+        "use_dictionary": False,
+        "write_statistics": ["clip_id"],
+        "write_page_checksum": True,
+        "data_page_size": 1 << 30,
+    }
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        row_group_size=ROWS_PER_GROUP,
-        compression=compression,
-        use_dictionary=False,
-        write_statistics=["clip_id"],
-        write_page_checksum=True,
-        data_page_size=1 << 30,
-    )
+    pq.write_table(table, sink, **options)
     return sink.getvalue()
 
 

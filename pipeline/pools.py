@@ -13,6 +13,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
+from ray.exceptions import RayActorError
 
 from manifests.errors import UserError
 from pipeline.config import Resources
@@ -62,7 +63,7 @@ class Pool:
         member = self.starting.pop(ref)
         try:
             _, seconds = ray.get(ref)
-        except ray.exceptions.RayActorError:
+        except RayActorError:
             self.drop(member)
             raise
         member.ready = True

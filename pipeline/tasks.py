@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -30,11 +30,11 @@ class ShardJob:
     """Teacher -> (block, clip within it) -> rows, in the object store."""
     extracted: Counter[str] = field(default_factory=Counter)
     """Teacher -> clips through it, in rows or failures."""
-    heard: Counter[str] = field(default_factory=Counter)
+    heard: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Teacher -> audio seconds through it."""
     failed: Counter[str] = field(default_factory=Counter)
     """Teacher -> clips without targets, those that would not decode among them."""
-    elapsed: Counter[str] = field(default_factory=Counter)
+    elapsed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Teacher -> worker seconds."""
     abandoned: bool = False
     """Started over as another job; whatever still arrives for this one is dropped."""

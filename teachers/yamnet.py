@@ -112,7 +112,7 @@ class YAMNet:
             (scores,) = self._session.run(None, {"audio": patch[None, None]})
             found[at] = scores[0]
         logits_PC = (found - OUTPUT_ZERO) * OUTPUT_SCALE
-        return 1 / (1 + np.exp(-logits_PC))
+        return 1 / (1 + np.exp(-logits_PC.clip(-60)))
 
 
 def class_names() -> tuple[str, ...]:
