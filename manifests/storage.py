@@ -119,6 +119,14 @@ class Folder:
             if info.type == fs.FileType.File and not info.base_name.startswith(TEMPORARY)
         }
 
+    def everything(self) -> dict[str, tuple[int, float]]:
+        """Name -> (bytes, time of change in s since 1970) of every file, unfinished ones too."""
+        return {
+            info.base_name: (info.size, info.mtime.timestamp() if info.mtime else 0.0)
+            for info in self._entries()
+            if info.type == fs.FileType.File
+        }
+
     def names(self) -> list[str]:
         """Names of the finished files directly within, sorted."""
         return list(self.sizes())

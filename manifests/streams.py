@@ -83,7 +83,7 @@ class TeacherSpec:
     revision: int
     """Raised by the adapter's author when its code changes the features."""
     settings: dict[str, Any]
-    """Settings that change the features."""
+    """Settings that change the features: given to the family, they make this version again."""
     weights: dict[str, str]
     """File name -> SHA-256 of every weight file."""
     sample_rate: int

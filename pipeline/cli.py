@@ -9,9 +9,10 @@ from rich.table import Table
 
 from manifests.console import as_fields, console, messages, run_command
 from manifests.corpus import Corpus
+from manifests.errors import UserError
 from manifests.layout import Layout
 from manifests.reader import CacheReader
-from pipeline import job, plan, setup, show, status
+from pipeline import audit, job, plan, setup, show, status, upkeep, verify
 from pipeline.config import BuildConfig
 
 
@@ -21,6 +22,19 @@ def build(config: BuildConfig) -> None:
     if not outcome.clips:
         console.print(f"{config.cache} has everything already; nothing was computed")
         return
+    _say(outcome)
+
+
+def retry_failures(config: BuildConfig) -> None:
+    """Try the clips that failed before once more, and nothing else."""
+    outcome = job.build(config, messages, retry_failures=True)
+    if not outcome.clips:
+        console.print(f"{config.cache} has no failures to retry")
+        return
+    _say(outcome)
+
+
+def _say(outcome: job.Outcome) -> None:
     heard = max(outcome.audio_seconds.values())
     failed = max(outcome.failures.values())
     console.print(
@@ -104,6 +118,145 @@ def show_clip(
     console.print(f"picture: {path}")
 
 
+def verify_cache(
+    cache: str = "cache", deep: bool = False, repair: bool = False, json: bool = False
+) -> int:
+    """Look for damage; exit code 1 if there is some.
+
+    Args:
+        cache: Folder or address of the cache.
+        deep: Read every byte: checksums, pages, blobs, ids against the corpus.
+        repair: Set damaged shards aside, so that the next build refills exactly those.
+        json: Print JSON, a line per damage.
+    """
+    layout = Layout.open(cache)
+    found = list(verify.verify(layout, deep=deep))
+    for damage in found:
+        if json:
+            print(dumps(as_fields(damage)))
+        else:
+            shard = "" if damage.shard is None else f" shard {damage.shard}"
+            console.print(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
+    damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
+    if repair:
+        for teacher, corpus, shard in sorted(damaged):
+            verify.quarantine(layout, teacher, corpus, shard)
+        console.print(f"{len(damaged)} shards set aside; the next build refills them")
+    elif not json:
+        console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
+    return 1 if found else 0
+
+
+def audit_cache(
+    cache: str = "cache",
+    teacher: str = "",
+    sample: int = 32,
+    content_only: bool = False,
+    repair: bool = False,
+    seed: int = 0,
+) -> int:
+    """Hear random rows again and compare; exit code 1 if one differs.
+
+    Args:
+        cache: Folder or address of the cache.
+        teacher: Name or NAME@FINGERPRINT; the newest version of each if empty.
+        sample: Rows per teacher; 0 means all.
+        content_only: Compare the audio's digests alone, and run no expert.
+        repair: Set the shards of changed audio aside, so that the next build redoes them.
+        seed: Of the draw.
+    """
+    layout = Layout.open(cache)
+    specs = [layout.teacher(teacher)] if teacher else list(layout.newest().values())
+    bad: set[tuple[str, str, int]] = set()
+    for spec in specs:
+        heard = same = 0
+        for found in audit.audit(layout, spec, sample=sample, content_only=content_only, seed=seed):
+            heard += 1
+            if found.verdict == "same":
+                same += 1
+                continue
+            bad.add((found.teacher, found.corpus, found.shard))
+            console.print(
+                f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}: "
+                f"{found.verdict}" + (f" by {found.difference:.3f}" if found.difference else "")
+            )
+        console.print(f"{spec.key}: {same} of {heard} rows are what the expert hears now")
+    if repair:
+        for key, corpus, shard in sorted(bad):
+            verify.quarantine(layout, key, corpus, shard)
+        console.print(f"{len(bad)} shards set aside; the next build redoes them")
+    return 1 if bad else 0
+
+
+def coverage(cache: str = "cache", json: bool = False) -> None:
+    """Show how many clips have targets by which teachers, with the reasons for the holes.
+
+    Args:
+        cache: Folder or address of the cache.
+        json: Print JSON instead of a table.
+    """
+    lines = upkeep.coverage(Layout.open(cache))
+    if json:
+        _print_json([as_fields(line) for line in lines])
+        return
+    shown = Table("corpus", "clips", "targets by", "holes", title="Clips by teachers")
+    for line in lines:
+        holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))
+        teachers = ", ".join(line.teachers) or "none"
+        shown.add_row(line.corpus, f"{line.clips:,}", teachers, holes or "-")
+    console.print(shown)
+
+
+def list_versions(cache: str = "cache", json: bool = False) -> None:
+    """List the versions of every teacher: settings, clips, bytes.
+
+    Args:
+        cache: Folder or address of the cache.
+        json: Print JSON instead of a table.
+    """
+    lines = upkeep.versions(Layout.open(cache))
+    if json:
+        _print_json([as_fields(line) for line in lines])
+        return
+    shown = Table("teacher", "", "made", "clips", "MB", "streams", "settings", title="Versions")
+    for line in lines:
+        shown.add_row(
+            line.teacher,
+            "newest" if line.newest else "older",
+            line.created[:10],
+            f"{line.clips:,}",
+            f"{line.cache_bytes / 1e6:,.1f}",
+            ", ".join(line.streams),
+            ", ".join(f"{key}={value}" for key, value in line.settings.items()),
+        )
+    console.print(shown)
+
+
+def remove_version(version: str, cache: str = "cache") -> None:
+    """Delete one version of a teacher.
+
+    Args:
+        version: NAME@FINGERPRINT, as `ls` shows it.
+        cache: Folder or address of the cache.
+    """
+    if "@" not in version:
+        raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
+    layout = Layout.open(cache)
+    freed = upkeep.remove(layout, layout.teacher(version))
+    console.print(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
+
+
+def compact(cache: str = "cache", older_than_hours: float = 24.0) -> None:
+    """Delete superseded and quarantined data, and what kills left behind.
+
+    Args:
+        cache: Folder or address of the cache.
+        older_than_hours: Younger files stay: a running build writes data before its marker.
+    """
+    files, size = upkeep.compact(Layout.open(cache), older_than_hours=older_than_hours)
+    console.print(f"{files} files, {size / 1e6:,.1f} MB freed")
+
+
 def _print_json(value: object) -> None:
     print(dumps(value, indent=1, ensure_ascii=False))
 
@@ -112,6 +265,18 @@ def main() -> None:
     """Entry point of `coat-cache`."""
     run_command(
         "coat-cache",
-        {"build": build, "plan": plan_build, "status": cache_status, "show": show_clip},
+        {
+            "build": build,
+            "plan": plan_build,
+            "status": cache_status,
+            "coverage": coverage,
+            "show": show_clip,
+            "retry-failures": retry_failures,
+            "verify": verify_cache,
+            "audit": audit_cache,
+            "ls": list_versions,
+            "rm": remove_version,
+            "compact": compact,
+        },
         description="Stage 1: a teacher cache of what audio experts hear in a corpus.",
     )

@@ -48,8 +48,13 @@ class Outcome:
     """Worker seconds that each teacher took."""
 
 
-def build(config: BuildConfig, console: Console) -> Outcome:
+def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> Outcome:
     """Fills the cache with what it lacks of the corpus.
+
+    Args:
+        config: What to build.
+        console: Where progress is shown.
+        retry_failures: Try the clips that failed before, and nothing else.
 
     Raises:
         UserError: something the user can mend; what is committed by then is kept.
@@ -61,18 +66,24 @@ def build(config: BuildConfig, console: Console) -> Outcome:
     for teacher in setups:
         layout.add_teacher(teacher.spec)
 
-    lacking = plan.missing(layout, corpus, [teacher.spec for teacher in setups])
-    setups = [teacher for teacher in setups if lacking[teacher.name]]
-    sizes = corpus.shard_sizes()
-    totals = {
-        teacher.name: sum(sizes[number] for number in lacking[teacher.name]) for teacher in setups
-    }
+    specs = [teacher.spec for teacher in setups]
+    if retry_failures:
+        failed = plan.failed(layout, corpus, specs)
+        work = plan.rework(corpus, failed)
+        totals = {name: sum(map(len, by_shard.values())) for name, by_shard in failed.items()}
+    else:
+        lacking = plan.missing(layout, corpus, specs)
+        work = plan.work(corpus, lacking)
+        sizes = corpus.shard_sizes()
+        totals = {name: sum(sizes[at] for at in numbers) for name, numbers in lacking.items()}
+    totals = {name: clips for name, clips in totals.items() if clips}
+    setups = [teacher for teacher in setups if teacher.name in totals]
     with BuildProgress(totals, console) as progress:
         if setups:
             with cluster(config):
                 Scheduler(
                     setups,
-                    work=plan.work(corpus, lacking),
+                    work=work,
                     folders={
                         teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups
                     },
@@ -103,7 +114,13 @@ def cluster(config: BuildConfig) -> Iterator[None]:
         yield
         return
     if not config.ray_address:
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        # "local", for without an address Ray would join whatever cluster was last started here.
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
     else:
         ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
         try:
@@ -115,8 +132,9 @@ def cluster(config: BuildConfig) -> Iterator[None]:
             )
         except ConnectionError as error:
             raise UserError(
-                f"no Ray cluster answers at {config.ray_address!r} ({error}); start one with "
-                "`ray start --head`, or leave --ray-address out for a local one"
+                f"no Ray cluster answers at {config.ray_address!r} ({error}); start one with `ray "
+                "start --head`, set RAY_AUTH_MODE=token if it asks for Ray's token, or leave "
+                "--ray-address out for a local one"
             ) from None
     try:
         yield

@@ -20,6 +20,17 @@ Missing = Mapping[str, Sequence[int]]
 """Teacher -> numbers of the shards that it lacks, ascending."""
 
 
+@dataclass(frozen=True, slots=True)
+class ShardWork:
+    """Clips of one slice that some teachers have to hear."""
+
+    number: int
+    ids: Sequence[str]
+    """Of the whole slice, in order."""
+    clips: Sequence[Clip]
+    teachers: Sequence[str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """What one teacher's missing shards amount to."""
@@ -45,11 +56,43 @@ def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dic
     return lacking
 
 
-def work(corpus: Corpus, lacking: Missing) -> Iterator[tuple[int, Sequence[Clip], list[str]]]:
-    """(shard number, its clips, names of the teachers that lack it), in order, read as needed."""
+def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
+    """The missing shards in order, read as they are needed."""
     wanted = {name: set(numbers) for name, numbers in lacking.items()}
     for number in sorted(set().union(*wanted.values())):
-        yield number, corpus.shard(number), [name for name in wanted if number in wanted[name]]
+        clips = corpus.shard(number)
+        ids = [clip.clip_id for clip in clips]
+        yield ShardWork(number, ids, clips, [name for name in wanted if number in wanted[name]])
+
+
+def failed(
+    layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]
+) -> dict[str, dict[int, frozenset[str]]]:
+    """Teacher -> shard -> ids of the clips that failed, for committed shards that have some."""
+    found: dict[str, dict[int, frozenset[str]]] = {}
+    for spec in specs:
+        folder = layout.shards(spec, corpus.name)
+        found[spec.name] = {}
+        for number in shards.committed(folder):
+            failures = shards.read_failures(folder, shards.read_marker(folder, number))
+            if failures:
+                found[spec.name][number] = frozenset(failure.clip_id for failure in failures)
+    return found
+
+
+def rework(
+    corpus: Corpus, failures: Mapping[str, Mapping[int, frozenset[str]]]
+) -> Iterator[ShardWork]:
+    """The failed clips alone; teachers that failed on the same clips of a shard go together."""
+    for number in sorted(set().union(*failures.values())):
+        clips = corpus.shard(number)
+        ids = [clip.clip_id for clip in clips]
+        alike: dict[frozenset[str], list[str]] = {}
+        for name, by_shard in failures.items():
+            if number in by_shard:
+                alike.setdefault(by_shard[number], []).append(name)
+        for wanted, names in alike.items():
+            yield ShardWork(number, ids, [c for c in clips if c.clip_id in wanted], names)
 
 
 def estimate(layout: Layout, corpus: Corpus, spec: TeacherSpec, numbers: Sequence[int]) -> Estimate:

@@ -22,13 +22,13 @@ from typing import Protocol
 import ray
 from ray import exceptions
 
-from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.shards import Failure, Marker
 from manifests.storage import Folder
 from pipeline import pools
 from pipeline.blocks import UNKNOWN_SECONDS, DecodeSummary, Extracted, ExtractSummary, cut
 from pipeline.config import BuildConfig
+from pipeline.plan import ShardWork
 from pipeline.pools import Member, Pool
 from pipeline.setup import TeacherSetup
 from pipeline.tasks import Block, ShardJob, Task
@@ -46,9 +46,6 @@ FAILURES_FROM = 100
 """Clips before the failure rate is judged."""
 FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """Write errors that no retry mends."""
-
-Work = Iterator[tuple[int, Sequence[Clip], list[str]]]
-"""(shard number, its clips, names of the teachers that lack it)."""
 
 
 class Watcher(Protocol):
@@ -82,14 +79,14 @@ class Scheduler:
     def __init__(
         self,
         setups: Sequence[TeacherSetup],
-        work: Work,
+        work: Iterator[ShardWork],
         folders: dict[str, Folder],
         config: BuildConfig,
         memory_bytes: float,
         watcher: Watcher,
     ) -> None:
         self._setups = {setup.name: setup for setup in setups}
-        self._work: Work | None = work
+        self._work: Iterator[ShardWork] | None = work
         self._folders = folders
         self._config = config
         self._memory_bytes = memory_bytes
@@ -137,14 +134,16 @@ class Scheduler:
             if following is None:
                 self._work = None
             else:
-                self._open(*following)
+                self._open(following)
 
-    def _open(self, number: int, clips: Sequence[Clip], teachers: list[str]) -> None:
-        job = ShardJob(number, clips, list(teachers), undecoded=len(clips))
-        job.parts = {name: {} for name in teachers}
+    def _open(self, work: ShardWork) -> None:
+        job = ShardJob(
+            work.number, work.ids, work.clips, list(work.teachers), undecoded=len(work.clips)
+        )
+        job.parts = {name: {} for name in work.teachers}
         self._jobs.add(job)
         limits = {"max_clips": self._block_clips, "max_seconds": self._config.block_seconds}
-        for at, part in enumerate(cut(clips, **limits)):
+        for at, part in enumerate(cut(work.clips, **limits)):
             self._add_block(Block(job, at, part))
 
     def _add_block(self, block: Block) -> None:
@@ -190,6 +189,7 @@ class Scheduler:
                 self._setups[task.teacher].spec,
                 self._folders[task.teacher],
                 job.number,
+                job.ids,
                 [clip.clip_id for clip in job.clips],
                 job.failures,
                 job.elapsed[task.teacher],
@@ -424,7 +424,7 @@ class Scheduler:
             self._clips_seen -= clips
             self._clips_failed -= job.failed[name]
             self._watcher.heard(name, -clips, -job.heard[name], -job.failed[name])
-        self._open(job.number, job.clips, job.teachers)
+        self._open(ShardWork(job.number, job.ids, job.clips, job.teachers))
 
     def _retry_write(self, task: Task, error: OSError) -> None:
         task.attempts += 1

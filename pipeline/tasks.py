@@ -18,7 +18,10 @@ class ShardJob:
     """One slice of the corpus and the teachers that still lack it."""
 
     number: int
+    ids: Sequence[str]
+    """Of the whole slice, in order."""
     clips: Sequence[Clip]
+    """To be done: the whole slice, or those that failed before."""
     teachers: list[str]
     """Not yet committed."""
     undecoded: int

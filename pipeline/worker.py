@@ -140,12 +140,24 @@ class Worker:
         spec: TeacherSpec,
         folder: Folder,
         shard: int,
-        clip_ids: Sequence[str],
+        ids: Sequence[str],
+        done: Sequence[str],
         failures: Sequence[Failure],
         extract_seconds: float,
         *parts: Extracted,
     ) -> Marker:
         """Writes a shard of one teacher from all its blocks, in the corpus's order.
+
+        Args:
+            spec: The teacher's version.
+            folder: Of its shards.
+            shard: Number of the corpus slice.
+            ids: Of the slice's clips, in order.
+            done: Of the clips that were to be done. If not all of them, the shard keeps what it
+                has of the others.
+            failures: Of decoding.
+            extract_seconds: Worker time of the teacher.
+            parts: The blocks' rows.
 
         Raises:
             UserError: a stream's codec lost more than `MAX_CODEC_LOSS`.
@@ -161,15 +173,25 @@ class Worker:
                     f"codec {codec} loses {loss:.3f} of {spec.name}.{stream} (shard {shard}), the "
                     f"limit is {limit}; set teacher.{spec.name}.codecs.{stream}: fp16"
                 )
-        place = {clip_id: at for at, clip_id in enumerate(clip_ids)}
+        if len(done) < len(ids):
+            before = shards.read_marker(folder, shard)
+            kept = shards.read_rows(folder, before, spec)
+            if not {row.clip_id for row in kept}.isdisjoint(done):
+                return before  # Another job has done them meanwhile.
+            merge(whole, _stored(kept, folder, before, done))
+            extract_seconds += before.extract_seconds
+        place = {clip_id: at for at, clip_id in enumerate(ids)}
         return shards.write(
             folder,
             spec,
             shard=shard,
-            clip_ids=clip_ids,
+            clip_ids=ids,
             rows=sorted(whole.rows, key=lambda row: place[row.clip_id]),
             failures=sorted(whole.failures, key=lambda failure: place[failure.clip_id]),
-            sums=whole.sums,
+            sums={
+                stream.name: whole.sums.get(stream.name, Sums.zero(stream.dim))
+                for stream in spec.streams
+            },
             extract_seconds=extract_seconds,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -184,6 +206,17 @@ def merge(whole: Extracted, part: Extracted) -> None:
             whole.sums[stream].add(sums)
         else:
             whole.sums[stream] = sums
+
+
+def _stored(rows: list[Row], folder: Folder, marker: Marker, done: Sequence[str]) -> Extracted:
+    """A shard as it is, without the failures that have been tried again."""
+    others = [
+        failure
+        for failure in shards.read_failures(folder, marker)
+        if failure.clip_id not in set(done)
+    ]
+    sums = {stream: Sums.from_json(fields) for stream, fields in marker.sums.items()}
+    return Extracted(rows, others, sums)
 
 
 def _failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:

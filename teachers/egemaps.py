@@ -67,7 +67,7 @@ class EGeMAPS:
             name=self._name,
             family="egemaps",
             revision=1,
-            settings={"feature_set": "eGeMAPSv02"},
+            settings={},
             weights={},
             sample_rate=SAMPLE_RATE,
             streams=(stream,),

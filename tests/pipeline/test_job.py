@@ -20,11 +20,18 @@ from tests.pipeline.fakes import Energy, EnergySettings
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def run(corpus: Corpus, cache: Path, *, teachers: dict[str, TeacherConfig], **options) -> Outcome:
+def run(
+    corpus: Corpus,
+    cache: Path,
+    *,
+    teachers: dict[str, TeacherConfig],
+    retry_failures: bool = False,
+    **options,
+) -> Outcome:
     config = BuildConfig(
         corpus=corpus.folder.uri, cache=str(cache), preset="none", teacher=teachers, **options
     )
-    return build(config, Console(quiet=True))
+    return build(config, Console(quiet=True), retry_failures=retry_failures)
 
 
 def energy(*, settings: dict | None = None, **runtime) -> TeacherConfig:
