@@ -32,11 +32,26 @@ def generate(audio: str, question: str, *, run: str = "run", max_tokens: int = 1
     console.print(answer, markup=False)
 
 
+def export(run: str, out: str) -> int:
+    """Write a run as a plain checkpoint that stock transformers and vLLM load, and prove it.
+
+    Args:
+        run: Folder of the run.
+        out: Folder of the checkpoint.
+    """
+    from student.export import describe
+    from student.export import export as run_export
+
+    proof = run_export(run, out)
+    console.print(describe(proof, out))
+    return 0 if proof.holds else 1
+
+
 def main() -> None:
     """Entry point of `coat-student`."""
     run_command(
         "coat-student",
-        {"train": train, "generate": generate},
+        {"train": train, "generate": generate, "export": export},
         description="Students that learn continuous audio thinking from a teacher cache.",
     )
 

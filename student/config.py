@@ -244,6 +244,13 @@ class Recipe:
             _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
         if self.joint is not None:
             _require(self.joint.train != "rows", "joint.train", "'lora' or 'full'", "rows")
+        _require(bool(self.stages()), "align, joint", "not both null (nor joint for sft)", None)
+
+    def stages(self) -> dict[str, StageConfig]:
+        """The stages that are run, by name; without a block there is nothing to align."""
+        align = None if self.arm == "sft" else self.align
+        named = {"align": align, "joint": self.joint}
+        return {name: stage for name, stage in named.items() if stage is not None}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ heads are not loaded. Prompts of a batch are padded on the left.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,6 @@ from student.config import Recipe, load_recipe
 from student.data import Grid, Prompter, collate
 from student.model import Student, build_student, load_backbone
 from student.tasks import Message, ask
-from student.train import stages_of
 from student.trainer import STATE_FILE
 
 # Legend: B prompts, S tokens.
@@ -34,12 +34,16 @@ from student.trainer import STATE_FILE
 class TrainedStudent:
     """The model of a run, as far as it has been trained.
 
+    Args:
+        run: Folder of the run.
+        quantize: Load the backbone in 4 bits if it was trained so.
+
     Raises:
         UserError: there is no run, or none of its stages is finished.
     """
 
-    def __init__(self, run: str | Path) -> None:
-        self.recipe, self.student, self.processor = load_run(Path(run))
+    def __init__(self, run: str | Path, *, quantize: bool = True) -> None:
+        self.recipe, self.student, self.processor = load_run(Path(run), quantize=quantize)
         self.prompter = Prompter(self.student.backbone, self.processor)
 
     def answer(
@@ -58,7 +62,10 @@ class TrainedStudent:
             max_tokens: Longest answer.
             stream: Print the answer while it is made (one recording only).
         """
-        waves = [[self._wave(recording)] for recording in recordings]
+        waves = [
+            [recording if isinstance(recording, np.ndarray) else self.hear(_as_clip(recording))]
+            for recording in recordings
+        ]
         return self.reply([ask(question)] * len(waves), waves, max_tokens=max_tokens, stream=stream)
 
     def reply(
@@ -108,36 +115,41 @@ class TrainedStudent:
         device = self.student.tower_mean_H.device
         return {name: value.to(device) for name, value in batch["inputs"].items()}
 
-    def _wave(self, recording: str | np.ndarray) -> np.ndarray:
-        if isinstance(recording, np.ndarray):
-            return recording
-        if not Path(recording).is_file():
-            raise UserError(f"there is no audio file {recording}")
-        clip = Clip(clip_id=recording, uri=str(Path(recording).absolute()))
+    def hear(self, clip: Clip) -> np.ndarray:
+        """A clip's waveform at the backbone's sample rate.
+
+        Raises:
+            UserError: it cannot be read.
+        """
         try:
             return audio.load(clip, self.student.backbone.sample_rate)
         except audio.AudioError as error:
-            raise UserError(f"{recording} cannot be heard: {error}") from None
+            raise UserError(f"{clip.uri} cannot be heard: {error}") from None
 
 
-def load_run(run: Path) -> tuple[Recipe, Student, Processor]:
+def load_run(run: Path, *, quantize: bool = True) -> tuple[Recipe, Student, Processor]:
     """The recipe, student (without heads) and processor of a run's last finished stage."""
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")
     recipe = load_recipe(run / "recipe.yaml")
     finished = [
-        run / name / STATE_FILE
-        for name, stage in stages_of(recipe)
-        if stage is not None and (run / name / STATE_FILE).is_file()
+        run / name / STATE_FILE for name in recipe.stages() if (run / name / STATE_FILE).is_file()
     ]
     if not finished:
         raise UserError(f"{run} has no finished stage yet; run the same coat-student train again")
     base = recipe.model.path or str(run / "base")
-    backbone, model, processor = load_backbone(recipe.model, base)
+    config = recipe.model if quantize else dataclasses.replace(recipe.model, quantize=None)
+    backbone, model, processor = load_backbone(config, base)
     student = build_student(recipe, backbone, model, processor, {})
     student.load(finished[-1])
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
+
+
+def _as_clip(path: str) -> Clip:
+    if not Path(path).is_file():
+        raise UserError(f"there is no audio file {path}")
+    return Clip(clip_id=path, uri=str(Path(path).absolute()))
 
 
 def _streamer(tokenizer: Any) -> TextStreamer:

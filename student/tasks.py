@@ -15,8 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from manifests.clips import Clip
+from manifests.console import as_fields
 from manifests.errors import UserError
 from student.config import TaskConfig
+
+HELD_OUT_FILE = "held_out.jsonl"
 
 Message = dict[str, Any]
 """`{"role": ..., "content": [parts]}`; an audio part is `{"type": "audio", "audio": clip id}`."""
@@ -103,6 +106,25 @@ def _chat(messages: list[Message], clips: Mapping[str, Clip]) -> Example:
             raise ValueError(f"the corpus has no clip {clip_id!r}")
     content = [{"role": message["role"], "content": _as_audio(message)} for message in before]
     return Example(clip_ids, content, "".join(part["text"] for part in _parts(last)))
+
+
+def write_held_out(run: Path, examples: Iterable[Example], clips: Mapping[str, Clip]) -> None:
+    """Keeps held-out examples with where their audio is, for what comes after training."""
+    with (run / HELD_OUT_FILE).open("w", encoding="utf-8") as file:
+        for example in examples:
+            heard = [as_fields(clips[clip_id]) for clip_id in example.clip_ids]
+            row = {"messages": example.messages, "answer": example.answer, "clips": heard}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_held_out(run: Path) -> Iterator[tuple[Example, list[Clip]]]:
+    """The held-out examples of a run, with their clips."""
+    with (run / HELD_OUT_FILE).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            clips = [Clip(**fields) for fields in row["clips"]]
+            ids = tuple(clip.clip_id for clip in clips)
+            yield Example(ids, row["messages"], row["answer"]), clips
 
 
 def _parts(message: Message) -> list[dict[str, Any]]:

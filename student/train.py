@@ -27,7 +27,6 @@ from manifests.corpus import Corpus
 from manifests.errors import UserError
 from student.config import (
     Recipe,
-    StageConfig,
     TrainOptions,
     differences,
     load_recipe,
@@ -38,7 +37,7 @@ from student.losses import answer_sum, stream_counts, stream_sums
 from student.metrics import NAMES
 from student.model import Student, build_student, load_backbone
 from student.streams import RECONSTRUCTION, Stream, open_streams
-from student.tasks import Example, examples_of, held_out, read_chats
+from student.tasks import Example, examples_of, held_out, read_chats, write_held_out
 from student.tiny import build_tiny
 from student.trainer import (
     STATE_FILE,
@@ -78,6 +77,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     run.mkdir(parents=True, exist_ok=True)
     base = _base_checkpoint(recipe, run, learning)
     save_recipe(recipe, run / "recipe.yaml")
+    write_held_out(run, checking, clips)
     backbone, model, processor = load_backbone(recipe.model, base)
     student = build_student(recipe, backbone, model, processor, streams)
     processor.save_pretrained(run / "processor")
@@ -99,8 +99,8 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     student.to(device)
 
     # How good it is before, and what "good" means: means over training clips are the baseline.
-    stages = [(name, stage) for name, stage in stages_of(recipe) if stage is not None]
-    batch_size = stages[-1][1].batch_size
+    stages = recipe.stages()
+    batch_size = max(stage.batch_size for stage in stages.values())
     some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
     means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
     validate = Validator(DataLoader(checking, batch_size, collate_fn=as_batch), distilled, means)
@@ -110,7 +110,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         _write_report(run, report)
 
     # Stages: each a run of the trainer, from the last one's weights.
-    for number, (name, stage) in enumerate(stages):
+    for number, (name, stage) in enumerate(stages.items()):
         folder = run / name
         student.train_only(stage.train)
         if name not in report:
@@ -136,12 +136,6 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         student.load(folder / STATE_FILE)
     console.print(table_of(report, distilled))
     return report
-
-
-def stages_of(recipe: Recipe) -> list[tuple[str, StageConfig | None]]:
-    """The stages by name; without a block there is nothing to align."""
-    align = None if recipe.arm == "sft" else recipe.align
-    return [("align", align), ("joint", recipe.joint)]
 
 
 def counts_of(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:

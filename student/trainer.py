@@ -74,7 +74,8 @@ class StudentTrainer(Trainer):
         self._parts_since = 0
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(_Progress())
+        if not arguments.disable_tqdm:
+            self.add_callback(_Progress())
         self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
 
     def get_batch_samples(

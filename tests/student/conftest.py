@@ -6,7 +6,11 @@ learn them; corpus and cache are written by the product's own code.
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,21 +23,47 @@ from manifests.codecs import encode
 from manifests.layout import Layout
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.sums import Sums
+from student.config import (
+    BlockConfig,
+    DataConfig,
+    HeadConfig,
+    ModelConfig,
+    StageConfig,
+    StreamConfig,
+    TaskConfig,
+    TinyConfig,
+    TrainOptions,
+)
+from student.tiny import build_tiny
 
 RATE = 16000
 NOTES = ("low", "middle", "high", "top")
 NOTE_HZ = (220.0, 330.0, 494.0, 740.0)
-STREAMS = (
-    StreamSpec(name="bands", kind="features", dim=24, start_s=0.02, hop_s=0.04, window_s=0.04, codec="int8"),
-    StreamSpec(name="events", kind="multilabel", dim=5, start_s=0.05, hop_s=0.1, window_s=0.1, codec="uint8"),
-    StreamSpec(name="class", kind="distribution", dim=5, start_s=0.25, hop_s=0.5, window_s=0.5, codec="uint8"),
-    StreamSpec(name="salience", kind="pitch", dim=361, start_s=0.0, hop_s=0.01, window_s=0.06, codec="pitch"),
-    StreamSpec(name="f0", kind="curve", dim=1, start_s=0.0, hop_s=0.01, window_s=0.06, codec="fp16"),
+STREAMS = tuple(
+    StreamSpec(name=name, kind=kind, dim=dim, start_s=start_s, hop_s=hop_s, window_s=0.05,
+               codec=codec)
+    for name, kind, dim, start_s, hop_s, codec in (
+        ("bands", "features", 24, 0.02, 0.04, "int8"),
+        ("events", "multilabel", 5, 0.05, 0.1, "uint8"),
+        ("class", "distribution", 5, 0.25, 0.5, "uint8"),
+        ("salience", "pitch", 361, 0.0, 0.01, "pitch"),
+        ("f0", "curve", 1, 0.0, 0.01, "fp16"),
+    )
 )  # fmt: skip
 SPEC = TeacherSpec(
     name="toy", family="tests:Toy", revision=1, settings={}, weights={}, sample_rate=RATE,
     streams=STREAMS, license="none",
 )  # fmt: skip
+
+
+LOST = 2
+"""Clips that the cache lacks."""
+STREAM_NAMES = ("toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction")
+TASKS = [
+    TaskConfig(questions=["What is said?"], answer=["text"]),
+    TaskConfig(questions=["Which note?", "Name the note."], answer=["labels.note"]),
+]
+TINY = TinyConfig(window_s=2, hidden_size=64, layers=3, feed_forward=96, vocabulary=400)
 
 
 def sing(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
@@ -66,7 +96,9 @@ def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def write_cache(cache: Path, corpus: corpora.Corpus, heard: dict[str, dict[str, np.ndarray]]) -> None:
+def write_cache(
+    cache: Path, corpus: corpora.Corpus, heard: dict[str, dict[str, np.ndarray]]
+) -> None:
     """Commits the toy teacher's targets for the clips that it has heard."""
     layout = Layout.create(cache)
     layout.register(corpus)
@@ -98,7 +130,7 @@ def write_cache(cache: Path, corpus: corpora.Corpus, heard: dict[str, dict[str, 
 class World:
     """Where the toy corpus and its cache are."""
 
-    def __init__(self, root: Path, num_clips: int, lost: int = 2) -> None:
+    def __init__(self, root: Path, num_clips: int) -> None:
         rng = np.random.default_rng(0)
         self.corpus, self.cache = root / "toy", root / "cache"
         self.clips: list[Clip] = []
@@ -109,15 +141,49 @@ class World:
             path = root / f"{number}.wav"
             soundfile.write(path, wave, RATE)
             name = NOTES[note_T[note_T < 4][0]]
-            clip = Clip(clip_id=f"clip{number}", uri=str(path), duration=seconds,
-                        text=f"a {name} tone" if number % 2 else None, labels={"note": name})  # fmt: skip
+            text = f"a {name} tone" if number % 2 else None
+            clip = Clip(
+                clip_id=f"clip{number}", uri=str(path), duration=seconds, text=text,
+                labels={"note": name},
+            )  # fmt: skip
             self.clips.append(clip)
-            if number >= lost:
+            if number >= LOST:
                 heard[clip.clip_id] = targets(wave, note_T)
         write_cache(self.cache, corpora.build(self.clips, self.corpus), heard)
+
+    def options(self, out: Path, **changes: Any) -> TrainOptions:
+        """A short training on this world: every stream, two steps of each stage."""
+        stage = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
+        fields: dict[str, Any] = {
+            "model": ModelConfig(build="tiny", tiny=TINY),
+            "block": BlockConfig(tokens=4),
+            "heads": HeadConfig(frames_per_position=2, width=32, layers=1),
+            "streams": {name: StreamConfig() for name in STREAM_NAMES},
+            "data": DataConfig(tasks=TASKS, validation=0.25, keep_in_memory=True),
+            "align": StageConfig(train="rows", **stage),
+            "joint": StageConfig(train="lora", **stage),
+            "trainer": {"report_to": [], "disable_tqdm": True},
+        }
+        return TrainOptions(
+            corpus=str(self.corpus), cache=str(self.cache), out=str(out), **(fields | changes)
+        )
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """48 clips of about a second; the cache lacks two of them."""
     return World(tmp_path_factory.mktemp("world"), 48)
+
+
+@pytest.fixture(scope="session")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Family -> path of a small checkpoint of the true class with random weights."""
+
+    @functools.cache
+    def make(family: str) -> str:
+        folder = tmp_path_factory.mktemp(family)
+        config = dataclasses.replace(TINY, family=family, whisper_weights=False)
+        build_tiny(folder, config, ["What is said? a low middle high top tone"], seed=0)
+        return str(folder)
+
+    return make
