@@ -1,0 +1,1 @@
+"""Small programs that show the project in use; tests run them."""
