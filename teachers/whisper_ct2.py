@@ -37,6 +37,8 @@ WINDOW_S = 30
 WINDOW_FRAMES = 1500
 OVERLAP_FRAMES = 250
 """Windows of a longer clip overlap by 5 s and are joined in the middle."""
+MEL_TAIL = 800
+"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
 SILENCE_S = 0.5
 """Silence that a shortened window has at least after its clip."""
 NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
@@ -169,8 +171,10 @@ class WhisperCT2:
         mels = []
         for clip, start, _, _ in batch:
             samples = waves[clip][start * SAMPLES_PER_FRAME :][: length * SAMPLES_PER_FRAME]
-            padded = np.pad(samples, (0, length * SAMPLES_PER_FRAME - len(samples)))
-            mels.append(self._mel(padded, padding=0)[:, : 2 * length])
+            mel = self._mel(samples, padding=MEL_TAIL)[:, : 2 * length]
+            # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
+            silence = ((0, 0), (0, 2 * length - mel.shape[1]))
+            mels.append(np.pad(mel, silence, constant_values=mel.min()))
         features = np.ascontiguousarray(np.stack(mels), dtype=np.float32)
         output = self._model.model.encode(ctranslate2.StorageView.from_array(features), to_cpu=True)
         encoded = np.array(output.to(ctranslate2.DataType.float32))

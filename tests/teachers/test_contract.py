@@ -1,0 +1,110 @@
+"""What every embedded expert promises, on synthetic sound: shapes, grids, batches, long clips."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from manifests.codecs import encode
+from manifests.streams import TeacherSpec
+from manifests.sums import MAX_CODEC_LOSS, Sums
+from teachers import registry
+from teachers.grid import num_frames
+from teachers.protocol import Targets
+from tests.teachers.conftest import Load
+
+NAMES = list(registry.preset("embedded"))
+each_teacher = pytest.mark.parametrize("name", NAMES)
+
+
+def voice(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    """Gliding harmonics that swell, in a little noise."""
+    time = np.arange(round(seconds * rate)) / rate
+    hertz = 150 + 60 * np.sin(2 * np.pi * 0.7 * time) + 30 * np.sin(2 * np.pi * 2.3 * time)
+    phase = 2 * np.pi * np.cumsum(hertz) / rate
+    swell = 0.5 + 0.5 * np.sin(2 * np.pi * 1.7 * time)
+    tone = sum(np.sin(n * phase) / n for n in range(1, 12)) * swell
+    noise = np.random.default_rng(seed).normal(size=len(time))
+    return (0.1 * tone + 0.002 * noise).astype(np.float32)
+
+
+def check(targets: Targets, spec: TeacherSpec, num_samples: int) -> None:
+    assert set(targets.frames) == {stream.name for stream in spec.streams}
+    for stream in spec.streams:
+        frames_TD = targets.frames[stream.name]
+        count = num_frames(
+            num_samples, spec.sample_rate, start_s=stream.start_s, hop_s=stream.hop_s
+        )
+        assert frames_TD.shape == (count, stream.dim)
+        assert frames_TD.dtype == np.float32
+        assert np.isfinite(frames_TD).all()
+        if stream.kind in ("multilabel", "pitch"):
+            assert frames_TD.min() >= 0
+            assert frames_TD.max() <= 1
+    json.dumps(targets.metadata)
+
+
+@each_teacher
+@pytest.mark.parametrize("num_samples", [1, 50, 400, 1_600, 20_001])
+def test_short_and_silent_clips(load: Load, name: str, num_samples: int):
+    teacher = load(name)
+    spec = teacher.spec()
+    noise = voice(2, spec.sample_rate)[:num_samples]
+    for heard in teacher.extract([noise, np.zeros(num_samples, np.float32)]):
+        check(heard, spec, num_samples)
+
+
+@each_teacher
+def test_neighbours_do_not_matter(load: Load, name: str):
+    teacher = load(name)
+    rate = teacher.spec().sample_rate
+    waves = [voice(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7))]
+    together = teacher.extract(waves)
+    for wave, heard in zip(waves, together, strict=True):
+        (alone,) = teacher.extract([wave])
+        for stream, frames_TD in heard.frames.items():
+            scale = np.abs(alone.frames[stream]).max()
+            assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-3 * scale
+        assert heard.metadata == alone.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "seconds", "begin", "edge", "tolerance"),
+    [
+        ("emotion", 12, 4.0, 1.0, 0),
+        ("pitch", 12, 4.0, 1.0, 0),
+        ("sound_event", 12, 0.48 * 8, 1.0, 0),
+        # Low keys hear further than the overlap, and loudness is relative to a window's loudest.
+        ("music", 24, 256 * 500 / 22_050, 1.0, 0.003),
+        # Where the third window begins: elsewhere, a frame hears other neighbours.
+        ("asr", 70, 50.0, 2.6, 1e-3),
+    ],
+)
+def test_a_long_clip_equals_its_parts(
+    load: Load, name: str, seconds: float, begin: float, edge: float, tolerance: float
+):
+    teacher = load(name)
+    spec = teacher.spec()
+    wave = voice(seconds, spec.sample_rate)
+    part = wave[round(begin * spec.sample_rate) :]
+    (whole,), (alone,) = teacher.extract([wave]), teacher.extract([part])
+    check(whole, spec, len(wave))
+    for stream in spec.streams:
+        skip, shift = round(edge / stream.hop_s), round(begin / stream.hop_s)
+        expected = alone.frames[stream.name]
+        inner = slice(skip, len(expected) - skip)
+        found = whole.frames[stream.name][shift : shift + len(expected)]
+        assert np.abs(found[inner] - expected[inner]).mean() <= tolerance
+
+
+@each_teacher
+def test_the_codec_keeps_what_was_heard(load: Load, name: str):
+    teacher = load(name)
+    spec = teacher.spec()
+    (heard,) = teacher.extract([voice(3, spec.sample_rate)])
+    for stream in spec.streams:
+        kept = encode(heard.frames[stream.name], stream)
+        loss = Sums.of(heard.frames[stream.name], kept).codec_loss(stream)
+        assert loss < MAX_CODEC_LOSS[stream.codec]

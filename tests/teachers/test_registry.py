@@ -1,0 +1,80 @@
+"""Families, presets and settings: what is found, and what is said when something is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from manifests.errors import UserError
+from teachers import registry
+
+EMBEDDED = registry.preset("embedded")
+
+
+def fingerprint(name: str, **settings) -> str:
+    family, preset = EMBEDDED[name]
+    return registry.make(name, family, {**preset, **settings}).spec().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: registry.preset("emmbedded"), "the presets are embedded"),
+        (lambda: registry.make("asr", "whisperr", {}), "the families are whisper_ct2"),
+        (lambda: registry.make("asr", "whisper_ct2", {"beams": 5}), "it has model, compute_type"),
+        (lambda: registry.make("mine", "no_such_module:Mine", {}), "no_such_module"),
+        (lambda: registry.make("mine", "teachers.crepe:Mine", {}), "teachers.crepe:Mine"),
+        (lambda: registry.make("pitch", "crepe", {"model": "huge"}), "tiny, full"),
+        (lambda: registry.make("asr", "whisper_ct2", {"model": "/nowhere"}), "model.bin"),
+        (lambda: registry.make("asr", "whisper_ct2", {"window_step_s": 7}), "divide 30"),
+        (lambda: registry.make("events", "yamnet", {"hop_s": 0.123}), "multiple of 0.01"),
+    ],
+)
+def test_what_is_not_there_is_named(make, says: str):
+    with pytest.raises(UserError, match=says):
+        make()
+
+
+def test_a_teacher_of_ones_own():
+    teacher = registry.make("mine", "tests.pipeline.fakes:Energy", {"gain": 2.0})
+    assert teacher.spec().settings == {"gain": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "knob"),
+    [
+        ("asr", {"batch_windows": 3}),
+        ("pitch", {"batch_frames": 100}),
+        ("music", {"batch_windows": 3}),
+    ],
+)
+def test_runtime_knobs_make_no_new_version(name: str, knob: dict):
+    assert fingerprint(name, **knob) == fingerprint(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("asr", {"window_step_s": 10}),
+        ("asr", {"compute_type": "int8"}),
+        ("pitch", {"model": "full"}),
+        ("sound_event", {"hop_s": 0.24}),
+        ("music", {"onset_threshold": 0.6}),
+    ],
+)
+def test_settings_make_a_new_version(name: str, setting: dict):
+    assert fingerprint(name, **setting) != fingerprint(name)
+
+
+def test_a_spec_loads_no_model():
+    code = (
+        "import sys; from teachers import registry\n"
+        "for name, (family, settings) in registry.preset('embedded').items():\n"
+        "    spec = registry.make(name, family, settings).spec()\n"
+        "    assert spec.license and spec.streams and spec.name == name\n"
+        "print(*{'torch', 'onnxruntime', 'ctranslate2', 'opensmile'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""

@@ -1,0 +1,102 @@
+"""Frames are where their grid says: stimuli at known times."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from teachers.crepe import CENTS_PER_BIN, FIRST_CENTS
+from teachers.protocol import Teacher
+from tests.teachers.conftest import Load
+
+
+def heard(teacher: Teacher, wave: np.ndarray, stream: str) -> tuple[np.ndarray, np.ndarray]:
+    """A stream's frames and their times in seconds."""
+    spec = teacher.spec().stream(stream)
+    frames_TD = teacher.extract([wave.astype(np.float32)])[0].frames[stream]
+    return frames_TD, spec.start_s + spec.hop_s * np.arange(len(frames_TD))
+
+
+def middle(times: np.ndarray, high: np.ndarray) -> float:
+    """Middle of the first stretch of frames that are high."""
+    inside = times[high]
+    return float(inside[0] + inside[-1]) / 2
+
+
+@pytest.mark.parametrize("at", [0.5, 0.513, 0.527, 1.0])
+def test_loudness_peaks_at_a_click(load: Load, at: float):
+    wave = np.zeros(24_000)
+    wave[round(at * 16_000) - 8 :][:16] = 0.5
+    frames_TD, times = heard(load("emotion"), wave, "lld")
+    loud = frames_TD[:, 0]
+    assert abs(middle(times, loud > loud.max() / 2) - at) <= 0.0051
+
+
+@pytest.mark.parametrize("begin", [0.5, 0.704])
+def test_voice_descriptors_share_the_grid_of_loudness(load: Load, begin: float):
+    time = np.arange(32_000) / 16_000
+    tone = sum(np.sin(2 * np.pi * 200 * n * time) / n for n in range(1, 8))
+    wave = 0.1 * tone * ((time >= begin) & (time < begin + 0.5))
+    frames_TD, times = heard(load("emotion"), wave, "lld")
+    loud, f0 = frames_TD[:, 0], frames_TD[:, 10]
+    assert abs(middle(times, loud > loud.max() / 2) - (begin + 0.25)) <= 0.0051
+    # Voiced or not is decided per frame: the ends are known to a hop, the middle to half of it.
+    assert abs(middle(times, f0 > 0) - (begin + 0.25)) <= 0.01
+
+
+def test_salience_moves_when_the_pitch_does(load: Load):
+    time = np.arange(24_000) / 16_000
+
+    def column(hertz: float) -> int:
+        return round((1200 * np.log2(hertz / 10) - FIRST_CENTS) / CENTS_PER_BIN)
+
+    late = []
+    for change in np.linspace(0.6, 0.61, 5):
+        for before, after in ((440, 660), (660, 440)):
+            wave = 0.3 * np.sin(2 * np.pi * np.where(time < change, before, after) * time)
+            salience_TB, times = heard(load("pitch"), wave, "salience")
+            lead = salience_TB[:, column(after)] - salience_TB[:, column(before)]
+            first = np.flatnonzero((lead > 0) & (times > 0.3))[0]
+            share = lead[first] / (lead[first] - lead[first - 1])
+            late.append(times[first] - 0.01 * share - change)
+    assert abs(np.mean(late)) <= 0.005
+    assert np.abs(late).max() <= 0.01
+
+
+@pytest.mark.parametrize("begin", [0.5, 1.2, 2.7, 3.303])
+def test_a_note_is_where_it_sounds(load: Load, begin: float):
+    time = np.arange(5 * 22_050) / 22_050
+    harmonics = sum(np.sin(2 * np.pi * 440 * n * time) / n for n in range(1, 6))
+    wave = 0.1 * harmonics * ((time >= begin) & (time < begin + 0.4))
+    key = 69 - 21
+    contours, times = heard(load("music"), wave, "contours")
+    line = contours[:, 3 * key + 1]
+    assert abs(middle(times, line > line.max() / 2) - (begin + 0.2)) <= 128 / 22_050
+    onsets, times = heard(load("music"), wave, "onsets")
+    # The network was trained to rise a frame early.
+    assert abs(times[onsets[:, key].argmax()] - begin) <= 1.5 * 256 / 22_050
+
+
+@pytest.mark.parametrize(("hop_s", "tolerance"), [(0.48, 0.24), (0.1, 0.05)])
+@pytest.mark.parametrize("begin", [3.0, 3.2, 3.4])
+def test_an_event_is_where_it_sounds(load: Load, hop_s: float, tolerance: float, begin: float):
+    time = np.arange(9 * 16_000) / 16_000
+    hiss = np.random.default_rng(0).normal(scale=5e-4, size=len(time))
+    beep = 0.3 * np.sin(2 * np.pi * 1000 * time) * ((time >= begin) & (time < begin + 2))
+    posteriors, times = heard(load("sound_event", hop_s=hop_s), hiss + beep, "events")
+    change = posteriors[np.abs(times - begin - 1).argmin()] - posteriors[0]
+    likeness = (posteriors - posteriors[0]) @ change / (change @ change)
+    assert abs(middle(times, likeness > 0.5) - (begin + 1)) <= tolerance
+
+
+@pytest.mark.parametrize("at", [0.5, 1.0, 1.01, 2.51])
+def test_whisper_frames_change_at_a_click(load: Load, at: float):
+    wave = np.zeros(48_000)
+    noise = np.random.default_rng(0).normal(scale=0.2, size=320)
+    wave[round(at * 16_000) - 160 :][:320] = noise
+    frames_TD, times = heard(load("asr"), wave, "encoder")
+    change = (np.diff(frames_TD, axis=0) ** 2).sum(1)
+    between = (times[1:] + times[:-1]) / 2
+    near = np.abs(between - at) < 0.2
+    largest = between[near][change[near].argsort()[-4:]]
+    assert abs(np.median(largest) - at) <= 0.0201
