@@ -22,6 +22,14 @@ TEMPORARY = ".tmp-"
 """Prefix of files that a killed writer may leave behind; no reader ever looks at them."""
 
 
+def cannot_write(why: str) -> UserError:
+    """The error of a write that failed for good, as its user can mend it."""
+    return UserError(
+        f"cannot write to the cache: {why}; mend that (free space, permissions, credentials) and "
+        "run the same command again: what is committed is kept"
+    )
+
+
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """The file system of an address, and the path in it.
 

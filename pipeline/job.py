@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,12 @@ import teachers
 from manifests.corpus import Corpus
 from manifests.errors import UserError
 from manifests.layout import Layout
+from manifests.storage import cannot_write
 from pipeline import plan, setup
 from pipeline.config import BuildConfig
 from pipeline.progress import BuildProgress
 from pipeline.scheduler import Scheduler
+from pipeline.setup import TeacherSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +63,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
     """
     corpus = Corpus(config.corpus)
     setups = setup.teachers(config)
-    layout = Layout.create(config.cache)
-    layout.register(corpus)
-    for teacher in setups:
-        layout.add_teacher(teacher.spec)
+    layout = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]
     if retry_failures:
@@ -100,6 +99,18 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
             cache_bytes=progress.cache_bytes,
             extract_seconds=progress.extract_seconds,
         )
+
+
+def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Layout:
+    """The cache, with all that a build writes but shards."""
+    try:
+        layout = Layout.create(cache)
+        layout.register(corpus)
+        for teacher in setups:
+            layout.add_teacher(teacher.spec)
+    except OSError as error:
+        raise cannot_write(str(error)) from None
+    return layout
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ from typing import Any
 
 import ray
 from ray._private.state import available_resources_per_node
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError
 
 from manifests.errors import UserError
 from pipeline.config import Resources
@@ -58,21 +58,25 @@ class Pool:
 
         Raises:
             UserError: what a teacher raised while loading.
-            RayActorError: the worker died.
+            RayError: the worker died.
         """
         member = self.starting.pop(ref)
         try:
             _, seconds = ray.get(ref)
-        except RayActorError:
+        except RayError:
             self.drop(member)
             raise
         member.ready = True
         return seconds
 
     def drop(self, member: Member) -> list[Any]:
-        """Forgets a worker that died, and gives back the tasks it had, the running one first."""
+        """Forgets a worker that died, and gives back the tasks it had, the running one first.
+
+        One that only cannot be reached is killed for good: it must not hold its resources.
+        """
         if member in self.members:
             self.members.remove(member)
+            ray.kill(member.actor)
         tasks, member.tasks = member.tasks, []
         return tasks
 
@@ -122,48 +126,73 @@ def arrange(setups: Sequence[TeacherSetup], decode: Resources) -> tuple[list[Poo
     return ordered, pools[repr(decode)]
 
 
-def grow(pools: Sequence[Pool]) -> None:
-    """Starts workers while the cluster has room for them, pool by pool.
+def grow(pools: Sequence[Pool]) -> int:
+    """Starts workers while the cluster has room for them; how many it started.
 
-    Does nothing while workers are starting: what Ray calls free lags behind.
+    Every pool gets one before any gets two, then those with a GPU come first, and the others share.
+    A stated number is asked for at once: waiting workers make an autoscaler add nodes. Otherwise
+    nothing is done while workers are starting, for what Ray calls free lags behind.
     """
-    if any(pool.starting for pool in pools):
-        return
     free = [dict(node) for node in available_resources_per_node().values()]
+    wanted: list[Pool] = []
     for pool in pools:
-        limit, asked = pool.resources.max_workers, _asked(pool.resources)
-        if limit:
-            # A stated number is asked for at once: waiting workers make an autoscaler add nodes.
-            for _ in range(limit - len(pool.members)):
-                pool.start_one()
-            continue
-        for node in free:
-            while all(node.get(name, 0.0) + 1e-6 >= need for name, need in asked.items()):
-                for name, need in asked.items():
-                    node[name] -= need
-                pool.start_one()
+        lacking = pool.resources.max_workers - len(pool.members)
+        for _ in range(lacking):
+            _place(pool, free)
+            wanted.append(pool)
+    open_ended = [pool for pool in pools if not pool.resources.max_workers]
+    if not any(pool.starting for pool in open_ended):
+        wanted += [pool for pool in open_ended if not pool.members and _place(pool, free)]
+        for pool in open_ended:
+            while pool.resources.num_gpus and _place(pool, free):
+                wanted.append(pool)
+        while placed := [pool for pool in open_ended if _place(pool, free)]:
+            wanted += placed
+    for pool in wanted:
+        pool.start_one()
+    return len(wanted)
+
+
+def _place(pool: Pool, free: Sequence[dict[str, float]]) -> bool:
+    """Takes a worker's needs out of the first node that has them."""
+    asked = _asked(pool.resources)
+    for node in free:
+        if all(node.get(name, 0.0) + 1e-6 >= need for name, need in asked.items()):
+            for name, need in asked.items():
+                node[name] -= need
+            return True
+    return False
 
 
 def _asked(resources: Resources) -> dict[str, float]:
     asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
     asked["memory"] = resources.memory_gb * 1e9
+    if resources.accelerator_type:
+        asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001
     return {name: amount for name, amount in asked.items() if amount > 0}
 
 
 def check_fits(pools: Sequence[Pool]) -> None:
-    """Raises a UserError where no node of the cluster could ever hold a pool's worker."""
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """Raises a UserError where the cluster could never hold a worker of every pool at once."""
+    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    rest = [dict(node) for node in nodes]
     for pool in pools:
+        if pool.resources.max_workers or _place(pool, rest):
+            continue
         asked = _asked(pool.resources)
-        fits = any(all(node.get(name, 0) >= need for name, need in asked.items()) for node in nodes)
-        if not fits and not pool.resources.max_workers:
-            wanted = ", ".join(f"{name} {need:g}" for name, need in asked.items())
-            largest = ", ".join(
-                f"{name} {max((node.get(name, 0) for node in nodes), default=0):g}"
-                for name in asked
-            )
+        wanted = ", ".join(f"{name} {need:g}" for name, need in asked.items())
+        who = ", ".join(setup.name for setup in pool.setups)
+        who = f"a worker of teacher {who}" if who else "a worker that decodes"
+        if _place(pool, nodes):
             raise UserError(
-                f"a worker of teacher {', '.join(setup.name for setup in pool.setups) or 'none'} "
-                f"asks for {wanted}, more than any node of the Ray cluster has ({largest}); lower "
-                "its resources, or set max_workers if an autoscaler will add such nodes"
+                f"{who} asks for {wanted}, which the Ray cluster has not left beside one worker of "
+                "each other kind; lower the resources, or let teachers and decoding ask for the "
+                "same: then they share workers"
             )
+        largest = ", ".join(
+            f"{name} {max((node.get(name, 0) for node in nodes), default=0):g}" for name in asked
+        )
+        raise UserError(
+            f"{who} asks for {wanted}, more than any node of the Ray cluster has ({largest}); "
+            "lower its resources, or set max_workers if an autoscaler will add such nodes"
+        )

@@ -24,7 +24,7 @@ from ray import exceptions
 
 from manifests.errors import UserError
 from manifests.shards import Failure, Marker
-from manifests.storage import Folder
+from manifests.storage import Folder, cannot_write
 from pipeline import pools
 from pipeline.blocks import UNKNOWN_SECONDS, DecodeSummary, Extracted, ExtractSummary, cut
 from pipeline.config import BuildConfig
@@ -39,6 +39,13 @@ DEATHS_ALLOWED = 2
 """A task that has cost this many workers is split, or its only clip is recorded as a failure."""
 WRITE_ATTEMPTS = 3
 FALSE_STARTS_ALLOWED = 3
+"""Times that all workers started at once may die before one has loaded its teachers."""
+LOST_WORKER = (
+    exceptions.RayActorError,
+    exceptions.OutOfMemoryError,
+    exceptions.WorkerCrashedError,
+    exceptions.NodeDiedError,
+)
 GROW_EVERY_S = 3.0
 BLOCKS_AHEAD = 8
 """Blocks per worker that are decoded or waiting for it."""
@@ -108,6 +115,7 @@ class Scheduler:
         self._clips_seen = self._clips_failed = 0
         self._reasons: Counter[str] = Counter()
         self._false_starts = 0
+        self._wave = 1
 
     def run(self) -> None:
         """Until every shard is committed.
@@ -118,7 +126,7 @@ class Scheduler:
         grown_at = -GROW_EVERY_S
         while self._work is not None or self._jobs:
             if time.monotonic() - grown_at > GROW_EVERY_S:
-                pools.grow(self._pools)
+                self._wave = pools.grow(self._pools) or self._wave
                 grown_at = time.monotonic()
             self._open_shards()
             self._dispatch()
@@ -231,9 +239,11 @@ class Scheduler:
     def _greet(self, pool: Pool, ref: ray.ObjectRef) -> None:
         try:
             seconds = pool.started(ref)
-        except exceptions.RayActorError as error:
+        except exceptions.RuntimeEnvSetupError as error:
+            raise UserError(f"the cluster cannot set up workers: {_brief(error)}") from None
+        except LOST_WORKER as error:
             self._false_starts += 1
-            if self._false_starts >= FALSE_STARTS_ALLOWED:
+            if self._false_starts >= FALSE_STARTS_ALLOWED * self._wave:
                 raise UserError(
                     f"workers die while they load their teachers ({_brief(error)}); they may need "
                     "more memory: set resources.memory_gb, or run fewer teachers at once"
@@ -251,7 +261,7 @@ class Scheduler:
         task, pool, member = self._running[ref]
         try:
             result = ray.get(ref)
-        except exceptions.RayActorError as error:
+        except LOST_WORKER as error:
             self._bury(pool, member, error)
             return
         except exceptions.ObjectLostError:
@@ -404,7 +414,11 @@ class Scheduler:
                 self._enqueue(Task("extract", job, block, task.teacher, position=at))
             return
         assert block.audio is not None
-        decoded = ray.get(block.audio)
+        try:
+            decoded = ray.get(block.audio)
+        except exceptions.ObjectLostError:
+            self._start_over(job)
+            return
         failure = _worker_died(decoded.clip_ids[task.position or 0], "extract")
         part = block.number, block.first + (task.position or 0)
         job.parts[task.teacher][part] = ray.put(Extracted([], [failure], {}))
@@ -428,11 +442,10 @@ class Scheduler:
 
     def _retry_write(self, task: Task, error: OSError) -> None:
         task.attempts += 1
-        if error.errno in FINAL_ERRORS or task.attempts >= WRITE_ATTEMPTS:
-            raise UserError(
-                f"cannot write to the cache: {_brief(error)}; mend that (free space, permissions, "
-                "credentials) and run the same command again: what is committed is kept"
-            )
+        # Ray's stand-in for a remote error has the class of its cause, but not its number.
+        cause = getattr(error, "cause", error)
+        if cause.errno in FINAL_ERRORS or task.attempts >= WRITE_ATTEMPTS:
+            raise cannot_write(_brief(error))
         log.warning("writing a shard failed (%s); trying again", _brief(error))
         self._enqueue(task)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -30,27 +31,31 @@ def importable_tests() -> None:
 def cluster() -> Iterator[None]:
     """A local Ray cluster of two cores, shared by the tests that do not hurt it."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
+    ray.init("local", num_cpus=2, **quiet)
     yield
     ray.shutdown()
 
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
+    """`noise_corpus` in the test's own folder."""
+    return functools.partial(noise_corpus, tmp_path)
+
+
+def noise_corpus(
+    folder: Path, count: int, *, loud: Sequence[int] = (), shard: int = 4, seed: int = 0
+) -> Corpus:
     """Writes clips of noise (peak below 0.5, one loud clip at each of `loud`) as a corpus."""
-
-    def make(count: int, *, loud: Sequence[int] = (), shard: int = 4, seed: int = 0) -> Corpus:
-        audio = tmp_path / "audio"
-        audio.mkdir(exist_ok=True)
-        clips = []
-        for at in range(count):
-            rng = np.random.default_rng([seed, at])
-            samples = rng.uniform(-0.4, 0.4, int(16_000 * rng.uniform(0.2, 1.0)))
-            path = audio / f"{at:04d}.wav"
-            if not path.exists():
-                soundfile.write(path, samples * (2.4 if at in loud else 1.0), 16_000)
-            duration = len(samples) / 16_000
-            clips.append(Clip(clip_id=f"clip{at:04d}", uri=str(path), duration=duration))
-        return build(clips, tmp_path / "corpus", clips_per_shard=shard)
-
-    return make
+    audio = folder / "audio"
+    audio.mkdir(exist_ok=True)
+    clips = []
+    for at in range(count):
+        rng = np.random.default_rng([seed, at])
+        samples = rng.uniform(-0.4, 0.4, int(16_000 * rng.uniform(0.2, 1.0)))
+        path = audio / f"{at:04d}.wav"
+        if not path.exists():
+            soundfile.write(path, samples * (2.4 if at in loud else 1.0), 16_000)
+        duration = len(samples) / 16_000
+        clips.append(Clip(clip_id=f"clip{at:04d}", uri=str(path), duration=duration))
+    return build(clips, folder / "corpus", clips_per_shard=shard)

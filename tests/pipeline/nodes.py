@@ -1,0 +1,180 @@
+"""Real Ray nodes and builds in processes of their own, for tests that kill them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+from manifests import shards
+from manifests.corpus import Corpus
+from manifests.layout import Layout
+from tests.pipeline.conftest import ENERGY, ROOT
+
+COAT_CACHE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+PATIENCE_S = 120.0
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    # A driver that names its cluster's address is not given the token that `ray start` found.
+    "RAY_AUTH_MODE": "disabled",
+    # A dead node is noticed in seconds.
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_failure_threshold": "3",
+}
+
+
+class Node:
+    """A node of a Ray cluster, made by `ray start`; the first one is the head.
+
+    A temporary folder of its own keeps it out of sight of whatever else runs on this machine.
+    """
+
+    def __init__(
+        self, *, head: Node | None = None, num_cpus: float = 0, resources: dict | None = None
+    ) -> None:
+        self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
+        place = ["--head", "--port=0", "--include-dashboard=false"]
+        if head is not None:
+            place = [f"--address={head.address}"]
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--block"),
+            *(*place, f"--num-cpus={num_cpus}", f"--resources={json.dumps(resources or {})}"),
+            *(f"--temp-dir={self._folder}", "--object-store-memory=100000000"),
+            *("--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"),
+            "--disable-usage-stats",
+        ]
+        self._process = subprocess.Popen(
+            command,
+            env=ENVIRONMENT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        until(lambda: self.raylet is not None and (head is not None or self._address_file.exists()))
+        self.address = head.address if head is not None else self._address_file.read_text().strip()
+
+    @property
+    def _address_file(self) -> Path:
+        return Path(self._folder) / "ray_current_cluster"
+
+    @property
+    def raylet(self) -> psutil.Process | None:
+        """The node's own process, whose children are its workers."""
+        children = psutil.Process(self._process.pid).children()
+        return next((child for child in children if child.name() == "raylet"), None)
+
+    def workers(self, doing: str = "") -> list[psutil.Process]:
+        """Our worker processes here, or those that are running the method `doing`."""
+        prefix = f"ray::Worker.{doing}" if doing else "ray::Worker"
+        found = []
+        for child in self.raylet.children() if self.raylet else []:
+            try:
+                if child.cmdline()[0].startswith(prefix):
+                    found.append(child)
+            except (psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
+                continue
+        return found
+
+    def kill(self) -> None:
+        """Takes all its processes at once, as a power cut would."""
+        if self._process.poll() is None:
+            everything = psutil.Process(self._process.pid).children(recursive=True)
+            for process in [psutil.Process(self._process.pid), *everything]:
+                kill(process)
+            self._process.wait()
+
+
+def kill(process: psutil.Process) -> bool:
+    """SIGKILL; whether it was still there."""
+    try:
+        process.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return False
+    return True
+
+
+def until(condition: Any, patience_s: float = PATIENCE_S) -> None:
+    """Waits for something to become true."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened for too long"
+        time.sleep(0.02)
+
+
+class Build:
+    """`coat-cache build`, as often as it takes, in a process of its own."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        cache: Path | str,
+        *,
+        node: Node | None = None,
+        runtime: dict | None = None,
+        resources: dict | None = None,
+        **options: Any,
+    ) -> None:
+        teacher = {"family": ENERGY, "runtime": runtime or {}, "resources": resources or {}}
+        config = {
+            "corpus": corpus.folder.uri,
+            "cache": str(cache),
+            "preset": "none",
+            "ray_address": node.address if node is not None else "",
+            "teacher": {"energy": teacher},
+            **options,
+        }
+        self.cache = cache
+        self._config = Path(tempfile.mkdtemp(prefix="coat-")) / "build.yaml"
+        self._config.write_text(yaml.safe_dump(config))
+
+    def start(self) -> subprocess.Popen:
+        """Starts the command."""
+        return subprocess.Popen(
+            [*COAT_CACHE, "build", "--config", str(self._config)],
+            env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self) -> tuple[int, str]:
+        """Runs the command to its end: exit code and what it said."""
+        process = self.start()
+        said, _ = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, said
+
+
+def contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
+    """Everything that readers can see of a teacher: shard -> rows in order, failures, digest."""
+    layout = Layout.open(cache)
+    (name,) = layout.corpora()
+    corpus, spec = layout.corpus(name), layout.teacher(teacher)
+    folder = layout.shards(spec, name)
+    found = {}
+    for number in shards.committed(folder):
+        marker = shards.read_marker(folder, number)
+        rows = [
+            (row.clip_id, row.duration, row.audio_digest, row.metadata, *_arrays(row))
+            for row in shards.read_rows(folder, marker, spec)
+        ]
+        failures = shards.read_failures(folder, marker)
+        accounted = [row[0] for row in rows] + [failure.clip_id for failure in failures]
+        assert sorted(accounted) == sorted(corpus.shard_ids(number)), "lost or repeated clips"
+        found[number] = (rows, failures, marker.data_sha256)
+    assert list(found) == list(range(corpus.num_shards)), "lost shards"
+    return found
+
+
+def _arrays(row: shards.Row) -> Sequence[tuple[str, list]]:
+    return [(name, encoded.decode().tolist()) for name, encoded in row.frames.items()]
