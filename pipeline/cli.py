@@ -1,9 +1,13 @@
-"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, nothing else."""
+"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, nothing else.
+
+Ray is imported by the commands that need it: the others answer at once.
+"""
 
 from __future__ import annotations
 
 from json import dumps
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -12,12 +16,17 @@ from manifests.corpus import Corpus
 from manifests.errors import UserError
 from manifests.layout import Layout
 from manifests.reader import CacheReader
-from pipeline import audit, job, plan, setup, show, status, upkeep, verify
+from pipeline import audit, plan, setup, show, status, upkeep, verify
 from pipeline.config import BuildConfig
+
+if TYPE_CHECKING:
+    from pipeline.job import Outcome
 
 
 def build(config: BuildConfig) -> None:
     """Run the teachers over a corpus and fill the cache with what it lacks."""
+    from pipeline import job
+
     outcome = job.build(config, messages)
     if not outcome.clips:
         console.print(f"{config.cache} has everything already; nothing was computed")
@@ -27,6 +36,8 @@ def build(config: BuildConfig) -> None:
 
 def retry_failures(config: BuildConfig) -> None:
     """Try the clips that failed before once more, and nothing else."""
+    from pipeline import job
+
     outcome = job.build(config, messages, retry_failures=True)
     if not outcome.clips:
         console.print(f"{config.cache} has no failures to retry")
@@ -34,7 +45,7 @@ def retry_failures(config: BuildConfig) -> None:
     _say(outcome)
 
 
-def _say(outcome: job.Outcome) -> None:
+def _say(outcome: Outcome) -> None:
     heard = max(outcome.audio_seconds.values())
     failed = max(outcome.failures.values())
     console.print(
