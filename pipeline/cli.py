@@ -18,6 +18,8 @@ from manifests.layout import Layout
 from manifests.reader import CacheReader
 from pipeline import audit, plan, setup, show, status, upkeep, verify
 from pipeline.config import BuildConfig
+from pipeline.report import page
+from pipeline.report.page import ReportConfig
 
 if TYPE_CHECKING:
     from pipeline.job import Outcome
@@ -32,6 +34,12 @@ def build(config: BuildConfig) -> None:
         console.print(f"{config.cache} has everything already; nothing was computed")
         return
     _say(outcome)
+
+
+def report(config: ReportConfig) -> None:
+    """Make one HTML page of the cache: coverage, distributions, suspicious clips, a gallery."""
+    target = page.write(config, messages)
+    console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def retry_failures(config: BuildConfig) -> None:
@@ -282,6 +290,7 @@ def main() -> None:
             "status": cache_status,
             "coverage": coverage,
             "show": show_clip,
+            "report": report,
             "retry-failures": retry_failures,
             "verify": verify_cache,
             "audit": audit_cache,

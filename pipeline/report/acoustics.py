@@ -1,0 +1,98 @@
+"""What the page shows and plays of the audio itself, small enough to lie within the page.
+
+Sound is Opus in an Ogg container (about 4 kB a second, which all current browsers play); pictures
+are bytes that the page colours, so that they follow its theme.
+"""
+
+from __future__ import annotations
+
+import io
+from base64 import b64encode
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from manifests import audio
+
+# Legend: N samples, C columns of the picture, F frequencies, M mel bands.
+
+PLAY_RATE = 24_000
+"""Hz; one of the rates that Opus knows."""
+PEAKS = 1200
+COLUMNS = 600
+"""Most columns of a picture: about the pixels that it gets."""
+MEL_BANDS = 72
+LOWEST_HZ, HIGHEST_HZ = 50.0, 11_000.0
+WINDOW_S = 0.03
+SHORTEST_HOP_S = 0.008
+RANGE_DB = 75.0
+"""Between the loudest point of a spectrogram and what is drawn as nothing."""
+TICKS_HZ = (100, 300, 1000, 3000, 10_000)
+
+
+def packed(values: np.ndarray) -> str:
+    """Bytes for the page, in base64."""
+    return b64encode(np.ascontiguousarray(values).tobytes()).decode()
+
+
+def playable(wave: audio.Waveform) -> tuple[np.ndarray, str]:
+    """The samples at `PLAY_RATE`, and the same as an Ogg Opus data URI."""
+    samples = audio.resample(wave, PLAY_RATE)
+    file = io.BytesIO()
+    soundfile.write(file, samples.clip(-1, 1), PLAY_RATE, format="OGG", subtype="OPUS")
+    return samples, f"data:audio/ogg;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def peaks(samples: np.ndarray) -> dict[str, Any]:
+    """Lowest and highest sample of each column, in 1/127 of full scale, interleaved."""
+    bounds = np.linspace(0, len(samples), min(PEAKS, len(samples)) + 1).astype(int)[:-1]
+    low_C = np.minimum.reduceat(samples, bounds)
+    high_C = np.maximum.reduceat(samples, bounds)
+    levels = np.rint(np.stack([low_C, high_C], 1).clip(-1, 1) * 127).astype(np.int8)
+    return {"columns": len(bounds), "values": packed(levels)}
+
+
+def spectrogram(samples: np.ndarray) -> dict[str, Any]:
+    """A mel spectrogram in dB below its loudest point; column i is about `start + i * hop`."""
+    window = int(WINDOW_S * PLAY_RATE)
+    hop = max(int(SHORTEST_HOP_S * PLAY_RATE), -(-len(samples) // COLUMNS))
+    padded = np.pad(samples, (window // 2, window))
+    first = np.arange(0, len(samples), hop)
+    frames_CN = padded[first[:, None] + np.arange(window)] * np.hanning(window)
+    power_CF = np.abs(np.fft.rfft(frames_CN, 1024)) ** 2
+    mel_CM = 10 * np.log10(power_CF @ _mel_filters(1024).T + 1e-10)
+    level_CM = ((mel_CM - mel_CM.max()) / RANGE_DB + 1).clip(0, 1)
+    edges = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
+    heights = (_mel(np.array(TICKS_HZ)) - edges[0]) / (edges[1] - edges[0])
+    return {
+        "start": 0.0,
+        "hop": hop / PLAY_RATE,
+        "columns": len(first),
+        "rows": MEL_BANDS,
+        "values": packed(np.rint(level_CM * 255).astype(np.uint8)),
+        "scale": "heat",
+        "ticks": [
+            [f"{hertz // 1000}k" if hertz >= 1000 else str(hertz), round(float(height), 4)]
+            for hertz, height in zip(TICKS_HZ, heights, strict=True)
+        ],
+    }
+
+
+def _mel(hertz: np.ndarray) -> np.ndarray:
+    """O'Shaughnessy's formula."""
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def _mel_filters(size: int) -> np.ndarray:
+    """Triangles of unit area over the bins of an FFT, (M, F)."""
+    low, high = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
+    corners = 700 * (10 ** (np.linspace(low, high, MEL_BANDS + 2) / 2595) - 1)
+    bins_F = np.fft.rfftfreq(size, 1 / PLAY_RATE)
+    left, middle, right = (corners[at : at + MEL_BANDS, None] for at in range(3))
+    rising, falling = (bins_F - left) / (middle - left), (right - bins_F) / (right - middle)
+    triangles_MF = np.minimum(rising, falling).clip(0)
+    # Bands narrower than a bin take the nearest one, or they would be black stripes.
+    nearest_M = np.abs(bins_F - middle).argmin(1)
+    triangles_MF[np.arange(MEL_BANDS), nearest_M] += triangles_MF.sum(1) == 0
+    return triangles_MF / triangles_MF.sum(1, keepdims=True)

@@ -1,0 +1,167 @@
+"""The clips that the page shows in full: some suspicious, some failed, the others as they come."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+
+from manifests.audio import Waveform
+from manifests.streams import TeacherSpec
+from manifests.sums import Statistics
+from pipeline.report import acoustics, listen, tracks
+from pipeline.report.observe import Observation
+from pipeline.report.sample import Place, Sampled
+from pipeline.report.suspicions import Suspicion
+from pipeline.report.tracks import Track
+
+LONGEST_S = 30.0
+"""Seconds of a clip that are shown and played."""
+LONGEST_LABEL = 80
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """One clip of the gallery."""
+
+    clip_id: str
+    corpus: str
+    uri: str
+    seconds: float
+    """That are shown."""
+    full_seconds: float
+    text: str
+    transcript: str
+    labels: dict[str, str]
+    teachers: list[str]
+    """With targets for it."""
+    absent: dict[str, str]
+    """Teacher -> why it has no targets."""
+    failed: bool
+    """Whether a teacher failed on it."""
+    suspicions: list[str]
+    """Kinds."""
+    audio: str
+    """Data URI, or empty."""
+    no_audio: str
+    """Why there is none, or empty."""
+    waveform: dict[str, Any] | None
+    spectrogram: dict[str, Any] | None
+    tracks: list[Track]
+
+
+def pick(seen: Sequence[Observation], suspicions: Sequence[Suspicion], count: int) -> list[Place]:
+    """Places of the clips to show, in storage order.
+
+    Up to a quarter are the gravest suspicions, kind by kind in turn; up to a quarter have failed;
+    the others are spread evenly over the sample.
+    """
+    places = {one.clip.clip_id: one.place for one in seen}
+    ranks: dict[str, int] = {}
+    turns = []
+    for one in suspicions:
+        ranks[one.kind] = ranks.get(one.kind, -1) + 1
+        turns.append((ranks[one.kind], one.clip_id))
+    suspects = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
+    chosen = dict.fromkeys([places[clip_id] for clip_id in suspects][: count // 4])
+    chosen |= dict.fromkeys(spread([one.place for one in seen if one.failed], count // 4))
+    others = [one.place for one in seen if one.place not in chosen]
+    chosen |= dict.fromkeys(spread(others, count - len(chosen)))
+    return sorted(chosen)
+
+
+def spread(things: list[T], count: int) -> list[T]:
+    """`count` of some things, evenly spaced; all of them if they are not more."""
+    if len(things) <= count:
+        return things
+    return [things[int((at + 0.5) * len(things) / count)] for at in range(count)]
+
+
+def exhibits(
+    clips: Iterator[Sampled],
+    teachers: Mapping[str, TeacherSpec],
+    statistics: Mapping[str, Statistics],
+    suspicions: Sequence[Suspicion],
+) -> Iterator[Exhibit]:
+    """Clips as the page shows them.
+
+    Args:
+        clips: With the frames of all streams.
+        teachers: Name -> newest version.
+        statistics: TEACHER.STREAM -> over the whole cache.
+        suspicions: Of all sampled clips.
+    """
+    for sampled in clips:
+        kinds = [one.kind for one in suspicions if one.clip_id == sampled.clip.clip_id]
+        yield _exhibit(sampled, teachers, statistics, kinds)
+
+
+def _exhibit(
+    sampled: Sampled,
+    teachers: Mapping[str, TeacherSpec],
+    statistics: Mapping[str, Statistics],
+    suspicions: list[str],
+) -> Exhibit:
+    clip, answers = sampled.clip, sampled.answers
+    wave = listen.decode(clip)
+    heard = wave.seconds if isinstance(wave, Waveform) else clip.duration or 0.0
+    full_seconds = max([heard, *(answer.duration for answer in answers.values())])
+    seconds = min(full_seconds, LONGEST_S)
+    absent = {name: "not run yet" for name in teachers if name not in answers}
+    absent |= {
+        name: f"{failure.stage}: {failure.error}, {failure.message}"
+        for name, failure in sampled.failures.items()
+    }
+    transcripts = [
+        answer.metadata["text"] for answer in answers.values() if "text" in answer.metadata
+    ]
+    sound: dict[str, Any] = {"audio": "", "no_audio": "", "waveform": None, "spectrogram": None}
+    sound |= _sound(wave, seconds) if isinstance(wave, Waveform) else {"no_audio": wave}
+    shown = [
+        track
+        for name, answer in answers.items()
+        for track in tracks.of_answer(teachers[name], answer, statistics, seconds)
+    ]
+    return Exhibit(
+        clip_id=clip.clip_id,
+        corpus=sampled.place[0],
+        uri=clip.uri,
+        seconds=round(seconds, 4),
+        full_seconds=round(full_seconds, 4),
+        text=clip.text or "",
+        transcript=next(iter(transcripts), ""),
+        labels={key: _label(value) for key, value in clip.labels.items()},
+        teachers=list(answers),
+        absent=absent,
+        failed=bool(sampled.failures),
+        suspicions=list(dict.fromkeys(suspicions)),
+        tracks=sorted(shown, key=_reading_order),
+        **sound,
+    )
+
+
+def _sound(wave: Waveform, seconds: float) -> dict[str, Any]:
+    samples = wave.samples[: round(seconds * wave.sample_rate)]
+    played, uri = acoustics.playable(Waveform(samples, wave.sample_rate, wave.digest))
+    whole = np.pad(played, (0, max(0, round(seconds * acoustics.PLAY_RATE) - len(played))))
+    return {
+        "audio": uri,
+        "waveform": acoustics.peaks(whole),
+        "spectrogram": acoustics.spectrogram(whole),
+    }
+
+
+def _reading_order(track: Track) -> tuple[bool, int]:
+    """What one reads first comes first."""
+    order = ("words", "pitch", "heat", "notes", "curves")
+    return track.more, order.index(track.kind)
+
+
+def _label(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"

@@ -1,0 +1,48 @@
+"""Histograms that are filled clip by clip, with edges that people would choose."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+
+class Histogram:
+    """Counts of values between edges; what lies beyond is counted into the outer bins.
+
+    Args:
+        edges: Rising, one more than there are bins.
+        log: Whether the axis is drawn in octaves.
+    """
+
+    def __init__(self, edges: np.ndarray, *, log: bool = False) -> None:
+        self.edges = edges
+        self.log = log
+        self.counts = np.zeros(len(edges) - 1, np.int64)
+
+    @classmethod
+    def nice(cls, low: float, high: float, bins: int = 40) -> Histogram:
+        """Edges at multiples of 1, 2 or 5 times a power of ten, about `bins` of them."""
+        step = nice_step(max(high - low, 1e-9) / bins)
+        first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+        return cls(np.arange(first, max(last, first + 1) + 1) * step)
+
+    def add(self, values: np.ndarray | list[float]) -> None:
+        """Counts values in."""
+        inside = np.clip(values, self.edges[0], self.edges[-1])
+        self.counts += np.histogram(inside, self.edges)[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """For the page."""
+        return {
+            "edges": [float(f"{edge:.6g}") for edge in self.edges],
+            "counts": self.counts.tolist(),
+            "log": self.log,
+        }
+
+
+def nice_step(step: float) -> float:
+    """The next larger 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10(step))
+    return next(power * factor for factor in (1, 2, 5, 10) if power * factor >= step * 0.999)

@@ -1,0 +1,82 @@
+"""What the ear would notice first in a clip's samples: nothing there, or too much of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests import audio
+from manifests.clips import Clip
+
+DECODERS = 4
+"""Clips decoded at a time."""
+FULL_SCALE = 0.999
+RUN = 3
+"""Neighbouring samples at full scale that count as clipped; single ones are honest peaks."""
+FLOOR_DB = -120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sound:
+    """One clip's samples in numbers."""
+
+    clip_id: str
+    problem: str = ""
+    """Why there are no samples, or empty."""
+    digest: str = ""
+    """Names the decoded content, see `manifests.audio.Waveform`."""
+    seconds: float = 0.0
+    peak_db: float = FLOOR_DB
+    """Largest magnitude, dB of full scale."""
+    rms_db: float = FLOOR_DB
+    clipped: float = 0.0
+    """Share of the samples that lie in a flat top."""
+
+
+def listen(clips: Iterable[Clip]) -> Iterator[Sound]:
+    """Decodes clips, a few at a time; yields in their order."""
+    with ThreadPoolExecutor(DECODERS) as pool:
+        yield from pool.map(_sound, clips)
+
+
+def decode(clip: Clip) -> audio.Waveform | str:
+    """A clip's samples, or why there are none.
+
+    Those who read a cache need not have the audio that it was made from, so this is no error here.
+    """
+    try:
+        return audio.decode(clip)
+    except audio.AudioError as error:
+        return str(error)
+    except OSError as error:
+        return f"{clip.uri}: {error}"
+
+
+def measure(clip_id: str, wave: audio.Waveform) -> Sound:
+    """The numbers of one waveform."""
+    magnitudes = np.abs(wave.samples)
+    full = magnitudes >= FULL_SCALE
+    inner = np.convolve(full, np.ones(RUN), mode="valid") == RUN
+    flat = np.convolve(inner, np.ones(RUN), mode="full") > 0 if len(full) >= RUN else full[:0]
+    return Sound(
+        clip_id=clip_id,
+        digest=wave.digest,
+        seconds=wave.seconds,
+        peak_db=_decibel(float(magnitudes.max())),
+        rms_db=_decibel(float(np.sqrt(np.mean(magnitudes.astype(np.float64) ** 2)))),
+        clipped=float(flat.sum()) / len(magnitudes),
+    )
+
+
+def _sound(clip: Clip) -> Sound:
+    wave = decode(clip)
+    if isinstance(wave, str):
+        return Sound(clip_id=clip.clip_id, problem=wave)
+    return measure(clip.clip_id, wave)
+
+
+def _decibel(magnitude: float) -> float:
+    return max(FLOOR_DB, 20 * float(np.log10(max(magnitude, 1e-9))))

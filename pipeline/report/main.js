@@ -1,0 +1,127 @@
+// The gallery with its search and filters, the theme, and the order in which the page is built.
+
+const THEMES = { auto: "light dark", light: "light", dark: "dark" };
+
+function showGallery() {
+  const cards = facts.clips.map(card);
+  byId("gallery").append(...cards.map((one) => one.root));
+  const controls = filters();
+  const apply = () => {
+    const wanted = controls.wanted();
+    let count = 0;
+    for (const { root, clip, text } of cards) {
+      root.hidden = !wanted(clip, text);
+      count += root.hidden ? 0 : 1;
+    }
+    const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
+    byId("matches").replaceChildren(`${whole(count)} of ${plural(cards.length, "clip")} shown here, out of ${whole(all)} in the cache. Click into the tracks to jump there.`);
+  };
+  byId("filters").addEventListener("input", apply);
+  byId("filters").addEventListener("submit", (event) => event.preventDefault());
+  byId("filters").addEventListener("reset", () => setTimeout(apply));
+  const openLinked = () => {
+    const linked = cards.find((one) => `#${one.root.id}` === location.hash);
+    if (!linked) return;
+    if (linked.root.hidden) { byId("filters").reset(); linked.root.hidden = false; }
+    linked.open(true);
+    linked.root.scrollIntoView();
+  };
+  addEventListener("hashchange", openLinked);
+  apply();
+  if (cards.length) cards[0].open(true);
+  openLinked();
+}
+
+function card(clip, at) {
+  const box = el("div", { class: "viewer", id: `view-${at}`, hidden: true });
+  const thumb = el("canvas", { "aria-hidden": "true" });
+  const frame = el("span", {}, thumb);
+  frame.style.display = "block";
+  if (clip.waveform) {
+    const waveform = { columns: clip.waveform.columns, values: unpack(clip.waveform.values) };
+    keepDrawn(frame, (width) => drawWaveform(thumb, width, 36, waveform));
+  }
+  const chips = [
+    ...Object.keys(clip.absent).map((name) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${name}`)),
+    ...clip.suspicions.map((kind) => el("span", { class: "chip warn" }, kind)),
+  ];
+  const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
+  const face = el("button", { type: "button", class: "face", "aria-expanded": "false", "aria-controls": box.id, onclick: () => open(box.hidden) },
+    frame,
+    el("span", { class: "about" }, el("span", { class: "name" }, clip.clip_id), el("span", { class: "said" }, said)),
+    el("span", { class: "aside" }, el("span", {}, `${clip.full_seconds.toFixed(2)} s`), chips.length ? el("span", { class: "chips" }, ...chips) : null));
+  const open = (wanted) => {
+    if (wanted && !box.childElementCount) view(box, clip);
+    for (const audio of wanted ? [] : box.querySelectorAll("audio")) audio.pause();
+    box.hidden = !wanted;
+    face.setAttribute("aria-expanded", String(wanted));
+  };
+  const root = el("article", { class: "clip", id: `clip-${at}` }, el("h3", {}, face), box);
+  const text = [clip.clip_id, clip.text, clip.transcript, clip.uri, ...Object.values(clip.labels)].join("\n").toLocaleLowerCase();
+  return { root, clip, text, open };
+}
+
+/** The search field and the three filters; `wanted()` gives the test that a clip must pass. */
+function filters() {
+  const form = byId("filters");
+  const option = (value, text = value) => el("option", { value }, text);
+  const search = el("input", { type: "search", name: "text", placeholder: "id, text, transcript, label, file" });
+  const values = new Map();
+  for (const clip of facts.clips) {
+    for (const [key, value] of Object.entries(clip.labels)) values.set(key, (values.get(key) || new Set()).add(value));
+  }
+  const groups = [...values].filter(([, found]) => found.size <= 12).map(([key, found]) =>
+    el("optgroup", { label: key }, ...[...found].sort().map((value) => option(JSON.stringify([key, value]), value))));
+  const label = el("select", { name: "label" }, option("", "any"), ...groups);
+  const names = [...new Set(newest.map((one) => one.name))];
+  const teacher = el("select", { name: "teacher" }, option("", "any"), option("all", "has all"),
+    ...names.map((name) => option(`has ${name}`)), ...names.map((name) => option(`lacks ${name}`)));
+  const kinds = facts.checks.map((check) => check.kind).filter((kind) => facts.clips.some((clip) => clip.suspicions.includes(kind)));
+  const problem = el("select", { name: "problem" }, option("", "any or none"), option("none"), option("failed", "a teacher failed"),
+    option("suspicious", "suspicious"), ...kinds.map((kind) => option(`suspicious:${kind}`, `suspicious: ${kind}`)));
+  form.append(
+    el("label", {}, "Search", search), el("label", {}, "Label", label), el("label", {}, "Teachers", teacher),
+    el("label", {}, "Problem", problem), el("button", { type: "reset" }, "Reset"));
+  const tests = {
+    label: (wanted) => { const [key, value] = JSON.parse(wanted); return (clip) => clip.labels[key] === value; },
+    teacher: (wanted) => {
+      if (wanted === "all") return (clip) => names.every((name) => clip.teachers.includes(name));
+      const has = wanted.startsWith("has ");
+      const name = wanted.slice(has ? 4 : 6);
+      return (clip) => clip.teachers.includes(name) === has;
+    },
+    problem: (wanted) => (clip) => {
+      if (wanted === "none") return !clip.failed && !clip.suspicions.length;
+      if (wanted === "failed") return clip.failed;
+      return wanted === "suspicious" ? clip.suspicions.length > 0 : clip.suspicions.includes(wanted.slice("suspicious:".length));
+    },
+  };
+  const wanted = () => {
+    const words = search.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
+    const chosen = [label, teacher, problem].filter((one) => one.value).map((one) => tests[one.name](one.value));
+    return (clip, text) => words.every((word) => text.includes(word)) && chosen.every((test) => test(clip));
+  };
+  return { wanted };
+}
+
+function chooseTheme() {
+  const button = byId("theme");
+  const names = Object.keys(THEMES);
+  let at = 0;
+  const show = () => {
+    document.documentElement.style.colorScheme = THEMES[names[at]];
+    button.replaceChildren(`Theme: ${names[at]}`);
+    redrawAll();
+  };
+  button.addEventListener("click", () => { at = (at + 1) % names.length; show(); });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
+  show();
+}
+
+showTitle();
+showCorpus();
+showTeachers();
+showDistributions();
+showSuspicions();
+showGallery();
+chooseTheme();

@@ -1,0 +1,197 @@
+"""The report from top to bottom: survey, sample, listen, judge, show; then one HTML file.
+
+The page is whole in itself, style, code, audio and all, so that it opens from a disk, travels by
+mail and still says in a year what was seen. Nothing in it depends on when it was made: the same
+cache gives the same page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from manifests import stats
+from manifests.clips import to_table
+from manifests.console import as_fields
+from manifests.errors import UserError
+from manifests.layout import Layout
+from manifests.sums import Statistics, Sums
+from pipeline.report import gallery, kinds, listen, suspicions
+from pipeline.report.histogram import Histogram
+from pipeline.report.observe import Observer
+from pipeline.report.sample import Sampler, draw
+from pipeline.report.survey import TeacherSurvey, durations, reasons, survey, throughput
+
+SCRIPTS = ("dom.js", "charts.js", "sections.js", "drawing.js", "viewer.js", "main.js")
+"""Parts of the page's code, in the order in which they run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportConfig:
+    """What is looked at, and where the page goes."""
+
+    cache: str = "cache"
+    """Folder or address of the cache."""
+    out: str = "report"
+    """Folder for the page, `index.html`."""
+    clips: int = 24
+    """Clips in the gallery, with audio and all tracks (about 150 kB each)."""
+    sample: int = 2000
+    """Clips that the distributions and checks look at."""
+    listen: int = 500
+    """How many of these are decoded to look for silence, clipping and replaced audio."""
+    seed: int = 0
+    """Draws another sample."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("clips", 1), ("sample", 1), ("listen", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, found {getattr(self, name)}")
+
+
+def write(config: ReportConfig, console: Console) -> Path:
+    """Looks at a cache and writes the page.
+
+    Args:
+        config: What to look at.
+        console: Where progress is shown.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: there is no cache, nothing in it, or a shard that cannot be read.
+    """
+    layout = Layout.open(config.cache)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        found = survey(layout)
+        if not found:
+            raise UserError(f"{config.cache} has no targets yet; run: coat-cache build")
+        statistics = _statistics(layout, found)
+
+        sampler = Sampler(layout)
+        corpora = [layout.corpus(name) for name in layout.corpora()]
+        places = draw(corpora, max(config.sample, config.clips), config.seed)
+        wanted = {
+            name: [stream.name for stream in spec.streams if kinds.wanted(stream)]
+            for name, spec in sampler.teachers.items()
+        }
+        observer = Observer(sampler.teachers, statistics)
+        reading = progress.track(sampler.read(places, wanted), len(places), description="reading")
+        seen = [observer.observe(sampled) for sampled in reading]
+
+        heard = [one.clip for one in gallery.spread(seen, config.listen)]
+        listening = progress.track(listen.listen(heard), len(heard), description="listening")
+        sounds = {sound.clip_id: sound for sound in listening}
+        suspects = suspicions.find(seen, sounds)
+
+        shown = gallery.pick(seen, suspects, config.clips)
+        every = {
+            name: [stream.name for stream in spec.streams]
+            for name, spec in sampler.teachers.items()
+        }
+        clips = sampler.read(shown, every)
+        drawing = gallery.exhibits(clips, sampler.teachers, statistics, suspects)
+        exhibits = list(progress.track(drawing, len(shown), description="drawing"))
+
+    facts = {
+        "title": Path(layout.root.path("")).name,
+        "where": layout.root.uri,
+        "as_of": max(commit[0] for line in found for commit in line.commits),
+        "corpora": [
+            {"name": one.name, "clips": one.num_clips, "hours": one.seconds / 3600}
+            for one in corpora
+        ],
+        "durations": _durations(np.concatenate([durations(corpus) for corpus in corpora])),
+        "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in found],
+        "reasons": reasons(layout, found, config.seed),
+        "sampled": len(seen),
+        "labels": stats.collect([to_table([one.clip for one in seen])]),
+        "charts": observer.charts(seen),
+        "listened": sum(not sound.problem for sound in sounds.values()),
+        "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
+        "checks": suspicions.CHECKS,
+        "suspicion_counts": Counter(one.kind for one in suspects),
+        "suspicions": suspicions.gravest(suspects, {one.clip_id for one in exhibits}),
+        "clips": exhibits,
+    }
+    target = Path(config.out) / "index.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(assemble(facts), encoding="utf-8")
+    return target
+
+
+def assemble(facts: dict[str, Any]) -> str:
+    """The page around its facts. Whatever a corpus holds stays data: nothing in it closes a tag."""
+    here = resources.files("pipeline.report")
+    data = json.dumps(as_fields(facts), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    parts = {
+        "/*STYLE*/": (here / "page.css").read_text("utf-8"),
+        "/*SCRIPT*/": "\n".join((here / name).read_text("utf-8") for name in SCRIPTS),
+        "/*FACTS*/": data.replace("<", "\\u003c"),
+    }
+    page = (here / "page.html").read_text("utf-8")
+    for mark, content in parts.items():
+        before, _, after = page.partition(mark)
+        page = before + content + after
+    return page
+
+
+def _statistics(layout: Layout, found: list[TeacherSurvey]) -> dict[str, Statistics]:
+    """TEACHER.STREAM -> over all corpora, of every teacher's newest version."""
+    totals: dict[str, Sums] = {}
+    for name, spec in layout.newest().items():
+        for stream in spec.streams:
+            total = totals[f"{name}.{stream.name}"] = Sums.zero(stream.dim)
+            for line in found:
+                if line.spec == spec and stream.name in line.sums:
+                    total.add(line.sums[stream.name])
+    return {key: total.statistics() for key, total in totals.items()}
+
+
+def _durations(seconds: np.ndarray) -> dict[str, Any]:
+    if not len(seconds):
+        return {"known": 0}
+    histogram = Histogram.nice(0.0, float(np.quantile(seconds, 0.99)))
+    histogram.add(seconds)
+    quantiles = np.quantile(seconds, [0.0, 0.05, 0.5, 0.95, 1.0]).round(3).tolist()
+    return {"known": len(seconds), "quantiles": quantiles, **histogram.to_json()}
+
+
+def _teacher(line: TeacherSurvey, newest: bool) -> dict[str, Any]:
+    return {
+        "name": line.spec.name,
+        "key": line.spec.key,
+        "corpus": line.corpus,
+        "newest": newest,
+        "license": line.spec.license,
+        "clips": line.clips,
+        "rows": line.rows,
+        "failed": line.failures.total(),
+        "missing": line.missing,
+        "hours": line.seconds / 3600,
+        "bytes": line.data_bytes,
+        "worker_seconds": line.extract_seconds,
+        "throughput": throughput(line),
+        "streams": [
+            {
+                "name": stream.name,
+                "kind": stream.kind,
+                "dim": stream.dim,
+                "rate": stream.frame_rate,
+                "codec": stream.codec,
+                "frames": line.sums[stream.name].num_frames,
+                "loss": line.sums[stream.name].codec_loss(stream),
+            }
+            for stream in line.spec.streams
+            if stream.name in line.sums
+        ],
+    }

@@ -1,0 +1,156 @@
+// The upper part of the page: what is true of the whole cache, and of the sample.
+
+const newest = facts.teachers.filter((one) => one.newest);
+const MOST_SUSPICIONS = 12;
+
+function panel(title, about, ...content) {
+  return el("div", { class: "panel" }, el("h3", {}, title), about ? el("p", { class: "quiet small" }, about) : null, ...content);
+}
+
+function table(headings, rows) {
+  const cell = (content, at) => {
+    const [name, numeric] = headings[at];
+    return el("td", { class: numeric ? "number" : name === "" ? "" : null }, content);
+  };
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.map((one) => one[0]).filter(Boolean).join(", ") },
+    el("table", {},
+      el("thead", {}, el("tr", {}, ...headings.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "number" : null }, name)))),
+      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))))));
+}
+
+function showTitle() {
+  document.title = `Teacher cache: ${facts.title}`;
+  byId("title").append(`Teacher cache “${facts.title}”`);
+  const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
+  byId("subtitle").append(el("span", { class: "mono" }, facts.where), ` · last commit ${when} UTC`);
+  const sum = (key) => newest.reduce((total, one) => total + one[key], 0);
+  const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, one) => total + one[key], 0));
+  const wanted = sum("clips");
+  const heard = Math.max(...newest.map((one) => one.hours));
+  const figures = [
+    ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
+    ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
+    ["Teachers", whole(new Set(newest.map((one) => one.name)).size), `${whole(newest.reduce((total, one) => total + one.streams.length, 0))} streams`],
+    ["Complete", percent((sum("rows") + sum("failed")) / wanted), `${whole(sum("missing"))} clip × teacher missing`],
+    ["Failed", whole(sum("failed")), `${percent(sum("failed") / wanted)} of clip × teacher`],
+    ["Size", bytes(facts.teachers.reduce((total, one) => total + one.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
+  ];
+  byId("figures").append(...figures.map(([name, value, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, value, el("small", {}, note)))));
+}
+
+function showCorpus() {
+  const { durations, labels } = facts;
+  const grid = el("div", { class: "grid" });
+  if (durations.known) {
+    const [, low, middle, high, longest] = durations.quantiles;
+    const about = `Median ${short(middle)} s, 90 % within ${short(low)} to ${short(high)} s, longest ${short(longest)} s`;
+    grid.append(panel("Durations", about, histogram(durations, { unit: "s", noun: "clips" })));
+  }
+  const part = labels.with_text / Math.max(labels.clips, 1);
+  const text = [["with text", part, percent(part)]];
+  grid.append(panel("Text", `${plural(labels.words, "word")} in ${plural(labels.with_text, "clip")}`, bars(text, "Clips with text")));
+  for (const [key, label] of Object.entries(labels.labels)) {
+    const rows = Object.entries(label.common).map(([name, count]) => [clip(name), count / labels.clips, whole(count)]);
+    if (rows.length && (label.distinct < label.clips || label.clips === 1)) {
+      const rest = label.distinct - rows.length;
+      grid.append(panel(key, `${plural(label.clips, "clip")}, ${plural(label.distinct, "value")}${rest > 0 ? `; the ${rows.length} most frequent` : ""}`, bars(rows, key)));
+    }
+  }
+  const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
+  const note = facts.sampled < all ? `Durations are those of all clips; text and labels those of ${whole(facts.sampled)} sampled clips.` : null;
+  byId("corpus").append(note ? el("p", { class: "quiet small" }, note) : "", grid);
+}
+
+const clip = (text) => (text.length <= 42 ? text : `${text.slice(0, 41)}…`);
+
+function showTeachers() {
+  const section = byId("teachers");
+  const several = facts.corpora.length > 1;
+  const rows = facts.teachers.map((one) => [
+    el("span", {}, el("b", {}, one.name), el("br"), el("span", { class: "mono quiet" }, one.key.split("@")[1]), one.newest ? "" : " (older)", several ? ` · ${one.corpus}` : ""),
+    coverage(one), whole(one.rows), whole(one.failed), whole(one.missing), bytes(one.bytes),
+    one.hours ? bytes(one.bytes / one.hours) : "–", span(one.worker_seconds),
+    one.worker_seconds ? `${short((one.hours * 3600) / one.worker_seconds)} ×` : "–", el("span", { class: "quiet small" }, one.license),
+  ]);
+  const headings = [["Teacher"], ["Coverage"], ["With targets", true], ["Failed", true], ["Missing", true], ["Size", true], ["Per hour", true], ["Worker time", true], ["Real time", true], ["Licence of the expert"]];
+  section.append(el("div", { class: "panel" }, table(headings, rows), el("details", {}, el("summary", {}, "Streams"), streams())));
+  section.append(failures());
+  const run = facts.teachers.filter((one) => one.throughput.at.length);
+  const since = new Date(Math.min(...run.map((one) => one.throughput.at[0])) * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const curve = (key) => run.map((one) => ({ name: one.newest ? one.name : one.key, at: one.throughput.at, values: one.throughput[key] }));
+  const unit = Math.max(...run.flatMap((one) => one.throughput.hours)) < 2 ? ["minutes", 60] : ["hours", 1];
+  const done = curve("hours").map((one) => ({ ...one, values: one.values.map((value) => value * unit[1]) }));
+  section.append(el("div", { class: "pair" },
+    panel("Audio done", `${unit[0]} of audio with targets, from the first commit at ${since} UTC`, lines(done, { unit: unit[0], steps: true })),
+    panel("Speed", "seconds of audio per worker second, loading and decoding left out", lines(curve("speed"), { unit: "times real time", log: true }))));
+}
+
+function coverage(one) {
+  const share = (count) => `width:${(count / Math.max(one.clips, 1)) * 100}%`;
+  const about = `${percent(one.rows / one.clips)} with targets, ${percent(one.failed / one.clips)} failed, ${percent(one.missing / one.clips)} missing`;
+  return el("div", { class: "share", role: "img", "aria-label": about, title: about }, el("i", { style: share(one.rows) }), el("i", { class: "failed", style: share(one.failed) }));
+}
+
+function streams() {
+  const headings = [["Stream"], ["Kind"], ["Width", true], ["Frames/s", true], ["Frames", true], ["Codec"], ["Codec loss", true]];
+  const rows = newest.flatMap((one) => one.streams.map((stream) => [
+    `${one.name}.${stream.name}`, stream.kind, whole(stream.dim), short(stream.rate), whole(stream.frames), stream.codec, percent(stream.loss),
+  ]));
+  return table(headings, rows);
+}
+
+function failures() {
+  if (!facts.reasons.length) return el("div", { class: "panel" }, el("p", { class: "good" }, "No clip failed."));
+  const rows = facts.reasons.map((one) => [
+    one.teacher, el("b", {}, one.error), whole(one.clips),
+    el("ul", { class: "examples" }, ...one.examples.map((example) => el("li", { class: "small" },
+      clipName(example.clip_id), el("span", { class: "quiet" }, ` ${example.stage}: ${example.message}`)))),
+  ]);
+  return panel("Failures by reason", null, table([["Teacher"], ["Reason"], ["Clips", true], ["Examples"]], rows));
+}
+
+/** A clip's id, as a link where the clip is in the gallery. */
+function clipName(id) {
+  const at = facts.clips.findIndex((one) => one.clip_id === id);
+  const name = el(at < 0 ? "span" : "a", { class: "mono", href: at < 0 ? null : `#clip-${at}` }, id);
+  return name;
+}
+
+function showDistributions() {
+  const section = byId("distributions");
+  section.append(el("p", { class: "quiet small" }, `Of ${plural(facts.sampled, "sampled clip")}.`));
+  const grid = el("div", { class: "grid" });
+  for (const { title, about, unit, histogram: counts, bars: shares } of facts.charts) {
+    const content = counts ? histogram(counts, { unit }) : bars(shares.map(([name, share]) => [name, share, percent(share)]), title);
+    grid.append(panel(title, about, content));
+  }
+  section.append(grid);
+}
+
+function showSuspicions() {
+  const section = byId("suspicious");
+  const unheard = facts.unheard.length ? ` Some have no audio here (${facts.unheard[0]}).` : "";
+  section.append(el("p", { class: "quiet small" }, `Checked: ${plural(facts.sampled, "sampled clip")}, of which ${whole(facts.listened)} were decoded.${unheard} Each line is a reason to listen, not a verdict.`));
+  const found = facts.checks.filter((check) => facts.suspicion_counts[check.kind]);
+  const clean = facts.checks.filter((check) => !facts.suspicion_counts[check.kind]);
+  const box = el("div", { class: "panel" });
+  section.append(box);
+  if (found.length) {
+    const body = el("div");
+    const choices = el("div", { class: "choices", role: "group", "aria-label": "Reason" });
+    const show = (kind) => {
+      for (const button of choices.children) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
+      const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
+        facts.suspicions.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
+      body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
+        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), el("span", {}, one.detail)])));
+    };
+    const total = found.reduce((sum, check) => sum + facts.suspicion_counts[check.kind], 0);
+    const choice = (kind, count, about) => el("button", { type: "button", "data-kind": kind, title: about, onclick: () => show(kind) }, `${kind || "all"} ${whole(count)}`);
+    choices.append(choice("", total, "The gravest of each kind"), ...found.map((check) => choice(check.kind, facts.suspicion_counts[check.kind], check.about)));
+    box.append(choices, body);
+    show("");
+  }
+  const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");
+  if (clean.length) box.append(el("p", { class: "quiet small good" }, `Nothing found: ${list(clean)}.`));
+}

@@ -1,0 +1,168 @@
+"""What is known of every clip of a cache without reading a single target.
+
+Commit markers say rows, failures, bytes, time and sums per stream; the corpus's one column of
+durations says the rest. A million clips by five teachers are 20,000 small files, read by a few
+threads at once: seconds on a disk, a minute or two on an object store.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from manifests import shards
+from manifests.corpus import Corpus
+from manifests.layout import Layout
+from manifests.shards import Failure, Marker
+from manifests.streams import TeacherSpec
+from manifests.sums import Sums
+
+READERS = 8
+"""Markers read at a time: on an object store, waiting is all there is to it."""
+FAILED_SHARDS = 64
+"""Shards per teacher and corpus whose failures are read for examples, chosen at random."""
+EXAMPLES = 4
+"""Examples shown per teacher and reason."""
+POINTS = 80
+"""Moments at which throughput is told."""
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherSurvey:
+    """One version of one teacher over one corpus, as its markers tell."""
+
+    spec: TeacherSpec
+    corpus: str
+    clips: int
+    """Of the corpus."""
+    shards: int = 0
+    rows: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Error code -> clips."""
+    failed_shards: list[int] = field(default_factory=list)
+    seconds: float = 0.0
+    """Audio in the rows."""
+    data_bytes: int = 0
+    extract_seconds: float = 0.0
+    commits: list[tuple[float, float, float]] = field(default_factory=list)
+    """(finished, as seconds since 1970; audio seconds; worker seconds) of every shard, by time."""
+    sums: dict[str, Sums] = field(default_factory=dict)
+    """Stream name -> sums over all rows."""
+
+    @property
+    def missing(self) -> int:
+        """Clips in shards that are not committed."""
+        return self.clips - self.rows - self.failures.total()
+
+    def add(self, marker: Marker) -> None:
+        """Counts one shard in."""
+        self.shards += 1
+        self.rows += marker.rows
+        self.failures.update(marker.failures)
+        if marker.failures:
+            self.failed_shards.append(marker.shard)
+        self.seconds += marker.seconds
+        self.data_bytes += marker.data_bytes
+        self.extract_seconds += marker.extract_seconds
+        finished = datetime.fromisoformat(marker.finished).timestamp()
+        self.commits.append((finished, marker.seconds, marker.extract_seconds))
+        for name, part in marker.sums.items():
+            total = self.sums.setdefault(name, Sums.zero(self.spec.stream(name).dim))
+            total.add(Sums.from_json(part))
+
+
+def survey(layout: Layout) -> list[TeacherSurvey]:
+    """Every version of every teacher over every corpus that it has been run on, oldest first."""
+    found = []
+    for name in layout.corpora():
+        clips = layout.corpus(name).num_clips
+        for spec in layout.teachers().values():
+            line = TeacherSurvey(spec=spec, corpus=name, clips=clips)
+            for marker in _markers(layout, spec, name):
+                line.add(marker)
+            line.commits.sort()
+            if line.shards:
+                found.append(line)
+    return found
+
+
+def _markers(layout: Layout, spec: TeacherSpec, corpus: str) -> Iterator[Marker]:
+    folder = layout.shards(spec, corpus)
+    with ThreadPoolExecutor(READERS) as pool:
+        yield from pool.map(partial(shards.read_marker, folder), shards.committed(folder))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """One way in which clips fail one teacher."""
+
+    teacher: str
+    corpus: str
+    error: str
+    clips: int
+    examples: tuple[Failure, ...]
+
+
+def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reason]:
+    """Failures by teacher and reason, most frequent first, with examples."""
+    told = []
+    for line in found:
+        folder = layout.shards(line.spec, line.corpus)
+        numbers = line.failed_shards
+        chosen = random.Random(seed).sample(numbers, min(FAILED_SHARDS, len(numbers)))
+        examples: defaultdict[str, list[Failure]] = defaultdict(list)
+        for number in sorted(chosen):
+            for failure in shards.read_failures(folder, shards.read_marker(folder, number)):
+                if len(examples[failure.error]) < EXAMPLES:
+                    examples[failure.error].append(failure)
+        told += [
+            Reason(
+                teacher=line.spec.name,
+                corpus=line.corpus,
+                error=error,
+                clips=clips,
+                examples=tuple(examples[error]),
+            )
+            for error, clips in line.failures.items()
+        ]
+    return sorted(told, key=lambda reason: -reason.clips)
+
+
+def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
+    """How one teacher got on over time.
+
+    Returns:
+        `at`: seconds since 1970, at most `POINTS` of them. `hours`: audio hours done by then.
+        `speed`: audio seconds per worker second since the point before; 0 where nothing finished.
+    """
+    commits_N3 = np.array(line.commits)
+    finished_N = commits_N3[:, 0]
+    few = len(finished_N) <= POINTS
+    ends_P = np.unique(finished_N if few else np.linspace(finished_N[0], finished_N[-1], POINTS))
+    upto_P = np.searchsorted(finished_N, ends_P, side="right")
+    done_PX = np.vstack([np.zeros(2), np.cumsum(commits_N3[:, 1:], axis=0)])[upto_P]
+    audio_P, worker_P = np.diff(done_PX, axis=0, prepend=0).T
+    speed_P = np.divide(audio_P, worker_P, out=np.zeros_like(audio_P), where=worker_P > 0)
+    return {
+        "at": ends_P.tolist(),
+        "hours": (done_PX[:, 0] / 3600).round(5).tolist(),
+        "speed": speed_P.round(3).tolist(),
+    }
+
+
+def durations(corpus: Corpus) -> np.ndarray:
+    """Known durations of all clips in seconds; reads that one column."""
+    parts = [np.empty(0)]
+    for part in corpus.parts:
+        with corpus.folder.open(part.file) as file:
+            column = pq.read_table(file, columns=["duration"]).column(0)
+        parts.append(column.drop_null().to_numpy())
+    return np.concatenate(parts)

@@ -1,0 +1,34 @@
+"""How far a transcript is from what the corpus says was said."""
+
+from __future__ import annotations
+
+import re
+
+
+def units(text: str) -> list[str]:
+    """What is compared: words, or characters where a script puts no spaces between words."""
+    plain = re.sub(r"[^\w\s']", " ", text.casefold())
+    words = plain.split()
+    unspaced = len(words) <= 2 and not plain.isascii() and len(plain) > 8
+    return list("".join(words)) if unspaced else words
+
+
+def error_rate(reference: str, heard: str) -> float:
+    """Substitutions, insertions and deletions per unit of the reference (word error rate).
+
+    1.0 for a reference without words against anything but silence.
+    """
+    truth, guess = units(reference), units(heard)
+    if not truth:
+        return float(bool(guess))
+    if len(truth) > 2 and all(len(unit) == 1 for unit in truth):
+        guess = list("".join(guess))
+    costs = list(range(len(guess) + 1))
+    for row, unit in enumerate(truth, 1):
+        before, costs[0] = costs[0], row
+        for column, other in enumerate(guess, 1):
+            before, costs[column] = (
+                costs[column],
+                min(costs[column] + 1, costs[column - 1] + 1, before + (unit != other)),
+            )
+    return costs[-1] / len(truth)
