@@ -66,7 +66,7 @@ def add_block(
     num_base_rows = len(table)
     if max(ids) >= num_base_rows:
         model.resize_token_embeddings(max(num_base_rows, len(tokenizer)), mean_resizing=False)
-    for module in {model.get_input_embeddings(), model.get_output_embeddings()}:
+    for module in dict.fromkeys((model.get_input_embeddings(), model.get_output_embeddings())):
         _start_rows(_weight(module), ids)
     return Block(ids=ids)
 

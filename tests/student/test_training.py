@@ -33,6 +33,10 @@ FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
 
+PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
+"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+
+
 def model_of(checkpoints: Any, family: str) -> ModelConfig:
     return ModelConfig(path=checkpoints(family), dtype="float32")
 
@@ -72,7 +76,7 @@ def test_both_stages_train_rows_adapters_and_heads_alone(
 
     _, student, _ = load_run(tmp_path / "run")
     after = {
-        name.replace(".base_layer", ""): value
+        name.replace(".base_layer", "").replace(".original_module", ""): value
         for name, value in student.base.state_dict().items()
         if ".lora_" not in name and "trainable_tokens" not in name
     }
@@ -161,8 +165,7 @@ def test_accumulated_batches_are_exact(
                 lora=lora_without_dropout,
                 align=None,
                 joint=StageConfig(train="lora", **stage),
-                # Plain descent: Adam would blow rounding up where a gradient is nearly zero.
-                trainer={"report_to": [], "disable_tqdm": True, "optim": "sgd"},
+                trainer=PLAIN_DESCENT,
             )
         )
         logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -215,7 +218,7 @@ def test_a_student_learns_every_stream_on_clips_that_it_has_not_heard(
 def test_activation_checkpointing_changes_nothing_but_memory(world: Any, tmp_path: Path) -> None:
     for name in ("kept", "recomputed"):
         stage = StageConfig(train="lora", checkpointing=name == "recomputed", **STAGE)
-        train(world.options(tmp_path / name, align=None, joint=stage))
+        train(world.options(tmp_path / name, align=None, joint=stage, trainer=PLAIN_DESCENT))
     kept, recomputed = (states(tmp_path / name)["joint"] for name in ("kept", "recomputed"))
     for name, value in kept.items():
         torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
