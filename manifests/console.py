@@ -35,7 +35,7 @@ VERSIONED = (
 
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 """Where results go: stdout."""
-messages = Console(stderr=True, highlight=False)
+messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
 """Where progress and log lines go: stderr."""
 
 Command = Callable[..., int | None]
