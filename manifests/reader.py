@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,8 @@ from manifests.storage import Folder
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.sums import Statistics, Sums
 
+SHARDS_AHEAD = 3
+"""Shards of a remote cache that a scan with local copies fetches at once, the next one first."""
 OPEN_FILES = 128
 """Parquet files kept open per teacher (footers parsed, memory-mapped where local)."""
 
@@ -47,8 +51,8 @@ class CacheReader:
     Args:
         cache: Folder or address of the cache.
         corpora: Names of the corpora to read; all of them if None.
-        local_copies: Where whole shards of a remote cache are kept once read. Ignored for a cache
-            on a local disk.
+        local_copies: Where whole shards of a remote cache are kept once read; in storage order
+            they are fetched ahead. Ignored for a cache on a local disk.
         check_pages: Verify Parquet's page checksums at every read.
 
     Raises:
@@ -115,10 +119,10 @@ class TeacherReader:
         self._copies = Folder(local_copies).child(spec.key) if local_copies else None
         self._corpora = {name: layout.corpus(name) for name in corpora}
         self.shards = [
-            _Shard(folder, corpus, shards.read_marker(folder, number))
+            _Shard(folder, corpus, marker)
             for corpus in corpora
             for folder in [layout.shards(spec, corpus)]
-            for number in shards.committed(folder)
+            for marker in shards.read_markers(folder)
         ]
         self._index = ClipIndex(self._row_ids(shard) for shard in self.shards)
         self._columns: list[str] = ["clip_id", "duration"]
@@ -170,10 +174,16 @@ class TeacherReader:
         """(clip id, stream -> frames) of every row, in storage order."""
         specs = [self.spec.stream(name) for name in streams]
         columns = ["clip_id", *(name for spec in specs for name in _stream_columns(spec.name))]
-        for ordinal in range(len(self.shards)):
-            for batch in self._file(ordinal).iter_batches(64, columns=columns):
+        for ordinal, file in enumerate(self._files_in_order()):
+            expected, row = self._row_ids(self.shards[ordinal]), 0
+            for batch in file.iter_batches(64, columns=columns, use_threads=False):
+                ids = batch.column("clip_id").to_pylist()
+                for clip_id, sought in zip(ids, expected[row : row + len(ids)], strict=True):
+                    if clip_id != sought:
+                        raise self._misplaced(ordinal, clip_id, sought)
+                row += len(ids)
                 views = {spec.name: _views(batch, spec) for spec in specs}
-                for at, clip_id in enumerate(batch.column("clip_id").to_pylist()):
+                for at, clip_id in enumerate(ids):
                     yield clip_id, {name: view[at] for name, view in views.items()}
 
     def _want(self, stream: str) -> tuple[str, ...]:
@@ -192,26 +202,54 @@ class TeacherReader:
         batch = self._group(ordinal, group, columns)
         stored = batch.column("clip_id")[at].as_py()
         if stored != clip_id:
-            raise UserError(
-                f"{self.shards[ordinal].marker.data} of {self.spec.key} has {stored!r} where "
-                f"{clip_id!r} should be; run: coat-cache verify --deep --repair, then build again"
-            )
+            raise self._misplaced(ordinal, stored, clip_id)
         return batch, at
+
+    def _misplaced(self, ordinal: int, found: str, sought: str) -> UserError:
+        return UserError(
+            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {found!r} where {sought!r} "
+            "should be; run: coat-cache verify --deep --repair, then build again"
+        )
 
     def _read_group(self, ordinal: int, group: int, columns: tuple[str, ...]) -> pa.RecordBatch:
         table = self._file(ordinal).read_row_group(group, columns=columns, use_threads=False)
         return table.combine_chunks().to_batches()[0]
 
-    def _open(self, ordinal: int) -> pq.ParquetFile:
+    def _files_in_order(self) -> Iterator[pq.ParquetFile]:
+        """Every shard's file; of a remote cache, those to come are fetched in the background."""
+        with ThreadPoolExecutor(SHARDS_AHEAD) as background:
+            coming = deque[Future[Folder]]()
+            try:
+                for ordinal in range(len(self.shards)):
+                    for ahead in range(ordinal + len(coming), ordinal + SHARDS_AHEAD):
+                        if self._copies is not None and ahead < len(self.shards):
+                            coming.append(background.submit(self._fetch, ahead))
+                    if coming:
+                        coming.popleft().result()
+                    yield self._file(ordinal)
+            finally:
+                background.shutdown(cancel_futures=True)
+
+    def _fetch(self, ordinal: int) -> Folder:
+        """Where to read a shard's data from: its local copy, made if need be, if there are any."""
         shard = self.shards[ordinal]
-        folder, name = shard.folder, f"data/{shard.marker.data}"
-        if self._copies is not None and not folder.is_local:
-            copy = self._copies.child(shard.corpus)
-            if copy.size(name) != shard.marker.data_bytes:
-                copy.write_atomic(name, folder.read_bytes(name))
-            folder = copy
-        source = folder.open(name, memory_map=True)
-        return pq.ParquetFile(source, page_checksum_verification=self._check_pages)
+        if self._copies is None or shard.folder.is_local:
+            return shard.folder
+        copy, name = self._copies.child(shard.corpus), f"data/{shard.marker.data}"
+        if copy.size(name) != shard.marker.data_bytes:
+            copy.write_atomic(name, shard.folder.read_bytes(name))
+        return copy
+
+    def _open(self, ordinal: int) -> pq.ParquetFile:
+        marker = self.shards[ordinal].marker
+        source = self._fetch(ordinal).open(f"data/{marker.data}", memory_map=True)
+        file = pq.ParquetFile(source, page_checksum_verification=self._check_pages)
+        if file.metadata.num_rows != marker.rows:
+            raise UserError(
+                f"{marker.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
+                f"says {marker.rows}; run: coat-cache verify --deep --repair, then build again"
+            )
+        return file
 
     def _row_ids(self, shard: _Shard) -> list[str]:
         ids = self._corpora[shard.corpus].shard_ids(shard.marker.shard)

@@ -8,9 +8,11 @@ consistent state whoever wins, and readers of the old state are not disturbed.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,6 +24,8 @@ from manifests.storage import Folder
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.sums import Sums
 
+REQUESTS = 16
+"""Markers that are read at once from an object store."""
 ROWS_PER_GROUP = 8
 """Rows that a random access reads together; 4 to 16 read about equally fast."""
 
@@ -225,6 +229,12 @@ def read_marker(folder: Folder, shard: int) -> Marker:
         FileNotFoundError: the shard is not committed.
     """
     return Marker.from_bytes(folder.read_bytes(f"markers/{marker_name(shard)}"))
+
+
+def read_markers(folder: Folder) -> Iterator[Marker]:
+    """The markers of all committed shards, in order; an object store is asked for many at once."""
+    with ThreadPoolExecutor(1 if folder.is_local else REQUESTS) as pool:
+        yield from pool.map(functools.partial(read_marker, folder), committed(folder))
 
 
 def committed(folder: Folder) -> list[int]:

@@ -8,6 +8,7 @@ object store shows an object only once its upload is complete. The cache needs n
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import secrets
 from collections.abc import Iterator
@@ -33,17 +34,28 @@ def cannot_write(why: str) -> UserError:
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """The file system of an address, and the path in it.
 
+    Keys of an object store are taken literally, `%`, `#`, spaces and all. A bucket must exist.
+
     Raises:
         UserError: the scheme is not known to pyarrow, or the address is malformed.
     """
     text = str(uri)
-    if "://" not in text:
+    scheme, separator, key = text.partition("://")
+    if not separator:
         return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
+    if scheme in ("s3", "gs"):
+        bucket = key.partition("/")[0]
+        return _connect(f"{scheme}://{bucket}")[0], key
+    return _connect(text)
+
+
+@functools.lru_cache(64)
+def _connect(uri: str) -> tuple[fs.FileSystem, str]:
     try:
-        return fs.FileSystem.from_uri(text)
+        return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"cannot use the address {text}: {error}; expected a local path, s3://BUCKET/KEY "
+            f"cannot use the address {uri}: {error}; expected a local path, s3://BUCKET/KEY "
             "or gs://BUCKET/KEY"
         ) from None
 

@@ -1,0 +1,118 @@
+"""Frames and streams of every codec, and a small cache of them, for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from manifests import shards
+from manifests.clips import Clip
+from manifests.codecs import encode
+from manifests.corpus import Corpus, build
+from manifests.layout import Layout
+from manifests.shards import Failure, Row
+from manifests.streams import Codec, Kind, StreamSpec, TeacherSpec
+from manifests.sums import Sums
+
+KINDS: dict[Codec, Kind] = {
+    "fp16": "features",
+    "int8": "features",
+    "uint8": "multilabel",
+    "topk16": "multilabel",
+    "pitch": "pitch",
+}
+FAILED = 5
+"""The clip of `make_cache` that has no targets."""
+
+
+def stream(codec: Codec) -> StreamSpec:
+    """A stream that the codec is made for, named after it."""
+    dim = {"topk16": 60, "pitch": 361}.get(codec, 40)
+    return StreamSpec(
+        name=codec,
+        kind=KINDS[codec],
+        dim=dim,
+        start_s=0.01,
+        hop_s=0.02,
+        window_s=0.025,
+        codec=codec,
+    )
+
+
+def frames(codec: Codec, *, seed: int, count: int = 50) -> np.ndarray:
+    """Frames as such a stream has them."""
+    rng = np.random.default_rng(seed)
+    dim = stream(codec).dim
+    if KINDS[codec] == "features":
+        return rng.normal(size=(count, dim)).astype(np.float32)
+    if codec == "pitch":
+        bins = np.arange(dim - 1) - rng.uniform(20, 340, (count, 1))
+        return np.hstack([np.exp(-((bins / 4) ** 2)), rng.random((count, 1))]).astype(np.float32)
+    return rng.beta(0.05, 2.0, (count, dim)).astype(np.float32)
+
+
+def spec() -> TeacherSpec:
+    """A teacher with a stream for every codec."""
+    return TeacherSpec(
+        name="every",
+        family="none",
+        revision=1,
+        settings={},
+        weights={},
+        sample_rate=16_000,
+        streams=tuple(stream(codec) for codec in KINDS),
+        license="none",
+    )
+
+
+def row(clip_id: str, at: int) -> Row:
+    """The targets of one clip."""
+    return Row(
+        clip_id=clip_id,
+        duration=1.0 + at,
+        audio_digest=f"{at:032x}",
+        metadata={"text": f"clip {at} ♪"},
+        frames={
+            codec: encode(frames(codec, seed=at, count=10 + at), stream(codec)) for codec in KINDS
+        },
+    )
+
+
+def make_cache(folder: Path, *, clips: int = 20, per_shard: int = 11) -> Layout:
+    """A cache of clips `clip00`, `clip01`, ... without one that failed."""
+    made = [Clip(clip_id=f"clip{at:02d}", uri=f"/audio/{at}.wav") for at in range(clips)]
+    corpus = build(made, folder / "corpus", clips_per_shard=per_shard)
+    layout = Layout.create(folder / "cache")
+    layout.register(corpus)
+    layout.add_teacher(spec())
+    for number in range(corpus.num_shards):
+        write_shard(layout, corpus, number)
+    return layout
+
+
+def write_shard(layout: Layout, corpus: Corpus, number: int) -> shards.Marker:
+    """Commits one shard of such a cache."""
+    ids = corpus.shard_ids(number)
+    rows = [row(clip_id, int(clip_id[4:])) for clip_id in ids if int(clip_id[4:]) != FAILED]
+    sums = {codec: Sums.zero(stream(codec).dim) for codec in KINDS}
+    for made in rows:
+        at = int(made.clip_id[4:])
+        for codec, total in sums.items():
+            total.add(Sums.of(frames(codec, seed=at, count=10 + at), made.frames[codec]))
+    present = {made.clip_id for made in rows}
+    return shards.write(
+        layout.shards(spec(), corpus.name),
+        spec(),
+        shard=number,
+        clip_ids=ids,
+        rows=rows,
+        failures=[
+            Failure(clip_id=clip_id, stage="decode", error="empty", message="no samples")
+            for clip_id in ids
+            if clip_id not in present
+        ],
+        sums=sums,
+        extract_seconds=1.5,
+        finished="2026-01-01T00:00:00+00:00",
+    )
