@@ -87,7 +87,7 @@ def main() -> None:
     mean_D = deviation_D = np.zeros(0)
     reference: list[np.ndarray] = []
     full_s = 0.0
-    for step in (30, 15, 10, 5, 0):
+    for step in (30, 15, 10, 0):
         teacher = loaded(window_step_s=step or 30, transcribe=False)
         began = time.perf_counter()
         if step:

@@ -6,14 +6,16 @@ once: its output is both the features and what the decoder reads.
 
 Whisper was trained on windows of 30 s, so a 1 s clip costs as much as a 30 s one. Shorter windows
 cost less, but change the frames and the words. Measured on 45 English prompts of 1 to 6 s
-(`benchmarks/whisper_windows.py`): mean cosine to the standardised frames of a full window, word
-error rate, encoder time:
+(`benchmarks/whisper_windows.py`; the times of two runs, on a busy machine):
 
-    30 s  1.000   2.8 %  100 %      10 s  0.988    4.5 %   20 %
-    15 s  0.993   4.5 %   ~50 %      5 s  0.981  169   %   10 %   (the decoder loses its way)
+    window   cosine to the frames of 30 s   word error rate   encoder time
+    30 s     1.000                          2.8 %             100 %
+    15 s     0.993                          4.5 %             34 to 61 %
+    10 s     0.988                          4.5 %             15 to 20 %
+    5 s      0.981                          169 %             10 %
 
-Several clips in one window, 3 s apart, keep 0.80. So the default is the full window; 10 s is the
-fast choice, where that fidelity is enough, and nothing shorter is offered.
+Several clips in one window, 3 s apart, keep a cosine of 0.80. So the default is the full window,
+10 s is the fast choice where that fidelity is enough, and nothing shorter is offered.
 """
 
 from __future__ import annotations
@@ -71,7 +73,7 @@ class WhisperCT2Settings:
     transcribe: bool = True
     """Write a transcript with word times beside the frames."""
     window_step_s: int = 30
-    """10, 15 or 30: a clip and 0.5 s of silence are padded to the next multiple of it, in seconds."""
+    """10, 15 or 30 s: a clip and 0.5 s of silence are padded to the next multiple of it."""
     batch_windows: int = 8
     """Windows per forward pass. Does not change the features."""
 
