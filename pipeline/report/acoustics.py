@@ -25,10 +25,11 @@ COLUMNS = 600
 MEL_BANDS = 72
 LOWEST_HZ, HIGHEST_HZ = 50.0, 11_000.0
 WINDOW_S = 0.03
-SHORTEST_HOP_S = 0.008
+HOP_S = 0.008
+FFT = 1024
 RANGE_DB = 75.0
 """Between the loudest point of a spectrogram and what is drawn as nothing."""
-TICKS_HZ = (100, 300, 1000, 3000, 10_000)
+TICKS_HZ = (500, 1000, 2000, 4000, 8000)
 
 
 def packed(values: np.ndarray) -> str:
@@ -54,26 +55,32 @@ def peaks(samples: np.ndarray) -> dict[str, Any]:
 
 
 def spectrogram(samples: np.ndarray) -> dict[str, Any]:
-    """A mel spectrogram in dB below its loudest point; column i is about `start + i * hop`."""
-    window = int(WINDOW_S * PLAY_RATE)
-    hop = max(int(SHORTEST_HOP_S * PLAY_RATE), -(-len(samples) // COLUMNS))
+    """A mel spectrogram in dB below its loudest point; column i is about `start + i * hop`.
+
+    Of a long clip, a column is the mean power of several windows: nothing falls between two.
+    """
+    window, hop = int(WINDOW_S * PLAY_RATE), int(HOP_S * PLAY_RATE)
     padded = np.pad(samples, (window // 2, window))
-    first = np.arange(0, len(samples), hop)
+    first = np.arange(0, len(samples) + hop // 2, hop)
     frames_CN = padded[first[:, None] + np.arange(window)] * np.hanning(window)
-    power_CF = np.abs(np.fft.rfft(frames_CN, 1024)) ** 2
-    mel_CM = 10 * np.log10(power_CF @ _mel_filters(1024).T + 1e-10)
+    power_CM = np.abs(np.fft.rfft(frames_CN, FFT)) ** 2 @ _mel_filters(FFT).T
+    group = -(-len(power_CM) // COLUMNS)
+    starts = np.arange(0, len(power_CM), group)
+    sizes = np.diff(np.append(starts, len(power_CM)))
+    power_CM = np.add.reduceat(power_CM, starts, axis=0) / sizes[:, None]
+    mel_CM = 10 * np.log10(power_CM + 1e-10)
     level_CM = ((mel_CM - mel_CM.max()) / RANGE_DB + 1).clip(0, 1)
     edges = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
     heights = (_mel(np.array(TICKS_HZ)) - edges[0]) / (edges[1] - edges[0])
     return {
-        "start": 0.0,
-        "hop": hop / PLAY_RATE,
-        "columns": len(first),
+        "start": (group - 1) / 2 * HOP_S,
+        "hop": group * HOP_S,
+        "columns": len(mel_CM),
         "rows": MEL_BANDS,
         "values": packed(np.rint(level_CM * 255).astype(np.uint8)),
         "scale": "heat",
         "ticks": [
-            [f"{hertz // 1000}k" if hertz >= 1000 else str(hertz), round(float(height), 4)]
+            [hertz, round(float(height), 4)]
             for hertz, height in zip(TICKS_HZ, heights, strict=True)
         ],
     }

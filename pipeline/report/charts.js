@@ -5,7 +5,7 @@ const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "1 4"];
 
 /** Columns between edges. `chart` is {edges, counts, log}. */
 function histogram(chart, { unit = "", noun = "" } = {}) {
-  const { edges, counts, log } = chart;
+  const { edges, counts, log, beyond } = chart;
   const scale = log ? Math.log2 : (value) => value;
   const [low, high] = [scale(edges[0]), scale(edges[edges.length - 1])];
   const total = counts.reduce((sum, count) => sum + count, 0);
@@ -21,7 +21,8 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
       const [from, to] = [x(edges[at]), x(edges[at + 1])];
       const size = (count / most) * (bottom - top);
       const column = { x: from + 0.5, y: bottom - size, width: Math.max(to - from - 1, 0.6), height: size };
-      const name = `${short(edges[at])} to ${short(edges[at + 1])} ${unit}: ${whole(count)} (${percent(count / Math.max(total, 1))})`;
+      const upto = beyond && at === counts.length - 1 ? "and more" : `to ${short(edges[at + 1])}`;
+      const name = `${short(edges[at])} ${upto} ${unit}: ${whole(count)} (${percent(count / Math.max(total, 1))})`;
       picture.append(
         svg("rect", { ...column, class: "column" }),
         svg("rect", { x: from, y: top, width: to - from, height: bottom - top, class: "target" }, svg("title", {}, name)),
@@ -52,12 +53,11 @@ function axisText(x, y, text, width) {
   return svg("text", { x: at, y, "text-anchor": anchor }, text);
 }
 
-/** Names with bars: rows are [name, value in 0..1, shown text]. */
+/** Names with bars: rows are [name, share in 0..1, shown text]; a full bar is all clips. */
 function bars(rows, caption) {
-  const longest = Math.max(...rows.map((row) => row[1]), 1e-9);
   const body = rows.map(([name, value, shown]) => el("tr", {},
     el("td", {}, name),
-    el("td", {}, el("i", { style: `width:${(value / longest) * 100}%` })),
+    el("td", {}, el("div", {}, el("i", { style: `width:${value * 100}%` }))),
     el("td", { class: "number" }, shown)));
   return el("table", { class: "bars", "aria-label": caption }, el("tbody", {}, ...body));
 }
@@ -75,18 +75,18 @@ function lines(series, { unit, steps = false, log = false }) {
   keepDrawn(box, (width) => {
     const [left, right, top, bottom] = [44, 8, 10, height - 22];
     const x = (at) => left + ((at - first) / (last - first)) * (width - left - right);
-    const y = (value) => bottom - ((scale(value) - scale(lowest || 0)) / (scale(highest) - scale(lowest || 0))) * (bottom - top);
-    const height_of = (value) => (log ? y(value) : bottom - (value / highest) * (bottom - top));
+    const floor = scale(lowest);
+    const y = (value) => bottom - ((scale(value) - floor) / (scale(highest) - floor)) * (bottom - top);
     const names = series.map((one) => one.name).join(", ");
     const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over time: ${names}` });
     for (const tick of log ? decades(lowest, highest) : niceSteps(0, highest, 4)) {
-      const at = height_of(tick);
+      const at = y(tick);
       picture.append(
         svg("line", { x1: left, x2: width - right, y1: at, y2: at, class: "rule" }),
         svg("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, short(tick)));
     }
     const unitOf = last - first < 120 ? [1, "s"] : last - first < 7200 ? [60, "min"] : last - first < 172800 ? [3600, "h"] : [86400, "d"];
-    const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(2, Math.floor(width / 90)));
+    const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(3, Math.floor(width / 90)));
     ticks.forEach((tick, at) => {
       const label = at === ticks.length - 1 ? `${short(tick)} ${unitOf[1]}` : short(tick);
       picture.append(axisText(x(first + tick * unitOf[0]), height - 5, label, width));
@@ -95,7 +95,7 @@ function lines(series, { unit, steps = false, log = false }) {
       const points = one.at.map((when, place) => [x(when), one.values[place]]).filter((point) => !log || point[1] > 0);
       let path = steps ? `M${x(one.at[0])} ${bottom}` : "";
       points.forEach(([across, value], place) => {
-        const up = height_of(value).toFixed(1);
+        const up = y(value).toFixed(1);
         path += steps && place ? `H${across.toFixed(1)}V${up}` : `${path ? "L" : "M"}${across.toFixed(1)} ${up}`;
         if (!steps) picture.append(svg("circle", { cx: across, cy: up, r: 2, fill: `var(--series-${(at % 6) + 1})` }));
       });

@@ -35,8 +35,8 @@ function short(value) {
 }
 
 function percent(share) {
-  if (share === 0 || share === 1) return `${share * 100} %`;
-  return share > 0.999 ? "> 99.9 %" : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)} %`;
+  if (share === 0 || share === 1) return `${share * 100}%`;
+  return share > 0.999 ? "> 99.9%" : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)}%`;
 }
 
 function bytes(count) {

@@ -3,6 +3,7 @@
 const VOICED = 127;
 const LANE = 15;
 const MOST_LANES = 4;
+const PITCHES = [25, 35, 50, 70, 100, 150, 200, 300, 400, 600, 800, 1200, 1600];
 const NOTE_NAMES = ["C", "C♯", "D", "D♯", "E", "F", "F♯", "G", "G♯", "A", "A♯", "B"];
 const noteName = (key) => `${NOTE_NAMES[key % 12]}${Math.floor(key / 12) - 1}`;
 
@@ -108,7 +109,7 @@ function drawPitch(canvas, width, height, data, seconds) {
   const x = (at) => ((start + at * hop) / seconds) * width;
   const y = (value) => (height - strip - 4) * (1 - Math.log2(value / low) / Math.log2(high / low)) + 1;
   context.fillStyle = paint("line");
-  for (const tick of octaveTicks(low, high)) context.fillRect(0, y(tick), width, 1);
+  for (const tick of pitchTicks(low, high)) context.fillRect(0, y(tick), width, 1);
   const across = (hop / seconds) * width;
   context.lineWidth = 2;
   context.lineCap = context.lineJoin = "round";
@@ -131,10 +132,10 @@ function drawPitch(canvas, width, height, data, seconds) {
   context.stroke();
 }
 
-function octaveTicks(low, high) {
-  const found = [];
-  for (let tick = 25; tick <= high; tick *= 2) if (tick >= low) found.push(tick);
-  return found;
+/** Round numbers of Hz in a range; halves of octaves where it is narrow. */
+function pitchTicks(low, high) {
+  const ticks = high / low > 6 ? PITCHES.filter((_, at) => at % 2 === 0) : PITCHES;
+  return ticks.filter((tick) => tick > low * 1.04 && tick < high / 1.04);
 }
 
 function keyRange({ notes }) {
@@ -174,10 +175,13 @@ function drawCurves(canvas, width, height, { start, hop, curves }, seconds) {
     context.fillStyle = paint("line");
     if (place) context.fillRect(0, place * lane, width, 1);
     const path = new Path2D();
-    values.forEach((level, at) => (at ? path.lineTo(x(at), y(level)) : path.moveTo(x(0), y(level))));
+    const last = values.length - 1;
+    path.moveTo(x(-0.5), y(values[0]));
+    values.forEach((level, at) => path.lineTo(x(at), y(level)));
+    path.lineTo(x(last + 0.5), y(values[last]));
     const area = new Path2D(path);
-    area.lineTo(x(values.length - 1), floor);
-    area.lineTo(x(0), floor);
+    area.lineTo(x(last + 0.5), floor);
+    area.lineTo(x(-0.5), floor);
     context.fillStyle = paint("wave", 0.16);
     context.fill(area);
     context.strokeStyle = paint("wave");

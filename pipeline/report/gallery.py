@@ -163,5 +163,7 @@ def _reading_order(track: Track) -> tuple[bool, int]:
 
 
 def _label(value: Any) -> str:
+    if isinstance(value, list | dict):
+        return f"{len(value)} values"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= LONGEST_LABEL else f"{text[: LONGEST_LABEL - 1]}…"

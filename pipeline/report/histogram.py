@@ -20,6 +20,7 @@ class Histogram:
         self.edges = edges
         self.log = log
         self.counts = np.zeros(len(edges) - 1, np.int64)
+        self.beyond = False
 
     @classmethod
     def nice(cls, low: float, high: float, bins: int = 40) -> Histogram:
@@ -30,15 +31,23 @@ class Histogram:
 
     def add(self, values: np.ndarray | list[float]) -> None:
         """Counts values in."""
-        inside = np.clip(values, self.edges[0], self.edges[-1])
+        values = np.asarray(values, np.float64)
+        self.beyond |= bool((values > self.edges[-1]).any())
+        inside = values.clip(self.edges[0], self.edges[-1])
         self.counts += np.histogram(inside, self.edges)[0]
 
-    def to_json(self) -> dict[str, Any]:
-        """For the page."""
+    def to_json(self, *, trim: bool = False) -> dict[str, Any]:
+        """For the page; `trim` leaves out the empty bins at both ends.
+
+        `beyond` says that the last bin has values above its upper edge, too.
+        """
+        filled = np.flatnonzero(self.counts)
+        first, last = (filled[0], filled[-1]) if trim and len(filled) else (0, len(self.counts) - 1)
         return {
-            "edges": [float(f"{edge:.6g}") for edge in self.edges],
-            "counts": self.counts.tolist(),
+            "edges": [float(f"{edge:.6g}") for edge in self.edges[first : last + 2]],
+            "counts": self.counts[first : last + 1].tolist(),
             "log": self.log,
+            "beyond": self.beyond,
         }
 
 

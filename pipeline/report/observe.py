@@ -203,7 +203,7 @@ class Observer:
 
 
 def _histogram(title: str, about: str, histogram: Histogram, unit: str = "") -> Chart:
-    return Chart(title=title, about=about, unit=unit, histogram=histogram.to_json())
+    return Chart(title=title, about=about, unit=unit, histogram=histogram.to_json(trim=True))
 
 
 def _filled(chart: Chart) -> bool:

@@ -2,7 +2,7 @@
 
 The page is whole in itself, style, code, audio and all, so that it opens from a disk, travels by
 mail and still says in a year what was seen. Nothing in it depends on when it was made: the same
-cache gives the same page.
+cache gives the same page, but for the serial number that libsndfile gives each Ogg stream.
 """
 
 from __future__ import annotations
@@ -103,7 +103,6 @@ def write(config: ReportConfig, console: Console) -> Path:
         exhibits = list(progress.track(drawing, len(shown), description="drawing"))
 
     facts = {
-        "title": Path(layout.root.path("")).name,
         "where": layout.root.uri,
         "as_of": max(commit[0] for line in found for commit in line.commits),
         "corpora": [

@@ -7,22 +7,20 @@ function panel(title, about, ...content) {
   return el("div", { class: "panel" }, el("h3", {}, title), about ? el("p", { class: "quiet small" }, about) : null, ...content);
 }
 
-function table(headings, rows) {
-  const cell = (content, at) => {
-    const [name, numeric] = headings[at];
-    return el("td", { class: numeric ? "number" : name === "" ? "" : null }, content);
-  };
+/** Rows under headings [name, is it a number]; a stacking one becomes a list on narrow screens. */
+function table(headings, rows, { stacking = false } = {}) {
+  const cell = (content, at) => el("td", { class: headings[at][1] ? "number" : null }, content);
   return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.map((one) => one[0]).filter(Boolean).join(", ") },
-    el("table", {},
+    el("table", { class: stacking ? "stacking" : null },
       el("thead", {}, el("tr", {}, ...headings.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "number" : null }, name)))),
       el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))))));
 }
 
 function showTitle() {
-  document.title = `Teacher cache: ${facts.title}`;
-  byId("title").append(`Teacher cache “${facts.title}”`);
+  document.title = `Teacher cache: ${facts.where}`;
+  byId("title").append("Teacher cache");
   const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
-  byId("subtitle").append(el("span", { class: "mono" }, facts.where), ` · last commit ${when} UTC`);
+  byId("subtitle").append(el("span", { class: "mono wrap" }, facts.where), ` · last commit ${when} UTC`);
   const sum = (key) => newest.reduce((total, one) => total + one[key], 0);
   const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, one) => total + one[key], 0));
   const wanted = sum("clips");
@@ -31,8 +29,8 @@ function showTitle() {
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
     ["Teachers", whole(new Set(newest.map((one) => one.name)).size), `${whole(newest.reduce((total, one) => total + one.streams.length, 0))} streams`],
-    ["Complete", percent((sum("rows") + sum("failed")) / wanted), `${whole(sum("missing"))} clip × teacher missing`],
-    ["Failed", whole(sum("failed")), `${percent(sum("failed") / wanted)} of clip × teacher`],
+    ["Complete", percent((sum("rows") + sum("failed")) / wanted), sum("missing") ? `${whole(sum("missing"))} answers missing` : "no answer missing"],
+    ["Failed", whole(sum("failed")), `of ${whole(wanted)} answers (clip × teacher)`],
     ["Size", bytes(facts.teachers.reduce((total, one) => total + one.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
   ];
   byId("figures").append(...figures.map(([name, value, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, value, el("small", {}, note)))));
@@ -40,17 +38,17 @@ function showTitle() {
 
 function showCorpus() {
   const { durations, labels } = facts;
-  const grid = el("div", { class: "grid" });
+  const grid = el("div", { class: "masonry" });
   if (durations.known) {
     const [, low, middle, high, longest] = durations.quantiles;
-    const about = `Median ${short(middle)} s, 90 % within ${short(low)} to ${short(high)} s, longest ${short(longest)} s`;
+    const about = `Median ${short(middle)} s; 90% are ${short(low)} to ${short(high)} s; longest ${short(longest)} s`;
     grid.append(panel("Durations", about, histogram(durations, { unit: "s", noun: "clips" })));
   }
   const part = labels.with_text / Math.max(labels.clips, 1);
   const text = [["with text", part, percent(part)]];
   grid.append(panel("Text", `${plural(labels.words, "word")} in ${plural(labels.with_text, "clip")}`, bars(text, "Clips with text")));
   for (const [key, label] of Object.entries(labels.labels)) {
-    const rows = Object.entries(label.common).map(([name, count]) => [clip(name), count / labels.clips, whole(count)]);
+    const rows = Object.entries(label.common).map(([name, count]) => [cut(name), count / labels.clips, whole(count)]);
     if (rows.length && (label.distinct < label.clips || label.clips === 1)) {
       const rest = label.distinct - rows.length;
       grid.append(panel(key, `${plural(label.clips, "clip")}, ${plural(label.distinct, "value")}${rest > 0 ? `; the ${rows.length} most frequent` : ""}`, bars(rows, key)));
@@ -61,7 +59,7 @@ function showCorpus() {
   byId("corpus").append(note ? el("p", { class: "quiet small" }, note) : "", grid);
 }
 
-const clip = (text) => (text.length <= 42 ? text : `${text.slice(0, 41)}…`);
+const cut = (text) => (text.length <= 42 ? text : `${text.slice(0, 41)}…`);
 
 function showTeachers() {
   const section = byId("teachers");
@@ -106,20 +104,19 @@ function failures() {
     el("ul", { class: "examples" }, ...one.examples.map((example) => el("li", { class: "small" },
       clipName(example.clip_id), el("span", { class: "quiet" }, ` ${example.stage}: ${example.message}`)))),
   ]);
-  return panel("Failures by reason", null, table([["Teacher"], ["Reason"], ["Clips", true], ["Examples"]], rows));
+  return panel("Failures by reason", null, table([["Teacher"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
 /** A clip's id, as a link where the clip is in the gallery. */
 function clipName(id) {
   const at = facts.clips.findIndex((one) => one.clip_id === id);
-  const name = el(at < 0 ? "span" : "a", { class: "mono", href: at < 0 ? null : `#clip-${at}` }, id);
-  return name;
+  return el(at < 0 ? "span" : "a", { class: "mono wrap", href: at < 0 ? null : `#clip-${at}` }, id);
 }
 
 function showDistributions() {
   const section = byId("distributions");
   section.append(el("p", { class: "quiet small" }, `Of ${plural(facts.sampled, "sampled clip")}.`));
-  const grid = el("div", { class: "grid" });
+  const grid = el("div", { class: "masonry" });
   for (const { title, about, unit, histogram: counts, bars: shares } of facts.charts) {
     const content = counts ? histogram(counts, { unit }) : bars(shares.map(([name, share]) => [name, share, percent(share)]), title);
     grid.append(panel(title, about, content));
@@ -138,14 +135,15 @@ function showSuspicions() {
   if (found.length) {
     const body = el("div");
     const choices = el("div", { class: "choices", role: "group", "aria-label": "Reason" });
+    const total = found.reduce((sum, check) => sum + facts.suspicion_counts[check.kind], 0);
     const show = (kind) => {
       for (const button of choices.children) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
       const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
         facts.suspicions.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
-        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), el("span", {}, one.detail)])));
+        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), one.detail]), { stacking: true }),
+        kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more of it.`));
     };
-    const total = found.reduce((sum, check) => sum + facts.suspicion_counts[check.kind], 0);
     const choice = (kind, count, about) => el("button", { type: "button", "data-kind": kind, title: about, onclick: () => show(kind) }, `${kind || "all"} ${whole(count)}`);
     choices.append(choice("", total, "The gravest of each kind"), ...found.map((check) => choice(check.kind, facts.suspicion_counts[check.kind], check.about)));
     box.append(choices, body);

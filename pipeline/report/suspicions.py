@@ -28,6 +28,8 @@ NO_SPEECH = 0.05
 """Largest probability of speech that goes with no words."""
 OUTLYING = 6.0
 """Robust standard deviations (1.4826 x median absolute deviation)."""
+LEAST_SPREAD = 0.01
+"""Of the median; so that clips that are all alike do not make outliers of hairs."""
 FEW = 20
 """Fewer clips than this have no outliers."""
 DRIFT_S = 0.05
@@ -148,6 +150,7 @@ def _outliers(seen: Sequence[Observation]) -> Iterator[Suspicion]:
         norms = np.array([one.norms[key] for one in having])
         middle = float(np.median(norms))
         spread = 1.4826 * float(np.median(np.abs(norms - middle)))
+        spread = max(spread, LEAST_SPREAD * middle)
         if len(norms) < FEW or spread == 0:
             continue
         for one, norm in zip(having, norms.tolist(), strict=True):

@@ -17,7 +17,7 @@ function plan(track) {
     const usable = (HEIGHTS.pitch - 11) / HEIGHTS.pitch;
     return {
       draw: (canvas, width, seconds) => drawPitch(canvas, width, HEIGHTS.pitch, data, seconds),
-      ticks: octaveTicks(low, high).map((tick) => [`${tick} Hz`, usable * (1 - Math.log2(tick / low) / Math.log2(high / low))]),
+      ticks: pitchTicks(low, high).map((tick) => [`${tick} Hz`, usable * (1 - Math.log2(tick / low) / Math.log2(high / low))]),
       says: (t) => (data.voicing[at(t)] > VOICED ? `f0 ${whole(data.f0[at(t)])} Hz` : null),
     };
   }
@@ -93,6 +93,11 @@ function timeAxis(seconds) {
   return el("div", { class: "track" }, plot);
 }
 
+function peak({ values }) {
+  const most = new Int8Array(values.buffer).reduce((found, level) => Math.max(found, Math.abs(level)), 0);
+  return most ? `peak ${(20 * Math.log10(most / 127)).toFixed(1)} dB` : "silence";
+}
+
 /** Fills `box` with everything about one clip. */
 function view(box, clip) {
   const { seconds } = clip;
@@ -103,10 +108,10 @@ function view(box, clip) {
     const waveform = { columns: clip.waveform.columns, values: unpack(clip.waveform.values) };
     const spectrogram = { ...clip.spectrogram, values: unpack(clip.spectrogram.values) };
     stack.append(
-      row("waveform", { title: "waveform" }, { draw: (canvas, width) => drawWaveform(canvas, width, HEIGHTS.waveform, waveform) }, seconds),
+      row("waveform", { title: "waveform", source: peak(waveform) }, { draw: (canvas, width) => drawWaveform(canvas, width, HEIGHTS.waveform, waveform) }, seconds),
       row("spectrogram", { title: "spectrogram", source: "mel scale" }, {
         draw: (canvas, width) => drawHeat(canvas, width, HEIGHTS.spectrogram, spectrogram, seconds),
-        ticks: spectrogram.ticks.map(([hertz, place]) => [`${hertz} Hz`.replace("k Hz", " kHz"), 1 - place]),
+        ticks: spectrogram.ticks.map(([hertz, place]) => [hertz < 1000 ? `${hertz} Hz` : `${hertz / 1000} kHz`, 1 - place]),
       }, seconds));
   }
   stack.append(timeAxis(seconds));

@@ -1,0 +1,175 @@
+"""A small cache with everything in it that the report looks for, made without any expert.
+
+Clip 0 sounds, speaks, sings and stirs from 1.0 to 1.5 s of its 2.0 s, so that all its tracks must
+begin and end at the same place. The others are silent, clipped, mistaken, gone or failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from manifests import audio, shards
+from manifests.clips import Clip
+from manifests.codecs import encode
+from manifests.corpus import Corpus, build
+from manifests.layout import Layout
+from manifests.shards import Failure, Row
+from manifests.streams import StreamSpec, TeacherSpec
+from manifests.sums import Sums
+
+RATE = 16_000
+SECONDS = 2.0
+ON, OFF = 1.0, 1.5
+"""When clip 0 is not silent."""
+FOREIGN = "</script><script>window.foreign = 1</script><b>bold</b>"
+"""A text that must stay a text."""
+KEYS = tuple(f"midi {key}" for key in range(21, 109))
+MOOD = ("Loudness_sma3", "jitterLocal_sma3nz")
+CLASSES = ("Speech", "Dog", "Siren")
+
+
+def teacher(name: str, *streams: StreamSpec) -> TeacherSpec:
+    """A teacher that never was."""
+    return TeacherSpec(
+        name=name, family=f"tests:{name}", revision=1, settings={}, weights={}, sample_rate=RATE,
+        streams=streams, license="none", created=f"2026-01-01T00:00:0{len(name) % 10}+00:00",
+    )  # fmt: skip
+
+
+def stream(name: str, kind: Any, dim: int, hop: float, codec: Any, *names: str) -> StreamSpec:
+    """A stream whose frames stand side by side from 0 s on."""
+    return StreamSpec(
+        name=name, kind=kind, dim=dim, start_s=hop / 2, hop_s=hop, window_s=hop, codec=codec,
+        names=names,
+    )  # fmt: skip
+
+
+TEACHERS = (
+    teacher("asr", stream("encoder", "features", 20, 0.02, "int8")),
+    teacher("pitch", stream("f0", "curve", 2, 0.01, "fp16", "f0", "voicing")),
+    teacher("sounds", stream("events", "multilabel", 3, 0.1, "uint8", *CLASSES)),
+    teacher("music", stream("notes", "multilabel", 88, 0.02, "uint8", *KEYS)),
+    teacher("mood", stream("lld", "features", 2, 0.01, "int8", *MOOD)),
+    teacher(
+        "stranger",
+        stream("bins", "distribution", 70, 0.05, "fp16"),
+        stream("level", "curve", 1, 0.01, "fp16"),
+    ),
+)  # fmt: skip
+
+
+def frames(spec: StreamSpec, loud: np.ndarray) -> np.ndarray:
+    """Frames that rise where a clip sounds; `loud` says by 10 ms."""
+    step = round(spec.hop_s / 0.01)
+    on_T = loud[: len(loud) // step * step].reshape(-1, step).mean(1) > 0.5
+    values_TD = np.zeros((len(on_T), spec.dim), np.float32)
+    if spec.name == "f0":
+        values_TD[on_T] = (220.0, 1.0)
+    elif spec.name == "notes":
+        values_TD[on_T, 60 - 21] = 0.9
+    else:
+        values_TD[on_T] = np.linspace(1.0, 0.7, spec.dim)
+    return values_TD
+
+
+def metadata(name: str, clip: Clip, loud: bool) -> dict[str, Any]:
+    """What a teacher says in words."""
+    if name == "asr":
+        said = clip.labels.get("heard", clip.text or "")
+        words = [[said, ON, OFF]] if said and loud else []
+        return {"text": said, "words": words, "language": "en"}
+    if name == "music":
+        return {"notes": [[ON, OFF, 60, 0.9]] if loud else []}
+    return {}
+
+
+def make_clips(folder: Path, count: int) -> list[Clip]:
+    """The clips and their files: 0 as above, 1 silent, 2 clipped, 3 misheard, 4 without a file."""
+    folder.mkdir(parents=True)
+    clips = []
+    time = np.arange(int(RATE * SECONDS)) / RATE
+    burst = (time >= ON) & (time < OFF)
+    for at in range(count):
+        samples = np.sin(2 * np.pi * (220 + 10 * at) * time) * burst * 0.5
+        if at == 1:
+            samples *= 0
+        if at == 2:
+            samples = (samples * 8).clip(-1, 1)
+        path = folder / f"{at:03d}.wav"
+        if at != 4:
+            soundfile.write(path, samples, RATE, subtype="FLOAT")
+        labels: dict[str, Any] = {
+            "kind": "speech" if at % 2 else "tone",
+            "language": "en",
+            "place": at,
+        }
+        text = {0: "tone", 3: "good morning", 5: FOREIGN}.get(at)
+        if at == 3:
+            labels["heard"] = "something else entirely"
+        name = f"clip{at:03d}"
+        clips.append(Clip(clip_id=name, uri=str(path), duration=SECONDS, text=text, labels=labels))
+    return clips
+
+
+def make_cache(root: Path, *, count: int = 24, failures: bool = True) -> Path:
+    """A cache of some clips; with failures, `music` fails on clip 6 and `mood` lacks a shard."""
+    corpus = build(make_clips(root / "audio", count), root / "things", clips_per_shard=8)
+    layout = Layout.create(root / "cache")
+    layout.register(corpus)
+    for spec in TEACHERS:
+        layout.add_teacher(spec)
+        for number in range(corpus.num_shards):
+            if failures and spec.name == "mood" and number == corpus.num_shards - 1:
+                continue
+            failed = {"clip006": "the expert choked"} if failures and spec.name == "music" else {}
+            write_shard(layout, spec, corpus, number, failed)
+    return root / "cache"
+
+
+def write_shard(
+    layout: Layout, spec: TeacherSpec, corpus: Corpus, number: int, failed: Mapping[str, str]
+) -> None:
+    """One shard of one teacher."""
+    rows, failures = [], []
+    sums = {one.name: Sums.zero(one.dim) for one in spec.streams}
+    clips = corpus.shard(number)
+    for clip in clips:
+        if clip.clip_id in failed:
+            message = failed[clip.clip_id]
+            failures.append(
+                Failure(clip_id=clip.clip_id, stage="extract", error="expert", message=message)
+            )
+            continue
+        digest = audio.decode(clip).digest if Path(clip.uri).exists() else "gone"
+        loud = np.zeros(int(SECONDS * 100))
+        loud[int(ON * 100) : int(OFF * 100)] = clip.clip_id != "clip001"
+        encoded = {}
+        for one in spec.streams:
+            values_TD = frames(one, loud)
+            encoded[one.name] = encode(values_TD, one)
+            sums[one.name].add(Sums.of(values_TD, encoded[one.name]))
+        rows.append(
+            Row(
+                clip_id=clip.clip_id,
+                duration=SECONDS,
+                audio_digest=digest,
+                metadata=metadata(spec.name, clip, bool(loud.any())),
+                frames=encoded,
+            )
+        )
+    shards.write(
+        layout.shards(spec, corpus.name),
+        spec,
+        shard=number,
+        clip_ids=[clip.clip_id for clip in clips],
+        rows=rows,
+        failures=failures,
+        sums=sums,
+        extract_seconds=0.5,
+        finished=f"2026-01-01T00:{number:02d}:00+00:00",
+    )

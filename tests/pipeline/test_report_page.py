@@ -1,0 +1,227 @@
+"""The report as people meet it: in a real browser, from a file, in both themes and at 400 px."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from pipeline.report import page as report
+from pipeline.report.page import ReportConfig
+from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
+CHROMIUM = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.debian,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs: apt-get install chromium"),
+]
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+    "--autoplay-policy=no-user-gesture-required",
+)  # fmt: skip
+EDGES = """plot => {
+    const canvas = plot.querySelector("canvas");
+    const {width, height} = canvas;
+    const {data} = canvas.getContext("2d").getImageData(0, 0, width, height);
+    const level = (x, y) => [0, 1, 2, 3].map((part) => data[(y * width + x) * 4 + part]);
+    const apart = (a, b) => a.reduce((sum, value, part) => sum + Math.abs(value - b[part]), 0);
+    const quiet = Math.round(width / 4);
+    const loud = [];
+    for (let x = 0; x < width; x += 1)
+        for (let y = 0; y < height; y += 1)
+            if (apart(level(x, y), level(quiet, y)) > 90) { loud.push(x); break; }
+    return [loud[0] / width, (loud[loud.length - 1] + 1) / width];
+}"""
+"""Where a canvas begins and ends to differ from its quiet part, as shares of its width."""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("page")
+    config = ReportConfig(cache=str(make_cache(folder)), out=str(folder / "report"))
+    return report.write(config, Console(quiet=True)).as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """Opens the page; at the end, nothing was said on the console and nothing was fetched."""
+    said: list[str] = []
+    pages = []
+
+    def open_page(*, width: int = 1280, scheme: str = "light") -> Any:
+        view = {"width": width, "height": 900}
+        page = browser.new_page(viewport=view, color_scheme=scheme)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: fetched.append(request.url))
+        page.goto(address)
+        pages.append(page)
+        return page
+
+    fetched: list[str] = []
+    yield open_page
+    for page in pages:
+        page.close()
+    assert said == []
+    assert [url for url in fetched if not url.startswith("data:")] == [address] * len(pages)
+
+
+def show(page: Any, clip_id: str) -> Any:
+    """The opened card of a clip, with all its streams."""
+    card = page.locator(".clip", has=page.locator(".name", has_text=clip_id))
+    face = card.locator(".face")
+    if face.get_attribute("aria-expanded") == "false":
+        face.click()
+    card.locator("button.more").click()
+    return card
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_tracks_share_one_time_axis(visit: Any, width: int) -> None:
+    card = show(visit(width=width), "clip000")
+    plots = card.locator(".plot").all()
+    names = [plot.get_attribute("data-track") for plot in plots]
+    assert len(names) == 14, names
+    boxes = [plot.bounding_box() for plot in plots]
+    assert len({round(box["x"], 2) for box in boxes}) == 1
+    assert len({round(box["width"], 2) for box in boxes}) == 1
+    overlay = card.locator(".overlay").bounding_box()
+    assert (overlay["x"], overlay["width"]) == (boxes[0]["x"], boxes[0]["width"])
+    for name, plot in zip(names, plots, strict=True):
+        if name == "time":
+            continue
+        first, last = plot.evaluate(EDGES)
+        # The spectrogram sees 15 ms ahead; a curve rises over one hop; labels are a word long.
+        slack = 0.03 if name == "spectrogram" else 0.012
+        assert first * SECONDS == pytest.approx(ON, abs=slack), name
+        assert last * SECONDS == pytest.approx(OFF, abs=slack), name
+
+
+def test_the_playhead_moves_over_all_tracks(visit: Any) -> None:
+    page = visit()
+    card = show(page, "clip000")
+    overlay, audio = card.locator(".overlay"), card.locator("audio")
+    playhead = card.locator(".playhead")
+
+    def share() -> float:
+        box, whole = playhead.bounding_box(), overlay.bounding_box()
+        assert box["height"] == pytest.approx(whole["height"], abs=1)
+        return (box["x"] + box["width"] / 2 - whole["x"]) / whole["width"]
+
+    audio.evaluate("audio => { audio.currentTime = 0.5 }")
+    page.wait_for_function("() => document.querySelector('.playhead').style.left.startsWith('25')")
+    assert share() == pytest.approx(0.25, abs=0.005)
+
+    audio.evaluate("audio => audio.play()")
+    page.wait_for_function("() => parseFloat(document.querySelector('.playhead').style.left) > 40")
+    audio.evaluate("audio => audio.pause()")
+    page.wait_for_timeout(100)
+    stopped = audio.evaluate("audio => audio.currentTime")
+    assert share() * SECONDS == pytest.approx(stopped, abs=0.05)
+
+    box = overlay.bounding_box()
+    overlay.click(position={"x": 0.625 * box["width"], "y": 30})
+    page.wait_for_function("() => document.querySelector('audio').currentTime > 1.2")
+    assert audio.evaluate("audio => audio.currentTime") == pytest.approx(1.25, abs=0.01)
+    assert share() == pytest.approx(0.625, abs=0.005)
+    said = card.locator(".readout").inner_text()
+    for part in ("1.25 s", "“tone”", "f0 220 Hz", "Speech 1.00", "C4", "Loudness"):
+        assert part in said
+
+
+def test_the_sound_is_what_was_heard(visit: Any) -> None:
+    audio = show(visit(), "clip000").locator("audio")
+    audio.page.wait_for_function("() => document.querySelector('audio').readyState >= 1")
+    assert audio.evaluate("audio => audio.duration") == pytest.approx(SECONDS, abs=0.02)
+
+
+def test_search_and_filters(visit: Any) -> None:
+    page = visit()
+
+    def shown() -> set[str]:
+        return set(page.locator(".clip:visible .name").all_inner_texts())
+
+    everything = shown()
+    assert len(everything) == 24
+    page.fill("[name=text]", "MORNING good")
+    assert shown() == {"clip003"}
+    page.fill("[name=text]", "nothing says this")
+    assert shown() == set()
+    assert page.locator("#matches").inner_text().startswith("0 of 24")
+    page.click("[type=reset]")
+    page.wait_for_timeout(50)
+    assert shown() == everything
+    page.select_option("[name=label]", '["kind","tone"]')
+    assert shown() == {f"clip{at:03d}" for at in range(0, 24, 2)}
+    page.select_option("[name=teacher]", "lacks mood")
+    assert shown() == {f"clip{at:03d}" for at in range(16, 24, 2)}
+    page.click("[type=reset]")
+    page.select_option("[name=problem]", "failed")
+    assert shown() == {"clip006"}
+    page.select_option("[name=problem]", "suspicious:silent")
+    assert shown() == {"clip001"}
+
+
+def test_suspicions_lead_to_their_clips(visit: Any) -> None:
+    page = visit()
+    page.click("#suspicious button[data-kind=clipped]")
+    rows = page.locator("#suspicious tbody tr")
+    assert rows.count() == 1
+    rows.locator("a").click()
+    assert page.locator("#clip-2 .viewer").is_visible()
+    top = "Math.abs(document.getElementById('clip-2').getBoundingClientRect().top)"
+    page.wait_for_function(f"() => {top} < 100")
+
+
+def test_clips_without_audio_or_teachers_are_shown(visit: Any) -> None:
+    page = visit()
+    gone = show(page, "clip004")
+    assert "No audio" in gone.inner_text()
+    assert gone.locator(".plot[data-track='pitch.f0:pitch']").is_visible()
+    failed = show(page, "clip006")
+    assert "the expert choked" in failed.inner_text()
+    assert "not run yet" in show(page, "clip020").inner_text()
+
+
+def test_texts_of_a_corpus_stay_texts(visit: Any) -> None:
+    page = visit()
+    assert "<b>bold</b>" in show(page, "clip005").inner_text()
+    assert page.evaluate("() => window.foreign") is None
+
+
+@pytest.mark.parametrize("width", [400, 768, 1280])
+def test_nothing_is_wider_than_the_screen(visit: Any, width: int) -> None:
+    page = visit(width=width)
+    show(page, "clip006")
+    page.locator("#teachers summary").click()
+    page.wait_for_timeout(100)
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+def test_themes_follow_the_system_and_the_button(visit: Any) -> None:
+    def ground(page: Any) -> int:
+        colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+        return sum(int(part) for part in colour.strip("rgb()").split(","))
+
+    light, dark = visit(scheme="light"), visit(scheme="dark")
+    assert ground(light) > 600 > 200 > ground(dark)
+    wave = ".plot[data-track=waveform] canvas"
+    before = light.locator(wave).first.evaluate("canvas => canvas.toDataURL()")
+    for name in ("light", "dark"):
+        light.click("#theme")
+        assert light.locator("#theme").inner_text() == f"Theme: {name}"
+    assert ground(light) == ground(dark)
+    assert light.locator(wave).first.evaluate("canvas => canvas.toDataURL()") != before
