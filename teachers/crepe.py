@@ -49,8 +49,9 @@ class CrepeSettings:
 
     model: Literal["tiny", "full"] = "tiny"
     """Size; full is about 40 times slower and a little more accurate."""
-    batch_frames: int = 512
-    """Frames per forward pass. Does not change the features."""
+    batch_frames: int = 128
+    """Frames per forward pass: 128 stay in a CPU's cache (a fifth faster than 512), a GPU wants
+    thousands. Does not change the features."""
     half: bool = False
     """Half precision: for GPUs."""
 
