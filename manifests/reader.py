@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests import shards
+from manifests.blobs import BlobsInPlace, locate
 from manifests.codecs import EncodedFrames
 from manifests.errors import UserError
 from manifests.index import ClipIndex
@@ -30,6 +31,8 @@ from manifests.storage import Folder
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.sums import Statistics, Sums
 
+GROUPS_IN_PLACE = 1 << 16
+"""Row groups of which a teacher's reader remembers where the blobs lie (a few kB each)."""
 SHARDS_AHEAD = 3
 """Shards of a remote cache that a scan with local copies fetches at once, the next one first."""
 OPEN_FILES = 128
@@ -43,6 +46,15 @@ class _Shard:
     folder: Folder
     corpus: str
     marker: Marker
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A shard's data file, open."""
+
+    parquet: pq.ParquetFile
+    content: memoryview | None
+    """All of it, memory-mapped, if it is on a local disk."""
 
 
 class CacheReader:
@@ -128,6 +140,7 @@ class TeacherReader:
         self._columns: list[str] = ["clip_id", "duration"]
         self._file = functools.lru_cache(OPEN_FILES)(self._open)
         self._group = functools.lru_cache(4)(self._read_group)
+        self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -158,8 +171,15 @@ class TeacherReader:
         Raises:
             KeyError: there is no row for the clip.
         """
-        batch, at = self._locate(clip_id, self._want(stream))
-        return batch.column("duration")[at].as_py(), _encoded(batch, self.spec.stream(stream), at)
+        ordinal, group, at = self._find(clip_id)
+        in_place, content = self._in_place(ordinal, group, stream), self._file(ordinal).content
+        if in_place is None or content is None:
+            batch = self._batch(clip_id, ordinal, group, at, self._want(stream))
+            frames = _encoded(batch, self.spec.stream(stream), at)
+            return batch.column("duration")[at].as_py(), frames
+        if in_place.ids[at] != clip_id:
+            raise self._misplaced(ordinal, in_place.ids[at], clip_id)
+        return in_place.row(at, content)
 
     def metadata(self, clip_id: str) -> dict[str, Any]:
         """What the teacher says of a clip in words.
@@ -167,7 +187,8 @@ class TeacherReader:
         Raises:
             KeyError: there is no row for the clip.
         """
-        batch, at = self._locate(clip_id, ("clip_id", "metadata"))
+        ordinal, group, at = self._find(clip_id)
+        batch = self._batch(clip_id, ordinal, group, at, ("clip_id", "metadata"))
         return json.loads(batch.column("metadata")[at].as_py())
 
     def scan(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, EncodedFrames]]]:
@@ -193,17 +214,23 @@ class TeacherReader:
             self._columns += _stream_columns(stream)
         return tuple(self._columns)
 
-    def _locate(self, clip_id: str, columns: tuple[str, ...]) -> tuple[pa.RecordBatch, int]:
+    def _find(self, clip_id: str) -> tuple[int, int, int]:
+        """(shard ordinal, row group, row within it) of a clip."""
         found = self._index.find(clip_id)
         if found is None:
             raise KeyError(f"teacher {self.spec.key} has no targets for the clip {clip_id}")
         ordinal, row = found
-        group, at = divmod(row, shards.ROWS_PER_GROUP)
+        return ordinal, *divmod(row, shards.ROWS_PER_GROUP)
+
+    def _batch(
+        self, clip_id: str, ordinal: int, group: int, at: int, columns: tuple[str, ...]
+    ) -> pa.RecordBatch:
+        """A row group, once its row `at` proved to be the clip's."""
         batch = self._group(ordinal, group, columns)
         stored = batch.column("clip_id")[at].as_py()
         if stored != clip_id:
             raise self._misplaced(ordinal, stored, clip_id)
-        return batch, at
+        return batch
 
     def _misplaced(self, ordinal: int, found: str, sought: str) -> UserError:
         return UserError(
@@ -212,8 +239,16 @@ class TeacherReader:
         )
 
     def _read_group(self, ordinal: int, group: int, columns: tuple[str, ...]) -> pa.RecordBatch:
-        table = self._file(ordinal).read_row_group(group, columns=columns, use_threads=False)
+        table = self._file(ordinal).parquet.read_row_group(
+            group, columns=columns, use_threads=False
+        )
         return table.combine_chunks().to_batches()[0]
+
+    def _locate_blobs(self, ordinal: int, group: int, stream: str) -> BlobsInPlace | None:
+        file, spec = self._file(ordinal), self.spec.stream(stream)
+        if file.content is None:
+            return None
+        return locate(file.parquet, file.content, group, spec, check=self._check_pages)
 
     def _files_in_order(self) -> Iterator[pq.ParquetFile]:
         """Every shard's file; of a remote cache, those to come are fetched in the background."""
@@ -226,7 +261,7 @@ class TeacherReader:
                             coming.append(background.submit(self._fetch, ahead))
                     if coming:
                         coming.popleft().result()
-                    yield self._file(ordinal)
+                    yield self._file(ordinal).parquet
             finally:
                 background.shutdown(cancel_futures=True)
 
@@ -240,16 +275,17 @@ class TeacherReader:
             copy.write_atomic(name, shard.folder.read_bytes(name))
         return copy
 
-    def _open(self, ordinal: int) -> pq.ParquetFile:
+    def _open(self, ordinal: int) -> _File:
         marker = self.shards[ordinal].marker
-        source = self._fetch(ordinal).open(f"data/{marker.data}", memory_map=True)
+        folder = self._fetch(ordinal)
+        source = folder.open(f"data/{marker.data}", memory_map=True)
         file = pq.ParquetFile(source, page_checksum_verification=self._check_pages)
         if file.metadata.num_rows != marker.rows:
             raise UserError(
                 f"{marker.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
                 f"says {marker.rows}; run: coat-cache verify --deep --repair, then build again"
             )
-        return file
+        return _File(file, memoryview(source.read_buffer()) if folder.is_local else None)
 
     def _row_ids(self, shard: _Shard) -> list[str]:
         ids = self._corpora[shard.corpus].shard_ids(shard.marker.shard)
