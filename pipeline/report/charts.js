@@ -79,7 +79,8 @@ function lines(series, { unit, steps = false, log = false }) {
     const y = (value) => bottom - ((scale(value) - floor) / (scale(highest) - floor)) * (bottom - top);
     const names = series.map((one) => one.name).join(", ");
     const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over time: ${names}` });
-    for (const tick of log ? decades(lowest, highest) : niceSteps(0, highest, 4)) {
+    const decadic = log ? decades(lowest, highest) : [];
+    for (const tick of decadic.length > 2 ? decadic : niceSteps(lowest, highest, 4)) {
       const at = y(tick);
       picture.append(
         svg("line", { x1: left, x2: width - right, y1: at, y2: at, class: "rule" }),

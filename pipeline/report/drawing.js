@@ -82,7 +82,7 @@ function drawWords(canvas, width, { words }, seconds) {
     context.fillStyle = paint("ink");
     context.fillText(text, left, base - lane * LANE - 4);
   });
-  if (!words.length) nothing(context, base, "no words");
+  if (!words.length) nothing(context, LANE, "no words");
 }
 
 function nothing(context, height, text) {
@@ -146,6 +146,7 @@ function keyRange({ notes }) {
 }
 
 function drawNotes(canvas, width, height, data, seconds) {
+  if (!data.notes.length) return nothing(sized(canvas, width, LANE + 12), LANE, "no notes");
   const context = sized(canvas, width, height);
   const [low, high] = keyRange(data);
   const row = height / (high - low + 1);
@@ -161,7 +162,6 @@ function drawNotes(canvas, width, height, data, seconds) {
     context.fillStyle = paint("accent", 0.35 + 0.65 * Math.min(1, strength));
     context.fillRect(from, (high - key) * row + 0.5, size, Math.max(row - 1, 2));
   }
-  if (!data.notes.length) nothing(context, height, "no notes");
 }
 
 /** Curves in lanes below each other, each on the scale that it has over the whole cache. */

@@ -110,7 +110,8 @@ function chooseTheme() {
   let at = 0;
   const show = () => {
     document.documentElement.style.colorScheme = THEMES[names[at]];
-    button.replaceChildren(`Theme: ${names[at]}`);
+    button.replaceChildren(el("span", {}, "Theme: "), names[at]);
+    button.setAttribute("aria-label", `Theme: ${names[at]}`);
     redrawAll();
   };
   button.addEventListener("click", () => { at = (at + 1) % names.length; show(); });

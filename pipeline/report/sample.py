@@ -80,8 +80,12 @@ class Sampler:
 
     def __init__(self, layout: Layout) -> None:
         self.teachers = layout.newest()
-        self._layout = layout
         self._corpora = {name: layout.corpus(name) for name in layout.corpora()}
+        self._folders = {
+            (name, corpus): layout.shards(spec, corpus)
+            for name, spec in self.teachers.items()
+            for corpus in self._corpora
+        }
 
     def read(
         self, places: Sequence[Place], streams: Mapping[str, Sequence[str]]
@@ -105,7 +109,7 @@ class Sampler:
                 for place in wanted
             }
             for name, spec in self.teachers.items():
-                folder = self._layout.shards(spec, corpus)
+                folder = self._folders[name, corpus]
                 try:
                     marker = shards.read_marker(folder, shard)
                 except FileNotFoundError:

@@ -114,12 +114,15 @@ def _pitch(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
 def _curves(
     spec: StreamSpec, frames_TD: np.ndarray, overall: Statistics, columns: list[int]
 ) -> dict[str, Any]:
-    """Columns as curves, each on the scale that it has over the whole cache."""
-    names = spec.names or tuple(f"column {column}" for column in range(spec.dim))
+    """Columns as curves, on their scale over the whole cache, widened where a clip goes beyond."""
+    names = spec.names or (
+        [spec.name] if spec.dim == 1 else [f"{spec.name} {at}" for at in range(spec.dim)]
+    )
     curves = []
     for column in columns:
         values_T = frames_TD[:, column]
         low, high = overall.mean_D[column] + np.array([-SIGMAS, SIGMAS]) * overall.std_D[column]
+        low, high = min(low, values_T.min()), max(high, values_T.max())
         if values_T.min() >= 0:
             low = max(low, 0.0)
         levels_T = ((values_T - low) / (high - low)).clip(0, 1)

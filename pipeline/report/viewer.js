@@ -24,7 +24,7 @@ function plan(track) {
   if (kind === "notes") {
     const [low, high] = keyRange(data);
     const ticks = [];
-    for (let key = low; key <= high; key += 1) if (key % 12 === 0) ticks.push([noteName(key), (high - key + 0.5) / (high - low + 1)]);
+    for (let key = low; key <= high && data.notes.length; key += 1) if (key % 12 === 0) ticks.push([noteName(key), (high - key + 0.5) / (high - low + 1)]);
     return {
       draw: (canvas, width, seconds) => drawNotes(canvas, width, HEIGHTS.notes, data, seconds),
       ticks,

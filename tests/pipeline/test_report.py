@@ -114,6 +114,19 @@ def test_sample_reads_the_right_answers(cache: Path) -> None:
         assert ("music" in sampled.failures) == (sampled.clip.clip_id == "clip006")
 
 
+def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, count=64, failures=False)
+    corpus = Layout.open(cache).corpus("things")
+    drawn = {shard for _, shard, _ in sample.draw([corpus], 16, seed=0)}
+    assert len(drawn) == 2
+    for data in (cache / "teachers").glob("*/things/data/*.parquet"):
+        if int(data.name.partition("-")[0]) not in drawn:
+            data.unlink()
+    found = facts(cache, tmp_path, sample=16, clips=4)
+    assert found["sampled"] == 16
+    assert sum(found["durations"]["counts"]) == 64
+
+
 def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
     [data] = (cache / "teachers").glob("asr@*/things/data/*.parquet")
