@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from manifests import corpus as corpora
 from manifests import shards
@@ -55,6 +56,8 @@ SPEC = TeacherSpec(
     streams=STREAMS, license="none",
 )  # fmt: skip
 
+
+torch.set_num_threads(1)  # tiny matrices, and bits that do not depend on a machine's cores
 
 LOST = 2
 """Clips that the cache lacks."""
