@@ -233,8 +233,13 @@ def read_marker(folder: Folder, shard: int) -> Marker:
 
 def read_markers(folder: Folder) -> Iterator[Marker]:
     """The markers of all committed shards, in order; an object store is asked for many at once."""
-    with ThreadPoolExecutor(1 if folder.is_local else REQUESTS) as pool:
-        yield from pool.map(functools.partial(read_marker, folder), committed(folder))
+    numbers, read = committed(folder), functools.partial(read_marker, folder)
+    if folder.is_local:
+        yield from map(read, numbers)
+        return
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        for first in range(0, len(numbers), 8 * REQUESTS):
+            yield from pool.map(read, numbers[first : first + 8 * REQUESTS])
 
 
 def committed(folder: Folder) -> list[int]:

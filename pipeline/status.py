@@ -42,19 +42,16 @@ def status(layout: Layout) -> list[TeacherStatus]:
         corpus = layout.corpus(corpus_name)
         for spec in layout.teachers().values():
             folder = layout.shards(spec, corpus_name)
-            numbers = shards.committed(folder)
-            if not numbers and len(layout.corpora()) > 1:
-                continue
             line = TeacherStatus(teacher=spec.key, corpus=corpus_name, clips=corpus.num_clips)
-            for number in numbers:
-                marker = shards.read_marker(folder, number)
+            for marker in shards.read_markers(folder):
                 line.rows += marker.rows
                 line.failures.update(marker.failures)
                 line.audio_hours += marker.seconds / 3600
                 line.cache_bytes += marker.data_bytes
                 line.extract_seconds += marker.extract_seconds
             line.missing = corpus.num_clips - line.rows - line.failures.total()
-            found.append(line)
+            if line.missing < line.clips or len(layout.corpora()) == 1:
+                found.append(line)
     return found
 
 

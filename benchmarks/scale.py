@@ -1,0 +1,278 @@
+"""Planning, resuming and status of millions of clips; and 64 workers kept busy by one driver.
+
+    python -m benchmarks.scale                     both parts
+    python -m benchmarks.scale --part markers      only the first
+
+Part one: synthetic corpora and the commit markers of one teacher (384 columns, 256 clips to a
+shard), every step in a process of its own, whose peak memory is what the operating system says.
+Part two: a real build on a local Ray cluster that claims 64 CPUs, with a teacher that sleeps. Its
+efficiency is the share of the workers' time that the teacher had, from the moment when all 64 were
+ready to the last commit; decoding, writing, waiting for the driver and the tail are the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hardware import describe
+from benchmarks.reader import SPEC, STREAM
+from manifests import shards
+from manifests.clips import SCHEMA, Clip
+from manifests.corpus import CLIPS_PER_PART, Contents, Corpus, Part, build
+from manifests.layout import Layout
+from manifests.shards import Marker
+from manifests.sums import Sums
+from pipeline import plan
+from pipeline.status import status
+
+console = Console(highlight=False, width=110)
+
+PER_SHARD = 256
+BLOCK_SECONDS = 4.0
+"""What the sleeping teacher takes for a block of 8 clips; the embedded experts take 30 s."""
+
+
+def make_corpus(folder: Path, clips: int) -> Corpus:
+    """A corpus of rows that name no real audio, written part by part."""
+    folder.mkdir(parents=True)
+    parts: list[Part] = []
+    for first in range(0, clips, CLIPS_PER_PART):
+        count = min(CLIPS_PER_PART, clips - first)
+        names = [f"{at:08d}" for at in range(first, first + count)]
+        columns = [
+            pa.array([f"clip{name}" for name in names]),
+            pa.array([f"/data/audio/{name}.wav" for name in names]),
+            pa.array(np.zeros(count)),
+            pa.array(np.full(count, 6.0)),
+            pa.array(["some words that were said"] * count),
+            pa.array(["{}"] * count),
+        ]
+        name = f"clips-{len(parts):05d}.parquet"
+        table = pa.table(columns, schema=SCHEMA)
+        pq.write_table(table, folder / name, row_group_size=PER_SHARD, compression="zstd")
+        part = Part(
+            file=name,
+            clips=count,
+            shards=-(-count // PER_SHARD),
+            first_shard=sum(part.shards for part in parts),
+            seconds=6.0 * count,
+            bytes=(folder / name).stat().st_size,
+            sha256=f"{len(parts):064x}",
+        )
+        parts.append(part)
+    contents = Contents(name="corpus", clips_per_shard=PER_SHARD, parts=tuple(parts))
+    (folder / "corpus.json").write_bytes(contents.to_bytes())
+    return Corpus(folder)
+
+
+def make_markers(layout: Layout, corpus: Corpus) -> None:
+    """Commits every shard of one teacher, without the data."""
+    folder = Path(layout.shards(SPEC, corpus.name).path("markers"))
+    folder.mkdir(parents=True)
+    total = Sums.zero(STREAM.dim)
+    total.total_D = np.random.default_rng(0).standard_normal(STREAM.dim)
+    marker = Marker(
+        shard=0,
+        clips=PER_SHARD,
+        rows=PER_SHARD - 2,
+        failures={"empty": 2},
+        seconds=6.0 * PER_SHARD,
+        extract_seconds=100.0,
+        finished="2026-01-01T00:00:00+00:00",
+        clips_digest="0" * 32,
+        data="0000000-12345678.parquet",
+        data_bytes=1 << 24,
+        data_sha256="0" * 64,
+        failures_data="0000000-12345678.parquet",
+        failures_sha256="0" * 64,
+        sums={STREAM.name: total.to_json()},
+    )
+    for number in range(corpus.num_shards):
+        name = shards.marker_name(number)
+        (folder / name).write_bytes(replace(marker, shard=number).to_bytes())
+
+
+def measure(step: str, cache: Path) -> None:
+    """Prints {seconds, megabytes} of one step, as JSON."""
+    began = time.perf_counter()
+    if step in ("plan", "resume"):
+        corpus = Corpus(cache / "corpora" / "corpus")
+        lacking = plan.missing(Layout.open(cache), corpus, [SPEC])
+        for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
+            pass
+    elif step == "status":
+        status(Layout.open(cache))
+    seconds = time.perf_counter() - began
+    # Of this program alone: ru_maxrss would begin with what the parent had.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    print(json.dumps({"seconds": seconds, "megabytes": int(peak) / 1024}))
+
+
+def measured(step: str, cache: Path) -> tuple[float, float]:
+    """(seconds, megabytes) of a step in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.scale", "--measure", step, "--cache", str(cache)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    fields = json.loads(said)
+    return fields["seconds"], fields["megabytes"]
+
+
+def markers(sizes: list[int]) -> None:
+    """Part one."""
+    table = Table(title="Planning, resuming, status: seconds and peak memory of the process")
+    table.add_column("")
+    for clips in sizes:
+        table.add_column(f"{clips / 1e6:g} million clips", justify="right")
+    table.add_column("growth", justify="right")
+    found: dict[str, list[tuple[float, float]]] = {}
+    for clips in sizes:
+        folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
+        corpus = make_corpus(folder / "corpora" / "corpus", clips)
+        layout = Layout.create(folder)
+        layout.add_teacher(SPEC)
+        steps = {"nothing (imports)": "nothing", "plan, nothing done": "plan"}
+        for name, step in steps.items():
+            found.setdefault(name, []).append(measured(step, folder))
+        make_markers(layout, corpus)
+        found.setdefault("status, all done", []).append(measured("status", folder))
+        inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
+        for number in range(0, corpus.num_shards, 2):
+            (inside / shards.marker_name(number)).unlink()
+        found.setdefault("resume, every second done", []).append(measured("resume", folder))
+        shutil.rmtree(folder)
+    for name, results in found.items():
+        growth = results[-1][0] / max(results[0][0], 1e-9)
+        cells = [f"{seconds:.2f} s, {megabytes:.0f} MB" for seconds, megabytes in results]
+        table.add_row(name, *cells, f"{growth:.1f} x" if results[0][0] > 0.01 else "-")
+    console.print(table)
+
+
+class Watch:
+    """A `scheduler.Watcher` that keeps when blocks were done."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self.all_ready_at = 0.0
+        self.done: list[tuple[float, float]] = []
+        """(when, audio seconds)."""
+
+    def workers(self, count: int, loading_seconds: float) -> None:
+        """See `scheduler.Watcher`."""
+        if count == self._workers and not self.all_ready_at:
+            self.all_ready_at = time.perf_counter()
+
+    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+        """See `scheduler.Watcher`."""
+        if clips:
+            self.done.append((time.perf_counter(), seconds))
+
+    def committed(self, teacher: str, marker: Marker) -> None:
+        """See `scheduler.Watcher`."""
+
+    def tick(self) -> None:
+        """See `scheduler.Watcher`."""
+
+
+def busy(workers: int, clips: int) -> None:
+    """Part two."""
+    import ray
+
+    from pipeline.config import BuildConfig, TeacherConfig
+    from pipeline.scheduler import Scheduler
+    from pipeline.setup import teachers
+
+    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
+    soundfile.write(folder / "tone.wav", np.zeros(1600), 16_000)
+    made = [
+        Clip(clip_id=f"{at:06d}", uri=str(folder / "tone.wav"), duration=0.1) for at in range(clips)
+    ]
+    corpus = build(made, folder / "corpus")
+    asleep_per_second = BLOCK_SECONDS / 8 / 0.1
+    config = BuildConfig(
+        corpus=str(folder / "corpus"),
+        cache=str(folder / "cache"),
+        preset="none",
+        teacher={
+            "sleeper": TeacherConfig(
+                family="tests.pipeline.fakes:Energy", runtime={"sleep_s": asleep_per_second}
+            )
+        },
+    )
+    setups = teachers(config)
+    layout = Layout.create(config.cache)
+    layout.register(corpus)
+    layout.add_teacher(setups[0].spec)
+    watch = Watch(workers)
+    ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
+             logging_level="ERROR")  # fmt: skip
+    began = time.perf_counter()
+    lacking = plan.missing(layout, corpus, [setups[0].spec])
+    folders = {"sleeper": layout.shards(setups[0].spec, corpus.name)}
+    driver = time.process_time()
+    Scheduler(setups, plan.work(corpus, lacking), folders, config, 1e9, watch).run()
+    driver = time.process_time() - driver
+    ended = time.perf_counter()
+    ray.shutdown()
+    window = ended - watch.all_ready_at
+    asleep = sum(
+        min(seconds * asleep_per_second, max(0.0, when - watch.all_ready_at))
+        for when, seconds in watch.done
+    )
+    last = watch.done[-1][0]
+    steady_until = sorted(when for when, _ in watch.done)[-workers]
+    steady = sum(
+        min(seconds * asleep_per_second, max(0.0, when - watch.all_ready_at))
+        for when, seconds in watch.done
+        if when <= steady_until
+    )
+    console.print(
+        f"{workers} workers of a teacher that sleeps {BLOCK_SECONDS:g} s per block, "
+        f"{clips:,} clips on {len(os.sched_getaffinity(0))} real cores\n"
+        f"all ready after {watch.all_ready_at - began:.1f} s, then {window:.1f} s to the last "
+        f"commit ({ended - last:.1f} s after the last block)\n"
+        f"efficiency {asleep / (workers * window):.3f} with the tail; "
+        f"{steady / (workers * (steady_until - watch.all_ready_at)):.3f} until the last round of "
+        f"blocks; driver {driver / (ended - began):.1%} of one core"
+    )
+    shutil.rmtree(folder)
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--part", choices=["markers", "busy", "both"], default="both")
+    parser.add_argument("--clips", type=int, nargs="+", default=[1_000_000, 10_000_000])
+    parser.add_argument("--workers", type=int, default=64)
+    parser.add_argument("--busy-clips", type=int, default=14_000)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.cache)
+        return
+    console.print(describe())
+    if options.part in ("markers", "both"):
+        markers(options.clips)
+    if options.part in ("busy", "both"):
+        busy(options.workers, options.busy_clips)
+
+
+if __name__ == "__main__":
+    main()
