@@ -27,7 +27,7 @@ def offered(start: str) -> dict[str, Any]:
 
 
 def test_the_build_is_one():
-    parser = ArgumentParser()
+    parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(BuildConfig, "build")
     config = parser.parse_object({"build": offered("corpus")}).build
     assert config.teacher["asr"].resources.num_gpus == 0.25
