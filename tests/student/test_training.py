@@ -76,7 +76,7 @@ def test_both_stages_train_rows_adapters_and_heads_alone(
 
     _, student, _ = load_run(tmp_path / "run")
     after = {
-        name.replace(".base_layer", "").replace(".original_module", ""): value
+        name.replace(".token_adapter", "").replace(".base_layer", ""): value
         for name, value in student.base.state_dict().items()
         if ".lora_" not in name and "trainable_tokens" not in name
     }

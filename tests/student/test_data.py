@@ -1,0 +1,150 @@
+"""Examples, labels and batches."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manifests.clips import Clip
+from manifests.errors import UserError
+from student.config import ModelConfig, StreamConfig, TaskConfig
+from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.model import build_student, load_backbone
+from student.streams import RECONSTRUCTION, open_streams
+from student.tasks import examples_of, held_out, read_chats
+
+TASKS = [
+    TaskConfig(questions=["What is said?"], answer=["text"]),
+    TaskConfig(questions=["A?", "B?", "C?"], answer=["labels.event", "labels.note"]),
+]
+
+
+def clips(count: int = 200) -> list[Clip]:
+    return [
+        Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, text="words" if n % 4 == 0 else None,
+             labels={"note": ["a", "b"]} if n % 2 else {})
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_templates_ask_what_a_clip_can_answer() -> None:
+    examples = list(examples_of(clips(), TASKS))
+    said = [example for example in examples if example.answer == "words"]
+    named = [example for example in examples if example.answer == "a, b"]
+    assert (len(said), len(named), len(examples)) == (50, 100, 150)
+    wordings = {example.messages[0]["content"][1]["text"] for example in named}
+    assert wordings == {"A?", "B?", "C?"}
+    assert examples == list(examples_of(clips(), TASKS))
+
+
+def test_weights_of_a_task_repeat_or_thin_its_examples() -> None:
+    half = TaskConfig(questions=["?"], answer=["labels.note"], weight=0.5)
+    twice = TaskConfig(questions=["?"], answer=["labels.note"], weight=2)
+    assert 30 < len(list(examples_of(clips(), [half]))) < 70
+    assert len(list(examples_of(clips(), [twice]))) == 200
+
+
+def test_the_split_is_by_clip_and_never_changes() -> None:
+    examples = list(examples_of(clips(1000), TASKS))
+    held = {example.clip_ids[-1] for example in examples if held_out(example, 0.2)}
+    kept = {example.clip_ids[-1] for example in examples if not held_out(example, 0.2)}
+    assert not held & kept
+    assert 0.15 < len(held) / (len(held) + len(kept)) < 0.25
+    assert "c1" in held or "c1" in kept
+    assert {example.clip_ids[-1] for example in examples if held_out(example, 0.1)} < held
+
+
+def test_conversations_from_json_lines(tmp_path: Path) -> None:
+    known = {clip.clip_id: clip for clip in clips(3)}
+    audio = {"type": "audio", "clip_id": "c1"}
+    user = {"role": "user", "content": [audio, {"type": "text", "text": "hm?"}]}
+    good = {"messages": [user, {"role": "assistant", "content": "yes"}]}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(good) + "\n")
+    (example,) = read_chats(path, known)
+    assert (example.clip_ids, example.answer) == (("c1",), "yes")
+    for wrong, message in (
+        ({"messages": [user]}, "the last message must be the assistant's"),
+        ({"messages": good["messages"][1:]}, "no audio"),
+        ({"messages": [{**user, "content": [{**audio, "clip_id": "zz"}]}, good["messages"][1]]},
+         "no clip 'zz'"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(good) + "\n" + json.dumps(wrong) + "\n")
+        with pytest.raises(UserError, match=f"line 2.*{message}"):
+            list(read_chats(path, known))
+
+
+@pytest.fixture
+def dataset(world: Any, checkpoints: Any, tmp_path: Path) -> tuple[ExampleDataset, Grid, Any, Any]:
+    options = world.options(tmp_path / "run")
+    path = checkpoints("qwen2_audio")
+    backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
+    streams = open_streams([str(world.cache)], options.streams)
+    student = build_student(options.recipe(), backbone, model, processor, streams)
+    grid = Grid(streams=streams, num_frames=8)
+    examples = list(examples_of(world.clips, options.data.tasks))
+    by_id = {clip.clip_id: clip for clip in world.clips}
+    token = backbone.audio_token_id(model)
+    data = ExampleDataset(
+        examples, by_id, Prompter(backbone, processor), grid, audio_token_id=token
+    )
+    return data, grid, student, processor.tokenizer
+
+
+def test_labels_are_the_answer_alone(dataset: Any) -> None:
+    data, _, student, tokenizer = dataset
+    row = data[0]
+    answer = row["labels"][row["labels"] != IGNORE]
+    assert tokenizer.decode(answer) == data.examples[0].answer + "<|im_end|>"
+    assert torch.equal(row["input_ids"][-len(answer) :], answer)
+    in_block = torch.isin(row["input_ids"], torch.tensor(student.block.ids))
+    assert in_block.sum() == 6
+    assert (row["labels"][in_block] == IGNORE).all()
+
+
+def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
+    data, grid, _, _ = dataset
+    missing = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip1",))
+    there = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
+    batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
+    for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
+        assert batch["covered"][name].tolist() == [False, True]
+        assert batch["targets"][name].shape[:2] == (2, 8)
+    assert RECONSTRUCTION not in batch["targets"]
+    assert batch["tower_weights_BNS"].shape[:2] == (2, 8)
+    torch.testing.assert_close(batch["tower_weights_BNS"].sum(-1), torch.ones(2, 8))
+
+
+def test_features_are_standardised_by_the_cache(world: Any) -> None:
+    """Over all clips: zero mean, and at most unit variance (averaging takes some away)."""
+    stream = open_streams([str(world.cache)], {"toy.bands": StreamConfig()})["toy.bands"]
+    frames = [torch.from_numpy(stream.frames(f"clip{n}", 20)) for n in range(2, 48)]
+    every = torch.cat(frames)
+    assert every.mean(0).abs().max() < 0.25
+    assert 0.5 < every.std(0).mean() < 1.1
+
+
+def test_the_head_is_applied_at_answers_only(dataset: Any) -> None:
+    """Trap 6: logits at every position are what fills memory."""
+    data, grid, student, _ = dataset
+    batch = collate([data[0], data[1]], grid=grid, pad_id=0)
+    seen = []
+    handle = student.base.lm_head.register_forward_hook(lambda *args: seen.append(args[2].shape))
+    result = student(batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"])
+    handle.remove()
+    count = int((batch["labels_BS"][:, 1:] != IGNORE).sum())
+    assert [shape[0] for shape in seen] == [count] == [len(result["labels_A"])]
+
+
+def test_clips_that_cannot_be_heard_are_left_out(caplog: Any) -> None:
+    short = Clip(clip_id="short", uri="/x.wav", duration=0.05)
+    long = Clip(clip_id="long", uri="/x.wav", duration=31.0)
+    kept = usable([*clips(3), short, long], {}, 30.0)
+    assert [clip.clip_id for clip in kept] == ["c0", "c1", "c2"]
+    assert "2 of 5 clips are left out" in caplog.text
+    with pytest.raises(UserError, match="none of the corpus' 1 clips"):
+        usable([short], {}, 30.0)
