@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -91,6 +92,7 @@ class Node:
             for process in [psutil.Process(self._process.pid), *everything]:
                 kill(process)
             self._process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def kill(process: psutil.Process) -> bool:
