@@ -66,8 +66,10 @@ def add_block(
     num_base_rows = len(table)
     if max(ids) >= num_base_rows:
         model.resize_token_embeddings(max(num_base_rows, len(tokenizer)), mean_resizing=False)
-    for module in dict.fromkeys((model.get_input_embeddings(), model.get_output_embeddings())):
-        _start_rows(_weight(module), ids)
+    head = model.get_output_embeddings()
+    assert isinstance(head, nn.Module)
+    for table_VH in dict.fromkeys((_weight(model.get_input_embeddings()), _weight(head))):
+        _start_rows(table_VH, ids)
     return Block(ids=ids)
 
 

@@ -7,7 +7,7 @@ once.
 from __future__ import annotations
 
 from manifests.console import console, run_command
-from student.config import TrainOptions
+from student.config import ArmsOptions, TrainOptions
 
 
 def train(options: TrainOptions) -> None:
@@ -15,6 +15,13 @@ def train(options: TrainOptions) -> None:
     from student.train import train as run_training
 
     run_training(options)
+
+
+def arms(options: ArmsOptions) -> None:
+    """Train coat and its controls (sft, pause) with several seeds from one recipe."""
+    from student.arms import run_arms
+
+    console.print(run_arms(options))
 
 
 def generate(audio: str, question: str, *, run: str = "run", max_tokens: int = 128) -> None:
@@ -51,7 +58,7 @@ def main() -> None:
     """Entry point of `coat-student`."""
     run_command(
         "coat-student",
-        {"train": train, "generate": generate, "export": export},
+        {"train": train, "arms": arms, "generate": generate, "export": export},
         description="Students that learn continuous audio thinking from a teacher cache.",
     )
 

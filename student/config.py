@@ -6,7 +6,6 @@ CoAT paper (arXiv 2606.18273) leaves open is a field here, with our assumption a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -269,6 +268,15 @@ class TrainOptions(Recipe):
         return Recipe(**{item.name: getattr(self, item.name) for item in fields(Recipe)})
 
 
+@dataclass(frozen=True, kw_only=True)
+class ArmsOptions(TrainOptions):
+    """A recipe, what it is run on, and how often."""
+
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    """One run per arm and seed, in OUT/ARM-SEED; `seed` and `arm` are not used."""
+    arms: list[Arm] = field(default_factory=lambda: ["sft", "pause", "coat"])
+
+
 def _parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = ArgumentParser(exit_on_error=False)
@@ -287,15 +295,7 @@ def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
         parsed = parser.parse_object(dict(values))
         return Recipe(**vars(parser.instantiate_classes(parsed)))
     except ArgumentError as error:
-        message = " ".join(str(error).split())
-        unknown = set(values) - {item.name for item in fields(Recipe)}
-        near = [
-            name
-            for field_name in unknown
-            for name in difflib.get_close_matches(field_name, [f.name for f in fields(Recipe)], 1)
-        ]
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UserError(f"{source}: {message}{hint}") from None
+        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
 
 
 def load_recipe(path: str | Path, **changes: Any) -> Recipe:

@@ -1,0 +1,43 @@
+"""All arms from one recipe, with several seeds: is it the block and its targets that help?
+
+Published relatives of this method gained little over plain controls once someone checked, so the
+controls are one command. Arms of one seed share data, order, steps, adapters and starting weights.
+"""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import fields, replace
+from pathlib import Path
+
+from rich.table import Table
+
+from manifests.console import console
+from student.config import ArmsOptions, TrainOptions
+from student.train import train
+from student.validation import Numbers
+
+
+def run_arms(options: ArmsOptions) -> Table:
+    """Trains every arm with every seed, or goes on where that was interrupted."""
+    common = {item.name: getattr(options, item.name) for item in fields(TrainOptions)}
+    ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
+    for seed in options.seeds:
+        for arm in options.arms:
+            console.rule(f"{arm}, seed {seed}")
+            out = str(Path(options.out) / f"{arm}-{seed}")
+            report = train(replace(TrainOptions(**common), arm=arm, seed=seed, out=out))
+            ends[arm].append(report[list(report)[-1]])
+    return table_of_arms(ends)
+
+
+def table_of_arms(ends: dict[str, list[Numbers]]) -> Table:
+    """Held-out answer loss by arm: mean and standard deviation over seeds."""
+    table = Table("arm", title="held-out answer loss")
+    for heading in ("seeds", "mean", "deviation"):
+        table.add_column(heading, justify="right")
+    for arm, numbers in ends.items():
+        losses = [number["answer_loss"] for number in numbers]
+        spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "-"
+        table.add_row(arm, str(len(losses)), f"{statistics.mean(losses):.4f}", spread)
+    return table
