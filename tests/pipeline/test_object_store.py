@@ -47,23 +47,25 @@ def s3() -> Iterator[fs.FileSystem]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    with pytest.MonkeyPatch.context() as environment:
-        for name, value in settings.items():
-            environment.setenv(name, value)
-        for name in ("no_proxy", "NO_PROXY"):
-            environment.setenv(name, "127.0.0.1")
-        deadline = time.monotonic() + 60
-        while True:
-            with socket.socket() as client:
-                if not client.connect_ex(("127.0.0.1", port)):
-                    break
-            assert time.monotonic() < deadline, "the server did not start"
-            time.sleep(0.1)
-        store, bucket = fs.FileSystem.from_uri("s3://data?allow_bucket_creation=true")
-        store.create_dir(bucket)
-        yield store
-    server.kill()
-    server.wait()
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in settings.items():
+                environment.setenv(name, value)
+            for name in ("no_proxy", "NO_PROXY"):
+                environment.setenv(name, "127.0.0.1")
+            deadline = time.monotonic() + 60
+            while True:
+                with socket.socket() as client:
+                    if not client.connect_ex(("127.0.0.1", port)):
+                        break
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.1)
+            store, bucket = fs.FileSystem.from_uri("s3://data?allow_bucket_creation=true")
+            store.create_dir(bucket)
+            yield store
+    finally:
+        server.kill()
+        server.wait()
 
 
 @pytest.fixture(scope="module")
