@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
@@ -74,13 +75,11 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
 
     # Model: the backbone with its block, adapters and heads.
-    run.mkdir(parents=True, exist_ok=True)
-    base = _base_checkpoint(recipe, run, learning)
-    save_recipe(recipe, run / "recipe.yaml")
-    write_held_out(run, checking, clips)
+    process = PartialState()
+    with process.main_process_first():
+        base = _begin(run, recipe, learning, checking, clips)
     backbone, model, processor = load_backbone(recipe.model, base)
     student = build_student(recipe, backbone, model, processor, streams)
-    processor.save_pretrained(run / "processor")
     distilled = streams if recipe.arm == "coat" else {}
     num_frames = recipe.block.tokens * recipe.heads.frames_per_position
     grid = Grid(streams=distilled, num_frames=num_frames)
@@ -95,8 +94,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     learning, checking = as_dataset(learning), as_dataset(checking)
     pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    student.to(device)
+    student.to(process.device)
 
     # How good it is before, and what "good" means: means over training clips are the baseline.
     stages = recipe.stages()
@@ -107,7 +105,8 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     report = _read_report(run)
     if "before" not in report:
         report["before"] = validate(student)
-        _write_report(run, report)
+        if process.is_main_process:
+            _write_report(run, report)
 
     # Stages: each a run of the trainer, from the last one's weights.
     for number, (name, stage) in enumerate(stages.items()):
@@ -129,10 +128,14 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             )
             set_seed(recipe.seed + number)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
-            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-            student.save(folder / STATE_FILE)
+            with process.main_process_first():
+                unfinished = last_checkpoint(folder)
+            trainer.train(resume_from_checkpoint=unfinished)
             report[name] = validate(student)
-            _write_report(run, report)
+            if process.is_main_process:
+                student.save(folder / STATE_FILE)
+                _write_report(run, report)
+            process.wait_for_everyone()
         student.load(folder / STATE_FILE)
     console.print(table_of(report, distilled))
     return report
@@ -205,16 +208,24 @@ def _check_same(run: Path, recipe: Recipe) -> None:
             )
 
 
-def _base_checkpoint(recipe: Recipe, run: Path, examples: list[Example]) -> str:
-    """Path of the backbone's checkpoint; the small one is built once per run."""
-    if recipe.model.path is not None:
-        return recipe.model.path
-    folder = run / "base"
+def _begin(
+    run: Path,
+    recipe: Recipe,
+    learning: list[Example],
+    checking: list[Example],
+    clips: dict[str, Clip],
+) -> str:
+    """Makes the run's folder if it is not there; the path of the backbone's checkpoint."""
+    base = run / "base"
     if not (run / "recipe.yaml").is_file():
-        questions = [example.messages[-1]["content"][-1]["text"] for example in examples]
-        texts = questions + [example.answer for example in examples]
-        build_tiny(folder, recipe.model.tiny, texts, seed=recipe.seed)
-    return str(folder)
+        run.mkdir(parents=True, exist_ok=True)
+        if recipe.model.build is not None:
+            questions = [example.messages[-1]["content"][-1]["text"] for example in learning]
+            texts = questions + [example.answer for example in learning]
+            build_tiny(base, recipe.model.tiny, texts, seed=recipe.seed)
+        write_held_out(run, checking, clips)
+        save_recipe(recipe, run / "recipe.yaml")
+    return recipe.model.path or str(base)
 
 
 def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:

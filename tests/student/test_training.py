@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from student.config import (
     TaskConfig,
     load_recipe,
     parse_recipe,
+    save_recipe,
 )
 from student.generate import TrainedStudent, load_run
 from student.model import load_backbone
@@ -281,3 +285,31 @@ def test_nothing_to_ask_about(world: Any, tmp_path: Path) -> None:
     tasks = [TaskConfig(questions=["?"], answer=["labels.none"])]
     with pytest.raises(UserError, match="0 examples"):
         train(world.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
+
+
+def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """Losses are normalised over all processes: 2 processes of 2 give the steps of one of 4."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    ends = []
+    for processes in (1, 2):
+        options = world.options(
+            tmp_path / str(processes),
+            model=model_of(checkpoints, "qwen2_audio"),
+            lora=lora_without_dropout,
+            align=None,
+            joint=StageConfig(train="lora", **(STAGE | {"batch_size": 4 // processes})),
+            trainer=PLAIN_DESCENT | {"use_cpu": True},
+        )
+        config = tmp_path / f"{processes}.yaml"
+        save_recipe(options.recipe(), config)
+        arguments = ["--config", config, "--corpus", options.corpus, "--cache", options.cache]
+        launcher = ["torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m"]
+        command = [sys.executable, "-m", *launcher, "student.cli", "train"]
+        done = subprocess.run(
+            [*command, *map(str, arguments), "--out", options.out],
+            capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr[-2000:]
+        ends.append(states(Path(options.out))["joint"])
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-3, atol=1e-5)
