@@ -121,8 +121,7 @@ class ExampleDataset(Dataset):
         return self._kept[at]
 
     def _make(self, example: Example) -> dict[str, Any]:
-        rate = self._prompter.backbone.sample_rate
-        waves = [audio.load(self._clips[clip_id], rate) for clip_id in example.clip_ids]
+        waves = [self._hear(self._clips[clip_id]) for clip_id in example.clip_ids]
         inputs = self._prompter.prompt(example.messages, waves)
         prompt_S = inputs.pop("input_ids")[0]
         answer_S = torch.tensor(self._prompter.answer(example.answer))
@@ -139,6 +138,15 @@ class ExampleDataset(Dataset):
             },
             "tower_weights": self._tower_weights(prompt_S),
         }
+
+    def _hear(self, clip: Clip) -> np.ndarray:
+        try:
+            return audio.load(clip, self._prompter.backbone.sample_rate)
+        except audio.AudioError as error:
+            raise UserError(
+                f"clip {clip.clip_id} cannot be heard any more ({error}); restore the file, or "
+                "build the corpus again"
+            ) from None
 
     def _tower_weights(self, prompt_S: Tensor) -> Tensor | None:
         """weights_NS by which the last audio's tokens average to student frames."""
