@@ -7,16 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import numpy as np
-
 from manifests.audio import Waveform
+from manifests.page import sound
+from manifests.page.tracks import Track
 from manifests.streams import TeacherSpec
 from manifests.sums import Statistics
-from pipeline.report import acoustics, listen, tracks
+from pipeline.report.answers import of_answer
 from pipeline.report.observe import Observation
 from pipeline.report.sample import Place, Sampled
 from pipeline.report.suspicions import Suspicion
-from pipeline.report.tracks import Track
 
 LONGEST_S = 30.0
 """Seconds of a clip that are shown and played."""
@@ -108,7 +107,7 @@ def _exhibit(
     suspicions: list[str],
 ) -> Exhibit:
     clip, answers = sampled.clip, sampled.answers
-    wave = listen.decode(clip)
+    wave = sound.decode(clip)
     heard = wave.seconds if isinstance(wave, Waveform) else clip.duration or 0.0
     full_seconds = max([heard, *(answer.duration for answer in answers.values())])
     seconds = min(full_seconds, LONGEST_S)
@@ -120,12 +119,10 @@ def _exhibit(
     transcripts = [
         answer.metadata["text"] for answer in answers.values() if "text" in answer.metadata
     ]
-    sound: dict[str, Any] = {"audio": "", "no_audio": "", "waveform": None, "spectrogram": None}
-    sound |= _sound(wave, seconds) if isinstance(wave, Waveform) else {"no_audio": wave}
     shown = [
         track
         for name, answer in answers.items()
-        for track in tracks.of_answer(teachers[name], answer, statistics, seconds)
+        for track in of_answer(teachers[name], answer, statistics, seconds)
     ]
     return Exhibit(
         clip_id=clip.clip_id,
@@ -141,19 +138,8 @@ def _exhibit(
         failed=bool(sampled.failures),
         suspicions=list(dict.fromkeys(suspicions)),
         tracks=sorted(shown, key=_reading_order),
-        **sound,
+        **sound.parts(wave, seconds),
     )
-
-
-def _sound(wave: Waveform, seconds: float) -> dict[str, Any]:
-    samples = wave.samples[: round(seconds * wave.sample_rate)]
-    played, uri = acoustics.playable(Waveform(samples, wave.sample_rate, wave.digest))
-    whole = np.pad(played, (0, max(0, round(seconds * acoustics.PLAY_RATE) - len(played))))
-    return {
-        "audio": uri,
-        "waveform": acoustics.peaks(whole),
-        "spectrogram": acoustics.spectrogram(whole),
-    }
 
 
 def _reading_order(track: Track) -> tuple[bool, int]:

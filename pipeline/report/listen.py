@@ -10,6 +10,7 @@ import numpy as np
 
 from manifests import audio
 from manifests.clips import Clip
+from manifests.page.sound import decode
 
 DECODERS = 4
 """Clips decoded at a time."""
@@ -40,19 +41,6 @@ def listen(clips: Iterable[Clip]) -> Iterator[Sound]:
     """Decodes clips, a few at a time; yields in their order."""
     with ThreadPoolExecutor(DECODERS) as pool:
         yield from pool.map(_sound, clips)
-
-
-def decode(clip: Clip) -> audio.Waveform | str:
-    """A clip's samples, or why there are none.
-
-    Those who read a cache need not have the audio that it was made from, so this is no error here.
-    """
-    try:
-        return audio.decode(clip)
-    except audio.AudioError as error:
-        return str(error)
-    except OSError as error:
-        return f"{clip.uri}: {error}"
 
 
 def measure(clip_id: str, wave: audio.Waveform) -> Sound:

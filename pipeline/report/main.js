@@ -1,9 +1,10 @@
-// The gallery with its search and filters, the theme, and the order in which the page is built.
-
-const THEMES = { auto: "light dark", light: "light", dark: "dark" };
+// The gallery with its search and filters, and the order in which the page is built.
 
 function showGallery() {
-  const cards = facts.clips.map(card);
+  byId("clips").append(
+    el("form", { id: "filters", class: "filters", role: "search" }),
+    el("p", { id: "matches", class: "quiet", "aria-live": "polite" }), el("div", { id: "gallery" }));
+  const cards = facts.clips.map(exhibit);
   byId("gallery").append(...cards.map((one) => one.root));
   const controls = filters();
   const apply = () => {
@@ -32,33 +33,27 @@ function showGallery() {
   openLinked();
 }
 
-function card(clip, at) {
-  const box = el("div", { class: "viewer", id: `view-${at}`, hidden: true });
-  const thumb = el("canvas", { "aria-hidden": "true" });
-  const frame = el("span", {}, thumb);
-  frame.style.display = "block";
-  if (clip.waveform) {
-    const waveform = { columns: clip.waveform.columns, values: unpack(clip.waveform.values) };
-    keepDrawn(frame, (width) => drawWaveform(thumb, width, 36, waveform));
-  }
+function exhibit(clip, at) {
   const chips = [
     ...Object.keys(clip.absent).map((name) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${name}`)),
     ...clip.suspicions.map((kind) => el("span", { class: "chip warn" }, kind)),
   ];
   const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
-  const face = el("button", { type: "button", class: "face", "aria-expanded": "false", "aria-controls": box.id, onclick: () => open(box.hidden) },
-    frame,
-    el("span", { class: "about" }, el("span", { class: "name" }, clip.clip_id), el("span", { class: "said" }, said)),
-    el("span", { class: "aside" }, el("span", {}, `${clip.full_seconds.toFixed(2)} s`), chips.length ? el("span", { class: "chips" }, ...chips) : null));
-  const open = (wanted) => {
-    if (wanted && !box.childElementCount) view(box, clip);
-    for (const audio of wanted ? [] : box.querySelectorAll("audio")) audio.pause();
-    box.hidden = !wanted;
-    face.setAttribute("aria-expanded", String(wanted));
-  };
-  const root = el("article", { class: "clip", id: `clip-${at}` }, el("h3", {}, face), box);
   const text = [clip.clip_id, clip.text, clip.transcript, clip.uri, ...Object.values(clip.labels)].join("\n").toLocaleLowerCase();
-  return { root, clip, text, open };
+  return { ...card(clip, at, { said, chips }, (box) => view(box, clip, about(clip))), text };
+}
+
+function about(clip) {
+  const items = [];
+  if (clip.text) items.push(["Text", clip.text]);
+  if (clip.transcript) items.push(["Transcript", clip.transcript]);
+  for (const [name, why] of Object.entries(clip.absent)) items.push([`No ${name}`, el("span", { class: "chip bad" }, why)]);
+  for (const one of facts.suspicions.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
+  const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
+  if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);
+  items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);
+  if (clip.seconds < clip.full_seconds) items.push(["Shown", `the first ${span(clip.seconds)} of ${span(clip.full_seconds)}`]);
+  return items;
 }
 
 /** The search field and the three filters; `wanted()` gives the test that a clip must pass. */
@@ -102,21 +97,6 @@ function filters() {
     return (clip, text) => words.every((word) => text.includes(word)) && chosen.every((test) => test(clip));
   };
   return { wanted };
-}
-
-function chooseTheme() {
-  const button = byId("theme");
-  const names = Object.keys(THEMES);
-  let at = 0;
-  const show = () => {
-    document.documentElement.style.colorScheme = THEMES[names[at]];
-    button.replaceChildren(el("span", {}, "Theme: "), names[at]);
-    button.setAttribute("aria-label", `Theme: ${names[at]}`);
-    redrawAll();
-  };
-  button.addEventListener("click", () => { at = (at + 1) % names.length; show(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
-  show();
 }
 
 showTitle();

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from manifests.clips import Clip
+from manifests.page import kinds
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.sums import Statistics
-from pipeline.report import kinds, words
+from pipeline.report import words
 from pipeline.report.histogram import Histogram
 from pipeline.report.sample import Answer, Place, Sampled
 

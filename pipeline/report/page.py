@@ -1,16 +1,13 @@
 """The report from top to bottom: survey, sample, listen, judge, show; then one HTML file.
 
-The page is whole in itself, style, code, audio and all, so that it opens from a disk, travels by
-mail and still says in a year what was seen. Nothing in it depends on when it was made: the same
-cache gives the same page, but for the serial number that libsndfile gives each Ogg stream.
+Nothing in the page depends on when it was made: the same cache gives the same page, but for the
+serial number that libsndfile gives each Ogg stream.
 """
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +17,24 @@ from rich.progress import Progress
 
 from manifests import stats
 from manifests.clips import to_table
-from manifests.console import as_fields
 from manifests.errors import UserError
 from manifests.layout import Layout
+from manifests.page import assemble, kinds
 from manifests.sums import Statistics, Sums
-from pipeline.report import gallery, kinds, listen, suspicions
+from pipeline.report import gallery, listen, suspicions
 from pipeline.report.histogram import Histogram
 from pipeline.report.observe import Observer
 from pipeline.report.sample import Sampler, draw
 from pipeline.report.survey import TeacherSurvey, durations, reasons, survey, throughput
 
-SCRIPTS = ("dom.js", "charts.js", "sections.js", "drawing.js", "viewer.js", "main.js")
-"""Parts of the page's code, in the order in which they run."""
+SECTIONS = {
+    "corpus": "Corpus",
+    "teachers": "Teachers",
+    "distributions": "Distributions",
+    "suspicious": "Suspicious clips",
+    "clips": "Clips",
+}
+SCRIPTS = ("sections.js", "main.js")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,26 +125,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         "suspicions": suspicions.gravest(suspects, {one.clip_id for one in exhibits}),
         "clips": exhibits,
     }
-    target = Path(config.out) / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(assemble(facts), encoding="utf-8")
-    return target
-
-
-def assemble(facts: dict[str, Any]) -> str:
-    """The page around its facts. Whatever a corpus holds stays data: nothing in it closes a tag."""
-    here = resources.files("pipeline.report")
-    data = json.dumps(as_fields(facts), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    parts = {
-        "/*STYLE*/": (here / "page.css").read_text("utf-8"),
-        "/*SCRIPT*/": "\n".join((here / name).read_text("utf-8") for name in SCRIPTS),
-        "/*FACTS*/": data.replace("<", "\\u003c"),
-    }
-    page = (here / "page.html").read_text("utf-8")
-    for mark, content in parts.items():
-        before, _, after = page.partition(mark)
-        page = before + content + after
-    return page
+    return assemble.write(
+        config.out, sections=SECTIONS, package="pipeline.report", scripts=SCRIPTS, facts=facts
+    )
 
 
 def _statistics(layout: Layout, found: list[TeacherSurvey]) -> dict[str, Statistics]:

@@ -3,24 +3,8 @@
 const newest = facts.teachers.filter((one) => one.newest);
 const MOST_SUSPICIONS = 12;
 
-function panel(title, about, ...content) {
-  return el("div", { class: "panel" }, el("h3", {}, title), about ? el("p", { class: "quiet small" }, about) : null, ...content);
-}
-
-/** Rows under headings [name, is it a number]; a stacking one becomes a list on narrow screens. */
-function table(headings, rows, { stacking = false } = {}) {
-  const cell = (content, at) => el("td", { class: headings[at][1] ? "number" : null }, content);
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.map((one) => one[0]).filter(Boolean).join(", ") },
-    el("table", { class: stacking ? "stacking" : null },
-      el("thead", {}, el("tr", {}, ...headings.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "number" : null }, name)))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))))));
-}
-
 function showTitle() {
-  document.title = `Teacher cache: ${facts.where}`;
-  byId("title").append("Teacher cache");
   const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
-  byId("subtitle").append(el("span", { class: "mono wrap" }, facts.where), ` · last commit ${when} UTC`);
   const sum = (key) => newest.reduce((total, one) => total + one[key], 0);
   const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, one) => total + one[key], 0));
   const wanted = sum("clips");
@@ -33,7 +17,7 @@ function showTitle() {
     ["Failed", whole(sum("failed")), `of ${whole(wanted)} answers (clip × teacher)`],
     ["Size", bytes(facts.teachers.reduce((total, one) => total + one.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
   ];
-  byId("figures").append(...figures.map(([name, value, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, value, el("small", {}, note)))));
+  head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);
 }
 
 function showCorpus() {
@@ -134,20 +118,16 @@ function showSuspicions() {
   section.append(box);
   if (found.length) {
     const body = el("div");
-    const choices = el("div", { class: "choices", role: "group", "aria-label": "Reason" });
     const total = found.reduce((sum, check) => sum + facts.suspicion_counts[check.kind], 0);
     const show = (kind) => {
-      for (const button of choices.children) button.setAttribute("aria-pressed", String(button.dataset.kind === kind));
       const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
         facts.suspicions.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
         rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), one.detail]), { stacking: true }),
         kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more of it.`));
     };
-    const choice = (kind, count, about) => el("button", { type: "button", "data-kind": kind, title: about, onclick: () => show(kind) }, `${kind || "all"} ${whole(count)}`);
-    choices.append(choice("", total, "The gravest of each kind"), ...found.map((check) => choice(check.kind, facts.suspicion_counts[check.kind], check.about)));
-    box.append(choices, body);
-    show("");
+    const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.suspicion_counts[kind])}`, about]);
+    box.append(choices("Reason", [["", `all ${whole(total)}`, "The gravest of each kind"], ...kinds], show), body);
   }
   const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");
   if (clean.length) box.append(el("p", { class: "quiet small good" }, `Nothing found: ${list(clean)}.`));

@@ -1,4 +1,4 @@
-"""A teacher's targets for one clip as tracks: what the page draws under the clip's time axis.
+"""One stream of one clip as tracks: what a page draws under the clip's time axis.
 
 A track is a few numbers in JSON with bytes in base64. Frame i of a stream covers the time from
 `start + (i - 1/2) * hop` to `start + (i + 1/2) * hop`; pooling keeps that true.
@@ -6,17 +6,15 @@ A track is a few numbers in JSON with bytes in base64. Frame i of a stream cover
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from manifests.streams import StreamSpec, TeacherSpec
+from manifests.page import kinds
+from manifests.page.sound import COLUMNS, packed
+from manifests.streams import StreamSpec
 from manifests.sums import Statistics
-from pipeline.report import kinds
-from pipeline.report.acoustics import COLUMNS, packed
-from pipeline.report.sample import Answer
 
 # Legend: T frames, D columns of a stream, R rows of a picture.
 
@@ -44,61 +42,55 @@ class Track:
     data: dict[str, Any]
 
 
-def of_answer(
-    spec: TeacherSpec, answer: Answer, statistics: Mapping[str, Statistics], seconds: float
+def of_stream(
+    key: str,
+    spec: StreamSpec,
+    frames_TD: np.ndarray,
+    overall: Statistics,
+    *,
+    like_TD: np.ndarray | None = None,
 ) -> list[Track]:
-    """All tracks of one teacher about one clip, up to `seconds` into it.
+    """A stream's tracks.
 
     Args:
-        spec: The teacher's version.
-        answer: With the frames of all its streams.
-        statistics: TEACHER.STREAM -> over the whole cache.
-        seconds: Where the page stops showing the clip.
+        key: TEACHER.STREAM.
+        spec: What the frames are, and when.
+        frames_TD: Of one clip.
+        overall: Of the stream over the whole cache.
+        like_TD: Frames that choose rows and scales in place of the clip's own: two tracks to be
+            compared are then drawn alike.
     """
-    tracks = []
-    words, notes = answer.metadata.get("words"), answer.metadata.get("notes")
-    if words is not None:
-        shown = [word for word in words if word[1] < seconds]
-        tracks.append(_track("words", "words", spec.name, {"words": shown}))
-    if notes is not None:
-        shown = [note for note in notes if note[0] < seconds]
-        tracks.append(_track("notes", "notes", spec.name, {"notes": shown}))
-    for stream in spec.streams:
-        key = f"{spec.name}.{stream.name}"
-        frames_TD = answer.frames[stream.name].decode()
-        frames_TD = frames_TD[: max(1, int((seconds - stream.start_s) / stream.hop_s) + 1)]
-        tracks += _of_stream(key, stream, frames_TD, statistics[key])
-    return tracks
-
-
-def _of_stream(
-    key: str, spec: StreamSpec, frames_TD: np.ndarray, overall: Statistics
-) -> list[Track]:
+    like_TD = frames_TD if like_TD is None else like_TD
     if kinds.has_f0(spec):
-        return [_track("pitch", "pitch", key, _pitch(spec, frames_TD))]
+        return [track("pitch", "pitch", key, _pitch(spec, frames_TD))]
     if spec.kind == "curve":
         columns = list(range(min(spec.dim, kinds.MOST_CURVES)))
-        return [_track("curves", spec.name, key, _curves(spec, frames_TD, overall, columns))]
+        return [
+            track("curves", spec.name, key, _curves(spec, frames_TD, like_TD, overall, columns))
+        ]
     if kinds.has_keys(spec):
-        return [_track("heat", f"{spec.name}, posterior", key, _keys(spec, frames_TD), more=True)]
+        return [
+            track(
+                "heat", f"{spec.name}, posterior", key, _keys(spec, frames_TD, like_TD), more=True
+            )
+        ]
     if kinds.has_classes(spec):
-        return [_track("heat", spec.name, key, _classes(spec, frames_TD))]
+        return [track("heat", spec.name, key, _classes(spec, frames_TD, like_TD))]
     if spec.kind == "features":
         title = f"{spec.name}, standardised"
         data = _features(spec, (frames_TD - overall.mean_D) / overall.std_D)
-        picture = _track("heat", title, key, data, more=True)
+        picture = track("heat", title, key, data, more=True)
         columns = kinds.descriptors(spec)
         if not columns:
             return [picture]
-        curves = _curves(spec, frames_TD, overall, columns)
-        return [_track("curves", "descriptors", key, curves), picture]
+        curves = _curves(spec, frames_TD, like_TD, overall, columns)
+        return [track("curves", "descriptors", key, curves), picture]
     bins_TD = frames_TD[:, :-1] if spec.kind == "pitch" else frames_TD
-    return [_track("heat", spec.name, key, _probabilities(spec, bins_TD), more=True)]
+    return [track("heat", spec.name, key, _probabilities(spec, bins_TD), more=True)]
 
 
-def _track(
-    kind: str, title: str, source: str, data: dict[str, Any], *, more: bool = False
-) -> Track:
+def track(kind: str, title: str, source: str, data: dict[str, Any], *, more: bool = False) -> Track:
+    """A track; see `Track` for what is what."""
     return Track(kind=kind, title=title, source=source, more=more, data=data)
 
 
@@ -112,7 +104,11 @@ def _pitch(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
 
 
 def _curves(
-    spec: StreamSpec, frames_TD: np.ndarray, overall: Statistics, columns: list[int]
+    spec: StreamSpec,
+    frames_TD: np.ndarray,
+    like_TD: np.ndarray,
+    overall: Statistics,
+    columns: list[int],
 ) -> dict[str, Any]:
     """Columns as curves, on their scale over the whole cache, widened where a clip goes beyond."""
     names = spec.names or (
@@ -122,8 +118,9 @@ def _curves(
     for column in columns:
         values_T = frames_TD[:, column]
         low, high = overall.mean_D[column] + np.array([-SIGMAS, SIGMAS]) * overall.std_D[column]
-        low, high = min(low, values_T.min()), max(high, values_T.max())
-        if values_T.min() >= 0:
+        both = np.concatenate([values_T, like_TD[:, column]])
+        low, high = min(low, both.min()), max(high, both.max())
+        if both.min() >= 0:
             low = max(low, 0.0)
         levels_T = ((values_T - low) / (high - low)).clip(0, 1)
         curves.append(
@@ -137,15 +134,15 @@ def _curves(
     return {"start": spec.start_s, "hop": spec.hop_s, "curves": curves}
 
 
-def _classes(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
-    top = np.argsort(-frames_TD.max(0), kind="stable")[:CLASSES]
+def _classes(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[str, Any]:
+    top = np.argsort(-like_TD.max(0), kind="stable")[:CLASSES]
     heat = _heat(spec, frames_TD[:, top], np.maximum.reduceat)
     return heat | {"names": [spec.names[column] for column in top]}
 
 
-def _keys(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
+def _keys(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[str, Any]:
     """Only the part of the keyboard that sounds."""
-    sounding = np.flatnonzero(frames_TD.max(0) >= 0.3)
+    sounding = np.flatnonzero(like_TD.max(0) >= 0.3)
     first, last = (sounding[0], sounding[-1]) if len(sounding) else (36, 48)
     first, last = max(0, first - SPARE_KEYS), min(spec.dim - 1, last + SPARE_KEYS)
     heat = _heat(spec, frames_TD[:, first : last + 1], np.maximum.reduceat)

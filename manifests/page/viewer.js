@@ -98,8 +98,8 @@ function peak({ values }) {
   return most ? `peak ${(20 * Math.log10(most / 127)).toFixed(1)} dB` : "silence";
 }
 
-/** Fills `box` with everything about one clip. */
-function view(box, clip) {
+/** Fills `box` with everything about one clip; `items` are [name, content] above its tracks. */
+function view(box, clip, items) {
   const { seconds } = clip;
   const tracks = clip.tracks.map(opened);
   const plans = tracks.map(plan);
@@ -155,22 +155,10 @@ function view(box, clip) {
       show.setAttribute("aria-pressed", String(!hidden));
     },
   }, `All streams (${extra.length} more)`);
-  box.replaceChildren(about(clip), el("div", { class: "listen" },
+  const about = el("dl", { class: "facts" }, ...items.flatMap(([name, content]) => [el("dt", {}, name), el("dd", {}, content)]));
+  box.replaceChildren(about, el("div", { class: "listen" },
     audio || el("p", { class: "chip warn" }, `No audio: ${clip.no_audio}`), readout), stack, extra.length ? show : "");
   say(0);
-}
-
-function about(clip) {
-  const items = [];
-  if (clip.text) items.push(["Text", clip.text]);
-  if (clip.transcript) items.push(["Transcript", clip.transcript]);
-  for (const [name, why] of Object.entries(clip.absent)) items.push([`No ${name}`, el("span", { class: "chip bad" }, why)]);
-  for (const one of facts.suspicions.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
-  const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
-  if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);
-  items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);
-  if (clip.seconds < clip.full_seconds) items.push(["Shown", `the first ${span(clip.seconds)} of ${span(clip.full_seconds)}`]);
-  return el("dl", { class: "facts" }, ...items.flatMap(([name, value]) => [el("dt", {}, name), el("dd", {}, value)]));
 }
 
 function quietOthers(playing) {

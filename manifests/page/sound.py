@@ -1,4 +1,4 @@
-"""What the page shows and plays of the audio itself, small enough to lie within the page.
+"""What a page shows and plays of a clip's audio itself, small enough to lie within the page.
 
 Sound is Opus in an Ogg container (about 4 kB a second, which all current browsers play); pictures
 are bytes that the page colours, so that they follow its theme.
@@ -14,6 +14,7 @@ import numpy as np
 import soundfile
 
 from manifests import audio
+from manifests.clips import Clip
 
 # Legend: N samples, C columns of the picture, F frequencies, M mel bands.
 
@@ -30,6 +31,39 @@ FFT = 1024
 RANGE_DB = 75.0
 """Between the loudest point of a spectrogram and what is drawn as nothing."""
 TICKS_HZ = (500, 1000, 2000, 4000, 8000)
+
+
+def decode(clip: Clip) -> audio.Waveform | str:
+    """A clip's samples, or why there are none.
+
+    Those who read a cache need not have the audio that it was made from, so this is no error here.
+    """
+    try:
+        return audio.decode(clip)
+    except audio.AudioError as error:
+        return str(error)
+    except OSError as error:
+        return f"{clip.uri}: {error}"
+
+
+def parts(wave: audio.Waveform | str, seconds: float) -> dict[str, Any]:
+    """The fields of a clip that its audio gives, up to `seconds` into it.
+
+    Args:
+        wave: Of `decode`.
+        seconds: Where the page stops showing the clip.
+    """
+    if isinstance(wave, str):
+        return {"audio": "", "no_audio": wave, "waveform": None, "spectrogram": None}
+    samples = wave.samples[: round(seconds * wave.sample_rate)]
+    played, uri = playable(audio.Waveform(samples, wave.sample_rate, wave.digest))
+    whole = np.pad(played, (0, max(0, round(seconds * PLAY_RATE) - len(played))))
+    return {
+        "audio": uri,
+        "no_audio": "",
+        "waveform": peaks(whole),
+        "spectrogram": spectrogram(whole),
+    }
 
 
 def packed(values: np.ndarray) -> str:

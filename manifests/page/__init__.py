@@ -1,0 +1,1 @@
+"""Pages whole in themselves: what the reports of a cache and of a run share."""
