@@ -10,7 +10,7 @@ heads are not loaded. Prompts of a batch are padded on the left.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from student.backbones.protocol import Processor
 from student.config import Recipe, load_recipe
 from student.data import Grid, Prompter, collate
 from student.model import Student, build_student, load_backbone
+from student.streams import Stream
 from student.tasks import Message, ask
 from student.trainer import STATE_FILE
 
@@ -37,13 +38,22 @@ class TrainedStudent:
     Args:
         run: Folder of the run.
         quantize: Load the backbone in 4 bits if it was trained so.
+        streams: Those whose heads are loaded, too; an answer needs none.
 
     Raises:
         UserError: there is no run, or none of its stages is finished.
     """
 
-    def __init__(self, run: str | Path, *, quantize: bool = True) -> None:
-        self.recipe, self.student, self.processor = load_run(Path(run), quantize=quantize)
+    def __init__(
+        self,
+        run: str | Path,
+        *,
+        quantize: bool = True,
+        streams: Mapping[str, Stream] | None = None,
+    ) -> None:
+        self.recipe, self.student, self.processor = load_run(
+            Path(run), quantize=quantize, streams=streams
+        )
         self.prompter = Prompter(self.student.backbone, self.processor)
 
     def answer(
@@ -127,8 +137,11 @@ class TrainedStudent:
             raise UserError(f"{clip.uri} cannot be heard: {error}") from None
 
 
-def load_run(run: Path, *, quantize: bool = True) -> tuple[Recipe, Student, Processor]:
-    """The recipe, student (without heads) and processor of a run's last finished stage."""
+def load_run(
+    run: Path, *, quantize: bool = True, streams: Mapping[str, Stream] | None = None
+) -> tuple[Recipe, Student, Processor]:
+    """The recipe, student (heads of `streams` alone) and processor of a run's last finished
+    stage."""
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")
     recipe = load_recipe(run / "recipe.yaml")
@@ -140,7 +153,7 @@ def load_run(run: Path, *, quantize: bool = True) -> tuple[Recipe, Student, Proc
     base = recipe.model.path or str(run / "base")
     config = recipe.model if quantize else dataclasses.replace(recipe.model, quantize=None)
     backbone, model, processor = load_backbone(config, base)
-    student = build_student(recipe, backbone, model, processor, {})
+    student = build_student(recipe, backbone, model, processor, streams or {})
     student.load(finished[-1])
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
