@@ -164,7 +164,7 @@ def markers(sizes: list[int]) -> None:
 
 
 class Watch:
-    """A `scheduler.Watcher` that keeps when blocks were done."""
+    """A `Watcher` that keeps when blocks were done."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -173,20 +173,20 @@ class Watch:
         """(when, audio seconds)."""
 
     def workers(self, count: int, loading_seconds: float) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         if count == self._workers and not self.all_ready_at:
             self.all_ready_at = time.perf_counter()
 
     def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         if clips:
             self.done.append((time.perf_counter(), seconds))
 
     def committed(self, teacher: str, marker: Marker) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
 
     def tick(self) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
 
 
 def busy(workers: int, clips: int) -> None:

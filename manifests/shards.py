@@ -8,7 +8,6 @@ consistent state whoever wins, and readers of the old state are not disturbed.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -232,8 +231,18 @@ def read_marker(folder: Folder, shard: int) -> Marker:
 
 
 def read_markers(folder: Folder) -> Iterator[Marker]:
-    """The markers of all committed shards, in order; an object store is asked for many at once."""
-    numbers, read = committed(folder), functools.partial(read_marker, folder)
+    """The markers of all committed shards, in order."""
+    for _, data in marker_files(folder):
+        yield Marker.from_bytes(data)
+
+
+def marker_files(folder: Folder) -> Iterator[tuple[int, bytes]]:
+    """Shard numbers and marker files, in order; an object store is asked for many at once."""
+    numbers = committed(folder)
+
+    def read(number: int) -> tuple[int, bytes]:
+        return number, folder.read_bytes(f"markers/{marker_name(number)}")
+
     if folder.is_local:
         yield from map(read, numbers)
         return

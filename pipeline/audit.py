@@ -60,7 +60,7 @@ def audit(
     expert = None if content_only else _expert(spec)
     for corpus_name in layout.corpora():
         corpus, folder = layout.corpus(corpus_name), layout.shards(spec, corpus_name)
-        markers = [shards.read_marker(folder, number) for number in shards.committed(folder)]
+        markers = list(shards.read_markers(folder))
         total = sum(marker.rows for marker in markers)
         drawn = random.Random(seed).sample(range(total), min(sample or total, total))
         wanted, first = sorted(drawn, reverse=True), 0

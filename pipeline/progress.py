@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -17,8 +18,24 @@ log = logging.getLogger(__name__)
 PLAIN_EVERY_S = 15.0
 
 
+class Watcher(Protocol):
+    """Whom the scheduler tells how a build goes."""
+
+    def workers(self, count: int, loading_seconds: float) -> None:
+        """A worker has loaded its teachers, or has died (0 s)."""
+
+    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+        """Clips are through a teacher; negative numbers take a lost shard back."""
+
+    def committed(self, teacher: str, marker: Marker) -> None:
+        """A shard is safe."""
+
+    def tick(self) -> None:
+        """Called at least once a second."""
+
+
 class BuildProgress:
-    """Clips, audio hours, speed, failures and time left, per teacher. A `scheduler.Watcher`."""
+    """Clips, audio hours, speed, failures and time left, per teacher: a `Watcher`."""
 
     def __init__(self, totals: Mapping[str, int], console: Console) -> None:
         """
@@ -74,24 +91,24 @@ class BuildProgress:
         return time.monotonic() - (self.started_at or time.monotonic())
 
     def workers(self, count: int, loading_seconds: float) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         if self.started_at is None:
             self.started_at = time.monotonic()
         log.info("%d workers ready (models loaded in %.1f s)", count, loading_seconds)
 
     def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         self.clips[teacher] += clips
         self.seconds[teacher] += seconds
         self.failures[teacher] += failures
 
     def committed(self, teacher: str, marker: Marker) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         self.cache_bytes[teacher] += marker.data_bytes
         self.extract_seconds[teacher] += marker.extract_seconds
 
     def tick(self) -> None:
-        """See `scheduler.Watcher`."""
+        """See `Watcher`."""
         for name, row in self._rows.items():
             self._bars.update(row, completed=self.clips[name], detail=self._detail(name))
         now = time.monotonic()

@@ -1,9 +1,7 @@
 """Which worker does what next: the driver's bookkeeping between decoding and commit.
 
 The driver holds references and small summaries; audio and targets stay in Ray's object store and
-move from worker to worker. Decoding runs ahead only as far as its share of that store allows. Among
-the waiting blocks the slowest teacher goes first, so that a build ends with small pieces that fill
-the last gaps.
+move from worker to worker. What goes first among what waits is `pipeline.backlog`'s to say.
 
 Whatever dies, nothing is lost: a dead worker's tasks are given to others (the one it was running is
 taken apart clip by clip if that happens twice, so that only the guilty clip fails), and a shard
@@ -12,12 +10,10 @@ whose intermediate results went down with a node starts over.
 
 from __future__ import annotations
 
-import errno
 import logging
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Protocol
 
 import ray
 from ray import exceptions
@@ -26,49 +22,31 @@ from manifests.errors import UserError
 from manifests.shards import Failure, Marker
 from manifests.storage import Folder, cannot_write
 from pipeline import pools
+from pipeline.backlog import Backlog
 from pipeline.blocks import UNKNOWN_SECONDS, DecodeSummary, Extracted, ExtractSummary, cut
 from pipeline.config import BuildConfig
+from pipeline.failure_rate import FailureRate
+from pipeline.faults import (
+    DEATHS_ALLOWED,
+    LOST_WORKER,
+    WRITE_ATTEMPTS,
+    brief,
+    is_final,
+    worker_died,
+)
 from pipeline.plan import ShardWork
 from pipeline.pools import Member, Pool
+from pipeline.progress import Watcher
 from pipeline.setup import TeacherSetup
 from pipeline.tasks import Block, ShardJob, Task
 
 log = logging.getLogger(__name__)
 
-DEATHS_ALLOWED = 2
-"""A task that has cost this many workers is split, or its only clip is recorded as a failure."""
-WRITE_ATTEMPTS = 3
 FALSE_STARTS_ALLOWED = 3
 """Times that all workers started at once may die before one has loaded its teachers."""
-LOST_WORKER = (
-    exceptions.RayActorError,
-    exceptions.OutOfMemoryError,
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-)
 GROW_EVERY_S = 3.0
 BLOCKS_AHEAD = 8
 """Blocks per worker that are decoded or waiting for it."""
-FAILURES_FROM = 100
-"""Clips before the failure rate is judged."""
-FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Write errors that no retry mends."""
-
-
-class Watcher(Protocol):
-    """Who is told how a build goes."""
-
-    def workers(self, count: int, loading_seconds: float) -> None:
-        """A worker has loaded its teachers, or has died (0 s)."""
-
-    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
-        """Clips are through a teacher; negative numbers take a lost shard back."""
-
-    def committed(self, teacher: str, marker: Marker) -> None:
-        """A shard is safe."""
-
-    def tick(self) -> None:
-        """Called at least once a second."""
 
 
 class Scheduler:
@@ -96,7 +74,6 @@ class Scheduler:
         self._work: Iterator[ShardWork] | None = work
         self._folders = folders
         self._config = config
-        self._memory_bytes = memory_bytes
         self._watcher = watcher
         self._rates = sorted({setup.spec.sample_rate for setup in setups})
         self._bytes_per_second = 4 * sum(self._rates)
@@ -104,16 +81,11 @@ class Scheduler:
         self._block_clips = config.block_clips or (64 if uses_gpu else 8)
         self._pools, self._decoders = pools.arrange(setups, config.decode)
         pools.check_fits(self._pools)
-        self._queues: dict[str, deque[Task]] = {
-            name: deque() for name in ("commit", "decode", *self._setups)
-        }
+        self._backlog = Backlog(self._setups, memory_bytes)
+        self._failure_rate = FailureRate(config.max_failure_rate, len(setups))
         self._running: dict[ray.ObjectRef, tuple[Task, Pool, Member]] = {}
         self._jobs: set[ShardJob] = set()
         self._open_blocks = 0
-        self._held_bytes = 0
-        self._cost: dict[str, float] = {}
-        self._clips_seen = self._clips_failed = 0
-        self._reasons: Counter[str] = Counter()
         self._false_starts = 0
         self._wave = 1
 
@@ -157,38 +129,17 @@ class Scheduler:
     def _add_block(self, block: Block) -> None:
         block.job.blocks.append(block)
         self._open_blocks += 1
-        self._enqueue(Task("decode", block.job, block))
-
-    def _enqueue(self, task: Task) -> None:
-        self._queues[task.queue].append(task)
+        self._backlog.add(Task("decode", block.job, block))
 
     def _dispatch(self) -> None:
         for pool in self._pools:
             while (member := pool.free()) is not None:
-                if member.tasks and self._backlog(pool) <= len(pool.members):
+                if member.tasks and self._backlog.extractions(pool) <= len(pool.members):
                     break
-                task = self._next(pool)
+                task = self._backlog.next(pool, decodes=pool is self._decoders)
                 if task is None:
                     break
                 self._submit(task, pool, member)
-
-    def _backlog(self, pool: Pool) -> int:
-        return sum(len(self._queues[setup.name]) for setup in pool.setups)
-
-    def _next(self, pool: Pool) -> Task | None:
-        """Commits first, then decoding while there is room, then the slowest teacher."""
-        names = [setup.name for setup in pool.setups]
-        names.sort(key=lambda name: -self._cost.get(name, float("inf")))
-        if pool is self._decoders:
-            room = self._held_bytes < self._memory_bytes
-            names = ["commit", *(["decode"] if room else []), *names]
-        for name in names:
-            queue = self._queues[name]
-            while queue:
-                task = queue.popleft()
-                if not task.job.abandoned:
-                    return task
-        return None
 
     def _submit(self, task: Task, pool: Pool, member: Member) -> None:
         job, block, actor = task.job, task.block, member.actor
@@ -207,7 +158,7 @@ class Scheduler:
             assert block is not None
             seconds = sum(clip.duration or UNKNOWN_SECONDS for clip in block.clips)
             block.num_bytes = int(seconds * self._bytes_per_second)
-            self._held_bytes += block.num_bytes
+            self._backlog.held_bytes += block.num_bytes
             task.payload, ref = actor.decode.options(num_returns=2).remote(
                 block.clips, self._rates, self._config.max_clip_seconds
             )
@@ -240,17 +191,17 @@ class Scheduler:
         try:
             seconds = pool.started(ref)
         except exceptions.RuntimeEnvSetupError as error:
-            raise UserError(f"the cluster cannot set up workers: {_brief(error)}") from None
+            raise UserError(f"the cluster cannot set up workers: {brief(error)}") from None
         except LOST_WORKER as error:
             self._false_starts += 1
             if self._false_starts >= FALSE_STARTS_ALLOWED * self._wave:
                 raise UserError(
-                    f"workers die while they load their teachers ({_brief(error)}); they may need "
+                    f"workers die while they load their teachers ({brief(error)}); they may need "
                     "more memory: set resources.memory_gb, or run fewer teachers at once"
                 ) from None
             return
         except UserError as error:
-            raise UserError(_brief(error)) from None
+            raise UserError(brief(error)) from None
         self._false_starts = 0
         self._watcher.workers(self._num_workers(), seconds)
 
@@ -273,7 +224,7 @@ class Scheduler:
             self._retry_write(task, error)
             return
         except UserError as error:
-            raise UserError(_brief(error)) from None
+            raise UserError(brief(error)) from None
         self._forget(ref)
         if task.job.abandoned:
             return
@@ -292,7 +243,7 @@ class Scheduler:
     def _decoded(self, task: Task, summary: DecodeSummary) -> None:
         job, block = task.job, task.block
         assert block is not None
-        self._held_bytes += summary.num_bytes - block.num_bytes
+        self._backlog.held_bytes += summary.num_bytes - block.num_bytes
         block.num_bytes = summary.num_bytes
         self._through_decoding(block, summary.failures)
         if not summary.num_clips:
@@ -301,7 +252,7 @@ class Scheduler:
         block.audio, task.payload = task.payload, None
         block.waiting = Counter({name: summary.num_clips for name in job.teachers})
         for name in job.teachers:
-            self._enqueue(Task("extract", job, block, name))
+            self._backlog.add(Task("extract", job, block, name))
 
     def _through_decoding(self, block: Block, failures: Sequence[Failure]) -> None:
         job = block.job
@@ -317,9 +268,7 @@ class Scheduler:
         assert task.payload is not None
         job.parts[name][block.number, block.first + (task.position or 0)] = task.payload
         job.elapsed[name] += summary.elapsed
-        if summary.seconds:
-            cost = summary.elapsed / summary.seconds
-            self._cost[name] = 0.8 * self._cost.get(name, cost) + 0.2 * cost
+        self._backlog.measured(name, summary)
         self._through_teacher(block, name, summary.num_clips, summary.seconds, summary.failures)
 
     def _through_teacher(
@@ -335,7 +284,7 @@ class Scheduler:
 
     def _commit_if_complete(self, job: ShardJob, name: str) -> None:
         if job.complete(name):
-            self._enqueue(Task("commit", job, teacher=name))
+            self._backlog.add(Task("commit", job, teacher=name))
 
     def _committed(self, task: Task, marker: Marker) -> None:
         job = task.job
@@ -349,7 +298,7 @@ class Scheduler:
         """Lets go of a block's audio, once all teachers have heard it."""
         block.job.blocks.remove(block)
         block.audio = None
-        self._held_bytes -= block.num_bytes
+        self._backlog.held_bytes -= block.num_bytes
         self._open_blocks -= 1
 
     # What has gone wrong.
@@ -357,26 +306,15 @@ class Scheduler:
     def _note(
         self, job: ShardJob, name: str, clips: int, seconds: float, failures: Sequence[Failure]
     ) -> None:
-        """Counts clips that are through a teacher, and stops a build in which most fail."""
+        """Counts clips that are through a teacher."""
         job.heard[name] += seconds
         job.failed[name] += len(failures)
         self._watcher.heard(name, clips, seconds, len(failures))
-        self._clips_seen += clips
-        self._clips_failed += len(failures)
-        self._reasons.update(f"{failure.stage}: {failure.error}" for failure in failures)
-        rate = self._clips_failed / max(self._clips_seen, 1)
-        judged = self._clips_seen >= FAILURES_FROM * len(self._setups)
-        if failures and judged and rate > self._config.max_failure_rate:
-            worst = ", ".join(f"{reason} ({n})" for reason, n in self._reasons.most_common(3))
-            raise UserError(
-                f"{rate:.0%} of the clips so far have failed, the limit is "
-                f"{self._config.max_failure_rate:.0%} (max_failure_rate); most often {worst}; the "
-                f"last one: {failures[-1].clip_id}: {failures[-1].message}"
-            )
+        self._failure_rate.add(clips, failures)
 
     def _bury(self, pool: Pool, member: Member, error: Exception) -> None:
         """A worker died: others take its tasks; the one it was running is under suspicion."""
-        log.warning("a worker died (%s); its tasks go to others", _brief(error))
+        log.warning("a worker died (%s); its tasks go to others", brief(error))
         tasks = pool.drop(member)
         for ref in [ref for ref, (_, _, owner) in self._running.items() if owner is member]:
             del self._running[ref]
@@ -387,11 +325,11 @@ class Scheduler:
             task.payload = None
             if task.kind == "decode":
                 assert task.block is not None
-                self._held_bytes -= task.block.num_bytes
+                self._backlog.held_bytes -= task.block.num_bytes
                 task.block.num_bytes = 0
             task.deaths += at == 0
             if task.deaths < DEATHS_ALLOWED or task.kind == "commit":
-                self._enqueue(task)
+                self._backlog.add(task)
             else:
                 self._take_apart(task)
 
@@ -405,13 +343,13 @@ class Scheduler:
                 for at, clip in enumerate(block.clips):
                     self._add_block(Block(job, block.number, [clip], first=at))
             else:
-                self._through_decoding(block, [_worker_died(block.clips[0].clip_id, "decode")])
+                self._through_decoding(block, [worker_died(block.clips[0].clip_id, "decode")])
                 self._release(block)
             return
         num_clips = block.waiting[task.teacher]
         if task.position is None and num_clips > 1:
             for at in range(num_clips):
-                self._enqueue(Task("extract", job, block, task.teacher, position=at))
+                self._backlog.add(Task("extract", job, block, task.teacher, position=at))
             return
         assert block.audio is not None
         try:
@@ -419,7 +357,7 @@ class Scheduler:
         except exceptions.ObjectLostError:
             self._start_over(job)
             return
-        failure = _worker_died(decoded.clip_ids[task.position or 0], "extract")
+        failure = worker_died(decoded.clip_ids[task.position or 0], "extract")
         part = block.number, block.first + (task.position or 0)
         job.parts[task.teacher][part] = ray.put(Extracted([], [failure], {}))
         self._through_teacher(block, task.teacher, 1, 0.0, [failure])
@@ -435,32 +373,13 @@ class Scheduler:
             self._release(block)
         for name in job.teachers:
             clips = job.extracted[name] + len(job.failures)
-            self._clips_seen -= clips
-            self._clips_failed -= job.failed[name]
+            self._failure_rate.take_back(clips, job.failed[name])
             self._watcher.heard(name, -clips, -job.heard[name], -job.failed[name])
         self._open(ShardWork(job.number, job.ids, job.clips, job.teachers))
 
     def _retry_write(self, task: Task, error: OSError) -> None:
         task.attempts += 1
-        # Ray's stand-in for a remote error has the class of its cause, but not its number.
-        cause = getattr(error, "cause", error)
-        if cause.errno in FINAL_ERRORS or task.attempts >= WRITE_ATTEMPTS:
-            raise cannot_write(_brief(error))
-        log.warning("writing a shard failed (%s); trying again", _brief(error))
-        self._enqueue(task)
-
-
-def _worker_died(clip_id: str, stage: str) -> Failure:
-    return Failure(
-        clip_id=clip_id,
-        stage=stage,
-        error="worker-died",
-        message=f"the worker process died {DEATHS_ALLOWED} times on this clip alone",
-    )
-
-
-def _brief(error: BaseException) -> str:
-    """The last words of an error that came from a worker, without its remote traceback."""
-    cause = getattr(error, "cause", None)
-    text = str(cause if isinstance(cause, BaseException) else error)
-    return text.strip().splitlines()[-1] if not isinstance(cause, UserError) else text
+        if is_final(error) or task.attempts >= WRITE_ATTEMPTS:
+            raise cannot_write(brief(error))
+        log.warning("writing a shard failed (%s); trying again", brief(error))
+        self._backlog.add(task)

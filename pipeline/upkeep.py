@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from manifests import shards
 from manifests.layout import Layout
+from manifests.shards import Marker
 from manifests.storage import TEMPORARY
 from manifests.streams import TeacherSpec
 from pipeline.verify import QUARANTINE
@@ -37,9 +38,7 @@ def versions(layout: Layout) -> list[Version]:
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
             size += sum(folder.child("data").sizes().values())
-            clips += sum(
-                shards.read_marker(folder, number).rows for number in shards.committed(folder)
-            )
+            clips += sum(marker.rows for marker in shards.read_markers(folder))
         found.append(
             Version(
                 teacher=spec.key,
@@ -85,8 +84,7 @@ def compact(layout: Layout, *, older_than_hours: float) -> tuple[int, int]:
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
             named = set()
-            for number in shards.committed(folder):
-                marker = shards.read_marker(folder, number)
+            for marker in shards.read_markers(folder):
                 named |= {f"data/{marker.data}", f"failures/{marker.failures_data}"}
             for part in ("data", "failures", "markers", QUARANTINE):
                 for name, (bytes_, modified) in folder.child(part).everything().items():
@@ -120,19 +118,26 @@ def coverage(layout: Layout) -> list[Coverage]:
     for name in layout.corpora():
         corpus = layout.corpus(name)
         folders = {teacher: layout.shards(spec, name) for teacher, spec in newest.items()}
-        done = {teacher: set(shards.committed(folder)) for teacher, folder in folders.items()}
+        failing: dict[str, dict[int, Marker | None]] = {
+            teacher: {
+                marker.shard: marker if marker.failures else None
+                for marker in shards.read_markers(folder)
+            }
+            for teacher, folder in folders.items()
+        }
         patterns: Counter[tuple[str, ...]] = Counter()
         holes: dict[tuple[str, ...], Counter[str]] = {}
         for number, size in enumerate(corpus.shard_sizes()):
             absent: dict[str, dict[str, str]] = {}
             whole = []
             for teacher, folder in folders.items():
-                if number in done[teacher]:
-                    whole.append(teacher)
-                    marker = shards.read_marker(folder, number)
-                    for failure in shards.read_failures(folder, marker):
-                        reason = f"{failure.stage} {failure.error}"
-                        absent.setdefault(failure.clip_id, {})[teacher] = reason
+                if number not in failing[teacher]:
+                    continue
+                whole.append(teacher)
+                marker = failing[teacher][number]
+                for failure in shards.read_failures(folder, marker) if marker else ():
+                    reason = f"{failure.stage} {failure.error}"
+                    absent.setdefault(failure.clip_id, {})[teacher] = reason
             unrun = {teacher: "not run" for teacher in folders if teacher not in whole}
             for failed in [*absent.values(), *([{}] * (size - len(absent)))]:
                 reasons = failed | unrun

@@ -65,14 +65,14 @@ def _verify_teacher(
     folder: Folder, spec: TeacherSpec, corpus: Corpus, *, deep: bool
 ) -> Iterator[Damage]:
     sizes = {name: folder.child(name).sizes() for name in ("data", "failures")}
-    for number in shards.committed(folder):
+    for number, content in shards.marker_files(folder):
         name = shards.marker_name(number)
 
         def damage(file: str, what: str, number: int = number) -> Damage:
             return Damage(place=spec.key, corpus=corpus.name, shard=number, file=file, what=what)
 
         try:
-            marker = shards.read_marker(folder, number)
+            marker = Marker.from_bytes(content)
         except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
             yield damage(f"markers/{name}", f"not a marker: {error}")
             continue
