@@ -4,7 +4,7 @@
     student.answer(["a.wav", "b.wav"], "What is said?")
 
 The block is part of the prompt, so an answer costs one prefill and as many steps as it has tokens;
-heads are not loaded. Prompts of a batch are padded on the left.
+heads are loaded on demand. Prompts of a batch are padded on the left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.backbones.protocol import Processor
-from student.config import Recipe, load_recipe
+from student.config import ModelConfig, Recipe, StageConfig, load_recipe
 from student.data import Grid, Prompter, collate
 from student.model import Student, build_student, load_backbone
 from student.streams import Stream
@@ -141,7 +141,9 @@ def load_run(
     run: Path, *, quantize: bool = True, streams: Mapping[str, Stream] | None = None
 ) -> tuple[Recipe, Student, Processor]:
     """The recipe, student (heads of `streams` alone) and processor of a run's last finished
-    stage."""
+    stage; of a plain checkpoint, itself."""
+    if (run / "config.json").is_file():
+        return _load_checkpoint(run)
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")
     recipe = load_recipe(run / "recipe.yaml")
@@ -155,6 +157,15 @@ def load_run(
     backbone, model, processor = load_backbone(config, base)
     student = build_student(recipe, backbone, model, processor, streams or {})
     student.load(finished[-1])
+    student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    return recipe, student, processor
+
+
+def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
+    """An untouched backbone (`RUN/base`) or an exported student, which carries its own block."""
+    recipe = Recipe(model=ModelConfig(path=str(path)), arm="sft", joint=StageConfig(train="full"))
+    backbone, model, processor = load_backbone(recipe.model, str(path))
+    student = build_student(recipe, backbone, model, processor, {})
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
 
