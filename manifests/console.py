@@ -49,6 +49,11 @@ class _Parser(ArgumentParser):
     """
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
+        # A positional list is what a shell gives, words with spaces between; jsonargparse has
+        # wrapped its type by now.
+        listed = getattr(options.get("action"), "_typehint", None) == list[str]
+        if listed and not names[0].startswith("-"):
+            options |= {"action": "store", "type": str, "nargs": "+"}
         action: Any = super().add_argument(*names, **options)
         if options.get("type") is bool:
             action.nargs, action.const, action.metavar = "?", True, "BOOL"

@@ -1,4 +1,4 @@
-// Charts of the whole cache, as SVG at the width that they get: text stays as large as it is.
+// Charts, as SVG at the width that they get: text stays as large as it is.
 
 const CHART_HEIGHT = 150;
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "1 4"];
@@ -62,23 +62,29 @@ function bars(rows, caption) {
   return el("table", { class: "bars", "aria-label": caption }, el("tbody", {}, ...body));
 }
 
-/** Lines over time. `series` are {name, at: [s], values: []}, with steps where `steps` is set. */
-function lines(series, { unit, steps = false, log = false }) {
-  const first = Math.min(...series.map((one) => one.at[0]));
-  const last = Math.max(...series.map((one) => one.at[one.at.length - 1]), first + 1);
-  const every = series.flatMap((one) => one.values.filter((value) => value > 0));
-  const lowest = log ? Math.min(...every) : 0;
-  const highest = Math.max(...every, lowest * 2, 1e-9);
+/** Lines over seconds since 1970, or over steps counted from 0.
+ *
+ * `series` are {name, at, values}; `tint` and `dash` choose their look, `dots` are further {at, values}
+ * on their own. With `steps` a line keeps its value until the next; `marks` are [x, text].
+ */
+function lines(series, { unit, steps = false, log = false, across = "time", floor = 0, marks = [], legend = true }) {
+  const seen = series.filter((one) => one.at.length || one.dots);
+  const ats = seen.flatMap((one) => [...one.at, ...(one.dots ? one.dots.at : [])]);
+  const first = across === "time" ? Math.min(...ats) : 0;
+  const last = Math.max(...ats, first + 1);
+  const every = seen.flatMap((one) => [...one.values, ...(one.dots ? one.dots.values : [])]).filter((value) => !log || value > 0);
+  const lowest = log || floor === null ? Math.min(...every) : floor;
+  const highest = Math.max(...every, log || floor === null ? lowest * 1.01 : lowest * 2, lowest + 1e-9);
   const scale = log ? Math.log10 : (value) => value;
   const box = el("div", { class: "chart" });
   const height = 210;
   keepDrawn(box, (width) => {
-    const [left, right, top, bottom] = [44, 8, 10, height - 22];
+    const [left, right, top, bottom] = [44, 8, marks.length ? 20 : 10, height - 22];
     const x = (at) => left + ((at - first) / (last - first)) * (width - left - right);
-    const floor = scale(lowest);
-    const y = (value) => bottom - ((scale(value) - floor) / (scale(highest) - floor)) * (bottom - top);
-    const names = series.map((one) => one.name).join(", ");
-    const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over time: ${names}` });
+    const ground = scale(lowest);
+    const y = (value) => bottom - ((scale(value) - ground) / (scale(highest) - ground)) * (bottom - top);
+    const names = seen.map((one) => one.name).join(", ");
+    const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over ${across}: ${names}` });
     const decadic = log ? decades(lowest, highest) : [];
     for (const tick of decadic.length > 2 ? decadic : niceSteps(lowest, highest, 4)) {
       const at = y(tick);
@@ -86,33 +92,83 @@ function lines(series, { unit, steps = false, log = false }) {
         svg("line", { x1: left, x2: width - right, y1: at, y2: at, class: "rule" }),
         svg("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, short(tick)));
     }
-    const unitOf = last - first < 120 ? [1, "s"] : last - first < 7200 ? [60, "min"] : last - first < 172800 ? [3600, "h"] : [86400, "d"];
+    for (const [at, text] of marks) {
+      picture.append(
+        svg("line", { x1: x(at), x2: x(at), y1: 4, y2: bottom, class: "rule", "stroke-dasharray": "3 3" }),
+        svg("text", { x: x(at) + 4, y: 13 }, text));
+    }
+    const unitOf = across === "time" ? timeUnit(last - first) : [1, across];
     const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(3, Math.floor(width / 90)));
     ticks.forEach((tick, at) => {
       const label = at === ticks.length - 1 ? `${short(tick)} ${unitOf[1]}` : short(tick);
       picture.append(axisText(x(first + tick * unitOf[0]), height - 5, label, width));
     });
-    series.forEach((one, at) => {
-      const points = one.at.map((when, place) => [x(when), one.values[place]]).filter((point) => !log || point[1] > 0);
+    seen.forEach((one, place) => {
+      const { tint = place, dash = place } = one;
+      const points = one.at.map((when, at) => [x(when), one.values[at]]).filter((point) => !log || point[1] > 0);
       let path = steps ? `M${x(one.at[0])} ${bottom}` : "";
-      points.forEach(([across, value], place) => {
+      points.forEach(([right, value], at) => {
         const up = y(value).toFixed(1);
-        path += steps && place ? `H${across.toFixed(1)}V${up}` : `${path ? "L" : "M"}${across.toFixed(1)} ${up}`;
-        if (!steps) picture.append(svg("circle", { cx: across, cy: up, r: 2, fill: `var(--series-${(at % 6) + 1})` }));
+        path += steps && at ? `H${right.toFixed(1)}V${up}` : `${path ? "L" : "M"}${right.toFixed(1)} ${up}`;
       });
-      picture.append(svg("path", { d: path, ...stroke(at) }, svg("title", {}, one.name)));
+      if (path) picture.append(svg("path", { d: path, ...stroke(tint, dash) }, svg("title", {}, one.name)));
+      const dots = one.dots ? one.dots.at.map((when, at) => [x(when), one.dots.values[at]]) : steps ? [] : points;
+      for (const [right, value] of dots) {
+        const circle = { cx: right, cy: y(value), r: one.dots ? 3.5 : 2, fill: `var(--series-${(tint % 6) + 1})` };
+        picture.append(svg("circle", circle, svg("title", {}, `${one.name}: ${short(value)}`)));
+      }
     });
     box.replaceChildren(picture);
   });
-  const legend = el("div", { class: "legend" }, ...series.map((one, at) => el("span", {},
-    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(at) })), one.name)));
-  return el("div", {}, box, legend);
+  return el("div", {}, box, legend ? legendOf(seen) : "");
 }
 
-function stroke(at) {
+function timeUnit(seconds) {
+  return seconds < 120 ? [1, "s"] : seconds < 7200 ? [60, "min"] : seconds < 172800 ? [3600, "h"] : [86400, "d"];
+}
+
+function legendOf(series) {
+  return el("div", { class: "legend" }, ...series.map(({ name, tint, dash }, at) => el("span", {},
+    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(tint ?? at, dash ?? at) })), name)));
+}
+
+/** A row of dots per group with its mean as a bar: groups are {name, values, notes, tint}. */
+function dots(groups, { unit }) {
+  const every = groups.flatMap((one) => one.values);
+  const room = (Math.max(...every) - Math.min(...every)) * 0.12 || Math.abs(every[0]) * 0.05 || 1;
+  const [low, high] = [Math.min(...every) - room, Math.max(...every) + room];
+  const [row, left] = [34, Math.min(150, 16 + 7 * Math.max(...groups.map((one) => one.name.length)))];
+  const box = el("div", { class: "chart" });
+  return keepDrawn(box, (width) => {
+    const bottom = groups.length * row + 4;
+    const x = (value) => left + ((value - low) / (high - low)) * (width - left - 12);
+    const about = groups.map((one) => `${one.name} ${one.values.map(short).join(", ")}`).join("; ");
+    const picture = svg("svg", { height: bottom + 22, role: "img", "aria-label": `${unit}: ${about}` });
+    const ticks = niceSteps(low, high, Math.max(2, Math.floor((width - left) / 90)));
+    ticks.forEach((tick, at) => {
+      picture.append(
+        svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, class: "rule" }),
+        axisText(x(tick), bottom + 16, at === ticks.length - 1 ? `${short(tick)} ${unit}` : short(tick), width));
+    });
+    groups.forEach(({ name, values, notes, tint }, at) => {
+      const middle = at * row + row / 2 + 2;
+      const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
+      const fill = `var(--series-${(tint % 6) + 1})`;
+      picture.append(svg("text", { x: 0, y: middle + 4, class: "strong" }, name));
+      if (values.length > 1) picture.append(svg("rect", { x: x(mean) - 1.5, y: middle - 11, width: 3, height: 22, fill }));
+      values.forEach((value, place) => {
+        const circle = { cx: x(value), cy: middle, r: 5, fill, "fill-opacity": 0.65 };
+        picture.append(svg("circle", circle, svg("title", {}, `${notes[place]}: ${short(value)}`)));
+      });
+    });
+    box.replaceChildren(picture);
+  });
+}
+
+function stroke(tint, dash) {
   return {
     fill: "none", "stroke-width": 2, "stroke-linejoin": "round",
-    style: `stroke:var(--series-${(at % 6) + 1})`, "stroke-dasharray": DASHES[at % DASHES.length],
+    style: `stroke:var(--series-${(tint % 6) + 1})`, "stroke-dasharray": DASHES[dash % DASHES.length],
   };
 }
 

@@ -127,7 +127,8 @@ function view(box, clip, items) {
   const readout = el("div", { class: "readout quiet", "aria-live": "off" });
   const audio = clip.audio ? el("audio", { controls: true, preload: "auto", src: clip.audio, "aria-label": `Play ${clip.clip_id}` }) : null;
   const say = (t) => {
-    const said = plans.map((one) => one.says(t)).filter(Boolean);
+    const said = plans.map((one, at) => [one.says(t), tracks[at].data.who]).filter((one) => one[0])
+      .map(([text, who]) => (who ? `${text} (${who})` : text));
     readout.replaceChildren([`${t.toFixed(2)} s`, ...said].join("  ·  "));
   };
   const place = (mark, t) => { mark.style.left = `${(t / seconds) * 100}%`; };

@@ -56,6 +56,16 @@ def look(path: str, deep: bool = False, limit: int | None = None) -> int:
     return 1 if deep else 0
 
 
+def gather(paths: list[str], out: str = "there") -> None:
+    """Gather things.
+
+    Args:
+        paths: What to gather.
+        out: Where to.
+    """
+    print(paths, out)
+
+
 def stop(how: str) -> None:
     """End in one way or another."""
     raise {
@@ -71,7 +81,7 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str) -> tuple[int, str, str]:
-        commands = {"train": train, "look": look, "stop": stop}
+        commands = {"train": train, "look": look, "gather": gather, "stop": stop}
         with pytest.raises(SystemExit) as end:
             run_command("coat-x", commands, description="Does things.", arguments=words)
         printed = capsys.readouterr()
@@ -85,6 +95,12 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
 def test_a_function_gives_positionals_and_options(run: Run) -> None:
     assert run("look", "here") == (0, "here False None\n", "")
     assert run("look", "here", "--deep", "--limit", "3") == (1, "here True 3\n", "")
+
+
+def test_a_list_takes_words_as_a_shell_gives_them(run: Run) -> None:
+    assert run("gather", "a", "b c", "--out", "o") == (0, "['a', 'b c'] o\n", "")
+    assert run("gather", "a") == (0, "['a'] there\n", "")
+    assert run("gather")[0] == 2
 
 
 def test_a_dataclass_gives_options_and_files(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""`coat-student report`: training runs as one HTML page, beside each other and the cache."""

@@ -1,0 +1,4 @@
+// Token replacement and probes, where an evaluation has left them in a run.
+
+function showEvaluation() {
+}

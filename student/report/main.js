@@ -1,0 +1,34 @@
+// Held-out clips with their pairs of tracks, and the order in which the page is built.
+
+function showClips() {
+  const section = byId("clips");
+  if (!section) return;
+  section.append(
+    el("p", { class: "quiet small" }, `What the heads of ${facts.predicting} read off its block, on clips that it never learnt from. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
+    el("div", { id: "gallery" }));
+  const cards = facts.clips.map((clip, at) => {
+    const said = `${clip.question} “${clip.answered}”`;
+    const right = clip.answered === clip.expected;
+    const chips = [el("span", { class: right ? "chip" : "chip warn" }, right ? "answer as expected" : "another answer")];
+    return card(clip, at, { said, chips }, (box) => view(box, clip, itemsOf(clip)));
+  });
+  byId("gallery").append(...cards.map((one) => one.root));
+  cards[0].open(true);
+}
+
+function itemsOf(clip) {
+  const scores = Object.entries(clip.scores).map(([name, score]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${name} `), score === null ? "–" : score.toFixed(2)));
+  const items = [["Question", clip.question], ["Expected", clip.expected], ["Answered", clip.answered || "nothing"], ["Scores", el("span", { class: "chips" }, ...scores)]];
+  if (clip.absent.length) items.push(["Not cached", clip.absent.join(", ")]);
+  items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);
+  return items;
+}
+
+showTitle();
+showArms();
+showCurves();
+showStreams();
+showClips();
+showEvaluation();
+showCost();
+chooseTheme();

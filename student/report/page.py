@@ -1,0 +1,92 @@
+"""The report of runs from top to bottom: read their files, let one student predict, one HTML file.
+
+Curves, validation and cost come from files alone, so that runs can be looked at while they train
+and where their backbone is not. Only predictions need a model, and the cache that it learnt from.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress
+
+from manifests.page import assemble
+from student.config import load_recipe
+from student.metrics import NAMES
+from student.report import predictions
+from student.report import runs as files
+from student.report.runs import Run
+from student.streams import open_streams
+
+logger = logging.getLogger(__name__)
+
+SECTIONS = {
+    "arms": "Arms",
+    "curves": "Training curves",
+    "streams": "Before and after",
+    "clips": "Predicted against cached",
+    "evaluation": "Is the block used?",
+    "cost": "Cost",
+}
+SCRIPTS = ("sections.js", "evaluation.js", "main.js")
+
+
+def write(
+    paths: Sequence[str], out: str, *, caches: Sequence[str], clips: int, console: Console
+) -> Path:
+    """Looks at runs and writes the page.
+
+    Args:
+        paths: Folders of runs, or of folders of runs.
+        out: Folder for the page.
+        caches: The caches that they learnt from; without them nothing is predicted.
+        clips: Held-out clips to predict.
+        console: Where progress is shown.
+
+    Returns:
+        The page.
+
+    Raises:
+        UserError: there is no run, or the caches lack what it learnt from.
+    """
+    found = files.read(files.find(paths))
+    predicting = next((run for run in found if run.arm == "coat" and run.costs), None)
+    names: dict[str, str] = {}
+    exhibits: list[Any] = []
+    if caches and predicting is not None:
+        names, exhibits = _predict(predicting, caches, clips, console)
+    facts = {
+        "runs": found,
+        "metrics": names,
+        "predicting": predicting.name if predicting and exhibits else "",
+        "clips": exhibits,
+    }
+    wanted = {
+        "arms": len(found) > 1,
+        "clips": bool(exhibits),
+        "evaluation": any(run.evaluations for run in found),
+    }
+    sections = {key: title for key, title in SECTIONS.items() if wanted.get(key, True)}
+    return assemble.write(
+        out, sections=sections, package="student.report", scripts=SCRIPTS, facts=facts
+    )
+
+
+def _predict(
+    run: Run, caches: Sequence[str], clips: int, console: Console
+) -> tuple[dict[str, str], list[Any]]:
+    """Stream -> the name of its metric, and the clips."""
+    folder = Path(run.folder)
+    streams = open_streams(caches, load_recipe(folder / files.RECIPE_FILE).streams)
+    chosen = predictions.choose(folder, clips)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        hearing = predictions.exhibits(folder, streams, chosen)
+        shown = list(progress.track(hearing, len(chosen), description="predicting"))
+    if len(shown) < len(chosen):
+        gone = len(chosen) - len(shown)
+        logger.warning("%d of %d held-out clips have no audio here", gone, len(chosen))
+    return {name: NAMES[stream.kind] for name, stream in streams.items()}, shown

@@ -1,0 +1,224 @@
+"""What a trained student reads off its block, beside what the experts heard: on held-out clips.
+
+Both are drawn on the student's own time grid, with the same rows and scales, so that what differs
+to the eye differs in the numbers. Features are in standard deviations; logits are turned into the
+probabilities that they stand for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifests.audio import Waveform
+from manifests.clips import Clip
+from manifests.page import sound
+from manifests.page.tracks import Track, of_stream
+from manifests.streams import Kind, StreamSpec
+from manifests.sums import Statistics
+from student.data import ExampleDataset, Grid, collate
+from student.generate import TrainedStudent
+from student.metrics import NAMES, stream_metric
+from student.streams import Stream
+from student.tasks import Example, read_held_out
+from student.validation import stream_targets, to_device
+
+# Legend: N student frames (K * R), D columns.
+
+MAX_ANSWER = 64
+"""Tokens of an answer that are shown."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """One held-out clip with one of its questions; its tracks come in pairs."""
+
+    clip_id: str
+    uri: str
+    seconds: float
+    full_seconds: float
+    question: str
+    expected: str
+    answered: str
+    scores: dict[str, float | None]
+    """Stream -> its metric on this clip alone."""
+    absent: list[str]
+    """Streams that the cache does not have for the clip."""
+    audio: str
+    no_audio: str
+    waveform: dict[str, Any] | None
+    spectrogram: dict[str, Any] | None
+    tracks: list[Track]
+
+
+def choose(run: Path, count: int) -> list[tuple[Example, list[Clip]]]:
+    """Held-out examples to show: of different clips, spread evenly over the run's."""
+    firsts: dict[str, tuple[Example, list[Clip]]] = {}
+    for example, clips in read_held_out(run):
+        firsts.setdefault(clips[-1].clip_id, (example, clips))
+    found = list(firsts.values())
+    if len(found) <= count:
+        return found
+    return [found[int((at + 0.5) * len(found) / count)] for at in range(count)]
+
+
+def exhibits(
+    run: Path, streams: Mapping[str, Stream], chosen: Sequence[tuple[Example, list[Clip]]]
+) -> Iterator[Exhibit]:
+    """Lets the run's student hear the clips, read its block, and answer.
+
+    Clips whose audio is not here are left out: the student would have nothing to hear.
+
+    Args:
+        run: Folder of a run with heads.
+        streams: Of the run's recipe, open.
+        chosen: Of `choose`.
+
+    Raises:
+        UserError: the run has no finished stage, or does not fit the cache.
+    """
+    trained = TrainedStudent(run, streams=streams)
+    for example, clips in chosen:
+        waves = [sound.decode(clip) for clip in clips]
+        if all(isinstance(wave, Waveform) for wave in waves):
+            yield _exhibit(trained, streams, example, clips, waves[-1])
+
+
+def _exhibit(
+    trained: TrainedStudent,
+    streams: Mapping[str, Stream],
+    example: Example,
+    clips: list[Clip],
+    wave: Any,
+) -> Exhibit:
+    frames = _frames(trained, streams, example, clips)
+    heard = [trained.hear(clip) for clip in clips]
+    (answer,) = trained.reply([example.messages], [heard], max_tokens=MAX_ANSWER)
+    scores: dict[str, float | None] = {}
+    tracks = []
+    for name, (output_ND, target_ND) in frames.items():
+        stream = streams[name]
+        score = stream_metric(stream.kind, output_ND, target_ND, stream.config.threshold)
+        scores[name] = score if math.isfinite(score) else None
+        tracks += _pairs(stream, output_ND, target_ND, wave.seconds, scores[name])
+    return Exhibit(
+        clip_id=clips[-1].clip_id,
+        uri=clips[-1].uri,
+        seconds=round(wave.seconds, 4),
+        full_seconds=round(wave.seconds, 4),
+        question=_question(example),
+        expected=example.answer,
+        answered=answer.strip(),
+        scores=scores,
+        absent=[name for name in streams if name not in frames],
+        tracks=tracks,
+        **sound.parts(wave, wave.seconds),
+    )
+
+
+@torch.no_grad()
+def _frames(
+    trained: TrainedStudent,
+    streams: Mapping[str, Stream],
+    example: Example,
+    clips: list[Clip],
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Stream -> (the head's output_ND, target_ND), where the cache covers the clip."""
+    recipe, student, prompter = trained.recipe, trained.student, trained.prompter
+    num_frames = recipe.block.tokens * recipe.heads.frames_per_position
+    grid = Grid(streams=streams, num_frames=num_frames)
+    dataset = ExampleDataset(
+        [example],
+        {clip.clip_id: clip for clip in clips},
+        prompter,
+        grid,
+        audio_token_id=prompter.backbone.audio_token_id(student.base),
+    )
+    batch = collate([dataset[0]], grid=grid, pad_id=prompter.tokenizer.pad_token_id)
+    batch = to_device(batch, student.tower_mean_H.device)
+    result = student(
+        batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"], with_answer=False
+    )
+    return {
+        name: (_array(result["frames"][name][0]), _array(target_BND[0]))
+        for name, (target_BND, covered_B) in stream_targets(batch, result).items()
+        if covered_B[0]
+    }
+
+
+def _pairs(
+    stream: Stream,
+    output_ND: np.ndarray,
+    target_ND: np.ndarray,
+    seconds: float,
+    score: float | None,
+) -> list[Track]:
+    """Tracks of the cached frames, each followed by the same of the predicted ones."""
+    hop_s = seconds / len(target_ND)
+    stored = stream.reader.spec if stream.reader else None
+    spec = StreamSpec(
+        name=stream.name.partition(".")[2] or stream.name,
+        kind=stream.kind,
+        dim=target_ND.shape[1],
+        start_s=hop_s / 2,
+        hop_s=hop_s,
+        window_s=hop_s,
+        codec="fp16",
+        names=stored.names if stored else (),
+    )
+    unit = Statistics(np.zeros(spec.dim, np.float32), np.ones(spec.dim, np.float32), len(target_ND))
+    cached = of_stream(stream.name, spec, target_ND, unit)
+    shown_ND = meant(stream.kind, output_ND)
+    predicted = of_stream(stream.name, spec, shown_ND, unit, like_TD=target_ND)
+    note = f"{NAMES[stream.kind]} {score:.2f} on this clip" if score is not None else ""
+    tracks = []
+    for theirs, ours in zip(cached, predicted, strict=True):
+        for track, who, said in ((theirs, "cached", {}), (ours, "predicted", {"note": note})):
+            data = track.data | {"who": who} | said
+            more = track.more and len(cached) > 1
+            title = f"{track.title}, {who}"
+            tracks.append(dataclasses.replace(track, title=title, more=more, data=data))
+    return tracks
+
+
+def meant(kind: Kind, output_ND: np.ndarray) -> np.ndarray:
+    """A head's output as what its targets are: probabilities in place of logits.
+
+    Of pitch, salience is shown as strong as the frame is voiced, as it is in the cache.
+    """
+    if kind == "features":
+        return output_ND
+    if kind == "multilabel":
+        return _sigmoid(output_ND)
+    if kind == "distribution":
+        return _softmax(output_ND)
+    voicing_N = _sigmoid(output_ND[:, -1:])
+    salience_ND = _softmax(output_ND[:, :-1])
+    peak_N = salience_ND.max(1, keepdims=True)
+    return np.concatenate([salience_ND / peak_N * voicing_N, voicing_N], 1)
+
+
+def _sigmoid(values: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-values.clip(-60, 60)))
+
+
+def _softmax(values_ND: np.ndarray) -> np.ndarray:
+    powers_ND = np.exp(values_ND - values_ND.max(1, keepdims=True))
+    return powers_ND / powers_ND.sum(1, keepdims=True)
+
+
+def _array(frames_ND: Tensor) -> np.ndarray:
+    return frames_ND.float().cpu().numpy()
+
+
+def _question(example: Example) -> str:
+    parts = example.messages[-1]["content"]
+    return " ".join(part["text"] for part in parts if part["type"] == "text")

@@ -1,0 +1,263 @@
+"""What the files of a run say of it, without loading its model: curves, validation, cost.
+
+A folder of several runs, as `coat-student arms` makes it, stands for all of them. Runs whose
+recipes differ in the seed alone are one group, over which means and deviations are told.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from manifests.errors import UserError
+from student.config import Recipe, differences, load_recipe
+from student.tasks import HELD_OUT_FILE
+from student.trainer import STATE_FILE
+
+RECIPE_FILE = "recipe.yaml"
+EVALUATIONS = ("ablation", "probes")
+"""JSON files that an evaluation leaves in a run, shown where they are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Curve:
+    """One loss of one run over the steps of all its stages."""
+
+    steps: list[int]
+    """Optimiser steps, counted on from stage to stage."""
+    values: list[float]
+    checked_steps: list[int]
+    """Where it was validated."""
+    checked: list[float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What one stage cost."""
+
+    stage: str
+    learns: str
+    """What learnt: rows, lora or full."""
+    steps: int
+    examples: int
+    """Seen, one counted as often as it was seen."""
+    seconds: float | None
+    """Of the trainer, as it logged them; of a resumed stage, since it was resumed."""
+    parameters: dict[str, int]
+    """Of rows, backbone and heads: how many were learnt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One run."""
+
+    name: str
+    """The run's folder, shortened as far as names stay apart."""
+    folder: str
+    group: str
+    """Runs of one group differ in their seed alone."""
+    arm: str
+    seed: int
+    backbone: str
+    parameters: int | None
+    """Of the backbone, where its files are here."""
+    boundaries: list[tuple[str, int]]
+    """(stage, the step after which it begins)."""
+    curves: dict[str, Curve]
+    """`answer`, and every stream."""
+    validation: dict[str, dict[str, float | None]]
+    """`before` and each finished stage -> numbers, see `student.validation.Numbers`."""
+    costs: list[Cost]
+    held_out: str
+    """Digest of the held-out examples."""
+    num_held_out: int
+    evaluations: dict[str, Any]
+    """`ablation` and `probes`, as far as there are any."""
+
+
+def find(paths: Sequence[str]) -> list[Path]:
+    """Folders of runs; one without a recipe stands for the runs in it.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = []
+    for path in map(Path, paths):
+        inner = [path] if (path / RECIPE_FILE).is_file() else []
+        inner = inner or sorted(one.parent for one in path.glob(f"*/{RECIPE_FILE}"))
+        if not inner:
+            raise UserError(
+                f"{path} is neither a run nor a folder of runs: there is no {RECIPE_FILE}; "
+                "see coat-student train --out"
+            )
+        found += inner
+    return list(dict.fromkeys(found))
+
+
+def read(folders: Sequence[Path]) -> list[Run]:
+    """All runs, those of one group beside each other."""
+    recipes = [load_recipe(folder / RECIPE_FILE) for folder in folders]
+    names = _short_names(folders)
+    groups: list[tuple[Recipe, str]] = []
+    runs = []
+    for folder, recipe, name in zip(folders, recipes, names, strict=True):
+        plain = dataclasses.replace(recipe, seed=0)
+        group = next((known for other, known in groups if not differences(plain, other)), None)
+        if group is None:
+            taken = {known for _, known in groups}
+            group = recipe.arm if recipe.arm not in taken else name
+            groups.append((plain, group))
+        runs.append(_run(folder, recipe, name, group))
+    order = [group for _, group in groups]
+    return sorted(runs, key=lambda run: (order.index(run.group), run.seed))
+
+
+def _run(folder: Path, recipe: Recipe, name: str, group: str) -> Run:
+    logs = _logs(folder)
+    stages = list(recipe.stages())
+    ends = {stage: max((line["step"] for line in logs[stage]), default=0) for stage in stages}
+    begins = {stage: sum(ends[one] for one in stages[:at]) for at, stage in enumerate(stages)}
+    validation = _validation(folder)
+    held_out = folder / HELD_OUT_FILE
+    rows = held_out.read_bytes() if held_out.is_file() else b""
+    local = recipe.model.path or str(folder / "base")
+    return Run(
+        name=name,
+        folder=str(folder),
+        group=group,
+        arm=recipe.arm,
+        seed=recipe.seed,
+        backbone=recipe.model.path or f"small {recipe.model.tiny.family}",
+        parameters=sum(map(_sizes, Path(local).glob("*.safetensors"))) or None,
+        boundaries=[(stage, begins[stage]) for stage in stages],
+        curves=_curves(logs, begins, ends, validation),
+        validation=validation,
+        costs=[
+            cost
+            for stage in stages
+            if (cost := _cost(folder, recipe, stage, logs[stage])) is not None
+        ],
+        held_out=hashlib.blake2b(rows, digest_size=8).hexdigest(),
+        num_held_out=len(rows.splitlines()),
+        evaluations={
+            name: _finite(json.loads(path.read_text("utf-8")))
+            for name in EVALUATIONS
+            if (path := folder / f"{name}.json").is_file()
+        },
+    )
+
+
+def _short_names(folders: Sequence[Path]) -> list[str]:
+    names = [folder.name for folder in map(Path.absolute, folders)]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.absolute().parent.name}/{folder.name}" for folder in folders]
+
+
+def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """Stage -> its lines of metrics.jsonl; of a step that was done again, the later line."""
+    lines: defaultdict[str, dict[tuple[int, bool], dict[str, Any]]] = defaultdict(dict)
+    path = folder / "metrics.jsonl"
+    for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        line = json.loads(text)
+        key = line["step"], "loss" in line
+        lines[line["stage"]][key] = lines[line["stage"]].get(key, {}) | line
+    ordered = {
+        stage: [found[key] for key in sorted(found, key=lambda key: key[0])]
+        for stage, found in lines.items()
+    }
+    return defaultdict(list, ordered)
+
+
+def _validation(folder: Path) -> dict[str, dict[str, float | None]]:
+    path = folder / "report.json"
+    return _finite(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def _curves(
+    logs: dict[str, list[dict[str, Any]]],
+    begins: dict[str, int],
+    ends: dict[str, int],
+    validation: dict[str, dict[str, float | None]],
+) -> dict[str, Curve]:
+    parts: dict[str, Curve] = {}
+
+    def curve(part: str) -> Curve:
+        return parts.setdefault(part, Curve(steps=[], values=[], checked_steps=[], checked=[]))
+
+    checks = {"before": 0} | {stage: begins[stage] + ends[stage] for stage in begins}
+    checked = [(checks[stage], numbers) for stage, numbers in validation.items() if stage in checks]
+    for stage, begin in begins.items():
+        for line in logs[stage]:
+            at = begin + line["step"]
+            for key, value in line.items():
+                if key.startswith("loss/") and math.isfinite(value):
+                    one = curve(key.removeprefix("loss/"))
+                    one.steps.append(at)
+                    one.values.append(value)
+            told = {key[5:]: value for key, value in line.items() if key.startswith("eval_")}
+            if told:
+                checked.append((at, _finite(told)))
+    for at, numbers in sorted(checked, key=lambda one: one[0]):
+        for key, value in numbers.items():
+            part = "answer" if key == "answer_loss" else key.removesuffix("/loss")
+            whole = key == "answer_loss" or key.endswith("/loss")
+            if whole and value is not None and at not in curve(part).checked_steps:
+                curve(part).checked_steps.append(at)
+                curve(part).checked.append(value)
+    return parts
+
+
+def _cost(folder: Path, recipe: Recipe, stage: str, logs: list[dict[str, Any]]) -> Cost | None:
+    state = folder / stage / STATE_FILE
+    if not logs and not state.is_file():
+        return None
+    told = [line for line in logs if "train_runtime" in line]
+    settings = recipe.stages()[stage]
+    steps = max((line["step"] for line in logs), default=0)
+    speed = told[-1]["train_samples_per_second"] if told else 0.0
+    seconds = sum(line["train_runtime"] for line in told) if told else None
+    return Cost(
+        stage=stage,
+        learns=settings.train,
+        steps=steps,
+        examples=round(speed * told[-1]["train_runtime"]) if told else 0,
+        seconds=seconds,
+        parameters=_learnt(state) if state.is_file() else {},
+    )
+
+
+def _learnt(path: Path) -> dict[str, int]:
+    """Parameters in a state file by part, as `Student.part` tells them apart."""
+    counts = {"rows": 0, "backbone": 0, "heads": 0}
+    with safe_open(path, "np") as state:
+        for name in state.keys():  # noqa: SIM118
+            if name.startswith("tower_"):
+                continue
+            part = "rows" if "trainable_tokens" in name else "backbone"
+            part = "heads" if name.startswith("heads.") else part
+            counts[part] += math.prod(state.get_slice(name).get_shape())
+    return counts
+
+
+def _sizes(path: Path) -> int:
+    with safe_open(path, "np") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for what is no number."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,134 @@
+// What the files of the runs say: arms, curves, before and after, cost.
+
+const groups = [...new Set(facts.runs.map((run) => run.group))];
+const tintOf = (run) => groups.indexOf(run.group);
+const dashOf = (run) => facts.runs.filter((one) => one.group === run.group).indexOf(run);
+const lastOf = (run) => Object.keys(run.validation).at(-1);
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const known = (values) => values.filter((value) => value !== null && value !== undefined);
+
+/** Streams in the order of the runs that have them. */
+const streamNames = [...new Set(facts.runs.flatMap((run) =>
+  Object.values(run.validation).flatMap((numbers) => Object.keys(numbers))))]
+  .filter((key) => key.endsWith("/metric")).map((key) => key.slice(0, -"/metric".length));
+
+/** Mean and, over several, standard deviation, as people write it. */
+function summary(values) {
+  if (!values.length) return "–";
+  if (values.length < 2) return short(values[0]);
+  const spread = Math.sqrt(values.reduce((sum, value) => sum + (value - mean(values)) ** 2, 0) / (values.length - 1));
+  return `${short(mean(values))} ± ${spread.toPrecision(2)}`;
+}
+
+function showTitle() {
+  const { runs } = facts;
+  const backbones = [...new Set(runs.map((run) => run.backbone))];
+  const sizes = known([...new Set(runs.map((run) => run.parameters))]);
+  const seconds = runs.flatMap((run) => known(run.costs.map((cost) => cost.seconds)));
+  const ends = groups.map((group) => [group, known(runs.filter((run) => run.group === group && lastOf(run))
+    .map((run) => run.validation[lastOf(run)].answer_loss))]).filter(([, values]) => values.length);
+  const best = ends.sort((one, other) => mean(one[1]) - mean(other[1]))[0];
+  const held = [...new Set(runs.map((run) => run.held_out))];
+  head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
+    ["Runs", whole(runs.length), `${groups.join(", ")}`],
+    ["Backbone", backbones.length > 1 ? whole(backbones.length) : sizes.length === 1 ? amount(sizes[0]) : "–", backbones.join(", ")],
+    ["Learnt", learntBy(runs), "parameters, most in one stage"],
+    ["Held out", whole(runs[0].num_held_out), held.length > 1 ? "not the same examples in all runs" : "examples"],
+    ["Answer loss", best ? short(mean(best[1])) : "–", best ? `lowest: ${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}` : "nothing validated yet"],
+    ["Training", seconds.length ? span(seconds.reduce((sum, one) => sum + one, 0)) : "–", "all runs together"],
+  ]);
+}
+
+const amount = (count) => (count >= 1e9 ? `${short(count / 1e9)} B` : count >= 1e6 ? `${short(count / 1e6)} M` : whole(count));
+const total = (cost) => Object.values(cost.parameters).reduce((sum, one) => sum + one, 0);
+const learntBy = (runs) => amount(Math.max(0, ...runs.flatMap((run) => run.costs.map(total))));
+
+function showArms() {
+  const section = byId("arms");
+  if (!section) return;
+  const ended = facts.runs.filter(lastOf);
+  const of = (group, key) => ended.filter((run) => run.group === group)
+    .map((run) => [run.name, run.validation[lastOf(run)][key]]).filter(([, value]) => value !== null && value !== undefined);
+  const sets = new Set(facts.runs.map((run) => run.held_out));
+  if (sets.size > 1) section.append(el("p", { class: "chip warn" }, "These runs were not held to the same examples: their numbers are not comparable."));
+  const answers = groups.map((name, tint) => {
+    const found = of(name, "answer_loss");
+    return { name, tint, values: found.map((one) => one[1]), notes: found.map((one) => one[0]) };
+  }).filter((group) => group.values.length);
+  const rows = [["answer_loss", "answer", "loss, lower is better"], ...streamNames.map((name) => [`${name}/metric`, name, facts.metrics[name] || "metric, higher is better"])]
+    .map(([key, name, what]) => [name, el("span", { class: "quiet" }, what), ...groups.map((group) => summary(of(group, key).map((one) => one[1])))]);
+  const seeds = groups.map((group) => plural(of(group, "answer_loss").length, "seed"));
+  if (answers.length) section.append(panel("Held-out answer loss", "after the last stage; each dot is a run, the bar is the mean", dots(answers, { unit: "nats" })));
+  section.append(panel("After the last stage", `mean ± standard deviation over seeds (${groups.map((group, at) => `${group}: ${seeds[at]}`).join(", ")}), on held-out clips`,
+    table([["Of"], ["Measure"], ...groups.map((group) => [group, true])], rows)));
+}
+
+function showCurves() {
+  const section = byId("curves");
+  const starts = facts.runs.map((run) => new Map(run.boundaries).get("joint") ?? 0);
+  const latest = Math.max(...starts);
+  const parts = [...new Set(facts.runs.flatMap((run) => Object.keys(run.curves)))];
+  const look = facts.runs.map((run) => ({ name: run.name, tint: tintOf(run), dash: dashOf(run) }));
+  const seriesOf = (part) => facts.runs.flatMap((run, at) => {
+    const curve = run.curves[part];
+    if (!curve) return [];
+    const moved = (steps) => steps.map((step) => step + latest - starts[at]);
+    return [{ ...look[at], at: moved(curve.steps), values: curve.values, dots: { at: moved(curve.checked_steps), values: curve.checked } }];
+  });
+  const marks = latest ? [[0, "align"], [latest, "joint"]] : [];
+  section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines: training batches; dots: held-out clips."), facts.runs.length > 1 ? legendOf(look) : "");
+  const grid = el("div", { class: "pair" });
+  const order = ["answer", ...parts.filter((part) => part !== "answer")].filter((part) => parts.includes(part));
+  for (const part of order) {
+    const options = { unit: "loss", across: "steps", floor: null, marks, legend: false };
+    grid.append(panel(part, facts.metrics[part] ? `supervised; judged by ${facts.metrics[part]}` : null, lines(seriesOf(part), options)));
+  }
+  section.append(parts.length ? grid : el("p", {}, "Nothing is logged yet."));
+}
+
+function showStreams() {
+  const section = byId("streams");
+  const validated = facts.runs.filter((run) => Object.keys(run.validation).length);
+  if (!validated.length) { section.append(el("p", {}, "Nothing is validated yet.")); return; }
+  const body = el("div");
+  const first = validated.find((run) => Object.keys(run.validation.before || {}).some((key) => key.endsWith("/metric"))) || validated[0];
+  const ordered = [first, ...validated.filter((run) => run !== first)];
+  const show = (name) => body.replaceChildren(beforeAndAfter(validated.find((run) => run.name === name)));
+  const box = el("div", { class: "panel" });
+  section.append(el("p", { class: "quiet small" }, "On held-out clips. The mean predictor says the same for every frame, the mean of the training clips: a head that does not beat it has learnt nothing about the audio."), box);
+  if (ordered.length > 1) box.append(choices("Run", ordered.map((run) => [run.name, run.name]), show), body);
+  else { box.append(body); show(first.name); }
+}
+
+function beforeAndAfter(run) {
+  const moments = Object.keys(run.validation);
+  const last = run.validation[moments.at(-1)];
+  const answer = ["answer", el("span", { class: "quiet" }, "loss, lower is better"), "", ...moments.map((moment) => short(run.validation[moment].answer_loss)), ""];
+  const rows = streamNames.filter((name) => `${name}/metric` in last).map((name) => {
+    const at = (moment) => run.validation[moment][`${name}/metric`];
+    const baseline = run.validation[moments[0]][`${name}/mean_predictor`];
+    const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+    return [name, el("span", { class: "quiet" }, facts.metrics[name] || "metric"), shown(baseline), ...moments.map((moment) => shown(at(moment))), gauge(at(moments.at(-1)), baseline)];
+  });
+  const headings = [["Stream"], ["Measure"], ["Mean predictor", true], ...moments.map((moment) => [moment === "before" ? "Before" : `After ${moment}`, true]), [`After ${moments.at(-1)} (line: mean predictor)`]];
+  return table(headings, [answer, ...rows]);
+}
+
+/** A value in [0, 1] as a bar, with a line where the baseline is. */
+function gauge(value, baseline) {
+  const share = (number) => `${Math.min(Math.max(number || 0, 0), 1) * 100}%`;
+  const about = `${short(value || 0)}, the mean predictor ${short(baseline || 0)}`;
+  return el("div", { class: "gauge", role: "img", "aria-label": about, title: about }, el("i", { style: `width:${share(value)}` }), el("b", { style: `left:${share(baseline)}` }));
+}
+
+function showCost() {
+  const rows = facts.runs.flatMap((run) => run.costs.map((cost, at) => [
+    at ? "" : el("b", {}, run.name), cost.stage, cost.learns, cost.parameters.rows ? whole(cost.parameters.rows) : "–",
+    cost.parameters.backbone ? whole(cost.parameters.backbone) : "–", cost.parameters.heads ? whole(cost.parameters.heads) : "–",
+    whole(cost.steps), cost.examples ? whole(cost.examples) : "–", cost.seconds === null ? "not ended" : span(cost.seconds),
+    cost.seconds && cost.examples ? short(cost.examples / cost.seconds) : "–",
+  ]));
+  const headings = [["Run"], ["Stage"], ["Learns"], ["Block rows", true], ["Backbone", true], ["Heads", true], ["Steps", true], ["Examples", true], ["Time", true], ["Examples/s", true]];
+  byId("cost").append(el("p", { class: "quiet small" }, "Parameters that each stage learnt; the heads are dropped at export. Time is the trainer's own; of a stage that was resumed, since then."),
+    el("div", { class: "panel" }, rows.length ? table(headings, rows) : el("p", {}, "No stage has ended yet.")));
+}
