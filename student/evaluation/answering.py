@@ -1,0 +1,165 @@
+"""Asks a student many questions, as it is or with its prompt or its block tampered with.
+
+Everything is greedy, in batches of questions of similar length. A student is a run, or a plain
+checkpoint: the untouched model (`RUN/base`) or an exported one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from manifests.console import messages
+from manifests.errors import UserError
+from student.evaluation.questions import Question
+from student.generate import TrainedStudent
+
+# Legend: B prompts, S tokens.
+
+MAX_TOKENS = {"choice": 24, "label": 24, "transcription": 96}
+"""Longest reply by kind of question."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question as model inputs, before padding."""
+
+    question: Question
+    ids_S: Tensor
+    audio: dict[str, Tensor]
+    """What the audio tower is given; empty for a prompt without audio."""
+
+
+Change = Callable[[Prompt], Prompt]
+Tamper = Callable[[dict[str, Tensor], Sequence[Question]], AbstractContextManager[Any]]
+"""Given a batch's inputs and questions: a context in which the model's states are changed."""
+
+
+class Examinee:
+    """A student that is asked questions; keeps its prompts, to ask them again in other ways."""
+
+    def __init__(self, path: str | Path, *, batch_size: int = 16) -> None:
+        """
+        Args:
+            path: A run, or a plain checkpoint.
+            batch_size: Questions per forward pass.
+        """
+        self.trained = TrainedStudent(path)
+        self.path = Path(path)
+        self.batch_size = batch_size
+        self._prompts: dict[Question, Prompt] = {}
+
+    def prompt(self, question: Question) -> Prompt:
+        """A question as model inputs."""
+        if question not in self._prompts:
+            wave = self.trained.hear(question.clip)
+            inputs = self.trained.prompter.prompt(question.messages(), [wave])
+            ids_S = inputs.pop("input_ids")[0]
+            self._prompts[question] = Prompt(question, ids_S, inputs)
+        return self._prompts[question]
+
+    def batches(
+        self, questions: Sequence[Question], change: Change | None = None
+    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
+        """(places in `questions`, model inputs padded on the left), by task, longest first."""
+        prompts = [self.prompt(question) for question in questions]
+        prompts = [change(prompt) for prompt in prompts] if change else prompts
+        for kind in sorted({question.kind for question in questions}):
+            order = [at for at, question in enumerate(questions) if question.kind == kind]
+            order.sort(key=lambda at: (questions[at].task, -len(prompts[at].ids_S)))
+            for start in range(0, len(order), self.batch_size):
+                places = order[start : start + self.batch_size]
+                yield places, self._padded([prompts[at] for at in places])
+
+    @torch.no_grad()
+    def replies(
+        self,
+        questions: Sequence[Question],
+        *,
+        change: Change | None = None,
+        tamper: Tamper | None = None,
+        what: str = "answers",
+    ) -> list[str]:
+        """One reply for each question.
+
+        Args:
+            questions: What is asked.
+            change: Applied to every prompt.
+            tamper: Applied to the model while it reads a batch of prompts.
+            what: Said beside the progress bar.
+        """
+        student = self.trained.student
+        tokenizer = self.trained.prompter.tokenizer
+        model: Any = student.base
+        found = [""] * len(questions)
+        batches = list(self.batches(questions, change))
+        for places, inputs in track(batches, what, console=messages):
+            asked = [questions[at] for at in places]
+            with tamper(inputs, asked) if tamper else nullcontext():
+                ids_BS = model.generate(
+                    **inputs,
+                    max_new_tokens=MAX_TOKENS[asked[0].kind],
+                    do_sample=False,
+                    suppress_tokens=list(student.block.ids) if student.block else None,
+                    pad_token_id=tokenizer.pad_token_id,
+                )
+            new_BS = ids_BS[:, inputs["input_ids"].shape[1] :]
+            texts = tokenizer.batch_decode(new_BS, skip_special_tokens=True)
+            for at, text in zip(places, texts, strict=True):
+                found[at] = text
+        return found
+
+    def without_audio(self, prompt: Prompt) -> Prompt:
+        """The same prompt with no audio in it: what can be guessed from the question alone."""
+        token = self.trained.student.backbone.audio_token_id(self.trained.student.base)
+        return replace(prompt, ids_S=prompt.ids_S[prompt.ids_S != token], audio={})
+
+    def _padded(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        length = max(len(prompt.ids_S) for prompt in prompts)
+        pad_id = self.trained.prompter.tokenizer.pad_token_id
+        device = self.trained.student.tower_mean_H.device
+
+        def left(ids_S: Tensor, value: int) -> Tensor:
+            return torch.nn.functional.pad(ids_S, (length - len(ids_S), 0), value=value)
+
+        inputs = {
+            "input_ids": torch.stack([left(p.ids_S, pad_id) for p in prompts]),
+            "attention_mask": torch.stack([left(torch.ones_like(p.ids_S), 0) for p in prompts]),
+        }
+        for name in prompts[0].audio:
+            inputs[name] = torch.cat([prompt.audio[name] for prompt in prompts])
+        return {name: value.to(device) for name, value in inputs.items()}
+
+
+def other_audio(questions: Sequence[Question]) -> list[Question]:
+    """The same questions about another question's recording, one with another answer.
+
+    Raises:
+        UserError: a task has one answer only.
+    """
+    rng = np.random.default_rng(0)
+    changed = []
+    for question in questions:
+        others = [
+            other
+            for other in questions
+            if other.task == question.task and other.answer != question.answer
+        ]
+        if not others:
+            raise UserError(
+                f"task {question.task!r} has one answer only: nothing to swap audio with"
+            )
+        other = others[int(rng.integers(len(others)))]
+        changed.append(
+            replace(question, audio=other.audio, offset=other.offset, duration=other.duration,
+                    clip_id=other.clip_id)
+        )  # fmt: skip
+    return changed

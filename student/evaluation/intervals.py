@@ -1,0 +1,86 @@
+"""How sure a score is: bootstrap intervals over questions and seeds, and paired tests.
+
+Students that are compared answer the same questions, so their differences are resampled question by
+question (paired bootstrap), which is much sharper than two intervals side by side. Several seeds
+are resampled as well: a difference that only one seed shows shall not look certain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+# Legend: S seeds, Q questions.
+
+RESAMPLES = 2000
+LEVEL = 0.95
+
+Draw = Mapping[str, np.ndarray]
+"""Task -> indices of its questions, with repetition."""
+Statistic = Callable[[np.ndarray, Draw], float]
+"""(indices of seeds, draw of questions) -> a score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A value with its percentile interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def bootstrap(
+    statistic: Statistic,
+    num_questions: Mapping[str, int],
+    *,
+    num_seeds: int = 1,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile interval of a statistic over resampled seeds and questions.
+
+    Args:
+        statistic: Is given indices of seeds and, per task, of questions.
+        num_questions: Task -> Q; each task keeps its number of questions.
+        num_seeds: S; a single seed stays as it is.
+        resamples: Draws.
+    """
+    rng = np.random.default_rng(0)
+    draws = [
+        statistic(
+            rng.integers(num_seeds, size=num_seeds),
+            {task: rng.integers(count, size=count) for task, count in num_questions.items()},
+        )
+        for _ in range(resamples)
+    ]
+    everything = {task: np.arange(count) for task, count in num_questions.items()}
+    tail = 100 * (1 - LEVEL) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return Interval(statistic(np.arange(num_seeds), everything), float(low), float(high))
+
+
+def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:
+    """Mean of per-question values (right or wrong) with its interval; one row per seed."""
+
+    def mean(seeds: np.ndarray, draw: Draw) -> float:
+        return float(values_SQ[seeds][:, draw["all"]].mean())
+
+    counts = {"all": values_SQ.shape[1]}
+    return bootstrap(mean, counts, num_seeds=len(values_SQ), resamples=resamples)
+
+
+def mcnemar(ours_Q: np.ndarray, theirs_Q: np.ndarray) -> float:
+    """Two-sided p of McNemar's exact test (McNemar 1947): are two students right equally often?
+
+    Args:
+        ours_Q: Which questions the one got right.
+        theirs_Q: Which the other.
+    """
+    ours_Q, theirs_Q = ours_Q.astype(bool), theirs_Q.astype(bool)
+    gained = int((ours_Q & ~theirs_Q).sum())
+    lost = int((~ours_Q & theirs_Q).sum())
+    ways = sum(math.comb(gained + lost, count) for count in range(min(gained, lost) + 1))
+    return min(1.0, 2 * ways / 2 ** (gained + lost))
