@@ -1,4 +1,89 @@
-// Token replacement and probes, where an evaluation has left them in a run.
+// Token replacement and probes, where an evaluation has left them in a run: ablation.json, probes.json.
 
 function showEvaluation() {
+  const section = byId("evaluation");
+  if (!section) return;
+  const having = (name) => facts.runs.filter((run) => run.evaluations[name]).map((run) => ({ run, found: run.evaluations[name] }));
+  const ablated = having("ablation").filter(({ found }) => found.conditions);
+  const probed = having("probes").filter(({ found }) => found.targets);
+  if (ablated.length) section.append(...ablation(ablated));
+  if (probed.length) section.append(...probes(probed));
+}
+
+/** Scores under every condition, and their changes against the intact student. */
+function ablation(ablated) {
+  const conditions = [...new Set(ablated.flatMap(({ found }) => Object.keys(found.conditions)))];
+  const rows = conditions.map((condition) => [condition, ablated.flatMap(({ run, found }) => {
+    const { mean: score } = found.conditions[condition] || {};
+    return score ? [{ ...score, name: run.name, tint: tintOf(run) }] : [];
+  })]);
+  const signed = (value) => `${value < 0 ? "" : "+"}${value.toFixed(3)}`;
+  const lines = ablated.flatMap(({ run, found }) => Object.entries(found.conditions).filter(([name]) => name !== "intact").map(([name, one]) => [
+    el("b", {}, run.name), name, one.mean ? one.mean.score.toFixed(3) : "–",
+    one.change ? signed(one.change.score) : "–", one.change ? `${signed(one.change.low)} to ${signed(one.change.high)}` : "–",
+    one.same_reply === undefined ? "–" : percent(one.same_reply),
+  ]));
+  const about = "mean score over tasks with its 95% interval, with the block or the audio tampered with; a block that is read falls with another clip's states";
+  const headings = [["Run"], ["Condition"], ["Score", true], ["Change", true], ["95% interval", true], ["Same reply", true]];
+  return [
+    panel("Token replacement", about, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: run.name, tint: tintOf(run), dash: 0 })))),
+    el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Changes against the intact student, question by question"), table(headings, lines))),
+  ];
+}
+
+/** Rows of values with intervals: [name, [{score, low, high, name, tint}]]. */
+function intervals(rows) {
+  const every = rows.flatMap(([, found]) => found.flatMap((one) => [one.score, one.low ?? one.score, one.high ?? one.score]));
+  const [low, high] = [Math.min(...every, 0), Math.max(...every, 1e-9)];
+  const left = 124;
+  const heightOf = ([, found]) => Math.max(found.length, 1) * 13 + 12;
+  const box = el("div", { class: "chart" });
+  return keepDrawn(box, (width) => {
+    const bottom = rows.reduce((sum, row) => sum + heightOf(row), 4);
+    const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - 14);
+    const about = rows.map(([name, found]) => `${name}: ${found.map((one) => short(one.score)).join(", ")}`).join("; ");
+    const picture = svg("svg", { height: bottom + 22, role: "img", "aria-label": about });
+    for (const tick of niceSteps(low, high, Math.max(2, Math.floor((width - left) / 90)))) {
+      picture.append(svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, class: "rule" }), axisText(x(tick), bottom + 16, short(tick), width));
+    }
+    let top = 4;
+    for (const row of rows) {
+      const [name, found] = row;
+      picture.append(svg("text", { x: 0, y: top + heightOf(row) / 2 + 3, class: "strong" }, name));
+      found.forEach((one, at) => {
+        const middle = top + 12 + at * 13;
+        const colour = `var(--series-${(one.tint % 6) + 1})`;
+        const title = svg("title", {}, `${one.name}, ${name}: ${short(one.score)}`);
+        picture.append(
+          svg("line", { x1: x(one.low ?? one.score), x2: x(one.high ?? one.score), y1: middle, y2: middle, style: `stroke:${colour}`, "stroke-width": 2 }),
+          svg("circle", { cx: x(one.score), cy: middle, r: 4.5, fill: colour }, title));
+      });
+      top += heightOf(row);
+    }
+    box.replaceChildren(picture);
+  });
+}
+
+/** What linear probes read, by layer, for one group of positions at a time. */
+function probes(probed) {
+  const kinds = [...new Set(probed.flatMap(({ found }) => Object.values(found.targets).flatMap((target) => Object.keys(target.scores))))];
+  const body = el("div");
+  const show = (kind) => body.replaceChildren(...probed.flatMap(({ run, found }) => heatTable(run, found, kind)));
+  const about = "what a linear probe reads from the states of each layer (0: embeddings), against the floor that says the same for every clip";
+  const first = kinds.includes("thinking") ? ["thinking", ...kinds.filter((kind) => kind !== "thinking")] : kinds;
+  return [panel("Linear probes", about, choices("Positions", first.map((kind) => [kind, kind]), show), body)];
+}
+
+function heatTable(run, found, kind) {
+  const targets = Object.entries(found.targets).filter(([, target]) => target.scores[kind]);
+  if (!targets.length) return [];
+  const layers = Math.max(...targets.map(([, target]) => target.scores[kind].length));
+  const cell = (value) => {
+    if (value === null || value === undefined) return "–";
+    const depth = `background:color-mix(in srgb, var(--wave) ${Math.round(Math.min(Math.max(value, 0), 1) * 85)}%, transparent)`;
+    return el("span", { class: "heat", style: depth }, value.toFixed(2));
+  };
+  const heading = (layer) => [layer === found.tapped_layer ? `${layer} (heads)` : String(layer), true];
+  const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, at) => cell(target.scores[kind][at]))]);
+  return [el("h4", {}, `${run.name}: ${kind} positions`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, at) => heading(at))], rows)];
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,19 +10,10 @@ from rich.console import Console
 
 from pipeline.report import page as report
 from pipeline.report.page import ReportConfig
+from tests.pages import NEEDS_BROWSER, ground, launched, visiting
 from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
-CHROMIUM = shutil.which("chromium")
-pytestmark = [
-    pytest.mark.debian,
-    pytest.mark.skipif(CHROMIUM is None, reason="needs: apt-get install chromium"),
-]
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update",
-    "--autoplay-policy=no-user-gesture-required",
-)  # fmt: skip
+pytestmark = NEEDS_BROWSER
 EDGES = """plot => {
     const canvas = plot.querySelector("canvas");
     const {width, height} = canvas;
@@ -49,34 +39,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
+    with launched() as running:
         yield running
-        running.close()
 
 
 @pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Any]:
-    """Opens the page; at the end, nothing was said on the console and nothing was fetched."""
-    said: list[str] = []
-    pages = []
-
-    def open_page(*, width: int = 1280, scheme: str = "light") -> Any:
-        view = {"width": width, "height": 900}
-        page = browser.new_page(viewport=view, color_scheme=scheme)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
-        page.on("request", lambda request: fetched.append(request.url))
-        page.goto(address)
-        pages.append(page)
-        return page
-
-    fetched: list[str] = []
-    yield open_page
-    for page in pages:
-        page.close()
-    assert said == []
-    assert [url for url in fetched if not url.startswith("data:")] == [address] * len(pages)
+    with visiting(browser, address) as open_page:
+        yield open_page
 
 
 def show(page: Any, clip_id: str) -> Any:
@@ -212,10 +182,6 @@ def test_nothing_is_wider_than_the_screen(visit: Any, width: int) -> None:
 
 
 def test_themes_follow_the_system_and_the_button(visit: Any) -> None:
-    def ground(page: Any) -> int:
-        colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        return sum(int(part) for part in colour.strip("rgb()").split(","))
-
     light, dark = visit(scheme="light"), visit(scheme="dark")
     assert ground(light) > 600 > 200 > ground(dark)
     wave = ".plot[data-track=waveform] canvas"

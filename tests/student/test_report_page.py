@@ -1,0 +1,148 @@
+"""The report of runs as people meet it: in a real browser, in both themes and at 400 px."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from student.report import page as report
+from student.train import train
+from tests.pages import NEEDS_BROWSER, ground, launched, visiting
+
+pytestmark = NEEDS_BROWSER
+SCORE = {"score": 0.5, "low": 0.4, "high": 0.6}
+LOW = {"score": -0.2, "low": -0.3, "high": -0.1}
+ABLATION = {
+    "arm": "coat",
+    "seed": 0,
+    "conditions": {
+        "intact": {"mean": SCORE, "change": {**SCORE, "score": 0.0}, "same_reply": 1.0},
+        "zero": {"mean": SCORE, "change": LOW, "same_reply": 0.25},
+        "other audio": {},
+    },
+}
+PROBES = {
+    "arm": "coat",
+    "seed": 0,
+    "tapped_layer": 2,
+    "targets": {
+        "note": {
+            "metric": "accuracy",
+            "floor": 0.3,
+            "scores": {"audio": [0.3, 0.5, 0.9, 0.8], "thinking": [0.3, 0.4, 0.7, None]},
+        }
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A page of two arms; one was evaluated."""
+    folder: Path = tmp_path_factory.mktemp("page")
+    for arm in ("coat", "pause"):
+        train(world.options(folder / "runs" / f"{arm}-0", arm=arm))
+    (folder / "runs/coat-0/ablation.json").write_text(json.dumps(ABLATION))
+    (folder / "runs/coat-0/probes.json").write_text(json.dumps(PROBES))
+    written = report.write(
+        [str(folder / "runs")],
+        str(folder / "report"),
+        caches=[str(world.cache)],
+        clips=3,
+        console=Console(quiet=True),
+    )
+    return written.as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    with visiting(browser, address) as open_page:
+        yield open_page
+
+
+def test_everything_is_there(visit: Any) -> None:
+    page = visit()
+    headings = page.locator("h2").all_inner_texts()
+    assert headings == [
+        "Arms", "Training curves", "Before and after", "Predicted against cached",
+        "Is the block used?", "Cost",
+    ]  # fmt: skip
+    charts = page.locator("#curves .panel h3").all_inner_texts()
+    assert charts[0] == "answer"
+    assert set(charts[1:]) == {
+        "toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"
+    }  # fmt: skip
+    assert page.locator("#cost tbody tr").count() == 4
+
+
+def test_curves_begin_and_end_where_the_steps_do(visit: Any) -> None:
+    chart = visit().locator("#curves .panel", has_text="toy.bands").locator("svg[role=img]")
+    dots = chart.locator("circle").evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
+    assert len(dots) == 3
+    (path,) = chart.locator("path").evaluate_all("all => all.map(one => one.getAttribute('d'))")
+    assert path.count("L") == 3
+    # Steps 1 to 4 of 4; validated at 0, 2 and 4.
+    xs = [float(point.split()[0]) for point in path[1:].split("L")]
+    assert xs[1] == pytest.approx(dots[1], abs=0.1)
+    assert xs[3] == pytest.approx(dots[2], abs=0.1)
+    assert xs[0] - dots[0] == pytest.approx(xs[1] - xs[0], abs=0.2)
+
+
+def test_another_run_can_be_chosen(visit: Any) -> None:
+    page = visit()
+    table = page.locator("#streams tbody tr")
+    assert table.count() == 6
+    page.click("#streams button[data-kind=pause-0]")
+    assert table.count() == 1
+    assert (
+        page.locator("#streams button[data-kind=pause-0]").get_attribute("aria-pressed") == "true"
+    )
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_pairs_share_one_time_axis(visit: Any, width: int) -> None:
+    card = visit(width=width).locator(".clip").first
+    boxes = [plot.bounding_box() for plot in card.locator(".plot").all() if plot.is_visible()]
+    assert len(boxes) >= 12
+    assert len({(round(box["x"], 2), round(box["width"], 2)) for box in boxes}) == 1
+    captions = card.locator(".caption b").all_inner_texts()
+    pairs = [title for title in captions if title.endswith((", cached", ", predicted"))]
+    for theirs, ours in zip(pairs[::2], pairs[1::2], strict=True):
+        assert theirs.removesuffix(", cached") == ours.removesuffix(", predicted")
+    overlay = card.locator(".overlay")
+    overlay.click(position={"x": overlay.bounding_box()["width"] / 2, "y": 30})
+    card.page.wait_for_function("() => document.querySelector('audio').currentTime > 0.2")
+    assert card.locator(".playhead").evaluate("mark => mark.style.left").startswith(("49", "50"))
+
+
+def test_evaluations_are_shown_where_there_are_any(visit: Any) -> None:
+    page = visit()
+    section = page.locator("#evaluation")
+    section.locator("summary").click()
+    said = section.inner_text()
+    for part in ("zero", "-0.200", "-0.300 to -0.100", "25%", "2 (heads)", "0.70"):
+        assert part in said, part
+    section.locator("button[data-kind=audio]").click()
+    assert "0.90" in section.inner_text()
+
+
+@pytest.mark.parametrize("width", [400, 768, 1280])
+def test_nothing_is_wider_than_the_screen(visit: Any, width: int) -> None:
+    page = visit(width=width)
+    page.locator("#evaluation summary").click()
+    page.wait_for_timeout(100)
+    assert page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+def test_themes(visit: Any) -> None:
+    assert ground(visit(scheme="light")) > 600 > 200 > ground(visit(scheme="dark"))
