@@ -4,8 +4,11 @@ A command is a function. If its only parameter is a dataclass, every field is an
 `--config FILE.yaml` gives them from a file; otherwise required parameters are positional and the
 others options. Names, types, defaults and help come from signatures and docstrings (jsonargparse).
 
+Every program also has `completion SHELL`, which prints a script for that shell (shtab), and
+`--version`, which says the versions that matter.
+
 Exit codes: 0 done, 1 the command looked and found something wrong, 2 an error the user can mend
-(one line), 130 interrupted.
+(one line), 130 interrupted. Colours are for terminals; `NO_COLOR` turns them off there, too.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
@@ -60,9 +63,7 @@ class _Parser(ArgumentParser):
         return action
 
     def format_help(self) -> str:
-        return re.sub(
-            r"--[a-z_.]+", lambda found: found[0].replace("_", "-"), super().format_help()
-        )
+        return _dashed(super().format_help())
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if isinstance(ex, UserError):
@@ -103,10 +104,24 @@ def _run(
     name: str, commands: Mapping[str, Command], description: str, arguments: Sequence[str] | None
 ) -> int:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    words = sys.argv[1:] if arguments is None else arguments
+    if list(words) == ["--version"]:
+        print(_versions())
+        return 0
     parser = _Parser(prog=name, description=description, version=_versions())
     parser.add_argument("--verbose", action="store_true", help="log what goes on, to stderr")
     subcommands = parser.add_subcommands(required=True)
     configs: dict[str, type | None] = {}
+
+    def completion(shell: Literal["bash", "zsh"]) -> None:
+        """Print a completion script: source <(PROGRAM completion bash).
+
+        Args:
+            shell: The shell that shall complete.
+        """
+        print(_dashed(parser.get_completion_script(f"shtab-{shell}")))
+
+    commands = {**commands, "completion": completion}
     for subcommand, function in commands.items():
         configs[subcommand] = config = _config_class(function)
         about = (inspect.getdoc(function) or "").split("\n\n")[0]
@@ -117,7 +132,6 @@ def _run(
         else:
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
-    words = sys.argv[1:] if arguments is None else arguments
     parsed = parser.parse_args([_underscored(word) for word in words])
     _configure_logging(parsed.verbose)
     chosen = parsed.subcommand
@@ -127,6 +141,11 @@ def _run(
     config = configs[chosen]
     function = commands[chosen]
     return (function(config(**values)) if config is not None else function(**values)) or 0
+
+
+def _dashed(text: str) -> str:
+    """A text with its options spelt as one types them."""
+    return re.sub(r"--[a-z_.]+", lambda found: found[0].replace("_", "-"), text)
 
 
 def _underscored(word: str) -> str:

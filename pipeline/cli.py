@@ -17,7 +17,7 @@ from manifests.errors import UserError
 from manifests.layout import Layout
 from manifests.reader import CacheReader
 from pipeline import audit, plan, setup, show, status, upkeep, verify
-from pipeline.config import BuildConfig
+from pipeline.config import BuildConfig, PlanOptions
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
 
@@ -65,20 +65,26 @@ def _say(outcome: Outcome) -> None:
     )
 
 
-def plan_build(config: BuildConfig) -> None:
+def plan_build(config: PlanOptions) -> None:
     """Say what `build` would run: clips, hours, bytes, worker hours."""
     corpus = Corpus(config.corpus)
     layout = Layout(config.cache)
     teachers = setup.teachers(config)
     lacking = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
+    every = [
+        (teacher.spec, plan.estimate(layout, corpus, teacher.spec, lacking[teacher.name]))
+        for teacher in teachers
+    ]
+    if config.json:
+        _print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
+        return
     shown = Table("teacher", "version", title=f"To do for corpus {corpus.name}")
     for heading in ("shards", "clips", "audio hours", "cache GB", "worker hours"):
         shown.add_column(heading, justify="right")
-    for teacher in teachers:
-        todo = plan.estimate(layout, corpus, teacher.spec, lacking[teacher.name])
+    for spec, todo in every:
         shown.add_row(
-            teacher.name,
-            teacher.spec.fingerprint,
+            spec.name,
+            spec.fingerprint,
             f"{todo.shards:,}",
             f"{todo.clips:,}",
             f"{todo.audio_hours:,.2f}",
@@ -160,7 +166,7 @@ def verify_cache(
     if repair:
         for teacher, corpus, shard in sorted(damaged):
             verify.quarantine(layout, teacher, corpus, shard)
-        console.print(f"{len(damaged)} shards set aside; the next build refills them")
+        messages.print(f"{len(damaged)} shards set aside; the next build refills them")
     elif not json:
         console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
     return 1 if found else 0
@@ -173,6 +179,7 @@ def audit_cache(
     content_only: bool = False,
     repair: bool = False,
     seed: int = 0,
+    json: bool = False,
 ) -> int:
     """Hear random rows again and compare; exit code 1 if one differs.
 
@@ -183,6 +190,7 @@ def audit_cache(
         content_only: Compare the audio's digests alone, and run no expert.
         repair: Set the shards of changed audio aside, so that the next build redoes them.
         seed: Of the draw.
+        json: Print JSON, a line per row that was heard.
     """
     layout = Layout.open(cache)
     specs = [layout.teacher(teacher)] if teacher else list(layout.newest().values())
@@ -191,19 +199,23 @@ def audit_cache(
         heard = same = 0
         for found in audit.audit(layout, spec, sample=sample, content_only=content_only, seed=seed):
             heard += 1
+            if json:
+                print(dumps(as_fields(found)))
             if found.verdict == "same":
                 same += 1
                 continue
             bad.add((found.teacher, found.corpus, found.shard))
-            console.print(
-                f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}: "
-                f"{found.verdict}" + (f" by {found.difference:.3f}" if found.difference else "")
-            )
-        console.print(f"{spec.key}: {same} of {heard} rows are what the expert hears now")
+            if not json:
+                console.print(
+                    f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}: "
+                    f"{found.verdict}" + (f" by {found.difference:.3f}" if found.difference else "")
+                )
+        if not json:
+            console.print(f"{spec.key}: {same} of {heard} rows are what the expert hears now")
     if repair:
         for key, corpus, shard in sorted(bad):
             verify.quarantine(layout, key, corpus, shard)
-        console.print(f"{len(bad)} shards set aside; the next build redoes them")
+        messages.print(f"{len(bad)} shards set aside; the next build redoes them")
     return 1 if bad else 0
 
 

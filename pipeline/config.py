@@ -99,3 +99,11 @@ class BuildConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{name} must be in [{low}, {high}]; found {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(BuildConfig):
+    """What a build would run, and how that is said."""
+
+    json: bool = False
+    """Print JSON instead of a table."""

@@ -1,0 +1,98 @@
+"""The terminal side of `coat-cache`: what programs read, and what a shell completes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import cli
+from tests.pipeline.report_cache import make_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("terminal"))
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a command."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["coat-cache", *map(str, words)])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+    printed = capsys.readouterr()
+    code = end.value.code
+    assert isinstance(code, int | None)
+    return code or 0, printed.out, printed.err
+
+
+@pytest.mark.parametrize(
+    ("words", "first"),
+    [
+        (("status",), {"teacher": str, "rows": int}),
+        (("coverage",), {"clips": int, "holes": dict}),
+        (("ls",), {"teacher": str, "newest": bool}),
+        (("show", "clip000"), None),
+        (("plan", "--corpus", "{root}/things"), {"version": str, "cache_bytes": float}),
+    ],
+)
+def test_read_commands_speak_json(
+    cache: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], first: Any
+) -> None:
+    filled = [word.format(root=cache.parent) for word in words]
+    _, out, err = run(capsys, *filled, "--cache", cache, "--json")
+    assert err == ""
+    found = json.loads(out)
+    if first is None:
+        assert set(found["teachers"]) >= {"asr", "pitch"}
+        return
+    assert {key: type(found[0][key]) for key in first} == first
+
+
+def test_checks_speak_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(capsys, "verify", "--deep", "--cache", cache, "--json") == (0, "", "")
+    words = ("audit", "--content-only", "--teacher", "pitch", "--sample", "0")
+    code, out, err = run(capsys, *words, "--cache", cache, "--json")
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert len(lines) == 24
+    gone = [line for line in lines if line["verdict"] != "same"]
+    assert [line["clip_id"] for line in gone] == ["clip004"]
+    assert (code, err) == (1, "")
+
+
+def test_status_says_by_its_exit_code_whether_all_is_done(
+    cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(capsys, "status", "--cache", cache)[0] == 1
+    whole = make_cache(tmp_path, count=8, failures=False)
+    assert run(capsys, "status", "--cache", whole)[0] == 0
+    code, out, err = run(capsys, "status", "--cache", tmp_path / "nowhere")
+    assert (code, out, len(err.splitlines())) == (2, "", 1)
+
+
+def test_a_shell_completes_commands_and_options(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, script, _ = run(capsys, "completion", "bash")
+    assert code == 0
+    (tmp_path / "script").write_text(script)
+    shell = f"""source {tmp_path}/script
+        try() {{ COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=();
+                 _shtab_coat_cache 2>/dev/null; echo "${{COMPREPLY[*]}}"; }}
+        try coat-cache sta; try coat-cache build --ray; try coat-cache completion ''"""
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["status", "--ray-address", "bash zsh"]
+
+
+def test_colours_are_for_terminals(cache: Path) -> None:
+    words = [sys.executable, "-c", "import pipeline.cli; pipeline.cli.main()", "ls"]
+    done = subprocess.run(
+        [*words, "--cache", str(cache)], capture_output=True, text=True, check=True
+    )
+    assert "\x1b" not in done.stdout + done.stderr
+    assert "Versions" in done.stdout
