@@ -21,6 +21,13 @@ FAMILIES: dict[str, str] = {
     "crepe": "teachers.crepe:Crepe",
     "yamnet": "teachers.yamnet:YAMNet",
     "basic_pitch": "teachers.basic_pitch:BasicPitch",
+    "whisper": "teachers.whisper_hf:Whisper",
+    "ctc": "teachers.ctc:CTC",
+    "audio_classifier": "teachers.audio_classifier:AudioClassifier",
+    "audeering": "teachers.audio_classifier:AudEERING",
+    "clap": "teachers.clap:CLAP",
+    "mert": "teachers.encoder:MERT",
+    "encoder": "teachers.encoder:Encoder",
 }
 
 PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {

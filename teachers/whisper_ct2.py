@@ -32,8 +32,10 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams import StreamSpec, TeacherSpec
 from manifests.weights import carried, sha256
+from teachers import hub
 from teachers.grid import num_frames, windows
 from teachers.protocol import Targets
+from teachers.words import transcript, within
 
 # Legend: T frames of 20 ms, D encoder width.
 
@@ -65,7 +67,12 @@ class WhisperCT2Settings:
     """Settings of `WhisperCT2`."""
 
     model: str = ""
-    """Folder of a model in faster-whisper's format; the carried tiny.en if empty."""
+    """Hub id (Systran/faster-whisper-large-v3) or folder of a model in faster-whisper's format; the
+    carried tiny.en if empty."""
+    revision: str = ""
+    """Commit or tag of a hub id; the fetched one if empty."""
+    weights_dir: str = ""
+    """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
     compute_type: str = "float32"
     """CTranslate2's precision: float32, float16 (GPU), int8."""
     language: str = "en"
@@ -91,7 +98,7 @@ class WhisperCT2:
             )
         self._name = name
         self._settings = settings
-        self._files = _files(settings.model)
+        self._files = _files(settings)
         self._model: Any = None
         self._mel: Any = None
         self._tokenizer: Any = None
@@ -108,6 +115,8 @@ class WhisperCT2:
             family="whisper_ct2",
             revision=1,
             settings={
+                **({"model": settings.model} if settings.model else {}),
+                **({"revision": settings.revision} if settings.revision else {}),
                 "compute_type": settings.compute_type,
                 "language": settings.language,
                 "transcribe": settings.transcribe,
@@ -158,9 +167,15 @@ class WhisperCT2:
                 encoded, heard = self._hear(waves, batch, length)
                 for row, (clip, start, first, end) in enumerate(batch):
                     frames[clip].append(encoded[row, first - start : end - start])
-                    words[clip] += _within(heard[row], start, first, end)
+                    words[clip] += within(
+                        heard[row], start=start, first=first, end=end, hop_s=HOP_S
+                    )
+        said = self._settings.transcribe
         return [
-            Targets({"encoder": np.concatenate(frames[clip])}, self._transcript(words[clip]))
+            Targets(
+                {"encoder": np.concatenate(frames[clip])},
+                transcript(words[clip], self._settings.language) if said else {},
+            )
             for clip in range(len(waves))
         ]
 
@@ -219,23 +234,6 @@ class WhisperCT2:
             )
         return heard
 
-    def _transcript(self, words: list[list[Any]]) -> dict[str, Any]:
-        if not self._settings.transcribe:
-            return {}
-        text = "".join(word for word, _, _ in words).strip()
-        timed = [[word.strip(), start, end] for word, start, end in words]
-        return {"text": text, "words": timed, "language": self._settings.language}
-
-
-def _within(words: Sequence[dict], start: int, first: int, end: int) -> list[list[Any]]:
-    """[word, start s, end s] of the words whose middle lies in the frames that a window gives."""
-    kept = []
-    for word in words:
-        begins, ends = word["start"] + start * HOP_S, word["end"] + start * HOP_S
-        if first <= (begins + ends) / 2 / HOP_S < end:
-            kept.append([word["word"], round(float(begins), 2), round(float(ends), 2)])
-    return kept
-
 
 def _row(encoded: Any, row: int) -> Any:
     import ctranslate2
@@ -245,18 +243,21 @@ def _row(encoded: Any, row: int) -> Any:
     )
 
 
-def _files(model: str) -> list[Path]:
+def _files(settings: WhisperCT2Settings) -> list[Path]:
     """The model's files, `model.bin` first."""
-    if not model:
+    if not settings.model:
         return [carried(PACKAGE, f"{FOLDER}/{name}", digest) for name, digest in CARRIED.items()]
-    folder = Path(model).expanduser()
     names = ["model.bin", "config.json", "tokenizer.json"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} has no {name}; expected a folder in faster-whisper's format "
-                "(ct2-transformers-converter makes one)"
-            )
+    place = hub.HubSettings(
+        model=settings.model, revision=settings.revision, weights_dir=settings.weights_dir
+    )
+    try:
+        folder = hub.find(place, weights=names).folder
+    except UserError as error:
+        raise UserError(
+            f"{error}; expected a model in faster-whisper's format (ct2-transformers-converter "
+            "makes one)"
+        ) from None
     optional = ["vocabulary.txt", "vocabulary.json", "preprocessor_config.json"]
     return [folder / name for name in names + optional if (folder / name).is_file()]
 

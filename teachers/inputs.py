@@ -1,0 +1,268 @@
+"""From waveforms to what a transformers audio encoder takes, and from its states back to frames.
+
+Four kinds of front end cover the encoders of transformers. Each knows its frame grid from the
+checkpoint's configuration alone (no model is loaded to describe a teacher), prepares a batch of
+waveforms of different lengths, and says which of the model's states are frames:
+
+- `Waveform`: strided convolutions over samples (wav2vec2, HuBERT, WavLM, MERT, ...). Padding is
+  masked, also in the group norm over time of the base-size models, which would otherwise hear it.
+- `Patches`: AST's patches of a log-mel spectrogram; the frames of a moment are averaged over
+  frequency. Padding is the model's own: it was trained with it.
+- `WhisperMel`: Whisper's encoder, always 30 s.
+- `Extracted`: any other model by its own feature extractor; the frame hop must be stated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from manifests.errors import UserError
+from teachers.grid import num_frames
+from teachers.hub import Checkpoint
+from teachers.windows import Grid
+
+# Legend: B batch, L samples, S states of the model, T frames, D columns.
+
+MEL_HOP, MEL_WINDOW = 160, 400
+
+
+class Input(Protocol):
+    """A front end."""
+
+    grid: Grid
+    longest: int | None
+    """Frames of the model's own window; None if it takes any length."""
+
+    def attach(self, model: Any) -> None:
+        """Prepares a loaded model, and what turns waveforms into its inputs."""
+        ...
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The model's arguments for a batch, on the CPU."""
+        ...
+
+    def frames(self, states_BSD: Any) -> Any:
+        """States that are frames: (B, T, D)."""
+        ...
+
+    def count(self, num_samples: int) -> int:
+        """Frames of a waveform that are not padding."""
+        ...
+
+
+def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
+    """The front end of a checkpoint.
+
+    Args:
+        checkpoint: With `config.json` and, mostly, `preprocessor_config.json`.
+        hop_s: Seconds between frames, for models whose configuration does not say.
+
+    Raises:
+        UserError: the frame grid is unknown and `hop_s` is not given.
+    """
+    config, extractor = checkpoint.config, checkpoint.read("preprocessor_config.json")
+    kind = config.get("model_type", "")
+    if "conv_stride" in config and "conv_kernel" in config:
+        return Waveform(config, extractor)
+    if kind == "audio-spectrogram-transformer":
+        return Patches(checkpoint, config, extractor)
+    if kind == "whisper":
+        return WhisperMel(checkpoint)
+    if not hop_s:
+        raise UserError(
+            f"{checkpoint.model} is a {kind or 'model of unknown type'}, whose configuration does "
+            "not say how far its frames are apart; set hop_s (seconds)"
+        )
+    return Extracted(checkpoint, extractor, hop_s)
+
+
+class Waveform:
+    """Strided convolutions over samples."""
+
+    longest = None
+
+    def __init__(self, config: dict[str, Any], extractor: dict[str, Any]) -> None:
+        hop, field = 1, 1
+        for kernel, stride in zip(config["conv_kernel"], config["conv_stride"], strict=True):
+            field += (kernel - 1) * hop
+            hop *= stride
+        rate = extractor.get("sampling_rate") or config.get("sample_rate") or 16_000
+        self.grid = Grid(sample_rate=rate, hop=hop, field=field, centre=field / 2)
+        self._first = config["conv_kernel"][0], config["conv_stride"][0]
+        self._normalise = extractor.get("do_normalize", True)
+        self._norms: list[Any] = []
+
+    def attach(self, model: Any) -> None:
+        """See `Input`. Makes group norms over time deaf to padding."""
+        from torch import nn
+
+        for module in model.modules():
+            norm = getattr(module, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                module.layer_norm = _masked_group_norm(norm)
+                self._norms.append(module.layer_norm)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        import torch
+
+        longest = max(map(len, waves))
+        values_BL = np.zeros((len(waves), longest), np.float32)
+        mask_BL = np.zeros((len(waves), longest), np.int64)
+        for row, wave in enumerate(waves):
+            if self._normalise:
+                wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+            values_BL[row, : len(wave)] = wave
+            mask_BL[row, : len(wave)] = 1
+        kernel, stride = self._first
+        for norm in self._norms:
+            norm.lengths = [(len(wave) - kernel) // stride + 1 for wave in waves]
+        inputs = {"input_values": torch.from_numpy(values_BL)}
+        if min(map(len, waves)) < longest:
+            inputs["attention_mask"] = torch.from_numpy(mask_BL)
+        return inputs
+
+    def frames(self, states_BSD: Any) -> Any:
+        """See `Input`."""
+        return states_BSD
+
+    def count(self, num_samples: int) -> int:
+        """See `Input`."""
+        return self.grid.count(num_samples)
+
+
+class Patches:
+    """AST: 16 x 16 patches of 128 log-mel bands."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, config: dict[str, Any], extractor: dict[str, Any]
+    ) -> None:
+        self._folder = checkpoint.folder
+        size, step = config["patch_size"], config["time_stride"]
+        field = (size - 1) * MEL_HOP + MEL_WINDOW
+        self.grid = Grid(
+            sample_rate=extractor.get("sampling_rate", 16_000), hop=step * MEL_HOP, field=field,
+            centre=field / 2,
+        )  # fmt: skip
+        self.longest = (config["max_length"] - size) // step + 1
+        self._bands = (config["num_mel_bins"] - size) // config["frequency_stride"] + 1
+        self._extractor: Any = None
+
+    def attach(self, model: Any) -> None:
+        """See `Input`."""
+        self._extractor = _feature_extractor(self._folder)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        heard = [_at_least(wave, MEL_WINDOW) for wave in waves]
+        rate = self.grid.sample_rate
+        return dict(self._extractor(heard, sampling_rate=rate, return_tensors="pt"))
+
+    def frames(self, states_BSD: Any) -> Any:
+        """See `Input`. Two class tokens, then patches by frequency and time."""
+        return states_BSD[:, 2:].unflatten(1, (self._bands, -1)).mean(1)
+
+    def count(self, num_samples: int) -> int:
+        """See `Input`. A patch that is half padding or more is no frame."""
+        rate = self.grid.sample_rate
+        start_s, hop_s = self.grid.centre / rate, self.grid.hop / rate
+        return min(self.longest, num_frames(num_samples, rate, start_s=start_s, hop_s=hop_s))
+
+
+class WhisperMel:
+    """Log-mel of 30 s for Whisper's encoder."""
+
+    longest = 1500
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._folder = checkpoint.folder
+        self.grid = Grid(sample_rate=16_000, hop=320, field=1, centre=0.0, window=720)
+        self._extractor: Any = None
+
+    def attach(self, model: Any) -> None:
+        """See `Input`."""
+        self._extractor = _feature_extractor(self._folder)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        return dict(self._extractor(list(waves), sampling_rate=16_000, return_tensors="pt"))
+
+    def frames(self, states_BSD: Any) -> Any:
+        """See `Input`."""
+        return states_BSD
+
+    def count(self, num_samples: int) -> int:
+        """See `Input`."""
+        return min(self.longest, math.ceil(num_samples / self.grid.hop))
+
+
+class Extracted:
+    """Whatever the checkpoint's own feature extractor makes, with its attention mask."""
+
+    longest = None
+
+    def __init__(self, checkpoint: Checkpoint, extractor: dict[str, Any], hop_s: float) -> None:
+        self._folder = checkpoint.folder
+        rate = extractor.get("sampling_rate", 16_000)
+        hop = round(hop_s * rate)
+        self.grid = Grid(sample_rate=rate, hop=hop, field=hop, centre=hop / 2)
+        self._extractor: Any = None
+
+    def attach(self, model: Any) -> None:
+        """See `Input`."""
+        self._extractor = _feature_extractor(self._folder)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        return dict(self._extractor(
+            list(waves), sampling_rate=self.grid.sample_rate, padding=True, return_tensors="pt",
+            return_attention_mask=True,
+        ))  # fmt: skip
+
+    def frames(self, states_BSD: Any) -> Any:
+        """See `Input`."""
+        return states_BSD
+
+    def count(self, num_samples: int) -> int:
+        """See `Input`."""
+        return max(1, round(num_samples / self.grid.hop))
+
+
+def _feature_extractor(folder: Any) -> Any:
+    from transformers import AutoFeatureExtractor
+
+    return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+
+
+def _at_least(wave: np.ndarray, least: int) -> np.ndarray:
+    return np.pad(wave, (0, max(0, least - len(wave))))
+
+
+def _masked_group_norm(norm: Any) -> Any:
+    """A group norm with a group per channel, whose mean and deviation leave padding out."""
+    import torch
+    from torch import nn
+
+    class MaskedGroupNorm(nn.Module):
+        lengths: Sequence[int] = ()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+        def forward(self, hidden_BCT):
+            lengths_B = torch.tensor(self.lengths, device=hidden_BCT.device)
+            place_T = torch.arange(hidden_BCT.shape[2], device=hidden_BCT.device)
+            kept_B1T = (place_T < lengths_B[:, None])[:, None]
+            wide_BCT = hidden_BCT.float() * kept_B1T
+            mean_BC1 = wide_BCT.sum(2, keepdim=True) / lengths_B[:, None, None]
+            centred_BCT = (wide_BCT - mean_BC1) * kept_B1T
+            variance_BC1 = centred_BCT.square().sum(2, keepdim=True) / lengths_B[:, None, None]
+            normal_BCT = (centred_BCT * (variance_BC1 + self.eps).rsqrt()).to(hidden_BCT.dtype)
+            return normal_BCT * self.weight[:, None] + self.bias[:, None]
+
+    return MaskedGroupNorm()

@@ -1,0 +1,250 @@
+"""ASR: any Whisper checkpoint of transformers: encoder frames, and a transcript with word times.
+
+The family for GPUs (`teachers.whisper_ct2` is the one for CPU farms): the encoder runs over batches
+of windows with fused attention in half precision, once, for frames and words alike. A clip longer
+than 30 s is cut into windows that share 5 s, in which the frames fade into each other.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import UserError
+from manifests.streams import TeacherSpec
+from teachers import hub
+from teachers.hub import HubSettings
+from teachers.protocol import Targets
+from teachers.windows import Grid, Piece, batches, cut, join, pooled
+from teachers.words import transcript, warp, within
+
+# Legend: B batch, T frames of 20 ms, D width.
+
+SAMPLE_RATE, HOP, HOP_S = 16_000, 320, 0.02
+WINDOW_FRAMES, OVERLAP_FRAMES = 1500, 250
+MEL_TAIL = 800
+"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
+NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
+"""Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
+GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=720)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhisperSettings(HubSettings):
+    """Settings of `Whisper`."""
+
+    model: str = "openai/whisper-large-v3"
+    """Hub id or folder of a Whisper checkpoint in transformers' format."""
+    layer: int = -1
+    """Encoder state to store, as transformers counts them; -1 is the encoder's output."""
+    language: str = "en"
+    """Language of a multilingual model's transcripts; empty detects it for every window."""
+    transcribe: bool = True
+    """Write a transcript with word times beside the frames."""
+    silence_step: int = 1
+    """Of how many frames of the silence after a clip one is computed. 1 is exact; 4 makes short
+    clips about three times as fast (measured on tiny.en: cosine 0.999, the same words)."""
+
+
+class Whisper:
+    """Encoder frames every 20 ms, and what is said."""
+
+    Settings = WhisperSettings
+
+    def __init__(self, name: str, settings: WhisperSettings) -> None:
+        if not 1 <= settings.silence_step <= 16:
+            raise UserError(
+                f"teacher {name}: silence_step must be in [1, 16]; found {settings.silence_step}"
+            )
+        self._name = name
+        self._settings = settings
+        self._checkpoint = hub.find(settings)
+        if self._checkpoint.config.get("model_type") != "whisper":
+            raise UserError(f"teacher {name}: {settings.model} is no Whisper checkpoint")
+        self._pool = GRID.pool(settings.frame_rate)
+        self._device = "cpu"
+        self._model: Any = None
+        self._mel: Any = None
+        self._tokenizer: Any = None
+        self._decoder: Any = None
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        width = self._checkpoint.config["d_model"]
+        stream = GRID.stream("encoder", "features", width, "int8", pool=self._pool)
+        return TeacherSpec(
+            name=self._name,
+            family="whisper",
+            revision=1,
+            settings=self._settings.recorded(),
+            weights=self._checkpoint.digests(),
+            sample_rate=SAMPLE_RATE,
+            streams=(stream,),
+            license=self._checkpoint.license(self._settings.license),
+        )
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+        hub.offline()
+        from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+        self._device = device
+        self._model = hub.load(
+            WhisperForConditionalGeneration, self._checkpoint, self._settings,
+            device=device, num_threads=num_threads,
+        )  # fmt: skip
+        self._mel = WhisperFeatureExtractor.from_pretrained(self._checkpoint.folder)
+        if self._settings.transcribe:
+            self._tokenizer = self._words_of()
+            from teachers.whisper_network import Decoder
+
+            no_speech = self._tokenizer.no_speech
+            self._decoder = Decoder(self._model, no_speech=no_speech, eot=self._tokenizer.eot)
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        from teachers.whisper_network import kept_frames
+
+        pieces = cut(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
+        alike: dict[int, list[int]] = defaultdict(list)
+        for at, piece in enumerate(pieces):
+            spoken = GRID.count(len(piece.samples))
+            alike[kept_frames(spoken, self._settings.silence_step)].append(at)
+        frames: dict[int, np.ndarray] = {}
+        words: dict[int, list[dict[str, Any]]] = {}
+        budget = self._settings.budget(self._device)
+        for kept, group in alike.items():
+            for batch in batches([WINDOW_FRAMES] * len(group), budget / HOP_S):
+                own = [group[at] for at in batch]
+                found, heard = self._hear([pieces[at] for at in own], kept)
+                frames |= zip(own, found, strict=True)
+                words |= zip(own, heard, strict=True)
+        targets = []
+        for clip in range(len(waves)):
+            own = [at for at, piece in enumerate(pieces) if piece.clip == clip]
+            joined_TD = join([(pieces[at].first, frames[at]) for at in own])
+            said = _said([pieces[at] for at in own], [words[at] for at in own], len(joined_TD))
+            metadata = self._metadata(said, [words[at] for at in own])
+            targets.append(Targets({"encoder": pooled(joined_TD, self._pool)}, metadata))
+        return targets
+
+    def _hear(
+        self, pieces: Sequence[Piece], kept: int
+    ) -> tuple[list[np.ndarray], list[list[dict[str, Any]]]]:
+        """Frames and words of windows that keep the same number of frames."""
+        import torch
+
+        from teachers.whisper_network import encode
+
+        with torch.inference_mode():
+            tapped_BTD, states_BTD = encode(
+                self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
+                silence_step=self._settings.silence_step, layer=self._settings.layer,
+            )  # fmt: skip
+            spoken = [GRID.count(len(piece.samples)) for piece in pieces]
+            frames_BTD = tapped_BTD[:, : max(spoken)].float().cpu().numpy()
+            frames = [frames_BTD[row, :count] for row, count in enumerate(spoken)]
+            heard = self._transcribe(states_BTD, spoken)
+        return frames, heard
+
+    def _log_mel(self, pieces: Sequence[Piece], kept: int) -> Any:
+        """(B, M, F): all of what is kept, and where that is not the window, some silence more."""
+        import torch
+
+        most = WINDOW_FRAMES * HOP
+        waves = [
+            np.pad(piece.samples, (0, min(MEL_TAIL, most - len(piece.samples)))) for piece in pieces
+        ]
+        mel_BMF = self._mel(
+            waves, sampling_rate=SAMPLE_RATE, padding="longest", truncation=False,
+            return_tensors="pt", device=self._device,
+        ).input_features  # fmt: skip
+        length = min(2 * WINDOW_FRAMES, 2 * kept + 8)
+        # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
+        floor_B11 = mel_BMF.amin((1, 2), keepdim=True)
+        silence = floor_B11.expand(-1, mel_BMF.shape[1], max(0, length - mel_BMF.shape[2]))
+        mel_BMF = torch.cat([mel_BMF, silence], 2)[:, :, :length]
+        return mel_BMF.to(self._model.device, self._model.dtype)
+
+    def _transcribe(self, states_BTD: Any, spoken: Sequence[int]) -> list[list[dict[str, Any]]]:
+        """Words of each window, with times in seconds from its start, and its language."""
+        if self._decoder is None:
+            return [[] for _ in spoken]
+        tokenizer = self._tokenizer
+        prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
+        prompts = [prompt] * len(spoken)
+        if self._languages:
+            tokens = self._decoder.language(states_BTD, tokenizer.sot, list(self._languages))
+            prompts = [[prompt[0], token, *prompt[2:]] for token in tokens]
+        found = []
+        for row, heard in enumerate(self._decoder.decode(states_BTD, prompts, spoken)):
+            silent = heard.no_speech > NO_SPEECH_THRESHOLD
+            unlikely = heard.mean_log_probability < LOG_PROBABILITY_THRESHOLD
+            tokens = [] if silent and unlikely else heard.tokens
+            words = self._timed(tokens, heard.attention_NT) if tokens else []
+            language = self._languages.get(prompts[row][1], self._settings.language)
+            found.append([{**word, "language": language} for word in words])
+        return found
+
+    @property
+    def _languages(self) -> dict[int, str]:
+        """Token -> language, where it is to be detected."""
+        if self._settings.language or not self._is_multilingual:
+            return {}
+        table = self._model.generation_config.lang_to_id
+        return {token: name.strip("<|>") for name, token in table.items()}
+
+    @property
+    def _is_multilingual(self) -> bool:
+        return bool(self._model.generation_config.is_multilingual)
+
+    def _timed(self, tokens: list[int], attention_NT: np.ndarray) -> list[dict[str, Any]]:
+        words, parts = self._tokenizer.split_to_word_tokens([*tokens, self._tokenizer.eot])
+        starts_N = warp(attention_NT) * HOP_S
+        ends = np.cumsum([len(part) for part in parts[:-1]])
+        begins = [0, *ends[:-1]]
+        return [
+            {"word": word, "start": float(starts_N[begin]), "end": float(starts_N[end])}
+            for word, begin, end in zip(words[:-1], begins, ends, strict=True)
+        ]
+
+    def _words_of(self) -> Any:
+        """faster-whisper's tokenizer: start tokens, and where words begin."""
+        import tokenizers
+        from faster_whisper.tokenizer import Tokenizer
+
+        path = self._checkpoint.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: fetch it, or set transcribe: false")
+        try:
+            return Tokenizer(
+                tokenizers.Tokenizer.from_file(str(path)), self._is_multilingual,
+                task="transcribe", language=self._settings.language or "en",
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"teacher {self._name}: language: {error}") from None
+
+    def _metadata(
+        self, said: list[list[Any]], words: Sequence[list[dict[str, Any]]]
+    ) -> dict[str, Any]:
+        if self._decoder is None:
+            return {}
+        heard = [word["language"] for each in words for word in each]
+        return transcript(said, heard[0] if heard else self._settings.language)
+
+
+def _said(
+    pieces: Sequence[Piece], words: Sequence[list[dict[str, Any]]], total: int
+) -> list[list[Any]]:
+    """Words of a clip: in the middle of an overlap, one window's words end and the next's begin."""
+    starts = [piece.first for piece in pieces]
+    ends = [start + WINDOW_FRAMES for start in starts]
+    joins = [(end + start) // 2 for end, start in zip(ends, starts[1:], strict=False)]
+    said = []
+    for start, heard, first, end in zip(starts, words, [0, *joins], [*joins, total], strict=True):
+        said += within(heard, start=start, first=first, end=end + (end == total), hop_s=HOP_S)
+    return said

@@ -1,0 +1,66 @@
+"""Transcripts with word times, as both Whisper families write them beside their frames."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+# Legend: N tokens, T frames.
+
+
+def within(
+    words: Sequence[Mapping[str, Any]], *, start: int, first: int, end: int, hop_s: float
+) -> list[list[Any]]:
+    """[word, start s, end s] of the words whose middle lies in the frames that a window gives.
+
+    Args:
+        words: Of a window, with `word`, `start` and `end` in seconds from its beginning.
+        start: First frame of the window, counted from the clip's beginning.
+        first: First frame that this window gives.
+        end: End of the frames that it gives.
+        hop_s: Seconds per frame.
+    """
+    kept = []
+    for word in words:
+        begins, ends = word["start"] + start * hop_s, word["end"] + start * hop_s
+        if first <= (begins + ends) / 2 / hop_s < end:
+            kept.append([word["word"], round(float(begins), 2), round(float(ends), 2)])
+    return kept
+
+
+def transcript(words: Sequence[Sequence[Any]], language: str) -> dict[str, Any]:
+    """A clip's metadata from the words of all its windows."""
+    text = "".join(word for word, _, _ in words).strip()
+    timed = [[word.strip(), start, end] for word, start, end in words]
+    return {"text": text, "words": timed, "language": language}
+
+
+def warp(score_NT: np.ndarray) -> np.ndarray:
+    """First frame of each token on the best monotonic path through `score_NT` (dynamic warping).
+
+    Cells of one anti-diagonal depend only on the two before it, so each is one vector operation.
+    """
+    num_tokens, num_frames = score_NT.shape
+    total = np.full((num_tokens + 1, num_frames + 1), -np.inf)
+    total[0, 0] = 0.0
+    back = np.zeros((num_tokens + 1, num_frames + 1), np.int8)
+    for diagonal in range(2, num_tokens + num_frames + 1):
+        rows = np.arange(max(1, diagonal - num_frames), min(num_tokens, diagonal - 1) + 1)
+        columns = diagonal - rows
+        before = np.stack([
+            total[rows - 1, columns - 1], total[rows, columns - 1], total[rows - 1, columns]
+        ])  # fmt: skip
+        chosen = before.argmax(0)
+        back[rows, columns] = chosen
+        total[rows, columns] = (
+            before[chosen, np.arange(len(rows))] + score_NT[rows - 1, columns - 1]
+        )
+    starts = np.zeros(num_tokens, np.intp)
+    row, column = num_tokens, num_frames
+    while row > 0:
+        starts[row - 1] = column - 1
+        step = back[row, column]
+        row, column = row - (step != 1), column - (step != 2)
+    return starts
