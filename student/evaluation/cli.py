@@ -62,7 +62,7 @@ def probe(
     limit: int = 0,
     batch_size: int = 16,
 ) -> None:
-    """Where does what the experts hear live? Linear probes by layer and position, runs side by side.
+    """Where does what the experts hear live? Linear probes by layer and position.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.

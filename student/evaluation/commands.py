@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,9 +22,15 @@ ORDER = ("base", "sft", "pause", "coat")
 
 
 def eval_runs(
-    runs: Sequence[str], questions: str | None, name: str, benchmark: str, data: str, limit: int,
-    batch_size: int, blind: bool,
-) -> None:  # fmt: skip
+    runs: Sequence[str],
+    questions: str | None,
+    name: str,
+    benchmark: str,
+    data: str,
+    limit: int,
+    batch_size: int,
+    blind: bool,
+) -> None:
     """Asks runs a set of questions; prints them side by side, arms over their seeds."""
     asked = _questions(runs[0], questions, benchmark, data, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
@@ -64,9 +69,7 @@ def probe_runs(
             console.print(_reading_table(run, read_run(run, caches)))
 
 
-def _questions(
-    run: str, path: str | None, benchmark: str, data: str, limit: int
-) -> list[Question]:
+def _questions(run: str, path: str | None, benchmark: str, data: str, limit: int) -> list[Question]:
     if benchmark:
         if not data:
             raise UserError(f"--benchmark {benchmark} needs --data, the folder of your local copy")
@@ -106,8 +109,11 @@ def _reading_table(run: str, report: dict) -> Table:
         known = ("kind", "clips", "metric", "score", "mean_predictor")
         more = {key: value for key, value in numbers.items() if key not in known}
         besides = ", ".join(f"{key.replace('_', ' ')} {value:.2f}" for key, value in more.items())
-        table.add_row(name, numbers["metric"], f"{numbers['mean_predictor']:.3f}",
-                      f"{numbers['score']:.3f}", besides)  # fmt: skip
+        table.add_row(
+            name,
+            numbers["metric"],
+            f"{numbers['mean_predictor']:.3f}",
+            f"{numbers['score']:.3f}",
+            besides,
+        )
     return table
-
-

@@ -65,11 +65,18 @@ def evaluate(
     folder.mkdir(exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1))
     rows = [
-        {"id": answer.question.id, "task": answer.question.task, "reply": answer.reply,
-         "extracted": answer.extracted, "answer": answer.question.answer, "right": answer.right,
-         "errors": answer.errors, "words": answer.words}
+        {
+            "id": answer.question.id,
+            "task": answer.question.task,
+            "reply": answer.reply,
+            "extracted": answer.extracted,
+            "answer": answer.question.answer,
+            "right": answer.right,
+            "errors": answer.errors,
+            "words": answer.words,
+        }
         for answer in answers
-    ]  # fmt: skip
+    ]
     lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     (folder / f"{name}.answers.jsonl").write_text(lines, encoding="utf-8")
     return report
@@ -112,9 +119,7 @@ def compare(
         for ours in names[names.index(theirs) + 1 :]:
             count = min(len(arms[ours]), len(arms[theirs]))
             pair = [_seeds(tables[ours], count), _seeds(tables[theirs], count)]
-            parts = {
-                task: [{task: table[task]} for table in pair] for task in tables[ours]
-            }  # fmt: skip
+            parts = {task: [{task: table[task]} for table in pair] for task in tables[ours]}
             differences[f"{ours} - {theirs}"] = {
                 "mean": _as_dict(*pair, resamples),
                 "tasks": {task: _as_dict(*part, resamples) for task, part in parts.items()},

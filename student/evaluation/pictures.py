@@ -35,8 +35,15 @@ def draw_reading(
             (("cached", target_ND), ("predicted", predicted_ND))
         ):
             axis = axes[row, column]
-            axis.imshow(values_ND[:, rows].T, aspect="auto", origin="lower", vmin=low, vmax=high,
-                        extent=(0, clip.duration or 1, 0, len(rows)), interpolation="nearest")  # fmt: skip
+            axis.imshow(
+                values_ND[:, rows].T,
+                aspect="auto",
+                origin="lower",
+                vmin=low,
+                vmax=high,
+                extent=(0, clip.duration or 1, 0, len(rows)),
+                interpolation="nearest",
+            )
             axis.set_title(f"{name}, {what}", fontsize=9)
             axis.set_yticks([])
     figure.suptitle(clip.clip_id, fontsize=10)
@@ -56,9 +63,15 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
         places = [conditions.index(c) + (number - (len(reports) - 1) / 2) * width for c in found]
         scores = np.array([mean["score"] for mean in found.values()])
         ends = np.array([[mean["low"], mean["high"]] for mean in found.values()]).T
-        axis.bar(places, scores, width * 0.9, yerr=np.abs(ends - scores),
-                 color=ARM_COLOURS[report["arm"]], label=f"{report['arm']}, seed {report['seed']}",
-                 error_kw={"lw": 0.8})  # fmt: skip
+        axis.bar(
+            places,
+            scores,
+            width * 0.9,
+            yerr=np.abs(ends - scores),
+            color=ARM_COLOURS[report["arm"]],
+            label=f"{report['arm']}, seed {report['seed']}",
+            error_kw={"lw": 0.8},
+        )
     axis.set_xticks(range(len(conditions)), conditions, rotation=20, ha="right", fontsize=9)
     axis.set_ylabel("mean score over tasks")
     axis.legend(fontsize=8)
@@ -67,24 +80,39 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
 
 def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
     """Heat map: targets by layers, one panel per group, runs side by side."""
-    groups = list(dict.fromkeys(group for report in reports
-                                for target in report["targets"].values()
-                                for group in target["scores"]))  # fmt: skip
+    groups = list(
+        dict.fromkeys(
+            group
+            for report in reports
+            for target in report["targets"].values()
+            for group in target["scores"]
+        )
+    )
     names = list(reports[0]["targets"])
-    figure = Figure(figsize=(2.6 * len(reports) + 2, 0.32 * len(names) * len(groups) + 1.5),
-                    layout="constrained")  # fmt: skip
+    figure = Figure(
+        figsize=(2.6 * len(reports) + 2, 0.32 * len(names) * len(groups) + 1.5),
+        layout="constrained",
+    )
     axes = figure.subplots(len(groups), len(reports), squeeze=False)
     for row, group in enumerate(groups):
         for column, report in enumerate(reports):
             axis = axes[row, column]
             layers = len(next(iter(report["targets"].values()))["scores"]["audio"])
-            values = np.array([report["targets"][name]["scores"].get(group, [np.nan] * layers)
-                               for name in names])  # fmt: skip
+            values = np.array(
+                [report["targets"][name]["scores"].get(group, [np.nan] * layers) for name in names]
+            )
             axis.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="viridis")
             for (y, x), value in np.ndenumerate(values):
                 if np.isfinite(value):
-                    axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=6,
-                              color="white" if value < 0.6 else "black")  # fmt: skip
+                    axis.text(
+                        x,
+                        y,
+                        f"{value:.2f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if value < 0.6 else "black",
+                    )
             axis.set_yticks(range(len(names)), names if column == 0 else [], fontsize=7)
             axis.set_xticks(range(layers), fontsize=7)
             title = f"{report['arm']}, seed {report['seed']}: " if row == 0 else ""

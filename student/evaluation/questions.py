@@ -50,7 +50,7 @@ class Question:
             raise UserError(f"question {self.id}: `kind` must be one of {known}; it is {self.kind}")
         if self.kind == "choice" and self.answer not in self.choices:
             raise UserError(f"question {self.id}: {self.answer!r} is not one of its choices")
-        if len(self.choices) > len(LETTERS):
+        if self.kind == "choice" and len(self.choices) > len(LETTERS):
             raise UserError(f"question {self.id} has {len(self.choices)} choices; 26 at most")
 
     @property

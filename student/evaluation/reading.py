@@ -54,8 +54,12 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     streams = open_streams(caches, recipe.streams)
     trained = TrainedStudent(run, streams=streams)
     outputs, targets, clips = _predict(trained, streams, run)
-    report: dict[str, Any] = {"arm": recipe.arm, "seed": recipe.seed, "clips": len(clips),
-                              "streams": {}}  # fmt: skip
+    report: dict[str, Any] = {
+        "arm": recipe.arm,
+        "seed": recipe.seed,
+        "clips": len(clips),
+        "streams": {},
+    }
     for name, stream in streams.items():
         if outputs[name]:
             output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
@@ -83,9 +87,12 @@ def _predict(
             examples.append(example)
         clips |= {clip.clip_id: clip for clip in heard}
     dataset = ExampleDataset(
-        examples, clips, trained.prompter, grid,
+        examples,
+        clips,
+        trained.prompter,
+        grid,
         audio_token_id=student.backbone.audio_token_id(student.base),
-    )  # fmt: skip
+    )
     pad_id = trained.prompter.tokenizer.pad_token_id
     batches = DataLoader(
         dataset, 16, collate_fn=functools.partial(collate, grid=grid, pad_id=pad_id)
@@ -94,8 +101,9 @@ def _predict(
     targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     for batch in track(batches, "what the heads read", console=messages):
         batch = to_device(batch, student.tower_mean_H.device)
-        result = student(batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"],
-                         with_answer=False)  # fmt: skip
+        result = student(
+            batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"], with_answer=False
+        )
         for name, (target_BND, covered_B) in stream_targets(batch, result).items():
             outputs[name] += list(result["frames"][name][covered_B].float().cpu().numpy())
             targets[name] += list(target_BND[covered_B].cpu().numpy())
@@ -139,8 +147,11 @@ def frame_f1(logits_MD: np.ndarray, target_MD: np.ndarray, threshold: float) -> 
     hits = float((said_MD & present_MD).sum())
     precision, recall = hits / max(said_MD.sum(), 1), hits / max(present_MD.sum(), 1)
     total = precision + recall
-    return {"frame_precision": precision, "frame_recall": recall,
-            "frame_f1": 2 * precision * recall / total if total else 0.0}  # fmt: skip
+    return {
+        "frame_precision": precision,
+        "frame_recall": recall,
+        "frame_f1": 2 * precision * recall / total if total else 0.0,
+    }
 
 
 def _share(values_M: np.ndarray) -> float:

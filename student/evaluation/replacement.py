@@ -40,9 +40,7 @@ def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
 
 
 @contextmanager
-def entering_states(
-    student: Student, change: Any, *, first_layer: int = 0
-) -> Iterator[None]:  # fmt: skip
+def entering_states(student: Student, change: Any, *, first_layer: int = 0) -> Iterator[None]:
     """Calls `change(layer, states_BSH)` for the states that enter each decoder layer."""
     handles = []
 

@@ -143,8 +143,9 @@ def score_interval(tables: Mapping[str, Table], *, resamples: int) -> Interval:
     """Mean score over tasks with its interval."""
     counts = {task: len(words_Q) for task, (_, words_Q) in tables.items()}
     num_seeds = len(next(iter(tables.values()))[0])
-    return bootstrap(functools.partial(mean_score, tables), counts, num_seeds=num_seeds,
-                     resamples=resamples)  # fmt: skip
+    return bootstrap(
+        functools.partial(mean_score, tables), counts, num_seeds=num_seeds, resamples=resamples
+    )
 
 
 def paired_interval(
@@ -172,8 +173,10 @@ def score_of(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
 def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
     """F1 averaged over the classes that are the answer of some question (parse failures are wrong
     in recall, and harm no class' precision)."""
-    pairs = [(normal(a), normal(e) if e is not None else None)
-             for a, e in zip(answers, extracted, strict=True)]  # fmt: skip
+    pairs = [
+        (normal(a), normal(e) if e is not None else None)
+        for a, e in zip(answers, extracted, strict=True)
+    ]
     scores = []
     for label in sorted({answer for answer, _ in pairs}):
         hits = sum(answer == said == label for answer, said in pairs)

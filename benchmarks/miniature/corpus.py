@@ -1,0 +1,162 @@
+"""The miniature's corpora and questions: what is trained on, and what is only ever tested on.
+
+Three corpora share one teacher cache: `train` (of which the trainer holds out its validation
+share), `test` (other clips of the same sources) and `sources` (a soundfont and drum kits that
+training never meets). Questions with answers go to JSON lines, as `coat-student eval` reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.miniature import audio
+from benchmarks.miniature.audio import Row
+from student.config import TaskConfig
+from student.tasks import fraction
+
+TEST_SHARE = 0.22
+VALIDATION_SHARE = 0.12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How many clips of each group."""
+
+    prompts: int = 220
+    digits: int = 200
+    languages_each: int = 45
+    notes: int = 440
+    melodies: int = 256
+    sounds: int = 110
+    new_notes: int = 120
+    new_melodies: int = 64
+
+
+FULL = Sizes()
+QUICK = Sizes(prompts=0, digits=100, languages_each=12, notes=200, melodies=96, sounds=0,
+              new_notes=48, new_melodies=32)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One question, where its answer is, and how it is scored."""
+
+    question: str
+    label: str
+    """`text` or a label of the clip."""
+    kind: str = "label"
+    choices: tuple[str, ...] = ()
+
+
+TASKS = {
+    "transcription": Task(question="What is said?", label="text", kind="transcription"),
+    "language": Task(question="Which language is spoken?", label="language",
+                     choices=tuple(audio.LANGUAGES.values())),
+    "drum": Task(question="Which drum is hit?", label="drum", choices=tuple(audio.DRUMS)),
+    "instrument": Task(question="Which instrument plays?", label="instrument",
+                       choices=tuple(audio.INSTRUMENTS)),
+    "note": Task(question="Which note is played?", label="note", choices=audio.PITCH_CLASSES),
+    "melody": Task(question="How does the melody move?", label="melody",
+                   choices=tuple(audio.MELODIES)),
+    "kind": Task(question="Is it speech, music or a sound?", label="kind",
+                 choices=("speech", "music", "sound")),
+}  # fmt: skip
+MAX_SECONDS = 2.55
+"""Longer clips are left out, in questions as by the recipe (`data.max_duration`): half the cost."""
+KIND_SHARE = 0.25
+"""Of the clips that are also asked what kind they are."""
+
+
+def task_configs() -> list[TaskConfig]:
+    """The tasks as templates of the trainer's recipe."""
+    return [
+        TaskConfig(
+            questions=[task.question],
+            answer=["text" if task.label == "text" else f"labels.{task.label}"],
+            weight=KIND_SHARE if name == "kind" else 1.0,
+        )
+        for name, task in TASKS.items()
+    ]
+
+
+def make(out: Path, sizes: Sizes) -> dict[str, list[Row]]:
+    """Writes the audio, a manifest per corpus and the questions per split.
+
+    Returns:
+        Corpus -> rows.
+    """
+    source = out / "source"
+    known = [
+        *audio.spoken_prompts(source, sizes.prompts),
+        *audio.spoken_digits(source, sizes.digits),
+        *audio.languages(source, sizes.languages_each),
+        *_thinned(audio.drums(source, new_kits=False), sizes),
+        *audio.notes(source, "TimGM6mb", sizes.notes),
+        *audio.melodies(source, "TimGM6mb", sizes.melodies),
+        *audio.other_sounds(source, sizes.sounds),
+    ]
+    known = [row for row in known if row["duration"] <= MAX_SECONDS]
+    corpora = {
+        "train": [row for row in known if not _is_test(row)],
+        "test": [row for row in known if _is_test(row)],
+        "sources": [
+            *_thinned(audio.drums(source, new_kits=True), sizes),
+            *audio.notes(source, "FluidR3", sizes.new_notes),
+            *audio.melodies(source, "FluidR3", sizes.new_melodies),
+        ],
+    }
+    for name, rows in corpora.items():
+        _write_lines(source / f"{name}.jsonl", rows)
+    validation = [row for row in corpora["train"] if is_validation(row)]
+    for split, rows in {"validation": validation, **corpora}.items():
+        if split != "train":
+            _write_lines(out / "questions" / f"{split}.jsonl", questions(rows))
+    return corpora
+
+
+def questions(rows: Iterable[Row]) -> list[dict]:
+    """What `coat-student eval` asks about some clips: every task that a clip has an answer for."""
+    asked = []
+    for name, task in TASKS.items():
+        for row in rows:
+            answer = row["text"] if task.label == "text" else row["labels"].get(task.label)
+            skipped = name == "kind" and fraction("kind", row["id"]) >= KIND_SHARE
+            if answer is None or skipped:
+                continue
+            asked.append(
+                {
+                    "id": f"{name}/{row['id']}",
+                    "task": f"{name}: {row['labels']['group']}" if name == "transcription" else name,
+                    "kind": task.kind,
+                    "audio": row["audio_filepath"],
+                    "question": task.question,
+                    "choices": list(task.choices),
+                    "answer": answer,
+                    "clip_id": row["id"],
+                }
+            )  # fmt: skip
+    return asked
+
+
+def is_validation(row: Row) -> bool:
+    """Whether the trainer holds this clip out, by the rule of `student.tasks.held_out`."""
+    return fraction("validation", row["id"]) < VALIDATION_SHARE
+
+
+def _is_test(row: Row) -> bool:
+    return fraction("test", row["labels"]["key"]) < TEST_SHARE
+
+
+def _thinned(rows: Iterable[Row], sizes: Sizes) -> list[Row]:
+    """All drums, or every third where the other groups are small as well."""
+    rows = list(rows)
+    return rows if sizes.prompts else rows[::3]
+
+
+def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")

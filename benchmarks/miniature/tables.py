@@ -1,0 +1,146 @@
+"""The miniature's results: one text file of tables, small JSON files, and pictures.
+
+Everything is made from the JSON files that `coat-student eval`, `ablate` and `probe` left in the
+runs, so it can be made again without running anything.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from benchmarks import hardware
+from student.evaluation.evaluate import compare, read_answers, table_of
+from student.evaluation.pictures import draw_ablation, draw_probes
+from student.evaluation.questions import read_questions
+
+ARMS = ("sft", "pause", "coat")
+SETS = {"test": "held-out clips", "sources": "held-out sources (another soundfont, other drum kits)"}
+
+
+def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
+    """Writes results.txt, JSON and pictures of a finished miniature into a folder.
+
+    Args:
+        out: Folder of the miniature.
+        seeds: That were trained.
+        folder: Where results go.
+
+    Returns:
+        The text.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    console = Console(width=170, record=True, file=(folder / "results.txt").open("w"))
+    console.print(f"python -m benchmarks.miniature; {hardware.describe()}; seeds {list(seeds)}")
+    runs = {arm: [out / "runs" / f"{arm}-{seed}" for seed in seeds] for arm in ARMS}
+    for name, what in SETS.items():
+        questions = read_questions(out / "questions" / f"{name}.jsonl")
+        answers = {"base": [read_answers(runs["sft"][0] / "base", questions, name)]}
+        answers |= {
+            arm: [read_answers(run, questions, name) for run in paths]
+            for arm, paths in runs.items()
+        }
+        blind = out / "runs" / f"coat-{seeds[0]}"
+        if (blind / "eval" / f"{name}-blind.answers.jsonl").is_file():
+            heard_nothing = [
+                read_answers(run, questions, f"{name}-blind") for run in runs["coat"]
+            ]
+            answers = {"no audio": heard_nothing, **answers}
+        comparison = compare(answers, against=["sft", "pause"])
+        (folder / f"{name}.json").write_text(json.dumps(comparison, indent=1))
+        table = table_of(comparison)
+        table.title = f"{what}: {table.title}"
+        console.print(table)
+        _write_differences(console, comparison)
+    _ablations(console, folder, runs)
+    _probes(console, folder, runs)
+    _cost(console, out, runs)
+    console.file.close()
+    return (folder / "results.txt").read_text()
+
+
+def _write_differences(console: Console, comparison: dict) -> None:
+    for name, found in comparison["differences"].items():
+        cells = [
+            f"{task} {part['score']:+.3f} ({part['low']:+.3f} .. {part['high']:+.3f})"
+            for task, part in found["tasks"].items()
+        ]
+        p = ", ".join(f"{value:.3f}" for value in found["mcnemar_p"])
+        console.print(f"{name}: {'; '.join(cells)}; McNemar's p by seed: {p}")
+
+
+def _ablations(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None:
+    """Means over seeds of the change under each condition, for the arms with a block."""
+    chosen = [
+        _json(run / "ablation.json")
+        for arm in ("pause", "coat")
+        for run in runs[arm]
+        if (run / "ablation.json").is_file()
+    ]
+    if not chosen:
+        return
+    (folder / "ablations.json").write_text(json.dumps(chosen, indent=1))
+    console.print("\nIs the block used? Mean score over tasks, by seed (change against intact)")
+    for condition in chosen[0]["conditions"]:
+        for arm in ("pause", "coat"):
+            found = [r["conditions"][condition] for r in chosen if r["arm"] == arm]
+            if found:
+                cells = [
+                    f"{f['mean']['score']:.3f} ({f['change']['score']:+.3f}, "
+                    f"{f['change']['low']:+.3f} .. {f['change']['high']:+.3f})"
+                    for f in found
+                ]
+                console.print(f"  {condition:15s} {arm:6s} {'   '.join(cells)}")
+    draw_ablation(folder / "ablations.png", [r for r in chosen if r["seed"] == chosen[0]["seed"]])
+
+
+def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None:
+    paths = [runs["sft"][0] / "base", *(runs[arm][0] for arm in ARMS)]
+    reports = [_json(path / "probes.json") for path in paths if (path / "probes.json").is_file()]
+    if not reports:
+        return
+    (folder / "probes.json").write_text(json.dumps(reports, indent=1))
+    draw_probes(folder / "probes.png", reports)
+    console.print("\nLinear probes: best layer of each position group (see probes.png)")
+    for name, target in reports[0]["targets"].items():
+        cells = []
+        for report in reports:
+            best = [
+                f"{max(scores):.2f}"
+                for group in ("audio", "thinking", "decision")
+                if (scores := report["targets"][name]["scores"].get(group))
+            ]
+            cells.append(f"{report['arm']} {' '.join(best)}")
+        console.print(f"  {name:22s} {target['metric']:8s} floor {target['floor']:.2f}  {'   '.join(cells)}")
+    readings = [
+        _json(run / "reading.json") for run in runs["coat"] if (run / "reading.json").is_file()
+    ]
+    (folder / "reading.json").write_text(json.dumps(readings, indent=1))
+    for name in readings[0]["streams"] if readings else ():
+        numbers = [reading["streams"][name] for reading in readings]
+        scores = ", ".join(f"{number['score']:.3f}" for number in numbers)
+        console.print(
+            f"  head {name:22s} {numbers[0]['metric']:20s} mean predictor "
+            f"{numbers[0]['mean_predictor']:.3f}, head {scores}"
+        )
+
+
+def _cost(console: Console, out: Path, runs: dict[str, list[Path]]) -> None:
+    console.print("\nTraining time on one core, and held-out (validation) answer loss")
+    for arm, paths in runs.items():
+        seconds, losses = [], []
+        for run in paths:
+            lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+            seconds += [line["train_runtime"] for line in lines if "train_runtime" in line]
+            losses.append(_json(run / "report.json")["joint"]["answer_loss"])
+        shown = ", ".join(f"{loss:.3f}" for loss in losses)
+        console.print(f"  {arm:6s} {statistics.mean(seconds):5.0f} s   {shown}")
+    del out
+
+
+def _json(path: Path) -> dict:
+    return json.loads(path.read_text())
