@@ -207,6 +207,11 @@ class TeacherReader:
                 for at, clip_id in enumerate(ids):
                     yield clip_id, {name: view[at] for name, view in views.items()}
 
+    def make_copies(self) -> None:
+        """Fetches the shards that have no local copy yet, in storage order; for another thread."""
+        for ordinal in range(len(self.shards) if self._copies is not None else 0):
+            self._fetch(ordinal)
+
     def _want(self, stream: str) -> tuple[str, ...]:
         """Columns of every stream asked for so far: one read then serves them all."""
         if f"{stream}.frames" not in self._columns:

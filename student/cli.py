@@ -6,37 +6,102 @@ once.
 
 from __future__ import annotations
 
-from manifests.console import console, run_command
+import json
+import sys
+from typing import TYPE_CHECKING
+
+from manifests.console import console, messages, run_command
 from student.config import ArmsOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from student.generate import TrainedStudent
 
 
 def train(options: TrainOptions) -> None:
     """Train a student from a corpus and its teacher cache, or go on with an unfinished run."""
+    from student.quiet import quiet_libraries
     from student.train import train as run_training
 
+    quiet_libraries()
     run_training(options)
 
 
 def arms(options: ArmsOptions) -> None:
     """Train coat and its controls (sft, pause) with several seeds from one recipe."""
     from student.arms import run_arms
+    from student.quiet import quiet_libraries
 
+    quiet_libraries()
     console.print(run_arms(options))
 
 
-def generate(audio: str, question: str, *, run: str = "run", max_tokens: int = 128) -> None:
-    """Answer a question about an audio file.
+def generate(
+    audio: str,
+    question: str | None = None,
+    *,
+    run: str = "run",
+    max_tokens: int = 128,
+    batch_size: int = 8,
+    chat: bool = False,
+) -> None:
+    """Answer a question about a recording or each file of a folder, or answer conversations.
 
     Args:
-        audio: Audio file.
-        question: What is asked.
+        audio: Audio file; folder of them; or .jsonl with a conversation a line,
+            {"messages": [...]}, audio parts {"type": "audio", "audio": PATH}. Several answers come
+            as JSON lines.
+        question: What is asked (conversations have their own).
         run: Folder of the run.
         max_tokens: Longest answer.
+        batch_size: Conversations that are answered at once.
+        chat: Print the answer as it is made, and read further questions about the same recording
+            from standard input, one a line, until an empty one.
     """
-    from student.generate import TrainedStudent
+    from student.ask import answers, asked_of, talk
 
-    (answer,) = TrainedStudent(run).answer([audio], question, max_tokens=max_tokens)
-    console.print(answer, markup=False)
+    asked = asked_of(audio, question)
+    student = _trained(run)
+    if chat:
+        for _ in talk(student, asked[0], sys.stdin, max_tokens=max_tokens):
+            continue
+    elif len(asked) == 1 and question is not None:
+        (said,) = answers(student, asked, batch_size=1, max_tokens=max_tokens)
+        console.print(said["answer"], markup=False)
+    else:
+        for line in answers(student, asked, batch_size=batch_size, max_tokens=max_tokens):
+            print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
+def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
+    """Serve a page that hears a recording, answers, and shows what the heads read at the block.
+
+    Args:
+        run: Folder of the run.
+        port: Of the page, on this machine.
+        share: Make it public through gradio's tunnel.
+    """
+    from student.demo import page
+
+    page.serve(run, port=port, share=share)
+
+
+def report(
+    runs: list[str], *, out: str = "report", cache: str | list[str] | None = None, clips: int = 6
+) -> None:
+    """Make one HTML page of training runs: curves, arms beside each other, predicted tracks, cost.
+
+    Args:
+        runs: Folders of runs, or folders that hold runs, as `arms` makes them.
+        out: Folder for the page, `index.html`.
+        cache: Cache, or caches, that the runs learnt from: with it, the first run with heads
+            predicts held-out clips.
+        clips: Held-out clips to predict.
+    """
+    from student.report import page
+
+    caches = [cache] if isinstance(cache, str) else cache or []
+    target = page.write(runs, out, caches=caches, clips=clips, console=messages)
+    console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def export(run: str, out: str) -> int:
@@ -48,19 +113,46 @@ def export(run: str, out: str) -> int:
     """
     from student.export import describe
     from student.export import export as run_export
+    from student.quiet import quiet_libraries
 
+    quiet_libraries()
     proof = run_export(run, out)
-    console.print(describe(proof, out))
+    console.print(f"{out}: {describe(proof)}")
     return 0 if proof.holds else 1
+
+
+def push(checkpoint: str, repo: str, *, upload: bool = False, public: bool = False) -> None:
+    """List what an exported checkpoint would put on a hub, or put it there.
+
+    Args:
+        checkpoint: Folder that `export` wrote.
+        repo: OWNER/NAME on the hub (HF_ENDPOINT, HF_TOKEN); made if it is not there.
+        upload: Really upload.
+        public: Make a new repository public.
+    """
+    from student.push import describe
+    from student.push import push as run_push
+
+    done = run_push(checkpoint, repo, upload=upload, private=not public)
+    console.print(describe(done, repo), markup=False)
+
+
+def _trained(run: str) -> TrainedStudent:
+    from student.generate import TrainedStudent
+    from student.quiet import quiet_libraries
+
+    quiet_libraries()
+    return TrainedStudent(run)
 
 
 def main() -> None:
     """Entry point of `coat-student`."""
     run_command(
         "coat-student",
-        {"train": train, "arms": arms, "generate": generate, "export": export},
+        {"train": train, "arms": arms, "generate": generate, "demo": demo, "report": report,
+         "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

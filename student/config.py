@@ -43,8 +43,12 @@ class TinyConfig:
     """Size of the tokenizer that is trained on the corpus' own texts."""
     window_s: int = 10
     """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
+    tower_width: int = 384
+    tower_layers: int = 4
+    """Sizes of the audio tower; Whisper tiny's."""
     whisper_weights: bool = True
-    """Fill a Qwen2-Audio tower with Whisper tiny.en's encoder where its package is installed."""
+    """Fill a Qwen2-Audio tower of Whisper tiny's sizes with its encoder (tiny.en), where the
+    package that carries it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +132,15 @@ class TaskConfig:
     answer: list[str]
     """Where the answer is: `text` or `labels.KEY`; the first that a clip has counts. A clip that
     has none is no example of this task."""
+    choices: int = 0
+    """Offer so many answers to choose from: the right one among others that the corpus has, in an
+    order that the clip's id decides. 0 asks openly."""
     weight: float = 1.0
     """Examples per clip: 2 shows each twice per epoch, 0.5 shows half of the clips."""
 
     def __post_init__(self) -> None:
+        offered = self.choices in (0, *range(2, 27))
+        _require(offered, "data.tasks.*.choices", "0, or 2 to 26", self.choices)
         _require(bool(self.questions), "data.tasks.*.questions", "at least one", self.questions)
         for path in self.answer:
             known = path == "text" or path.startswith("labels.")
@@ -146,15 +155,17 @@ class DataConfig:
     tasks: list[TaskConfig] = field(
         default_factory=lambda: [TaskConfig(questions=["What is said?"], answer=["text"])]
     )
-    chats: list[str] = field(default_factory=list)
-    """JSON-lines files of conversations: `{"messages": [...]}` whose audio parts are
-    `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
+    chats: dict[str, float] = field(default_factory=dict)
+    """JSON-lines file of conversations -> weight, as a task's. A line is `{"messages": [...]}`;
+    audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
     validation: float = 0.1
     """Share of the clips that is held out, chosen by a hash of the clip id."""
     validation_limit: int = 256
     """At most so many held-out examples are validated on."""
     max_duration: float = 30.0
     """Longer clips are left out, in seconds (the audio tower would cut them)."""
+    group_by_length: bool = False
+    """Batch clips of similar length, chosen anew every epoch: less padding, the same examples."""
     keep_in_memory: bool = False
     """Keep prepared examples in memory: for small corpora."""
     workers: int = 0
@@ -262,6 +273,9 @@ class TrainOptions(Recipe):
     """Folder or address of the teacher cache, or several."""
     out: str
     """Folder of the run; an unfinished run goes on."""
+    local_copies: str | None = None
+    """Folder on a local disk where shards of caches in object stores are kept once read; they are
+    fetched ahead in the background. No matter to caches on a local disk."""
 
     def recipe(self) -> Recipe:
         """The recipe alone."""

@@ -113,6 +113,19 @@ class ExampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
+    def lengths(self) -> list[int]:
+        """About how many tokens each example has, without preparing it."""
+        return [
+            round(
+                TOKENS_PER_SECOND
+                * sum(
+                    _seconds(self._clips[clip_id], self._grid.streams) for clip_id in each.clip_ids
+                )
+            )
+            + len(each.answer) // 4
+            for each in self.examples
+        ]
+
     def __getitem__(self, at: int) -> dict[str, Any]:
         if self._kept is None:
             return self._make(self.examples[at])

@@ -3,7 +3,7 @@
 LoRA is merged, the block's embedding rows are written into the table, heads are dropped, the block
 is kept from being said, and tokenizer and chat template carry the block. The export proves itself:
 the checkpoint is loaded again by stock classes, and its logits on held-out prompts are compared
-with the trained model's.
+with the trained model's. A model card says what it was made from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from manifests.errors import UserError
+from student.card import model_card
 from student.generate import TrainedStudent
 from student.tasks import read_held_out
 
@@ -73,6 +74,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     joint = trained.recipe.joint
     if joint is None or joint.train == "lora":
         # A full training has taught the head not to say them; here it has never met them.
+        _untie(model)
         with torch.no_grad():
             model.lm_head.weight[block_ids] = 0.0
     model.generation_config.suppress_tokens = block_ids or None
@@ -82,7 +84,17 @@ def export(run: str | Path, out: str | Path) -> Proof:
     reloaded, _ = trained.student.backbone.load(str(out), dtype=model.dtype)
     reloaded.to(model.device).eval()
     found = [_logits(reloaded, inputs) for inputs in prompts]
-    return _compare(expected, found, block_ids)
+    proof = _compare(expected, found, block_ids)
+    (out / "README.md").write_text(model_card(Path(run), describe(proof)), encoding="utf-8")
+    return proof
+
+
+def _untie(model: Any) -> None:
+    """Gives the head a table of its own: the block's rows are silent there, but not as inputs."""
+    if model.lm_head.weight is model.get_input_embeddings().weight:
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
+    for config in (model.config, model.config.get_text_config()):
+        config.tie_word_embeddings = False
 
 
 @torch.no_grad()
@@ -110,10 +122,10 @@ def _compare(expected: list[Tensor], found: list[Tensor], block_ids: list[int]) 
     )
 
 
-def describe(proof: Proof, out: str | Path) -> str:
+def describe(proof: Proof) -> str:
     """The proof in one sentence."""
     return (
-        f"{out}: on {proof.prompts} held-out prompts the largest logit difference is "
+        f"on {proof.prompts} held-out prompts the largest logit difference is "
         f"{proof.largest_difference:.2e}, both choose the same token at {proof.same_choice:.1%} of "
         f"positions, and block tokens are at least {proof.block_margin:.2f} below the best"
     )

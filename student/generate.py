@@ -73,7 +73,7 @@ class TrainedStudent:
             stream: Print the answer while it is made (one recording only).
         """
         waves = [
-            [recording if isinstance(recording, np.ndarray) else self.hear(_as_clip(recording))]
+            [recording if isinstance(recording, np.ndarray) else self.hear(as_clip(recording))]
             for recording in recordings
         ]
         return self.reply([ask(question)] * len(waves), waves, max_tokens=max_tokens, stream=stream)
@@ -170,7 +170,12 @@ def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
     return recipe, student, processor
 
 
-def _as_clip(path: str) -> Clip:
+def as_clip(path: str) -> Clip:
+    """The whole of an audio file.
+
+    Raises:
+        UserError: it is not there.
+    """
     if not Path(path).is_file():
         raise UserError(f"there is no audio file {path}")
     return Clip(clip_id=path, uri=str(Path(path).absolute()))

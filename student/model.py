@@ -159,7 +159,7 @@ class Student(nn.Module):
         saved = {
             name: value
             for name, value in load_file(path).items()
-            if self.heads or not name.startswith("heads.")
+            if not name.startswith("heads.") or name.split(".")[1] in self.heads
         }
         try:
             problems = self.load_state_dict(saved, strict=False).unexpected_keys

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import logging
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -14,6 +18,8 @@ from manifests.sums import Statistics
 from student.config import StreamConfig
 from student.losses import TRAINABLE
 from student.targets import standardised, student_frames
+
+logger = logging.getLogger(__name__)
 
 # Legend: N student frames (K * R), D columns.
 
@@ -54,21 +60,53 @@ class Stream:
 
 
 def open_streams(
-    caches: Sequence[str], wanted: Mapping[str, StreamConfig] | None
+    caches: Sequence[str],
+    wanted: Mapping[str, StreamConfig] | None,
+    *,
+    local_copies: str | None = None,
 ) -> dict[str, Stream]:
     """The wanted streams, each from the first cache that has its teacher.
 
     Args:
         caches: Folders or addresses.
         wanted: Stream -> how it is supervised; every stream that can be learnt if None.
+        local_copies: Folder where shards of remote caches are kept once read.
 
     Raises:
         UserError: no cache has the stream, or it is not one to learn from.
     """
-    readers = [CacheReader(cache) for cache in caches]
+    readers = [CacheReader(cache, local_copies=_place(local_copies, cache)) for cache in caches]
     if wanted is None:
         wanted = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
     return {name: _open(name, config, readers) for name, config in wanted.items()}
+
+
+def _place(local_copies: str | None, cache: str) -> Path | None:
+    """Where one cache's copies go: apart from those of others with the same teachers."""
+    if local_copies is None:
+        return None
+    return Path(local_copies) / hashlib.sha256(cache.encode()).hexdigest()[:12]
+
+
+def copy_ahead(streams: Mapping[str, Stream]) -> None:
+    """Makes the local copies in the background, in storage order, while training begins.
+
+    A batch that is earlier fetches what it lacks itself.
+    """
+    teachers = {
+        stream.reader.teacher.spec.key: stream.reader.teacher
+        for stream in streams.values()
+        if stream.reader is not None
+    }
+
+    def fetch() -> None:
+        try:
+            for teacher in teachers.values():
+                teacher.make_copies()
+        except OSError as error:
+            logger.warning("copying shards ahead has stopped: %s", error)
+
+    threading.Thread(target=fetch, name="copy-ahead", daemon=True).start()
 
 
 def _learnable(reader: CacheReader) -> list[str]:

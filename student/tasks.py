@@ -19,6 +19,7 @@ from manifests.console import as_fields
 from manifests.errors import UserError
 from student.config import TaskConfig
 
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HELD_OUT_FILE = "held_out.jsonl"
 
 Message = dict[str, Any]
@@ -53,18 +54,47 @@ def ask(question: str, clip_id: str = "") -> list[Message]:
 
 
 def examples_of(clips: Iterable[Clip], tasks: Iterable[TaskConfig]) -> Iterator[Example]:
-    """Examples that the templates make of clips, in the order of the tasks."""
+    """Examples that the templates make of clips, in the order of the tasks.
+
+    Raises:
+        UserError: a task offers choices, and the corpus has one answer alone.
+    """
     clips = list(clips)
     for number, task in enumerate(tasks):
-        for clip in clips:
-            answer = _answer(clip, task)
-            if answer is None:
-                continue
-            times = int(task.weight + fraction("weight", number, clip.clip_id))
-            for repeat in range(times):
-                at = fraction("wording", number, clip.clip_id, repeat)
-                question = task.questions[int(at * len(task.questions))]
-                yield Example((clip.clip_id,), ask(question, clip.clip_id), answer)
+        answered = [(clip, answer) for clip in clips if (answer := _answer(clip, task)) is not None]
+        known = sorted({answer for _, answer in answered})
+        if task.choices and len(known) == 1:
+            raise UserError(
+                f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
+                f"has one answer alone, {known[0]!r}; take `choices` out"
+            )
+        for clip, answer in answered:
+            for repeat in range(_times(task.weight, number, clip.clip_id)):
+                key = (number, clip.clip_id, repeat)
+                question = task.questions[int(fraction("wording", *key) * len(task.questions))]
+                if task.choices:
+                    offered = _offered(answer, known, task.choices, key)
+                    letters = [f"({LETTERS[at]}) {choice}" for at, choice in enumerate(offered)]
+                    said = letters[offered.index(answer)]
+                    asked = "\n".join([question, *letters])
+                    yield Example((clip.clip_id,), ask(asked, clip.clip_id), said)
+                else:
+                    yield Example((clip.clip_id,), ask(question, clip.clip_id), answer)
+
+
+def _times(weight: float, *key: object) -> int:
+    """How often an example of that weight is shown: its integer part, and once more by chance."""
+    return int(weight + fraction("weight", *key))
+
+
+def _offered(answer: str, known: list[str], count: int, key: tuple[object, ...]) -> list[str]:
+    """The right answer among others, in an order that depends on the key alone."""
+    offered = {answer}
+    draw = 0
+    while len(offered) < min(count, len(known)):
+        offered.add(known[int(fraction("choice", *key, draw) * len(known))])
+        draw += 1
+    return sorted(offered, key=lambda choice: fraction("order", *key, choice))
 
 
 def _answer(clip: Clip, task: TaskConfig) -> str | None:
@@ -77,8 +107,15 @@ def _answer(clip: Clip, task: TaskConfig) -> str | None:
     return None
 
 
-def read_chats(path: str | Path, clips: Mapping[str, Clip]) -> Iterator[Example]:
+def read_chats(
+    path: str | Path, clips: Mapping[str, Clip], *, weight: float = 1.0
+) -> Iterator[Example]:
     """Examples from a JSON-lines file of conversations that end with the assistant.
+
+    Args:
+        path: The file.
+        clips: Of the corpus, by id.
+        weight: How often each is shown: 2 is twice, 0.5 every other one.
 
     Raises:
         UserError: a line is not such a conversation, or names a clip that the corpus lacks.
@@ -88,9 +125,11 @@ def read_chats(path: str | Path, clips: Mapping[str, Clip]) -> Iterator[Example]
     with Path(path).open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                yield _chat(json.loads(line)["messages"], clips)
+                example = _chat(json.loads(line)["messages"], clips)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
+            for _ in range(_times(weight, str(path), number)):
+                yield example
 
 
 def _chat(messages: list[Message], clips: Mapping[str, Clip]) -> Example:

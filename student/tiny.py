@@ -68,13 +68,13 @@ def train_tokenizer(
 
 
 def tower_fields(config: TinyConfig) -> dict[str, Any]:
-    """Config fields of an audio tower with Whisper tiny's sizes and a shorter window."""
+    """Config fields of a Whisper-like audio tower with a shorter window."""
     return {
         "num_mel_bins": MEL_BANDS,
-        "d_model": 384,
-        "encoder_layers": 4,
-        "encoder_attention_heads": 6,
-        "encoder_ffn_dim": 1536,
+        "d_model": config.tower_width,
+        "encoder_layers": config.tower_layers,
+        "encoder_attention_heads": max(1, config.tower_width // 64),
+        "encoder_ffn_dim": 4 * config.tower_width,
         "max_source_positions": 50 * config.window_s,
     }
 

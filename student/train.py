@@ -9,15 +9,11 @@ weights.
 from __future__ import annotations
 
 import functools
-import json
-import logging
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
-from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from transformers import set_seed
@@ -26,20 +22,15 @@ from manifests.clips import Clip
 from manifests.console import console
 from manifests.corpus import Corpus
 from manifests.errors import UserError
-from student.config import (
-    Recipe,
-    TrainOptions,
-    differences,
-    load_recipe,
-    save_recipe,
-)
+from student.config import Recipe, TrainOptions
 from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
 from student.losses import answer_sum, stream_counts, stream_sums
-from student.metrics import NAMES
+from student.memory import explained_shortage
 from student.model import Student, build_student, load_backbone
-from student.streams import RECONSTRUCTION, Stream, open_streams
-from student.tasks import Example, examples_of, held_out, read_chats, write_held_out
-from student.tiny import build_tiny
+from student.provenance import sources_of
+from student.run import begin, check_same, read_report, table_of, write_report
+from student.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
+from student.tasks import Example, examples_of, held_out, read_chats
 from student.trainer import (
     STATE_FILE,
     Counts,
@@ -50,8 +41,6 @@ from student.trainer import (
 from student.validation import Numbers, Validator, calibrate, stream_targets
 
 # Legend: B examples, S tokens, N frames (K * R), D columns, P parts of a loss.
-
-logger = logging.getLogger(__name__)
 
 CALIBRATION_EXAMPLES = 256
 """Training examples that means and deviations are measured on."""
@@ -64,20 +53,24 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         `before` and each stage -> the numbers of its validation.
     """
     recipe, run = options.recipe(), Path(options.out)
-    _check_same(run, recipe)
+    check_same(run, recipe)
+    process = PartialState()
+    console.quiet = not process.is_main_process
 
     # Data: which clips, what is asked about them, and what the teachers heard in them.
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
-    streams = open_streams(caches, recipe.streams)
+    streams = open_streams(caches, recipe.streams, local_copies=options.local_copies)
+    copy_ahead(streams)
     heard = usable(Corpus(options.corpus).clips(), streams, recipe.data.max_duration)
     clips = {clip.clip_id: clip for clip in heard}
     learning, checking = _split(_examples(recipe, clips), recipe)
     console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
+    sources = sources_of(options.corpus, caches, heard, streams,
+                         examples=len(learning), held_out=len(checking))  # fmt: skip
 
     # Model: the backbone with its block, adapters and heads.
-    process = PartialState()
     with process.main_process_first():
-        base = _begin(run, recipe, learning, checking, clips)
+        base = begin(run, recipe, learning, checking, clips, sources)
     backbone, model, processor = load_backbone(recipe.model, base)
     student = build_student(recipe, backbone, model, processor, streams)
     distilled = streams if recipe.arm == "coat" else {}
@@ -102,11 +95,11 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
     means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
     validate = Validator(DataLoader(checking, batch_size, collate_fn=as_batch), distilled, means)
-    report = _read_report(run)
+    report = read_report(run)
     if "before" not in report:
         report["before"] = validate(student)
         if process.is_main_process:
-            _write_report(run, report)
+            write_report(run, report)
 
     # Stages: each a run of the trainer, from the last one's weights.
     for number, (name, stage) in enumerate(stages.items()):
@@ -125,16 +118,18 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
                 examples=learning,
                 held_out=checking,
                 collate=as_batch,
+                lengths=learning.lengths() if recipe.data.group_by_length else None,
             )
             set_seed(recipe.seed + number)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
             with process.main_process_first():
                 unfinished = last_checkpoint(folder)
-            trainer.train(resume_from_checkpoint=unfinished)
+            with explained_shortage(name, stage):
+                trainer.train(resume_from_checkpoint=unfinished)
             report[name] = validate(student)
+            trainer.save_model()
             if process.is_main_process:
-                student.save(folder / STATE_FILE)
-                _write_report(run, report)
+                write_report(run, report)
             process.wait_for_everyone()
         student.load(folder / STATE_FILE)
     console.print(table_of(report, distilled))
@@ -196,42 +191,10 @@ def step_losses(
     return {name: float(value.detach()) for name, value in parts.items()}, total
 
 
-def _check_same(run: Path, recipe: Recipe) -> None:
-    """Refuses to go on with a run of another recipe."""
-    written = run / "recipe.yaml"
-    if written.is_file():
-        changed = differences(recipe, load_recipe(written))
-        if changed:
-            raise UserError(
-                f"{run} was begun with another recipe ({'; '.join(changed)}); go on with that one, "
-                "or choose another --out"
-            )
-
-
-def _begin(
-    run: Path,
-    recipe: Recipe,
-    learning: list[Example],
-    checking: list[Example],
-    clips: dict[str, Clip],
-) -> str:
-    """Makes the run's folder if it is not there; the path of the backbone's checkpoint."""
-    base = run / "base"
-    if not (run / "recipe.yaml").is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        if recipe.model.build is not None:
-            questions = [example.messages[-1]["content"][-1]["text"] for example in learning]
-            texts = questions + [example.answer for example in learning]
-            build_tiny(base, recipe.model.tiny, texts, seed=recipe.seed)
-        write_held_out(run, checking, clips)
-        save_recipe(recipe, run / "recipe.yaml")
-    return recipe.model.path or str(base)
-
-
 def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:
     examples = list(examples_of(clips.values(), recipe.data.tasks))
-    for path in recipe.data.chats:
-        examples += read_chats(path, clips)
+    for path, weight in recipe.data.chats.items():
+        examples += read_chats(path, clips, weight=weight)
     return examples
 
 
@@ -249,35 +212,3 @@ def _split(examples: list[Example], recipe: Recipe) -> tuple[list[Example], list
 
 def _trainable(student: Student) -> str:
     return f"{sum(p.numel() for p in student.parameters() if p.requires_grad):,}"
-
-
-def _read_report(run: Path) -> dict[str, Numbers]:
-    path = run / "report.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def _write_report(run: Path, report: dict[str, Numbers]) -> None:
-    part = run / "report.json.part"
-    part.write_text(json.dumps(report, indent=1))
-    part.rename(run / "report.json")
-
-
-def table_of(report: dict[str, Numbers], streams: dict[str, Stream]) -> Table:
-    """Validation before and after each stage, beside the mean predictor."""
-    table = Table(title="held-out clips: loss, and metric where higher is better")
-    for heading in ("stream", "metric", "mean predictor", *report):
-        table.add_column(heading, justify="left" if heading == "stream" else "right")
-    answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
-    table.add_row("answer", "loss", "", *answer)
-    for name, stream in streams.items():
-        baseline = next(iter(report.values()))[f"{name}/mean_predictor"]
-        cells = [
-            f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
-            for numbers in report.values()
-        ]
-        table.add_row(name, f"loss, {NAMES[stream.kind]}", _shown(baseline), *cells)
-    return table
-
-
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"

@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from student.config import Recipe, StageConfig
 from student.model import Student
+from student.sampling import ByLength
 from student.validation import Numbers
 
 STATE_FILE = "student.safetensors"
@@ -41,6 +42,7 @@ class StudentTrainer(Trainer):
         count: Batch -> the counts that its losses are divided by.
         losses: (model, batch, counts) -> each loss by name, and the total to descend.
         validate: Student -> numbers.
+        lengths: Of the examples; given, they are batched with others of similar length.
     """
 
     loss_is_scaled_for_ga = True
@@ -57,6 +59,7 @@ class StudentTrainer(Trainer):
         examples: Dataset,
         held_out: Dataset,
         collate: Callable[[list], dict[str, Any]],
+        lengths: Sequence[int] | None = None,
     ) -> None:
         super().__init__(
             model=student,
@@ -70,6 +73,7 @@ class StudentTrainer(Trainer):
         self._count = count
         self._losses = losses
         self._validate = validate
+        self._lengths = lengths
         self._parts: dict[str, float] = defaultdict(float)
         self._parts_since = 0
         self.remove_callback(PrinterCallback)
@@ -127,6 +131,14 @@ class StudentTrainer(Trainer):
                 **settings,
             )  # fmt: skip
         return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self._lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return ByLength(
+            self._lengths, together * self.args.world_size, seed=self.args.data_seed or 0
+        )
 
     def evaluate(
         self,

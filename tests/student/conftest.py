@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from manifests import corpus as corpora
 from manifests import shards
@@ -35,7 +37,9 @@ from student.config import (
     TinyConfig,
     TrainOptions,
 )
+from student.generate import TrainedStudent
 from student.tiny import build_tiny
+from student.train import train
 
 RATE = 16000
 NOTES = ("low", "middle", "high", "top")
@@ -66,7 +70,11 @@ TASKS = [
     TaskConfig(questions=["What is said?"], answer=["text"]),
     TaskConfig(questions=["Which note?", "Name the note."], answer=["labels.note"]),
 ]
-TINY = TinyConfig(window_s=2, hidden_size=64, layers=3, feed_forward=96, vocabulary=400)
+FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")
+TINY = TinyConfig(
+    window_s=2, hidden_size=64, layers=3, feed_forward=96, vocabulary=400,
+    tower_width=64, tower_layers=2, whisper_weights=False,
+)  # fmt: skip
 
 
 def sing(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
@@ -130,6 +138,15 @@ def write_cache(
                      sums=sums, extract_seconds=0.0, finished="")  # fmt: skip
 
 
+def digest(folder: Path) -> str:
+    """Of every file's name, bytes and time of change."""
+    state = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        state.update(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}".encode())
+        state.update(path.read_bytes() if path.is_file() else b"")
+    return state.hexdigest()
+
+
 class World:
     """Where the toy corpus and its cache are."""
 
@@ -153,6 +170,7 @@ class World:
             if number >= LOST:
                 heard[clip.clip_id] = targets(wave, note_T)
         write_cache(self.cache, corpora.build(self.clips, self.corpus), heard)
+        self.cache_digest = digest(self.cache)
 
     def options(self, out: Path, **changes: Any) -> TrainOptions:
         """A short training on this world: every stream, two steps of each stage."""
@@ -172,6 +190,16 @@ class World:
         )
 
 
+def model_of(checkpoints: Callable[[str], str], family: str) -> ModelConfig:
+    """A family's small checkpoint as a recipe names it."""
+    return ModelConfig(path=checkpoints(family), dtype="float32")
+
+
+def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
+    """Stage -> what it has learnt."""
+    return {path.parent.name: load_file(path) for path in run.glob("*/student.safetensors")}
+
+
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """48 clips of about a second; the cache lacks two of them."""
@@ -185,8 +213,43 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
     @functools.cache
     def make(family: str) -> str:
         folder = tmp_path_factory.mktemp(family)
-        config = dataclasses.replace(TINY, family=family, whisper_weights=False)
+        config = dataclasses.replace(TINY, family=family)
         build_tiny(folder, config, ["What is said? a low middle high top tone"], seed=0)
         return str(folder)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def runs(
+    world: World, checkpoints: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Path]:
+    """Family -> a finished run, far enough from its start that adapters and rows matter."""
+
+    @functools.cache
+    def make(family: str) -> Path:
+        out = tmp_path_factory.mktemp("runs") / family
+        stage = {"batch_size": 4, "max_steps": 12, "save_steps": 12, "warmup": 0.0}
+        train(
+            world.options(
+                out,
+                model=model_of(checkpoints, family),
+                align=StageConfig(train="rows", rows_lr=0.03, **stage),
+                joint=StageConfig(train="lora", rows_lr=0.03, lr=0.01, **stage),
+            )
+        )
+        return out
+
+    return make
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def run(request: Any, runs: Callable[[str], Path]) -> Path:
+    """A finished run of each family."""
+    return runs(request.param)
+
+
+@pytest.fixture(scope="session")
+def trained(run: Path) -> TrainedStudent:
+    """The student of each family's run, ready to be asked."""
+    return TrainedStudent(run)

@@ -1,0 +1,1 @@
+"""A page that hears a recording, answers, and shows what heads read at the thinking positions."""

@@ -1,0 +1,88 @@
+"""An exported checkpoint on a hub; nothing leaves the machine unless it is asked for.
+
+Without `upload` the files are only listed, so that what would be published can be looked at.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from manifests.errors import UserError
+
+NEEDED = ("config.json", "README.md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Upload:
+    """What a push did, or would do."""
+
+    files: dict[str, int]
+    """Name in the repository -> bytes."""
+    url: str | None
+    """Where the files are now; None if nothing was uploaded."""
+
+
+def push(
+    checkpoint: str | Path,
+    repo: str,
+    *,
+    upload: bool = False,
+    private: bool = True,
+    endpoint: str | None = None,
+) -> Upload:
+    """Publishes an exported checkpoint, or says what that would publish.
+
+    Args:
+        checkpoint: Folder that `export` wrote.
+        repo: `OWNER/NAME` on the hub; made if it is not there.
+        upload: Really do it.
+        private: Make a new repository private.
+        endpoint: Address of the hub, if it is not the public one (or `HF_ENDPOINT`).
+
+    Raises:
+        UserError: not an exported checkpoint, not a repository's name, or the hub refuses.
+    """
+    folder = Path(checkpoint)
+    missing = [name for name in NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder} is not an exported checkpoint: it has no {missing[0]}; make one with "
+            "coat-student export"
+        )
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"{repo!r} cannot be a repository: {error}") from None
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+    if not upload:
+        return Upload(files=files, url=None)
+    hub = HfApi(endpoint=endpoint)
+    try:
+        hub.create_repo(repo, private=private, exist_ok=True)
+        commit = hub.upload_folder(
+            repo_id=repo, folder_path=folder, commit_message="Exported by coat-student"
+        )
+    except LocalTokenNotFoundError:
+        raise UserError("the hub wants to know you: set HF_TOKEN, or run hf auth login") from None
+    except (HTTPError, OSError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"the hub refused {repo}: {first_line}") from None
+    return Upload(files=files, url=str(commit.repo_url))
+
+
+def describe(upload: Upload, repo: str) -> str:
+    """What was done, in lines."""
+    total = sum(upload.files.values()) / 1e6
+    lines = [f"  {name}  {size / 1e6:,.1f} MB" for name, size in upload.files.items()]
+    head = (
+        f"uploaded to {upload.url}:"
+        if upload.url
+        else f"would go to {repo} ({total:,.1f} MB; --upload does it):"
+    )
+    return "\n".join([head, *lines])

@@ -1,0 +1,42 @@
+"""Batches of clips of similar length: less padding, the same examples.
+
+The stock length-grouped sampler draws from the global generator, so a run that is resumed in its
+second epoch would see another order; this one draws from seed and epoch alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
+
+
+class ByLength(Sampler[int]):
+    """Indices in random order, such that each accumulated batch is of similar lengths.
+
+    Args:
+        lengths: Of each example, in any unit.
+        batch_size: Of an accumulated batch.
+        seed: With the epoch, decides the order.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:
+        self._lengths = list(lengths)
+        self._batch_size = batch_size
+        self._seed = seed
+        self._epoch = 0
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader when an epoch begins."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(1_000_003 * self._seed + self._epoch)
+        return iter(
+            get_length_grouped_indices(self._lengths, self._batch_size, generator=generator)
+        )

@@ -1,0 +1,138 @@
+"""Recipes and mistakes: a wrong one is one clear line that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from manifests.corpus import build
+from manifests.errors import UserError
+from student.config import (
+    BlockConfig,
+    DataConfig,
+    StageConfig,
+    StreamConfig,
+    TaskConfig,
+    load_recipe,
+    parse_recipe,
+    recipes_folder,
+)
+from student.generate import TrainedStudent
+from student.train import train
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"build": "tiny"}, "blok": {"tokens": 4}}, "blok"),
+        ({"model": {"build": "tiny"}, "block": {"tokns": 4}}, "tokns"),
+        ({"model": {"build": "tiny"}, "block": {"tokens": 0}}, "block.tokens"),
+        ({"model": {"build": "tiny", "path": "x"}}, "either `path` or `build: tiny`"),
+        ({"model": {"build": "tiny"}, "arm": "both"}, "arm"),
+        (
+            {
+                "model": {"build": "tiny"},
+                "data": {"tasks": [{"questions": ["?"], "answer": ["text"], "choices": 1}]},
+            },
+            "choices",
+        ),
+    ],
+)
+def test_a_wrong_recipe_is_one_clear_line(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        parse_recipe(values)
+
+
+def test_recipes_that_ship_are_valid() -> None:
+    recipes = {path.stem: load_recipe(path) for path in recipes_folder().glob("*.yaml")}
+    for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3"):
+        assert recipes[f"{family}_8x80gb"].model.quantize is None
+        assert recipes[f"{family}_1x24gb"].model.quantize == "4bit"
+
+
+def test_a_stream_that_no_cache_has_is_named(world: Any, tmp_path: Path) -> None:
+    streams = {"asr.encoder": StreamConfig()}
+    with pytest.raises(UserError, match=r"asr\.encoder.*there are .*toy\.bands"):
+        train(world.options(tmp_path / "run", streams=streams))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_curve_cannot_be_learnt(world: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"toy\.f0 is a curve"):
+        train(world.options(tmp_path / "run", streams={"toy.f0": StreamConfig()}))
+
+
+def test_cache_and_corpus_without_common_clips(world: Any, tmp_path: Path) -> None:
+    others = [dataclasses.replace(clip, clip_id=f"other-{clip.clip_id}") for clip in world.clips]
+    build(others, tmp_path / "others")
+    options = dataclasses.replace(world.options(tmp_path / "run"), corpus=str(tmp_path / "others"))
+    with pytest.raises(UserError, match="for none of the corpus' 48 clips"):
+        train(options)
+
+
+def test_another_block_than_the_run_began_with(world: Any, tmp_path: Path) -> None:
+    train(world.options(tmp_path / "run", joint=None))
+    with pytest.raises(UserError, match=r"block\.tokens: 4 there, 8 here"):
+        train(world.options(tmp_path / "run", joint=None, block=BlockConfig(tokens=8)))
+    shutil.copytree(tmp_path / "run", tmp_path / "forged")
+    recipe = tmp_path / "forged" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("tokens: 4", "tokens: 8"))
+    with pytest.raises(UserError, match="does not fit this recipe's model"):
+        TrainedStudent(tmp_path / "forged")
+
+
+def test_nothing_to_ask_about(world: Any, tmp_path: Path) -> None:
+    tasks = [TaskConfig(questions=["?"], answer=["labels.none"])]
+    with pytest.raises(UserError, match="0 examples"):
+        train(world.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
+
+
+class _Greedy:
+    """Stands for a loss that needs more memory than there is: the allocation is real."""
+
+    def __init__(self, device_error: bool) -> None:
+        self.device_error = device_error
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.device_error:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return torch.empty(1 << 58)
+
+
+@pytest.mark.parametrize("device_error", [False, True])
+def test_out_of_memory_says_what_to_lower(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_error: bool
+) -> None:
+    monkeypatch.setattr("student.train.step_losses", _Greedy(device_error))
+    stage = StageConfig(train="rows", batch_size=8, accumulation=3, max_steps=1)
+    with pytest.raises(UserError) as caught:
+        train(world.options(tmp_path / "run", align=stage, joint=None))
+    text = str(caught.value)
+    assert "out of memory in align with batches of 8" in text
+    assert "lower align.batch_size from 8 to 4 and raise align.accumulation from 3 to 6" in text
+    assert "align.checkpointing" in text
+
+
+def test_other_failures_keep_their_own_words(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> Any:
+        return torch.zeros(2) @ torch.zeros(3)
+
+    monkeypatch.setattr("student.train.step_losses", broken)
+    with pytest.raises(RuntimeError, match="size"):
+        train(world.options(tmp_path / "run", joint=None))
+
+
+def test_audio_shorter_than_a_token(world: Any, tmp_path: Path) -> None:
+    """Such clips are left out of training; if none is left, that is said."""
+    short = [dataclasses.replace(clip, duration=0.05) for clip in world.clips]
+    build(short, tmp_path / "short")
+    options = dataclasses.replace(world.options(tmp_path / "run"), corpus=str(tmp_path / "short"))
+    with pytest.raises(UserError, match="none of the corpus' 48 clips can be used"):
+        train(options)

@@ -1,0 +1,113 @@
+"""What changes memory and speed, and nothing else: checkpointing, precision, processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from student.config import StageConfig, save_recipe
+from student.train import train
+from tests.student.conftest import FAMILIES, model_of, states
+
+STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
+PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
+"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_checkpointing_changes_nothing_but_memory(
+    world: Any, checkpoints: Any, tmp_path: Path, family: str
+) -> None:
+    for name in ("kept", "recomputed"):
+        stage = StageConfig(train="lora", checkpointing=name == "recomputed", **STAGE)
+        train(
+            world.options(
+                tmp_path / name,
+                model=model_of(checkpoints, family),
+                align=None,
+                joint=stage,
+                trainer=PLAIN_DESCENT,
+            )
+        )
+    kept, recomputed = (states(tmp_path / name)["joint"] for name in ("kept", "recomputed"))
+    for name, value in kept.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_in_bfloat16(world: Any, checkpoints: Any, tmp_path: Path, family: str) -> None:
+    """The frozen backbone in bfloat16, what learns in float32, and nearly the same losses."""
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = dataclasses.replace(model_of(checkpoints, family), dtype=dtype)
+        stage = StageConfig(train="lora", **STAGE)
+        trainer = {"report_to": [], "disable_tqdm": True, "bf16": dtype == "bfloat16"}
+        out = tmp_path / dtype
+        train(world.options(out, model=model, align=None, joint=stage, trainer=trainer))
+        logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses[dtype] = [log["loss"] for log in logs if "loss" in log]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert {value.dtype for value in states(tmp_path / "bfloat16")["joint"].values()} == {
+        torch.float32
+    }
+
+
+def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """QLoRA, as far as a CPU goes: the language model's projections are stored in 4 bits, adapters
+    and rows learn, and an export has the weights in full."""
+    pytest.importorskip("bitsandbytes", reason="pip install 'coat-distill[quantize]'")
+    from student.export import export
+    from student.generate import TrainedStudent
+
+    model = dataclasses.replace(model_of(checkpoints, "qwen2_audio"), quantize="4bit")
+    stage = StageConfig(train="lora", checkpointing=True, **(STAGE | {"max_steps": 6}), lr=1e-2)
+    out = tmp_path / "run"
+    report = train(world.options(out, model=model, align=None, joint=stage))
+    assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
+    trained = TrainedStudent(out)
+    kinds = {type(module).__name__ for name, module in trained.student.base.named_modules()
+             if name.endswith("gate_proj.base_layer")}  # fmt: skip
+    assert kinds == {"Linear4bit"}
+    assert export(out, tmp_path / "export").prompts == 4
+
+
+def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """Losses are normalised over all processes: 2 processes of 2 give the steps of one of 4."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    options = world.options(
+        tmp_path / "1",
+        model=model_of(checkpoints, "qwen2_audio"),
+        lora=lora_without_dropout,
+        align=None,
+        joint=StageConfig(train="lora", **STAGE),
+        trainer=PLAIN_DESCENT | {"use_cpu": True},
+    )
+    train(options)
+    half = StageConfig(train="lora", **(STAGE | {"batch_size": 2}))
+    options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
+    launch(options, tmp_path / "2.yaml", "torch.distributed.run", "--standalone",
+           "--nproc-per-node=2")  # fmt: skip
+    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def launch(options: Any, recipe: Path, *launcher: str) -> str:
+    """Runs `coat-student train` in several processes; what it says on stderr."""
+    save_recipe(options.recipe(), recipe)
+    arguments = ["--config", recipe, "--corpus", options.corpus, "--cache", options.cache]
+    done = subprocess.run(
+        [sys.executable, "-m", *launcher, "-m", "student.cli", "train", *map(str, arguments),
+         "--out", options.out],
+        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
