@@ -16,10 +16,12 @@ from manifests.corpus import Corpus
 from manifests.errors import UserError
 from manifests.layout import Layout
 from manifests.reader import CacheReader
-from pipeline import audit, plan, setup, show, status, upkeep, verify
+from pipeline import audit, plan, setup, show, status, upkeep, verify, weights
 from pipeline.config import BuildConfig, PlanOptions
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
+from pipeline.weights import FetchConfig
+from teachers import catalogue
 
 if TYPE_CHECKING:
     from pipeline.job import Outcome
@@ -288,6 +290,41 @@ def compact(cache: str = "cache", older_than_hours: float = 24.0) -> None:
     console.print(f"{files} files, {size / 1e6:,.1f} MB freed")
 
 
+def list_teachers(weights_dir: str = "", json: bool = False) -> None:
+    """List the families of experts: streams, rates, licences, memory, and what they lack here.
+
+    Args:
+        weights_dir: Folder that `coat-cache fetch` filled.
+        json: Print JSON instead of a table.
+    """
+    rows = []
+    for family in catalogue.CATALOGUE:
+        state, spec = catalogue.here(family, weights_dir)
+        rows.append(as_fields(family) | {"here": state, "spec": as_fields(spec) if spec else None})
+    if json:
+        _print_json(rows)
+        return
+    shown = Table("family", "expert", "streams: width @ Hz", "licence", title="Families of experts")
+    shown.add_column("GB", justify="right")
+    shown.add_column("runs here")
+    for row in rows:
+        expert = f"{row['expert']}\n{row['model']}".strip()
+        memory = f"{row['memory_gb']:.1f}"
+        shown.add_row(row["name"], expert, row["streams"], row["license"], memory, row["here"])
+    console.print(shown)
+
+
+def fetch(config: FetchConfig) -> None:
+    """Download the checkpoints of a preset or of hub ids once, and pin them."""
+    shown = Table("checkpoint", "commit", "licence", title=f"In {config.weights_dir}, pinned")
+    shown.add_column("files", justify="right")
+    shown.add_column("GB", justify="right")
+    for done in weights.fetch(config):
+        size = f"{done.size / 1e9:.2f}"
+        shown.add_row(done.model, done.revision[:12], done.license, str(done.files), size)
+    console.print(shown)
+
+
 def _print_json(value: object) -> None:
     print(dumps(value, indent=1, ensure_ascii=False))
 
@@ -309,6 +346,8 @@ def main() -> None:
             "ls": list_versions,
             "rm": remove_version,
             "compact": compact,
+            "teachers": list_teachers,
+            "fetch": fetch,
         },
         description="Stage 1: a teacher cache of what audio experts hear in a corpus.",
     )

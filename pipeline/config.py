@@ -45,7 +45,8 @@ class TeacherConfig:
     """One teacher of a build; what is left out comes from the preset."""
 
     family: str = ""
-    """A registered family (`coat-cache teachers` lists them) or `my_module:MyTeacher`."""
+    """A registered family (`coat-cache teachers` lists them), `transformers:MODEL_ID` or
+    `my_module:MyTeacher`."""
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the family that change the features; a change makes a new version."""
     runtime: dict[str, Any] = field(default_factory=dict)
@@ -65,7 +66,9 @@ class BuildConfig:
     cache: str
     """Folder or address (s3://, gs://) of the cache; made if it is not there."""
     preset: str = "embedded"
-    """A set of teachers; `embedded` needs no model hub."""
+    """A set of teachers; `embedded` needs no model hub, `hub` is what `coat-cache fetch` gets."""
+    weights_dir: str = ""
+    """Folder of hub checkpoints that `coat-cache fetch` filled, at the same path on every node."""
     teachers: str = ""
     """Teachers to run, separated by commas; all of the preset and of `teacher` if empty."""
     teacher: dict[str, TeacherConfig] = field(default_factory=dict)

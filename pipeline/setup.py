@@ -56,13 +56,15 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
                 f"unknown teacher {name!r}; preset {config.preset} and the configuration have "
                 f"{', '.join(chosen)}"
             )
-    return [_setup(name, chosen[name]) for name in wanted]
+    return [_setup(name, chosen[name], config.weights_dir) for name in wanted]
 
 
-def _setup(name: str, config: TeacherConfig) -> TeacherSetup:
+def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:
     if not config.family:
         raise UserError(f"teacher {name} needs a family, e.g. teacher.{name}.family: whisper_ct2")
     settings = {**config.settings, **config.runtime}
+    if weights_dir and hasattr(registry.settings_of(config.family), "weights_dir"):
+        settings.setdefault("weights_dir", weights_dir)
     spec = registry.make(name, config.family, settings).spec()
     spec = replace(
         spec,

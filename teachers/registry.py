@@ -19,9 +19,11 @@ FAMILIES: dict[str, str] = {
     "whisper_ct2": "teachers.whisper_ct2:WhisperCT2",
     "egemaps": "teachers.egemaps:EGeMAPS",
     "crepe": "teachers.crepe:Crepe",
+    "swift_f0": "teachers.swift_f0:SwiftF0",
     "yamnet": "teachers.yamnet:YAMNet",
     "basic_pitch": "teachers.basic_pitch:BasicPitch",
     "whisper": "teachers.whisper_hf:Whisper",
+    "openai_whisper": "teachers.openai_whisper:OpenAIWhisper",
     "ctc": "teachers.ctc:CTC",
     "audio_classifier": "teachers.audio_classifier:AudioClassifier",
     "audeering": "teachers.audio_classifier:AudEERING",
@@ -30,6 +32,16 @@ FAMILIES: dict[str, str] = {
     "encoder": "teachers.encoder:Encoder",
 }
 
+MUSIC = [
+    "singing", "a choir", "an acoustic guitar", "an electric guitar", "a bass guitar", "a piano",
+    "an organ", "a synthesizer", "strings", "a violin", "a cello", "a trumpet", "a saxophone",
+    "a flute", "a clarinet", "drums", "hand percussion", "a harp", "an accordion", "no instrument",
+]  # fmt: skip
+"""What the hub preset listens for in music."""
+
+GENERIC = "transformers:"
+"""`transformers:MODEL_ID` is the family `encoder` with that model."""
+
 PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "embedded": {
         "asr": ("whisper_ct2", {}),
@@ -37,6 +49,34 @@ PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "pitch": ("crepe", {}),
         "sound_event": ("yamnet", {}),
         "music": ("basic_pitch", {}),
+    },
+    "hub": {
+        "asr": (
+            "whisper",
+            {"model": "openai/whisper-large-v3", "dtype": "float16", "frame_rate": 25.0},
+        ),
+        "emotion": (
+            "audio_classifier",
+            {"model": "superb/hubert-large-superb-er", "dtype": "float16", "frame_rate": 12.5},
+        ),
+        "pitch": ("crepe", {"model": "full"}),
+        "sound_event": (
+            "audio_classifier",
+            {
+                "model": "MIT/ast-finetuned-audioset-10-10-0.4593",
+                "dtype": "float16",
+                "scores": "sigmoid",
+            },
+        ),
+        "music": (
+            "clap",
+            {
+                "model": "laion/larger_clap_music",
+                "dtype": "float16",
+                "labels": MUSIC,
+                "prompt": "This is music with {}.",
+            },
+        ),
     },
     "none": {},
 }
@@ -54,32 +94,54 @@ def preset(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return PRESETS[name]
 
 
+def settings_of(family: str) -> type:
+    """The settings dataclass of a family.
+
+    Raises:
+        UserError: no such family or class.
+    """
+    return _class(family).Settings
+
+
 def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
     """A teacher called `name`, not yet loaded.
 
     Args:
         name: Its name in the cache.
-        family: A registered family, or `module:Class`.
+        family: A registered family, `transformers:MODEL_ID`, or `module:Class`.
         settings: Fields of the family's settings dataclass (its `Settings` attribute).
 
     Raises:
         UserError: no such family, class or setting.
     """
-    address = FAMILIES.get(family, family)
-    module_name, colon, class_name = address.partition(":")
-    if not colon:
-        raise UserError(
-            f"teacher {name}: unknown family {family!r}; the families are "
-            f"{', '.join(FAMILIES)}, or give one of your own as my_module:MyTeacher"
-        )
+    if family.startswith(GENERIC):
+        family, settings = "encoder", {"model": family.removeprefix(GENERIC), **settings}
     try:
-        cls = getattr(importlib.import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise UserError(f"teacher {name}: cannot load {address}: {error}") from None
+        cls = _class(family)
+    except UserError as error:
+        raise UserError(f"teacher {name}: {error}") from None
     known = [field.name for field in dataclasses.fields(cls.Settings)]
     for setting in settings:
         if setting not in known:
             raise UserError(
                 f"teacher {name}: {family} has no setting {setting!r}; it has {', '.join(known)}"
             )
-    return cls(name, cls.Settings(**settings))
+    # YAML and JSON have lists where settings, which are hashed, have tuples.
+    fields = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
+    }
+    return cls(name, cls.Settings(**fields))
+
+
+def _class(family: str) -> Any:
+    address = FAMILIES["encoder"] if family.startswith(GENERIC) else FAMILIES.get(family, family)
+    module_name, colon, class_name = address.partition(":")
+    if not colon:
+        raise UserError(
+            f"unknown family {family!r}; the families are {', '.join(FAMILIES)}, "
+            f"{GENERIC}MODEL_ID, or one of your own as my_module:MyTeacher"
+        )
+    try:
+        return getattr(importlib.import_module(module_name), class_name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise UserError(f"cannot load {address}: {error}") from None

@@ -127,7 +127,7 @@ class Whisper:
         for clip in range(len(waves)):
             own = [at for at, piece in enumerate(pieces) if piece.clip == clip]
             joined_TD = join([(pieces[at].first, frames[at]) for at in own])
-            said = _said([pieces[at] for at in own], [words[at] for at in own], len(joined_TD))
+            said = said_in([pieces[at] for at in own], [words[at] for at in own], len(joined_TD))
             metadata = self._metadata(said, [words[at] for at in own])
             targets.append(Targets({"encoder": pooled(joined_TD, self._pool)}, metadata))
         return targets
@@ -237,7 +237,7 @@ class Whisper:
         return transcript(said, heard[0] if heard else self._settings.language)
 
 
-def _said(
+def said_in(
     pieces: Sequence[Piece], words: Sequence[list[dict[str, Any]]], total: int
 ) -> list[list[Any]]:
     """Words of a clip: in the middle of an overlap, one window's words end and the next's begin."""
