@@ -1,0 +1,97 @@
+"""The examples do what they say: each is run, as a program, on a small corpus and its cache."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pipeline.report_cache import make_cache
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `things`, a corpus of 24 clips, and `cache`, what teachers heard in them."""
+    folder = tmp_path_factory.mktemp("examples")
+    make_cache(folder)
+    # That cache has a clip whose file is gone; who trains needs all of them.
+    shutil.copy(folder / "audio" / "006.wav", folder / "audio" / "004.wav")
+    return folder
+
+
+def run(*words: str | Path, cwd: Path, **environment: str) -> str:
+    """Stdout of a Python program that ends well."""
+    done = subprocess.run(
+        [sys.executable, *map(str, words)],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"} | environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_own_corpus(world: Path, tmp_path: Path) -> None:
+    import soundfile
+
+    for name in ("glass-breaking/anna_1.wav", "glass-breaking/bert_1.wav", "rain/1.wav"):
+        path = tmp_path / "recordings" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, [0.0] * 8000, 16_000)
+    said = run("-m", "examples.own_corpus", "recordings", "--out", "corpus", cwd=tmp_path)
+    assert said.startswith("corpus: 3 clips")
+    from manifests.corpus import Corpus
+
+    labels = [dict(clip.labels) for clip in Corpus(tmp_path / "corpus").clips()]
+    assert labels == [
+        {"sound": "glass breaking", "speaker": "anna"},
+        {"sound": "glass breaking", "speaker": "bert"},
+        {"sound": "rain"},
+    ]
+
+
+def test_plain_pytorch_reads_one_stream_off_another(world: Path) -> None:
+    words = ("--source", "asr.encoder", "--target", "mood.lld", "--epochs", "40")
+    said = run("-m", "examples.plain_pytorch", *words, cwd=world)
+    found = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", said)
+    assert found, said
+    # Both rise where the clip sounds.
+    assert float(found[1]) > 80
+
+
+def test_one_cache_two_backbones(world: Path) -> None:
+    run(
+        "-m", "examples.two_backbones", "--corpus", "things", "--steps", "2", "--out", "runs",
+        cwd=world,
+    )  # fmt: skip
+    for family in ("qwen2_audio", "audioflamingo3"):
+        report = json.loads((world / "runs" / family / "report.json").read_text())
+        assert set(report) == {"before", "align", "joint"}
+        assert {"asr.encoder/metric", "sounds.events/metric"} <= set(report["joint"])
+
+
+def test_the_notebook_runs(world: Path, tmp_path: Path) -> None:
+    cells = json.loads((ROOT / "examples/walk_through.ipynb").read_text())["cells"]
+    assert not any(cell.get("outputs") for cell in cells), "commit it without outputs"
+    program = tmp_path / "notebook.py"
+    code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    program.write_text("\n\n".join(code))
+    said = run(program, cwd=world, COAT_CACHE=str(world / "cache"))
+    for part in (
+        "asr.encoder: features, 20 columns, 50.00 Hz",
+        "music: 23 with targets, 1 failed, 0 not run yet",
+        "mood: 16 with targets, 0 failed, 8 not run yet",
+        "the same as through the reader",
+        "as it was heard",
+    ):
+        assert part in said, said
