@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,36 +14,57 @@ from rich.console import Console
 from manifests.corpus import Corpus
 from pipeline import job
 from pipeline.config import BuildConfig, TeacherConfig
-from tests.pipeline.conftest import ENERGY, MakeCorpus
+from tests.pipeline.conftest import ENERGY, MakeCorpus, noise_corpus
 from tests.pipeline.nodes import Build, Node, contents, until
 
 DECODE = {"num_cpus": 1, "custom": {"decoder": 1}}
 TEACH = {"num_cpus": 1, "custom": {"expert": 1}}
 
 
+@pytest.fixture(scope="module")
+def head() -> Iterator[Node]:
+    """A head that computes nothing; other nodes join it."""
+    node = Node()
+    yield node
+    node.kill()
+
+
 @pytest.fixture
-def cluster_of() -> Iterator[Callable[..., dict[str, Node]]]:
-    """A head that computes nothing, and nodes of one CPU named after what they are for."""
+def join(head: Node) -> Iterator[Callable[..., dict[str, Node]]]:
+    """Adds nodes of one CPU to the cluster, named after what they are for."""
     nodes: dict[str, Node] = {}
 
+    def start(name: str) -> Node:
+        return Node(head=head, num_cpus=1, resources={name.rstrip("0123456789"): 1})
+
     def make(*names: str) -> dict[str, Node]:
-        nodes["head"] = Node()
-
-        def join(name: str) -> Node:
-            resources = {name.rstrip("0123456789"): 1}
-            return Node(head=nodes["head"], num_cpus=1, resources=resources)
-
         with ThreadPoolExecutor() as at_once:
-            nodes.update(zip(names, at_once.map(join, names), strict=True))
+            nodes.update(zip(names, at_once.map(start, names), strict=True))
         return nodes
 
     yield make
-    for node in reversed(nodes.values()):
+    for node in nodes.values():
         node.kill()
 
 
+@pytest.fixture(scope="module")
+def long_shards(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Two shards that take a while."""
+    return noise_corpus(tmp_path_factory.mktemp("noise"), 48, shard=24)
+
+
+@pytest.fixture(scope="module")
+def calm(long_shards: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple]:
+    """What an undisturbed build on one machine makes of them."""
+    cache = str(tmp_path_factory.mktemp("calm"))
+    energy = {"energy": TeacherConfig(family=ENERGY)}
+    config = BuildConfig(corpus=long_shards.folder.uri, cache=cache, preset="none", teacher=energy)
+    job.build(config, Console(quiet=True))
+    return contents(cache)
+
+
 def build(corpus: Corpus, cache: Path, head: Node, **options) -> Build:
-    fields = {"resources": TEACH, "decode": DECODE, "runtime": {"sleep_s": 0.3}, **options}
+    fields = {"resources": TEACH, "decode": DECODE, "runtime": {"sleep_s": 0.6}, **options}
     return Build(corpus, cache, node=head, block_clips=2, **fields)
 
 
@@ -51,10 +73,10 @@ def markers(cache: Path | str) -> int:
 
 
 def test_decoding_and_experts_run_where_they_may(
-    cluster_of: Callable[..., dict[str, Node]], make_corpus: MakeCorpus, tmp_path: Path
+    head: Node, join: Callable[..., dict[str, Node]], make_corpus: MakeCorpus, tmp_path: Path
 ):
-    nodes = cluster_of("decoder", "expert")
-    process = build(make_corpus(24), tmp_path / "cache", nodes["head"]).start()
+    nodes = {"head": head, **join("decoder", "expert")}
+    process = build(make_corpus(24), tmp_path / "cache", head).start()
     seen = set()
     while process.poll() is None:
         for name, node in nodes.items():
@@ -72,36 +94,40 @@ def test_decoding_and_experts_run_where_they_may(
 
 
 @pytest.mark.usefixtures("cluster")
-@pytest.mark.parametrize(("lost", "stand_in"), [("expert", "expert2"), ("decoder", "decoder2")])
+@pytest.mark.parametrize("lost", ["expert", "decoder"])
 def test_a_lost_node_costs_time_alone(
     lost: str,
-    stand_in: str,
-    cluster_of: Callable[..., dict[str, Node]],
-    make_corpus: MakeCorpus,
+    head: Node,
+    join: Callable[..., dict[str, Node]],
+    long_shards: Corpus,
+    calm: dict[int, tuple],
     tmp_path: Path,
 ):
-    corpus = make_corpus(48, shard=24)
-    nodes = cluster_of("decoder", "expert", stand_in)
-    calm = BuildConfig(
-        corpus=corpus.folder.uri,
-        cache=str(tmp_path / "calm"),
-        preset="none",
-        teacher={"energy": TeacherConfig(family=ENERGY)},
-    )
-    job.build(calm, Console(quiet=True))
-
-    disturbed = build(corpus, tmp_path / "disturbed", nodes["head"])
+    twin = f"{lost}2"
+    nodes = join("decoder", "expert", twin)
+    disturbed = build(long_shards, tmp_path / "disturbed", head)
     process = disturbed.start()
     if lost == "expert":
         # The second shard is half done: rows that are not committed lie on both experts' nodes.
         until(lambda: markers(disturbed.cache) or process.poll() is not None)
-        time.sleep(0.8)
+        victim = first_seen("extract", [nodes[lost], nodes[twin]], process)
+        time.sleep(1.2)
     else:
-        # Decoding runs ahead: audio that nobody has heard lies on both decoders' nodes.
+        # Decoding runs ahead: audio that nobody has heard lies where it was decoded.
+        victim = first_seen("decode", [nodes[lost], nodes[twin]], process)
         until(lambda: nodes["expert"].workers("extract") or process.poll() is not None)
-    nodes[lost].kill()
-    assert markers(disturbed.cache) < corpus.num_shards, "the node was lost too late to matter"
+    victim.kill()
+    assert markers(disturbed.cache) < long_shards.num_shards, "the node was lost too late to matter"
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said
     assert "were lost with a node; it starts over" in said
-    assert contents(disturbed.cache) == contents(calm.cache)
+    assert contents(disturbed.cache) == calm
+
+
+def first_seen(doing: str, nodes: Sequence[Node], process: subprocess.Popen) -> Node:
+    """The first of the nodes with a worker at this task."""
+    while process.poll() is None:
+        for node in nodes:
+            if node.workers(doing):
+                return node
+    pytest.fail(f"no worker was seen to {doing}")
