@@ -103,15 +103,31 @@ def run_command(
 def _run(
     name: str, commands: Mapping[str, Command], description: str, arguments: Sequence[str] | None
 ) -> int:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     words = sys.argv[1:] if arguments is None else arguments
     if list(words) == ["--version"]:
         print(_versions())
         return 0
+    parser, commands = make_parser(name, commands, description=description)
+    parsed = parser.parse_args([_underscored(word) for word in words])
+    _configure_logging(parsed.verbose)
+    function = commands[parsed.subcommand]
+    fields = parser.instantiate_classes(parsed)[parsed.subcommand]
+    values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
+    config = _config_class(function)
+    if config is None:
+        return function(**values) or 0
+    values.pop("config", None)
+    return function(config(**values)) or 0
+
+
+def make_parser(
+    name: str, commands: Mapping[str, Command], *, description: str
+) -> tuple[ArgumentParser, dict[str, Command]]:
+    """The parser of a command line, and its commands with `completion` among them."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(prog=name, description=description, version=_versions())
     parser.add_argument("--verbose", action="store_true", help="log what goes on, to stderr")
     subcommands = parser.add_subcommands(required=True)
-    configs: dict[str, type | None] = {}
 
     def completion(shell: Literal["bash", "zsh"]) -> None:
         """Print a completion script: source <(PROGRAM completion bash).
@@ -121,9 +137,9 @@ def _run(
         """
         print(_dashed(parser.get_completion_script(f"shtab-{shell}")))
 
-    commands = {**commands, "completion": completion}
-    for subcommand, function in commands.items():
-        configs[subcommand] = config = _config_class(function)
+    every = {**commands, "completion": completion}
+    for subcommand, function in every.items():
+        config = _config_class(function)
         about = (inspect.getdoc(function) or "").split("\n\n")[0]
         child = _Parser(prog=f"{name} {subcommand}", description=about)
         if config is not None:
@@ -132,15 +148,7 @@ def _run(
         else:
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
-    parsed = parser.parse_args([_underscored(word) for word in words])
-    _configure_logging(parsed.verbose)
-    chosen = parsed.subcommand
-    fields = parser.instantiate_classes(parsed)[chosen]
-    values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
-    values.pop("config", None)
-    config = configs[chosen]
-    function = commands[chosen]
-    return (function(config(**values)) if config is not None else function(**values)) or 0
+    return parser, every
 
 
 def _dashed(text: str) -> str:

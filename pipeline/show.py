@@ -10,6 +10,7 @@ import numpy as np
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
+from manifests.page.kinds import has_f0
 from manifests.reader import CacheReader
 from manifests.streams import StreamSpec
 
@@ -122,10 +123,13 @@ def _words(reader: CacheReader, name: str, clip: Clip, stream: StreamSpec) -> li
 
 def _draw(row: Any, stream: StreamSpec, frames_TD: np.ndarray, duration: float) -> None:
     times_T = stream.start_s + stream.hop_s * np.arange(len(frames_TD))
-    if stream.kind == "curve":
+    if has_f0(stream):
         values_T = np.where(frames_TD[:, 1] > 0.5, frames_TD[:, 0], np.nan)
         row.plot(times_T, values_T, ".", markersize=2)
         row.set_ylim(bottom=0)
+        return
+    if stream.kind == "curve":
+        row.plot(times_T, frames_TD, linewidth=1)
         return
     if stream.kind == "pitch":
         frames_TD = frames_TD[:, :-1]

@@ -1,0 +1,192 @@
+"""The documentation holds: its commands parse or run, its links lead somewhere, its messages exist.
+
+Commands are the lines of fenced `sh` and `bash` blocks. Ours are given to the program's own parser,
+so an option that does not exist fails; those that only read are run on a small corpus and cache.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import manifests.cli
+import pipeline.cli
+import student.cli
+from manifests import console
+from tests.pipeline.report_cache import make_cache
+
+ROOT = Path(__file__).parents[1]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PROGRAMS = {
+    "coat-corpus": manifests.cli, "coat-cache": pipeline.cli, "coat-student": student.cli
+}  # fmt: skip
+FOREIGN = {
+    "ray", "kubectl", "docker", "vllm", "curl", "export", "cd", "aws", "git", "tensorboard",
+    "apt-get", "helm", "ct2-transformers-converter",
+}  # fmt: skip
+"""Programs that are not ours to check."""
+RUNNABLE = {
+    ("coat-corpus", "build"), ("coat-corpus", "stats"), ("coat-cache", "plan"),
+    ("coat-cache", "status"), ("coat-cache", "coverage"), ("coat-cache", "show"),
+    ("coat-cache", "report"), ("coat-cache", "verify"), ("coat-cache", "ls"),
+    ("coat-cache", "completion"),
+}  # fmt: skip
+"""Commands that need neither Ray nor a model."""
+STAND_INS = {"CLIP_ID": "clip000"}
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Words of every command of a page, one list for each program that is called."""
+    found = []
+    text = page.read_text("utf-8")
+    for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        block = re.sub(r"(^|\s)# .*$", "", block.replace("\\\n", " "), flags=re.MULTILINE)
+        block = re.sub(r"source <\((.*)\)", r"\1", block)
+        lexer = shlex.shlex(block, posix=True, punctuation_chars="&|;\n")
+        lexer.whitespace, lexer.whitespace_split, lexer.commenters = " \t", True, ""
+        words: list[str] = []
+        for word in [*lexer, ";"]:
+            if not set(word) <= set("&|;\n"):
+                words.append(word)
+            elif words:
+                found.append(words)
+                words = []
+    return found
+
+
+def programs(page: Path) -> list[list[str]]:
+    """The same without variables and launchers in front of a program."""
+    found = []
+    for words in commands(page):
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        if not words:
+            continue
+        if words[0] in ("torchrun", "accelerate"):
+            module = words.index("-m")
+            words = ["python", *words[module:]]
+        if words[:3] == ["python", "-m", "student.cli"]:
+            words = ["coat-student", *words[3:]]
+        if words[0] == "ray" and "--" in words:
+            words = words[words.index("--") + 1 :]
+        found.append(words)
+    return found
+
+
+ALL = [(page.name, words) for page in PAGES for words in programs(page)]
+
+
+def parser_of(program: str) -> Any:
+    """The program's own parser."""
+    kept: dict[str, Any] = {}
+    module = PROGRAMS[program]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "run_command", lambda *given, **named: kept.update(at=(given, named)))
+        module.main()
+    (name, functions), named = kept["at"]
+    return console.make_parser(name, functions, description=named["description"])[0]
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(ALL) > 40
+    assert {words[0] for _, words in ALL} >= set(PROGRAMS)
+
+
+@pytest.mark.parametrize(
+    ("page", "words"), [one for one in ALL if one[1][0] in PROGRAMS], ids=lambda one: str(one)[:60]
+)
+def test_commands_parse(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    if "--config" in words:
+        at = words.index("--config") + 1
+        is_ours = words[at].startswith(("student/", "benchmarks/", "examples/"))
+        assert not is_ours or Path(words[at]).is_file(), f"{page}: there is no {words[at]}"
+        if not is_ours:
+            # A file that the reader writes: any of the right kind, so that the rest is parsed.
+            words = words[: at - 1] + words[at + 1 :]
+            words += ["--model.build", "tiny"] if words[0] == "coat-student" else []
+            words += ["--corpus", "c", "--cache", "d"] if words[0] == "coat-cache" else []
+    parser_of(words[0]).parse_args([console._underscored(word) for word in words[1:]])
+
+
+def test_other_programs_are_there() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for page, words in ALL:
+        program = words[0]
+        where = f"{page}: {shlex.join(words)}"
+        if program in PROGRAMS or program in FOREIGN:
+            continue
+        if program == "make":
+            assert words[1] in targets, where
+        elif program == "pip":
+            for extra in re.findall(r"\[([\w,-]+)\]", " ".join(words)):
+                assert set(extra.split(",")) <= set(extras), where
+            for file in re.findall(r"-r (\S+)", " ".join(words)):
+                assert (ROOT / file).is_file(), where
+        elif program in ("python", ".venv/bin/python"):
+            if words[1] == "-m":
+                assert find_spec(words[2]) is not None, where
+            else:
+                assert (ROOT / words[1]).is_file(), where
+        else:
+            raise AssertionError(f"{where}: is {program} a program? then say so in FOREIGN")
+
+
+def test_reading_commands_run(tmp_path: Path) -> None:
+    """In a folder with recordings/, corpus/ and cache/, as the README has them."""
+    make_cache(tmp_path, count=8, failures=False)
+    (tmp_path / "corpus").symlink_to("things")
+    (tmp_path / "recordings").symlink_to("audio")
+    (tmp_path / "gone").mkdir()
+    ran = set()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for words in programs(ROOT / "README.md"):
+        if tuple(words[:2]) not in RUNNABLE or "s3:" in " ".join(words):
+            continue
+        words = [STAND_INS.get(word, word) for word in words]
+        if words[:2] == ["coat-corpus", "build"]:
+            words[words.index("--out") + 1] = "made"
+        done = subprocess.run(
+            words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+        assert done.stderr == "", shlex.join(words)
+        ran.add(tuple(words[:2]))
+    assert ran >= RUNNABLE - {("coat-corpus", "stats"), ("coat-cache", "plan")}
+    assert (tmp_path / "report" / "index.html").is_file()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http", "mailto", "#")):
+            path = page.parent / target.partition("#")[0]
+            assert path.exists(), f"{page.name} leads to {target}"
+
+
+def test_messages_of_troubleshooting_are_the_real_ones() -> None:
+    """Fixed parts of a quoted message stand in the code in this order, within one raise."""
+    code = ""
+    for package in ("manifests", "teachers", "pipeline", "student"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            code += path.read_text("utf-8")
+    # Neighbouring literals are one text, fields are an ellipsis.
+    code = re.sub(r'"\s*\n\s*f?"', "", code)
+    code = re.sub(r"(?<!\{)\{(?!\{)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "…", code)
+    quoted = re.findall(r"^> (.+)$", (ROOT / "docs/troubleshooting.md").read_text("utf-8"), re.M)
+    assert len(quoted) > 15
+    for message in quoted:
+        assert message.rstrip("…").strip() in code, message
