@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from manifests.console import console, messages, run_command
 from student.config import ArmsOptions, TrainOptions
+from student.evaluation.cli import ablate, evaluate, probe
 
 if TYPE_CHECKING:
     from student.generate import TrainedStudent
@@ -149,7 +150,9 @@ def main() -> None:
     """Entry point of `coat-student`."""
     run_command(
         "coat-student",
-        {"train": train, "arms": arms, "generate": generate, "demo": demo, "report": report,
+        {"train": train, "arms": arms, "generate": generate, "demo": demo,
+         "eval": evaluate, "ablate": ablate, "probe": probe,
+         "report": report,
          "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
     )  # fmt: skip
