@@ -1,6 +1,6 @@
 """The miniature from nothing to its table, by the commands that one would type oneself.
 
-    python -m benchmarks.miniature            # about an hour on one core
+    python -m benchmarks.miniature            # see benchmarks/results/miniature for its time
     python -m benchmarks.miniature --quick    # one seed, fewer clips: under ten minutes on two
 
 Corpus, teacher cache, then every arm with every seed, then what they answer, whether the block is
@@ -24,7 +24,9 @@ from student.config import load_recipe, save_recipe
 HERE = Path(__file__).parent
 OUT = Path("build/miniature")
 BIN = Path(sys.executable).parent
-ARMS = ("sft", "pause", "coat")
+RESULTS = Path("benchmarks/results/miniature")
+ARMS = tables.ARMS
+QUICK_STEPS = 150
 
 
 def run(*command: str | Path) -> None:
@@ -40,8 +42,7 @@ def run(*command: str | Path) -> None:
 
 def main() -> None:
     """Entry point."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer clips and steps")
     parser.add_argument("--out", type=Path, help="folder; build/miniature/full or .../quick")
     parser.add_argument("--seeds", type=int, help="how many; 3, or 1 with --quick")
@@ -54,9 +55,8 @@ def main() -> None:
     listed = ",".join(map(str, seeds))
     run("coat-student", "arms", "--config", out / "recipe.yaml", "--corpus", out / "corpora/train",
         "--cache", out / "cache", "--out", out / "runs", "--seeds", f"[{listed}]")  # fmt: skip
-    runs = [out / "runs" / f"{arm}-{seed}" for seed in seeds for arm in ARMS]
-    ask(out, runs)
-    print(tables.write(out, list(seeds)))
+    ask(out, seeds)
+    print(tables.write(out, list(seeds), RESULTS if not options.quick else out / "results"))
 
 
 def prepare(out: Path, sizes: corpus.Sizes) -> None:
@@ -66,11 +66,12 @@ def prepare(out: Path, sizes: corpus.Sizes) -> None:
         for name, rows in made.items():
             minutes = sum(row["duration"] for row in rows) / 60
             print(f"{name}: {len(rows)} clips, {minutes:.1f} min")
-    if not (out / "corpora" / "train").is_dir():
-        run("coat-corpus", "build", out / "source/train.jsonl", "--out", out / "corpora/train",
-            "--clips-per-shard", "64")  # fmt: skip
-    run("coat-cache", "build", "--config", HERE / "cache.yaml", "--corpus", out / "corpora/train",
-        "--cache", out / "cache")  # fmt: skip
+    for name in ("train", "test"):
+        if not (out / "corpora" / name).is_dir():
+            run("coat-corpus", "build", out / f"source/{name}.jsonl", "--out",
+                out / "corpora" / name, "--clips-per-shard", "64")  # fmt: skip
+        run("coat-cache", "build", "--config", HERE / "cache.yaml", "--corpus",
+            out / "corpora" / name, "--cache", out / "cache")  # fmt: skip
 
 
 def write_recipe(path: Path, *, quick: bool) -> None:
@@ -79,24 +80,35 @@ def write_recipe(path: Path, *, quick: bool) -> None:
     recipe = replace(recipe, data=replace(recipe.data, tasks=corpus.task_configs()))
     if quick:
         assert recipe.joint is not None
-        recipe = replace(recipe, joint=replace(recipe.joint, epochs=QUICK_EPOCHS))
+        recipe = replace(recipe, joint=replace(recipe.joint, max_steps=QUICK_STEPS))
     save_recipe(recipe, path)
 
 
-QUICK_EPOCHS = 5.0
-
-
-def ask(out: Path, runs: list[Path]) -> None:
-    """Tests every arm, and whether it uses its block."""
+def ask(out: Path, seeds: range) -> None:
+    """Tests every arm, with and without audio; whether it uses its block; what its states hold."""
+    base = out / "runs" / f"{ARMS[0]}-{seeds[0]}" / "base"
+    runs = [out / "runs" / f"{arm}-{seed}" for seed in seeds for arm in ARMS]
     for name in ("test", "sources"):
         asked = out / "questions" / f"{name}.jsonl"
-        waiting = [path for path in (runs[0] / "base", *runs)
-                   if not (path / "eval" / f"{name}.json").is_file()]  # fmt: skip
+        waiting = _without([base, *runs], f"eval/{name}.json")
         if waiting:
-            run("coat-student", "eval", *waiting, "--questions", asked)
-    for path in runs:
-        if not (path / "ablation.json").is_file():
-            run("coat-student", "ablate", path, "--questions", out / "questions/test.jsonl")
+            run("coat-student", "eval", *waiting, "--questions", asked, "--batch-size", "32")
+    deaf = _without([path for path in runs if path.name.startswith("coat")], "eval/test-blind.json")
+    if deaf:
+        run("coat-student", "eval", *deaf, "--questions", out / "questions/test.jsonl",
+            "--blind", "--batch-size", "32")  # fmt: skip
+    with_block = [path for path in runs if not path.name.startswith("sft")]
+    waiting = _without(with_block, "ablation.json")
+    if waiting:
+        run("coat-student", "ablate", *waiting, "--questions", out / "questions/test.jsonl",
+            "--batch-size", "32")  # fmt: skip
+    if _without([base, *runs[: len(ARMS)]], "probes.json"):
+        run("coat-student", "probe", base, *runs[: len(ARMS)], "--cache", out / "cache",
+            "--questions", out / "questions/test.jsonl")  # fmt: skip
+
+
+def _without(paths: list[Path], result: str) -> list[Path]:
+    return [path for path in paths if not (path / result).is_file()]
 
 
 if __name__ == "__main__":

@@ -56,6 +56,8 @@ INSTRUMENTS = {
 PITCH_CLASSES = ("C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp", "A",
                  "A sharp", "B")  # fmt: skip
 MELODIES = {"up": (1, 1), "down": (-1, -1), "up then down": (1, -1), "down then up": (-1, 1)}
+SOUND_STAMPS = ("animals", "food", "household", "naturalforces", "vehicles")
+"""Categories of Tux Paint's stamps whose sounds are neither speech nor music."""
 FONTS = {
     "TimGM6mb": ("timgm6mb-soundfont", "TimGM6mb.sf2"),
     "FluidR3": ("fluid-soundfont-gm", "FluidR3_GM.sf2"),
@@ -183,10 +185,14 @@ def other_sounds(out: Path, count: int) -> Iterator[Row]:
     files = [
         file
         for file in sorted([*stamps.rglob("*.ogg"), *stamps.rglob("*.wav")])
-        if "_desc" not in file.stem and file.relative_to(stamps).parts[0] not in
-        ("symbols", "hobbies", "seasonal", "military", "town", "space")
-    ] + [file for part in ("Animal", "Effects", "Human") for file in sorted((scratch / part).iterdir())
-         if file.suffix.lower() in (".wav", ".mp3") and "inger" not in file.stem]  # fmt: skip
+        if "_desc" not in file.stem and file.relative_to(stamps).parts[0] in SOUND_STAMPS
+    ]
+    for part in ("Animal", "Effects", "Human"):
+        files += [
+            file
+            for file in sorted((scratch / part).iterdir())
+            if file.suffix.lower() in (".wav", ".mp3") and "inger" not in file.stem
+        ]
     for file in shuffled(files, "sounds")[:count]:
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
         wave = wave.mean(1)[: int(2.5 * rate)]

@@ -19,7 +19,10 @@ from student.evaluation.pictures import draw_ablation, draw_probes
 from student.evaluation.questions import read_questions
 
 ARMS = ("sft", "pause", "coat")
-SETS = {"test": "held-out clips", "sources": "held-out sources (another soundfont, other drum kits)"}
+SETS = {
+    "test": "held-out clips",
+    "sources": "held-out sources: another soundfont, other kits",
+}
 
 
 def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
@@ -46,9 +49,7 @@ def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
         }
         blind = out / "runs" / f"coat-{seeds[0]}"
         if (blind / "eval" / f"{name}-blind.answers.jsonl").is_file():
-            heard_nothing = [
-                read_answers(run, questions, f"{name}-blind") for run in runs["coat"]
-            ]
+            heard_nothing = [read_answers(run, questions, f"{name}-blind") for run in runs["coat"]]
             answers = {"no audio": heard_nothing, **answers}
         comparison = compare(answers, against=["sft", "pause"])
         (folder / f"{name}.json").write_text(json.dumps(comparison, indent=1))
@@ -115,7 +116,9 @@ def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None
                 if (scores := report["targets"][name]["scores"].get(group))
             ]
             cells.append(f"{report['arm']} {' '.join(best)}")
-        console.print(f"  {name:22s} {target['metric']:8s} floor {target['floor']:.2f}  {'   '.join(cells)}")
+        console.print(
+            f"  {name:22s} {target['metric']:8s} floor {target['floor']:.2f}  {'   '.join(cells)}"
+        )
     readings = [
         _json(run / "reading.json") for run in runs["coat"] if (run / "reading.json").is_file()
     ]

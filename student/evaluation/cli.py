@@ -33,7 +33,7 @@ def evaluate(
 
 
 def ablate(
-    run: str,
+    runs: list[str],
     *,
     questions: str | None = None,
     first_layer: int = 0,
@@ -43,15 +43,15 @@ def ablate(
     """Is the block used? Replace its states, remove it, swap or drop the audio, and ask again.
 
     Args:
-        run: Folder of a run.
-        questions: JSON lines of questions; the run's own held-out examples if not given.
+        runs: Folders of runs; several are drawn side by side.
+        questions: JSON lines of questions; the first run's own held-out examples if not given.
         first_layer: Decoder layer from whose entrance on states are replaced; 0 is all of them.
         limit: Ask that many only, evenly spread; 0 is all.
         batch_size: Questions per forward pass.
     """
-    from student.evaluation.commands import ablate_run
+    from student.evaluation.commands import ablate_runs
 
-    ablate_run(run, questions, first_layer, limit, batch_size)
+    ablate_runs(runs, questions, first_layer, limit, batch_size)
 
 
 def probe(

@@ -44,14 +44,18 @@ def eval_runs(
     console.print(evaluation.table_of(evaluation.compare(ordered, against=against)))
 
 
-def ablate_run(
-    run: str, questions: str | None, first_layer: int, limit: int, batch_size: int
+def ablate_runs(
+    runs: Sequence[str], questions: str | None, first_layer: int, limit: int, batch_size: int
 ) -> None:
-    """Tampers with a run's block and audio; a table, RUN/ablation.json and RUN/ablation.png."""
-    asked = _questions(run, questions, "", "", limit)
-    report = ablate(run, asked, first_layer=first_layer, batch_size=batch_size)
-    draw_ablation(Path(run) / "ablation.png", [report])
-    console.print(ablation_table(report))
+    """Tampers with runs' blocks and audio: tables, RUN/ablation.json, a plot in the first run."""
+    asked = _questions(runs[0], questions, "", "", limit)
+    reports = []
+    for run in runs:
+        reports.append(ablate(run, asked, first_layer=first_layer, batch_size=batch_size))
+        console.print(ablation_table(reports[-1]))
+    picture = Path(runs[0]) / "ablation.png"
+    draw_ablation(picture, reports)
+    console.print(f"plot: {picture}")
 
 
 def probe_runs(

@@ -1,0 +1,116 @@
+"""Students in lmms-eval, the standard harness, so that public tables can be reproduced.
+
+    lmms-eval --model coat_distill --model_args run=run/coat-0 --tasks mmau --batch_size 8
+
+The plug-in is found by its entry point (group `lmms_eval.models`) and serves all three backbones: a
+run or a plain checkpoint says itself which it is. Written against lmms-eval 0.7; this module is
+imported by the harness alone, which brings its own dependencies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import soxr
+from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
+from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
+
+from student.generate import TrainedStudent
+
+MAX_TOKENS = 256
+
+
+def manifest() -> ModelManifest:
+    """What the entry point gives the harness."""
+    return ModelManifest(
+        model_id="coat_distill", simple_class_path=f"{__name__}.CoatStudent", aliases=("coat",)
+    )
+
+
+class CoatStudent(lmms):
+    """A trained student behind the harness' interface.
+
+    Args:
+        run: Folder of a run, or of a plain checkpoint (the untouched model is an arm, too).
+        batch_size: Requests per forward pass.
+        max_batch_size, device: The harness says them to every model; batches here have a fixed
+            size, and a student is on the GPU if there is one.
+    """
+
+    is_simple = True
+
+    def __init__(
+        self,
+        run: str,
+        batch_size: int | str = 1,
+        max_batch_size: int | None = None,
+        device: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        del max_batch_size, device
+        if options:
+            raise ValueError(f"coat_distill takes `run` and `batch_size`; found {sorted(options)}")
+        self.student = TrainedStudent(run)
+        self.batch_size = int(batch_size)
+
+    def generate_until(self, requests: Sequence[Any]) -> list[str]:
+        """Greedy replies, in the order of the requests, each cut at its `until`."""
+        replies: dict[int, str] = {}
+        order = sorted(range(len(requests)), key=lambda at: _settings(requests[at]))
+        for settings, places in groupby(order, key=lambda at: _settings(requests[at])):
+            group = list(places)
+            max_tokens, until = settings
+            for start in range(0, len(group), self.batch_size):
+                batch = group[start : start + self.batch_size]
+                asked = [self._conversation(requests[at]) for at in batch]
+                said = self.student.reply(
+                    [messages for messages, _ in asked],
+                    [waves for _, waves in asked],
+                    max_tokens=max_tokens,
+                )
+                for at, text in zip(batch, said, strict=True):
+                    replies[at] = _cut(text, until)
+        return [replies[at] for at in range(len(requests))]
+
+    def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
+        raise NotImplementedError("coat_distill answers freely; choose a task that generates")
+
+    def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
+        raise NotImplementedError("coat_distill answers one round; choose a task with one")
+
+    def _conversation(self, request: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
+        context, _, doc_to_audio, doc_id, task, split = request.args
+        heard = doc_to_audio(self.task_dict[task][split][doc_id])
+        waves = [self._wave(audio) for audio in heard]
+        content: list[dict[str, Any]] = [{"type": "audio", "audio": ""} for _ in waves]
+        return [{"role": "user", "content": [*content, {"type": "text", "text": context}]}], waves
+
+    def _wave(self, audio: Any) -> np.ndarray:
+        """The harness' audio, as an array or as datasets' decoder gives it, as mono at our rate."""
+        if hasattr(audio, "get_all_samples"):
+            samples = audio.get_all_samples()
+            array, rate = samples.data.numpy(), samples.sample_rate
+        else:
+            array, rate = np.asarray(audio["array"], np.float32), audio["sampling_rate"]
+        if array.ndim == 2:
+            array = array.mean(0 if array.shape[0] < array.shape[1] else 1)
+        rate_out = self.student.student.backbone.sample_rate
+        return soxr.resample(array.astype(np.float32), rate, rate_out)
+
+
+def _settings(request: Any) -> tuple[int, tuple[str, ...]]:
+    """Of one request: longest reply, and the strings that end it."""
+    options = request.args[1]
+    until = options.get("until") or ()
+    until = (until,) if isinstance(until, str) else tuple(until)
+    return int(options.get("max_new_tokens") or MAX_TOKENS), until
+
+
+def _cut(text: str, until: Sequence[str]) -> str:
+    for end in filter(None, until):
+        text = text.partition(end)[0]
+    return text.strip()
