@@ -3,7 +3,7 @@
 Clusters often have no way out, and a hub's `main` moves. So one machine fetches: the files that the
 adapters read and no others, at one commit, into `DIR/org/name`, and writes commit and SHA-256 of
 every file to `DIR/pins.json`. Fetching again repairs what has changed here and stays at the pinned
-commit; `--update` moves on. Builds then run offline, and refuse what differs from the pins.
+commit; `--newest` moves on. Builds then run offline, and refuse what differs from the pins.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class FetchConfig:
     """Teacher name -> changes to the preset, as a build has them."""
     model: str = ""
     """Hub ids in place of a preset's, separated by commas; org/name or org/name@revision."""
-    update: bool = False
+    newest: bool = False
     """Move pinned checkpoints to the newest commit. Targets made with them get new versions."""
     remote_code: bool = False
     """Fetch Python files too, for teachers with trust_remote_code."""
@@ -76,7 +76,7 @@ def fetch(config: FetchConfig) -> list[Fetched]:
     """
     base = Path(config.weights_dir).expanduser()
     base.mkdir(parents=True, exist_ok=True)
-    return [_fetch_one(each, base, update=config.update) for each in wanted(config)]
+    return [_fetch_one(each, base, newest=config.newest) for each in wanted(config)]
 
 
 def wanted(config: FetchConfig) -> list[Wanted]:
@@ -122,13 +122,13 @@ def _of(config: TeacherConfig) -> list[Wanted]:
     return [Wanted(model=model, revision=given.get("revision", ""), code=code)]
 
 
-def _fetch_one(each: Wanted, base: Path, *, update: bool) -> Fetched:
+def _fetch_one(each: Wanted, base: Path, *, newest: bool) -> Fetched:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     pins = hub.read_pins(base)
     pin = pins.get(each.model, {})
-    asked = each.revision or (not update and pin.get("revision")) or "main"
+    asked = each.revision or (not newest and pin.get("revision")) or "main"
     folder = base / each.model
     try:
         info = HfApi().model_info(each.model, revision=asked, files_metadata=True)

@@ -76,7 +76,7 @@ class AudioClassifier(Encoder):
                 f"teacher {name}: window_s must be at most {most / grid.sample_rate:g} for "
                 f"{self._checkpoint.model}; found {settings.window_s:g}"
             )
-        if not 0 < self._step * grid.hop <= self._window:
+        if settings.step_s <= 0 or self._step * grid.hop > self._window:
             raise UserError(
                 f"teacher {name}: step_s must be in (0, window_s]; found {settings.step_s:g}"
             )
@@ -131,7 +131,7 @@ class AudioClassifier(Encoder):
             **self._timing(),
         )  # fmt: skip
 
-    def _timing(self) -> dict[str, float]:
+    def _timing(self) -> dict[str, Any]:
         grid = self._input.grid
         return {
             "start_s": self._window / 2 / grid.sample_rate,

@@ -130,11 +130,12 @@ class Encoder:
             prepared = hub.moved(self._input.prepare(waves), self._model)
             found = self._forward(prepared)
         frames = {name: each_BTD.float().cpu().numpy() for name, each_BTD in found.items()}
+        counts = {name: self._input.counts(waves, each_BTD.shape[1])
+                  for name, each_BTD in frames.items()}  # fmt: skip
         return [
-            {name: each_BTD[row, : self._input.count(len(wave))]
-             for name, each_BTD in frames.items()}
-            for row, wave in enumerate(waves)
-        ]  # fmt: skip
+            {name: each_BTD[row, : counts[name][row]] for name, each_BTD in frames.items()}
+            for row in range(len(waves))
+        ]
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
         """Stream -> (B, T, D)."""
@@ -143,16 +144,22 @@ class Encoder:
 
     def _probe(self) -> None:
         """Two seconds of noise: as many frames as the grid says, and a layer that there is?"""
+        import torch
+
         rate = self._input.grid.sample_rate
         noise = np.random.default_rng(0).normal(scale=0.01, size=2 * rate).astype(np.float32)
+        prepared = hub.moved(self._input.prepare([noise]), self._model)
         try:
-            (frames,) = self._hear([noise])
+            with torch.inference_mode():
+                states = next(iter(self._forward(prepared).values()))
         except IndexError:
             raise UserError(
                 f"teacher {self._name}: {self._checkpoint.model} has no layer "
                 f"{self._settings.layer}"
             ) from None
-        found, expected = len(next(iter(frames.values()))), self._input.count(len(noise))
+        found, expected = states.shape[1], self._input.count(len(noise))
+        if self._input.longest:
+            expected = self._input.longest
         if abs(found - expected) > 1:
             raise UserError(
                 f"teacher {self._name}: 2 s give {found} frames where hop_s "

@@ -14,9 +14,9 @@ waveforms of different lengths, and says which of the model's states are frames:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,28 +30,39 @@ from teachers.windows import Grid
 MEL_HOP, MEL_WINDOW = 160, 400
 
 
-class Input(Protocol):
-    """A front end."""
+class Input:
+    """A front end; what most of them share."""
 
-    grid: Grid
-    longest: int | None
+    longest: int | None = None
     """Frames of the model's own window; None if it takes any length."""
+
+    def __init__(self, folder: Path, grid: Grid) -> None:
+        self.grid = grid
+        self._folder = folder
+        self._extractor: Any = None
 
     def attach(self, model: Any) -> None:
         """Prepares a loaded model, and what turns waveforms into its inputs."""
-        ...
+        from transformers import AutoFeatureExtractor
+
+        self._extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
         """The model's arguments for a batch, on the CPU."""
-        ...
+        rate = self.grid.sample_rate
+        return dict(self._extractor(list(waves), sampling_rate=rate, return_tensors="pt"))
 
     def frames(self, states_BSD: Any) -> Any:
         """States that are frames: (B, T, D)."""
-        ...
+        return states_BSD
 
     def count(self, num_samples: int) -> int:
-        """Frames of a waveform that are not padding."""
-        ...
+        """Frames of a waveform."""
+        return self.grid.count(num_samples)
+
+    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
+        """Frames of each waveform of the batch last prepared, of `states` with padding."""
+        return [min(states, self.count(len(wave))) for wave in waves]
 
 
 def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
@@ -67,31 +78,29 @@ def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
     config, extractor = checkpoint.config, checkpoint.read("preprocessor_config.json")
     kind = config.get("model_type", "")
     if "conv_stride" in config and "conv_kernel" in config:
-        return Waveform(config, extractor)
+        return Waveform(checkpoint.folder, config, extractor)
     if kind == "audio-spectrogram-transformer":
-        return Patches(checkpoint, config, extractor)
+        return Patches(checkpoint.folder, config, extractor)
     if kind == "whisper":
-        return WhisperMel(checkpoint)
+        return WhisperMel(checkpoint.folder)
     if not hop_s:
         raise UserError(
             f"{checkpoint.model} is a {kind or 'model of unknown type'}, whose configuration does "
             "not say how far its frames are apart; set hop_s (seconds)"
         )
-    return Extracted(checkpoint, extractor, hop_s)
+    return Extracted(checkpoint.folder, extractor, hop_s)
 
 
-class Waveform:
+class Waveform(Input):
     """Strided convolutions over samples."""
 
-    longest = None
-
-    def __init__(self, config: dict[str, Any], extractor: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> None:
         hop, field = 1, 1
         for kernel, stride in zip(config["conv_kernel"], config["conv_stride"], strict=True):
             field += (kernel - 1) * hop
             hop *= stride
         rate = extractor.get("sampling_rate") or config.get("sample_rate") or 16_000
-        self.grid = Grid(sample_rate=rate, hop=hop, field=field, centre=field / 2)
+        super().__init__(folder, Grid(sample_rate=rate, hop=hop, field=field, centre=field / 2))
         self._first = config["conv_kernel"][0], config["conv_stride"][0]
         self._normalise = extractor.get("do_normalize", True)
         self._norms: list[Any] = []
@@ -126,41 +135,24 @@ class Waveform:
             inputs["attention_mask"] = torch.from_numpy(mask_BL)
         return inputs
 
-    def frames(self, states_BSD: Any) -> Any:
-        """See `Input`."""
-        return states_BSD
 
-    def count(self, num_samples: int) -> int:
-        """See `Input`."""
-        return self.grid.count(num_samples)
-
-
-class Patches:
+class Patches(Input):
     """AST: 16 x 16 patches of 128 log-mel bands."""
 
-    def __init__(
-        self, checkpoint: Checkpoint, config: dict[str, Any], extractor: dict[str, Any]
-    ) -> None:
-        self._folder = checkpoint.folder
+    def __init__(self, folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> None:
         size, step = config["patch_size"], config["time_stride"]
         field = (size - 1) * MEL_HOP + MEL_WINDOW
-        self.grid = Grid(
+        grid = Grid(
             sample_rate=extractor.get("sampling_rate", 16_000), hop=step * MEL_HOP, field=field,
             centre=field / 2,
         )  # fmt: skip
+        super().__init__(folder, grid)
         self.longest = (config["max_length"] - size) // step + 1
         self._bands = (config["num_mel_bins"] - size) // config["frequency_stride"] + 1
-        self._extractor: Any = None
-
-    def attach(self, model: Any) -> None:
-        """See `Input`."""
-        self._extractor = _feature_extractor(self._folder)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
         """See `Input`."""
-        heard = [_at_least(wave, MEL_WINDOW) for wave in waves]
-        rate = self.grid.sample_rate
-        return dict(self._extractor(heard, sampling_rate=rate, return_tensors="pt"))
+        return super().prepare([_at_least(wave, MEL_WINDOW) for wave in waves])
 
     def frames(self, states_BSD: Any) -> Any:
         """See `Input`. Two class tokens, then patches by frequency and time."""
@@ -170,72 +162,41 @@ class Patches:
         """See `Input`. A patch that is half padding or more is no frame."""
         rate = self.grid.sample_rate
         start_s, hop_s = self.grid.centre / rate, self.grid.hop / rate
-        return min(self.longest, num_frames(num_samples, rate, start_s=start_s, hop_s=hop_s))
+        return num_frames(num_samples, rate, start_s=start_s, hop_s=hop_s)
 
 
-class WhisperMel:
+class WhisperMel(Input):
     """Log-mel of 30 s for Whisper's encoder."""
 
     longest = 1500
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._folder = checkpoint.folder
-        self.grid = Grid(sample_rate=16_000, hop=320, field=1, centre=0.0, window=720)
-        self._extractor: Any = None
-
-    def attach(self, model: Any) -> None:
-        """See `Input`."""
-        self._extractor = _feature_extractor(self._folder)
-
-    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
-        """See `Input`."""
-        return dict(self._extractor(list(waves), sampling_rate=16_000, return_tensors="pt"))
-
-    def frames(self, states_BSD: Any) -> Any:
-        """See `Input`."""
-        return states_BSD
-
-    def count(self, num_samples: int) -> int:
-        """See `Input`."""
-        return min(self.longest, math.ceil(num_samples / self.grid.hop))
+    def __init__(self, folder: Path) -> None:
+        grid = Grid(sample_rate=16_000, hop=320, field=1, centre=0.0, window=720)
+        super().__init__(folder, grid)
 
 
-class Extracted:
+class Extracted(Input):
     """Whatever the checkpoint's own feature extractor makes, with its attention mask."""
 
-    longest = None
-
-    def __init__(self, checkpoint: Checkpoint, extractor: dict[str, Any], hop_s: float) -> None:
-        self._folder = checkpoint.folder
+    def __init__(self, folder: Path, extractor: dict[str, Any], hop_s: float) -> None:
         rate = extractor.get("sampling_rate", 16_000)
         hop = round(hop_s * rate)
-        self.grid = Grid(sample_rate=rate, hop=hop, field=hop, centre=hop / 2)
-        self._extractor: Any = None
-
-    def attach(self, model: Any) -> None:
-        """See `Input`."""
-        self._extractor = _feature_extractor(self._folder)
+        super().__init__(folder, Grid(sample_rate=rate, hop=hop, field=hop, centre=hop / 2))
+        self._shares: list[float] = []
 
     def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
         """See `Input`."""
-        return dict(self._extractor(
+        prepared = dict(self._extractor(
             list(waves), sampling_rate=self.grid.sample_rate, padding=True, return_tensors="pt",
             return_attention_mask=True,
         ))  # fmt: skip
+        mask_BS = prepared.get("attention_mask")
+        self._shares = [1.0] * len(waves) if mask_BS is None else mask_BS.float().mean(1).tolist()
+        return prepared
 
-    def frames(self, states_BSD: Any) -> Any:
-        """See `Input`."""
-        return states_BSD
-
-    def count(self, num_samples: int) -> int:
-        """See `Input`."""
-        return max(1, round(num_samples / self.grid.hop))
-
-
-def _feature_extractor(folder: Any) -> Any:
-    from transformers import AutoFeatureExtractor
-
-    return AutoFeatureExtractor.from_pretrained(folder, local_files_only=True)
+    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
+        """See `Input`. As large a share of the states as of the mask."""
+        return [max(1, round(share * states)) for share in self._shares]
 
 
 def _at_least(wave: np.ndarray, least: int) -> np.ndarray:

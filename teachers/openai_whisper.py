@@ -185,9 +185,8 @@ class OpenAIWhisper:
             if not tokens or (silent and unlikely):
                 heard.append([])
                 continue
-            timed = find_alignment(
-                _Encoded(model, states_BTD[row]), tokenizer, tokens, mel_BMF[row], 2 * spoken[row]
-            )
+            encoded: Any = _Encoded(model, states_BTD[row])
+            timed = find_alignment(encoded, tokenizer, tokens, mel_BMF[row], 2 * spoken[row])
             heard.append([{"word": w.word, "start": w.start, "end": w.end} for w in timed])
         return heard
 

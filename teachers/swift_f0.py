@@ -48,7 +48,11 @@ class SwiftF0:
 
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
-        times = {"start_s": 0.0, "hop_s": HOP / SAMPLE_RATE, "window_s": WINDOW / SAMPLE_RATE}
+        times: dict[str, Any] = {
+            "start_s": 0.0,
+            "hop_s": HOP / SAMPLE_RATE,
+            "window_s": WINDOW / SAMPLE_RATE,
+        }
         return TeacherSpec(
             name=self._name,
             family="swift_f0",

@@ -28,6 +28,8 @@ SAMPLE_RATE, HOP, HOP_S = 16_000, 320, 0.02
 WINDOW_FRAMES, OVERLAP_FRAMES = 1500, 250
 MEL_TAIL = 800
 """Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
+MULTILINGUAL_VOCABULARY = 51_865
+"""Entries from which a vocabulary holds languages, where the checkpoint does not say."""
 NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
 """Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=720)
@@ -200,7 +202,8 @@ class Whisper:
 
     @property
     def _is_multilingual(self) -> bool:
-        return bool(self._model.generation_config.is_multilingual)
+        whole = self._model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+        return bool(getattr(self._model.generation_config, "is_multilingual", whole))
 
     def _timed(self, tokens: list[int], attention_NT: np.ndarray) -> list[dict[str, Any]]:
         words, parts = self._tokenizer.split_to_word_tokens([*tokens, self._tokenizer.eot])

@@ -125,7 +125,8 @@ class Decoder:
 
     def language(self, states_BTD: torch.Tensor, sot: int, languages: Sequence[int]) -> list[int]:
         """The likeliest language token of each window."""
-        logits_BN = self._step(torch.full((len(states_BTD), 1), sot), states_BTD, None)[0]
+        start_BN = torch.full((len(states_BTD), 1), sot)
+        logits_BN = self._logits(self._step(start_BN, states_BTD, _no_cache()))[:, -1]
         wanted = torch.tensor(languages, device=logits_BN.device)
         return wanted[logits_BN[:, wanted].argmax(1)].tolist()
 
@@ -145,11 +146,13 @@ class Decoder:
         log_probability = np.zeros(len(prompts))
         done = np.zeros(len(prompts), bool)
         no_speech = np.zeros(len(prompts))
-        tokens_BN, cache = torch.tensor(prompts), None
+        tokens_BN, cache = torch.tensor(prompts), _no_cache()
         for step in range(MAX_TOKENS):
-            logits_BN, cache, first_BN = self._step(tokens_BN, states_BTD, cache)
+            hidden_BND = self._step(tokens_BN, states_BTD, cache)
+            logits_BN = self._logits(hidden_BND[:, -1])
             if step == 0:
-                no_speech = first_BN.softmax(1)[:, self._no_speech].cpu().numpy()
+                start_BN = self._logits(hidden_BND[:, 0])
+                no_speech = start_BN.softmax(1)[:, self._no_speech].cpu().numpy()
                 logits_BN[:, self._first] = -torch.inf
             logits_BN[:, self._suppressed] = -torch.inf
             chosen_B = logits_BN.argmax(1)
@@ -162,7 +165,9 @@ class Decoder:
             if done.all():
                 break
             tokens_BN = chosen_B[:, None].cpu()
-        assert cache is not None
+        # What was not ended is cut where the queries end: the last token has not been read back.
+        steps = len(self._queries[self._heads[0][0]])
+        written = [tokens[: steps - 1] for tokens in written]
         attention = self._attention(cache, [len(tokens) for tokens in written], spoken)
         return [
             Heard(tokens, log_probability[row] / (len(tokens) + 1), float(no_speech[row]), seen_NT)
@@ -170,26 +175,27 @@ class Decoder:
         ]
 
     def _step(
-        self, tokens_BN: torch.Tensor, states_BTD: torch.Tensor, cache: EncoderDecoderCache | None
-    ) -> tuple[torch.Tensor, EncoderDecoderCache, torch.Tensor]:
-        """Logits after the last token, the cache, and logits after the first."""
-        cache = cache or EncoderDecoderCache(DynamicCache(), DynamicCache())
-        hidden_BND = self._model.model.decoder(
+        self, tokens_BN: torch.Tensor, states_BTD: torch.Tensor, cache: EncoderDecoderCache
+    ) -> torch.Tensor:
+        """States (B, N, D) of the tokens, which join the cache."""
+        return self._model.model.decoder(
             input_ids=tokens_BN.to(states_BTD.device),
             encoder_hidden_states=states_BTD,
             past_key_values=cache,
             use_cache=True,
         ).last_hidden_state
-        logits = self._model.proj_out(hidden_BND[:, [-1, 0]]).float()
-        return logits[:, 0], cache, logits[:, 1]
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._model.proj_out(hidden).float()
 
     def _attention(
         self, cache: EncoderDecoderCache, lengths: Sequence[int], spoken: Sequence[int]
     ) -> list[np.ndarray]:
         """Openai-whisper's recipe: softmax over the clip, standardised over tokens, smoothed."""
         heads_BHNT = []
+        layers: Any = cache.cross_attention_cache.layers
         for layer, head in self._heads:
-            keys_BTD = cache.cross_attention_cache.layers[layer].keys[:, head]
+            keys_BTD = layers[layer].keys[:, head]
             queries_BND = torch.stack(self._queries[layer], 1)
             width = keys_BTD.shape[-1]
             queries_BND = queries_BND[:, :, head * width : (head + 1) * width] * width**-0.5
@@ -202,6 +208,10 @@ class Decoder:
             weight_HNT = (weight_HNT - mean) / deviation.clamp(min=1e-6)
             found.append(_median(weight_HNT).mean(0).cpu().numpy())
         return found
+
+
+def _no_cache() -> EncoderDecoderCache:
+    return EncoderDecoderCache(DynamicCache(), DynamicCache())
 
 
 def _median(weight_HNT: torch.Tensor) -> torch.Tensor:

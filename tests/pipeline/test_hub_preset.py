@@ -1,0 +1,88 @@
+"""`coat-cache build --preset hub` with every family, from folders of tiny checkpoints."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from manifests.corpus import Corpus
+from manifests.layout import Layout
+from manifests.reader import CacheReader
+from pipeline import audit
+from teachers import registry
+from tests.pipeline.conftest import ROOT, MakeCorpus
+from tests.teachers import checkpoints
+
+PLACES = {
+    "openai/whisper-large-v3": checkpoints.whisper,
+    "superb/hubert-large-superb-er": checkpoints.emotion,
+    "MIT/ast-finetuned-audioset-10-10-0.4593": checkpoints.ast,
+    "laion/larger_clap_music": checkpoints.clap,
+    "facebook/wav2vec2-lv-60-espeak-cv-ft": checkpoints.ctc,
+    "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": checkpoints.audeering,
+    "m-a-p/MERT-v1-95M": checkpoints.mert,
+    "microsoft/wavlm-large": checkpoints.wavlm,
+}
+MORE = {
+    "phones": {"family": "ctc"},
+    "dimensions": {"family": "audeering"},
+    "mert": {"family": "mert", "settings": {"layer": 2}},
+    "ssl": {"family": "transformers:microsoft/wavlm-large", "runtime": {"batch_seconds": 5}},
+    "fast_pitch": {"family": "swift_f0"},
+    "loudness": {"family": "examples.own_teacher:Loudness"},
+}
+"""Beside the preset: the other families, the generic one, and one of the user's own."""
+
+
+def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path: Path):
+    corpus: Corpus = make_corpus(5)
+    weights, cache = tmp_path / "weights", tmp_path / "cache"
+    for model, make in PLACES.items():
+        make(weights / model)
+    original = checkpoints.openai_whisper(tmp_path / "tiny.en.pt")
+    original_asr = {"family": "openai_whisper", "settings": {"model": str(original)}}
+    command = [
+        sys.executable, "-c", "from pipeline.cli import main; main()", "build",
+        "--preset", "hub", "--corpus", corpus.folder.uri, "--cache", str(cache),
+        "--weights-dir", str(weights),
+        "--teacher", json.dumps({**MORE, "original_asr": original_asr}),
+    ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
+    assert done.returncode == 0, done.stderr
+
+    names = {*registry.preset("hub"), *MORE, "original_asr"}
+    reader = CacheReader(str(cache))
+    newest = Layout.open(str(cache)).newest()
+    assert set(newest) == names
+    for name, spec in newest.items():
+        for stream in spec.streams:
+            rows = dict(reader.stream(f"{name}.{stream.name}"))
+            assert len(rows) == 5, (name, stream.name)
+            for frames in rows.values():
+                assert np.isfinite(frames.decode()).all()
+    assert newest["asr"].settings["model"] == "openai/whisper-large-v3"
+    assert newest["sound_event"].stream("posteriors").kind == "multilabel"
+
+    # A second run has nothing to do, and an audit where the weights are hears the same.
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert "has everything already" in again.stdout, again.stderr
+
+
+def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Path, monkeypatch):
+    from pipeline.config import BuildConfig, TeacherConfig
+    from pipeline.setup import teachers
+
+    checkpoints.ctc(tmp_path / "weights" / "tiny" / "phones")
+    config = BuildConfig(
+        corpus="none", cache="none", preset="none", weights_dir=str(tmp_path / "weights"),
+        teacher={"phones": TeacherConfig(family="ctc", settings={"model": "tiny/phones"})},
+    )  # fmt: skip
+    (setup,) = teachers(config)
+    assert "weights_dir" not in setup.spec.settings
+    monkeypatch.setenv("COAT_WEIGHTS_DIR", str(tmp_path / "weights"))
+    expert = audit._expert(setup.spec)
+    assert expert.spec().fingerprint == setup.spec.fingerprint
