@@ -69,10 +69,6 @@ class WhisperCT2Settings:
     model: str = ""
     """Hub id (Systran/faster-whisper-large-v3) or folder of a model in faster-whisper's format; the
     carried tiny.en if empty."""
-    revision: str = ""
-    """Commit or tag of a hub id; the fetched one if empty."""
-    weights_dir: str = ""
-    """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
     compute_type: str = "float32"
     """CTranslate2's precision: float32, float16 (GPU), int8."""
     language: str = "en"
@@ -83,6 +79,10 @@ class WhisperCT2Settings:
     """10, 15 or 30 s: a clip and 0.5 s of silence are padded to the next multiple of it."""
     batch_windows: int = 8
     """Windows per forward pass. Does not change the features."""
+    revision: str = ""
+    """Commit or tag of a hub id; the fetched one if empty."""
+    weights_dir: str = ""
+    """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
 
 
 class WhisperCT2:
@@ -255,8 +255,8 @@ def _files(settings: WhisperCT2Settings) -> list[Path]:
         folder = hub.find(place, weights=names).folder
     except UserError as error:
         raise UserError(
-            f"{error}; expected a model in faster-whisper's format (ct2-transformers-converter "
-            "makes one)"
+            f"{error}; expected model.bin and the rest of faster-whisper's format "
+            "(ct2-transformers-converter makes it)"
         ) from None
     optional = ["vocabulary.txt", "vocabulary.json", "preprocessor_config.json"]
     return [folder / name for name in names + optional if (folder / name).is_file()]
