@@ -9,6 +9,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich import box
 from rich.table import Table
 
 from manifests.console import as_fields, console, messages, run_command
@@ -80,7 +81,8 @@ def plan_build(config: PlanOptions) -> None:
     if config.json:
         _print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
         return
-    shown = Table("teacher", "version", title=f"To do for corpus {corpus.name}")
+    title = f"To do for corpus {corpus.name}"
+    shown = Table("teacher", "version", title=title, box=box.SIMPLE_HEAD, padding=0)
     for heading in ("shards", "clips", "audio hours", "cache GB", "worker hours"):
         shown.add_column(heading, justify="right")
     for spec, todo in every:
@@ -251,7 +253,11 @@ def list_versions(cache: str = "cache", json: bool = False) -> None:
     if json:
         _print_json([as_fields(line) for line in lines])
         return
-    shown = Table("teacher", "", "made", "clips", "MB", "streams", "settings", title="Versions")
+    shown = Table(title="Versions", box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("teacher", "", "made", "clips", "MB"):
+        right = heading in ("clips", "MB")
+        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    shown.add_column("streams and settings", overflow="fold")
     for line in lines:
         shown.add_row(
             line.teacher,
@@ -259,8 +265,7 @@ def list_versions(cache: str = "cache", json: bool = False) -> None:
             line.created[:10],
             f"{line.clips:,}",
             f"{line.cache_bytes / 1e6:,.1f}",
-            ", ".join(line.streams),
-            ", ".join(f"{key}={value}" for key, value in line.settings.items()),
+            ", ".join([*line.streams, *(f"{key}={line.settings[key]}" for key in line.settings)]),
         )
     console.print(shown)
 

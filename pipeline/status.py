@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from rich import box
 from rich.table import Table
 
 from manifests import shards
@@ -56,23 +57,28 @@ def status(layout: Layout) -> list[TeacherStatus]:
 
 
 def table(lines: list[TeacherStatus]) -> Table:
-    """The same for people."""
-    shown = Table("teacher", "corpus", title="Teacher cache")
-    for heading in ("clips", "with targets", "failed", "missing", "hours", "MB", "MB per hour"):
-        shown.add_column(heading, justify="right")
-    shown.add_column("failures by reason")
+    """The same for people, in 80 columns; the corpus only where there are several."""
+    several = len({line.corpus for line in lines}) > 1
+    shown = Table(title="Teacher cache", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
+    shown.add_column("teacher", no_wrap=True)
+    if several:
+        shown.add_column("corpus")
+    for heading in ("clips", "targets", "failed", "missing", "hours", "MB", "MB/h"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    reasons = []
     for line in lines:
         megabytes = line.cache_bytes / 1e6
-        shown.add_row(
-            line.teacher,
-            line.corpus,
+        cells = [
             f"{line.clips:,}",
             f"{line.rows:,}",
             f"{line.failures.total():,}",
             f"{line.missing:,}",
-            f"{line.audio_hours:.3f}",
+            f"{line.audio_hours:,.2f}",
             f"{megabytes:,.1f}",
             f"{megabytes / line.audio_hours:,.1f}" if line.audio_hours else "-",
-            ", ".join(f"{error} {count}" for error, count in line.failures.most_common()) or "-",
-        )
+        ]
+        shown.add_row(line.teacher, *([line.corpus] if several else []), *cells)
+        told = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
+        reasons += [f"{line.teacher} failed: {told}"] if told else []
+    shown.caption = "\n".join(reasons) or None
     return shown
