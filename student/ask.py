@@ -1,4 +1,4 @@
-"""What `coat-student generate` asks: one recording, a folder, or a file of conversations.
+"""What `coat-student generate` and `reply` ask: a recording, a folder, a file of conversations.
 
 Several are answered in batches and come as JSON lines, in the order of their input; one recording
 can be talked about over several turns.
@@ -30,46 +30,47 @@ class Asked:
     """In the order of the audio parts."""
 
 
-def asked_of(source: str, question: str | None) -> list[Asked]:
-    """The conversations that a source stands for.
-
-    Args:
-        source: An audio file; a folder, each of whose audio files is asked about; or a `.jsonl`
-            of `{"messages": [...]}` with audio parts `{"type": "audio", "audio": PATH}`.
-        question: About files; conversations have their own.
+def about(source: str, question: str) -> list[Asked]:
+    """One question about an audio file, or about each audio file of a folder.
 
     Raises:
-        UserError: there is no such source, nothing in it, or no question.
+        UserError: there is no such file, or no audio in the folder.
+    """
+    clips = list(folder.clips(source)) if Path(source).is_dir() else [as_clip(source)]
+    return [
+        Asked(label={"audio": clip.uri}, messages=ask(question), audio=(clip,)) for clip in clips
+    ]
+
+
+def conversations_of(source: str) -> list[Asked]:
+    """The conversations of a JSON-lines file; paths of audio are relative to its folder.
+
+    Raises:
+        UserError: there is no such file, or a line is not a conversation that waits for an answer.
     """
     path = Path(source)
-    if path.suffix == ".jsonl":
-        return list(_conversations(path))
-    if question is None:
-        raise UserError("what is asked? coat-student generate AUDIO QUESTION")
-    clips = list(folder.clips(source)) if path.is_dir() else [as_clip(source)]
-    return [Asked(label={"audio": clip.uri}, messages=ask(question), audio=(clip,))
-            for clip in clips]  # fmt: skip
-
-
-def _conversations(path: Path) -> Iterator[Asked]:
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            messages = json.loads(line)["messages"]
-            if messages[-1]["role"] != "user":
-                raise ValueError("the last message must be the user's")
-            parts = [
-                part
-                for message in messages
-                if not isinstance(message["content"], str)
-                for part in message["content"]
-            ]
-            audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
-        except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
-        heard = tuple(as_clip(one) for one in audio)
-        yield Asked(label={"messages": messages}, messages=messages, audio=heard)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_conversation(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _conversation(path: Path, number: int, line: str) -> Asked:
+    try:
+        messages = json.loads(line)["messages"]
+        if messages[-1]["role"] != "user":
+            raise ValueError("the last message must be the user's")
+        parts = [
+            part
+            for message in messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+        ]
+        audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
+    heard = tuple(as_clip(one) for one in audio)
+    return Asked(label={"messages": messages}, messages=messages, audio=heard)
 
 
 def answers(

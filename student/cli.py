@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from manifests.console import console, messages, run_command
 from student.config import ArmsOptions, TrainOptions
@@ -38,39 +39,55 @@ def arms(options: ArmsOptions) -> None:
 
 def generate(
     audio: str,
-    question: str | None = None,
+    question: str,
     *,
     run: str = "run",
     max_tokens: int = 128,
     batch_size: int = 8,
     chat: bool = False,
 ) -> None:
-    """Answer a question about a recording or each file of a folder, or answer conversations.
+    """Answer a question about a recording, or about each recording of a folder, as JSON lines.
 
     Args:
-        audio: Audio file; folder of them; or .jsonl with a conversation a line,
-            {"messages": [...]}, audio parts {"type": "audio", "audio": PATH}. Several answers come
-            as JSON lines.
-        question: What is asked (conversations have their own).
+        audio: Audio file, or folder of them.
+        question: What is asked.
         run: Folder of the run.
         max_tokens: Longest answer.
-        batch_size: Conversations that are answered at once.
+        batch_size: Recordings that are answered at once.
         chat: Print the answer as it is made, and read further questions about the same recording
             from standard input, one a line, until an empty one.
     """
-    from student.ask import answers, asked_of, talk
+    from student.ask import about, answers, talk
 
-    asked = asked_of(audio, question)
+    asked = about(audio, question)
     student = _trained(run)
     if chat:
         for _ in talk(student, asked[0], sys.stdin, max_tokens=max_tokens):
             continue
-    elif len(asked) == 1 and question is not None:
+    elif len(asked) == 1:
         (said,) = answers(student, asked, batch_size=1, max_tokens=max_tokens)
         console.print(said["answer"], markup=False)
     else:
-        for line in answers(student, asked, batch_size=batch_size, max_tokens=max_tokens):
-            print(json.dumps(line, ensure_ascii=False), flush=True)
+        _print_lines(answers(student, asked, batch_size=batch_size, max_tokens=max_tokens))
+
+
+def reply(
+    conversations: str, *, run: str = "run", max_tokens: int = 128, batch_size: int = 8
+) -> None:
+    """Say the assistant's next turn in each conversation of a file, as JSON lines.
+
+    Args:
+        conversations: JSON lines, {"messages": [...]}; audio parts are
+            {"type": "audio", "audio": PATH}.
+        run: Folder of the run.
+        max_tokens: Longest answer.
+        batch_size: Conversations that are answered at once.
+    """
+    from student.ask import answers, conversations_of
+
+    asked = conversations_of(conversations)
+    student = _trained(run)
+    _print_lines(answers(student, asked, batch_size=batch_size, max_tokens=max_tokens))
 
 
 def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
@@ -138,6 +155,11 @@ def push(checkpoint: str, repo: str, *, upload: bool = False, public: bool = Fal
     console.print(describe(done, repo), markup=False)
 
 
+def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
+    for line in lines:
+        print(json.dumps(line, ensure_ascii=False), flush=True)
+
+
 def _trained(run: str) -> TrainedStudent:
     from student.generate import TrainedStudent
     from student.quiet import quiet_libraries
@@ -150,10 +172,9 @@ def main() -> None:
     """Entry point of `coat-student`."""
     run_command(
         "coat-student",
-        {"train": train, "arms": arms, "generate": generate, "demo": demo,
+        {"train": train, "arms": arms, "generate": generate, "reply": reply, "demo": demo,
          "eval": evaluate, "ablate": ablate, "probe": probe,
-         "report": report,
-         "export": export, "push": push},
+         "report": report, "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
     )  # fmt: skip
 

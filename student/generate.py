@@ -123,7 +123,9 @@ class TrainedStudent:
         pad_id = self.processor.tokenizer.pad_token_id
         batch = collate(rows, grid=Grid(streams={}, num_frames=0), pad_id=pad_id, left=True)
         device = self.student.tower_mean_H.device
-        return {name: value.to(device) for name, value in batch["inputs"].items()}
+        return self.student.cast(
+            {name: value.to(device) for name, value in batch["inputs"].items()}
+        )
 
     def hear(self, clip: Clip) -> np.ndarray:
         """A clip's waveform at the backbone's sample rate.

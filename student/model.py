@@ -90,6 +90,7 @@ class Student(nn.Module):
             `logits_AV` and `labels_A` (with `with_answer`); `frames`, stream -> the head's output;
             `tower_BNH`, the target of `reconstruction` (with `tower_weights_BNS`).
         """
+        inputs = self.cast(inputs)
         outputs = self.base.model(
             **inputs,
             **self.backbone.positions(inputs),
@@ -112,6 +113,14 @@ class Student(nn.Module):
             tower_BNH = tower_weights_BNS @ embedded_BSH[:, : tower_weights_BNS.shape[-1]]
             result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return result
+
+    def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs with audio features in the tower's own precision, which some classes insist on."""
+        dtype = next(self.backbone.audio_tower(self.base).parameters()).dtype
+        return {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
 
     def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor) -> Tensor:
         """hidden_BKH at the thinking positions."""

@@ -108,12 +108,15 @@ def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write_cache(
-    cache: Path, corpus: corpora.Corpus, heard: dict[str, dict[str, np.ndarray]]
+    cache: Path,
+    corpus: corpora.Corpus,
+    heard: dict[str, dict[str, np.ndarray]],
+    spec: TeacherSpec = SPEC,
 ) -> None:
     """Commits the toy teacher's targets for the clips that it has heard."""
     layout = Layout.create(cache)
     layout.register(corpus)
-    layout.add_teacher(SPEC)
+    layout.add_teacher(spec)
     for number in range(corpus.num_shards):
         clips = corpus.shard(number)
         sums = {stream.name: Sums.zero(stream.dim) for stream in STREAMS}
@@ -133,7 +136,7 @@ def write_cache(
                 shards.Row(clip_id=clip.clip_id, duration=clip.duration or 0.0, audio_digest="-",
                            metadata={}, frames=frames)
             )  # fmt: skip
-        shards.write(layout.shards(SPEC, corpus.name), SPEC, shard=number,
+        shards.write(layout.shards(spec, corpus.name), spec, shard=number,
                      clip_ids=[clip.clip_id for clip in clips], rows=rows, failures=failures,
                      sums=sums, extract_seconds=0.0, finished="")  # fmt: skip
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from manifests.clips import Clip
+from manifests.corpus import build
 from manifests.errors import UserError
 from student.config import ModelConfig, StreamConfig, TaskConfig
 from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
 from student.model import build_student, load_backbone
+from student.sampling import ByLength
 from student.streams import RECONSTRUCTION, open_streams
 from student.tasks import examples_of, held_out, read_chats
+from tests.student.conftest import SPEC, targets, write_cache
 
 TASKS = [
     TaskConfig(questions=["What is said?"], answer=["text"]),
@@ -48,6 +53,27 @@ def test_weights_of_a_task_repeat_or_thin_its_examples() -> None:
     assert len(list(examples_of(clips(), [twice]))) == 200
 
 
+def test_multiple_choice_offers_the_right_answer_among_others() -> None:
+    task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=3)
+    heard = [
+        Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, labels={"note": f"note {n % 7}"})
+        for n in range(100)
+    ]
+    examples = list(examples_of(heard, [task]))
+    assert len(examples) == 100
+    for clip, example in zip(heard, examples, strict=True):
+        question, *choices = example.messages[0]["content"][1]["text"].split("\n")
+        assert question == "Which?"
+        assert [choice[:4] for choice in choices] == ["(A) ", "(B) ", "(C) "]
+        assert len({choice[4:] for choice in choices}) == 3
+        assert example.answer in choices
+        assert example.answer[4:] == clip.labels["note"]
+    assert {example.answer[:3] for example in examples} == {"(A)", "(B)", "(C)"}
+    assert examples == list(examples_of(heard, [task]))
+    with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*one answer alone, 'note 0'"):
+        list(examples_of(heard[:1], [task]))
+
+
 def test_the_split_is_by_clip_and_never_changes() -> None:
     examples = list(examples_of(clips(1000), TASKS))
     held = {example.clip_ids[-1] for example in examples if held_out(example, 0.2)}
@@ -76,6 +102,68 @@ def test_conversations_from_json_lines(tmp_path: Path) -> None:
         path.write_text(json.dumps(good) + "\n" + json.dumps(wrong) + "\n")
         with pytest.raises(UserError, match=f"line 2.*{message}"):
             list(read_chats(path, known))
+    path.write_text((json.dumps(good) + "\n") * 40)
+    assert len(list(read_chats(path, known, weight=2))) == 80
+    assert 10 < len(list(read_chats(path, known, weight=0.5))) < 30
+
+
+def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, dataset: Any) -> None:
+    data, _, _, tokenizer = dataset
+    first, second = ({"type": "audio", "clip_id": f"clip{n}"} for n in (5, 6))
+    turns = [
+        {"role": "user", "content": [first, {"type": "text", "text": "one?"}]},
+        {"role": "assistant", "content": "low"},
+        {"role": "user", "content": [second, {"type": "text", "text": "two?"}]},
+        {"role": "assistant", "content": "high"},
+    ]
+    path = world.corpus.parent / "turns.jsonl"
+    path.write_text(json.dumps({"messages": turns}))
+    (example,) = read_chats(path, {clip.clip_id: clip for clip in world.clips})
+    data.examples = [example]
+    row = data[0]
+    assert tokenizer.decode(row["labels"][row["labels"] != IGNORE]) == "high<|im_end|>"
+    text = tokenizer.decode(row["input_ids"])
+    assert text.count("<|audio_think_start|>") == 1
+    assert text.index("<|audio_think_start|>") > text.index("two?") > text.index("low<|im_end|>")
+    expected = data._grid.streams["toy.events"].frames("clip6", 8)
+    assert torch.equal(row["targets"]["toy.events"], torch.from_numpy(expected))
+
+
+def test_similar_lengths_are_batched_together() -> None:
+    lengths = [10 * (n % 10) + 10 for n in range(200)]
+    sampler = ByLength(lengths, 10, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(200))
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    batches = [[lengths[at] for at in first[begin : begin + 10]] for begin in range(0, 200, 10)]
+    assert np.mean([max(batch) - min(batch) for batch in batches]) < 30
+
+
+def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
+    """Each from the first cache that has its teacher; clips are joined by their ids."""
+    renamed = tmp_path / "other"
+    spec = dataclasses.replace(SPEC, name="second")
+    clips = [clip for clip in world.clips if clip.clip_id != "clip7"]
+    heard = {
+        clip.clip_id: targets(np.zeros(16_000, np.float32), np.zeros(100, int)) for clip in clips
+    }
+    write_cache(renamed, build(world.clips, tmp_path / "corpus"), heard, spec)
+    streams = open_streams(
+        [str(world.cache), str(renamed)],
+        {"toy.events": StreamConfig(), "second.events": StreamConfig()},
+    )
+    assert streams["toy.events"].covers("clip7")
+    assert not streams["second.events"].covers("clip7")
+    assert not streams["toy.events"].covers("clip0")
+    assert streams["second.events"].covers("clip0")
+    assert streams["second.events"].frames("clip8", 4).argmax(1).tolist() == [0] * 4
+    assert set(open_streams([str(world.cache), str(renamed)], None)) == {
+        f"{teacher}.{name}"
+        for teacher in ("toy", "second")
+        for name in ("bands", "events", "class", "salience")
+    }
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from manifests.errors import UserError
-from student.ask import answers, asked_of, talk
+from student.ask import about, answers, conversations_of, talk
 from student.generate import TrainedStudent
 from student.tasks import ask
 
@@ -85,7 +85,7 @@ def test_no_such_audio(trained: TrainedStudent) -> None:
 
 def test_a_folder_is_answered_in_batches(world: Any, trained: TrainedStudent) -> None:
     folder = str(Path(world.clips[0].uri).parent)
-    asked = asked_of(folder, "What is said?")[:5]
+    asked = about(folder, "What is said?")[:5]
     together = list(answers(trained, asked, batch_size=2, max_tokens=4))
     alone = list(answers(trained, asked, batch_size=1, max_tokens=4))
     assert together == alone
@@ -98,18 +98,18 @@ def test_conversations_from_a_file(world: Any, trained: TrainedStudent, tmp_path
     second = [*first, {"role": "assistant", "content": "low"}, {"role": "user", "content": "sure?"}]
     path = tmp_path / "chats.jsonl"
     path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in (first, second)))
-    lines = list(answers(trained, asked_of(str(path), None), batch_size=2, max_tokens=3))
+    lines = list(answers(trained, conversations_of(str(path)), batch_size=2, max_tokens=3))
     assert [line["messages"] for line in lines] == [first, second]
     path.write_text(json.dumps({"messages": second[:2]}) + "\n")
     with pytest.raises(UserError, match=r"line 1.*the last message must be the user's"):
-        asked_of(str(path), None)
+        conversations_of(str(path))
 
 
 def test_talking_on_remembers_what_was_said(
     world: Any, trained: TrainedStudent, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second turn is answered as the same conversation would be at once, and streamed."""
-    (asked,) = asked_of(world.clips[0].uri, "which?")
+    (asked,) = about(world.clips[0].uri, "which?")
     first, second = talk(trained, asked, io.StringIO("sure?\n\nnever asked\n"), max_tokens=3)
     turns = [
         *ask("which?"),

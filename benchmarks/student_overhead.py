@@ -1,0 +1,267 @@
+"""What the block costs: training step and memory against sft, prefill and decoding against base.
+
+    python -m benchmarks.student_overhead
+
+Qwen2-Audio with random weights: on a GPU at its true size; on a CPU at about 1/8 of its width and
+1/4 of its depth, where the tower's share of a prefill and the length of the prompt (a clip of 10 s:
+250 audio tokens, 35 of text) are those of the 7B model, because they are what the ratios depend on.
+Both sides of a ratio are measured in turn, round after round; medians count. Memory on a CPU is
+what the forward pass keeps for the backward pass, on a GPU the peak.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hardware import describe
+from student.backbones.registry import named_backbone
+from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
+from student.data import IGNORE, TOKENS_PER_SECOND, Prompter
+from student.model import Student, build_student
+from student.streams import Stream
+from student.tasks import ask
+from student.tiny import train_tokenizer
+from student.train import counts_of, step_losses
+
+# Legend: S tokens, N frames (K * R), D columns.
+
+console = Console(highlight=False, width=110)
+ON_GPU = torch.cuda.is_available()
+DEVICE = "cuda" if ON_GPU else "cpu"
+SIZES = (
+    TinyConfig(hidden_size=3584, layers=28, attention_heads=28, feed_forward=18944,
+               tower_width=1280, tower_layers=32, window_s=30, whisper_weights=False)
+    if ON_GPU
+    else TinyConfig(hidden_size=448, layers=7, attention_heads=7, feed_forward=2368,
+                    tower_width=192, tower_layers=8, window_s=15, whisper_weights=False)
+)  # fmt: skip
+ROWS = 152_064 if ON_GPU else 19_008
+"""Of the embedding table."""
+HEADS = HeadConfig() if ON_GPU else HeadConfig(width=64, attention_heads=4)
+STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
+           "pitch.salience": ("pitch", 361), "sound_event.events": ("multilabel", 521),
+           "music.notes": ("multilabel", 88), "music.onsets": ("multilabel", 88),
+           "music.contours": ("multilabel", 264)}  # fmt: skip
+"""Those of the embedded experts."""
+SECONDS, POSITIONS, ANSWER = 10, 32, 24
+"""Of a clip; in the block; tokens of an answer."""
+QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
+ROUNDS = 9 if ON_GPU else 5
+THOUGHTS = (32, 128, 512)
+"""Tokens of a text chain of thought that the block is compared with."""
+
+
+def built(arm: str | None) -> tuple[Student | Any, Prompter]:
+    """An arm's student on random weights; the bare model for `base`."""
+    backbone = named_backbone("qwen2_audio")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer([QUESTION], 400, backbone.special_tokens)
+    with torch.device(DEVICE):
+        model, processor = backbone.tiny(SIZES, tokenizer)
+    model.resize_token_embeddings(ROWS, mean_resizing=False)
+    model.to(DEVICE, torch.bfloat16 if ON_GPU else torch.float32).requires_grad_(False).eval()
+    if arm is None:
+        return model, Prompter(backbone, processor)
+    recipe = Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=HEADS,
+                    block=BlockConfig(tokens=POSITIONS))  # fmt: skip
+    streams = streams_of(arm)
+    student = build_student(recipe, backbone, model, processor, streams).to(DEVICE)
+    student.train_only("lora")
+    return student, Prompter(backbone, processor)
+
+
+def streams_of(arm: str) -> dict[str, Stream]:
+    """The streams that an arm learns."""
+    if arm != "coat":
+        return {}
+    return {
+        name: Stream(name=name, kind=kind, dim=dim, config=StreamConfig())
+        for name, (kind, dim) in STREAMS.items()
+    }
+
+
+def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
+    """The inputs of one clip and question."""
+    wave = np.random.default_rng(0).standard_normal(16_000 * SECONDS).astype(np.float32) * 0.1
+    inputs = prompter.prompt(ask(QUESTION), [wave])
+    inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return {name: value.to(DEVICE) for name, value in inputs.items()}
+
+
+def batch_of(prompter: Prompter, arm: str, size: int) -> dict[str, Any]:
+    """A training batch: the prompt with an answer, and targets as wide as the experts'."""
+    inputs = prompt(prompter)
+    answer_S = torch.arange(300, 300 + ANSWER, device=DEVICE)[None]
+    ids_S = torch.cat([inputs["input_ids"], answer_S], 1)
+    labels_S = torch.cat([torch.full_like(inputs["input_ids"], IGNORE), answer_S], 1)
+    inputs |= {"input_ids": ids_S, "attention_mask": torch.ones_like(ids_S)}
+    num_frames = POSITIONS * HEADS.frames_per_position
+    streams = streams_of(arm)
+    return {
+        "inputs": {name: torch.cat([value] * size) for name, value in inputs.items()},
+        "labels_BS": torch.cat([labels_S] * size),
+        "targets": {
+            name: torch.rand(size, num_frames, stream.dim, device=DEVICE)
+            for name, stream in streams.items()
+        },
+        "covered": {name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
+        "tower_weights_BNS": None,
+    }
+
+
+def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
+    """(seconds of one optimizer step, bytes that it needs) of an arm."""
+    student, prompter = built(arm)
+    student.train()
+    batch, streams = batch_of(prompter, arm, size=2), streams_of(arm)
+    counts = counts_of(batch, streams=streams)
+    recipe = Recipe(model=ModelConfig(build="tiny"), arm=arm)
+    learning = [each for each in student.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(learning, lr=1e-4)
+
+    def loss() -> torch.Tensor:
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=ON_GPU):
+            return step_losses(student, batch, counts, recipe=recipe, streams=streams,
+                               stage="joint")[1]  # fmt: skip
+
+    def seconds() -> float:
+        begun = now()
+        loss().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return now() - begun
+
+    def memory() -> float:
+        if ON_GPU:
+            torch.cuda.reset_peak_memory_stats()
+            seconds()
+            return float(torch.cuda.max_memory_allocated())
+        kept: dict[int, int] = {}
+        weights = {each.untyped_storage().data_ptr() for each in student.parameters()}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in weights:
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss()
+        return float(sum(kept.values()))
+
+    return seconds, memory
+
+
+def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
+    """(seconds to the first token, seconds of each further token) of an arm; prompt's length."""
+    student, prompter = built(arm)
+    model = student if arm is None else student.eval().base
+    inputs = prompt(prompter)
+
+    @torch.no_grad()
+    def seconds() -> tuple[float, float]:
+        took = []
+        for tokens in (1, ANSWER):
+            begun = now()
+            model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
+            took.append(now() - begun)
+        return took[0], (took[1] - took[0]) / (ANSWER - 1)
+
+    return seconds, inputs["input_ids"].shape[1]
+
+
+def now() -> float:
+    """Seconds, once the device is done."""
+    if ON_GPU:
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    torch.set_num_threads(1 if not ON_GPU else torch.get_num_threads())
+    console.print(torch.cuda.get_device_name() if ON_GPU else describe())
+    table = Table(title=f"{SECONDS} s of audio, K = {POSITIONS}, {len(STREAMS)} streams")
+    for heading in ("", "without block", "with block", "ratio", "target"):
+        table.add_column(heading, justify="left" if not heading else "right")
+
+    sides = {arm: stepper(arm) for arm in ("sft", "coat")}
+    times = defaultdict(list)
+    for _ in range(ROUNDS + 1):
+        for arm, (seconds, _) in sides.items():
+            times[arm].append(seconds())
+    sft, coat = (statistics.median(times[arm][1:]) for arm in sides)
+    row(table, "training step, LoRA (sft)", sft, coat, "s", "1.15")
+    sft, coat = (memory() / 1e6 for _, memory in sides.values())
+    row(table, "training memory (sft)", sft, coat, "MB", "")
+    del sides
+
+    asked = {"base": answerer(None), "coat": answerer("coat")}
+    first, further = defaultdict(list), defaultdict(list)
+    for _ in range(ROUNDS + 1):
+        for side, (seconds, _) in asked.items():
+            prefill, step = seconds()
+            first[side].append(prefill)
+            further[side].append(step)
+    ttft = {side: statistics.median(first[side][1:]) for side in asked}
+    step = {side: statistics.median(further[side][1:]) for side in asked}
+    row(table, "time to first token (base)", ttft["base"], ttft["coat"], "s", "1.10")
+    row(table, "per further token (base)", step["base"], step["coat"], "s", "1.00")
+    whole = {side: ttft[side] + (ANSWER - 1) * step[side] for side in asked}
+    row(table, f"answer of {ANSWER} tokens (base)", whole["base"], whole["coat"], "s", "")
+    for thoughts in THOUGHTS:
+        chain = whole["base"] + thoughts * step["base"]
+        row(
+            table,
+            f"the same after {thoughts} tokens of text thought",
+            chain,
+            whole["coat"],
+            "s",
+            "",
+        )
+    console.print(table)
+    lengths = {side: length for side, (_, length) in asked.items()}
+    heard = SECONDS * TOKENS_PER_SECOND
+    console.print(
+        f"prompt: {lengths['base']} tokens ({heard} of audio), {lengths['coat']} with the block; "
+        f"generated tokens are as many. LLM {SIZES.hidden_size} x {SIZES.layers}, tower "
+        f"{SIZES.tower_width} x {SIZES.tower_layers}, window {SIZES.window_s} s"
+    )
+    for name, window in (("Qwen2-Audio, Audio Flamingo 3 (30 s windows)", 30), ("Omni", SECONDS)):
+        ratio, share = by_operations(lengths["base"], window)
+        console.print(f"prefill at 7B by operations, {name}: {ratio:.3f}; tower {share:.2f} of LLM")
+
+
+def row(table: Table, what: str, without: float, with_block: float, unit: str, target: str) -> None:
+    """One ratio."""
+    table.add_row(what, f"{without:,.3f} {unit}", f"{with_block:,.3f} {unit}",
+                  f"{with_block / without:.3f}", target)  # fmt: skip
+
+
+def by_operations(tokens: int, window_s: float) -> tuple[float, float]:
+    """Multiplications of a 7B prefill with the block over those without, and the tower's share.
+
+    The tower (Whisper large-v3's size: 1280 wide, 32 deep) hears the whole window at 50 Hz.
+    """
+
+    def layers(count: int, width: int, inner: float, length: float) -> float:
+        return count * length * (4 * width**2 + inner + 2 * length * width)
+
+    tower = layers(32, 1280, 2 * 1280 * 5120, 50 * window_s)
+    without, with_block = (
+        layers(28, 3584, 3 * 3584 * 18944, length) for length in (tokens, tokens + POSITIONS + 2)
+    )
+    return (tower + with_block) / (tower + without), tower / without
+
+
+if __name__ == "__main__":
+    main()
