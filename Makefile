@@ -1,5 +1,5 @@
 # Everything from nothing: each target makes .venv itself when it is missing. Re-running is quick.
-#   make demo    both stages on a hundred real clips, with a closing table (under ten minutes)
+#   make demo    both stages on 140 real clips, with a closing table (under ten minutes)
 #   make test    the tests
 #   make check   lint, types, import contracts, tests: what CI runs
 

@@ -1,1 +1,1 @@
-"""The demo: both stages on about a hundred real clips, on two CPU cores."""
+"""The demo: both stages on 140 real clips, on two CPU cores."""

@@ -1,4 +1,4 @@
-"""The demo: both stages on a hundred real clips, by the commands that one would type oneself.
+"""The demo: both stages on 140 real clips, by the commands that one would type oneself.
 
     make demo
 
