@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
-
 _REMEMBERED: dict[bytes, dict[bytes, Tensor]] = {}
 """Digest of a tower's weights -> digest of features -> output."""
 
