@@ -104,7 +104,11 @@ class SwiftF0:
             heard = wave[left * HOP : stop]
             pitch, confidence = self._session.run(
                 ["pitch", "confidence"],
-                {"audio": heard[None], "fmin": np.float32(LOWEST), "fmax": np.float32(HIGHEST)},
+                {
+                    "audio": heard[None],
+                    "fmin": np.array(LOWEST, np.float32),
+                    "fmax": np.array(HIGHEST, np.float32),
+                },
             )
             kept = slice(start - left, end - left)
             parts.append((pitch[0, kept], confidence[0, kept]))

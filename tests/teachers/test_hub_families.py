@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -330,3 +331,38 @@ def test_batches_hold_likes_within_the_budget():
     assert sorted(at for batch in found for at in batch) == list(range(6))
     for batch in found:
         assert len(batch) == 1 or max(lengths[at] for at in batch) * len(batch) <= 18
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "tolerance"),
+    [
+        ("wav2vec2", {"layer": 0}, 0.03),
+        ("mert", {"layer": 0}, 0.03),
+        ("ast encoder", {"layer": 0}, 0.05),
+        ("whisper encoder", {"layer": 0}, 0.02),
+        ("clap", {}, 0.32),
+    ],
+)
+def test_a_click_changes_frames_where_it_is(
+    load: Load, name: str, settings: dict[str, Any], tolerance: float
+):
+    teacher = load(name, **settings)
+    spec = teacher.spec()
+    stream, rate = spec.stream("frames"), spec.sample_rate
+    late = []
+    for at in (2.0, 3.3, 6.05):
+        quiet = 0.01 * sound(9, rate)
+        clicked = quiet.copy()
+        clicked[round(at * rate) - 32 :][:64] += 0.5
+        (before,), (after,) = teacher.extract([quiet]), teacher.extract([clicked])
+        change_T = np.square(after.frames["frames"] - before.frames["frames"]).sum(1)
+        times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
+        near = np.abs(times_T - at) < max(0.1, 3 * stream.hop_s)
+        late.append((times_T * change_T)[near].sum() / change_T[near].sum() - at)
+    assert np.abs(late).max() <= tolerance
+
+
+def test_the_hub_preset_names_what_exists():
+    for name, (family, settings) in registry.preset("hub").items():
+        known = {field.name for field in dataclasses.fields(registry.settings_of(family))}
+        assert set(settings) <= known, name
