@@ -157,8 +157,9 @@ class CLAP:
             streams = {"frames": frames_BTD}
             if self._texts_CE is not None:
                 common_BTE = functional.normalize(self._model.audio_projection(frames_BTD), dim=-1)
-                logits_BTC = self._model.logit_scale_a.exp() * (common_BTE @ self._texts_CE.T)
-                streams["posteriors"] = logits_BTC.float().softmax(-1)
+                scale = self._model.logit_scale_a.exp().float()
+                logits_BTC = scale * (common_BTE.float() @ self._texts_CE.float().T)
+                streams["posteriors"] = logits_BTC.softmax(-1)
         arrays = {name: each_BTD.float().cpu().numpy() for name, each_BTD in streams.items()}
         return [
             {name: each_BTD[row, : self._grid.count(len(wave))]

@@ -48,7 +48,7 @@ class Input:
         self._extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
-        """The model's arguments for a batch, on the CPU."""
+        """The model's arguments for a batch."""
         rate = self.grid.sample_rate
         return dict(self._extractor(list(waves), sampling_rate=rate, return_tensors="pt"))
 
@@ -148,11 +148,19 @@ class Patches(Input):
         )  # fmt: skip
         super().__init__(folder, grid)
         self.longest = (config["max_length"] - size) // step + 1
+        self._mel: Any = None
         self._bands = (config["num_mel_bins"] - size) // config["frequency_stride"] + 1
+
+    def attach(self, model: Any) -> None:
+        """See `Input`."""
+        from teachers.mel import KaldiMel
+
+        super().attach(model)
+        self._mel = KaldiMel(self._extractor, model.device)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
         """See `Input`."""
-        return super().prepare([_at_least(wave, MEL_WINDOW) for wave in waves])
+        return {"input_values": self._mel([_at_least(wave, MEL_WINDOW) for wave in waves])}
 
     def frames(self, states_BSD: Any) -> Any:
         """See `Input`. Two class tokens, then patches by frequency and time."""

@@ -108,6 +108,17 @@ def test_padded_waveforms_give_transformers_own_unpadded_states(
         assert np.abs(heard.frames["frames"] - expected).max() < 1e-4
 
 
+def test_log_mels_on_the_device_are_the_extractor_s():
+    from teachers.mel import KaldiMel
+
+    extractor = transformers.ASTFeatureExtractor()
+    mel = KaldiMel(extractor, torch.device("cpu"))
+    waves = [sound(seconds, 16_000) for seconds in (0.025, 3.3, 10.0, 11.0)]
+    expected = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_values
+    assert torch.abs(mel(waves) - expected).max() < 2e-3
+    assert torch.abs(mel(waves) - expected).mean() < 1e-5
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_clap_frames_are_transformers_own(tmp_path: Path, fused: bool):
     folder = checkpoints.clap(tmp_path, fused=fused)
