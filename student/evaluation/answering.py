@@ -148,11 +148,8 @@ def other_audio(questions: Sequence[Question]) -> list[Question]:
     rng = np.random.default_rng(0)
     changed = []
     for question in questions:
-        others = [
-            other
-            for other in questions
-            if other.task == question.task and other.answer != question.answer
-        ]
+        different = [other for other in questions if other.answer != question.answer]
+        others = [other for other in different if other.task == question.task] or different
         if not others:
             raise UserError(
                 f"task {question.task!r} has one answer only: nothing to swap audio with"

@@ -35,11 +35,21 @@ def eval_runs(
     asked = _questions(runs[0], questions, benchmark, data, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
     name += "-blind" if blind else ""
-    arms: dict[str, list] = {}
+    arms: dict[str, dict[int, list]] = {}
     for run in runs:
         report = evaluation.evaluate(run, asked, name, batch_size=batch_size, blind=blind)
-        arms.setdefault(report["arm"], []).append(evaluation.read_answers(run, asked, name))
-    ordered = {arm: arms[arm] for arm in ORDER if arm in arms}
+        answers = evaluation.read_answers(run, asked, name)
+        arms.setdefault(report["arm"], {})[report["seed"]] = answers
+    # Arms are paired seed by seed, so only seeds that all of them have are compared.
+    trained = [set(by_seed) for arm, by_seed in arms.items() if arm != "base"]
+    shared = set.intersection(*trained) if trained else set()
+    if trained and not shared:
+        raise UserError("the arms have no seed in common, so there is nothing to compare")
+    ordered = {
+        arm: [by_seed[seed] for seed in sorted(by_seed if arm == "base" else shared)]
+        for arm in ORDER
+        if (by_seed := arms.get(arm))
+    }
     against = [arm for arm in ("sft", "pause") if arm in ordered]
     console.print(evaluation.table_of(evaluation.compare(ordered, against=against)))
 
