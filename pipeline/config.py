@@ -79,7 +79,7 @@ class BuildConfig:
     """Resources of the workers that decode audio and write shards. The default joins the workers of
     CPU teachers; ask for something else to keep decoding on nodes of its own."""
     block_clips: int = 0
-    """Clips that travel together from decoding through a teacher; 0 means 8, or 64 with a GPU."""
+    """Clips that travel together from decoding through a teacher; 0 means 4, or 64 with a GPU."""
     block_seconds: float = 240.0
     """Most audio seconds in a block of several clips."""
     max_clip_seconds: float = 3600.0

@@ -78,7 +78,7 @@ class Scheduler:
         self._rates = sorted({setup.spec.sample_rate for setup in setups})
         self._bytes_per_second = 4 * sum(self._rates)
         uses_gpu = any(setup.resources.num_gpus for setup in setups)
-        self._block_clips = config.block_clips or (64 if uses_gpu else 8)
+        self._block_clips = config.block_clips or (64 if uses_gpu else 4)
         self._pools, self._decoders = pools.arrange(setups, config.decode)
         pools.check_fits(self._pools)
         self._backlog = Backlog(self._setups, memory_bytes)
