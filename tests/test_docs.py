@@ -30,7 +30,8 @@ PROGRAMS = {
     "coat-corpus": manifests.cli, "coat-cache": pipeline.cli, "coat-student": student.cli
 }  # fmt: skip
 FOREIGN = {
-    "ray", "kubectl", "docker", "vllm", "curl", "export", "cd", "aws", "git", "tensorboard",
+    "ray", "kubectl", "docker", "vllm", "curl", "export", "cd", "source", "aws", "git",
+    "tensorboard",
     "apt-get", "helm", "ct2-transformers-converter",
 }  # fmt: skip
 """Programs that are not ours to check."""
