@@ -27,6 +27,7 @@ from student.backbones.registry import named_backbone
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
 from student.data import IGNORE, TOKENS_PER_SECOND, Prompter
 from student.model import Student, build_student
+from student.quiet import quiet_libraries
 from student.streams import Stream
 from student.tasks import ask
 from student.tiny import train_tokenizer
@@ -55,7 +56,8 @@ STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
 SECONDS, POSITIONS, ANSWER = 10, 32, 24
 """Of a clip; in the block; tokens of an answer."""
 QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
-ROUNDS = 9 if ON_GPU else 5
+SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
+ROUNDS = 9 if ON_GPU else 3
 THOUGHTS = (32, 128, 512)
 """Tokens of a text chain of thought that the block is compared with."""
 
@@ -64,7 +66,7 @@ def built(arm: str | None) -> tuple[Student | Any, Prompter]:
     """An arm's student on random weights; the bare model for `base`."""
     backbone = named_backbone("qwen2_audio")
     torch.manual_seed(0)
-    tokenizer = train_tokenizer([QUESTION], 400, backbone.special_tokens)
+    tokenizer = train_tokenizer([QUESTION, SYSTEM], 900, backbone.special_tokens)
     with torch.device(DEVICE):
         model, processor = backbone.tiny(SIZES, tokenizer)
     model.resize_token_embeddings(ROWS, mean_resizing=False)
@@ -100,7 +102,7 @@ def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
 def batch_of(prompter: Prompter, arm: str, size: int) -> dict[str, Any]:
     """A training batch: the prompt with an answer, and targets as wide as the experts'."""
     inputs = prompt(prompter)
-    answer_S = torch.arange(300, 300 + ANSWER, device=DEVICE)[None]
+    answer_S = torch.arange(20, 20 + ANSWER, device=DEVICE)[None]
     ids_S = torch.cat([inputs["input_ids"], answer_S], 1)
     labels_S = torch.cat([torch.full_like(inputs["input_ids"], IGNORE), answer_S], 1)
     inputs |= {"input_ids": ids_S, "attention_mask": torch.ones_like(ids_S)}
@@ -164,7 +166,7 @@ def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
 def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
     """(seconds to the first token, seconds of each further token) of an arm; prompt's length."""
     student, prompter = built(arm)
-    model = student if arm is None else student.eval().base
+    model = student if arm is None else student.model.merge_and_unload().eval()
     inputs = prompt(prompter)
 
     @torch.no_grad()
@@ -180,14 +182,16 @@ def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
 
 
 def now() -> float:
-    """Seconds, once the device is done."""
+    """Seconds: of the clock once a GPU is done, of one thread's work on a CPU."""
     if ON_GPU:
         torch.cuda.synchronize()
-    return time.perf_counter()
+        return time.perf_counter()
+    return time.process_time()
 
 
 def main() -> None:
     """Measures and prints the table."""
+    quiet_libraries()
     torch.set_num_threads(1 if not ON_GPU else torch.get_num_threads())
     console.print(torch.cuda.get_device_name() if ON_GPU else describe())
     table = Table(title=f"{SECONDS} s of audio, K = {POSITIONS}, {len(STREAMS)} streams")

@@ -131,7 +131,8 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             if process.is_main_process:
                 write_report(run, report)
             process.wait_for_everyone()
-        student.load(folder / STATE_FILE)
+        else:
+            student.load(folder / STATE_FILE)
     console.print(table_of(report, distilled))
     return report
 

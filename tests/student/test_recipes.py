@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.utils import DistributedType
 
 from manifests.corpus import build
 from manifests.errors import UserError
@@ -53,6 +55,18 @@ def test_recipes_that_ship_are_valid() -> None:
     for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3"):
         assert recipes[f"{family}_8x80gb"].model.quantize is None
         assert recipes[f"{family}_1x24gb"].model.quantize == "4bit"
+
+
+def test_accelerate_reads_the_configs_that_ship() -> None:
+    kinds = {
+        path.stem: load_config_from_file(str(path)).distributed_type
+        for path in (recipes_folder() / "accelerate").glob("*.yaml")
+    }
+    assert kinds == {
+        "ddp_8gpu": DistributedType.MULTI_GPU,
+        "fsdp_8gpu": DistributedType.FSDP,
+        "deepspeed_zero2_8gpu": DistributedType.DEEPSPEED,
+    }
 
 
 def test_a_stream_that_no_cache_has_is_named(world: Any, tmp_path: Path) -> None:
