@@ -24,7 +24,7 @@ from tests.debian_audio import MELODY_RATE, melodies
 RATE = 16_000
 TRACKERS: dict[str, tuple[str, dict[str, Any], int]] = {
     "CREPE tiny": ("crepe", {"model": "tiny"}, 12),
-    "CREPE full": ("crepe", {"model": "full"}, 3),
+    "CREPE full": ("crepe", {"model": "full"}, 1),
     "SwiftF0": ("swift_f0", {}, 12),
 }
 """Name -> family, settings, notes per instrument."""

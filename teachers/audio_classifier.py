@@ -76,6 +76,11 @@ class AudioClassifier(Encoder):
                 f"teacher {name}: window_s must be at most {most / grid.sample_rate:g} for "
                 f"{self._checkpoint.model}; found {settings.window_s:g}"
             )
+        if self._window < 2 * grid.field:
+            least = 2 * grid.field / grid.sample_rate
+            raise UserError(
+                f"teacher {name}: window_s must be at least {least:g}; found {settings.window_s:g}"
+            )
         if settings.step_s <= 0 or self._step * grid.hop > self._window:
             raise UserError(
                 f"teacher {name}: step_s must be in (0, window_s]; found {settings.step_s:g}"

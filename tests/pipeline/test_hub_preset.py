@@ -39,7 +39,7 @@ MORE = {
 
 
 def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path: Path):
-    corpus: Corpus = make_corpus(5)
+    corpus: Corpus = make_corpus(3)
     weights, cache = tmp_path / "weights", tmp_path / "cache"
     for model, make in PLACES.items():
         make(weights / model)
@@ -51,7 +51,7 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
         "--weights-dir", str(weights),
         "--teacher", json.dumps({**MORE, "original_asr": original_asr}),
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=400)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1500)
     assert done.returncode == 0, done.stderr
 
     names = {*registry.preset("hub"), *MORE, "original_asr"}
@@ -61,14 +61,14 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
     for name, spec in newest.items():
         for stream in spec.streams:
             rows = dict(reader.stream(f"{name}.{stream.name}"))
-            assert len(rows) == 5, (name, stream.name)
+            assert len(rows) == 3, (name, stream.name)
             for frames in rows.values():
                 assert np.isfinite(frames.decode()).all()
     assert newest["asr"].settings["model"] == "openai/whisper-large-v3"
     assert newest["sound_event"].stream("posteriors").kind == "multilabel"
 
     # A second run has nothing to do, and an audit where the weights are hears the same.
-    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert "has everything already" in again.stdout, again.stderr
 
 

@@ -233,6 +233,7 @@ def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
         ("wav2vec2", {"layer": 9}, "has no layer 9"),
         ("ast", {"window_s": 12.0}, "window_s must be at most 10.175"),
         ("ast", {"step_s": 0.0}, "step_s must be in"),
+        ("emotion", {"window_s": 0.04}, "window_s must be at least 0.05"),
         ("clap", {"prompt": "music"}, "needs a {}"),
         ("whisper", {"silence_step": 0}, r"in \[1, 16\]"),
         ("whisper", {"language": "xx"}, "language"),
