@@ -6,7 +6,8 @@ Qwen2-Audio with random weights: on a GPU at its true size; on a CPU at about 1/
 1/4 of its depth, where the tower's share of a prefill and the length of the prompt (a clip of 10 s:
 250 audio tokens, 35 of text) are those of the 7B model, because they are what the ratios depend on.
 Both sides of a ratio are measured in turn, round after round, and the fastest round counts: other
-work on the machine can only slow one down. Memory on a CPU is what the forward pass keeps for the backward pass, on a GPU the peak.
+work on the machine can only slow one down. Memory on a CPU is what the forward pass keeps for the
+backward pass, on a GPU the peak.
 """
 
 from __future__ import annotations
