@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UserError
+from manifests.weights import sha256
 from pipeline import weights
 from teachers import registry
 from tests.teachers import checkpoints
@@ -177,6 +178,7 @@ def test_fetching_pins_and_repairs_and_builds_refuse_the_rest(hub: tuple[Hub, st
     )
     assert update.returncode == 0, update.stderr
     assert json.loads((there / "pins.json").read_text())["tiny/ears"]["revision"] == second
+    sha256.cache_clear()  # Digests are kept for a process, and this one has seen the older files.
     assert described("tiny/ears", there).license == "mit"
 
 
@@ -188,8 +190,6 @@ def test_fetching_pins_and_repairs_and_builds_refuse_the_rest(hub: tuple[Hub, st
     ],
 )
 def test_what_differs_from_the_pins_is_one_line(tmp_path: Path, spoil, says: str):
-    from manifests.weights import sha256
-
     folder = checkpoints.wav2vec2(tmp_path / "tiny" / "ears")
     files = {path.name: sha256(path) for path in folder.iterdir()}
     pins = {"tiny/ears": {"revision": "c0ffee", "requested": "main", "files": files}}
