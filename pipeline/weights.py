@@ -141,7 +141,7 @@ def _fetch_one(each: Wanted, base: Path, *, newest: bool) -> Fetched:
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
     except (*HfHubHTTPError.__bases__, ValueError) as error:
-        # Its bases are OSError and the HTTP client's own error, raised where there is no connection.
+        # Its bases: OSError, and the HTTP client's error, raised where there is no connection.
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
