@@ -46,12 +46,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, fewer clips and steps")
     parser.add_argument("--out", type=Path, help="folder; build/miniature/full or .../quick")
     parser.add_argument("--seeds", type=int, help="how many; 3, or 1 with --quick")
+    parser.add_argument("--steps", type=int, help="training steps per arm; the recipe's, or 150")
     options = parser.parse_args()
     out = options.out or OUT / ("quick" if options.quick else "full")
     seeds = range(options.seeds or (1 if options.quick else 3))
 
     prepare(out, corpus.QUICK if options.quick else corpus.FULL)
-    write_recipe(out / "recipe.yaml", quick=options.quick)
+    write_recipe(out / "recipe.yaml", options.steps or (QUICK_STEPS if options.quick else None))
     listed = ",".join(map(str, seeds))
     run("coat-student", "arms", "--config", out / "recipe.yaml", "--corpus", out / "corpora/train",
         "--cache", out / "cache", "--out", out / "runs", "--seeds", f"[{listed}]")  # fmt: skip
@@ -74,13 +75,13 @@ def prepare(out: Path, sizes: corpus.Sizes) -> None:
             out / "corpora" / name, "--cache", out / "cache")  # fmt: skip
 
 
-def write_recipe(path: Path, *, quick: bool) -> None:
-    """The recipe with the corpus' tasks, at the size that is asked for."""
+def write_recipe(path: Path, steps: int | None) -> None:
+    """The recipe with the corpus' tasks, and other steps than its own if given."""
     recipe = load_recipe(HERE / "recipe.yaml")
     recipe = replace(recipe, data=replace(recipe.data, tasks=corpus.task_configs()))
-    if quick:
+    if steps:
         assert recipe.joint is not None
-        recipe = replace(recipe, joint=replace(recipe.joint, max_steps=QUICK_STEPS))
+        recipe = replace(recipe, joint=replace(recipe.joint, max_steps=steps))
     save_recipe(recipe, path)
 
 
