@@ -142,7 +142,7 @@ def _frames(
         grid,
         audio_token_id=prompter.backbone.audio_token_id(student.base),
     )
-    batch = collate([dataset[0]], grid=grid, pad_id=prompter.tokenizer.pad_token_id)
+    batch = collate([dataset[0]], grid=grid, pad_id=trained.processor.tokenizer.pad_token_id)
     batch = to_device(batch, student.tower_mean_H.device)
     result = student(
         batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"], with_answer=False
