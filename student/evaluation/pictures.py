@@ -113,8 +113,9 @@ def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
                         fontsize=6,
                         color="white" if value < 0.6 else "black",
                     )
-            axis.set_yticks(range(len(names)), names if column == 0 else [], fontsize=7)
-            axis.set_xticks(range(layers), fontsize=7)
+            shown = names if column == 0 else [""] * len(names)
+            axis.set_yticks(range(len(names)), shown, fontsize=7)
+            axis.set_xticks(range(layers), [str(layer) for layer in range(layers)], fontsize=7)
             title = f"{report['arm']}, seed {report['seed']}: " if row == 0 else ""
             axis.set_title(f"{title}{group}", fontsize=8)
     axes[-1, 0].set_xlabel("hidden state (0: embeddings)", fontsize=8)

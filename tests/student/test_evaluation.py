@@ -15,6 +15,7 @@ from manifests.errors import UserError
 from student.evaluation import evaluate as evaluation
 from student.evaluation.ablate import CONDITIONS, ablate, partners_of
 from student.evaluation.answering import Examinee, other_audio
+from student.evaluation.pictures import draw_ablation, draw_probes
 from student.evaluation.probe import probe
 from student.evaluation.probes import choose_ridge, explained
 from student.evaluation.questions import Question, read_questions, write_questions
@@ -154,6 +155,8 @@ def test_ablation_of_a_run(run: Path, asked: list[Question]) -> None:
     assert report["conditions"]["intact"]["change"] == {"score": 0, "low": 0, "high": 0}
     assert report["conditions"]["intact"]["same_reply"] == 1
     assert json.loads((run / "ablation.json").read_text()) == report
+    draw_ablation(run / "ablation.png", [report])
+    assert (run / "ablation.png").stat().st_size > 1000
 
 
 def test_eval_of_runs(run: Path, asked: list[Question]) -> None:
@@ -185,6 +188,8 @@ def test_probes_of_runs(world: Any, run: Path, asked: list[Question]) -> None:
     assert scores["thinking"][0] < 0.05 < scores["audio"][0]
     assert "thinking" not in found[str(run / "base")]["targets"]["note"]["scores"]
     assert json.loads((run / "probes.json").read_text()) == report
+    draw_probes(run / "probes.png", list(found.values()))
+    assert (run / "probes.png").stat().st_size > 1000
 
 
 def test_a_planted_linear_map_is_found() -> None:
