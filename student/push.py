@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage] (of whichever httpx it has)
+    LocalTokenNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from manifests.errors import UserError

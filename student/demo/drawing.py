@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,7 +18,7 @@ from student.demo.reading import Reading
 ROWS = 8
 """Most rows of a panel: the classes that reach highest, the descriptors that move most."""
 INK, PALE = "#3b5bdb", "#8a8f98"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -21,6 +21,7 @@ from student.run import RECIPE_FILE
 
 try:
     import gradio
+    from gradio import themes
 except ModuleNotFoundError:
     raise UserError("the page needs gradio: pip install 'coat-distill[demo]'") from None
 
@@ -101,4 +102,4 @@ def _reply(
 
 
 def _theme() -> Any:
-    return gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
+    return themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])
