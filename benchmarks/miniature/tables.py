@@ -59,7 +59,7 @@ def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
         _write_differences(console, comparison)
     _ablations(console, folder, runs)
     _probes(console, folder, runs)
-    _cost(console, out, runs)
+    _cost(console, runs)
     console.file.close()
     return (folder / "results.txt").read_text()
 
@@ -132,8 +132,8 @@ def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None
         )
 
 
-def _cost(console: Console, out: Path, runs: dict[str, list[Path]]) -> None:
-    console.print("\nTraining time on one core, and held-out (validation) answer loss")
+def _cost(console: Console, runs: dict[str, list[Path]]) -> None:
+    console.print("\nWall time of training, pauses included, and held-out (validation) answer loss")
     for arm, paths in runs.items():
         seconds, losses = [], []
         for run in paths:
@@ -142,7 +142,6 @@ def _cost(console: Console, out: Path, runs: dict[str, list[Path]]) -> None:
             losses.append(_json(run / "report.json")["joint"]["answer_loss"])
         shown = ", ".join(f"{loss:.3f}" for loss in losses)
         console.print(f"  {arm:6s} {statistics.mean(seconds):5.0f} s   {shown}")
-    del out
 
 
 def _json(path: Path) -> dict:
