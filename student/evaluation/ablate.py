@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,13 +108,17 @@ def _answers(
         ids = student.block.content_ids if condition == "markers only" else student.block.ids
         change = functools.partial(_without, ids=ids)
     elif condition in REPLACEMENTS:
-
-        def tamper(inputs: dict[str, Tensor], batch: Sequence[Question]) -> Any:
-            partners = partners_of(batch)
-            return replaced(student, inputs, condition, partners=partners, first_layer=first_layer)
-
+        tamper = functools.partial(
+            _replaced, student=student, kind=condition, first_layer=first_layer
+        )
     replies = examinee.replies(asked, change=change, tamper=tamper, what=condition)
     return [read_reply(question, reply) for question, reply in zip(questions, replies, strict=True)]
+
+
+def _replaced(
+    inputs: dict[str, Tensor], batch: Sequence[Question], **options: Any
+) -> AbstractContextManager[None]:
+    return replaced(inputs=inputs, partners=partners_of(batch), **options)
 
 
 def partners_of(batch: Sequence[Question]) -> list[int]:

@@ -124,7 +124,7 @@ class Examinee:
 
     def _padded(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         length = max(len(prompt.ids_S) for prompt in prompts)
-        pad_id = self.trained.prompter.tokenizer.pad_token_id
+        pad_id = self.trained.processor.tokenizer.pad_token_id
         device = self.trained.student.tower_mean_H.device
 
         def left(ids_S: Tensor, value: int) -> Tensor:

@@ -118,11 +118,13 @@ def compare(
     for theirs in against:
         for ours in names[names.index(theirs) + 1 :]:
             count = min(len(arms[ours]), len(arms[theirs]))
-            pair = [_seeds(tables[ours], count), _seeds(tables[theirs], count)]
-            parts = {task: [{task: table[task]} for table in pair] for task in tables[ours]}
+            first, second = _seeds(tables[ours], count), _seeds(tables[theirs], count)
             differences[f"{ours} - {theirs}"] = {
-                "mean": _as_dict(*pair, resamples),
-                "tasks": {task: _as_dict(*part, resamples) for task, part in parts.items()},
+                "mean": _as_dict(first, second, resamples),
+                "tasks": {
+                    task: _as_dict({task: first[task]}, {task: second[task]}, resamples)
+                    for task in tables[ours]
+                },
                 "mcnemar_p": [
                     mcnemar(_right(arms[ours][seed]), _right(arms[theirs][seed]))
                     for seed in range(count)

@@ -93,7 +93,7 @@ def _predict(
         grid,
         audio_token_id=student.backbone.audio_token_id(student.base),
     )
-    pad_id = trained.prompter.tokenizer.pad_token_id
+    pad_id = trained.processor.tokenizer.pad_token_id
     batches = DataLoader(
         dataset, 16, collate_fn=functools.partial(collate, grid=grid, pad_id=pad_id)
     )
