@@ -140,8 +140,8 @@ def _fetch_one(each: Wanted, base: Path, *, newest: bool) -> Fetched:
         snapshot_download(each.model, revision=info.sha, local_dir=folder, allow_patterns=names)
     except OfflineModeIsEnabled:
         raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
-    except (*HfHubHTTPError.__bases__, ValueError) as error:
-        # Its bases: OSError, and the HTTP client's error, raised where there is no connection.
+    # The bases: OSError, and the HTTP client's error, raised where there is no connection.
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
