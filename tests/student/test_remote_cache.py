@@ -13,14 +13,13 @@ from manifests.storage import Folder
 from student.config import StageConfig
 from student.streams import copy_ahead, open_streams
 from student.train import train
-from tests.pipeline.test_object_store import s3  # noqa: F401 (a fixture)
 from tests.student.conftest import model_of, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1}
 
 
 @pytest.fixture
-def bucket(s3: Any, world: Any) -> str:  # noqa: F811
+def bucket(s3: Any, world: Any) -> str:
     """The toy cache, in a bucket."""
     target = "s3://data/toy-cache"
     for path in sorted(world.cache.rglob("*")):
