@@ -113,7 +113,7 @@ class WhisperCT2:
         return TeacherSpec(
             name=self._name,
             family="whisper_ct2",
-            revision=1,
+            revision=2,
             settings={
                 **({"model": settings.model} if settings.model else {}),
                 **({"revision": settings.revision} if settings.revision else {}),
@@ -211,7 +211,9 @@ class WhisperCT2:
 
     def _words(self, encoded: Any, spoken_frames: Sequence[int]) -> list[list[dict]]:
         """Words with times in seconds from the window's start."""
-        prompt = [*self._tokenizer.sot_sequence, self._tokenizer.no_timestamps]
+        # With timestamps, which the words' own times replace: without, a window that is full of
+        # unrelated sentences ends at the first pause between them.
+        prompt = list(self._tokenizer.sot_sequence)
         results = self._model.model.generate(
             encoded,
             [prompt] * len(spoken_frames),

@@ -56,7 +56,8 @@ def run(place: Path, *words: str) -> subprocess.CompletedProcess:
         ("coat-cache rm asr --cache tomorrow", "NAME@FINGERPRINT"),
         ("coat-student train --config recipe.yaml --corpus corpus --cache k --out r", "blokc"),
         ("coat-student train --config none.yaml --corpus corpus --cache k --out r", "none.yaml"),
-        ("coat-student generate a.wav what --run nowhere", "nowhere"),
+        ("coat-student generate a.wav what --run nowhere", "a.wav"),
+        ("coat-student generate audio/a.wav what --run nowhere", "nowhere"),
     ],
 )
 def test_one_clear_line(place: Path, command: str, says: str):

@@ -62,7 +62,7 @@ def test_the_template_takes_what_a_server_gives_it(run: Path, tmp_path: Path) ->
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert text.count("<|audio_think_0|>") == 1
     assert text.endswith("<|audio_think_end|>")
-    assert text.index("What is it?") < text.index("Rain.") < text.index("Heavy?")
+    assert text.index("What is heard?") < text.index("Rain.") < text.index("Heavy?")
     placeholder = (
         "<sound>" if run.name == "audioflamingo3" else "<|audio_bos|><|AUDIO|><|audio_eos|>"
     )
