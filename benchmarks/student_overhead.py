@@ -12,6 +12,7 @@ backward pass, on a GPU the peak.
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -58,6 +59,7 @@ SECONDS, POSITIONS, ANSWER = 10, 32, 24
 QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
 SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
 ROUNDS = 9 if ON_GPU else 4
+"""As many as a quiet machine needs."""
 THOUGHTS = (32, 128, 512)
 """Tokens of a text chain of thought that the block is compared with."""
 
@@ -191,6 +193,9 @@ def now() -> float:
 
 def main() -> None:
     """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of which the fastest counts")
+    rounds = parser.parse_args().rounds
     quiet_libraries()
     torch.set_num_threads(1 if not ON_GPU else torch.get_num_threads())
     console.print(torch.cuda.get_device_name() if ON_GPU else describe())
@@ -200,7 +205,7 @@ def main() -> None:
 
     sides = {arm: stepper(arm) for arm in ("sft", "coat")}
     times = defaultdict(list)
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for arm, (seconds, _) in sides.items():
             times[arm].append(seconds())
     sft, coat = (min(times[arm][1:]) for arm in sides)
@@ -211,7 +216,7 @@ def main() -> None:
 
     asked = {"base": answerer(None), "coat": answerer("coat")}
     first, further = defaultdict(list), defaultdict(list)
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         for side, (seconds, _) in asked.items():
             prefill, step = seconds()
             first[side].append(prefill)

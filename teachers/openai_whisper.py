@@ -19,17 +19,15 @@ from manifests.streams import TeacherSpec
 from manifests.weights import sha256
 from teachers.hub import HubSettings
 from teachers.protocol import Targets
-from teachers.whisper_hf import (
+from teachers.whisper_windows import (
     GRID,
-    HOP_S,
     LOG_PROBABILITY_THRESHOLD,
     NO_SPEECH_THRESHOLD,
-    OVERLAP_FRAMES,
     SAMPLE_RATE,
-    WINDOW_FRAMES,
-    said_in,
+    Window,
+    over_windows,
 )
-from teachers.windows import Piece, batches, cut, join, pooled
+from teachers.windows import Piece, pooled
 from teachers.words import transcript
 
 # Legend: B batch, T frames of 20 ms, D width.
@@ -71,7 +69,7 @@ class OpenAIWhisper:
         return TeacherSpec(
             name=self._name,
             family="openai_whisper",
-            revision=1,
+            revision=2,
             settings=self._settings.recorded(),
             weights={self._path.name: sha256(self._path)},
             sample_rate=SAMPLE_RATE,
@@ -103,23 +101,16 @@ class OpenAIWhisper:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        pieces = cut(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
-        frames: dict[int, np.ndarray] = {}
-        words: dict[int, list[dict[str, Any]]] = {}
-        budget = self._settings.budget(self._device) / HOP_S
-        for batch in batches([WINDOW_FRAMES] * len(pieces), budget):
-            found, heard = self._hear([pieces[at] for at in batch])
-            frames |= zip(batch, found, strict=True)
-            words |= zip(batch, heard, strict=True)
-        targets = []
-        for clip in range(len(waves)):
-            own = [at for at, piece in enumerate(pieces) if piece.clip == clip]
-            joined_TD = join([(pieces[at].first, frames[at]) for at in own])
-            said = said_in([pieces[at] for at in own], [words[at] for at in own], len(joined_TD))
-            metadata = transcript(said, self._settings.language)
-            kept = metadata if self._settings.transcribe else {}
-            targets.append(Targets({"encoder": pooled(joined_TD, self._pool)}, kept))
-        return targets
+        language = self._settings.language
+        return [
+            Targets(
+                {"encoder": pooled(clip.frames_TD, self._pool)},
+                transcript(clip.words, language) if self._settings.transcribe else {},
+            )
+            for clip in over_windows(
+                waves, self._hear, budget_s=self._settings.budget(self._device)
+            )
+        ]
 
     def _read(self, *, only_header: bool) -> dict[str, Any]:
         import pickle
@@ -141,7 +132,7 @@ class OpenAIWhisper:
             raise UserError(f"{self._path} is no Whisper checkpoint of OpenAI's")
         return found
 
-    def _hear(self, pieces: Sequence[Piece]) -> tuple[list[np.ndarray], list[list[dict[str, Any]]]]:
+    def _hear(self, pieces: Sequence[Piece]) -> list[Window]:
         import torch
         from whisper.audio import log_mel_spectrogram, pad_or_trim
 
@@ -155,11 +146,14 @@ class OpenAIWhisper:
             ]
             mel_BMF = torch.stack(mels).to(dtype)
             states_BTD = self._model.encoder(mel_BMF)
-            found = states_BTD[:, : max(spoken)].float().cpu().numpy()
-            frames = [found[row, :count] for row, count in enumerate(spoken)]
-            if not self._settings.transcribe:
-                return frames, [[] for _ in pieces]
-            return frames, self._words(states_BTD, mel_BMF, spoken)
+            frames_BTD = states_BTD[:, : max(spoken)].float().cpu().numpy()
+            words: list[list[dict[str, Any]]] = [[] for _ in pieces]
+            if self._settings.transcribe:
+                words = self._words(states_BTD, mel_BMF, spoken)
+        return [
+            Window(frames_BTD[row, :count], words[row], self._settings.language)
+            for row, count in enumerate(spoken)
+        ]
 
     def _words(
         self, states_BTD: Any, mel_BMF: Any, spoken: Sequence[int]
@@ -171,9 +165,7 @@ class OpenAIWhisper:
         from whisper.tokenizer import get_tokenizer
 
         model, language = self._model, self._settings.language
-        options = DecodingOptions(
-            language=language, without_timestamps=True, fp16=states_BTD.dtype == torch.float16
-        )
+        options = DecodingOptions(language=language, fp16=states_BTD.dtype == torch.float16)
         tokenizer = get_tokenizer(
             model.is_multilingual, num_languages=model.num_languages, language=language,
             task="transcribe",

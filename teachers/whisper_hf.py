@@ -1,13 +1,11 @@
 """ASR: any Whisper checkpoint of transformers: encoder frames, and a transcript with word times.
 
 The family for GPUs (`teachers.whisper_ct2` is the one for CPU farms): the encoder runs over batches
-of windows with fused attention in half precision, once, for frames and words alike. A clip longer
-than 30 s is cut into windows that share 5 s, in which the frames fade into each other.
+of windows with fused attention in half precision, once, for frames and words alike.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,20 +17,26 @@ from manifests.streams import TeacherSpec
 from teachers import hub
 from teachers.hub import HubSettings
 from teachers.protocol import Targets
-from teachers.windows import Grid, Piece, batches, cut, join, pooled
-from teachers.words import transcript, warp, within
+from teachers.whisper_windows import (
+    GRID,
+    HOP,
+    HOP_S,
+    LOG_PROBABILITY_THRESHOLD,
+    NO_SPEECH_THRESHOLD,
+    SAMPLE_RATE,
+    WINDOW_FRAMES,
+    Window,
+    over_windows,
+)
+from teachers.windows import Piece, pooled
+from teachers.words import transcript, warp
 
 # Legend: B batch, T frames of 20 ms, D width.
 
-SAMPLE_RATE, HOP, HOP_S = 16_000, 320, 0.02
-WINDOW_FRAMES, OVERLAP_FRAMES = 1500, 250
 MEL_TAIL = 800
 """Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
 MULTILINGUAL_VOCABULARY = 51_865
 """Entries from which a vocabulary holds languages, where the checkpoint does not say."""
-NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
-"""Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
-GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=720)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,7 +85,7 @@ class Whisper:
         return TeacherSpec(
             name=self._name,
             family="whisper",
-            revision=1,
+            revision=2,
             settings=self._settings.recorded(),
             weights=self._checkpoint.digests(),
             sample_rate=SAMPLE_RATE,
@@ -104,54 +108,46 @@ class Whisper:
             self._tokenizer = self._words_of()
             from teachers.whisper_network import Decoder
 
-            no_speech = self._tokenizer.no_speech
-            self._decoder = Decoder(self._model, no_speech=no_speech, eot=self._tokenizer.eot)
+            self._decoder = Decoder(
+                self._model, no_speech=self._tokenizer.no_speech, eot=self._tokenizer.eot,
+                timestamps=self._tokenizer.timestamp_begin,
+            )  # fmt: skip
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
         from teachers.whisper_network import kept_frames
 
-        pieces = cut(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
-        alike: dict[int, list[int]] = defaultdict(list)
-        for at, piece in enumerate(pieces):
-            spoken = GRID.count(len(piece.samples))
-            alike[kept_frames(spoken, self._settings.silence_step)].append(at)
-        frames: dict[int, np.ndarray] = {}
-        words: dict[int, list[dict[str, Any]]] = {}
-        budget = self._settings.budget(self._device)
-        for kept, group in alike.items():
-            for batch in batches([WINDOW_FRAMES] * len(group), budget / HOP_S):
-                own = [group[at] for at in batch]
-                found, heard = self._hear([pieces[at] for at in own], kept)
-                frames |= zip(own, found, strict=True)
-                words |= zip(own, heard, strict=True)
-        targets = []
-        for clip in range(len(waves)):
-            own = [at for at, piece in enumerate(pieces) if piece.clip == clip]
-            joined_TD = join([(pieces[at].first, frames[at]) for at in own])
-            said = said_in([pieces[at] for at in own], [words[at] for at in own], len(joined_TD))
-            metadata = self._metadata(said, [words[at] for at in own])
-            targets.append(Targets({"encoder": pooled(joined_TD, self._pool)}, metadata))
-        return targets
+        heard = over_windows(
+            waves, self._hear, budget_s=self._settings.budget(self._device),
+            alike=lambda spoken: kept_frames(spoken, self._settings.silence_step),
+        )  # fmt: skip
+        return [
+            Targets(
+                {"encoder": pooled(clip.frames_TD, self._pool)},
+                transcript(clip.words, clip.language or self._settings.language)
+                if self._settings.transcribe
+                else {},
+            )
+            for clip in heard
+        ]
 
-    def _hear(
-        self, pieces: Sequence[Piece], kept: int
-    ) -> tuple[list[np.ndarray], list[list[dict[str, Any]]]]:
-        """Frames and words of windows that keep the same number of frames."""
+    def _hear(self, pieces: Sequence[Piece]) -> list[Window]:
+        """Windows that keep the same number of frames."""
         import torch
 
-        from teachers.whisper_network import encode
+        from teachers.whisper_network import encode, kept_frames
 
+        step = self._settings.silence_step
+        spoken = [GRID.count(len(piece.samples)) for piece in pieces]
+        kept = kept_frames(spoken[0], step)
         with torch.inference_mode():
             tapped_BTD, states_BTD = encode(
                 self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
-                silence_step=self._settings.silence_step, layer=self._settings.layer,
+                silence_step=step, layer=self._settings.layer,
             )  # fmt: skip
-            spoken = [GRID.count(len(piece.samples)) for piece in pieces]
             frames_BTD = tapped_BTD[:, : max(spoken)].float().cpu().numpy()
-            frames = [frames_BTD[row, :count] for row, count in enumerate(spoken)]
-            heard = self._transcribe(states_BTD, spoken)
-        return frames, heard
+            said = self._transcribe(states_BTD, spoken)
+        return [Window(frames_BTD[row, :count], *said[row]) for row, count in enumerate(spoken)]
 
     def _log_mel(self, pieces: Sequence[Piece], kept: int) -> Any:
         """(B, M, F): all of what is kept, and where that is not the window, some silence more."""
@@ -172,25 +168,26 @@ class Whisper:
         mel_BMF = torch.cat([mel_BMF, silence], 2)[:, :, :length]
         return mel_BMF.to(self._model.device, self._model.dtype)
 
-    def _transcribe(self, states_BTD: Any, spoken: Sequence[int]) -> list[list[dict[str, Any]]]:
+    def _transcribe(
+        self, states_BTD: Any, spoken: Sequence[int]
+    ) -> list[tuple[list[dict[str, Any]], str]]:
         """Words of each window, with times in seconds from its start, and its language."""
+        languages = [self._settings.language] * len(spoken)
         if self._decoder is None:
-            return [[] for _ in spoken]
-        tokenizer = self._tokenizer
-        prompt = [*tokenizer.sot_sequence, tokenizer.no_timestamps]
-        prompts = [prompt] * len(spoken)
+            return [([], language) for language in languages]
+        sot, *rest = self._tokenizer.sot_sequence
+        prompts = [[sot, *rest]] * len(spoken)
         if self._languages:
-            tokens = self._decoder.language(states_BTD, tokenizer.sot, list(self._languages))
-            prompts = [[prompt[0], token, *prompt[2:]] for token in tokens]
+            tokens = self._decoder.language(states_BTD, sot, list(self._languages))
+            prompts = [[sot, token, *rest[1:]] for token in tokens]
+            languages = [self._languages[token] for token in tokens]
         found = []
-        for row, heard in enumerate(self._decoder.decode(states_BTD, prompts, spoken)):
+        for heard in self._decoder.decode(states_BTD, prompts, spoken):
             silent = heard.no_speech > NO_SPEECH_THRESHOLD
             unlikely = heard.mean_log_probability < LOG_PROBABILITY_THRESHOLD
             tokens = [] if silent and unlikely else heard.tokens
-            words = self._timed(tokens, heard.attention_NT) if tokens else []
-            language = self._languages.get(prompts[row][1], self._settings.language)
-            found.append([{**word, "language": language} for word in words])
-        return found
+            found.append(self._timed(tokens, heard.attention_NT) if tokens else [])
+        return list(zip(found, languages, strict=True))
 
     @property
     def _languages(self) -> dict[int, str]:
@@ -230,24 +227,3 @@ class Whisper:
             )  # fmt: skip
         except ValueError as error:
             raise UserError(f"teacher {self._name}: language: {error}") from None
-
-    def _metadata(
-        self, said: list[list[Any]], words: Sequence[list[dict[str, Any]]]
-    ) -> dict[str, Any]:
-        if self._decoder is None:
-            return {}
-        heard = [word["language"] for each in words for word in each]
-        return transcript(said, heard[0] if heard else self._settings.language)
-
-
-def said_in(
-    pieces: Sequence[Piece], words: Sequence[list[dict[str, Any]]], total: int
-) -> list[list[Any]]:
-    """Words of a clip: in the middle of an overlap, one window's words end and the next's begin."""
-    starts = [piece.first for piece in pieces]
-    ends = [start + WINDOW_FRAMES for start in starts]
-    joins = [(end + start) // 2 for end, start in zip(ends, starts[1:], strict=False)]
-    said = []
-    for start, heard, first, end in zip(starts, words, [0, *joins], [*joins, total], strict=True):
-        said += within(heard, start=start, first=first, end=end + (end == total), hop_s=HOP_S)
-    return said

@@ -13,8 +13,10 @@ prompts of 1 to 10 s with tiny.en (frames of the clips, standardised, against th
 
 Shorter windows, the other way to save, lose more (0.993 at 15 s, see `teachers.whisper_ct2`).
 
-The decoder runs greedily over a batch; the queries of its alignment heads are kept on the way, so
-word times need no second pass and no slow attention.
+The decoder runs greedily over a batch and writes timestamp tokens, by the rules of openai-whisper's
+`ApplyTimestampRules`: without them, a window that is full of unrelated sentences ends at the first
+pause between two. The queries of its alignment heads are kept on the way, so word times need no
+second pass and no slow attention.
 """
 
 from __future__ import annotations
@@ -36,6 +38,8 @@ MARGIN_FRAMES = 50
 BUCKET_FRAMES = 100
 """Clips whose kept lengths round up to the same multiple share a batch."""
 MAX_TOKENS = 224
+MAX_FIRST_TIMESTAMP = 50
+"""Steps of 20 ms: in a window, speech is taken to begin within a second."""
 MEDIAN_FRAMES = 7
 
 
@@ -95,21 +99,65 @@ class Heard:
     """What the decoder wrote about one window."""
 
     tokens: list[int]
+    """Of text."""
     mean_log_probability: float
     no_speech: float
     attention_NT: np.ndarray
-    """Alignment heads' mean attention while each token, and the end, was written."""
+    """Alignment heads' mean attention while each token, and what followed the last, was written."""
+
+
+class _Timestamps:
+    """Which tokens may come next in each window: openai-whisper's rules for timestamps.
+
+    A window begins with one; they come in pairs, the end of a segment and the beginning of the
+    next; none lies before another; and where all of them together are likelier than the likeliest
+    word, one is due.
+    """
+
+    def __init__(self, begin: int, eot: int, windows: int, device: torch.device) -> None:
+        self._begin, self._eot = begin, eot
+        self._earliest_B = torch.full((windows,), begin, device=device)
+        self._last_B = torch.ones(windows, dtype=torch.bool, device=device)
+        """Whether the last token was a timestamp; a window's beginning counts as one."""
+        self._before_B = self._last_B
+        self._is_first = True
+
+    def forbid(self, logits_BV: torch.Tensor) -> None:
+        """Sets what may not come next to minus infinity."""
+        ids_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
+        is_time_V = ids_V >= self._begin
+        if self._is_first:
+            logits_BV[:, ~is_time_V | (ids_V > self._begin + MAX_FIRST_TIMESTAMP)] = -torch.inf
+            return
+        opened_B, closed_B = self._last_B & self._before_B, self._last_B & ~self._before_B
+        early_BV = is_time_V & (ids_V < self._earliest_B[:, None])
+        forbidden_BV = early_BV | (opened_B[:, None] & is_time_V)
+        forbidden_BV |= closed_B[:, None] & (ids_V < self._eot)
+        logits_BV.masked_fill_(forbidden_BV, -torch.inf)
+        times_B = logits_BV[:, self._begin :].logsumexp(1)
+        due_B = times_B > logits_BV[:, : self._begin].amax(1)
+        logits_BV.masked_fill_(due_B[:, None] & ~is_time_V, -torch.inf)
+
+    def add(self, chosen_B: torch.Tensor) -> None:
+        """The tokens that came."""
+        is_time_B = chosen_B >= self._begin
+        self._before_B = self._last_B
+        self._last_B = is_time_B
+        # The end of a segment may be the beginning of the next; no segment is empty.
+        closes_B = is_time_B & ~self._before_B
+        earliest_B = torch.where(closes_B, chosen_B, chosen_B + 1)
+        self._earliest_B = torch.where(is_time_B, earliest_B, self._earliest_B)
+        self._is_first = False
 
 
 class Decoder:
     """Greedy decoding of a batch, with what word times need."""
 
-    def __init__(self, model: Any, *, no_speech: int, eot: int) -> None:
+    def __init__(self, model: Any, *, no_speech: int, eot: int, timestamps: int) -> None:
         generation = model.generation_config
         self._model = model
-        self._no_speech, self._eot = no_speech, eot
-        self._suppressed = [*(generation.suppress_tokens or []), *_above(model, eot)]
-        self._first = generation.begin_suppress_tokens or []
+        self._no_speech, self._eot, self._timestamps = no_speech, eot, timestamps
+        self._suppressed = [*(generation.suppress_tokens or []), *range(eot + 1, timestamps)]
         layers = model.config.decoder_layers
         heads = getattr(generation, "alignment_heads", None) or [
             [layer, head] for layer in range(layers // 2, layers)
@@ -147,16 +195,18 @@ class Decoder:
         done = np.zeros(len(prompts), bool)
         no_speech = np.zeros(len(prompts))
         tokens_BN, cache = torch.tensor(prompts), _no_cache()
+        timestamps = _Timestamps(self._timestamps, self._eot, len(prompts), states_BTD.device)
         for step in range(MAX_TOKENS):
             hidden_BND = self._step(tokens_BN, states_BTD, cache)
             logits_BN = self._logits(hidden_BND[:, -1])
             if step == 0:
                 start_BN = self._logits(hidden_BND[:, 0])
                 no_speech = start_BN.softmax(1)[:, self._no_speech].cpu().numpy()
-                logits_BN[:, self._first] = -torch.inf
             logits_BN[:, self._suppressed] = -torch.inf
+            timestamps.forbid(logits_BN)
             chosen_B = logits_BN.argmax(1)
             gained = logits_BN.log_softmax(1).gather(1, chosen_B[:, None])[:, 0].cpu().numpy()
+            timestamps.add(chosen_B)
             log_probability += np.where(done, 0.0, gained)
             for row, token in enumerate(chosen_B.tolist()):
                 if not done[row] and token != self._eot:
@@ -168,10 +218,14 @@ class Decoder:
         # What was not ended is cut where the queries end: the last token has not been read back.
         steps = len(self._queries[self._heads[0][0]])
         written = [tokens[: steps - 1] for tokens in written]
-        attention = self._attention(cache, [len(tokens) for tokens in written], spoken)
+        texts = [[at for at, token in enumerate(tokens) if token < self._eot] for tokens in written]
+        attention = self._attention(cache, texts, spoken)
+        likely = log_probability / [len(tokens) + 1 for tokens in written]
         return [
-            Heard(tokens, log_probability[row] / (len(tokens) + 1), float(no_speech[row]), seen_NT)
-            for row, (tokens, seen_NT) in enumerate(zip(written, attention, strict=True))
+            Heard([tokens[at] for at in text], float(likely[row]), float(no_speech[row]), seen_NT)
+            for row, (tokens, text, seen_NT) in enumerate(
+                zip(written, texts, attention, strict=True)
+            )
         ]
 
     def _step(
@@ -189,9 +243,15 @@ class Decoder:
         return self._model.proj_out(hidden).float()
 
     def _attention(
-        self, cache: EncoderDecoderCache, lengths: Sequence[int], spoken: Sequence[int]
+        self, cache: EncoderDecoderCache, texts: Sequence[Sequence[int]], spoken: Sequence[int]
     ) -> list[np.ndarray]:
-        """Openai-whisper's recipe: softmax over the clip, standardised over tokens, smoothed."""
+        """Openai-whisper's recipe: softmax over the clip, standardised over tokens, smoothed.
+
+        Args:
+            cache: Of the whole decoding.
+            texts: For each window, at which steps tokens of text were written.
+            spoken: Frames of each window that are not padding.
+        """
         heads_BHNT = []
         layers: Any = cache.cross_attention_cache.layers
         for layer, head in self._heads:
@@ -202,8 +262,9 @@ class Decoder:
             heads_BHNT.append(queries_BND @ keys_BTD.transpose(1, 2))
         scores_BHNT = torch.stack(heads_BHNT, 1).float()
         found = []
-        for row, (length, frames) in enumerate(zip(lengths, spoken, strict=True)):
-            weight_HNT = scores_BHNT[row, :, : length + 1, :frames].softmax(-1)
+        for row, (text, frames) in enumerate(zip(texts, spoken, strict=True)):
+            steps = [*text, text[-1] + 1] if text else [0]
+            weight_HNT = scores_BHNT[row, :, steps, :frames].softmax(-1)
             deviation, mean = torch.std_mean(weight_HNT, 1, keepdim=True, correction=0)
             weight_HNT = (weight_HNT - mean) / deviation.clamp(min=1e-6)
             found.append(_median(weight_HNT).mean(0).cpu().numpy())
@@ -221,8 +282,3 @@ def _median(weight_HNT: torch.Tensor) -> torch.Tensor:
         return weight_HNT
     padded = functional.pad(weight_HNT, (margin, margin), mode="reflect")
     return padded.unfold(-1, MEDIAN_FRAMES, 1).median(-1).values
-
-
-def _above(model: Any, eot: int) -> range:
-    """Special tokens, time stamps among them: all after the end of text."""
-    return range(eot + 1, model.config.vocab_size)
