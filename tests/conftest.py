@@ -1,4 +1,4 @@
-"""What tests of several packages share: a real S3 API, served by moto in a process of its own."""
+"""What tests of several packages share: a real browser, and a real S3 API, served by moto."""
 
 from __future__ import annotations
 
@@ -7,9 +7,28 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from pyarrow import fs
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A running Chromium."""
+    from tests.pages import launched
+
+    with launched() as running:
+        yield running
+
+
+@pytest.fixture
+def visit(browser: Any, address: str) -> Iterator[Any]:
+    """`visit()` opens the page at the module's `address`: see `tests.pages.visiting`."""
+    from tests.pages import visiting
+
+    with visiting(browser, address) as open_page:
+        yield open_page
 
 
 @pytest.fixture(scope="session")

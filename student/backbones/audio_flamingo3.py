@@ -6,11 +6,10 @@ Takes one audio per conversation, in windows of 30 s up to ten minutes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AudioFlamingo3Config,
     AudioFlamingo3ForConditionalGeneration,
@@ -20,14 +19,12 @@ from transformers import (
 )
 
 from manifests.errors import UserError
-from student.backbones.protocol import Processor
+from student.backbones.protocol import Backbone, Processor
 from student.config import TinyConfig
 from student.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
 
-# Legend: B prompts, S tokens.
 
-
-class AudioFlamingo3:
+class AudioFlamingo3(Backbone):
     """See `student.backbones.protocol.Backbone`."""
 
     audio_end = "<sound>"
@@ -68,18 +65,3 @@ class AudioFlamingo3:
         inputs = processor(text=[prompt], audio=list(waves))
         del inputs["attention_mask"]
         return dict(inputs)
-
-    def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        mask_BS = inputs["attention_mask"]
-        return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
-
-    def audio_tower(self, model: Any) -> nn.Module:
-        return model.model.audio_tower
-
-    def audio_token_id(self, model: PreTrainedModel) -> int:
-        return model.config.audio_token_id
-
-    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
-        del base
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)

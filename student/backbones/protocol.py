@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from student.config import TinyConfig
 
-# Legend: B clips, S tokens.
+# Legend: B prompts, S tokens.
 
 
 class Processor(Protocol):
@@ -38,7 +38,10 @@ class Processor(Protocol):
 
 
 class Backbone(Protocol):
-    """The adapter of one family of checkpoints."""
+    """The adapter of one family of checkpoints.
+
+    Methods with a body are what most families do; an adapter overrides what differs.
+    """
 
     audio_end: str
     """What ends an audio in a rendered prompt."""
@@ -76,15 +79,16 @@ class Backbone(Protocol):
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the inner model must be told besides `attention_mask`, so that padding on the left
         and on the right give the same states."""
-        ...
+        mask_BS = inputs["attention_mask"]
+        return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
 
     def audio_tower(self, model: Any) -> nn.Module:
         """The module whose output goes to the projector."""
-        ...
+        return model.model.audio_tower
 
     def audio_token_id(self, model: PreTrainedModel) -> int:
         """The placeholder that audio embeddings overwrite."""
-        ...
+        return model.config.audio_token_id
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
         """Writes the merged model as stock loaders and servers expect it.
@@ -95,4 +99,6 @@ class Backbone(Protocol):
             folder: Where to.
             base: The checkpoint that training began with.
         """
-        ...
+        del base
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)

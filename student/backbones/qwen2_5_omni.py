@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
@@ -26,11 +26,11 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file
 
-from student.backbones.protocol import Processor
+from student.backbones.protocol import Backbone, Processor
 from student.config import TinyConfig
 from student.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
 
-# Legend: B prompts, S tokens, A audios, F mel frames.
+# Legend: A audios, F mel frames.
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dict.pt")
 """Of the original checkpoint, kept at export for whoever loads the full processor."""
@@ -57,7 +57,7 @@ class AudioTextProcessor:
         self.extractor.save_pretrained(save_directory)
 
 
-class Qwen2_5Omni:
+class Qwen2_5Omni(Backbone):
     """See `student.backbones.protocol.Backbone`."""
 
     audio_end = "<|audio_eos|>"
@@ -128,12 +128,6 @@ class Qwen2_5Omni:
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         del inputs  # The Thinker makes its three axes of positions from the attention mask.
         return {}
-
-    def audio_tower(self, model: Any) -> nn.Module:
-        return model.model.audio_tower
-
-    def audio_token_id(self, model: PreTrainedModel) -> int:
-        return model.config.audio_token_id
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
         """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM registers no bare Thinker,

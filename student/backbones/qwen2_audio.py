@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     PreTrainedModel,
     Qwen2AudioConfig,
@@ -18,17 +17,15 @@ from transformers import (
 )
 
 from manifests.errors import UserError
-from student.backbones.protocol import Processor
+from student.backbones.protocol import Backbone, Processor
 from student.config import TinyConfig
 from student.ct2_weights import load_whisper_encoder
 from student.tiny import MEL_BANDS, qwen2_fields, tower_fields
 
-# Legend: B prompts, S tokens.
-
 logger = logging.getLogger(__name__)
 
 
-class Qwen2Audio:
+class Qwen2Audio(Backbone):
     """See `student.backbones.protocol.Backbone`."""
 
     audio_end = "<|audio_eos|>"
@@ -75,18 +72,3 @@ class Qwen2Audio:
         )
         del inputs["attention_mask"]
         return dict(inputs)
-
-    def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        mask_BS = inputs["attention_mask"]
-        return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
-
-    def audio_tower(self, model: Any) -> nn.Module:
-        return model.model.audio_tower
-
-    def audio_token_id(self, model: PreTrainedModel) -> int:
-        return model.config.audio_token_id
-
-    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
-        del base
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from pipeline.report import page as report
 from pipeline.report.page import ReportConfig
-from tests.pages import NEEDS_BROWSER, ground, launched, visiting
+from tests.pages import NEEDS_BROWSER, ground
 from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
 
 pytestmark = NEEDS_BROWSER
@@ -35,18 +34,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     config = ReportConfig(cache=str(make_cache(folder)), out=str(folder / "report"))
     return report.write(config, Console(quiet=True)).as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as running:
-        yield running
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Any]:
-    with visiting(browser, address) as open_page:
-        yield open_page
 
 
 def show(page: Any, clip_id: str) -> Any:

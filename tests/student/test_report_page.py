@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from student.report import page as report
 from student.train import train
-from tests.pages import NEEDS_BROWSER, ground, launched, visiting
+from tests.pages import NEEDS_BROWSER, ground
 
 pytestmark = NEEDS_BROWSER
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6}
@@ -56,18 +55,6 @@ def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
         console=Console(quiet=True),
     )
     return written.as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched() as running:
-        yield running
-
-
-@pytest.fixture
-def visit(browser: Any, address: str) -> Iterator[Any]:
-    with visiting(browser, address) as open_page:
-        yield open_page
 
 
 def test_everything_is_there(visit: Any) -> None:
