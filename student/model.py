@@ -11,6 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from manifests.errors import UserError
@@ -165,8 +166,9 @@ class Student(nn.Module):
         Raises:
             UserError: the file is of another model, block or adapter.
         """
+        own = self.state_dict()
         saved = {
-            name: value
+            name: _placed_as(own.get(name), value)
             for name, value in load_file(path).items()
             if not name.startswith("heads.") or name.split(".")[1] in self.heads
         }
@@ -176,6 +178,13 @@ class Student(nn.Module):
             problems = str(error).splitlines()[1:2]
         if problems:
             raise UserError(f"{path} does not fit this recipe's model: {problems[0].strip()}")
+
+
+def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
+    """A whole tensor, cut over the processes as the student's own is (FSDP)."""
+    if not isinstance(own, DTensor) or own.shape != value.shape:
+        return value
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
 def tapped_layer(layer: int | None, num_layers: int) -> int:

@@ -8,6 +8,7 @@ learning rates of their own.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -207,7 +208,9 @@ def training_arguments(
 def last_checkpoint(folder: Path) -> str | None:
     """The newest checkpoint that was written to its end, from which a stage goes on."""
     while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):
-        if (Path(newest) / "trainer_state.json").is_file():
+        # The file that is written last; a kill may have left half of it.
+        with contextlib.suppress(OSError, ValueError):
+            json.loads((Path(newest) / "trainer_state.json").read_text())
             return newest
         Path(newest).rename(Path(newest).with_name(f"unfinished-{Path(newest).name}"))
     return None

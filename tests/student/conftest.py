@@ -9,7 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +41,7 @@ from student.config import (
     TaskConfig,
     TinyConfig,
     TrainOptions,
+    save_recipe,
 )
 from student.generate import TrainedStudent
 from student.tiny import build_tiny
@@ -201,6 +207,36 @@ def model_of(checkpoints: Callable[[str], str], family: str) -> ModelConfig:
 def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
     """Stage -> what it has learnt."""
     return {path.parent.name: load_file(path) for path in run.glob("*/student.safetensors")}
+
+
+def launch(
+    options: TrainOptions,
+    *module: str,
+    environment: Mapping[str, str] | None = None,
+    killed_at: Path | None = None,
+) -> None:
+    """Runs `coat-student train` in processes of its own.
+
+    Args:
+        options: Of the run.
+        module: What `python -m` runs, with its arguments.
+        environment: Besides this process' own.
+        killed_at: A file; once it is there, all processes are killed at once.
+    """
+    recipe = Path(f"{options.out}.yaml")
+    save_recipe(options.recipe(), recipe)
+    running = subprocess.Popen(
+        [sys.executable, "-m", *module, "train", "--config", str(recipe), "--corpus",
+         options.corpus, "--cache", options.cache, "--out", options.out],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
+    )  # fmt: skip
+    while killed_at and running.poll() is None and not killed_at.is_file():
+        time.sleep(0.01)
+    if killed_at:
+        os.killpg(running.pid, signal.SIGKILL)
+    _, said = running.communicate()
+    assert running.returncode == (-signal.SIGKILL if killed_at else 0), said[-3000:]
 
 
 @pytest.fixture(scope="session")

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
-from student.config import StageConfig, save_recipe
+from student.config import StageConfig, recipes_folder
 from student.train import train
-from tests.student.conftest import FAMILIES, model_of, states
+from tests.student.conftest import FAMILIES, launch, model_of, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
 PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
 """Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+TWO_PROCESSES = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -94,21 +93,40 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
     train(options)
     half = StageConfig(train="lora", **(STAGE | {"batch_size": 2}))
     options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
-    launch(options, tmp_path / "2.yaml", "torch.distributed.run", "--standalone",
-           "--nproc-per-node=2")  # fmt: skip
+    launch(options, *TWO_PROCESSES, "student.cli")
     expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
 
 
-def launch(options: Any, recipe: Path, *launcher: str) -> str:
-    """Runs `coat-student train` in several processes; what it says on stderr."""
-    save_recipe(options.recipe(), recipe)
-    arguments = ["--config", recipe, "--corpus", options.corpus, "--cache", options.cache]
-    done = subprocess.run(
-        [sys.executable, "-m", *launcher, "-m", "student.cli", "train", *map(str, arguments),
-         "--out", options.out],
-        capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+def test_a_backbone_that_is_cut_over_two_processes(
+    world: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """FSDP 2 takes the steps of one process, also over a kill."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    stage = STAGE | {"max_steps": 4, "save_steps": 1}
+    options = world.options(
+        tmp_path / "1",
+        model=dataclasses.replace(model_of(checkpoints, "qwen2_audio"), dtype="float32"),
+        lora=lora_without_dropout,
+        align=None,
+        joint=StageConfig(train="lora", **stage),
+        trainer=PLAIN_DESCENT | {"use_cpu": True},
+    )
+    train(options)
+    half = StageConfig(train="lora", **(stage | {"batch_size": 2}))
+    options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
+    config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
+    told = {name.removeprefix("fsdp_").upper(): value
+            for name, value in config["fsdp_config"].items()}  # fmt: skip
+    told["TRANSFORMER_CLS_TO_WRAP"] = told.pop("TRANSFORMER_LAYER_CLS_TO_WRAP")
+    environment = {f"FSDP_{name}": str(value).lower() if isinstance(value, bool) else str(value)
+                   for name, value in told.items()}  # fmt: skip
+    environment["ACCELERATE_USE_FSDP"] = "true"
+    killed_at = tmp_path / "2" / "joint" / "checkpoint-2" / "trainer_state.json"
+    command = (*TWO_PROCESSES, "tests.student.fsdp_on_cpu")
+    launch(options, *command, environment=environment, killed_at=killed_at)
+    launch(options, *command, environment=environment)
+    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)

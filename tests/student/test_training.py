@@ -17,7 +17,7 @@ from student.generate import load_run
 from student.model import build_student, load_backbone
 from student.train import train
 from student.trainer import StudentTrainer
-from tests.student.conftest import FAMILIES, TINY, digest, model_of, states
+from tests.student.conftest import FAMILIES, TINY, digest, launch, model_of, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
@@ -137,6 +137,22 @@ def test_a_killed_run_ends_at_the_same_bits(
         assert expected.keys() == found.keys()
         for key, value in expected.items():
             assert torch.equal(found[key], value), (name, key)
+
+
+def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Path) -> None:
+    """SIGKILL, while a checkpoint may be half written; and by the same command again."""
+    stage = StageConfig(train="full", **(STAGE | {"max_steps": 8}))
+    for name in ("whole", "killed"):
+        options = world.options(tmp_path / name, align=None, joint=stage)
+        if name == "killed":
+            joint = tmp_path / name / "joint"
+            killed_at = joint / "checkpoint-3" / "student.safetensors"
+            launch(options, "student.cli", killed_at=killed_at)
+            assert not (joint / "student.safetensors").exists()
+        launch(options, "student.cli")
+    expected, found = (states(tmp_path / name)["joint"] for name in ("whole", "killed"))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
 
 
 def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_path: Path) -> None:
