@@ -52,8 +52,8 @@ class WhisperSettings(HubSettings):
     transcribe: bool = True
     """Write a transcript with word times beside the frames."""
     silence_step: int = 1
-    """Of how many frames of the silence after a clip one is computed. 1 is exact; 4 makes the
-    encoder about three times as fast on short clips (tiny.en: cosine 0.999, the same words)."""
+    """Of how many frames of the silence after a clip one is computed. 1 is exact; 4 takes half the
+    time on short clips (tiny.en: cosine 0.999, the same words)."""
 
 
 class Whisper:
