@@ -64,6 +64,9 @@ class ModelConfig:
     """Of the backbone's weights; what is trained besides them is float32."""
     quantize: Literal["4bit"] | None = None
     """Load the frozen backbone in 4 bits (QLoRA; needs bitsandbytes and a GPU)."""
+    attention: str = ""
+    """Kernel of attention, as transformers' `attn_implementation` (`flash_attention_2` needs
+    flash-attn and a GPU); empty leaves it to transformers."""
     remember_audio: bool = False
     """Keep the frozen audio tower's outputs in memory, per clip: for small corpora."""
 
@@ -166,6 +169,10 @@ class DataConfig:
     """Longer clips are left out, in seconds (the audio tower would cut them)."""
     group_by_length: bool = False
     """Batch clips of similar length, chosen anew every epoch: less padding, the same examples."""
+    packing: bool = False
+    """Put the examples of a batch into one row, without padding and without attention between them,
+    in place of a row each. Pays with `model.attention: flash_attention_2`, which computes nothing
+    of what is masked; others compute the whole square."""
     keep_in_memory: bool = False
     """Keep prepared examples in memory: for small corpora."""
     workers: int = 0

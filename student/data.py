@@ -178,35 +178,29 @@ class ExampleDataset(Dataset):
 
 
 def collate(
-    rows: Sequence[dict[str, Any]], *, grid: Grid, pad_id: int, left: bool = False
-) -> dict[str, Any]:
-    """A batch, padded to its longest example.
+    rows: Sequence[dict[str, Any]], *, grid: Grid, pad_id: int, left: bool = False,
+    packed: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A batch: a row per example, padded to the longest, or all examples packed into one row.
 
     Args:
         rows: Of `ExampleDataset`.
         grid: For the shapes of targets that are missing.
         pad_id: Token for padding.
         left: Pad on the left, as generation needs it.
+        packed: One row without padding, B = 1 in inputs and labels. Positions begin anew with each
+            example, by which the language model keeps attention within it.
 
     Returns:
         `inputs` (of the model), `labels_BS`, `targets` (stream -> frames_BND), `covered` (stream ->
         bool_B), `tower_weights_BNS` or None.
     """
-    length = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values: Tensor, value: float) -> Tensor:
-        amount = length - values.shape[-1]
-        return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
-
-    ids_BS = torch.stack([padded(row["input_ids"], pad_id) for row in rows])
-    mask_BS = torch.stack([padded(torch.ones_like(row["input_ids"]), 0) for row in rows])
-    names = rows[0]["audio"]
-    inputs = {name: torch.cat([row["audio"][name] for row in rows]) for name in names}
     streams = [stream for stream in grid.streams.values() if stream.name != RECONSTRUCTION]
-    weights = [row["tower_weights"] for row in rows]
+    text = _packed(rows) if packed else _padded(rows, pad_id=pad_id, left=left)
+    audio = {name: torch.cat([row["audio"][name] for row in rows]) for name in rows[0]["audio"]}
     return {
-        "inputs": {"input_ids": ids_BS, "attention_mask": mask_BS, **inputs},
-        "labels_BS": torch.stack([padded(row["labels"], IGNORE) for row in rows]),
+        "inputs": {**text.pop("inputs"), **audio},
+        **text,
         "targets": {
             stream.name: torch.stack(
                 [
@@ -220,9 +214,49 @@ def collate(
             stream.name: torch.tensor([stream.name in row["targets"] for row in rows])
             for stream in streams
         },
+    }
+
+
+def _padded(rows: Sequence[dict[str, Any]], *, pad_id: int, left: bool) -> dict[str, Any]:
+    """Tokens, labels and tower weights, an example per row."""
+    length = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values: Tensor, value: float) -> Tensor:
+        amount = length - values.shape[-1]
+        return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
+
+    weights = [row["tower_weights"] for row in rows]
+    return {
+        "inputs": {
+            "input_ids": torch.stack([padded(row["input_ids"], pad_id) for row in rows]),
+            "attention_mask": torch.stack(
+                [padded(torch.ones_like(row["input_ids"]), 0) for row in rows]
+            ),
+        },
+        "labels_BS": torch.stack([padded(row["labels"], IGNORE) for row in rows]),
         "tower_weights_BNS": (
             None if weights[0] is None else torch.stack([padded(w, 0.0) for w in weights])
         ),
+    }
+
+
+def _packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Tokens, labels and tower weights, all examples in one row."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    starts = np.cumsum([0, *lengths])
+    weights_BNS = None
+    if rows[0]["tower_weights"] is not None:
+        weights_BNS = torch.zeros(len(rows), len(rows[0]["tower_weights"]), sum(lengths))
+        for weights_NS, row, start in zip(weights_BNS, rows, starts, strict=False):
+            own_NS = row["tower_weights"]
+            weights_NS[:, start : start + own_NS.shape[1]] = own_NS
+    return {
+        "inputs": {
+            "input_ids": torch.cat([row["input_ids"] for row in rows])[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        },
+        "labels_BS": torch.cat([row["labels"] for row in rows])[None],
+        "tower_weights_BNS": weights_BNS,
     }
 
 

@@ -93,8 +93,7 @@ class Student(nn.Module):
         """
         inputs = self.cast(inputs)
         outputs = self.base.model(
-            **inputs,
-            **self.backbone.positions(inputs),
+            **(inputs | self.backbone.positions(inputs)),
             output_hidden_states=bool(self.heads),
             use_cache=False,
         )
@@ -124,11 +123,11 @@ class Student(nn.Module):
         }
 
     def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor) -> Tensor:
-        """hidden_BKH at the thinking positions."""
+        """hidden_BKH at the thinking positions; B counts blocks, of which a packed row has many."""
         assert self.block is not None
         content = torch.tensor(self.block.content_ids, device=ids_BS.device)
         thinking_BS = torch.isin(ids_BS, content)
-        return hidden_BSH[thinking_BS].view(len(ids_BS), len(content), -1)
+        return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
 
     def part(self, name: str) -> Part:
         """What the parameter of that name belongs to."""
@@ -202,15 +201,16 @@ def tapped_layer(layer: int | None, num_layers: int) -> int:
 def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Processor]:
     """A checkpoint with the adapter that knows it."""
     backbone = backbone_for(path)
-    quantization = None
+    options: dict[str, Any] = {}
+    if config.attention:
+        options["attn_implementation"] = config.attention
     if config.quantize == "4bit":
-        quantization = BitsAndBytesConfig(
+        options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_compute_dtype=torch.bfloat16,
             llm_int8_skip_modules=["lm_head", "audio_tower", "multi_modal_projector", "visual"],
         )
-    options = {"quantization_config": quantization} if quantization else {}
     model, processor = backbone.load(path, dtype=config.dtype, **options)
     model.requires_grad_(False)
     return backbone, model, processor

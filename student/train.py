@@ -86,7 +86,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     )
     learning, checking = as_dataset(learning), as_dataset(checking)
     pad_id = processor.tokenizer.pad_token_id
-    as_batch = functools.partial(collate, grid=grid, pad_id=pad_id)
+    as_batch = functools.partial(collate, grid=grid, pad_id=pad_id, packed=recipe.data.packing)
     student.to(process.device)
 
     # How good it is before, and what "good" means: means over training clips are the baseline.

@@ -78,7 +78,9 @@ class Backbone(Protocol):
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the inner model must be told besides `attention_mask`, so that padding on the left
-        and on the right give the same states."""
+        and on the right give the same states; a packed row has `position_ids` in place of it."""
+        if "position_ids" in inputs:
+            return {}
         mask_BS = inputs["attention_mask"]
         return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
 

@@ -126,8 +126,10 @@ class Qwen2_5Omni(Backbone):
         }
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        del inputs  # The Thinker makes its three axes of positions from the attention mask.
-        return {}
+        if "position_ids" in inputs:
+            # Of text, then of the three axes, which are alike where there is no image.
+            return {"position_ids": inputs["position_ids"].expand(4, 1, -1)}
+        return {}  # The Thinker makes its three axes of positions from the attention mask.
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
         """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM registers no bare Thinker,
