@@ -111,7 +111,7 @@ def _run(
     parsed = parser.parse_args([_underscored(word) for word in words])
     _configure_logging(parsed.verbose)
     function = commands[parsed.subcommand]
-    fields = parser.instantiate_classes(parsed)[parsed.subcommand]
+    fields = parser.instantiate(parsed)[parsed.subcommand]
     values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
     config = _config_class(function)
     if config is None:

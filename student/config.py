@@ -314,7 +314,7 @@ def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
     parser = _parser()
     try:
         parsed = parser.parse_object(dict(values))
-        return Recipe(**vars(parser.instantiate_classes(parsed)))
+        return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from None
 
