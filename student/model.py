@@ -74,6 +74,11 @@ class Student(nn.Module):
         assert isinstance(base, PreTrainedModel)
         return base
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether its parameters are cut over processes (FSDP)."""
+        return any(isinstance(value, DTensor) for value in self.parameters())
+
     def forward(
         self,
         inputs: dict[str, Tensor],

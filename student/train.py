@@ -90,7 +90,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     student.to(process.device)
 
     # How good it is before, and what "good" means: means over training clips are the baseline.
-    stages = recipe.stages()
+    stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
     some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
     means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
@@ -104,6 +104,11 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     # Stages: each a run of the trainer, from the last one's weights.
     for number, (name, stage) in enumerate(stages.items()):
         folder = run / name
+        if student.is_cut:
+            # FSDP cuts a model once: the next stage begins with a whole one.
+            student = build_student(recipe, *load_backbone(recipe.model, base), streams)
+            student.to(process.device).load(last)
+        last = folder / STATE_FILE
         student.train_only(stage.train)
         if name not in report:
             if stage.checkpointing:
@@ -132,7 +137,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
                 write_report(run, report)
             process.wait_for_everyone()
         else:
-            student.load(folder / STATE_FILE)
+            student.load(last)
     console.print(table_of(report, distilled))
     return report
 

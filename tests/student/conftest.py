@@ -233,7 +233,7 @@ def launch(
     )  # fmt: skip
     while killed_at and running.poll() is None and not killed_at.is_file():
         time.sleep(0.01)
-    if killed_at:
+    if killed_at and running.poll() is None:
         os.killpg(running.pid, signal.SIGKILL)
     _, said = running.communicate()
     assert running.returncode == (-signal.SIGKILL if killed_at else 0), said[-3000:]

@@ -10,7 +10,6 @@ from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from torch.distributed.tensor import DTensor
 
 from student import cli
 from student.trainer import StudentTrainer
@@ -27,7 +26,7 @@ def as_on_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
 
 def of_shards(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
     """`StudentTrainer.training_step`, which must find the student cut."""
-    assert all(isinstance(value, DTensor) for value in self.student.parameters())
+    assert self.student.is_cut
     return step(self, *args, **kwargs)
 
 

@@ -127,20 +127,23 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
 def test_a_backbone_that_is_cut_over_two_processes(
     world: Any, checkpoints: Any, tmp_path: Path
 ) -> None:
-    """FSDP 2 takes the steps of one process, also over a kill."""
+    """FSDP 2 takes the steps of one process in both stages, also over a kill."""
     lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
     stage = STAGE | {"max_steps": 4, "save_steps": 1}
     options = world.options(
         tmp_path / "1",
         model=dataclasses.replace(model_of(checkpoints, "qwen2_audio"), dtype="float32"),
         lora=lora_without_dropout,
-        align=None,
+        align=StageConfig(train="rows", **STAGE),
         joint=StageConfig(train="lora", **stage),
         trainer=PLAIN_DESCENT | {"use_cpu": True},
     )
     train(options)
-    half = StageConfig(train="lora", **(stage | {"batch_size": 2}))
-    options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
+    halved = {
+        name: dataclasses.replace(getattr(options, name), batch_size=2)
+        for name in ("align", "joint")
+    }
+    options = dataclasses.replace(options, **halved, out=str(tmp_path / "2"))
     config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
     told = {name.removeprefix("fsdp_").upper(): value
             for name, value in config["fsdp_config"].items()}  # fmt: skip
