@@ -109,6 +109,7 @@ def test_pairs_share_one_time_axis(visit: Any, width: int) -> None:
     overlay = card.locator(".overlay")
     overlay.click(position={"x": overlay.bounding_box()["width"] / 2, "y": 30})
     card.page.wait_for_function("() => document.querySelector('audio').currentTime > 0.2")
+    card.page.wait_for_function("() => document.querySelector('.playhead').style.left")
     assert card.locator(".playhead").evaluate("mark => mark.style.left").startswith(("49", "50"))
 
 
