@@ -48,7 +48,7 @@ class CrepeSettings:
     """Settings of `Crepe`."""
 
     model: Literal["tiny", "full"] = "tiny"
-    """Size; full is about 40 times slower and a little more accurate."""
+    """Size; full is about 30 times slower and a little more accurate."""
     batch_frames: int = 128
     """Frames per forward pass: 128 stay in a CPU's cache (a fifth faster than 512), a GPU wants
     thousands. Does not change the features."""

