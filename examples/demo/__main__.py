@@ -41,8 +41,9 @@ def run(*command: str | Path) -> float:
 
 
 def main() -> None:
-    """Corpus, cache, student, table."""
+    """Corpus, cache, student, their reports, table."""
     corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
+    heard, learnt = OUT / "reports" / "cache", OUT / "reports" / "student"
     seconds = {
         "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
         + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
@@ -50,6 +51,8 @@ def main() -> None:
         "teacher cache": run("coat-cache", "build", "--corpus", corpus, "--cache", cache),
         "student": run("coat-student", "train", "--config", RECIPE, "--corpus", corpus,
                        "--cache", cache, "--out", student),
+        "reports": run("coat-cache", "report", "--cache", cache, "--out", heard)
+        + run("coat-student", "report", student, "--cache", cache, "--out", learnt),
     }  # fmt: skip
     console.print()
     console.print(cache_table(cache))
@@ -59,10 +62,12 @@ def main() -> None:
     console.print(
         f"\ncorpus   {corpus}\ncache    {cache}   (coat-cache status --cache {cache})"
         f"\nstudent  {student}   (tensorboard --logdir {student})"
+        f"\nreports  {heard}/index.html, {learnt}/index.html"
         "\n\nLook at one clip:  "
         f"coat-cache show {first_clip(cache)} --cache {cache}"
         f"\nAsk the student:   coat-student generate {first_audio(cache)} "
-        f'"What is said?" --run {student}'
+        f'"What is said?" --run {student}',
+        soft_wrap=True,
     )
 
 
