@@ -115,7 +115,8 @@ def read_chats(
     Args:
         path: The file.
         clips: Of the corpus, by id.
-        weight: How often each is shown: 2 is twice, 0.5 every other one.
+        weight: How often each is shown: 2 is twice, 0.5 every other one, by chance; a file that
+            moves or is copied keeps its choice.
 
     Raises:
         UserError: a line is not such a conversation, or names a clip that the corpus lacks.
@@ -128,7 +129,7 @@ def read_chats(
                 example = _chat(json.loads(line)["messages"], clips)
             except (ValueError, KeyError, TypeError, IndexError) as error:
                 raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
-            for _ in range(_times(weight, str(path), number)):
+            for _ in range(_times(weight, number, line)):
                 yield example
 
 

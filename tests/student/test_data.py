@@ -104,7 +104,10 @@ def test_conversations_from_json_lines(tmp_path: Path) -> None:
             list(read_chats(path, known))
     path.write_text((json.dumps(good) + "\n") * 40)
     assert len(list(read_chats(path, known, weight=2))) == 80
-    assert 10 < len(list(read_chats(path, known, weight=0.5))) < 30
+    chosen = len(list(read_chats(path, known, weight=0.5)))
+    assert 10 < chosen < 30
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert len(list(read_chats(moved, known, weight=0.5))) == chosen
 
 
 def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, dataset: Any) -> None:
