@@ -162,7 +162,7 @@ class DataConfig:
     """JSON-lines file of conversations -> weight, as a task's. A line is `{"messages": [...]}`;
     audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
     validation: float = 0.1
-    """Share of the clips that is held out, chosen by a hash of the clip id."""
+    """Share of the clips that is held out, one at least, chosen by a hash of the clip id."""
     validation_limit: int = 256
     """At most so many held-out examples are validated on."""
     max_duration: float = 30.0

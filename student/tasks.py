@@ -42,9 +42,17 @@ def fraction(*key: object) -> float:
     return int.from_bytes(digest, "little") / 2**64
 
 
-def held_out(example: Example, share: float) -> bool:
-    """Whether the example is for validation; by its last clip, so no such clip is trained on."""
-    return fraction("validation", example.clip_ids[-1]) < share
+def split(examples: Iterable[Example], share: float) -> tuple[list[Example], list[Example]]:
+    """Examples to learn from, and those held out, by their last clip: none is on both sides.
+
+    A hash of the clip id decides, so a corpus that grows keeps its split. Where chance spares every
+    clip, as it may with a dozen, the one that it came nearest to is held out.
+    """
+    examples = list(examples)
+    drawn = {clip: fraction("validation", clip) for *_, clip in (one.clip_ids for one in examples)}
+    held = {clip for clip in drawn if drawn[clip] < share} or set(sorted(drawn, key=drawn.__getitem__)[:1])
+    learning = [example for example in examples if example.clip_ids[-1] not in held]
+    return learning, [example for example in examples if example.clip_ids[-1] in held]
 
 
 def ask(question: str, clip_id: str = "") -> list[Message]:

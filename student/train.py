@@ -30,7 +30,7 @@ from student.model import Student, build_student, load_backbone
 from student.provenance import sources_of
 from student.run import begin, check_same, read_report, table_of, write_report
 from student.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
-from student.tasks import Example, examples_of, held_out, read_chats
+from student.tasks import Example, examples_of, read_chats, split
 from student.trainer import (
     STATE_FILE,
     Counts,
@@ -205,9 +205,7 @@ def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:
 
 
 def _split(examples: list[Example], recipe: Recipe) -> tuple[list[Example], list[Example]]:
-    share = recipe.data.validation
-    checking = [example for example in examples if held_out(example, share)]
-    learning = [example for example in examples if not held_out(example, share)]
+    learning, checking = split(examples, recipe.data.validation)
     if not learning or not checking:
         raise UserError(
             f"{len(examples)} examples gave {len(learning)} to learn from and {len(checking)} held "

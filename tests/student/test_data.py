@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
 from student.model import build_student, load_backbone
 from student.sampling import ByLength
 from student.streams import RECONSTRUCTION, open_streams
-from student.tasks import examples_of, held_out, read_chats
+from student.tasks import Example, examples_of, read_chats, split
 from tests.student.conftest import SPEC, targets, write_cache
 
 TASKS = [
@@ -76,12 +77,25 @@ def test_multiple_choice_offers_the_right_answer_among_others() -> None:
 
 def test_the_split_is_by_clip_and_never_changes() -> None:
     examples = list(examples_of(clips(1000), TASKS))
-    held = {example.clip_ids[-1] for example in examples if held_out(example, 0.2)}
-    kept = {example.clip_ids[-1] for example in examples if not held_out(example, 0.2)}
+    kept, held = (_last_clips(side) for side in split(examples, 0.2))
     assert not held & kept
     assert 0.15 < len(held) / (len(held) + len(kept)) < 0.25
-    assert "c1" in held or "c1" in kept
-    assert {example.clip_ids[-1] for example in examples if held_out(example, 0.1)} < held
+    fewer, grown = split(examples, 0.1)[1], split(examples_of(clips(2000), TASKS), 0.2)[1]
+    assert _last_clips(fewer) < held < _last_clips(grown)
+
+
+def test_a_small_corpus_too_has_a_clip_held_out() -> None:
+    for count in range(2, 12):
+        examples = list(examples_of(clips(count), TASKS))
+        kept, held = (_last_clips(side) for side in split(examples, 1e-6))
+        assert len(held) == 1
+        assert kept | held == _last_clips(examples)
+        assert not kept & held
+    assert split([], 0.1) == ([], [])
+
+
+def _last_clips(examples: Iterable[Example]) -> set[str]:
+    return {example.clip_ids[-1] for example in examples}
 
 
 def test_conversations_from_json_lines(tmp_path: Path) -> None:
