@@ -49,8 +49,9 @@ def split(examples: Iterable[Example], share: float) -> tuple[list[Example], lis
     clip, as it may with a dozen, the one that it came nearest to is held out.
     """
     examples = list(examples)
-    drawn = {clip: fraction("validation", clip) for *_, clip in (one.clip_ids for one in examples)}
-    held = {clip for clip in drawn if drawn[clip] < share} or set(sorted(drawn, key=drawn.__getitem__)[:1])
+    clips = {example.clip_ids[-1] for example in examples}
+    drawn = sorted((fraction("validation", clip), clip) for clip in clips)
+    held = {clip for at, clip in drawn if at < share} or {clip for _, clip in drawn[:1]}
     learning = [example for example in examples if example.clip_ids[-1] not in held]
     return learning, [example for example in examples if example.clip_ids[-1] in held]
 
