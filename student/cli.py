@@ -115,8 +115,10 @@ def report(
             predicts held-out clips.
         clips: Held-out clips to predict.
     """
+    from student.quiet import quiet_libraries
     from student.report import page
 
+    quiet_libraries()
     caches = [cache] if isinstance(cache, str) else cache or []
     target = page.write(runs, out, caches=caches, clips=clips, console=messages)
     console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")

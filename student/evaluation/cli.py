@@ -28,7 +28,9 @@ def evaluate(
         blind: Ask without audio: what can be guessed from the questions alone.
     """
     from student.evaluation.commands import eval_runs
+    from student.quiet import quiet_libraries
 
+    quiet_libraries()
     eval_runs(runs, questions, name, benchmark, data, limit, batch_size, blind)
 
 
@@ -50,7 +52,9 @@ def ablate(
         batch_size: Questions per forward pass.
     """
     from student.evaluation.commands import ablate_runs
+    from student.quiet import quiet_libraries
 
+    quiet_libraries()
     ablate_runs(runs, questions, first_layer, limit, batch_size)
 
 
@@ -74,6 +78,8 @@ def probe(
         batch_size: Clips per forward pass.
     """
     from student.evaluation.commands import probe_runs
+    from student.quiet import quiet_libraries
 
+    quiet_libraries()
     caches = [cache] if isinstance(cache, str) else cache or []
     probe_runs(runs, questions, caches, limit, batch_size)

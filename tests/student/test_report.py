@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,15 @@ def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None
     assert told["clips"] == []
     with pytest.raises(UserError, match="neither a run nor a folder of runs"):
         runs.find([str(tmp_path)])
+
+
+def test_libraries_say_nothing_on_the_way(trained: Path, world: Any, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "student.cli", "report", str(trained), "--cache", str(world.cache),
+         "--out", str(tmp_path), "--clips", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_curves_go_on_from_stage_to_stage(trained: Path) -> None:
