@@ -158,13 +158,15 @@ def _open(clip: Clip) -> BinaryIO:
 def _samples(clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
     """The clip by the first library that can read the file."""
     reasons = []
-    for reader in (_by_libsndfile, _by_ffmpeg):
+    for name, reader in {"libsndfile": _by_libsndfile, "FFmpeg": _by_ffmpeg}.items():
         with _open(clip) as file:
             try:
                 return reader(file, clip, max_seconds)
-            except (soundfile.SoundFileError, FFmpegError, IndexError, ValueError) as error:
-                reasons.append(str(error))
-    raise AudioError("unreadable", f"{clip.uri}: {'; '.join(reasons)}")
+            except soundfile.LibsndfileError as error:
+                reasons.append(f"{name}: {error.error_string}")
+            except (soundfile.SoundFileError, FFmpegError, ValueError) as error:
+                reasons.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+    raise AudioError("unreadable", f"{clip.uri} cannot be decoded ({'; '.join(reasons)})")
 
 
 def _by_libsndfile(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
@@ -189,6 +191,8 @@ def _by_ffmpeg(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarr
     # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
     alone = {"protocol_whitelist": "none"}
     with av.open(file, mode="r", metadata_errors="ignore", options=alone) as container:
+        if not container.streams.audio:
+            raise ValueError("there is no audio in it")
         sample_rate = container.streams.audio[0].codec_context.sample_rate
         wanted = _Stretch.of(clip, sample_rate, None, max_seconds)
         limit = wanted.start + int(max_seconds * sample_rate)

@@ -36,7 +36,7 @@ def build(config: BuildConfig) -> None:
     if not outcome.clips:
         console.print(f"{config.cache} has everything already; nothing was computed")
         return
-    _say(outcome)
+    _say(outcome, config.cache)
 
 
 def report(config: ReportConfig) -> None:
@@ -53,18 +53,20 @@ def retry_failures(config: BuildConfig) -> None:
     if not outcome.clips:
         console.print(f"{config.cache} has no failures to retry")
         return
-    _say(outcome)
+    _say(outcome, config.cache)
 
 
-def _say(outcome: Outcome) -> None:
+def _say(outcome: Outcome, cache: str) -> None:
     heard = max(outcome.audio_seconds.values())
     failed = max(outcome.failures.values())
+    why = f" (why: coat-cache coverage --cache {cache})" if failed else ""
     console.print(
         f"{max(outcome.clips.values()):,} clips, {heard / 3600:.3f} h of audio by "
         f"{len(outcome.clips)} teachers in {outcome.working_seconds:.1f} s "
         f"({heard / max(outcome.working_seconds, 1e-9):.1f} x real time; start-up "
         f"{outcome.startup_seconds:.1f} s), {sum(outcome.cache_bytes.values()) / 1e6:.1f} MB, "
-        f"{failed} failed"
+        f"{failed} failed{why}",
+        soft_wrap=True,
     )
 
 
@@ -143,8 +145,8 @@ def show_clip(
             shown.add_row(f"{name}.{stream}", facts["kind"], *(f"{value:g}" for value in numbers))
     console.print(shown)
     path = Path(picture or f"{clip_id}.png")
-    show.picture(reader, clip, path)
-    console.print(f"picture: {path}")
+    drawn = show.picture(reader, clip, path)
+    console.print(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
 
 
 def verify_cache(

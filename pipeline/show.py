@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from manifests import audio
+from manifests.audio import Waveform
 from manifests.clips import Clip
 from manifests.errors import UserError
+from manifests.page import sound
 from manifests.page.kinds import has_f0
 from manifests.reader import CacheReader
 from manifests.streams import StreamSpec
@@ -69,31 +70,53 @@ def numbers(reader: CacheReader, clip: Clip) -> dict[str, Any]:
     return found
 
 
-def picture(reader: CacheReader, clip: Clip, path: Path) -> None:
-    """Draws waveform, spectrogram and every stream of a clip under one time axis, as a PNG."""
+def picture(reader: CacheReader, clip: Clip, path: Path) -> bool:
+    """Draws what there is of a clip under one time axis, as a PNG: its audio, and every stream.
+
+    Returns:
+        False if there is nothing: neither audio that can be read nor targets.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    wave = audio.decode(clip)
-    duration = len(wave.samples) / wave.sample_rate
+    wave = sound.decode(clip)
+    heard = [] if isinstance(wave, str) else [wave]
     streams = [
-        (name, stream, reader.teacher(name).row(clip.clip_id, stream.name)[1].decode())
+        (name, stream, *reader.teacher(name).row(clip.clip_id, stream.name))
         for name, spec in reader.teachers.items()
         if clip.clip_id in reader.teacher(name)
         for stream in spec.streams
     ]
+    count = 2 * len(heard) + len(streams)
+    if not count:
+        return False
     figure, axes = pyplot.subplots(
-        len(streams) + 2, 1, figsize=(11, 1.6 * (len(streams) + 2)), sharex=True, squeeze=False
+        count, 1, figsize=(11, 1.6 * count), sharex=True, squeeze=False, layout="tight"
     )
     rows = iter(axes[:, 0])
+    for wave in heard:
+        _draw_audio(next(rows), next(rows), wave)
+    for name, stream, duration, frames in streams:
+        row = next(rows)
+        _draw(row, stream, frames.decode(), duration)
+        row.set_ylabel(f"{name}\n{stream.name}", fontsize=8)
+        for word, start, _ in _words(reader, name, clip, stream):
+            row.text(start, 1.02, word, fontsize=6, transform=row.get_xaxis_transform())
+    lengths = [wave.seconds for wave in heard] + [duration for _, _, duration, _ in streams]
+    axes[0, 0].set_title(f"{clip.clip_id}  {clip.text or ''}", loc="left", fontsize=9)
+    axes[-1, 0].set_xlim(0, max(lengths))
+    axes[-1, 0].set_xlabel("s")
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+    return True
+
+
+def _draw_audio(wave_row: Any, row: Any, wave: Waveform) -> None:
     times = np.arange(len(wave.samples)) / wave.sample_rate
-    wave_row = next(rows)
     wave_row.plot(times, wave.samples, linewidth=0.4, color="0.3")
     wave_row.set_ylabel("waveform")
-    wave_row.set_title(f"{clip.clip_id}  {clip.text or ''}", loc="left", fontsize=9)
-    row = next(rows)
     row.specgram(
         wave.samples + 1e-9,
         NFFT=min(SPECTROGRAM_WINDOW, len(wave.samples)),
@@ -102,17 +125,6 @@ def picture(reader: CacheReader, clip: Clip, path: Path) -> None:
         vmin=-120,
     )
     row.set_ylabel("Hz")
-    for name, stream, frames_TD in streams:
-        row = next(rows)
-        _draw(row, stream, frames_TD, duration)
-        row.set_ylabel(f"{name}\n{stream.name}", fontsize=8)
-        for word, start, _ in _words(reader, name, clip, stream):
-            row.text(start, 1.02, word, fontsize=6, transform=row.get_xaxis_transform())
-    axes[-1, 0].set_xlim(0, duration)
-    axes[-1, 0].set_xlabel("s")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
 
 
 def _words(reader: CacheReader, name: str, clip: Clip, stream: StreamSpec) -> list[Any]:

@@ -8,6 +8,7 @@ A clip that lacks a stream keeps its place in the batch with that stream masked.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -277,6 +278,7 @@ def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: fl
         raise UserError(
             f"none of the corpus' {len(clips)} clips can be used; see data.max_duration"
         )
+    reach: defaultdict[int, list[str]] = defaultdict(list)
     for stream in streams.values():
         covered = sum(stream.covers(clip.clip_id) for clip in kept)
         if not covered:
@@ -284,8 +286,10 @@ def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: fl
                 f"the cache has stream {stream.name} for none of the corpus' {len(kept)} clips; "
                 "was it built from this corpus? (coat-cache status)"
             )
+        reach[covered].append(stream.name)
+    for covered, names in reach.items():
         if covered < len(kept):
-            logger.warning("stream %s covers %d of %d clips", stream.name, covered, len(kept))
+            logger.warning("%d of %d clips have %s", covered, len(kept), ", ".join(names))
     return kept
 
 

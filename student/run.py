@@ -86,8 +86,9 @@ def write_report(run: Path, report: Mapping[str, Numbers]) -> None:
 def table_of(report: dict[str, Numbers], streams: dict[str, Stream]) -> Table:
     """Validation before and after each stage, beside the mean predictor."""
     table = Table(title="held-out clips: loss, and metric where higher is better")
-    for heading in ("stream", "metric", "mean predictor", *report):
-        table.add_column(heading, justify="left" if heading == "stream" else "right")
+    table.add_column("stream", no_wrap=True)
+    for heading in ("metric", "stream's mean", *report):
+        table.add_column(heading, justify="right")
     answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
     table.add_row("answer", "loss", "", *answer)
     for name, stream in streams.items():

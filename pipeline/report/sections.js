@@ -81,14 +81,24 @@ function streams() {
   return table(headings, rows);
 }
 
+/** What fails at decoding fails for every teacher: one row of them all. */
+function alike(reasons) {
+  const found = new Map();
+  for (const { teacher, ...reason } of reasons) {
+    const key = JSON.stringify(reason);
+    found.set(key, { ...reason, teachers: [...(found.get(key)?.teachers ?? []), teacher] });
+  }
+  return [...found.values()];
+}
+
 function failures() {
   if (!facts.reasons.length) return el("div", { class: "panel" }, el("p", { class: "good" }, "No clip failed."));
-  const rows = facts.reasons.map((one) => [
-    one.teacher, el("b", {}, one.error), whole(one.clips),
+  const rows = alike(facts.reasons).map((one) => [
+    one.teachers.join(", "), el("b", {}, one.error), whole(one.clips),
     el("ul", { class: "examples" }, ...one.examples.map((example) => el("li", { class: "small" },
       clipName(example.clip_id), el("span", { class: "quiet" }, ` ${example.stage}: ${example.message}`)))),
   ]);
-  return panel("Failures by reason", null, table([["Teacher"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
+  return panel("Failures by reason", null, table([["Teachers"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
 /** A clip's id, as a link where the clip is in the gallery. */

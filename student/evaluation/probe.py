@@ -60,7 +60,10 @@ def probe(
     clips, labels = _by_clip(questions)
     testing_C = np.array([fraction("probe", clip.id) < TEST_SHARE for clip in clips])
     if min(testing_C.sum(), (~testing_C).sum()) < 8:
-        raise UserError(f"{len(clips)} clips are too few to probe; 30 at least, better 300")
+        raise UserError(
+            f"{len(clips)} clips are too few to probe; 30 at least, better 300: --questions FILE "
+            "asks of more than the first run held out"
+        )
     streams = open_streams(caches, None) if caches else {}
     streams = {name: stream for name, stream in streams.items() if name != RECONSTRUCTION}
     found = {}

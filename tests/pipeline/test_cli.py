@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from manifests.clips import Clip
+from manifests.corpus import build
+from manifests.layout import Layout
 from pipeline import cli
 from tests.pipeline.report_cache import make_cache
 
@@ -52,6 +55,24 @@ def test_read_commands_speak_json(
         assert set(found["teachers"]) >= {"asr", "pitch"}
         return
     assert {key: type(found[0][key]) for key in first} == first
+
+
+def test_a_clip_is_drawn_from_what_is_left_of_it(
+    cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The audio of clip004 is gone, its targets are not; of the other there is nothing at all."""
+    picture = tmp_path / "clip.png"
+    code, out, err = run(capsys, "show", "clip004", "--cache", cache, "--picture", picture)
+    assert (code, err) == (0, "")
+    assert "pitch.f0" in out
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    lost = Clip(clip_id="lost", uri="/nowhere/lost.wav", duration=1.0)
+    Layout.create(tmp_path / "empty").register(build([lost], tmp_path / "lost"))
+    words = ("show", "lost", "--cache", tmp_path / "empty", "--picture", tmp_path / "none.png")
+    code, out, _ = run(capsys, *words)
+    assert (code, out.splitlines()[-1]) == (0, "no picture: neither audio nor targets")
+    assert not (tmp_path / "none.png").exists()
 
 
 def test_checks_speak_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
