@@ -118,7 +118,7 @@ def batch_of(prompter: Prompter, arm: str, size: int) -> dict[str, Any]:
             for name, stream in streams.items()
         },
         "covered": {name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
-        "tower_weights_BNS": None,
+        "audio_weights_BNS": None,
     }
 
 

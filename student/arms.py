@@ -1,4 +1,4 @@
-"""All arms from one recipe, with several seeds: is it the block and its targets that help?
+"""All arms from one recipe, with several seeds: is it the block, its targets, or both that help?
 
 Published relatives of this method gained little over plain controls once someone checked, so the
 controls are one command. Arms of one seed share data, order, steps, adapters and starting weights.

@@ -71,8 +71,11 @@ def _what(recipe: Recipe, base: str) -> str:
         "hear.",
         "pause": "A control: the block was trained without any expert.",
     }
-    if recipe.arm not in arms:
-        return f"A control of {METHOD}: {base} fine-tuned on the same data, without a block."
+    if not recipe.has_block:
+        taught = ", its audio tokens taught what experts hear" if recipe.distils else ""
+        return (
+            f"A control of {METHOD}: {base} fine-tuned on the same data, without a block{taught}."
+        )
     tokens = block_tokens(recipe.block.tokens)
     return (
         f"{base} with a block of {recipe.block.tokens} thinking positions (`{tokens[0]}` ... "

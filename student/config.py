@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
@@ -17,7 +17,10 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from manifests.console import as_fields
 from manifests.errors import UserError
 
-Arm = Literal["sft", "pause", "coat"]
+Arm = Literal["sft", "pause", "distill", "coat"]
+"""Two questions, so four answers: is there a block, and do heads learn what the experts hear?
+sft neither, pause a block alone, distill heads alone (they read the audio tokens), coat both."""
+ARMS: tuple[Arm, ...] = get_args(Arm)
 Placement = Literal["before_response", "after_audio"]
 
 
@@ -235,8 +238,9 @@ class Recipe:
 
     model: ModelConfig
     arm: Arm = "coat"
-    """coat: block and distillation. Its controls: pause (block, no distillation), sft (no block).
-    They share data, order, steps, seed and adapters."""
+    """coat: block and distillation. Its controls: distill (distillation at the audio tokens, no
+    block), pause (block, no distillation), sft (neither). They share data, order, steps, seed and
+    adapters."""
     seed: int = 0
     block: BlockConfig = field(default_factory=BlockConfig)
     heads: HeadConfig = field(default_factory=HeadConfig)
@@ -263,8 +267,18 @@ class Recipe:
             _require(self.joint.train != "rows", "joint.train", "'lora' or 'full'", "rows")
         _require(bool(self.stages()), "align, joint", "not both null (nor joint for sft)", None)
 
+    @property
+    def has_block(self) -> bool:
+        """Whether there are thinking positions in the prompt."""
+        return self.arm in ("pause", "coat")
+
+    @property
+    def distils(self) -> bool:
+        """Whether heads learn what the teachers heard."""
+        return self.arm in ("distill", "coat")
+
     def stages(self) -> dict[str, StageConfig]:
-        """The stages that are run, by name; without a block there is nothing to align."""
+        """The stages that are run, by name; without block and heads there is nothing to align."""
         align = None if self.arm == "sft" else self.align
         named = {"align": align, "joint": self.joint}
         return {name: stage for name, stage in named.items() if stage is not None}
@@ -295,7 +309,7 @@ class ArmsOptions(TrainOptions):
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """One run per arm and seed, in OUT/ARM-SEED; `seed` and `arm` are not used."""
-    arms: list[Arm] = field(default_factory=lambda: ["sft", "pause", "coat"])
+    arms: list[Arm] = field(default_factory=lambda: list(ARMS))
 
 
 def _parser() -> ArgumentParser:

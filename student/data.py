@@ -23,6 +23,7 @@ from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.backbones.protocol import Backbone, Processor
+from student.config import Recipe
 from student.streams import RECONSTRUCTION, Stream
 from student.targets import span_weights
 from student.tasks import Example, Message
@@ -89,6 +90,15 @@ class Grid:
     streams: Mapping[str, Stream]
     num_frames: int
     """N = K * R."""
+    at_audio: bool = False
+    """Whether heads read the audio's own tokens, there being no block."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
+        """The grid of a recipe, for those of its streams."""
+        num_frames = recipe.block.tokens * recipe.heads.frames_per_position
+        at_audio = recipe.distils and not recipe.has_block
+        return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
 
 
 class ExampleDataset(Dataset):
@@ -150,7 +160,7 @@ class ExampleDataset(Dataset):
                 for stream in streams
                 if stream.name != RECONSTRUCTION and stream.covers(clip_id)
             },
-            "tower_weights": self._tower_weights(prompt_S),
+            "audio_weights": self._audio_weights(prompt_S),
         }
 
     def _hear(self, clip: Clip) -> np.ndarray:
@@ -162,9 +172,9 @@ class ExampleDataset(Dataset):
                 "build the corpus again"
             ) from None
 
-    def _tower_weights(self, prompt_S: Tensor) -> Tensor | None:
+    def _audio_weights(self, prompt_S: Tensor) -> Tensor | None:
         """weights_NS by which the last audio's tokens average to student frames."""
-        if RECONSTRUCTION not in self._grid.streams:
+        if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
             return None
         at_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
         starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
@@ -194,7 +204,7 @@ def collate(
 
     Returns:
         `inputs` (of the model), `labels_BS`, `targets` (stream -> frames_BND), `covered` (stream ->
-        bool_B), `tower_weights_BNS` or None.
+        bool_B), `audio_weights_BNS` or None.
     """
     streams = [stream for stream in grid.streams.values() if stream.name != RECONSTRUCTION]
     text = _packed(rows) if packed else _padded(rows, pad_id=pad_id, left=left)
@@ -219,14 +229,14 @@ def collate(
 
 
 def _padded(rows: Sequence[dict[str, Any]], *, pad_id: int, left: bool) -> dict[str, Any]:
-    """Tokens, labels and tower weights, an example per row."""
+    """Tokens, labels and audio weights, an example per row."""
     length = max(len(row["input_ids"]) for row in rows)
 
     def padded(values: Tensor, value: float) -> Tensor:
         amount = length - values.shape[-1]
         return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
 
-    weights = [row["tower_weights"] for row in rows]
+    weights = [row["audio_weights"] for row in rows]
     return {
         "inputs": {
             "input_ids": torch.stack([padded(row["input_ids"], pad_id) for row in rows]),
@@ -235,21 +245,21 @@ def _padded(rows: Sequence[dict[str, Any]], *, pad_id: int, left: bool) -> dict[
             ),
         },
         "labels_BS": torch.stack([padded(row["labels"], IGNORE) for row in rows]),
-        "tower_weights_BNS": (
+        "audio_weights_BNS": (
             None if weights[0] is None else torch.stack([padded(w, 0.0) for w in weights])
         ),
     }
 
 
 def _packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens, labels and tower weights, all examples in one row."""
+    """Tokens, labels and audio weights, all examples in one row."""
     lengths = [len(row["input_ids"]) for row in rows]
     starts = np.cumsum([0, *lengths])
     weights_BNS = None
-    if rows[0]["tower_weights"] is not None:
-        weights_BNS = torch.zeros(len(rows), len(rows[0]["tower_weights"]), sum(lengths))
+    if rows[0]["audio_weights"] is not None:
+        weights_BNS = torch.zeros(len(rows), len(rows[0]["audio_weights"]), sum(lengths))
         for weights_NS, row, start in zip(weights_BNS, rows, starts, strict=False):
-            own_NS = row["tower_weights"]
+            own_NS = row["audio_weights"]
             weights_NS[:, start : start + own_NS.shape[1]] = own_NS
     return {
         "inputs": {
@@ -257,7 +267,7 @@ def _packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
         },
         "labels_BS": torch.cat([row["labels"] for row in rows])[None],
-        "tower_weights_BNS": weights_BNS,
+        "audio_weights_BNS": weights_BNS,
     }
 
 

@@ -119,7 +119,7 @@ class TrainedStudent:
             prompt = self.prompter.prompt(messages, heard)
             ids_S = prompt.pop("input_ids")[0]
             rows.append({"input_ids": ids_S, "labels": ids_S, "audio": prompt, "targets": {},
-                         "tower_weights": None})  # fmt: skip
+                         "audio_weights": None})  # fmt: skip
         pad_id = self.processor.tokenizer.pad_token_id
         batch = collate(rows, grid=Grid(streams={}, num_frames=0), pad_id=pad_id, left=True)
         device = self.student.tower_mean_H.device

@@ -22,7 +22,7 @@ from student.config import HeadConfig, ModelConfig, Recipe
 from student.data import IGNORE
 from student.heads import StreamHead
 from student.memo import remember_outputs
-from student.streams import Stream
+from student.streams import RECONSTRUCTION, Stream
 
 # Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
 
@@ -47,6 +47,7 @@ class Student(nn.Module):
         block: Block | None,
         streams: Mapping[str, Stream],
         config: HeadConfig,
+        num_positions: int,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -55,7 +56,7 @@ class Student(nn.Module):
         text_config = self.base.config.get_text_config()
         self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
         width = text_config.hidden_size
-        num_positions = len(block.content_ids) if block else 0
+        self.num_positions = num_positions
         self.heads = nn.ModuleDict(
             {
                 stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
@@ -83,7 +84,7 @@ class Student(nn.Module):
         self,
         inputs: dict[str, Tensor],
         labels_BS: Tensor,
-        tower_weights_BNS: Tensor | None = None,
+        audio_weights_BNS: Tensor | None = None,
         *,
         with_answer: bool = True,
     ) -> dict[str, Any]:
@@ -94,7 +95,7 @@ class Student(nn.Module):
 
         Returns:
             `logits_AV` and `labels_A` (with `with_answer`); `frames`, stream -> the head's output;
-            `tower_BNH`, the target of `reconstruction` (with `tower_weights_BNS`).
+            `tower_BNH`, the target of `reconstruction` (with its head and `audio_weights_BNS`).
         """
         inputs = self.cast(inputs)
         outputs = self.base.model(
@@ -109,13 +110,18 @@ class Student(nn.Module):
             result["logits_AV"] = self.base.lm_head(states_AH)
             result["labels_A"] = labels_BS[:, 1:][answer_BS]
         if self.heads:
-            hidden_BKH = self._thinking(outputs.hidden_states[self.tap], inputs["input_ids"])
+            tapped_BSH = outputs.hidden_states[self.tap]
+            if self.block is not None:
+                hidden_BKH = self._thinking(tapped_BSH, inputs["input_ids"], self.block)
+            else:
+                assert audio_weights_BNS is not None
+                hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
             result["frames"] = {
                 self.names[key]: head(hidden_BKH) for key, head in self.heads.items()
             }
-        if tower_weights_BNS is not None:
+        if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
-            tower_BNH = tower_weights_BNS @ embedded_BSH[:, : tower_weights_BNS.shape[-1]]
+            tower_BNH = audio_weights_BNS @ embedded_BSH[:, : audio_weights_BNS.shape[-1]]
             result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return result
 
@@ -127,12 +133,16 @@ class Student(nn.Module):
             for name, value in inputs.items()
         }
 
-    def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor) -> Tensor:
+    def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor, block: Block) -> Tensor:
         """hidden_BKH at the thinking positions; B counts blocks, of which a packed row has many."""
-        assert self.block is not None
-        content = torch.tensor(self.block.content_ids, device=ids_BS.device)
+        content = torch.tensor(block.content_ids, device=ids_BS.device)
         thinking_BS = torch.isin(ids_BS, content)
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
+
+    def _heard(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
+        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
+        spans_BKS = audio_weights_BNS.unflatten(1, (self.num_positions, -1)).mean(2)
+        return spans_BKS @ hidden_BSH[:, : spans_BKS.shape[-1]].to(spans_BKS.dtype)
 
     def part(self, name: str) -> Part:
         """What the parameter of that name belongs to."""
@@ -234,8 +244,8 @@ def build_student(
     """
     torch.manual_seed(recipe.seed)
     block = None
-    if recipe.arm != "sft":
-        num_positions = recipe.block.tokens
+    num_positions = recipe.block.tokens
+    if recipe.has_block:
         block = add_block(model, processor.tokenizer, num_positions)
         template = template_with_block(
             str(processor.chat_template),
@@ -249,8 +259,8 @@ def build_student(
             raise UserError("model.remember_audio is not for this backbone; take it out")
         remember_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
-    distilled = {name: stream for name, stream in streams.items() if recipe.arm == "coat"}
-    return Student(backbone, wrapped, block, distilled, recipe.heads)
+    distilled = streams if recipe.distils else {}
+    return Student(backbone, wrapped, block, distilled, recipe.heads, num_positions)
 
 
 def _with_adapters(

@@ -137,7 +137,7 @@ def read_sources(run: Path) -> Sources:
 
 def streams_of_run(run: Path, recipe: Recipe) -> dict[str, Stream]:
     """The run's streams without their cache: enough to load heads and read what they say."""
-    if recipe.arm != "coat":
+    if not recipe.distils:
         return {}
     return {
         name: Stream(

@@ -73,9 +73,8 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         base = begin(run, recipe, learning, checking, clips, sources)
     backbone, model, processor = load_backbone(recipe.model, base)
     student = build_student(recipe, backbone, model, processor, streams)
-    distilled = streams if recipe.arm == "coat" else {}
-    num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-    grid = Grid(streams=distilled, num_frames=num_frames)
+    distilled = streams if recipe.distils else {}
+    grid = Grid.of(recipe, distilled)
     as_dataset = functools.partial(
         ExampleDataset,
         clips=clips,
@@ -148,7 +147,7 @@ def counts_of(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:
     for name, target_BND in batch["targets"].items():
         counts[name] = stream_counts(streams[name].kind, target_BND, batch["covered"][name])
     if RECONSTRUCTION in streams:
-        weights_BNS = batch["tower_weights_BNS"]
+        weights_BNS = batch["audio_weights_BNS"]
         counts[RECONSTRUCTION] = torch.tensor([weights_BNS.shape[0] * weights_BNS.shape[1]])
     return counts
 
@@ -179,7 +178,7 @@ def step_losses(
     result = model(
         batch["inputs"],
         batch["labels_BS"],
-        batch["tower_weights_BNS"],
+        batch["audio_weights_BNS"],
         with_answer=with_answer,
     )
     parts: dict[str, Tensor] = {}

@@ -61,7 +61,7 @@ class Validator:
         targets: dict[str, list[np.ndarray]] = defaultdict(list)
         for batch in self._batches:
             batch = to_device(batch, student.tower_mean_H.device)
-            result = student(batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"])
+            result = student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
             sums["answer"] = (
                 sums["answer"] + answer_sum(result["logits_AV"], result["labels_A"]).cpu()
             )
@@ -125,7 +125,7 @@ def calibrate(
     for batch in batches:
         if RECONSTRUCTION in streams:
             moved = to_device(batch, student.tower_mean_H.device)
-            result = student(moved["inputs"], moved["labels_BS"], moved["tower_weights_BNS"],
+            result = student(moved["inputs"], moved["labels_BS"], moved["audio_weights_BNS"],
                              with_answer=False)  # fmt: skip
             tower.append(result["tower_BNH"].flatten(0, 1))
         for name, target_BND in batch["targets"].items():

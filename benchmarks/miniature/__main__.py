@@ -19,13 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.miniature import corpus, tables
-from student.config import load_recipe, save_recipe
+from student.config import ARMS, load_recipe, save_recipe
 
 HERE = Path(__file__).parent
 OUT = Path("build/miniature")
 BIN = Path(sys.executable).parent
 RESULTS = Path("benchmarks/results/miniature")
-ARMS = tables.ARMS
 QUICK_STEPS = 150
 
 
@@ -98,7 +97,7 @@ def ask(out: Path, seeds: range) -> None:
     if deaf:
         run("coat-student", "eval", *deaf, "--questions", out / "questions/test.jsonl",
             "--blind", "--batch-size", "32")  # fmt: skip
-    with_block = [path for path in runs if not path.name.startswith("sft")]
+    with_block = [path for path in runs if path.name.startswith(tables.WITH_BLOCK)]
     waiting = _without(with_block, "ablation.json")
     if waiting:
         run("coat-student", "ablate", *waiting, "--questions", out / "questions/test.jsonl",

@@ -14,11 +14,13 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import hardware
+from student.config import ARMS
 from student.evaluation.evaluate import compare, read_answers, table_of
 from student.evaluation.pictures import draw_ablation, draw_probes
 from student.evaluation.questions import read_questions
 
-ARMS = ("sft", "pause", "coat")
+WITH_BLOCK = ("pause", "coat")
+WITH_HEADS = ("distill", "coat")
 SETS = {
     "test": "held-out clips",
     "sources": "held-out sources: another soundfont, other kits",
@@ -51,7 +53,7 @@ def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
         if (blind / "eval" / f"{name}-blind.answers.jsonl").is_file():
             heard_nothing = [read_answers(run, questions, f"{name}-blind") for run in runs["coat"]]
             answers = {"no audio": heard_nothing, **answers}
-        comparison = compare(answers, against=["sft", "pause"])
+        comparison = compare(answers, against=ARMS[:-1])
         (folder / f"{name}.json").write_text(json.dumps(comparison, indent=1))
         table = table_of(comparison)
         table.title = f"{what}: {table.title}"
@@ -78,7 +80,7 @@ def _ablations(console: Console, folder: Path, runs: dict[str, list[Path]]) -> N
     """Means over seeds of the change under each condition, for the arms with a block."""
     chosen = [
         _json(run / "ablation.json")
-        for arm in ("pause", "coat")
+        for arm in WITH_BLOCK
         for run in runs[arm]
         if (run / "ablation.json").is_file()
     ]
@@ -87,7 +89,7 @@ def _ablations(console: Console, folder: Path, runs: dict[str, list[Path]]) -> N
     (folder / "ablations.json").write_text(json.dumps(chosen, indent=1))
     console.print("\nIs the block used? Mean score over tasks, by seed (change against intact)")
     for condition in chosen[0]["conditions"]:
-        for arm in ("pause", "coat"):
+        for arm in WITH_BLOCK:
             found = [r["conditions"][condition] for r in chosen if r["arm"] == arm]
             if found:
                 cells = [
@@ -119,16 +121,20 @@ def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None
         console.print(
             f"  {name:22s} {target['metric']:8s} floor {target['floor']:.2f}  {'   '.join(cells)}"
         )
-    readings = [
-        _json(run / "reading.json") for run in runs["coat"] if (run / "reading.json").is_file()
-    ]
+    readings = {
+        arm: [_json(run / "reading.json") for run in runs[arm] if (run / "reading.json").is_file()]
+        for arm in WITH_HEADS
+    }
     (folder / "reading.json").write_text(json.dumps(readings, indent=1))
-    for name in readings[0]["streams"] if readings else ():
-        numbers = [reading["streams"][name] for reading in readings]
-        scores = ", ".join(f"{number['score']:.3f}" for number in numbers)
+    for name in readings["coat"][0]["streams"] if readings["coat"] else ():
+        first = readings["coat"][0]["streams"][name]
+        scores = [
+            f"{arm} " + ", ".join(f"{reading['streams'][name]['score']:.3f}" for reading in found)
+            for arm, found in readings.items()
+        ]
         console.print(
-            f"  head {name:22s} {numbers[0]['metric']:20s} mean predictor "
-            f"{numbers[0]['mean_predictor']:.3f}, head {scores}"
+            f"  head {name:22s} {first['metric']:20s} mean predictor "
+            f"{first['mean_predictor']:.3f}, heads of {'; '.join(scores)}"
         )
 
 

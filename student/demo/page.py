@@ -33,7 +33,7 @@ ABOUT = (
     "What the heads read at the {positions} thinking positions. They see nothing but the block: "
     "this is what the model carries into its answer."
 )
-NO_HEADS = "This run has no heads (arm {arm}), so there is nothing to read at its block."
+NO_BLOCK = "This run (arm {arm}) has no block that heads could read."
 
 
 def serve(run: str, *, port: int, share: bool = False) -> None:
@@ -55,10 +55,9 @@ def build(run: Path) -> gradio.Blocks:
         raise UserError(f"{run} is not a run: it has no {RECIPE_FILE}")
     recipe = load_recipe(run / RECIPE_FILE)
     sources = read_sources(run)
-    student = TrainedStudent(run, streams=streams_of_run(run, recipe))
-    about = ABOUT.format(positions=recipe.block.tokens)
-    if not student.student.heads:
-        about = NO_HEADS.format(arm=recipe.arm)
+    read = recipe.has_block and recipe.distils
+    student = TrainedStudent(run, streams=streams_of_run(run, recipe) if read else {})
+    about = (ABOUT if read else NO_BLOCK).format(positions=recipe.block.tokens, arm=recipe.arm)
     with gradio.Blocks(title="Continuous audio thinking") as page:
         gradio.Markdown(f"## Continuous audio thinking\n`{run}`, arm `{recipe.arm}`")
         with gradio.Row():

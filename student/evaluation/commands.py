@@ -9,6 +9,7 @@ from rich.table import Table
 
 from manifests.console import console
 from manifests.errors import UserError
+from student.config import ARMS
 from student.evaluation import evaluate as evaluation
 from student.evaluation.ablate import ablate
 from student.evaluation.ablate import table_of as ablation_table
@@ -18,7 +19,7 @@ from student.evaluation.public import load_benchmark
 from student.evaluation.questions import Question, questions_of_run, read_questions
 from student.evaluation.reading import read_run
 
-ORDER = ("base", "sft", "pause", "coat")
+ORDER = ("base", *ARMS)
 
 
 def eval_runs(
@@ -50,7 +51,7 @@ def eval_runs(
         for arm in ORDER
         if (by_seed := arms.get(arm))
     }
-    against = [arm for arm in ("sft", "pause") if arm in ordered]
+    against = [arm for arm in ARMS[:-1] if arm in ordered]
     console.print(evaluation.table_of(evaluation.compare(ordered, against=against)))
 
 
@@ -79,7 +80,7 @@ def probe_runs(
     console.print(_probe_table(reports))
     console.print(f"heat map: {picture}")
     for run, report in zip(runs, reports, strict=True):
-        if report["arm"] == "coat" and caches:
+        if report["arm"] in ("distill", "coat") and caches:
             console.print(_reading_table(run, read_run(run, caches)))
 
 

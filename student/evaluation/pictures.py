@@ -16,7 +16,13 @@ matplotlib.use("Agg")
 
 # Legend: N frames, D columns.
 
-ARM_COLOURS = {"base": "0.6", "sft": "tab:blue", "pause": "tab:orange", "coat": "tab:green"}
+ARM_COLOURS = {
+    "base": "0.6",
+    "sft": "tab:blue",
+    "pause": "tab:orange",
+    "distill": "tab:purple",
+    "coat": "tab:green",
+}
 MAX_ROWS = 64
 DPI = 90
 

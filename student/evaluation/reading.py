@@ -40,7 +40,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     """Measures a run's heads on its held-out clips; writes RUN/reading.json and pictures.
 
     Args:
-        run: A run of the arm coat.
+        run: A run with heads, of the arm coat or distill.
         caches: Those that it learnt from.
         pictures: Clips that are drawn, predicted against cached.
 
@@ -49,7 +49,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     """
     run = Path(run)
     recipe = TrainedStudent(run).recipe
-    if recipe.arm != "coat":
+    if not recipe.distils:
         raise UserError(f"{run} is of the arm {recipe.arm}, which has no heads to read with")
     streams = open_streams(caches, recipe.streams)
     trained = TrainedStudent(run, streams=streams)
@@ -79,8 +79,8 @@ def _predict(
     trained: TrainedStudent, streams: dict[str, Stream], run: Path
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]], list[Clip]]:
     """Outputs and targets per stream, for each held-out clip once."""
-    recipe, student = trained.recipe, trained.student
-    grid = Grid(streams=streams, num_frames=recipe.block.tokens * recipe.heads.frames_per_position)
+    student = trained.student
+    grid = Grid.of(trained.recipe, streams)
     examples, clips = [], {}
     for example, heard in read_held_out(run):
         if example.clip_ids[-1] not in clips:
@@ -102,7 +102,7 @@ def _predict(
     for batch in track(batches, "what the heads read", console=messages):
         batch = to_device(batch, student.tower_mean_H.device)
         result = student(
-            batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"], with_answer=False
+            batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False
         )
         for name, (target_BND, covered_B) in stream_targets(batch, result).items():
             outputs[name] += list(result["frames"][name][covered_B].float().cpu().numpy())

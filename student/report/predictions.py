@@ -132,9 +132,8 @@ def _frames(
     clips: list[Clip],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Stream -> (the head's output_ND, target_ND), where the cache covers the clip."""
-    recipe, student, prompter = trained.recipe, trained.student, trained.prompter
-    num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-    grid = Grid(streams=streams, num_frames=num_frames)
+    student, prompter = trained.student, trained.prompter
+    grid = Grid.of(trained.recipe, streams)
     dataset = ExampleDataset(
         [example],
         {clip.clip_id: clip for clip in clips},
@@ -145,7 +144,7 @@ def _frames(
     batch = collate([dataset[0]], grid=grid, pad_id=trained.processor.tokenizer.pad_token_id)
     batch = to_device(batch, student.tower_mean_H.device)
     result = student(
-        batch["inputs"], batch["labels_BS"], batch["tower_weights_BNS"], with_answer=False
+        batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False
     )
     return {
         name: (_array(result["frames"][name][0]), _array(target_BND[0]))

@@ -20,7 +20,7 @@ from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
 from student.model import build_student, load_backbone
 from student.sampling import ByLength
 from student.streams import RECONSTRUCTION, open_streams
-from student.tasks import Example, examples_of, read_chats, split
+from student.tasks import Example, ask, examples_of, read_chats, split
 from tests.student.conftest import SPEC, targets, write_cache
 
 TASKS = [
@@ -220,8 +220,42 @@ def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
         assert batch["covered"][name].tolist() == [False, True]
         assert batch["targets"][name].shape[:2] == (2, 8)
     assert RECONSTRUCTION not in batch["targets"]
-    assert batch["tower_weights_BNS"].shape[:2] == (2, 8)
-    torch.testing.assert_close(batch["tower_weights_BNS"].sum(-1), torch.ones(2, 8))
+    assert batch["audio_weights_BNS"].shape[:2] == (2, 8)
+    torch.testing.assert_close(batch["audio_weights_BNS"].sum(-1), torch.ones(2, 8))
+
+
+def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """Its tokens at the tapped layer, averaged over K equal spans; what is asked comes later."""
+    options = world.options(tmp_path / "run", arm="distill")
+    path = checkpoints("qwen2_audio")
+    backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
+    streams = open_streams([str(world.cache)], options.streams)
+    student = build_student(options.recipe(), backbone, model, processor, streams).eval()
+    token = backbone.audio_token_id(model)
+    grid = Grid.of(options.recipe(), {})
+    data = ExampleDataset(
+        [Example(("clip0",), ask(question, "clip0"), "low") for question in ("?", "Or which?")],
+        {clip.clip_id: clip for clip in world.clips},
+        Prompter(backbone, processor),
+        grid,
+        audio_token_id=token,
+    )
+    batch = collate(list(data), grid=grid, pad_id=0)
+    read = []
+    head = next(iter(student.heads.values()))
+    head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.no_grad():
+        student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
+        tapped_BSH = student.base.model(**batch["inputs"], output_hidden_states=True).hidden_states[
+            student.tap
+        ]
+    audio_AH = tapped_BSH[0, batch["inputs"]["input_ids"][0] == token]
+    assert len(audio_AH) == 15
+    # Each of four spans is 15 / 4 tokens long.
+    fine_NH = audio_AH.repeat_interleave(4, dim=0)
+    expected_KH = fine_NH.unflatten(0, (4, 15)).mean(1)
+    torch.testing.assert_close(read[0][0], expected_KH, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read[0][1], expected_KH, rtol=1e-4, atol=1e-5)
 
 
 def test_features_are_standardised_by_the_cache(world: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 
-from student.config import StageConfig, recipes_folder
+from student.config import Arm, StageConfig, recipes_folder
 from student.train import train
 from tests.student.conftest import FAMILIES, launch, model_of, states
 
@@ -42,15 +42,18 @@ def test_activation_checkpointing_changes_nothing_but_memory(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize(
+    ("attention", "arm"), [("sdpa", "coat"), ("eager", "coat"), ("sdpa", "distill")]
+)
 def test_packing_changes_nothing_but_the_padding(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str, attention: str
+    world: Any, checkpoints: Any, tmp_path: Path, family: str, attention: str, arm: Arm
 ) -> None:
     """Clips of 0.6 to 1.3 s in one row: every loss, and what is learnt, as with a row each."""
     reports = {}
     for name in ("padded", "packed"):
         options = world.options(
             tmp_path / name,
+            arm=arm,
             model=dataclasses.replace(model_of(checkpoints, family), attention=attention),
             align=None,
             lora=dataclasses.replace(world.options(tmp_path).lora, dropout=0.0),

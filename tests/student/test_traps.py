@@ -45,7 +45,7 @@ def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[dict[str, 
         labels_S = torch.full_like(ids_S, IGNORE)
         labels_S[-scored:] = ids_S[-scored:]
         rows.append({"input_ids": ids_S, "labels": labels_S, "audio": prompt, "targets": {},
-                     "tower_weights": None})  # fmt: skip
+                     "audio_weights": None})  # fmt: skip
     return rows
 
 
