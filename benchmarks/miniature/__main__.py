@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 OUT = Path("build/miniature")
 BIN = Path(sys.executable).parent
 RESULTS = Path("benchmarks/results/miniature")
-QUICK_STEPS = 150
+QUICK_STEPS = 100
 
 
 def run(*command: str | Path) -> None:
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one seed, fewer clips and steps")
     parser.add_argument("--out", type=Path, help="folder; build/miniature/full or .../quick")
     parser.add_argument("--seeds", type=int, help="how many; 3, or 1 with --quick")
-    parser.add_argument("--steps", type=int, help="training steps per arm; the recipe's, or 150")
+    parser.add_argument("--steps", type=int, help="training steps per arm; the recipe's, or 100")
     options = parser.parse_args()
     out = options.out or OUT / ("quick" if options.quick else "full")
     seeds = range(options.seeds or (1 if options.quick else 3))

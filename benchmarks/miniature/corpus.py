@@ -36,8 +36,8 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(prompts=0, digits=100, languages_each=12, notes=200, melodies=96, sounds=0,
-              new_notes=48, new_melodies=32)  # fmt: skip
+QUICK = Sizes(prompts=0, digits=80, languages_each=10, notes=160, melodies=72, sounds=0,
+              new_notes=40, new_melodies=24)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ runs, so it can be made again without running anything.
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,9 @@ def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None
         for arm in WITH_HEADS
     }
     (folder / "reading.json").write_text(json.dumps(readings, indent=1))
+    for arm in WITH_HEADS:
+        for melody in sorted(runs[arm][0].glob("reading-melod*.png"))[:1]:
+            shutil.copy(melody, folder / f"reading-{arm}.png")
     for name in readings["coat"][0]["streams"] if readings["coat"] else ():
         first = readings["coat"][0]["streams"][name]
         scores = [
@@ -147,7 +151,7 @@ def _cost(console: Console, runs: dict[str, list[Path]]) -> None:
             seconds += [line["train_runtime"] for line in lines if "train_runtime" in line]
             losses.append(_json(run / "report.json")["joint"]["answer_loss"])
         shown = ", ".join(f"{loss:.3f}" for loss in losses)
-        console.print(f"  {arm:6s} {statistics.mean(seconds):5.0f} s   {shown}")
+        console.print(f"  {arm:7s} {statistics.mean(seconds):5.0f} s   {shown}")
 
 
 def _json(path: Path) -> dict:
