@@ -311,19 +311,29 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
     if json:
         _print_json(rows)
         return
-    shown = Table("family", "expert", "streams: width @ Hz", "licence", title="Families of experts")
-    shown.add_column("GB", justify="right")
-    shown.add_column("runs here")
+    shown = Table(title="Families of experts")
+    shown.add_column("family", no_wrap=True)
+    for heading in ("expert", "streams: width @ Hz", "licence"):
+        shown.add_column(heading, overflow="fold")
+    shown.add_column("GB", justify="right", no_wrap=True)
+    shown.add_column("runs here", justify="center")
     for row in rows:
-        expert = f"{row['expert']}\n{row['model']}".strip()
+        runs = "yes" if row["spec"] else "no"
         memory = f"{row['memory_gb']:.1f}"
-        shown.add_row(row["name"], expert, row["streams"], row["license"], memory, row["here"])
+        shown.add_row(row["name"], row["expert"], row["streams"], row["license"], memory, runs)
     console.print(shown)
+    lacking = [row for row in rows if not row["spec"]]
+    if lacking:
+        console.print("What the others lack:")
+    for row in lacking:
+        console.print(f"  {row['name']}: {row['here']}", soft_wrap=True, highlight=False)
 
 
 def fetch(config: FetchConfig) -> None:
     """Download the checkpoints of a preset or of hub ids once, and pin them."""
-    shown = Table("checkpoint", "commit", "licence", title=f"In {config.weights_dir}, pinned")
+    shown = Table(title=f"In {config.weights_dir}, pinned")
+    for heading in ("checkpoint", "commit", "licence"):
+        shown.add_column(heading, overflow="fold")
     shown.add_column("files", justify="right")
     shown.add_column("GB", justify="right")
     for done in weights.fetch(config):

@@ -74,8 +74,9 @@ def main() -> None:
 def cache_table(cache: Path) -> Table:
     """What stage 1 wrote, by teacher."""
     table = Table(title="Stage 1: the teacher cache")
-    for heading in ("teacher", "clips", "hours", "x real time", "MB per audio hour", "failed"):
-        table.add_column(heading, justify="left" if heading == "teacher" else "right")
+    table.add_column("teacher", no_wrap=True)
+    for heading in ("clips", "hours", "x real time", "MB per audio hour", "failed"):
+        table.add_column(heading, justify="right")
     lines = status(Layout.open(cache))
     for line in lines:
         heard = line.audio_hours * 3600
