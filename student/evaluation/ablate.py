@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -149,9 +150,14 @@ def _same(answers: Sequence[Answer], intact: Sequence[Answer]) -> float:
 def table_of(report: dict) -> Table:
     """Conditions by tasks, with the change against intact."""
     tasks = list(report["conditions"]["intact"]["tasks"])
-    table = Table("condition", title=f"{report['arm']}, seed {report['seed']}: is the block used?")
-    for heading in ("mean score", "change", "95 % interval", "same reply", *tasks):
-        table.add_column(heading, justify="right")
+    title = f"{report['arm']}, seed {report['seed']}: is the block used?"
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    table.add_column("condition", no_wrap=True)
+    table.add_column("mean score", justify="right")
+    table.add_column("change", justify="right")
+    table.add_column("95 % interval", justify="right", no_wrap=True)
+    for heading in ("same reply", *tasks):
+        table.add_column(heading, justify="right", overflow="fold")
     for condition, found in report["conditions"].items():
         change = found["change"]
         table.add_row(

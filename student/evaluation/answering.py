@@ -101,7 +101,7 @@ class Examinee:
         model: Any = student.base
         found = [""] * len(questions)
         batches = list(self.batches(questions, change))
-        for places, inputs in track(batches, what, console=messages):
+        for places, inputs in track(batches, what, console=messages, transient=True):
             asked = [questions[at] for at in places]
             with tamper(inputs, asked) if tamper else nullcontext():
                 ids_BS = model.generate(

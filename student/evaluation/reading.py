@@ -99,7 +99,7 @@ def _predict(
     )
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
-    for batch in track(batches, "what the heads read", console=messages):
+    for batch in track(batches, "what the heads read", console=messages, transient=True):
         batch = to_device(batch, student.tower_mean_H.device)
         result = student(
             batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False

@@ -50,7 +50,9 @@ def collect(
     token = student.backbone.audio_token_id(student.base)
     found: dict[str, dict[int, np.ndarray]] = {group: {} for group in GROUPS}
     batches = list(examinee.batches(questions))
-    for places, inputs in track(batches, f"states of {examinee.path}", console=messages):
+    for places, inputs in track(
+        batches, f"states of {examinee.path}", console=messages, transient=True
+    ):
         outputs = student.base.model(
             **inputs,
             **student.backbone.positions(inputs),
