@@ -21,6 +21,8 @@ Arm = Literal["sft", "pause", "distill", "coat"]
 """Two questions, so four answers: is there a block, and do heads learn what the experts hear?
 sft neither, pause a block alone, distill heads alone (they read the audio tokens), coat both."""
 ARMS: tuple[Arm, ...] = get_args(Arm)
+WITH_BLOCK: tuple[Arm, ...] = ("pause", "coat")
+WITH_HEADS: tuple[Arm, ...] = ("distill", "coat")
 Placement = Literal["before_response", "after_audio"]
 
 
@@ -270,16 +272,16 @@ class Recipe:
     @property
     def has_block(self) -> bool:
         """Whether there are thinking positions in the prompt."""
-        return self.arm in ("pause", "coat")
+        return self.arm in WITH_BLOCK
 
     @property
     def distils(self) -> bool:
         """Whether heads learn what the teachers heard."""
-        return self.arm in ("distill", "coat")
+        return self.arm in WITH_HEADS
 
     def stages(self) -> dict[str, StageConfig]:
         """The stages that are run, by name; without block and heads there is nothing to align."""
-        align = None if self.arm == "sft" else self.align
+        align = self.align if self.has_block or self.distils else None
         named = {"align": align, "joint": self.joint}
         return {name: stage for name, stage in named.items() if stage is not None}
 

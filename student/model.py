@@ -121,7 +121,7 @@ class Student(nn.Module):
             }
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
-            tower_BNH = audio_weights_BNS @ embedded_BSH[:, : audio_weights_BNS.shape[-1]]
+            tower_BNH = audio_weights_BNS @ embedded_BSH
             result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return result
 
@@ -142,7 +142,7 @@ class Student(nn.Module):
     def _heard(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
         """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
         spans_BKS = audio_weights_BNS.unflatten(1, (self.num_positions, -1)).mean(2)
-        return spans_BKS @ hidden_BSH[:, : spans_BKS.shape[-1]].to(spans_BKS.dtype)
+        return spans_BKS @ hidden_BSH.to(spans_BKS.dtype)
 
     def part(self, name: str) -> Part:
         """What the parameter of that name belongs to."""

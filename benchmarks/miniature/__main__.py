@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.miniature import corpus, tables
-from student.config import ARMS, load_recipe, save_recipe
+from student.config import ARMS, WITH_BLOCK, load_recipe, save_recipe
 
 HERE = Path(__file__).parent
 OUT = Path("build/miniature")
@@ -97,7 +97,7 @@ def ask(out: Path, seeds: range) -> None:
     if deaf:
         run("coat-student", "eval", *deaf, "--questions", out / "questions/test.jsonl",
             "--blind", "--batch-size", "32")  # fmt: skip
-    with_block = [path for path in runs if path.name.startswith(tables.WITH_BLOCK)]
+    with_block = [path for path in runs if path.name.startswith(WITH_BLOCK)]
     waiting = _without(with_block, "ablation.json")
     if waiting:
         run("coat-student", "ablate", *waiting, "--questions", out / "questions/test.jsonl",

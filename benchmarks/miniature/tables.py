@@ -15,13 +15,11 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import hardware
-from student.config import ARMS
+from student.config import ARMS, WITH_BLOCK, WITH_HEADS
 from student.evaluation.evaluate import compare, read_answers, table_of
 from student.evaluation.pictures import draw_ablation, draw_probes
 from student.evaluation.questions import read_questions
 
-WITH_BLOCK = ("pause", "coat")
-WITH_HEADS = ("distill", "coat")
 SETS = {
     "test": "held-out clips",
     "sources": "held-out sources: another soundfont, other kits",

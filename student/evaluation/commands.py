@@ -9,7 +9,7 @@ from rich.table import Table
 
 from manifests.console import console
 from manifests.errors import UserError
-from student.config import ARMS
+from student.config import ARMS, WITH_HEADS
 from student.evaluation import evaluate as evaluation
 from student.evaluation.ablate import ablate
 from student.evaluation.ablate import table_of as ablation_table
@@ -80,7 +80,7 @@ def probe_runs(
     console.print(_probe_table(reports))
     console.print(f"heat map: {picture}")
     for run, report in zip(runs, reports, strict=True):
-        if report["arm"] in ("distill", "coat") and caches:
+        if report["arm"] in WITH_HEADS and caches:
             console.print(_reading_table(run, read_run(run, caches)))
 
 
