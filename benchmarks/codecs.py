@@ -25,12 +25,12 @@ from rich.table import Table
 
 from benchmarks.hardware import describe
 from manifests import audio
-from manifests.codecs import encode
-from manifests.corpus import Corpus
-from manifests.streams import StreamSpec
-from manifests.sums import VOICED
+from manifests.cache.codecs import encode
+from manifests.cache.stream_sums import VOICED
+from manifests.corpus.corpus import Corpus
+from manifests.streams.specs import StreamSpec
+from pipeline.build.setup import teachers
 from pipeline.config import BuildConfig
-from pipeline.setup import teachers
 
 console = Console(highlight=False, width=160)
 ZSTD = pa.Codec("zstd", 1)

@@ -26,15 +26,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
-from manifests import shards
+from manifests.cache import shards
+from manifests.cache.codecs import EncodedFrames, encode
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.cache.shards import Row
+from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.codecs import EncodedFrames, encode
-from manifests.corpus import build
-from manifests.layout import Layout
-from manifests.reader import CacheReader
-from manifests.shards import Row
-from manifests.streams import StreamSpec, TeacherSpec
-from manifests.sums import Sums
+from manifests.corpus.corpus import build
+from manifests.streams.specs import StreamSpec, TeacherSpec
 
 console = Console(highlight=False, width=110)
 

@@ -33,14 +33,14 @@ from rich.table import Table
 
 from benchmarks.hardware import describe
 from benchmarks.reader import SPEC, STREAM
-from manifests import shards
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Marker
+from manifests.cache.stream_sums import Sums
 from manifests.clips import SCHEMA, Clip
-from manifests.corpus import CLIPS_PER_PART, Contents, Corpus, Part, build
-from manifests.layout import Layout
-from manifests.shards import Marker
-from manifests.sums import Sums
-from pipeline import plan
-from pipeline.status import status
+from manifests.corpus.corpus import CLIPS_PER_PART, Corpus, CorpusIndex, Part, build
+from pipeline.build import plan
+from pipeline.inspect.status import status
 
 console = Console(highlight=False, width=110)
 
@@ -77,7 +77,7 @@ def make_corpus(folder: Path, clips: int) -> Corpus:
             sha256=f"{len(parts):064x}",
         )
         parts.append(part)
-    contents = Contents(name="corpus", clips_per_shard=PER_SHARD, parts=tuple(parts))
+    contents = CorpusIndex(name="corpus", clips_per_shard=PER_SHARD, parts=tuple(parts))
     (folder / "corpus.json").write_bytes(contents.to_bytes())
     return Corpus(folder)
 
@@ -164,7 +164,7 @@ def markers(sizes: list[int]) -> None:
 
 
 class Watch:
-    """A `Watcher` that keeps when blocks were done."""
+    """A `ProgressListener` that keeps when blocks were done."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
@@ -173,29 +173,29 @@ class Watch:
         """(when, audio seconds)."""
 
     def workers(self, count: int, loading_seconds: float) -> None:
-        """See `Watcher`."""
+        """See `ProgressListener`."""
         if count == self._workers and not self.all_ready_at:
             self.all_ready_at = time.perf_counter()
 
     def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
-        """See `Watcher`."""
+        """See `ProgressListener`."""
         if clips:
             self.done.append((time.perf_counter(), seconds))
 
     def committed(self, teacher: str, marker: Marker) -> None:
-        """See `Watcher`."""
+        """See `ProgressListener`."""
 
     def tick(self) -> None:
-        """See `Watcher`."""
+        """See `ProgressListener`."""
 
 
 def busy(workers: int, clips: int) -> None:
     """Part two."""
     import ray
 
+    from pipeline.build.scheduler import Scheduler
+    from pipeline.build.setup import teachers
     from pipeline.config import BuildConfig, TeacherConfig
-    from pipeline.scheduler import Scheduler
-    from pipeline.setup import teachers
 
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
     folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))

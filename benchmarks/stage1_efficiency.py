@@ -26,11 +26,11 @@ from rich.table import Table
 from benchmarks.hardware import describe
 from manifests import audio
 from manifests.clips import Clip
-from manifests.corpus import Corpus
-from manifests.corpus import build as build_corpus
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus import build as build_corpus
+from pipeline.build.setup import TeacherSetup, teachers
 from pipeline.config import BuildConfig
-from pipeline.job import Outcome, build
-from pipeline.setup import TeacherSetup, teachers
+from pipeline.job import BuildResult, build
 from teachers.protocol import Teacher
 
 console = Console(highlight=False, width=110)
@@ -90,7 +90,7 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
 
 def one_round(
     corpus: Corpus, clips: list[Clip], setups: list[TeacherSetup], cores: int
-) -> tuple[tuple[float, float, float], Outcome]:
+) -> tuple[tuple[float, float, float], BuildResult]:
     """Seconds of the three others, and the job's outcome, all on the same clips."""
     load_one, one = bare_loop(clips, setups, 1)
     _, default = bare_loop(clips, setups, cores)

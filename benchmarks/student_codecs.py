@@ -21,11 +21,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
-from manifests.layout import Layout
+from manifests.cache.layout import Layout
+from pipeline.build.setup import teachers
 from pipeline.config import BuildConfig
-from pipeline.setup import teachers
-from pipeline.status import status
-from student.evaluation.reading import read_run
+from pipeline.inspect.status import status
+from student.evaluation.analysis.head_quality import read_run
 
 console = Console(highlight=False, width=110)
 

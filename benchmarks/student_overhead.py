@@ -24,15 +24,15 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
-from student.backbones.registry import named_backbone
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
-from student.data import IGNORE, TOKENS_PER_SECOND, Prompter
-from student.model import Student, build_student
+from student.data.dataset import IGNORE, TOKENS_PER_SECOND, Prompter
+from student.data.examples import ask
+from student.distill.streams import Stream
+from student.model.backbones.registry import named_backbone
+from student.model.student import Student, build_student
+from student.model.tiny import train_tokenizer
 from student.quiet import quiet_libraries
-from student.streams import Stream
-from student.tasks import ask
-from student.tiny import train_tokenizer
-from student.train import counts_of, step_losses
+from student.train import count_targets, step_losses
 
 # Legend: S tokens, N frames (K * R), D columns.
 
@@ -127,7 +127,7 @@ def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
     student, prompter = built(arm)
     student.train()
     batch, streams = batch_of(prompter, arm, size=2), streams_of(arm)
-    counts = counts_of(batch, streams=streams)
+    counts = count_targets(batch, streams=streams)
     recipe = Recipe(model=ModelConfig(build="tiny"), arm=arm)
     learning = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)

@@ -31,7 +31,7 @@ from rich.table import Table
 
 from benchmarks.hardware import describe
 from manifests import audio
-from manifests.corpus import Corpus
+from manifests.corpus.corpus import Corpus
 from teachers import registry
 from teachers.protocol import Targets
 

@@ -41,7 +41,7 @@ def words(text: str) -> str:
 
 
 def loaded(**settings: int | bool) -> Teacher:
-    """The carried Whisper with one thread."""
+    """The packaged Whisper with one thread."""
     teacher = registry.make("asr", "whisper_ct2", settings)
     teacher.load(device="cpu", num_threads=1)
     return teacher

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from manifests import corpus
 from manifests.clips import Clip
-from manifests.sources import folder
+from manifests.corpus import corpus
+from manifests.corpus.sources import folder
 
 
 def clips(recordings: str | Path) -> Iterator[Clip]:

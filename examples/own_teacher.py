@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from manifests.streams import StreamSpec, TeacherSpec
-from teachers.grid import num_frames
+from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
+from teachers.toolkit.frame_grid import num_frames
 
 SAMPLE_RATE = 16_000
 HOP = 160

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from manifests.codecs import EncodedFrames
-from manifests.reader import CacheReader
+from manifests.cache.codecs import EncodedFrames
+from manifests.cache.reader import CacheReader
 
 # Legend: B clips, T frames of the target, S and D columns of source and target.
 

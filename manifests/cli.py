@@ -9,9 +9,9 @@ from typing import TypeVar
 
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from manifests import corpus, stats
 from manifests.console import as_fields, console, messages, run_command
-from manifests.sources import detect
+from manifests.corpus import corpus, stats
+from manifests.corpus.sources import detect
 from manifests.storage import Folder
 
 Item = TypeVar("Item")

@@ -12,20 +12,22 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table
 
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
 from manifests.console import as_fields, console, messages, run_command
-from manifests.corpus import Corpus
+from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
-from manifests.layout import Layout
-from manifests.reader import CacheReader
-from pipeline import audit, plan, setup, show, status, upkeep, verify, weights
+from pipeline import fetch as downloads
+from pipeline.build import plan, setup
 from pipeline.config import BuildConfig, PlanOptions
+from pipeline.fetch import FetchConfig
+from pipeline.inspect import audit, maintenance, show, status, verify
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
-from pipeline.weights import FetchConfig
 from teachers import catalogue
 
 if TYPE_CHECKING:
-    from pipeline.job import Outcome
+    from pipeline.job import BuildResult
 
 
 def build(config: BuildConfig) -> None:
@@ -56,7 +58,7 @@ def retry_failures(config: BuildConfig) -> None:
     _say(outcome, config.cache)
 
 
-def _say(outcome: Outcome, cache: str) -> None:
+def _say(outcome: BuildResult, cache: str) -> None:
     heard = max(outcome.audio_seconds.values())
     failed = max(outcome.failures.values())
     why = f" (why: coat-cache coverage --cache {cache})" if failed else ""
@@ -232,7 +234,7 @@ def coverage(cache: str = "cache", json: bool = False) -> None:
         cache: Folder or address of the cache.
         json: Print JSON instead of a table.
     """
-    lines = upkeep.coverage(Layout.open(cache))
+    lines = maintenance.coverage(Layout.open(cache))
     if json:
         _print_json([as_fields(line) for line in lines])
         return
@@ -251,7 +253,7 @@ def list_versions(cache: str = "cache", json: bool = False) -> None:
         cache: Folder or address of the cache.
         json: Print JSON instead of a table.
     """
-    lines = upkeep.versions(Layout.open(cache))
+    lines = maintenance.versions(Layout.open(cache))
     if json:
         _print_json([as_fields(line) for line in lines])
         return
@@ -282,7 +284,7 @@ def remove_version(version: str, cache: str = "cache") -> None:
     if "@" not in version:
         raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
     layout = Layout.open(cache)
-    freed = upkeep.remove(layout, layout.teacher(version))
+    freed = maintenance.remove(layout, layout.teacher(version))
     console.print(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
 
 
@@ -293,7 +295,7 @@ def compact(cache: str = "cache", older_than_hours: float = 24.0) -> None:
         cache: Folder or address of the cache.
         older_than_hours: Younger files stay: a running build writes data before its marker.
     """
-    files, size = upkeep.compact(Layout.open(cache), older_than_hours=older_than_hours)
+    files, size = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
     console.print(f"{files} files, {size / 1e6:,.1f} MB freed")
 
 
@@ -336,7 +338,7 @@ def fetch(config: FetchConfig) -> None:
         shown.add_column(heading, overflow="fold")
     shown.add_column("files", justify="right")
     shown.add_column("GB", justify="right")
-    for done in weights.fetch(config):
+    for done in downloads.fetch(config):
         size = f"{done.size / 1e9:.2f}"
         shown.add_row(done.model, done.revision[:12], done.license, str(done.files), size)
     console.print(shown)

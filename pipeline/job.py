@@ -2,9 +2,9 @@
 
     corpus shard --decode--> blocks of audio --extract, each teacher--> rows --commit--> cache
 
-The steps run in worker processes on a Ray cluster (`pipeline.worker`), the scheduler decides which
-worker does which (`pipeline.scheduler`), and the cache's commit markers are the only memory: the
-same command, after a kill at any moment, goes on from them.
+The steps run in worker processes on a Ray cluster (`pipeline.build.worker`), the scheduler decides
+which worker does which (`pipeline.build.scheduler`), and the cache's commit markers are the only
+memory: the same command, after a kill at any moment, goes on from them.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from rich.console import Console
 import manifests
 import pipeline
 import teachers
-from manifests.corpus import Corpus
+from manifests.cache.layout import Layout
+from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
-from manifests.layout import Layout
 from manifests.storage import cannot_write
-from pipeline import plan, setup
+from pipeline.build import plan, setup
+from pipeline.build.progress import BuildProgress
+from pipeline.build.scheduler import Scheduler
+from pipeline.build.setup import TeacherSetup
 from pipeline.config import BuildConfig
-from pipeline.progress import BuildProgress
-from pipeline.scheduler import Scheduler
-from pipeline.setup import TeacherSetup
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class BuildResult:
     """What a build did, by teacher where it is a dict."""
 
     startup_seconds: float
@@ -50,7 +50,7 @@ class Outcome:
     """Worker seconds that each teacher took."""
 
 
-def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> Outcome:
+def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> BuildResult:
     """Fills the cache with what it lacks of the corpus.
 
     Args:
@@ -90,7 +90,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
                     memory_bytes=_object_store_bytes() * config.memory_fraction,
                     watcher=progress,
                 ).run()
-        return Outcome(
+        return BuildResult(
             startup_seconds=progress.startup_seconds if setups else 0.0,
             working_seconds=progress.working_seconds,
             clips=progress.clips,

@@ -15,7 +15,7 @@ from rich.table import Table
 from manifests.console import console
 from student.config import ArmsOptions, TrainOptions
 from student.train import train
-from student.validation import Numbers
+from student.training.validation import Numbers
 
 
 def run_arms(options: ArmsOptions) -> Table:
@@ -28,10 +28,10 @@ def run_arms(options: ArmsOptions) -> Table:
             out = str(Path(options.out) / f"{arm}-{seed}")
             report = train(replace(TrainOptions(**common), arm=arm, seed=seed, out=out))
             ends[arm].append(report[list(report)[-1]])
-    return table_of_arms(ends)
+    return build_arms_table(ends)
 
 
-def table_of_arms(ends: dict[str, list[Numbers]]) -> Table:
+def build_arms_table(ends: dict[str, list[Numbers]]) -> Table:
     """Held-out answer loss by arm: mean and standard deviation over seeds."""
     table = Table("arm", title="held-out answer loss")
     for heading in ("seeds", "mean", "deviation"):

@@ -16,7 +16,7 @@ from student.config import ArmsOptions, TrainOptions
 from student.evaluation.cli import ablate, evaluate, probe
 
 if TYPE_CHECKING:
-    from student.generate import TrainedStudent
+    from student.inference.generate import TrainedStudent
 
 
 def train(options: TrainOptions) -> None:
@@ -57,7 +57,7 @@ def generate(
         chat: Print the answer as it is made, and read further questions about the same recording
             from standard input, one a line, until an empty one.
     """
-    from student.ask import about, answers, talk
+    from student.inference.conversations import about, answers, talk
 
     asked = about(audio, question)
     student = _trained(run)
@@ -83,9 +83,9 @@ def reply(
         max_tokens: Longest answer.
         batch_size: Conversations that are answered at once.
     """
-    from student.ask import answers, conversations_of
+    from student.inference.conversations import answers, read_conversations
 
-    asked = conversations_of(conversations)
+    asked = read_conversations(conversations)
     student = _trained(run)
     _print_lines(answers(student, asked, batch_size=batch_size, max_tokens=max_tokens))
 
@@ -131,9 +131,9 @@ def export(run: str, out: str) -> int:
         run: Folder of the run.
         out: Folder of the checkpoint.
     """
-    from student.export import describe
-    from student.export import export as run_export
     from student.quiet import quiet_libraries
+    from student.release.export import describe
+    from student.release.export import export as run_export
 
     quiet_libraries()
     proof = run_export(run, out)
@@ -150,8 +150,8 @@ def push(checkpoint: str, repo: str, *, upload: bool = False, public: bool = Fal
         upload: Really upload.
         public: Make a new repository public.
     """
-    from student.push import describe
-    from student.push import push as run_push
+    from student.release.push import describe
+    from student.release.push import push as run_push
 
     done = run_push(checkpoint, repo, upload=upload, private=not public)
     console.print(describe(done, repo), markup=False)
@@ -163,7 +163,7 @@ def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _trained(run: str) -> TrainedStudent:
-    from student.generate import TrainedStudent
+    from student.inference.generate import TrainedStudent
     from student.quiet import quiet_libraries
 
     quiet_libraries()

@@ -20,25 +20,25 @@ from transformers import set_seed
 
 from manifests.clips import Clip
 from manifests.console import console
-from manifests.corpus import Corpus
+from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.config import Recipe, TrainOptions
-from student.data import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
-from student.losses import answer_sum, stream_counts, stream_sums
-from student.memory import explained_shortage
-from student.model import Student, build_student, load_backbone
-from student.provenance import sources_of
-from student.run import begin, check_same, read_report, table_of, write_report
-from student.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
-from student.tasks import Example, examples_of, read_chats, split
-from student.trainer import (
+from student.data.dataset import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.data.examples import Example, build_examples, read_chats, split
+from student.distill.losses import answer_sum, stream_counts, stream_sums
+from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
+from student.model.student import Student, build_student, load_backbone
+from student.runs.folder import begin, build_table, check_same, read_report, write_report
+from student.runs.sources import build_sources
+from student.training.out_of_memory import explained_shortage
+from student.training.trainer import (
     STATE_FILE,
     Counts,
     StudentTrainer,
     last_checkpoint,
     training_arguments,
 )
-from student.validation import Numbers, Validator, calibrate, stream_targets
+from student.training.validation import Numbers, Validator, calibrate, stream_targets
 
 # Legend: B examples, S tokens, N frames (K * R), D columns, P parts of a loss.
 
@@ -65,7 +65,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     clips = {clip.clip_id: clip for clip in heard}
     learning, checking = _split(_examples(recipe, clips), recipe)
     console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
-    sources = sources_of(options.corpus, caches, heard, streams,
+    sources = build_sources(options.corpus, caches, heard, streams,
                          examples=len(learning), held_out=len(checking))  # fmt: skip
 
     # Model: the backbone with its block, adapters and heads.
@@ -103,7 +103,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     # Stages: each a run of the trainer, from the last one's weights.
     for number, (name, stage) in enumerate(stages.items()):
         folder = run / name
-        if student.is_cut:
+        if student.is_sharded:
             # FSDP cuts a model once: the next stage begins with a whole one.
             student = build_student(recipe, *load_backbone(recipe.model, base), streams)
             student.to(process.device).load(last)
@@ -116,7 +116,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
                 student,
                 stage,
                 training_arguments(recipe, stage, folder, seed=recipe.seed + number),
-                count=functools.partial(counts_of, streams=distilled),
+                count=functools.partial(count_targets, streams=distilled),
                 losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
                 validate=validate,
                 examples=learning,
@@ -137,11 +137,11 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             process.wait_for_everyone()
         else:
             student.load(last)
-    console.print(table_of(report, distilled))
+    console.print(build_table(report, distilled))
     return report
 
 
-def counts_of(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:
+def count_targets(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:
     """What the losses of a batch are divided by, to be summed over an accumulated batch."""
     counts = {"answer": (batch["labels_BS"][:, 1:] != IGNORE).sum()[None]}
     for name, target_BND in batch["targets"].items():
@@ -168,7 +168,7 @@ def step_losses(
 
     Args:
         model: The student, as the trainer has wrapped it.
-        batch: Of `student.data.collate`.
+        batch: Of `student.data.dataset.collate`.
         counts: Over the whole accumulated batch.
 
     Returns:
@@ -197,7 +197,7 @@ def step_losses(
 
 
 def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:
-    examples = list(examples_of(clips.values(), recipe.data.tasks))
+    examples = list(build_examples(clips.values(), recipe.data.tasks))
     for path, weight in recipe.data.chats.items():
         examples += read_chats(path, clips, weight=weight)
     return examples

@@ -11,7 +11,7 @@ import importlib.util
 from dataclasses import dataclass
 
 from manifests.errors import UserError
-from manifests.streams import TeacherSpec
+from manifests.streams.specs import TeacherSpec
 from teachers import registry
 
 
@@ -120,7 +120,7 @@ def here(family: Family, weights_dir: str = "") -> tuple[str, TeacherSpec | None
         if importlib.util.find_spec(module) is None:
             return INSTALL.get(module, "pip install -e '.[pipeline]'"), None
     settings = {"model": family.model} if family.model else {}
-    if weights_dir and hasattr(registry.settings_of(family.name), "weights_dir"):
+    if weights_dir and hasattr(registry.settings_class(family.name), "weights_dir"):
         settings["weights_dir"] = weights_dir
     try:
         return "yes", registry.make(family.name, family.name, settings).spec()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manifests.streams import TeacherSpec
+from manifests.streams.specs import TeacherSpec
 
 
 @dataclass(frozen=True, slots=True)

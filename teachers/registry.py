@@ -16,20 +16,20 @@ from manifests.errors import UserError
 from teachers.protocol import Teacher
 
 FAMILIES: dict[str, str] = {
-    "whisper_ct2": "teachers.whisper_ct2:WhisperCT2",
-    "egemaps": "teachers.egemaps:EGeMAPS",
-    "crepe": "teachers.crepe:Crepe",
-    "swift_f0": "teachers.swift_f0:SwiftF0",
-    "yamnet": "teachers.yamnet:YAMNet",
-    "basic_pitch": "teachers.basic_pitch:BasicPitch",
-    "whisper": "teachers.whisper_hf:Whisper",
-    "openai_whisper": "teachers.openai_whisper:OpenAIWhisper",
-    "ctc": "teachers.ctc:CTC",
-    "audio_classifier": "teachers.audio_classifier:AudioClassifier",
-    "audeering": "teachers.audio_classifier:AudEERING",
-    "clap": "teachers.clap:CLAP",
-    "mert": "teachers.encoder:MERT",
-    "encoder": "teachers.encoder:Encoder",
+    "whisper_ct2": "teachers.adapters.whisper_ct2:WhisperCT2",
+    "egemaps": "teachers.adapters.egemaps:EGeMAPS",
+    "crepe": "teachers.adapters.crepe:Crepe",
+    "swift_f0": "teachers.adapters.swift_f0:SwiftF0",
+    "yamnet": "teachers.adapters.yamnet:YAMNet",
+    "basic_pitch": "teachers.adapters.basic_pitch:BasicPitch",
+    "whisper": "teachers.adapters.whisper_hf:Whisper",
+    "openai_whisper": "teachers.adapters.openai_whisper:OpenAIWhisper",
+    "ctc": "teachers.adapters.ctc:CTC",
+    "audio_classifier": "teachers.adapters.audio_classifier:AudioClassifier",
+    "audeering": "teachers.adapters.audio_classifier:AudEERING",
+    "clap": "teachers.adapters.clap:CLAP",
+    "mert": "teachers.adapters.encoder:MERT",
+    "encoder": "teachers.adapters.encoder:Encoder",
 }
 
 MUSIC = [
@@ -94,7 +94,7 @@ def preset(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
     return PRESETS[name]
 
 
-def settings_of(family: str) -> type:
+def settings_class(family: str) -> type:
     """The settings dataclass of a family.
 
     Raises:

@@ -50,7 +50,7 @@ def test_own_corpus(world: Path, tmp_path: Path) -> None:
         soundfile.write(path, [0.0] * 8000, 16_000)
     said = run("-m", "examples.own_corpus", "recordings", "--out", "corpus", cwd=tmp_path)
     assert said.startswith("corpus: 3 clips")
-    from manifests.corpus import Corpus
+    from manifests.corpus.corpus import Corpus
 
     labels = [dict(clip.labels) for clip in Corpus(tmp_path / "corpus").clips()]
     assert labels == [

@@ -29,7 +29,7 @@ def test_the_four_packages_share_one_root():
     ("module", "strangers"),
     [
         ("student.train", ("ray", "teachers", "pipeline", "faster_whisper", "opensmile")),
-        ("manifests.reader", ("torch", "transformers", "ray")),
+        ("manifests.cache.reader", ("torch", "transformers", "ray")),
         ("pipeline.job", ("torch", "transformers", "student")),
     ],
 )

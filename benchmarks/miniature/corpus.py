@@ -15,7 +15,7 @@ from pathlib import Path
 from benchmarks.miniature import audio
 from benchmarks.miniature.audio import Row
 from student.config import TaskConfig
-from student.tasks import fraction
+from student.data.examples import fraction
 
 TEST_SHARE = 0.22
 VALIDATION_SHARE = 0.12
@@ -141,7 +141,7 @@ def questions(rows: Iterable[Row]) -> list[dict]:
 
 
 def is_validation(row: Row) -> bool:
-    """Whether the trainer holds this clip out, by the rule of `student.tasks.held_out`."""
+    """Whether the trainer holds this clip out, by the rule of `student.data.examples.held_out`."""
     return fraction("validation", row["id"]) < VALIDATION_SHARE
 
 

@@ -16,8 +16,8 @@ from rich.console import Console
 
 from benchmarks import hardware
 from student.config import ARMS, WITH_BLOCK, WITH_HEADS
-from student.evaluation.evaluate import compare, read_answers, table_of
-from student.evaluation.pictures import draw_ablation, draw_probes
+from student.evaluation.analysis.pictures import draw_ablation, draw_probes
+from student.evaluation.evaluate import build_table, compare, read_answers
 from student.evaluation.questions import read_questions
 
 SETS = {
@@ -54,7 +54,7 @@ def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
             answers = {"no audio": heard_nothing, **answers}
         comparison = compare(answers, against=ARMS[:-1])
         (folder / f"{name}.json").write_text(json.dumps(comparison, indent=1))
-        table = table_of(comparison)
+        table = build_table(comparison)
         table.title = f"{what}: {table.title}"
         console.print(table)
         _write_differences(console, comparison)

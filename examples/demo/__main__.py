@@ -18,8 +18,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from manifests.layout import Layout
-from pipeline.status import status
+from manifests.cache.layout import Layout
+from pipeline.inspect.status import status
 
 OUT = Path("demo")
 RECIPE = Path("student/recipes/demo.yaml")

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from manifests.page import kinds
+from manifests.cache.stream_sums import Statistics
+from manifests.page import track_kinds
 from manifests.page.sound import COLUMNS, packed
-from manifests.streams import StreamSpec
-from manifests.sums import Statistics
+from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns of a stream, R rows of a picture.
 
@@ -61,26 +61,26 @@ def of_stream(
             compared are then drawn alike.
     """
     like_TD = frames_TD if like_TD is None else like_TD
-    if kinds.has_f0(spec):
+    if track_kinds.has_f0(spec):
         return [track("pitch", "pitch", key, _pitch(spec, frames_TD))]
     if spec.kind == "curve":
-        columns = list(range(min(spec.dim, kinds.MOST_CURVES)))
+        columns = list(range(min(spec.dim, track_kinds.MOST_CURVES)))
         return [
             track("curves", spec.name, key, _curves(spec, frames_TD, like_TD, overall, columns))
         ]
-    if kinds.has_keys(spec):
+    if track_kinds.has_keys(spec):
         return [
             track(
                 "heat", f"{spec.name}, posterior", key, _keys(spec, frames_TD, like_TD), more=True
             )
         ]
-    if kinds.has_classes(spec):
+    if track_kinds.has_classes(spec):
         return [track("heat", spec.name, key, _classes(spec, frames_TD, like_TD))]
     if spec.kind == "features":
         title = f"{spec.name}, standardised"
         data = _features(spec, (frames_TD - overall.mean_D) / overall.std_D)
         picture = track("heat", title, key, data, more=True)
-        columns = kinds.descriptors(spec)
+        columns = track_kinds.descriptors(spec)
         if not columns:
             return [picture]
         curves = _curves(spec, frames_TD, like_TD, overall, columns)
@@ -125,7 +125,7 @@ def _curves(
         levels_T = ((values_T - low) / (high - low)).clip(0, 1)
         curves.append(
             {
-                "name": kinds.plain(names[column]),
+                "name": track_kinds.plain(names[column]),
                 "low": float(low),
                 "high": float(high),
                 "values": packed(np.rint(levels_T * 255).astype(np.uint8)),
@@ -155,7 +155,7 @@ def _features(spec: StreamSpec, standard_TD: np.ndarray) -> dict[str, Any]:
     shown_TR = (standard_TD[:, ::step] / SIGMAS).clip(-1, 1) / 2 + 0.5
     heat = _heat(spec, shown_TR, _mean_reduceat) | {"scale": "diverging"}
     if step == 1 and spec.names:
-        return heat | {"names": [kinds.plain(name) for name in spec.names]}
+        return heat | {"names": [track_kinds.plain(name) for name in spec.names]}
     return heat | {"note": f"{shown_TR.shape[1]} of {spec.dim} columns"}
 
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from manifests.audio import Waveform
+from manifests.cache.stream_sums import Statistics
 from manifests.page import sound
 from manifests.page.tracks import Track
-from manifests.streams import TeacherSpec
-from manifests.sums import Statistics
-from pipeline.report.answers import of_answer
-from pipeline.report.observe import Observation
-from pipeline.report.sample import Place, Sampled
-from pipeline.report.suspicions import Suspicion
+from manifests.streams.specs import TeacherSpec
+from pipeline.report.clip_summary import ClipSummary
+from pipeline.report.quality_checks import QualityFinding
+from pipeline.report.sampling import Place, Sampled
+from pipeline.report.teacher_tracks import of_answer
 
 LONGEST_S = 30.0
 """Seconds of a clip that are shown and played."""
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class GalleryClip:
     """One clip of the gallery."""
 
     clip_id: str
@@ -54,7 +54,9 @@ class Exhibit:
     tracks: list[Track]
 
 
-def pick(seen: Sequence[Observation], suspicions: Sequence[Suspicion], count: int) -> list[Place]:
+def pick(
+    seen: Sequence[ClipSummary], suspicions: Sequence[QualityFinding], count: int
+) -> list[Place]:
     """Places of the clips to show, in storage order.
 
     Up to a quarter are the gravest suspicions, kind by kind in turn; up to a quarter have failed;
@@ -85,8 +87,8 @@ def exhibits(
     clips: Iterator[Sampled],
     teachers: Mapping[str, TeacherSpec],
     statistics: Mapping[str, Statistics],
-    suspicions: Sequence[Suspicion],
-) -> Iterator[Exhibit]:
+    suspicions: Sequence[QualityFinding],
+) -> Iterator[GalleryClip]:
     """Clips as the page shows them.
 
     Args:
@@ -105,7 +107,7 @@ def _exhibit(
     teachers: Mapping[str, TeacherSpec],
     statistics: Mapping[str, Statistics],
     suspicions: list[str],
-) -> Exhibit:
+) -> GalleryClip:
     clip, answers = sampled.clip, sampled.answers
     wave = sound.decode(clip)
     heard = wave.seconds if isinstance(wave, Waveform) else clip.duration or 0.0
@@ -124,7 +126,7 @@ def _exhibit(
         for name, answer in answers.items()
         for track in of_answer(teachers[name], answer, statistics, seconds)
     ]
-    return Exhibit(
+    return GalleryClip(
         clip_id=clip.clip_id,
         corpus=sampled.place[0],
         uri=clip.uri,

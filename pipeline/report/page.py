@@ -15,16 +15,16 @@ import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from manifests import stats
+from manifests.cache.layout import Layout
+from manifests.cache.stream_sums import Statistics, Sums
 from manifests.clips import to_table
+from manifests.corpus import stats
 from manifests.errors import UserError
-from manifests.layout import Layout
-from manifests.page import assemble, kinds
-from manifests.sums import Statistics, Sums
-from pipeline.report import gallery, listen, suspicions
+from manifests.page import assemble, track_kinds
+from pipeline.report import audio_check, gallery, quality_checks
+from pipeline.report.clip_summary import Observer
 from pipeline.report.histogram import Histogram
-from pipeline.report.observe import Observer
-from pipeline.report.sample import Sampler, draw
+from pipeline.report.sampling import Sampler, draw
 from pipeline.report.survey import TeacherSurvey, durations, reasons, survey, throughput
 
 SECTIONS = {
@@ -84,7 +84,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         corpora = [layout.corpus(name) for name in layout.corpora()]
         places = draw(corpora, max(config.sample, config.clips), config.seed)
         wanted = {
-            name: [stream.name for stream in spec.streams if kinds.wanted(stream)]
+            name: [stream.name for stream in spec.streams if track_kinds.wanted(stream)]
             for name, spec in sampler.teachers.items()
         }
         observer = Observer(sampler.teachers, statistics)
@@ -92,9 +92,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         seen = [observer.observe(sampled) for sampled in reading]
 
         heard = [one.clip for one in gallery.spread(seen, config.listen)]
-        listening = progress.track(listen.listen(heard), len(heard), description="listening")
+        listening = progress.track(audio_check.listen(heard), len(heard), description="listening")
         sounds = {sound.clip_id: sound for sound in listening}
-        suspects = suspicions.find(seen, sounds)
+        suspects = quality_checks.find(seen, sounds)
 
         shown = gallery.pick(seen, suspects, config.clips)
         every = {
@@ -120,9 +120,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         "charts": observer.charts(seen),
         "listened": sum(not sound.problem for sound in sounds.values()),
         "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
-        "checks": suspicions.CHECKS,
+        "checks": quality_checks.CHECKS,
         "suspicion_counts": Counter(one.kind for one in suspects),
-        "suspicions": suspicions.gravest(suspects, {one.clip_id for one in exhibits}),
+        "suspicions": quality_checks.gravest(suspects, {one.clip_id for one in exhibits}),
         "clips": exhibits,
     }
     return assemble.write(

@@ -18,12 +18,12 @@ from functools import partial
 import numpy as np
 import pyarrow.parquet as pq
 
-from manifests import shards
-from manifests.corpus import Corpus
-from manifests.layout import Layout
-from manifests.shards import Failure, Marker
-from manifests.streams import TeacherSpec
-from manifests.sums import Sums
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Failure, Marker
+from manifests.cache.stream_sums import Sums
+from manifests.corpus.corpus import Corpus
+from manifests.streams.specs import TeacherSpec
 
 READERS = 8
 """Markers read at a time: on an object store, waiting is all there is to it."""

@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from student.demo.reading import Reading
+from student.inference.head_outputs import Reading
 
 # Legend: N frames over equal spans of the recording, D columns, R rows shown.
 

@@ -14,10 +14,10 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from manifests.errors import UserError
 from student.config import load_recipe
-from student.generate import TrainedStudent, as_clip
-from student.provenance import Sources, read_sources, streams_of_run
+from student.inference.generate import TrainedStudent, as_clip
 from student.quiet import quiet_libraries
-from student.run import RECIPE_FILE
+from student.runs.folder import RECIPE_FILE
+from student.runs.sources import Sources, load_run_streams, read_sources
 
 try:
     import gradio
@@ -26,7 +26,7 @@ except ModuleNotFoundError:
     raise UserError("the page needs gradio: pip install 'coat-distill[demo]'") from None
 
 from student.demo.drawing import draw
-from student.demo.reading import read_block
+from student.inference.head_outputs import read_block
 
 MAX_TOKENS = 128
 ABOUT = (
@@ -56,7 +56,7 @@ def build(run: Path) -> gradio.Blocks:
     recipe = load_recipe(run / RECIPE_FILE)
     sources = read_sources(run)
     read = recipe.has_block and recipe.distils
-    student = TrainedStudent(run, streams=streams_of_run(run, recipe) if read else {})
+    student = TrainedStudent(run, streams=load_run_streams(run, recipe) if read else {})
     about = (ABOUT if read else NO_BLOCK).format(positions=recipe.block.tokens, arm=recipe.arm)
     with gradio.Blocks(title="Continuous audio thinking") as page:
         gradio.Markdown(f"## Continuous audio thinking\n`{run}`, arm `{recipe.arm}`")

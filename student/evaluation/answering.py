@@ -20,7 +20,7 @@ from torch import Tensor
 from manifests.console import messages
 from manifests.errors import UserError
 from student.evaluation.questions import Question
-from student.generate import TrainedStudent
+from student.inference.generate import TrainedStudent
 
 # Legend: B prompts, S tokens.
 
@@ -38,12 +38,12 @@ class Prompt:
     """What the audio tower is given; empty for a prompt without audio."""
 
 
-Change = Callable[[Prompt], Prompt]
-Tamper = Callable[[dict[str, Tensor], Sequence[Question]], AbstractContextManager[Any]]
+PromptEdit = Callable[[Prompt], Prompt]
+StateEdit = Callable[[dict[str, Tensor], Sequence[Question]], AbstractContextManager[Any]]
 """Given a batch's inputs and questions: a context in which the model's states are changed."""
 
 
-class Examinee:
+class QuestionRunner:
     """A student that is asked questions; keeps its prompts, to ask them again in other ways."""
 
     def __init__(self, path: str | Path, *, batch_size: int = 16) -> None:
@@ -67,7 +67,7 @@ class Examinee:
         return self._prompts[question]
 
     def batches(
-        self, questions: Sequence[Question], change: Change | None = None
+        self, questions: Sequence[Question], change: PromptEdit | None = None
     ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
         """(places in `questions`, model inputs padded on the left), by task, longest first."""
         prompts = [self.prompt(question) for question in questions]
@@ -84,8 +84,8 @@ class Examinee:
         self,
         questions: Sequence[Question],
         *,
-        change: Change | None = None,
-        tamper: Tamper | None = None,
+        change: PromptEdit | None = None,
+        tamper: StateEdit | None = None,
         what: str = "answers",
     ) -> list[str]:
         """One reply for each question.

@@ -11,13 +11,13 @@ from manifests.console import console
 from manifests.errors import UserError
 from student.config import ARMS, WITH_HEADS
 from student.evaluation import evaluate as evaluation
-from student.evaluation.ablate import ablate
-from student.evaluation.ablate import table_of as ablation_table
-from student.evaluation.pictures import draw_ablation, draw_probes
-from student.evaluation.probe import probe
-from student.evaluation.public import load_benchmark
+from student.evaluation.analysis.ablate import ablate
+from student.evaluation.analysis.ablate import build_table as ablation_table
+from student.evaluation.analysis.head_quality import read_run
+from student.evaluation.analysis.pictures import draw_ablation, draw_probes
+from student.evaluation.analysis.probe import probe
+from student.evaluation.benchmarks import load_benchmark
 from student.evaluation.questions import Question, questions_of_run, read_questions
-from student.evaluation.reading import read_run
 
 ORDER = ("base", *ARMS)
 
@@ -52,7 +52,7 @@ def eval_runs(
         if (by_seed := arms.get(arm))
     }
     against = [arm for arm in ARMS[:-1] if arm in ordered]
-    console.print(evaluation.table_of(evaluation.compare(ordered, against=against)))
+    console.print(evaluation.build_table(evaluation.compare(ordered, against=against)))
 
 
 def ablate_runs(

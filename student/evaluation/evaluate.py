@@ -15,10 +15,10 @@ import numpy as np
 from rich.table import Table
 
 from manifests.errors import UserError
-from student.evaluation.answering import Examinee
-from student.evaluation.intervals import mcnemar
+from student.evaluation.answering import QuestionRunner
 from student.evaluation.questions import Question
-from student.evaluation.scores import (
+from student.evaluation.scoring.intervals import mcnemar
+from student.evaluation.scoring.scores import (
     Answer,
     paired_interval,
     read_reply,
@@ -47,7 +47,7 @@ def evaluate(
     Returns:
         `arm`, `seed`, `questions`, and the scores (see `score_answers`).
     """
-    examinee = Examinee(run, batch_size=batch_size)
+    examinee = QuestionRunner(run, batch_size=batch_size)
     change = examinee.without_audio if blind else None
     replies = examinee.replies(questions, change=change, what=str(run))
     answers = [read_reply(*pair) for pair in zip(questions, replies, strict=True)]
@@ -153,7 +153,7 @@ def _right(answers: Sequence[Answer]) -> np.ndarray:
     return np.array([answer.right for answer in answers])
 
 
-def table_of(comparison: dict) -> Table:
+def build_table(comparison: dict) -> Table:
     """Tasks by arms, each with its interval; parse failures beside; differences below."""
     arms = comparison["arms"]
     table = Table("task", title="score (95 % interval) | parse failures")

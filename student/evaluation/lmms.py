@@ -18,7 +18,7 @@ import soxr
 from lmms_eval.api.model import lmms  # type: ignore[import-not-found]
 from lmms_eval.models.registry_v2 import ModelManifest  # type: ignore[import-not-found]
 
-from student.generate import TrainedStudent
+from student.inference.generate import TrainedStudent
 
 MAX_TOKENS = 256
 

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.tasks import Message, ask, read_held_out
+from student.data.examples import Message, ask, read_held_out
 
 Kind = Literal["choice", "label", "transcription"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

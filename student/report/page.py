@@ -16,11 +16,11 @@ from rich.progress import Progress
 
 from manifests.page import assemble
 from student.config import load_recipe
-from student.metrics import NAMES
+from student.distill.metrics import NAMES
+from student.distill.streams import open_streams
 from student.report import predictions
 from student.report import runs as files
 from student.report.runs import Run
-from student.streams import open_streams
 
 logger = logging.getLogger(__name__)
 

@@ -19,17 +19,17 @@ import torch
 from torch import Tensor
 
 from manifests.audio import Waveform
+from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import sound
 from manifests.page.tracks import Track, of_stream
-from manifests.streams import Kind, StreamSpec
-from manifests.sums import Statistics
-from student.data import ExampleDataset, Grid, collate
-from student.generate import TrainedStudent
-from student.metrics import NAMES, stream_metric
-from student.streams import Stream
-from student.tasks import Example, read_held_out
-from student.validation import stream_targets, to_device
+from manifests.streams.specs import Kind, StreamSpec
+from student.data.dataset import ExampleDataset, Grid, collate
+from student.data.examples import Example, read_held_out
+from student.distill.metrics import NAMES, stream_metric
+from student.distill.streams import Stream
+from student.inference.generate import TrainedStudent
+from student.training.validation import stream_targets, to_device
 
 # Legend: N student frames (K * R), D columns.
 
@@ -38,7 +38,7 @@ MAX_ANSWER = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exhibit:
+class GalleryClip:
     """One held-out clip with one of its questions; its tracks come in pairs."""
 
     clip_id: str
@@ -72,7 +72,7 @@ def choose(run: Path, count: int) -> list[tuple[Example, list[Clip]]]:
 
 def exhibits(
     run: Path, streams: Mapping[str, Stream], chosen: Sequence[tuple[Example, list[Clip]]]
-) -> Iterator[Exhibit]:
+) -> Iterator[GalleryClip]:
     """Lets the run's student hear the clips, read its block, and answer.
 
     Clips whose audio is not here are left out: the student would have nothing to hear.
@@ -98,7 +98,7 @@ def _exhibit(
     example: Example,
     clips: list[Clip],
     wave: Any,
-) -> Exhibit:
+) -> GalleryClip:
     frames = _frames(trained, streams, example, clips)
     heard = [trained.hear(clip) for clip in clips]
     (answer,) = trained.reply([example.messages], [heard], max_tokens=MAX_ANSWER)
@@ -109,7 +109,7 @@ def _exhibit(
         score = stream_metric(stream.kind, output_ND, target_ND, stream.config.threshold)
         scores[name] = score if math.isfinite(score) else None
         tracks += _pairs(stream, output_ND, target_ND, wave.seconds, scores[name])
-    return Exhibit(
+    return GalleryClip(
         clip_id=clips[-1].clip_id,
         uri=clips[-1].uri,
         seconds=round(wave.seconds, 4),

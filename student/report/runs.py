@@ -20,8 +20,8 @@ from safetensors import safe_open
 
 from manifests.errors import UserError
 from student.config import Recipe, differences, load_recipe
-from student.tasks import HELD_OUT_FILE
-from student.trainer import STATE_FILE
+from student.data.examples import HELD_OUT_FILE
+from student.training.trainer import STATE_FILE
 
 RECIPE_FILE = "recipe.yaml"
 EVALUATIONS = ("ablation", "probes")
@@ -75,7 +75,7 @@ class Run:
     curves: dict[str, Curve]
     """`answer`, and every stream."""
     validation: dict[str, dict[str, float | None]]
-    """`before` and each finished stage -> numbers, see `student.validation.Numbers`."""
+    """`before` and each finished stage -> numbers, see `student.training.validation.Numbers`."""
     costs: list[Cost]
     held_out: str
     """Digest of the held-out examples."""

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from manifests import shards
+from manifests.cache import shards
+from manifests.cache.codecs import encode
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Failure, Row
+from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.codecs import encode
-from manifests.corpus import Corpus, build
-from manifests.layout import Layout
-from manifests.shards import Failure, Row
-from manifests.streams import Codec, Kind, StreamSpec, TeacherSpec
-from manifests.sums import Sums
+from manifests.corpus.corpus import Corpus, build
+from manifests.streams.specs import Codec, Kind, StreamSpec, TeacherSpec
 
 KINDS: dict[Codec, Kind] = {
     "fp16": "features",

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from manifests import cli
-from manifests.corpus import Corpus
+from manifests.corpus.corpus import Corpus
 
 
 @pytest.fixture

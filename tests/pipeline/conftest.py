@@ -13,7 +13,7 @@ import ray
 import soundfile
 
 from manifests.clips import Clip
-from manifests.corpus import Corpus, build
+from manifests.corpus.corpus import Corpus, build
 
 ROOT = Path(__file__).parents[2]
 ENERGY = "tests.pipeline.fakes:Energy"

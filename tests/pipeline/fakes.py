@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from manifests.streams import StreamSpec, TeacherSpec
+from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 
 HOP = 0.02

@@ -17,9 +17,9 @@ from typing import Any
 import psutil
 import yaml
 
-from manifests import shards
-from manifests.corpus import Corpus
-from manifests.layout import Layout
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from manifests.corpus.corpus import Corpus
 from tests.pipeline.conftest import ENERGY, ROOT
 
 COAT_CACHE = [sys.executable, "-c", "from pipeline.cli import main; main()"]

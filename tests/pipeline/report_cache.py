@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from manifests import audio, shards
+from manifests import audio
+from manifests.cache import shards
+from manifests.cache.codecs import encode
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Failure, Row
+from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.codecs import encode
-from manifests.corpus import Corpus, build
-from manifests.layout import Layout
-from manifests.shards import Failure, Row
-from manifests.streams import StreamSpec, TeacherSpec
-from manifests.sums import Sums
+from manifests.corpus.corpus import Corpus, build
+from manifests.streams.specs import StreamSpec, TeacherSpec
 
 RATE = 16_000
 SECONDS = 2.0

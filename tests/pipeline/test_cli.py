@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from manifests.cache.layout import Layout
 from manifests.clips import Clip
-from manifests.corpus import build
-from manifests.layout import Layout
+from manifests.corpus.corpus import build
 from pipeline import cli
 from tests.pipeline.report_cache import make_cache
 

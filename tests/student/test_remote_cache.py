@@ -11,7 +11,7 @@ import pytest
 
 from manifests.storage import Folder
 from student.config import StageConfig
-from student.streams import copy_ahead, open_streams
+from student.distill.streams import copy_ahead, open_streams
 from student.train import train
 from tests.student.conftest import model_of, states
 

@@ -82,7 +82,7 @@ def emotion(folder: Path) -> Path:
 
 
 def audeering(folder: Path) -> Path:
-    from teachers.audio_classifier import emotion_model
+    from teachers.adapters.audio_classifier import emotion_model
 
     torch.manual_seed(0)
     model = emotion_model()(transformers.Wav2Vec2Config(**CONVOLUTIONS, num_labels=3))

@@ -7,12 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from manifests.codecs import encode
-from manifests.streams import TeacherSpec
-from manifests.sums import MAX_CODEC_LOSS, Sums
+from manifests.cache.codecs import encode
+from manifests.cache.stream_sums import MAX_CODEC_LOSS, Sums
+from manifests.streams.specs import TeacherSpec
 from teachers import registry
-from teachers.grid import num_frames
 from teachers.protocol import Targets
+from teachers.toolkit.frame_grid import num_frames
 from tests.teachers.conftest import Load
 
 NAMES = list(registry.preset("embedded"))

@@ -25,7 +25,10 @@ def fingerprint(name: str, **settings) -> str:
         (lambda: registry.make("asr", "whisperr", {}), "the families are whisper_ct2"),
         (lambda: registry.make("asr", "whisper_ct2", {"beams": 5}), "it has model, compute_type"),
         (lambda: registry.make("mine", "no_such_module:Mine", {}), "no_such_module"),
-        (lambda: registry.make("mine", "teachers.crepe:Mine", {}), "teachers.crepe:Mine"),
+        (
+            lambda: registry.make("mine", "teachers.adapters.crepe:Mine", {}),
+            "teachers.adapters.crepe:Mine",
+        ),
         (lambda: registry.make("pitch", "crepe", {"model": "huge"}), "tiny, full"),
         (lambda: registry.make("asr", "whisper_ct2", {"model": "/nowhere"}), "model.bin"),
         (lambda: registry.make("asr", "whisper_ct2", {"window_step_s": 7}), "10, 15 or 30"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teachers.crepe import CENTS_PER_BIN, FIRST_CENTS
+from teachers.adapters.crepe import CENTS_PER_BIN, FIRST_CENTS
 from teachers.protocol import Teacher
 from tests.teachers.conftest import Load
 

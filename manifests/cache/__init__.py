@@ -1,0 +1,1 @@
+"""The teacher cache: layout, shards, codecs, reader."""

@@ -1,0 +1,1 @@
+"""Corpora: their rows, sources and statistics."""

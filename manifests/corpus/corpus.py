@@ -1,0 +1,294 @@
+"""A corpus: the ordered list of clips that teachers run over and students train on.
+
+    CORPUS/
+      corpus.json            name, clips per shard, parts; replaced atomically, and last
+      clips-00000.parquet    up to 65,536 clips, `manifests.clips.SCHEMA`
+
+A row group of a part is a shard, the unit of a teacher's work. Shard i is the same clips for ever:
+a corpus grows by added parts and rewrites none. The price: a changed row is an error rather than an
+update, and the last shard of each build stays short.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.clips import Clip, from_table, to_table
+from manifests.corpus.duplicate_index import DuplicateIndex
+from manifests.errors import UserError
+from manifests.storage import Folder
+
+FORMAT = 1
+"""Version of the corpus's format. A reader refuses newer ones."""
+CLIPS_PER_SHARD = 256
+CLIPS_PER_PART = 65536
+OPEN_FILES = 16
+"""Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
+BATCH = 4096
+"""Clips that a build handles together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One Parquet file of a corpus."""
+
+    file: str
+    clips: int
+    shards: int
+    first_shard: int
+    seconds: float
+    """Sum of the durations that are known."""
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusIndex:
+    """What corpus.json says."""
+
+    name: str
+    """Also the corpus's folder name in a cache."""
+    clips_per_shard: int = CLIPS_PER_SHARD
+    """Of every shard but the last of each part."""
+    parts: tuple[Part, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"\w[\w.-]*", self.name):
+            raise UserError(
+                f"the corpus name {self.name!r} must be letters, digits, '_', '-' and '.'; "
+                "choose another with --name"
+            )
+        if not 1 <= self.clips_per_shard <= CLIPS_PER_PART:
+            raise UserError(
+                f"clips_per_shard must be 1 to {CLIPS_PER_PART}, found {self.clips_per_shard}"
+            )
+
+    def to_bytes(self) -> bytes:
+        """The content of corpus.json."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode()
+
+    @classmethod
+    def read(cls, folder: Folder) -> CorpusIndex:
+        """Reads corpus.json and checks that every part lies beside it in its full size.
+
+        Raises:
+            UserError: there is no corpus, an incomplete one, or one of a newer format.
+        """
+        sizes = folder.sizes()
+        if "corpus.json" not in sizes:
+            found = "an unfinished one" if any(map(_is_part, sizes)) else "no corpus.json"
+            raise UserError(
+                f"{folder.uri} is not a complete corpus (found {found}); check the path, or run: "
+                f"coat-corpus build SOURCE --out {folder.uri}"
+            )
+        try:
+            fields = json.loads(folder.read_bytes("corpus.json"))
+            version = fields.pop("format")
+            if version > FORMAT:
+                raise UserError(
+                    f"{folder.uri} has corpus format {version}, this version reads up to {FORMAT}; "
+                    "upgrade coat-distill"
+                )
+            parts = tuple(Part(**part) for part in fields.pop("parts"))
+            contents = cls(**fields, parts=parts)
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"{folder.uri}/corpus.json is not what coat-corpus writes ({error}); restore it"
+            ) from None
+        for part in parts:
+            if sizes.get(part.file) != part.bytes:
+                raise UserError(
+                    f"{folder.uri}/{part.file} should have {part.bytes} bytes, found "
+                    f"{sizes.get(part.file, 'no such file')}; restore it from a copy of the corpus"
+                )
+        return contents
+
+
+class Corpus:
+    """A corpus, open for reading: a local folder or an address such as `s3://BUCKET/KEY`.
+
+    Args:
+        path: Where it is.
+        contents: Its corpus.json, where that is not to be read.
+
+    Raises:
+        UserError: there is no corpus, an incomplete one, or one of a newer format.
+    """
+
+    def __init__(self, path: str | Path, contents: CorpusIndex | None = None) -> None:
+        self.folder = Folder(path)
+        self.contents = contents or CorpusIndex.read(self.folder)
+        self.name = self.contents.name
+        self.parts = self.contents.parts
+        self.num_clips = sum(part.clips for part in self.parts)
+        self.num_shards = sum(part.shards for part in self.parts)
+        self.seconds = sum(part.seconds for part in self.parts)
+        self._file = functools.lru_cache(OPEN_FILES)(self._open)
+
+    @property
+    def digest(self) -> str:
+        """Changes with any clip: SHA-256 over the parts' own."""
+        return hashlib.sha256("".join(part.sha256 for part in self.parts).encode()).hexdigest()
+
+    def shard_sizes(self) -> list[int]:
+        """Clips of every shard, told without opening a part."""
+        full = self.contents.clips_per_shard
+        return [
+            min(full, part.clips - full * group)
+            for part in self.parts
+            for group in range(part.shards)
+        ]
+
+    def shard(self, number: int) -> list[Clip]:
+        """The clips of one shard, in order; reads that row group alone."""
+        return from_table(self._read(number))
+
+    def shard_ids(self, number: int) -> list[str]:
+        """The ids of one shard's clips, in order; reads that column alone."""
+        return self._read(number, ["clip_id"]).column(0).to_pylist()
+
+    def clips(self) -> Iterator[Clip]:
+        """All clips in order, one shard in memory at a time."""
+        for table in self.tables():
+            yield from from_table(table)
+
+    def tables(self) -> Iterator[pa.Table]:
+        """All clips in order, as one table for each shard."""
+        return map(self._read, range(self.num_shards))
+
+    def clip(self, row: int) -> Clip:
+        """The clip at a place in the order."""
+        for part in self.parts:
+            if row < part.clips:
+                group, at = divmod(row, self.contents.clips_per_shard)
+                return from_table(self._read(part.first_shard + group).slice(at, 1))[0]
+            row -= part.clips
+        raise IndexError(f"{self.folder.uri} has {self.num_clips} clips")
+
+    def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        if not 0 <= shard < self.num_shards:
+            raise IndexError(f"{self.folder.uri} has no shard {shard}, only {self.num_shards}")
+        ordinal = bisect_right(self.parts, shard, key=lambda part: part.first_shard) - 1
+        group = shard - self.parts[ordinal].first_shard
+        return self._file(ordinal).read_row_group(group, columns=columns, use_threads=False)
+
+    def _open(self, ordinal: int) -> pq.ParquetFile:
+        source = self.folder.open(self.parts[ordinal].file, memory_map=True)
+        return pq.ParquetFile(source, page_checksum_verification=True)
+
+
+def build(
+    clips: Iterable[Clip],
+    out: str | Path,
+    *,
+    name: str | None = None,
+    clips_per_shard: int | None = None,
+) -> Corpus:
+    """Makes a corpus, or adds to the one at `out` the clips whose ids it does not have.
+
+    Nothing of it is seen before the last clip is in, and no existing part is touched. Holds one
+    part and 24 bytes for each clip in memory.
+
+    Args:
+        clips: The whole source, in an order that stays.
+        out: Folder or address of the corpus.
+        name: Of a new corpus; the name of the folder if None.
+        clips_per_shard: Of a new corpus; 256 if None.
+
+    Raises:
+        UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
+            corpus at `out` has another name or shard size than asked for.
+    """
+    folder = Folder(out)
+    if folder.exists("corpus.json"):
+        before = Corpus(out)
+        _check_same(before, name, clips_per_shard)
+    else:
+        named = name or Path(folder.path("")).name
+        size = CLIPS_PER_SHARD if clips_per_shard is None else clips_per_shard
+        before = Corpus(out, CorpusIndex(name=named, clips_per_shard=size))
+
+    ledger = DuplicateIndex(before.tables(), before.clip)
+    contents = before.contents
+    whole_shards = CLIPS_PER_PART // contents.clips_per_shard * contents.clips_per_shard
+    waiting = to_table([])
+    for batch in _batches(clips):
+        waiting = pa.concat_tables([waiting, ledger.admit(batch)])
+        while len(waiting) >= whole_shards:
+            contents = _add_part(folder, contents, waiting.slice(0, whole_shards))
+            waiting = waiting.slice(whole_shards)
+    if len(waiting):
+        contents = _add_part(folder, contents, waiting)
+    grown = Corpus(out, contents)
+    if not grown.num_clips:
+        raise UserError("the source has no clips; nothing was written")
+    ledger.close(grown.clip)
+    if contents != before.contents:
+        folder.write_atomic("corpus.json", contents.to_bytes())
+    return grown
+
+
+def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -> None:
+    has = corpus.contents
+    for what, found, wanted in (
+        ("name", has.name, name),
+        ("clips_per_shard", has.clips_per_shard, clips_per_shard),
+    ):
+        if wanted not in (None, found):
+            raise UserError(
+                f"the corpus at {corpus.folder.uri} has {what} {found!r}, asked for {wanted!r}; "
+                "it cannot change: leave the option out, or build into another folder"
+            )
+
+
+def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
+    remaining = iter(clips)
+    while batch := list(itertools.islice(remaining, BATCH)):
+        try:
+            yield to_table(batch)
+        except UnicodeEncodeError as error:
+            raise UserError(
+                f"{error.object!r} is not Unicode text; rename the file or mend the row"
+            ) from None
+
+
+def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusIndex:
+    """Writes a part, and returns the contents that count it in."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        row_group_size=contents.clips_per_shard,
+        compression="zstd",
+        write_page_checksum=True,
+    )
+    data = sink.getvalue()
+    parts = contents.parts
+    part = Part(
+        file=f"clips-{len(parts):05d}.parquet",
+        clips=len(table),
+        shards=-(-len(table) // contents.clips_per_shard),
+        first_shard=sum(part.shards for part in parts),
+        seconds=round(table["duration"].drop_null().to_numpy().sum().item(), 6),
+        bytes=data.size,
+        sha256=hashlib.sha256(data).hexdigest(),
+    )
+    folder.write_atomic(part.file, data)
+    return CorpusIndex(
+        name=contents.name, clips_per_shard=contents.clips_per_shard, parts=(*parts, part)
+    )
+
+
+def _is_part(name: str) -> bool:
+    return re.fullmatch(r"clips-\d+\.parquet", name) is not None

@@ -1,0 +1,46 @@
+"""Tells what a source is and opens it: one argument on the command line, whatever it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pyarrow import fs
+
+from manifests.clips import Clip
+from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse
+from manifests.errors import UserError
+from manifests.storage import Folder, filesystem
+
+
+def clips(source: str, audio: Folder) -> Iterator[Clip]:
+    """The clips of a source, in a stream.
+
+    Args:
+        source: A JSON-lines manifest, a lhotse cut manifest, a folder of audio files, a folder
+            that is a Hugging Face dataset, or `hf:` and the name of one.
+        audio: Where audio is written that a dataset holds as bytes.
+
+    Raises:
+        UserError: there is no such source, or it cannot be used.
+    """
+    if source.startswith("hf:"):
+        return hugging_face.clips(source.removeprefix("hf:"), audio)
+    system, path = filesystem(source)
+    try:
+        kind = system.get_file_info(path).type
+    except OSError as error:
+        raise UserError(f"{source} cannot be reached ({error}); check the address") from None
+    if kind == fs.FileType.NotFound:
+        raise UserError(
+            f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
+            "folder of audio files or hf:DATASET"
+        )
+    if kind == fs.FileType.Directory:
+        if "://" not in source and hugging_face.is_dataset(Path(source)):
+            return hugging_face.clips(source, audio)
+        return folder.clips(source)
+    first = next(json_lines.rows(source), None)
+    if first is None:
+        raise UserError(f"{source} is empty; expected one JSON object for each line")
+    return lhotse.clips(source) if lhotse.is_cut(first[1]) else json_lines.clips(source)

@@ -1,0 +1,157 @@
+"""A Hugging Face dataset with an Audio column, from the hub or from a local folder.
+
+    hf:openslr/librispeech_asr?name=clean&split=test
+    hf:/data/my_dataset
+
+Rows stream, and audio is never decoded here: a row that names an existing file is left where it is,
+and a row that carries bytes has them written beside the corpus as they are. That copy costs disk
+once, and lets workers on any machine read single clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import parse_qsl
+
+from manifests.clips import Clip, stable_id
+from manifests.corpus.sources.folder import header_duration
+from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number
+from manifests.errors import UserError
+from manifests.storage import Folder
+
+TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
+FILES_PER_FOLDER = 1000
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a local folder is one: made by `save_to_disk`, or of Parquet files."""
+    marks = ("dataset_info.json", "dataset_dict.json", "*.parquet", "data/*.parquet")
+    return any(any(folder.glob(mark)) for mark in marks)
+
+
+def clips(source: str, audio: Folder) -> Iterator[Clip]:
+    """The rows of a dataset as clips: all its splits in order, or the one that is asked for.
+
+    Args:
+        source: Folder or hub id, then `?name=CONFIGURATION&split=SPLIT` or either.
+        audio: Where audio is written that comes as bytes.
+
+    Raises:
+        UserError: the dataset cannot be had, has no audio column, or a row cannot be used.
+    """
+    try:
+        for split, rows in _splits(source).items():
+            column = _audio_column(source, rows.features or {})
+            for index, row in enumerate(rows.decode(False)):
+                try:
+                    yield _clip(_named(row, rows.features), column, split, index, audio)
+                except UserError as error:
+                    raise UserError(f"hf:{source}, {split} row {index}: {error}") from None
+    except ImportError as error:
+        raise UserError(f"cannot read hf:{source}: {error}") from None
+
+
+def _splits(source: str) -> Mapping[str, Any]:
+    """Split -> dataset, streaming."""
+    path, _, query = source.partition("?")
+    options = dict(parse_qsl(query))
+    if unknown := options.keys() - {"name", "split"}:
+        raise UserError(f"hf:{source} has {', '.join(unknown)}; only name and split are options")
+    try:
+        import datasets
+    except ModuleNotFoundError:
+        raise UserError(
+            "reading hf: sources needs the package datasets; pip install 'coat-distill[datasets]'"
+        ) from None
+    try:
+        if any(Path(path).glob("dataset_*.json")):
+            saved: Any = datasets.load_from_disk(path)
+            splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
+            found = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
+        else:
+            found: Any = datasets.load_dataset(path, options.get("name"), streaming=True)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot open the dataset {path!r}: {str(error).splitlines()[0]}; check the name and "
+            "the network, or give a local folder"
+        ) from None
+    wanted = options.get("split")
+    if wanted not in (None, *found):
+        raise UserError(f"{path} has no split {wanted!r}; it has {', '.join(found)}")
+    return found if wanted is None else {wanted: found[wanted]}
+
+
+def _audio_column(source: str, features: Mapping[str, Any]) -> str:
+    """Name of the column that holds audio: typed so, or a struct of bytes and path."""
+    from datasets import Audio
+
+    found = [
+        name
+        for name, feature in features.items()
+        if isinstance(feature, Audio)
+        or (isinstance(feature, dict) and {"bytes", "path"} == {*feature})
+    ]
+    if "audio" in found:
+        return "audio"
+    if len(found) != 1:
+        raise UserError(
+            f"hf:{source} should have one audio column, or one named audio; found "
+            f"{', '.join(found) or 'none'} among the columns {', '.join(features) or '(none)'}"
+        )
+    return found[0]
+
+
+def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with class names in place of class numbers; -1 stands for no class."""
+    named = dict(row)
+    for name, feature in features.items():
+        classes = getattr(feature, "names", None)
+        if classes:
+            named[name] = None if row[name] in (None, -1) else classes[row[name]]
+    return named
+
+
+def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folder) -> Clip:
+    stored = row[column] or {}
+    data, path = stored.get("bytes"), stored.get("path") or ""
+    if os.path.isabs(path) and os.path.exists(path):
+        uri, duration = path, header_duration(path)
+        stable = stable_id(uri, 0.0, None)
+    elif data:
+        digest = hashlib.blake2b(data, digest_size=8).hexdigest()
+        name = f"{split}/{index // FILES_PER_FOLDER:05d}/{index:08d}-{digest}"
+        name += PurePosixPath(path).suffix
+        if not audio.exists(name):
+            audio.write_atomic(name, data)
+        uri = audio.path(name) if audio.is_local else f"{audio.uri}/{name}"
+        duration = header_duration(io.BytesIO(data))
+        stable = stable_id(f"{split}/{index}-{digest}", 0.0, None)
+    elif "://" in path:
+        uri, duration, stable = path, None, stable_id(path, 0.0, None)
+    else:
+        raise UserError(f"no bytes, and no such file: {path!r}; the dataset lacks its audio")
+    worded = (key for key in TEXT_KEYS if key in row and isinstance(row[key], str | None))
+    text_key = next(worded, "")
+    apart = {column, "duration", text_key, *ID_KEYS}
+    return Clip(
+        clip_id=given_id(row) or stable,
+        uri=uri,
+        duration=number(row, "duration") or duration,
+        text=row.get(text_key),
+        labels={key: value for key, value in row.items() if key not in apart and _is_label(value)},
+    )
+
+
+def _is_label(value: Any) -> bool:
+    """Whether there is a value, and JSON can hold it (it cannot hold an image)."""
+    try:
+        json.dumps(value)
+    except TypeError:
+        return False
+    return value is not None

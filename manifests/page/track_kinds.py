@@ -1,0 +1,56 @@
+"""What the page recognises in a stream: by its kind and the names of its columns, never by its
+teacher's name, so that a teacher nobody has heard of is drawn as well as the five that come along.
+"""
+
+from __future__ import annotations
+
+from manifests.streams.specs import StreamSpec
+
+TELLING = (
+    "Loudness", "spectralFlux", "alphaRatio", "HNR", "jitterLocal", "shimmerLocal",
+    "arousal", "valence", "dominance",
+)  # fmt: skip
+"""Beginnings of the names of descriptors that say most to an ear; they are drawn as curves."""
+MOST_CURVES = 6
+MOST_DESCRIPTORS = 100
+"""Features with at most so many named columns are descriptors, wider ones an embedding."""
+SPEECH = "Speech"
+"""AudioSet's name of the class."""
+
+
+def has_f0(spec: StreamSpec) -> bool:
+    """Whether the columns are fundamental frequency in Hz, then its voicing in [0, 1]."""
+    return spec.kind == "curve" and spec.names[:2] == ("f0", "voicing")
+
+
+def has_keys(spec: StreamSpec) -> bool:
+    """Whether the columns are the keys of a piano."""
+    return bool(spec.names) and all(name.startswith("midi ") for name in spec.names)
+
+
+def has_classes(spec: StreamSpec) -> bool:
+    """Whether the columns are probabilities of named classes."""
+    return spec.kind in ("multilabel", "distribution") and bool(spec.names) and not has_keys(spec)
+
+
+def descriptors(spec: StreamSpec) -> list[int]:
+    """Columns to draw as curves: the most telling named ones of a narrow features stream."""
+    if spec.kind != "features" or not spec.names or spec.dim > MOST_DESCRIPTORS:
+        return []
+    telling = [
+        column
+        for beginning in TELLING
+        for column, name in enumerate(spec.names)
+        if name.lower().startswith(beginning.lower())
+    ]
+    return (telling or list(range(spec.dim)))[:MOST_CURVES]
+
+
+def plain(name: str) -> str:
+    """A descriptor's name without openSMILE's marks of smoothing."""
+    return name.removesuffix("nz").removesuffix("_sma3")
+
+
+def wanted(spec: StreamSpec) -> bool:
+    """Whether the distributions or the checks need a stream's frames."""
+    return spec.kind == "features" or has_f0(spec) or has_classes(spec)

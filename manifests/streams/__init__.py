@@ -1,0 +1,1 @@
+"""What teachers say: stream specs, kinds of streams, words and notes."""

@@ -1,0 +1,140 @@
+"""What a teacher promises: its streams, their time grid, and the fingerprint that names a version.
+
+A stream is one output of one teacher, stored at the teacher's own frame rate. Frame i of a stream
+is about the moment `start_s + i * hop_s` of the clip (the centre of its receptive field), however
+long the clip is and however it was cut into windows.
+
+The fingerprint covers what changes features (code revision, settings, weights, streams) and nothing
+else: batch size, device and library versions are recorded but do not make a new version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
+
+from manifests.errors import UserError
+
+Kind = Literal["features", "multilabel", "distribution", "pitch", "curve"]
+"""What the numbers mean, hence the student's loss.
+
+features: real-valued vectors. multilabel: independent probabilities. distribution: probabilities
+that sum to 1. pitch: salience over bins in [0, 1], then voicing probability as the last column.
+curve: physical values for people and reports, no training target.
+"""
+
+Codec = Literal["fp16", "int8", "uint8", "topk16", "pitch"]
+"""How frames become bytes; see `manifests.cache.codecs`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpec:
+    """One output of one teacher."""
+
+    name: str
+    """Unique within the teacher, e.g. `encoder`."""
+    kind: Kind
+    dim: int
+    """Width D of a frame."""
+    start_s: float
+    """Centre of the first frame's receptive field, seconds from the clip's start."""
+    hop_s: float
+    """Seconds from one frame to the next."""
+    window_s: float
+    """Length of a frame's receptive field, in seconds (the part that dominates it)."""
+    codec: Codec
+    names: tuple[str, ...] = ()
+    """Names of the D columns (classes, descriptors), or empty."""
+    unit: str = ""
+    """Unit of the values, where they have one."""
+
+    def __post_init__(self) -> None:
+        for value, allowed, what in (
+            (self.kind, get_args(Kind), "kind"),
+            (self.codec, get_args(Codec), "codec"),
+        ):
+            if value not in allowed:
+                raise UserError(
+                    f"stream {self.name}: {what} must be one of {', '.join(allowed)}; found {value}"
+                )
+        if self.dim < 1 or self.hop_s <= 0:
+            raise UserError(f"stream {self.name}: dim and hop_s must be positive; found {self}")
+        if self.names and len(self.names) != self.dim:
+            raise UserError(
+                f"stream {self.name}: {self.dim} columns, {len(self.names)} names; name all or none"
+            )
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return 1.0 / self.hop_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TeacherSpec:
+    """One version of one teacher: everything a reader needs to trust what it reads."""
+
+    name: str
+    """The teacher's name in the cache, e.g. `asr`."""
+    family: str
+    """`module:Class` of the adapter."""
+    revision: int
+    """Raised by the adapter's author when its code changes the features."""
+    settings: dict[str, Any]
+    """Settings that change the features: given to the family, they make this version again."""
+    weights: dict[str, str]
+    """File name -> SHA-256 of every weight file."""
+    sample_rate: int
+    """Hz of the mono waveform that the teacher hears."""
+    streams: tuple[StreamSpec, ...]
+    license: str
+    """Licence of the expert's weights, with its conditions."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version, recorded only."""
+    created: str = ""
+    """When this version entered the cache (UTC, ISO 8601), recorded only."""
+
+    @property
+    def fingerprint(self) -> str:
+        """12 hex digits that name this version."""
+        covered = asdict(self)
+        for recorded_only in ("name", "license", "versions", "created"):
+            del covered[recorded_only]
+        text = json.dumps(covered, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def key(self) -> str:
+        """`NAME@FINGERPRINT`, the version's folder in a cache."""
+        return f"{self.name}@{self.fingerprint}"
+
+    def stream(self, name: str) -> StreamSpec:
+        """The stream of that name."""
+        for stream in self.streams:
+            if stream.name == name:
+                return stream
+        known = ", ".join(stream.name for stream in self.streams)
+        raise UserError(f"teacher {self.name} has no stream {name!r}; it has {known}")
+
+    def to_json(self) -> str:
+        """The text of `spec.json`."""
+        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> TeacherSpec:
+        """Reads `spec.json`, and checks that its fingerprint is its own."""
+        fields = json.loads(text)
+        stated = fields.pop("fingerprint")
+        streams = tuple(
+            StreamSpec(**{**stream, "names": tuple(stream["names"])})
+            for stream in fields.pop("streams")
+        )
+        spec = cls(**fields, streams=streams)
+        if spec.fingerprint != stated:
+            raise UserError(
+                f"spec.json of teacher {spec.name} says fingerprint {stated}, its content gives "
+                f"{spec.fingerprint}: the file was edited; restore it from a copy of the cache"
+            )
+        return spec

@@ -1,0 +1,1 @@
+"""The build: planning, scheduling, workers, failures, progress."""

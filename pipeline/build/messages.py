@@ -1,0 +1,92 @@
+"""What travels between the steps of a build.
+
+A block is a few clips of one shard that are decoded together and pass each teacher together. Blocks
+are cut from a shard by its content alone, so a resumed build forms the same batches, hence the same
+bytes, as an undisturbed one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.cache.shards import Failure, Row
+from manifests.cache.stream_sums import Sums
+from manifests.clips import Clip
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """The audio of a block, at every sample rate that a teacher asks for."""
+
+    clip_ids: list[str]
+    durations: list[float]
+    """Seconds."""
+    digests: list[str]
+    waves: dict[int, list[np.ndarray]]
+    """Sample rate in Hz -> a float32 mono waveform per clip."""
+
+    def only(self, position: int) -> Decoded:
+        """The clip at one position, alone."""
+        return Decoded(
+            [self.clip_ids[position]],
+            [self.durations[position]],
+            [self.digests[position]],
+            {rate: [waves[position]] for rate, waves in self.waves.items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeSummary:
+    """What the driver needs to know of a decoded block."""
+
+    num_clips: int
+    seconds: float
+    num_bytes: int
+    failures: list[Failure]
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """A block's rows by one teacher, with what was summed over them."""
+
+    rows: list[Row]
+    failures: list[Failure]
+    sums: dict[str, Sums]
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractSummary:
+    """What the driver needs to know of an extracted block."""
+
+    num_clips: int
+    seconds: float
+    """Audio seconds heard."""
+    elapsed: float
+    """Worker seconds taken, loading left out."""
+    failures: list[Failure]
+
+
+UNKNOWN_SECONDS = 30.0
+"""What a clip of undeclared length counts for when blocks are cut."""
+
+
+def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[list[Clip]]:
+    """Cuts a shard into blocks of clips of like length: a batch then wastes little on padding.
+
+    Longest first, so that the end of a build is made of small pieces that fill its gaps. Clips of
+    unknown length keep their order, at the front.
+    """
+    ordered = sorted(clips, key=lambda clip: -(clip.duration or float("inf")))
+    blocks: list[list[Clip]] = []
+    seconds = 0.0
+    for clip in ordered:
+        length = clip.duration or UNKNOWN_SECONDS
+        if not blocks or len(blocks[-1]) >= max_clips or seconds + length > max_seconds:
+            blocks.append([])
+            seconds = 0.0
+        blocks[-1].append(clip)
+        seconds += length
+    return blocks

@@ -1,0 +1,123 @@
+"""A build as one sees it: a live line per teacher; away from a terminal, a line now and then."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from manifests.cache.shards import Marker
+
+log = logging.getLogger(__name__)
+
+PLAIN_EVERY_S = 15.0
+
+
+class ProgressListener(Protocol):
+    """Whom the scheduler tells how a build goes."""
+
+    def workers(self, count: int, loading_seconds: float) -> None:
+        """A worker has loaded its teachers, or has died (0 s)."""
+
+    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+        """Clips are through a teacher; negative numbers take a lost shard back."""
+
+    def committed(self, teacher: str, marker: Marker) -> None:
+        """A shard is safe."""
+
+    def tick(self) -> None:
+        """Called at least once a second."""
+
+
+class BuildProgress:
+    """Clips, audio hours, speed, failures and time left, per teacher: a `ProgressListener`."""
+
+    def __init__(self, totals: Mapping[str, int], console: Console) -> None:
+        """
+        Args:
+            totals: Teacher -> clips to do.
+            console: Where to show it.
+        """
+        self.began = time.monotonic()
+        self.started_at: float | None = None
+        self.clips = dict.fromkeys(totals, 0)
+        self.seconds = dict.fromkeys(totals, 0.0)
+        self.failures = dict.fromkeys(totals, 0)
+        self.cache_bytes = dict.fromkeys(totals, 0)
+        self.extract_seconds = dict.fromkeys(totals, 0.0)
+        self._console = console
+        self._totals = dict(totals)
+        self._said_at = self.began
+        self._bars = Progress(
+            TextColumn("{task.description:>12}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clips"),
+            TextColumn("{task.fields[detail]}"),
+            TimeRemainingColumn(),
+            console=console,
+            refresh_per_second=4,
+            disable=not console.is_terminal,
+        )
+        self._rows: dict[str, TaskID] = {
+            name: self._bars.add_task(name, total=total, detail="starting")
+            for name, total in totals.items()
+        }
+
+    def __enter__(self) -> BuildProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._bars.stop()
+
+    @property
+    def startup_seconds(self) -> float:
+        """From the beginning to the first worker that was ready."""
+        return (self.started_at or time.monotonic()) - self.began
+
+    @property
+    def working_seconds(self) -> float:
+        """Since the first worker was ready."""
+        return time.monotonic() - (self.started_at or time.monotonic())
+
+    def workers(self, count: int, loading_seconds: float) -> None:
+        """See `ProgressListener`."""
+        if self.started_at is None:
+            self.started_at = time.monotonic()
+        log.info("%d workers ready (models loaded in %.1f s)", count, loading_seconds)
+
+    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+        """See `ProgressListener`."""
+        self.clips[teacher] += clips
+        self.seconds[teacher] += seconds
+        self.failures[teacher] += failures
+
+    def committed(self, teacher: str, marker: Marker) -> None:
+        """See `ProgressListener`."""
+        self.cache_bytes[teacher] += marker.data_bytes
+        self.extract_seconds[teacher] += marker.extract_seconds
+
+    def tick(self) -> None:
+        """See `ProgressListener`."""
+        for name, row in self._rows.items():
+            self._bars.update(row, completed=self.clips[name], detail=self._detail(name))
+        now = time.monotonic()
+        if not self._console.is_terminal and now - self._said_at > PLAIN_EVERY_S:
+            self._said_at = now
+            parts = [f"{name} {self.clips[name]}/{self._totals[name]}" for name in self._totals]
+            self._console.print(f"{now - self.began:6.0f} s  clips: {', '.join(parts)}")
+
+    def _detail(self, name: str) -> str:
+        speed = self.seconds[name] / max(self.working_seconds, 1e-9)
+        failed = f", {self.failures[name]} failed" if self.failures[name] else ""
+        return f"{self.seconds[name] / 3600:.2f} h, {speed:.1f} x real time{failed}"

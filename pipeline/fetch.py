@@ -1,0 +1,202 @@
+"""`coat-cache fetch`: hub checkpoints into a folder, once, with what pins them.
+
+Clusters often have no way out, and a hub's `main` moves. So one machine fetches: the files that the
+adapters read and no others, at one commit, into `DIR/org/name`, and writes commit and SHA-256 of
+every file to `DIR/pins.json`. Fetching again repairs what has changed here and stays at the pinned
+commit; `--newest` moves on. Builds then run offline, and refuse what differs from the pins.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UserError
+from manifests.packaged_weights import sha256
+from pipeline.config import TeacherConfig
+from teachers import registry
+from teachers.toolkit import checkpoints
+
+SMALL = re.compile(r"[^/]*\.(json|txt|model|jinja)|README\.md|LICENSE[^/]*")
+"""Configuration, tokenizers, the model card with its licence."""
+NOT_WANTED = re.compile(r".*(optimizer|scheduler|trainer_state|training_args|\.index\.json).*")
+CODE = re.compile(r"[^/]*\.py")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """What to fetch from the hub."""
+
+    weights_dir: str
+    """Folder to fill; builds are given the same."""
+    preset: str = "hub"
+    """The preset whose checkpoints are fetched."""
+    teachers: str = ""
+    """Teachers to fetch for, separated by commas; all of the preset and of `teacher` if empty."""
+    teacher: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Teacher name -> changes to the preset, as a build has them."""
+    model: str = ""
+    """Hub ids in place of a preset's, separated by commas; org/name or org/name@revision."""
+    newest: bool = False
+    """Move pinned checkpoints to the newest commit. Targets made with them get new versions."""
+    remote_code: bool = False
+    """Fetch Python files too, for teachers with trust_remote_code."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """One checkpoint."""
+
+    model: str
+    revision: str
+    code: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """One checkpoint, pinned."""
+
+    model: str
+    revision: str
+    license: str
+    files: int
+    size: int
+    """Bytes."""
+
+
+def fetch(config: FetchConfig) -> list[Fetched]:
+    """Downloads and pins the checkpoints.
+
+    Raises:
+        UserError: the hub cannot be reached, or has no such model, revision or weights.
+    """
+    base = Path(config.weights_dir).expanduser()
+    base.mkdir(parents=True, exist_ok=True)
+    return [_fetch_one(each, base, newest=config.newest) for each in wanted(config)]
+
+
+def wanted(config: FetchConfig) -> list[Wanted]:
+    """The checkpoints that a configuration names, without local folders."""
+    if config.model:
+        named = [name.strip().partition("@") for name in config.model.split(",") if name.strip()]
+        return [
+            Wanted(model=model, revision=revision, code=config.remote_code)
+            for model, _, revision in named
+        ]
+    chosen = {
+        name: TeacherConfig(family=family, settings=settings)
+        for name, (family, settings) in registry.preset(config.preset).items()
+    }
+    for name, changes in config.teacher.items():
+        base = chosen.get(name, TeacherConfig())
+        chosen[name] = TeacherConfig(
+            family=changes.family or base.family,
+            settings={**base.settings, **changes.settings},
+        )
+    names = [name.strip() for name in config.teachers.split(",") if name.strip()] or list(chosen)
+    found = []
+    for name in names:
+        if name not in chosen:
+            raise UserError(f"unknown teacher {name!r}; there are {', '.join(chosen)}")
+        found += _of(chosen[name])
+    return list(dict.fromkeys(found))
+
+
+def _of(config: TeacherConfig) -> list[Wanted]:
+    """The checkpoint of one teacher, if it has one that the hub could have."""
+    settings_class = registry.settings_class(config.family)
+    if not hasattr(settings_class, "weights_dir"):
+        return []
+    given = dict(config.settings)
+    if config.family.startswith(registry.GENERIC):
+        given.setdefault("model", config.family.removeprefix(registry.GENERIC))
+    defaults = settings_class()
+    model = given.get("model", getattr(defaults, "model", ""))
+    if not model or Path(model).expanduser().exists():
+        return []
+    code = bool(given.get("trust_remote_code", False))
+    return [Wanted(model=model, revision=given.get("revision", ""), code=code)]
+
+
+def _fetch_one(each: Wanted, base: Path, *, newest: bool) -> Fetched:
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    pins = checkpoints.read_pins(base)
+    pin = pins.get(each.model, {})
+    asked = each.revision or (not newest and pin.get("revision")) or "main"
+    folder = base / each.model
+    try:
+        info = HfApi().model_info(each.model, revision=asked, files_metadata=True)
+        remote = {sibling.rfilename: sibling for sibling in info.siblings or []}
+        names = files(list(remote), code=each.code)
+        if not any(name.endswith((".safetensors", ".bin")) for name in names):
+            raise UserError(f"{each.model} has no weights in safetensors or PyTorch's format")
+        _drop_changed(folder, pin)
+        snapshot_download(each.model, revision=info.sha, local_dir=folder, allow_patterns=names)
+    except OfflineModeIsEnabled:
+        raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
+    # The bases: OSError, and the HTTP client's error, raised where there is no connection.
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot fetch {each.model}@{asked} from {endpoint} ({type(error).__name__}: "
+            f"{reason}); check the id and the connection, and HF_TOKEN for gated models"
+        ) from None
+    sha256.cache_clear()
+    digests = {name: sha256(folder / name) for name in sorted(names)}
+    for name, digest in digests.items():
+        stated = getattr(remote[name].lfs, "sha256", None)
+        if stated and stated != digest:
+            (folder / name).unlink()
+            raise UserError(f"{folder / name} arrived damaged and is deleted; fetch once more")
+    card = checkpoints.Checkpoint(each.model, folder, ())
+    pins[each.model] = {
+        "revision": info.sha,
+        "requested": each.revision or asked,
+        "license": card.license(""),
+        "files": digests,
+    }
+    temporary = base / f"{checkpoints.PINS}.new"
+    temporary.write_text(json.dumps(pins, indent=1, sort_keys=True))
+    temporary.replace(base / checkpoints.PINS)
+    return Fetched(
+        model=each.model, revision=str(info.sha), license=pins[each.model]["license"],
+        files=len(names), size=sum((folder / name).stat().st_size for name in names),
+    )  # fmt: skip
+
+
+def files(names: Collection[str], *, code: bool) -> list[str]:
+    """The files of a repository that adapters read: one set of weights, and what describes it."""
+    small = [name for name in names if SMALL.fullmatch(name) and not NOT_WANTED.fullmatch(name)]
+    if code:
+        small += [name for name in names if CODE.fullmatch(name)]
+    return sorted({*small, *_weights(names)})
+
+
+def _weights(names: Collection[str]) -> Sequence[str]:
+    for single, shard in (
+        ("model.safetensors", r"model-\d+-of-\d+\.safetensors"),
+        ("pytorch_model.bin", r"pytorch_model-\d+-of-\d+\.bin"),
+        ("model.bin", r"(?!)"),
+    ):
+        if single in names:
+            return [single]
+        if f"{single}.index.json" in names:
+            return [f"{single}.index.json", *(n for n in names if re.fullmatch(shard, n))]
+    return []
+
+
+def _drop_changed(folder: Path, pin: dict[str, Any]) -> None:
+    """Deletes pinned files whose content is no longer theirs, so that they are fetched again."""
+    sha256.cache_clear()
+    for name, digest in pin.get("files", {}).items():
+        path = folder / name
+        if path.is_file() and sha256(path) != digest:
+            path.unlink()

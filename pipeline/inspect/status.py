@@ -1,0 +1,84 @@
+"""What a cache holds and what it lacks, from its commit markers alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from rich import box
+from rich.table import Table
+
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+
+
+@dataclass(slots=True, kw_only=True)
+class TeacherStatus:
+    """One version of one teacher over one corpus."""
+
+    teacher: str
+    """`NAME@FINGERPRINT`."""
+    corpus: str
+    clips: int
+    """Of the corpus."""
+    rows: int = 0
+    missing: int = 0
+    """Clips in shards not yet committed."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """Error code -> clips."""
+    audio_hours: float = 0.0
+    cache_bytes: int = 0
+    extract_seconds: float = 0.0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every clip has targets or a recorded failure."""
+        return not self.missing
+
+
+def status(layout: Layout) -> list[TeacherStatus]:
+    """Every teacher version over every corpus that it has been run on."""
+    found = []
+    for corpus_name in layout.corpora():
+        corpus = layout.corpus(corpus_name)
+        for spec in layout.teachers().values():
+            folder = layout.shards(spec, corpus_name)
+            line = TeacherStatus(teacher=spec.key, corpus=corpus_name, clips=corpus.num_clips)
+            for marker in shards.read_markers(folder):
+                line.rows += marker.rows
+                line.failures.update(marker.failures)
+                line.audio_hours += marker.seconds / 3600
+                line.cache_bytes += marker.data_bytes
+                line.extract_seconds += marker.extract_seconds
+            line.missing = corpus.num_clips - line.rows - line.failures.total()
+            if line.missing < line.clips or len(layout.corpora()) == 1:
+                found.append(line)
+    return found
+
+
+def table(lines: list[TeacherStatus]) -> Table:
+    """The same for people, in 80 columns; the corpus only where there are several."""
+    several = len({line.corpus for line in lines}) > 1
+    shown = Table(title="Teacher cache", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
+    shown.add_column("teacher", no_wrap=True)
+    if several:
+        shown.add_column("corpus")
+    for heading in ("clips", "targets", "failed", "missing", "hours", "MB", "MB/h"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    reasons = []
+    for line in lines:
+        megabytes = line.cache_bytes / 1e6
+        cells = [
+            f"{line.clips:,}",
+            f"{line.rows:,}",
+            f"{line.failures.total():,}",
+            f"{line.missing:,}",
+            f"{line.audio_hours:,.2f}",
+            f"{megabytes:,.1f}",
+            f"{megabytes / line.audio_hours:,.1f}" if line.audio_hours else "-",
+        ]
+        shown.add_row(line.teacher, *([line.corpus] if several else []), *cells)
+        told = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
+        reasons += [f"{line.teacher} failed: {told}"] if told else []
+    shown.caption = "\n".join(reasons) or None
+    return shown

@@ -1,0 +1,211 @@
+"""What the sampled clips say together: distributions, filled clip by clip.
+
+Frames are dropped as soon as they are counted; what is kept of a clip is a few numbers for the
+checks (`pipeline.report.quality_checks`). So memory does not grow with the width of the streams.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from manifests.cache.stream_sums import Statistics
+from manifests.clips import Clip
+from manifests.page import track_kinds
+from manifests.streams.specs import StreamSpec, TeacherSpec
+from pipeline.report import words
+from pipeline.report.histogram import Histogram
+from pipeline.report.sampling import Answer, Place, Sampled
+
+# Legend: T frames, D columns.
+
+PRESENT = 0.5
+"""Probability from which a class counts as heard, and a frame as voiced."""
+MOST_CLASSES = 15
+NARROW = 4.0
+"""Descriptors are counted within so many standard deviations of their mean."""
+SEMITONES = 2.0 ** (np.arange(0, 74) / 12)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipSummary:
+    """What is kept of one sampled clip."""
+
+    clip: Clip
+    place: Place
+    heard: dict[str, Answer]
+    """Teacher -> its answer, without frames."""
+    failed: tuple[str, ...]
+    """Teachers that failed."""
+    transcript: str | None
+    """Of the first teacher that gives one."""
+    num_words: int
+    language: str
+    """That the transcribing teacher says, or empty."""
+    error_rate: float | None
+    """Of the transcript against the corpus's text, where there are both."""
+    speech: float | None
+    """Largest probability of the class Speech."""
+    norms: dict[str, float]
+    """TEACHER.STREAM -> RMS of its standardised frames: about 1 for a clip like the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chart:
+    """One distribution: a histogram, or bars of shares in [0, 1]."""
+
+    title: str
+    about: str
+    unit: str = ""
+    histogram: dict[str, Any] | None = None
+    bars: list[tuple[str, float]] = field(default_factory=list)
+
+
+class Observer:
+    """Looks at sampled clips one by one.
+
+    Args:
+        teachers: Name -> newest version.
+        statistics: TEACHER.STREAM -> over the whole cache.
+    """
+
+    def __init__(
+        self, teachers: Mapping[str, TeacherSpec], statistics: Mapping[str, Statistics]
+    ) -> None:
+        self._statistics = statistics
+        self._streams = {
+            f"{name}.{stream.name}": stream
+            for name, spec in teachers.items()
+            for stream in spec.streams
+            if track_kinds.wanted(stream)
+        }
+        self._f0: dict[str, Histogram] = {}
+        self._voiced: dict[str, list[int]] = {}
+        self._present: dict[str, Counter[str]] = {}
+        self._clips: Counter[str] = Counter()
+        self._descriptors: dict[tuple[str, int], Histogram] = {}
+        self._notes = Histogram(np.arange(20.5, 109))
+        self._word_rate = Histogram(np.arange(0, 8.01, 0.25))
+        self._errors = Histogram(np.arange(0, 1.51, 0.05))
+
+    def observe(self, sampled: Sampled) -> ClipSummary:
+        """Counts one clip in, and says what is to be kept of it."""
+        norms: dict[str, float] = {}
+        speech = None
+        for key, spec in self._streams.items():
+            answer = sampled.answers.get(key.partition(".")[0])
+            if answer is None:
+                continue
+            frames_TD = answer.frames[spec.name].decode()
+            self._clips[key] += 1
+            if track_kinds.has_f0(spec):
+                self._count_f0(key, frames_TD)
+            elif track_kinds.has_classes(spec):
+                self._count_classes(key, spec, frames_TD)
+                if track_kinds.SPEECH in spec.names:
+                    speech = float(frames_TD[:, spec.names.index(track_kinds.SPEECH)].max())
+            else:
+                norms[key] = self._norm(key, frames_TD)
+                self._count_descriptors(key, spec, frames_TD)
+        transcript, num_words, language = self._count_words(sampled)
+        rate = None
+        if sampled.clip.text and transcript is not None:
+            rate = words.error_rate(sampled.clip.text, transcript)
+            self._errors.add([rate])
+        return ClipSummary(
+            clip=sampled.clip,
+            place=sampled.place,
+            heard={
+                name: Answer(
+                    duration=answer.duration,
+                    audio_digest=answer.audio_digest,
+                    metadata={},
+                    frames={},
+                )
+                for name, answer in sampled.answers.items()
+            },
+            failed=tuple(sampled.failures),
+            transcript=transcript,
+            num_words=num_words,
+            language=language,
+            error_rate=rate,
+            speech=speech,
+            norms=norms,
+        )
+
+    def charts(self, observations: list[ClipSummary]) -> list[Chart]:
+        """All distributions that have something in them."""
+        charts = []
+        for key, histogram in self._f0.items():
+            voiced, frames = self._voiced[key]
+            about = f"{key}: frames with voicing of {PRESENT} or more, {voiced / frames:.0%} of all"
+            charts.append(_histogram("Pitch", about, histogram, "Hz"))
+        about = "Words per second of the clips with words"
+        charts.append(_histogram("Word rate", about, self._word_rate, "words/s"))
+        about = "Transcript against the corpus's text, per clip"
+        charts.append(_histogram("Word error rate", about, self._errors))
+        charts.append(_histogram("Notes", "Transcribed notes by key", self._notes, "MIDI"))
+        for key, counts in self._present.items():
+            shares = [(name, count / self._clips[key]) for name, count in counts.most_common()]
+            about = f"{key}: share of clips in which a class reaches {PRESENT}"
+            charts.append(Chart(title="Classes", about=about, bars=shares[:MOST_CLASSES]))
+        for (key, column), histogram in self._descriptors.items():
+            name = track_kinds.plain(self._streams[key].names[column])
+            charts.append(_histogram(name, f"{key}: all frames", histogram))
+        for key in dict.fromkeys(key for seen in observations for key in seen.norms):
+            values = [seen.norms[key] for seen in observations if key in seen.norms]
+            histogram = Histogram.nice(min(values), float(np.quantile(values, 0.99)), 30)
+            histogram.add(values)
+            about = f"{key}: RMS per clip; 1 is a clip like all others"
+            charts.append(_histogram("Feature norm", about, histogram, "std"))
+        return [chart for chart in charts if chart.bars or _filled(chart)]
+
+    def _count_f0(self, key: str, frames_TD: np.ndarray) -> None:
+        voiced_TD = frames_TD[frames_TD[:, 1] >= PRESENT]
+        histogram = self._f0.setdefault(key, Histogram(32.703 * SEMITONES, log=True))
+        histogram.add(voiced_TD[:, 0])
+        counts = self._voiced.setdefault(key, [0, 0])
+        counts[0] += len(voiced_TD)
+        counts[1] += len(frames_TD)
+
+    def _count_classes(self, key: str, spec: StreamSpec, frames_TD: np.ndarray) -> None:
+        present = np.flatnonzero(frames_TD.max(0) >= PRESENT)
+        self._present.setdefault(key, Counter()).update(spec.names[column] for column in present)
+
+    def _count_descriptors(self, key: str, spec: StreamSpec, frames_TD: np.ndarray) -> None:
+        overall = self._statistics[key]
+        for column in track_kinds.descriptors(spec):
+            mean, std = float(overall.mean_D[column]), float(overall.std_D[column])
+            if (key, column) not in self._descriptors:
+                within = (mean - NARROW * std, mean + NARROW * std)
+                self._descriptors[key, column] = Histogram.nice(*within)
+            self._descriptors[key, column].add(frames_TD[:, column])
+
+    def _norm(self, key: str, frames_TD: np.ndarray) -> float:
+        overall = self._statistics[key]
+        standard_TD = (frames_TD - overall.mean_D) / overall.std_D
+        return float(np.sqrt(np.mean(np.square(standard_TD))))
+
+    def _count_words(self, sampled: Sampled) -> tuple[str | None, int, str]:
+        for answer in sampled.answers.values():
+            self._notes.add([note[2] for note in answer.metadata.get("notes", [])])
+        for answer in sampled.answers.values():
+            if "text" in answer.metadata:
+                transcript = answer.metadata["text"].strip()
+                spoken = len(words.units(transcript))
+                if spoken and answer.duration:
+                    self._word_rate.add([spoken / answer.duration])
+                return transcript, spoken, answer.metadata.get("language", "")
+        return None, 0, ""
+
+
+def _histogram(title: str, about: str, histogram: Histogram, unit: str = "") -> Chart:
+    return Chart(title=title, about=about, unit=unit, histogram=histogram.to_json(trim=True))
+
+
+def _filled(chart: Chart) -> bool:
+    return chart.histogram is not None and any(chart.histogram["counts"])

@@ -1,0 +1,171 @@
+"""Clips that somebody should listen to before a student learns from them.
+
+Each check is one line of evidence, not a verdict: thresholds are set so that a healthy corpus gives
+few. They see the sampled clips only; what they find there, the whole corpus has in proportion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.corpus.stats import LANGUAGE_KEYS
+from pipeline.report.audio_check import Sound
+from pipeline.report.clip_summary import ClipSummary
+
+SILENT_DB = -55.0
+"""RMS, dB of full scale."""
+CLIPPED = 0.001
+"""Share of samples in flat tops."""
+WRONG = 0.5
+"""Word error rate."""
+LETTERS_PER_S = 30.0
+"""Faster than anybody speaks: the transcriber repeats itself."""
+NO_SPEECH = 0.05
+"""Largest probability of speech that goes with no words."""
+OUTLYING = 6.0
+"""Robust standard deviations (1.4826 x median absolute deviation)."""
+LEAST_SPREAD = 0.01
+"""Of the median; so that clips that are all alike do not make outliers of hairs."""
+FEW = 20
+"""Fewer clips than this have no outliers."""
+DRIFT_S = 0.05
+"""Difference of lengths that rounding does not explain."""
+MOST = 50
+"""Suspicions of a kind that the page lists; it counts all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityFinding:
+    """One reason to listen to one clip."""
+
+    kind: str
+    clip_id: str
+    detail: str
+    weight: float
+    """The larger, the more suspicious; comparable within a kind."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One thing that is looked for."""
+
+    kind: str
+    about: str
+
+
+CHECKS = (
+    Check(kind="silent", about=f"RMS below {SILENT_DB:g} dB of full scale"),
+    Check(kind="clipped", about=f"more than {CLIPPED:.1%} of the samples in flat tops"),
+    Check(kind="other audio", about="decodes to other samples than the teachers heard"),
+    Check(kind="length", about=f"a teacher heard {DRIFT_S:g} s more or less than the corpus says"),
+    Check(kind="transcript", about=f"word error rate above {WRONG:.0%} against the corpus's text"),
+    Check(kind="language", about="transcribed in another language than its label says"),
+    Check(kind="repetition", about=f"more than {LETTERS_PER_S:g} letters per second transcribed"),
+    Check(kind="no speech", about=f"words, where speech never passes {NO_SPEECH:.0%}"),
+    Check(kind="outlier", about=f"feature norm {OUTLYING:g} robust deviations from the median"),
+)
+
+
+def find(seen: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
+    """All suspicions, by kind in the order of `CHECKS`, the gravest of a kind first.
+
+    Args:
+        seen: The sampled clips.
+        sounds: Clip id -> its samples in numbers, of the clips that were decoded.
+    """
+    found = [*_outliers(seen)]
+    for clip in seen:
+        found += _of_words(clip)
+        found += _of_length(clip)
+        sound = sounds.get(clip.clip.clip_id)
+        if sound is not None and not sound.problem:
+            found += _of_sound(clip, sound)
+    order = {check.kind: place for place, check in enumerate(CHECKS)}
+    return sorted(found, key=lambda one: (order[one.kind], -one.weight, one.clip_id))
+
+
+def gravest(found: Sequence[QualityFinding], shown: Collection[str]) -> list[QualityFinding]:
+    """Those that the page lists: `MOST` of each kind, and all about the clips that it shows."""
+    ranks: Counter[str] = Counter()
+    kept = []
+    for one in found:
+        ranks[one.kind] += 1
+        if ranks[one.kind] <= MOST or one.clip_id in shown:
+            kept.append(one)
+    return kept
+
+
+def _of_sound(seen: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
+    suspect = _suspect(seen)
+    if sound.rms_db < SILENT_DB:
+        detail = f"RMS {sound.rms_db:.0f} dB, peak {sound.peak_db:.0f} dB"
+        yield suspect("silent", detail, -sound.rms_db)
+    if sound.clipped > CLIPPED:
+        yield suspect("clipped", f"{sound.clipped:.2%} of the samples", sound.clipped)
+    strangers = [name for name, answer in seen.heard.items() if answer.audio_digest != sound.digest]
+    if strangers:
+        detail = f"than {', '.join(strangers)} heard: {seen.clip.uri} was replaced"
+        yield suspect("other audio", detail, len(strangers))
+
+
+def _of_length(seen: ClipSummary) -> Iterator[QualityFinding]:
+    stated = seen.clip.duration
+    if stated is None or not seen.heard:
+        return
+    worst = max(seen.heard.values(), key=lambda answer: abs(answer.duration - stated))
+    drift = worst.duration - stated
+    if abs(drift) > DRIFT_S:
+        detail = f"{stated:.2f} s in the corpus, {worst.duration:.2f} s heard"
+        yield _suspect(seen)("length", detail, abs(drift))
+
+
+def _of_words(seen: ClipSummary) -> Iterator[QualityFinding]:
+    suspect = _suspect(seen)
+    if seen.error_rate is not None and seen.error_rate > WRONG:
+        detail = f"{seen.error_rate:.0%} word errors: “{_short(seen.transcript or '')}”"
+        yield suspect("transcript", detail, seen.error_rate)
+    if not seen.transcript:
+        return
+    labelled = [str(seen.clip.labels[key]) for key in LANGUAGE_KEYS if key in seen.clip.labels]
+    if labelled and seen.language and labelled[0][:2].casefold() != seen.language[:2].casefold():
+        detail = f"labelled {labelled[0]}, transcribed as {seen.language}"
+        yield suspect("language", detail, 1.0)
+    heard = max(answer.duration for answer in seen.heard.values())
+    pace = len(seen.transcript) / max(heard, 1e-3)
+    if pace > LETTERS_PER_S:
+        detail = f"{pace:.0f} letters per second: “{_short(seen.transcript)}”"
+        yield suspect("repetition", detail, pace)
+    if seen.num_words and seen.speech is not None and seen.speech < NO_SPEECH:
+        detail = f"speech at most {seen.speech:.1%}, yet: “{_short(seen.transcript)}”"
+        yield suspect("no speech", detail, -seen.speech)
+
+
+def _outliers(seen: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
+    for key in dict.fromkeys(key for one in seen for key in one.norms):
+        having = [one for one in seen if key in one.norms]
+        norms = np.array([one.norms[key] for one in having])
+        middle = float(np.median(norms))
+        spread = 1.4826 * float(np.median(np.abs(norms - middle)))
+        spread = max(spread, LEAST_SPREAD * middle)
+        if len(norms) < FEW or spread == 0:
+            continue
+        for one, norm in zip(having, norms.tolist(), strict=True):
+            far = abs(norm - middle) / spread
+            if far > OUTLYING:
+                detail = f"{key}: norm {norm:.2f}, the median is {middle:.2f}"
+                yield _suspect(one)("outlier", detail, far)
+
+
+def _suspect(seen: ClipSummary) -> Callable[[str, str, float], QualityFinding]:
+    def suspect(kind: str, detail: str, weight: float) -> QualityFinding:
+        return QualityFinding(kind=kind, clip_id=seen.clip.clip_id, detail=detail, weight=weight)
+
+    return suspect
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:59]}…"

@@ -1,0 +1,39 @@
+"""All that one teacher says of one clip, as tracks: its words, its notes, and every stream."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from manifests.cache.stream_sums import Statistics
+from manifests.page.tracks import Track, of_stream, track
+from manifests.streams.specs import TeacherSpec
+from pipeline.report.sampling import Answer
+
+# Legend: T frames, D columns of a stream.
+
+
+def of_answer(
+    spec: TeacherSpec, answer: Answer, statistics: Mapping[str, Statistics], seconds: float
+) -> list[Track]:
+    """All tracks of one teacher about one clip, up to `seconds` into it.
+
+    Args:
+        spec: The teacher's version.
+        answer: With the frames of all its streams.
+        statistics: TEACHER.STREAM -> over the whole cache.
+        seconds: Where the page stops showing the clip.
+    """
+    tracks = []
+    words, notes = answer.metadata.get("words"), answer.metadata.get("notes")
+    if words is not None:
+        shown = [word for word in words if word[1] < seconds]
+        tracks.append(track("words", "words", spec.name, {"words": shown}))
+    if notes is not None:
+        shown = [note for note in notes if note[0] < seconds]
+        tracks.append(track("notes", "notes", spec.name, {"notes": shown}))
+    for stream in spec.streams:
+        key = f"{spec.name}.{stream.name}"
+        frames_TD = answer.frames[stream.name].decode()
+        frames_TD = frames_TD[: max(1, int((seconds - stream.start_s) / stream.hop_s) + 1)]
+        tracks += of_stream(key, stream, frames_TD, statistics[key])
+    return tracks

@@ -1,0 +1,312 @@
+"""From examples to batches: prompt and audio as inputs, answer as labels, targets by clip id.
+
+Labels are the answer's tokens and the end of the turn; everything else, block included, is ignored.
+Prompt and answer are tokenized apart, so what is trained is exactly what generation continues.
+A clip that lacks a stream keeps its place in the batch with that stream masked.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from transformers import PreTrainedTokenizerBase
+
+from manifests import audio
+from manifests.clips import Clip
+from manifests.errors import UserError
+from student.config import Recipe
+from student.data.examples import Example, Message
+from student.distill.alignment import span_weights
+from student.distill.streams import RECONSTRUCTION, Stream
+from student.model.backbones.protocol import Backbone, Processor
+
+# Legend: B examples, S tokens, N student frames (K * R), D columns.
+
+logger = logging.getLogger(__name__)
+
+IGNORE = -100
+MIN_SECONDS = 0.1
+"""Two audio tokens. With one, Qwen2-Audio takes an older way of merging audio and text."""
+TOKENS_PER_SECOND = 25
+"""Audio tokens of all three backbones: 10 ms mel frames, a stride of 2, a pooling of 2."""
+
+
+class Prompter:
+    """Turns conversations into model inputs, and answers into tokens."""
+
+    def __init__(self, backbone: Backbone, processor: Processor) -> None:
+        self.backbone = backbone
+        self.processor = processor
+        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
+        self._end = self._turn_end()
+
+    def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Inputs of one conversation up to where the assistant answers, block included.
+
+        Raises:
+            UserError: an audio is too short to be heard.
+        """
+        for wave in waves:
+            seconds = len(wave) / self.backbone.sample_rate
+            if seconds < MIN_SECONDS:
+                raise UserError(
+                    f"the audio lasts {seconds:.3f} s; the model hears nothing shorter than "
+                    f"{MIN_SECONDS} s"
+                )
+        text = self.processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return self.backbone.prepare(self.processor, str(text), waves)
+
+    def answer(self, text: str) -> list[int]:
+        """Tokens of an answer and of the end of the turn."""
+        return self.tokenizer.encode(text, add_special_tokens=False) + self._end
+
+    def _turn_end(self) -> list[int]:
+        """Tokens by which the template ends the assistant's turn, up to the first special one."""
+        mark = "ANSWER"
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": mark}]}
+            for role in ("user", "assistant")
+        ]
+        text = str(self.processor.apply_chat_template(turns, tokenize=False))
+        ids = self.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
+        special = [at for at, token in enumerate(ids) if token in self.tokenizer.all_special_ids]
+        return ids[: special[0] + 1] if special else ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The student's time grid, and the streams on it."""
+
+    streams: Mapping[str, Stream]
+    num_frames: int
+    """N = K * R."""
+    at_audio: bool = False
+    """Whether heads read the audio's own tokens, there being no block."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
+        """The grid of a recipe, for those of its streams."""
+        num_frames = recipe.block.tokens * recipe.heads.frames_per_position
+        at_audio = recipe.distils and not recipe.has_block
+        return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
+
+
+class ExampleDataset(Dataset):
+    """Examples as tensors, made when asked for."""
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        clips: Mapping[str, Clip],
+        prompter: Prompter,
+        grid: Grid,
+        *,
+        audio_token_id: int,
+        keep: bool = False,
+    ) -> None:
+        self.examples = examples
+        self._clips = clips
+        self._prompter = prompter
+        self._grid = grid
+        self._audio_token_id = audio_token_id
+        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def lengths(self) -> list[int]:
+        """About how many tokens each example has, without preparing it."""
+        return [
+            round(
+                TOKENS_PER_SECOND
+                * sum(
+                    _seconds(self._clips[clip_id], self._grid.streams) for clip_id in each.clip_ids
+                )
+            )
+            + len(each.answer) // 4
+            for each in self.examples
+        ]
+
+    def __getitem__(self, at: int) -> dict[str, Any]:
+        if self._kept is None:
+            return self._make(self.examples[at])
+        if at not in self._kept:
+            self._kept[at] = self._make(self.examples[at])
+        return self._kept[at]
+
+    def _make(self, example: Example) -> dict[str, Any]:
+        waves = [self._load_audio(self._clips[clip_id]) for clip_id in example.clip_ids]
+        inputs = self._prompter.prompt(example.messages, waves)
+        prompt_S = inputs.pop("input_ids")[0]
+        answer_S = torch.tensor(self._prompter.answer(example.answer))
+        clip_id = example.clip_ids[-1]
+        streams = self._grid.streams.values()
+        return {
+            "input_ids": torch.cat([prompt_S, answer_S]),
+            "labels": torch.cat([torch.full_like(prompt_S, IGNORE), answer_S]),
+            "audio": inputs,
+            "targets": {
+                stream.name: torch.from_numpy(stream.frames(clip_id, self._grid.num_frames))
+                for stream in streams
+                if stream.name != RECONSTRUCTION and stream.covers(clip_id)
+            },
+            "audio_weights": self._audio_weights(prompt_S),
+        }
+
+    def _load_audio(self, clip: Clip) -> np.ndarray:
+        try:
+            return audio.load(clip, self._prompter.backbone.sample_rate)
+        except audio.AudioError as error:
+            raise UserError(
+                f"clip {clip.clip_id} cannot be heard any more ({error}); restore the file, or "
+                "build the corpus again"
+            ) from None
+
+    def _audio_weights(self, prompt_S: Tensor) -> Tensor | None:
+        """weights_NS by which the last audio's tokens average to student frames."""
+        if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
+            return None
+        at_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
+        starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
+        last_A = at_A[starts[-1] :]
+        hop_s = 1 / TOKENS_PER_SECOND
+        weights_NS = torch.zeros(self._grid.num_frames, len(prompt_S))
+        weights_NS[:, last_A] = torch.from_numpy(
+            span_weights(len(last_A), start_s=hop_s / 2, hop_s=hop_s,
+                         duration=len(last_A) * hop_s, num_spans=self._grid.num_frames)
+        )  # fmt: skip
+        return weights_NS
+
+
+def collate(
+    rows: Sequence[dict[str, Any]], *, grid: Grid, pad_id: int, left: bool = False,
+    packed: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """A batch: a row per example, padded to the longest, or all examples packed into one row.
+
+    Args:
+        rows: Of `ExampleDataset`.
+        grid: For the shapes of targets that are missing.
+        pad_id: Token for padding.
+        left: Pad on the left, as generation needs it.
+        packed: One row without padding, B = 1 in inputs and labels. Positions begin anew with each
+            example, by which the language model keeps attention within it.
+
+    Returns:
+        `inputs` (of the model), `labels_BS`, `targets` (stream -> frames_BND), `covered` (stream ->
+        bool_B), `audio_weights_BNS` or None.
+    """
+    streams = [stream for stream in grid.streams.values() if stream.name != RECONSTRUCTION]
+    text = _packed(rows) if packed else _padded(rows, pad_id=pad_id, left=left)
+    audio = {name: torch.cat([row["audio"][name] for row in rows]) for name in rows[0]["audio"]}
+    return {
+        "inputs": {**text.pop("inputs"), **audio},
+        **text,
+        "targets": {
+            stream.name: torch.stack(
+                [
+                    row["targets"].get(stream.name, torch.zeros(grid.num_frames, stream.dim))
+                    for row in rows
+                ]
+            )
+            for stream in streams
+        },
+        "covered": {
+            stream.name: torch.tensor([stream.name in row["targets"] for row in rows])
+            for stream in streams
+        },
+    }
+
+
+def _padded(rows: Sequence[dict[str, Any]], *, pad_id: int, left: bool) -> dict[str, Any]:
+    """Tokens, labels and audio weights, an example per row."""
+    length = max(len(row["input_ids"]) for row in rows)
+
+    def padded(values: Tensor, value: float) -> Tensor:
+        amount = length - values.shape[-1]
+        return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
+
+    weights = [row["audio_weights"] for row in rows]
+    return {
+        "inputs": {
+            "input_ids": torch.stack([padded(row["input_ids"], pad_id) for row in rows]),
+            "attention_mask": torch.stack(
+                [padded(torch.ones_like(row["input_ids"]), 0) for row in rows]
+            ),
+        },
+        "labels_BS": torch.stack([padded(row["labels"], IGNORE) for row in rows]),
+        "audio_weights_BNS": (
+            None if weights[0] is None else torch.stack([padded(w, 0.0) for w in weights])
+        ),
+    }
+
+
+def _packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Tokens, labels and audio weights, all examples in one row."""
+    lengths = [len(row["input_ids"]) for row in rows]
+    starts = np.cumsum([0, *lengths])
+    weights_BNS = None
+    if rows[0]["audio_weights"] is not None:
+        weights_BNS = torch.zeros(len(rows), len(rows[0]["audio_weights"]), sum(lengths))
+        for weights_NS, row, start in zip(weights_BNS, rows, starts, strict=False):
+            own_NS = row["audio_weights"]
+            weights_NS[:, start : start + own_NS.shape[1]] = own_NS
+    return {
+        "inputs": {
+            "input_ids": torch.cat([row["input_ids"] for row in rows])[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        },
+        "labels_BS": torch.cat([row["labels"] for row in rows])[None],
+        "audio_weights_BNS": weights_BNS,
+    }
+
+
+def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: float) -> list[Clip]:
+    """The clips that a model can hear whole; says how many are left out, and each stream's reach.
+
+    Raises:
+        UserError: no clip is left, or a stream has targets for none of them.
+    """
+    clips = list(clips)
+    kept = [clip for clip in clips if MIN_SECONDS <= _seconds(clip, streams) <= max_seconds]
+    if len(kept) < len(clips):
+        logger.warning(
+            "%d of %d clips are left out: shorter than %s s or longer than %s s",
+            len(clips) - len(kept), len(clips), MIN_SECONDS, max_seconds,
+        )  # fmt: skip
+    if not kept:
+        raise UserError(
+            f"none of the corpus' {len(clips)} clips can be used; see data.max_duration"
+        )
+    reach: defaultdict[int, list[str]] = defaultdict(list)
+    for stream in streams.values():
+        covered = sum(stream.covers(clip.clip_id) for clip in kept)
+        if not covered:
+            raise UserError(
+                f"the cache has stream {stream.name} for none of the corpus' {len(kept)} clips; "
+                "was it built from this corpus? (coat-cache status)"
+            )
+        reach[covered].append(stream.name)
+    for covered, names in reach.items():
+        if covered < len(kept):
+            logger.warning("%d of %d clips have %s", covered, len(kept), ", ".join(names))
+    return kept
+
+
+def _seconds(clip: Clip, streams: Mapping[str, Stream]) -> float:
+    if clip.duration is not None:
+        return clip.duration
+    for stream in streams.values():
+        if stream.reader is not None and clip.clip_id in stream.reader:
+            return stream.reader.duration(clip.clip_id)
+    return MIN_SECONDS

@@ -1,0 +1,1 @@
+"""Distillation: streams, alignment to the student's frames, losses, metrics."""

@@ -1,0 +1,138 @@
+"""The streams that a run learns from: found in the caches, with what the losses need of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from manifests.cache.reader import CacheReader, StreamReader
+from manifests.cache.stream_sums import Statistics
+from manifests.errors import UserError
+from manifests.streams.specs import Kind
+from student.config import StreamConfig
+from student.distill.alignment import standardised, student_frames
+from student.distill.losses import TRAINABLE
+
+logger = logging.getLogger(__name__)
+
+# Legend: N student frames (K * R), D columns.
+
+RECONSTRUCTION = "reconstruction"
+"""The stream that needs no cache: the backbone's own audio features after the projector."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """One supervised stream."""
+
+    name: str
+    """`TEACHER.STREAM`, or `reconstruction`."""
+    kind: Kind
+    dim: int
+    """Width D; 0 stands for the backbone's own width."""
+    config: StreamConfig
+    reader: StreamReader | None = None
+    """None for `reconstruction`."""
+    statistics: Statistics | None = None
+    """Of features alone."""
+
+    @property
+    def key(self) -> str:
+        """The name as a key of torch modules, which know no dots."""
+        return self.name.replace(".", "/")
+
+    def covers(self, clip_id: str) -> bool:
+        """Whether the clip has targets."""
+        return self.reader is None or clip_id in self.reader
+
+    def frames(self, clip_id: str, num_frames: int) -> np.ndarray:
+        """frames_ND, float32, of a clip that is covered; features standardised."""
+        assert self.reader is not None
+        duration = self.reader.duration(clip_id)
+        frames_ND = student_frames(self.reader[clip_id], duration, num_frames)
+        return standardised(frames_ND, self.statistics) if self.statistics else frames_ND
+
+
+def open_streams(
+    caches: Sequence[str],
+    wanted: Mapping[str, StreamConfig] | None,
+    *,
+    local_copies: str | None = None,
+) -> dict[str, Stream]:
+    """The wanted streams, each from the first cache that has its teacher.
+
+    Args:
+        caches: Folders or addresses.
+        wanted: Stream -> how it is supervised; every stream that can be learnt if None.
+        local_copies: Folder where shards of remote caches are kept once read.
+
+    Raises:
+        UserError: no cache has the stream, or it is not one to learn from.
+    """
+    readers = [CacheReader(cache, local_copies=_place(local_copies, cache)) for cache in caches]
+    if wanted is None:
+        wanted = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
+    return {name: _open(name, config, readers) for name, config in wanted.items()}
+
+
+def _place(local_copies: str | None, cache: str) -> Path | None:
+    """Where one cache's copies go: apart from those of others with the same teachers."""
+    if local_copies is None:
+        return None
+    return Path(local_copies) / hashlib.sha256(cache.encode()).hexdigest()[:12]
+
+
+def copy_ahead(streams: Mapping[str, Stream]) -> None:
+    """Makes the local copies in the background, in storage order, while training begins.
+
+    A batch that is earlier fetches what it lacks itself.
+    """
+    teachers = {
+        stream.reader.teacher.spec.key: stream.reader.teacher
+        for stream in streams.values()
+        if stream.reader is not None
+    }
+
+    def fetch() -> None:
+        try:
+            for teacher in teachers.values():
+                teacher.make_copies()
+        except OSError as error:
+            logger.warning("copying shards ahead has stopped: %s", error)
+
+    threading.Thread(target=fetch, name="copy-ahead", daemon=True).start()
+
+
+def _learnable(reader: CacheReader) -> list[str]:
+    return [
+        f"{name}.{stream.name}"
+        for name, teacher in reader.teachers.items()
+        for stream in teacher.streams
+        if stream.kind in TRAINABLE
+    ]
+
+
+def _open(name: str, config: StreamConfig, readers: Sequence[CacheReader]) -> Stream:
+    if name == RECONSTRUCTION:
+        return Stream(name=name, kind="features", dim=0, config=config)
+    teacher = name.partition(".")[0].partition("@")[0]
+    for cache in readers:
+        if teacher not in cache.teachers:
+            continue
+        reader = cache.stream(name)
+        spec = reader.spec
+        if spec.kind not in TRAINABLE:
+            raise UserError(
+                f"stream {name} is a {spec.kind}, for people to look at; take it out of `streams`"
+            )
+        statistics = reader.statistics() if spec.kind == "features" else None
+        return Stream(name=name, kind=spec.kind, dim=spec.dim, config=config, reader=reader,
+                      statistics=statistics)  # fmt: skip
+    known = sorted(name for cache in readers for name in _learnable(cache))
+    raise UserError(f"no cache has the stream {name!r}; there are {', '.join(known) or 'none'}")

@@ -1,0 +1,1 @@
+"""Analysis: is the block used, and what does it hold?"""

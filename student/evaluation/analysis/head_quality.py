@@ -1,0 +1,158 @@
+"""How well the heads read held-out clips: beside each stream's own metric, the field's.
+
+A head predicts N frames per clip; targets are the teacher's frames on the same grid. Metrics are
+those of `student.distill.metrics`, and where people know a better one, that too: note F1 (notes and
+their onsets decoded from both, compared by mir_eval's rules), voicing recall and false alarm.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from manifests.clips import Clip
+from manifests.console import messages
+from manifests.errors import UserError
+from student.data.dataset import ExampleDataset, Grid, collate
+from student.data.examples import read_held_out
+from student.distill.alignment import VOICED
+from student.distill.metrics import NAMES, constant_output, stream_metric
+from student.distill.streams import RECONSTRUCTION, Stream, open_streams
+from student.evaluation.analysis.pictures import draw_reading
+from student.inference.generate import TrainedStudent
+from student.training.validation import stream_targets, to_device
+
+# Legend: C clips, N frames (K * R), D columns.
+
+FILE = "reading.json"
+
+
+@torch.no_grad()
+def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> dict:
+    """Measures a run's heads on its held-out clips; writes RUN/reading.json and pictures.
+
+    Args:
+        run: A run with heads, of the arm coat or distill.
+        caches: Those that it learnt from.
+        pictures: Clips that are drawn, predicted against cached.
+
+    Raises:
+        UserError: the run has no heads.
+    """
+    run = Path(run)
+    recipe = TrainedStudent(run).recipe
+    if not recipe.distils:
+        raise UserError(f"{run} is of the arm {recipe.arm}, which has no heads to read with")
+    streams = open_streams(caches, recipe.streams)
+    trained = TrainedStudent(run, streams=streams)
+    outputs, targets, clips = _predict(trained, streams, run)
+    report: dict[str, Any] = {
+        "arm": recipe.arm,
+        "seed": recipe.seed,
+        "clips": len(clips),
+        "streams": {},
+    }
+    for name, stream in streams.items():
+        if outputs[name]:
+            output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
+            report["streams"][name] = _measure(stream, output_CND, target_CND)
+    (run / FILE).write_text(json.dumps(report, indent=1))
+    for at in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
+        shown = {
+            name: (stream, outputs[name][at], targets[name][at])
+            for name, stream in streams.items()
+            if len(outputs[name]) == len(clips) and name != RECONSTRUCTION
+        }
+        draw_reading(run / f"reading-{clips[at].clip_id.replace('/', '-')}.png", clips[at], shown)
+    return report
+
+
+def _predict(
+    trained: TrainedStudent, streams: dict[str, Stream], run: Path
+) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]], list[Clip]]:
+    """Outputs and targets per stream, for each held-out clip once."""
+    student = trained.student
+    grid = Grid.of(trained.recipe, streams)
+    examples, clips = [], {}
+    for example, heard in read_held_out(run):
+        if example.clip_ids[-1] not in clips:
+            examples.append(example)
+        clips |= {clip.clip_id: clip for clip in heard}
+    dataset = ExampleDataset(
+        examples,
+        clips,
+        trained.prompter,
+        grid,
+        audio_token_id=student.backbone.audio_token_id(student.base),
+    )
+    pad_id = trained.processor.tokenizer.pad_token_id
+    batches = DataLoader(
+        dataset, 16, collate_fn=functools.partial(collate, grid=grid, pad_id=pad_id)
+    )
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in streams}
+    targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
+    for batch in track(batches, "what the heads read", console=messages, transient=True):
+        batch = to_device(batch, student.tower_mean_H.device)
+        result = student(
+            batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False
+        )
+        for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+            outputs[name] += list(result["frames"][name][covered_B].float().cpu().numpy())
+            targets[name] += list(target_BND[covered_B].cpu().numpy())
+    return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
+
+
+def _measure(stream: Stream, output_CND: np.ndarray, target_CND: np.ndarray) -> dict:
+    output_MD, target_MD = (
+        values.reshape(-1, values.shape[-1]) for values in (output_CND, target_CND)
+    )
+    threshold = stream.config.threshold
+    mean_MD = np.broadcast_to(constant_output(stream.kind, target_MD.mean(0)), target_MD.shape)
+    numbers = {
+        "kind": stream.kind,
+        "clips": len(output_CND),
+        "metric": NAMES[stream.kind],
+        "score": stream_metric(stream.kind, output_MD, target_MD, threshold),
+        "mean_predictor": stream_metric(stream.kind, mean_MD, target_MD, threshold),
+    }
+    if stream.kind == "pitch":
+        numbers |= voicing(output_MD[:, -1], target_MD[:, -1])
+    if stream.kind == "multilabel":
+        numbers |= frame_f1(output_MD, target_MD, threshold)
+    return numbers
+
+
+def voicing(logits_M: np.ndarray, target_M: np.ndarray) -> dict[str, float]:
+    """Voicing recall, and false alarms among unvoiced frames (Poliner et al. 2007)."""
+    said_M, voiced_M = logits_M > 0, target_M >= VOICED
+    return {
+        "voicing_recall": _share(said_M[voiced_M]),
+        "voicing_false_alarm": _share(said_M[~voiced_M]),
+    }
+
+
+def frame_f1(logits_MD: np.ndarray, target_MD: np.ndarray, threshold: float) -> dict[str, float]:
+    """Precision, recall and F1 of single classes in single frames: for notes, the frame-level note
+    F1 of transcription. Both sides are cut at the stream's threshold."""
+    said_MD = 1 / (1 + np.exp(-logits_MD)) >= threshold
+    present_MD = target_MD >= threshold
+    hits = float((said_MD & present_MD).sum())
+    precision, recall = hits / max(said_MD.sum(), 1), hits / max(present_MD.sum(), 1)
+    total = precision + recall
+    return {
+        "frame_precision": precision,
+        "frame_recall": recall,
+        "frame_f1": 2 * precision * recall / total if total else 0.0,
+    }
+
+
+def _share(values_M: np.ndarray) -> float:
+    return float(values_M.mean()) if len(values_M) else float("nan")

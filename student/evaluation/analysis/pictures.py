@@ -1,0 +1,147 @@
+"""Pictures of what was measured: conditions, probes, and predicted against cached targets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from manifests.clips import Clip
+from student.distill.streams import Stream
+
+matplotlib.use("Agg")
+
+# Legend: N frames, D columns.
+
+ARM_COLOURS = {
+    "base": "0.6",
+    "sft": "tab:blue",
+    "pause": "tab:orange",
+    "distill": "tab:purple",
+    "coat": "tab:green",
+}
+MAX_ROWS = 64
+DPI = 90
+
+
+def draw_reading(
+    path: Path, clip: Clip, shown: Mapping[str, tuple[Stream, np.ndarray, np.ndarray]]
+) -> None:
+    """One clip: for every stream the cached target above what the head predicts."""
+    figure = Figure(figsize=(4 * len(shown), 4.2), layout="constrained")
+    axes = figure.subplots(2, len(shown), squeeze=False)
+    for column, (name, (stream, output_ND, target_ND)) in enumerate(shown.items()):
+        rows = _rows(target_ND)
+        predicted_ND = _as_target(stream, output_ND)
+        low, high = float(target_ND[:, rows].min()), float(target_ND[:, rows].max())
+        for row, (what, values_ND) in enumerate(
+            (("cached", target_ND), ("predicted", predicted_ND))
+        ):
+            axis = axes[row, column]
+            axis.imshow(
+                values_ND[:, rows].T,
+                aspect="auto",
+                origin="lower",
+                vmin=low,
+                vmax=high,
+                extent=(0, clip.duration or 1, 0, len(rows)),
+                interpolation="nearest",
+            )
+            axis.set_title(f"{name}, {what}", fontsize=9)
+            axis.set_yticks([])
+    figure.suptitle(clip.clip_id, fontsize=10)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
+    """Mean score under each condition; one group of bars per run, intervals as whiskers."""
+    conditions = list(max((report["conditions"] for report in reports), key=len))
+    figure = Figure(figsize=(1.1 * len(conditions) + 2, 3.6), layout="constrained")
+    axis = figure.subplots()
+    width = 0.8 / len(reports)
+    for number, report in enumerate(reports):
+        found = {
+            c: report["conditions"][c]["mean"] for c in conditions if c in report["conditions"]
+        }
+        places = [conditions.index(c) + (number - (len(reports) - 1) / 2) * width for c in found]
+        scores = np.array([mean["score"] for mean in found.values()])
+        ends = np.array([[mean["low"], mean["high"]] for mean in found.values()]).T
+        axis.bar(
+            places,
+            scores,
+            width * 0.9,
+            yerr=np.abs(ends - scores),
+            color=ARM_COLOURS[report["arm"]],
+            label=f"{report['arm']}, seed {report['seed']}",
+            error_kw={"lw": 0.8},
+        )
+    axis.set_xticks(range(len(conditions)), conditions, rotation=20, ha="right", fontsize=9)
+    axis.set_ylabel("mean score over tasks")
+    axis.legend(fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
+    """Heat map: targets by layers, one panel per group, runs side by side."""
+    groups = list(
+        dict.fromkeys(
+            group
+            for report in reports
+            for target in report["targets"].values()
+            for group in target["scores"]
+        )
+    )
+    names = list(reports[0]["targets"])
+    figure = Figure(
+        figsize=(2.6 * len(reports) + 2, 0.32 * len(names) * len(groups) + 1.5),
+        layout="constrained",
+    )
+    axes = figure.subplots(len(groups), len(reports), squeeze=False)
+    for row, group in enumerate(groups):
+        for column, report in enumerate(reports):
+            axis = axes[row, column]
+            layers = len(next(iter(report["targets"].values()))["scores"]["audio"])
+            values = np.array(
+                [report["targets"][name]["scores"].get(group, [np.nan] * layers) for name in names]
+            )
+            axis.imshow(values, aspect="auto", vmin=0, vmax=1, cmap="viridis")
+            for (y, x), value in np.ndenumerate(values):
+                if np.isfinite(value):
+                    axis.text(
+                        x,
+                        y,
+                        f"{value:.2f}",
+                        ha="center",
+                        va="center",
+                        fontsize=6,
+                        color="white" if value < 0.6 else "black",
+                    )
+            shown = names if column == 0 else [""] * len(names)
+            axis.set_yticks(range(len(names)), shown, fontsize=7)
+            axis.set_xticks(range(layers), [str(layer) for layer in range(layers)], fontsize=7)
+            title = f"{report['arm']}, seed {report['seed']}: " if row == 0 else ""
+            axis.set_title(f"{title}{group}", fontsize=8)
+    axes[-1, 0].set_xlabel("hidden state (0: embeddings)", fontsize=8)
+    figure.savefig(path, dpi=DPI)
+
+
+def _rows(target_ND: np.ndarray) -> np.ndarray:
+    """The columns with most variation, in their order."""
+    return np.sort(np.argsort(-target_ND.var(0))[:MAX_ROWS])
+
+
+def _as_target(stream: Stream, output_ND: np.ndarray) -> np.ndarray:
+    """A head's output as what it stands for."""
+    if stream.kind == "features":
+        return output_ND
+    if stream.kind == "multilabel":
+        return 1 / (1 + np.exp(-output_ND))
+    odds_ND = np.exp(output_ND - output_ND.max(1, keepdims=True))
+    if stream.kind == "distribution":
+        return odds_ND / odds_ND.sum(1, keepdims=True)
+    salience_ND = np.exp(output_ND[:, :-1] - output_ND[:, :-1].max(1, keepdims=True))
+    voicing_N1 = 1 / (1 + np.exp(-output_ND[:, -1:]))
+    return np.concatenate([salience_ND, voicing_N1], 1)

@@ -1,0 +1,123 @@
+"""Replaces the hidden states at the thinking positions while a student reads its prompt.
+
+The Token Replacement Test (arXiv 2605.21642) keeps everything else as it is: tokens, positions,
+attention, audio. What the response reads from the block are keys and values, which each decoder
+layer computes from the states that enter it. So the states are replaced at the entrance of every
+decoder layer, the embeddings included: one layer alone would not do, because the block's positions
+attend to the audio again in the next, and would win back what was taken. `first_layer` begins
+higher up: from the tapped layer on, layers below hand the response what the block held before the
+heads' states were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from student.model.student import Student
+
+# Legend: B prompts, S tokens, K thinking positions, H width.
+
+Replacement = Literal["zero", "random", "other clip", "first repeated"]
+REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
+
+
+def decoder_layers(student: Student) -> list[nn.Module]:
+    """The layers of the language model, in order."""
+    base: Any = student.base.model
+    return list(base.language_model.layers)
+
+
+def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
+    """Boolean_BS: where the thinking positions are."""
+    assert student.block is not None
+    content = torch.tensor(student.block.content_ids, device=ids_BS.device)
+    return torch.isin(ids_BS, content)
+
+
+@contextmanager
+def entering_states(student: Student, change: Any, *, first_layer: int = 0) -> Iterator[None]:
+    """Calls `change(layer, states_BSH)` for the states that enter each decoder layer."""
+    handles = []
+
+    def hook(number: int) -> Any:
+        def before(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            del module
+            if args:
+                return (change(number, args[0]), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": change(number, kwargs["hidden_states"])}
+
+        return before
+
+    for number, layer in enumerate(decoder_layers(student)):
+        if number >= first_layer:
+            handles.append(layer.register_forward_pre_hook(hook(number), with_kwargs=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def replaced(
+    student: Student,
+    inputs: dict[str, Tensor],
+    kind: Replacement,
+    *,
+    partners: Sequence[int] | None = None,
+    first_layer: int = 0,
+    seed: int = 0,
+) -> Iterator[None]:
+    """A context in which a student that reads `inputs` has other states at its block.
+
+    Args:
+        student: With a block.
+        inputs: The batch that will be read; steps of generation after it are left alone.
+        kind: `zero`; `random` directions of the same norm; `other clip`: what another prompt of the
+            batch holds at the same layer and position; `first repeated`: every position holds what
+            the first one does.
+        partners: For `other clip`, the prompt whose states each prompt gets; the next one if None.
+        first_layer: From which decoder layer on.
+        seed: Of random directions.
+    """
+    places_BS = thinking_places(student, inputs["input_ids"])
+    batch, length = places_BS.shape
+    partners = [*range(1, batch), 0] if partners is None else partners
+    generator = torch.Generator().manual_seed(seed)
+    intact: dict[int, Tensor] = {}
+
+    def keep(layer: int, states_BSH: Tensor) -> Tensor:
+        intact[layer] = states_BSH[places_BS].view(batch, -1, states_BSH.shape[-1]).clone()
+        return states_BSH
+
+    def change(layer: int, states_BSH: Tensor) -> Tensor:
+        if states_BSH.shape[1] != length:
+            return states_BSH
+        new_BKH = _replacement(intact[layer], kind, partners, generator)
+        states_BSH = states_BSH.clone()
+        states_BSH[places_BS] = new_BKH.flatten(0, 1)
+        return states_BSH
+
+    with entering_states(student, keep, first_layer=first_layer), torch.no_grad():
+        student.base.model(**inputs, **student.backbone.positions(inputs), use_cache=False)
+    with entering_states(student, change, first_layer=first_layer):
+        yield
+
+
+def _replacement(
+    intact_BKH: Tensor, kind: Replacement, partners: Sequence[int], generator: torch.Generator
+) -> Tensor:
+    if kind == "zero":
+        return torch.zeros_like(intact_BKH)
+    if kind == "random":
+        drawn_BKH = torch.randn(intact_BKH.shape, generator=generator).to(intact_BKH)
+        norms_BK1 = intact_BKH.norm(dim=-1, keepdim=True)
+        return drawn_BKH / drawn_BKH.norm(dim=-1, keepdim=True) * norms_BK1
+    if kind == "other clip":
+        return intact_BKH[list(partners)]
+    return intact_BKH[:, :1].expand_as(intact_BKH)

@@ -1,0 +1,1 @@
+"""Scoring: extraction of answers, metrics, intervals."""

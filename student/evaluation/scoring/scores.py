@@ -1,0 +1,186 @@
+"""Accuracy, macro F1 and word error rate of a file of answers, by task.
+
+A score of a task is one number where higher is better: accuracy for choices and labels, one minus
+the word error rate (never below 0) for transcriptions. Each answered question contributes its own
+part, so that scores can be resampled question by question.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import jiwer
+import numpy as np
+
+from student.evaluation.questions import Question
+from student.evaluation.scoring.extraction import extract_choice, extract_label, normal
+from student.evaluation.scoring.intervals import Draw, Interval, bootstrap
+
+# Legend: S seeds, Q questions.
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One reply, read and scored."""
+
+    question: Question
+    reply: str
+    extracted: str | None
+    """What the reply answers; None is a parse failure. For a transcription, its normal form."""
+    errors: int
+    """Wrong words of a transcription (substituted, missing, added); else 0 or 1."""
+    words: int
+    """Of the reference transcription; else 1."""
+
+    @property
+    def right(self) -> bool:
+        return self.errors == 0
+
+
+def read_reply(question: Question, reply: str) -> Answer:
+    """Reads and scores one reply.
+
+    A label without `choices` must be the answer word for word, but for case and punctuation.
+    """
+    if question.kind == "transcription":
+        said, reference = normal(reply), normal(question.answer)
+        words = jiwer.process_words(reference, said)
+        errors = words.substitutions + words.deletions + words.insertions
+        return Answer(question, reply, said or None, errors, len(reference.split()))
+    if question.kind == "choice":
+        extracted = extract_choice(reply, question.choices)
+    elif question.choices:
+        extracted = extract_label(reply, question.choices)
+    else:
+        extracted = normal(reply) or None
+    right = extracted is not None and normal(extracted) == normal(question.answer)
+    return Answer(question, reply, extracted, int(not right), 1)
+
+
+def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) -> dict:
+    """Scores of one student's answers, or of several seeds', by task and over tasks.
+
+    Args:
+        runs: Per seed the answers, to the same questions in the same order.
+        resamples: Of the bootstrap.
+
+    Returns:
+        `tasks`: task -> kind, n, metric, score with low and high, parse_failures, chance (of who
+        knows the labels but hears nothing), majority (of who always says the commonest answer),
+        macro_f1 or word_error_rate; `mean`: the mean score over tasks, with low and high.
+    """
+    tasks = {
+        task: _score_task([[run[at] for at in places] for run in runs], resamples)
+        for task, places in _by_task(runs[0]).items()
+    }
+    over = score_interval(task_tables(runs), resamples=resamples)
+    return {"tasks": tasks, "mean": {"score": over.value, "low": over.low, "high": over.high}}
+
+
+def _by_task(answers: Sequence[Answer]) -> dict[str, list[int]]:
+    places: dict[str, list[int]] = {}
+    for at, answer in enumerate(answers):
+        places.setdefault(answer.question.task, []).append(at)
+    return places
+
+
+def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
+    questions = [answer.question for answer in runs[0]]
+    kind = questions[0].kind
+    failures = np.mean([[answer.extracted is None for answer in run] for run in runs])
+    ((errors_SQ, words_Q),) = task_tables(runs).values()
+    interval = score_interval({questions[0].task: (errors_SQ, words_Q)}, resamples=resamples)
+    numbers = {
+        "kind": kind,
+        "metric": "1 - word error rate" if kind == "transcription" else "accuracy",
+        "n": len(questions),
+        "score": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "by_seed": [score_of(errors_Q[None], words_Q) for errors_Q in errors_SQ],
+        "parse_failures": float(failures),
+        "chance": float(np.mean([1 / len(q.choices) if q.choices else 0 for q in questions])),
+    }
+    if kind == "transcription":
+        rate = errors_SQ.sum() / (words_Q.sum() * len(runs))
+        return numbers | {"majority": 0.0, "word_error_rate": float(rate)}
+    answers = [question.answer for question in questions]
+    f1 = [macro_f1(answers, [answer.extracted for answer in run]) for run in runs]
+    commonest = Counter(answers).most_common(1)[0][1]
+    return numbers | {"majority": commonest / len(answers), "macro_f1": float(np.mean(f1))}
+
+
+Table = tuple[np.ndarray, np.ndarray]
+"""errors_SQ and words_Q of one task."""
+
+
+def task_tables(runs: Sequence[Sequence[Answer]]) -> dict[str, Table]:
+    """Task -> what its score is made of.
+
+    Args:
+        runs: Per seed the answers, to the same questions in the same order.
+    """
+    tables = {}
+    for task, places in _by_task(runs[0]).items():
+        errors_SQ = np.array([[run[at].errors for at in places] for run in runs])
+        tables[task] = errors_SQ, np.array([runs[0][at].words for at in places])
+    return tables
+
+
+def mean_score(tables: Mapping[str, Table], seeds: np.ndarray, draw: Draw) -> float:
+    """Mean over tasks of the score on some seeds and, per task, on some questions."""
+    scores = [
+        score_of(errors_SQ[seeds][:, draw[task]], words_Q[draw[task]])
+        for task, (errors_SQ, words_Q) in tables.items()
+    ]
+    return float(np.mean(scores))
+
+
+def score_interval(tables: Mapping[str, Table], *, resamples: int) -> Interval:
+    """Mean score over tasks with its interval."""
+    counts = {task: len(words_Q) for task, (_, words_Q) in tables.items()}
+    num_seeds = len(next(iter(tables.values()))[0])
+    return bootstrap(
+        functools.partial(mean_score, tables), counts, num_seeds=num_seeds, resamples=resamples
+    )
+
+
+def paired_interval(
+    ours: Mapping[str, Table], theirs: Mapping[str, Table], *, resamples: int
+) -> Interval:
+    """Mean score over tasks of one student minus another's, with its interval.
+
+    Both have answered the same questions, and both are resampled alike.
+    """
+    assert ours.keys() == theirs.keys(), "the same tasks"
+
+    def difference(seeds: np.ndarray, draw: Draw) -> float:
+        return mean_score(ours, seeds, draw) - mean_score(theirs, seeds, draw)
+
+    counts = {task: len(words_Q) for task, (_, words_Q) in ours.items()}
+    num_seeds = len(next(iter(ours.values()))[0])
+    return bootstrap(difference, counts, num_seeds=num_seeds, resamples=resamples)
+
+
+def score_of(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
+    """1 - errors per word, not below 0: the accuracy where every answer is one word."""
+    return max(0.0, 1 - float(errors_SQ.sum() / (words_Q.sum() * len(errors_SQ))))
+
+
+def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
+    """F1 averaged over the classes that are the answer of some question (parse failures are wrong
+    in recall, and harm no class' precision)."""
+    pairs = [
+        (normal(a), normal(e) if e is not None else None)
+        for a, e in zip(answers, extracted, strict=True)
+    ]
+    scores = []
+    for label in sorted({answer for answer, _ in pairs}):
+        hits = sum(answer == said == label for answer, said in pairs)
+        named = sum(said == label for _, said in pairs)
+        wanted = sum(answer == label for answer, _ in pairs)
+        scores.append(2 * hits / (named + wanted))
+    return float(np.mean(scores))

@@ -1,0 +1,1 @@
+"""Inference: answers, conversations, head outputs."""

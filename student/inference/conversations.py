@@ -1,0 +1,108 @@
+"""What `coat-student generate` and `reply` ask: a recording, a folder, a file of conversations.
+
+Several are answered in batches and come as JSON lines, in the order of their input; one recording
+can be talked about over several turns.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from manifests.clips import Clip
+from manifests.corpus.sources import folder
+from manifests.errors import UserError
+from student.data.examples import Message, ask
+from student.inference.generate import TrainedStudent, as_clip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversation:
+    """One conversation that waits for the assistant."""
+
+    label: dict[str, Any]
+    """What the answer's line begins with."""
+    messages: list[Message]
+    audio: tuple[Clip, ...]
+    """In the order of the audio parts."""
+
+
+def about(source: str, question: str) -> list[Conversation]:
+    """One question about an audio file, or about each audio file of a folder.
+
+    Raises:
+        UserError: there is no such file, or no audio in the folder.
+    """
+    clips = list(folder.clips(source)) if Path(source).is_dir() else [as_clip(source)]
+    return [
+        Conversation(label={"audio": clip.uri}, messages=ask(question), audio=(clip,))
+        for clip in clips
+    ]
+
+
+def read_conversations(source: str) -> list[Conversation]:
+    """The conversations of a JSON-lines file; paths of audio are relative to its folder.
+
+    Raises:
+        UserError: there is no such file, or a line is not a conversation that waits for an answer.
+    """
+    path = Path(source)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [_conversation(path, number, line) for number, line in enumerate(lines, 1)]
+
+
+def _conversation(path: Path, number: int, line: str) -> Conversation:
+    try:
+        messages = json.loads(line)["messages"]
+        if messages[-1]["role"] != "user":
+            raise ValueError("the last message must be the user's")
+        parts = [
+            part
+            for message in messages
+            if not isinstance(message["content"], str)
+            for part in message["content"]
+        ]
+        audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
+    heard = tuple(as_clip(one) for one in audio)
+    return Conversation(label={"messages": messages}, messages=messages, audio=heard)
+
+
+def answers(
+    student: TrainedStudent, asked: Sequence[Conversation], *, batch_size: int, max_tokens: int
+) -> Iterator[dict[str, Any]]:
+    """Each conversation's label with its answer, batch by batch."""
+    for start in range(0, len(asked), batch_size):
+        batch = asked[start : start + batch_size]
+        waves = [[student.hear(clip) for clip in one.audio] for one in batch]
+        said = student.reply([one.messages for one in batch], waves, max_tokens=max_tokens)
+        for one, answer in zip(batch, said, strict=True):
+            yield {**one.label, "answer": answer}
+
+
+def talk(
+    student: TrainedStudent, first: Conversation, lines: Iterable[str], *, max_tokens: int
+) -> Iterator[str]:
+    """A conversation about one recording: the answer to the first question, then to each line.
+
+    Answers are printed as they are made.
+    """
+    waves = [student.hear(clip) for clip in first.audio]
+    messages = list(first.messages)
+    questions = iter(lines)
+    while True:
+        (answer,) = student.reply([messages], [waves], max_tokens=max_tokens, stream=True)
+        yield answer
+        line = next(questions, "").strip()
+        if not line:
+            return
+        messages += [
+            {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+            {"role": "user", "content": [{"type": "text", "text": line}]},
+        ]

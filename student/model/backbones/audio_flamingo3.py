@@ -1,0 +1,67 @@
+"""Audio Flamingo 3 (nvidia/audio-flamingo-3-hf): AF-Whisper encoder, a small MLP, Qwen2.5.
+
+Takes one audio per conversation, in windows of 30 s up to ten minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+from transformers import (
+    AudioFlamingo3Config,
+    AudioFlamingo3ForConditionalGeneration,
+    AudioFlamingo3Processor,
+    PreTrainedModel,
+    WhisperFeatureExtractor,
+)
+
+from manifests.errors import UserError
+from student.config import TinyConfig
+from student.model.backbones.protocol import Backbone, Processor
+from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
+
+
+class AudioFlamingo3(Backbone):
+    """See `student.model.backbones.protocol.Backbone`."""
+
+    audio_end = "<sound>"
+    sample_rate = 16000
+    lora_pattern = (
+        r"model\.language_model\.layers\.\d+\."
+        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    )
+    trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
+    tower_by_rows = False
+    special_tokens = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<sound>")
+
+    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
+        model = AudioFlamingo3ForConditionalGeneration.from_pretrained(path, **options)
+        return model, AudioFlamingo3Processor.from_pretrained(path)
+
+    def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
+        model = AudioFlamingo3ForConditionalGeneration(
+            AudioFlamingo3Config(
+                audio_config={"model_type": "audioflamingo3_encoder", **tower_fields(config)},
+                text_config={"model_type": "qwen2", **qwen2_fields(config, tokenizer)},
+                audio_token_id=tokenizer.get_vocab()["<sound>"],
+            )
+        )
+        extractor = WhisperFeatureExtractor(
+            feature_size=MEL_BANDS, chunk_length=config.window_s, return_attention_mask=True
+        )
+        template = CHAT_TEMPLATE.replace("AUDIO_PART", "<sound>")
+        return model, AudioFlamingo3Processor(extractor, tokenizer, chat_template=template)
+
+    def prepare(
+        self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
+    ) -> dict[str, Tensor]:
+        if len(waves) != 1:
+            raise UserError(
+                f"Audio Flamingo 3 takes one audio per conversation, found {len(waves)}"
+            )
+        inputs = processor(text=[prompt], audio=list(waves))
+        del inputs["attention_mask"]
+        return dict(inputs)

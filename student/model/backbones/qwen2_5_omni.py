@@ -1,0 +1,151 @@
+"""Qwen2.5-Omni (Qwen/Qwen2.5-Omni-7B): its Thinker, which hears and writes; the Talker stays out.
+
+transformers' own processor wants torchvision for images and videos, which nothing here needs, so
+audio and text are put together by a small processor of ours, in the same way.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    PreTrainedModel,
+    Qwen2_5OmniConfig,
+    Qwen2_5OmniForConditionalGeneration,
+    Qwen2_5OmniProcessor,
+    Qwen2_5OmniThinkerConfig,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+from transformers.utils.hub import cached_file
+
+from student.config import TinyConfig
+from student.model.backbones.protocol import Backbone, Processor
+from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
+
+# Legend: A audios, F mel frames.
+
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dict.pt")
+"""Of the original checkpoint, kept at export for whoever loads the full processor."""
+
+
+class AudioTextProcessor:
+    """Tokenizer, feature extractor and chat template."""
+
+    def __init__(self, tokenizer: Any, extractor: WhisperFeatureExtractor, template: str) -> None:
+        self.tokenizer = tokenizer
+        self.extractor = extractor
+        self.chat_template = template
+
+    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
+        """Messages as text."""
+        return self.tokenizer.apply_chat_template(
+            conversation, chat_template=self.chat_template, **kwargs
+        )
+
+    def save_pretrained(self, save_directory: Any) -> None:
+        """Writes its files into a checkpoint's folder."""
+        self.tokenizer.chat_template = self.chat_template
+        self.tokenizer.save_pretrained(save_directory)
+        self.extractor.save_pretrained(save_directory)
+
+
+class Qwen2_5Omni(Backbone):
+    """See `student.model.backbones.protocol.Backbone`."""
+
+    audio_end = "<|audio_eos|>"
+    sample_rate = 16000
+    lora_pattern = (
+        r"model\.language_model\.layers\.\d+\."
+        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    )
+    trained_in_full = r"(model\.(language_model|audio_tower\.proj)|lm_head)\..*"
+    tower_by_rows = False
+    special_tokens = (
+        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>",
+        "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>",
+        "<|vision_bos|>", "<|vision_eos|>",
+    )  # fmt: skip
+
+    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, **options)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        extractor = WhisperFeatureExtractor.from_pretrained(path)
+        fields, _ = Qwen2_5OmniProcessor.get_processor_dict(path)
+        template = fields.get("chat_template") or tokenizer.chat_template
+        return model, AudioTextProcessor(tokenizer, extractor, template)
+
+    def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
+        ids = tokenizer.get_vocab()
+        head_dim = config.hidden_size // config.attention_heads
+        sections = [head_dim // 2 - 2 * (head_dim // 6), head_dim // 6, head_dim // 6]
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+        thinker = Qwen2_5OmniThinkerConfig(
+            audio_config={**tower_fields(config), "output_dim": config.hidden_size},
+            vision_config={"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
+                           "out_hidden_size": config.hidden_size, "fullatt_block_indexes": [0]},
+            text_config={**qwen2_fields(config, tokenizer), "rope_parameters": rope},
+            audio_token_index=ids["<|AUDIO|>"],
+            image_token_index=ids["<|IMAGE|>"],
+            video_token_index=ids["<|VIDEO|>"],
+            audio_start_token_id=ids["<|audio_bos|>"],
+            audio_end_token_id=ids["<|audio_eos|>"],
+            **{"vision_start_token_id": ids["<|vision_bos|>"]},  # no field of its own, but needed
+        )  # fmt: skip
+        extractor = WhisperFeatureExtractor(feature_size=MEL_BANDS, chunk_length=config.window_s)
+        template = CHAT_TEMPLATE.replace("AUDIO_PART", "<|audio_bos|><|AUDIO|><|audio_eos|>")
+        model = Qwen2_5OmniThinkerForConditionalGeneration(thinker)
+        return model, AudioTextProcessor(tokenizer, extractor, template)
+
+    def prepare(
+        self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
+    ) -> dict[str, Tensor]:
+        heard = processor.extractor(
+            list(waves),
+            sampling_rate=self.sample_rate,
+            return_attention_mask=True,
+            return_tensors="pt",
+        )
+        mask_AF = heard["attention_mask"]
+        before, *pieces = prompt.split("<|AUDIO|>")
+        assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
+        for frames, piece in zip(mask_AF.sum(-1).tolist(), pieces, strict=True):
+            before += "<|AUDIO|>" * (((frames - 1) // 2 - 1) // 2 + 1) + piece
+        ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
+        return {
+            "input_ids": ids["input_ids"],
+            "input_features": heard["input_features"],
+            "feature_attention_mask": mask_AF,
+        }
+
+    def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "position_ids" in inputs:
+            # Of text, then of the three axes, which are alike where there is no image.
+            return {"position_ids": inputs["position_ids"].expand(4, 1, -1)}
+        return {}  # The Thinker makes its three axes of positions from the attention mask.
+
+    def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
+        """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM registers no bare Thinker,
+        and both find the weights under `thinker.`."""
+        config = Qwen2_5OmniConfig(
+            thinker_config=model.config.to_dict(),
+            enable_audio_output=False,
+            dtype=str(model.dtype).removeprefix("torch."),
+        )
+        with torch.device("meta"):
+            whole: Any = Qwen2_5OmniForConditionalGeneration(config)
+        whole.thinker = model
+        whole.generation_config = model.generation_config
+        whole.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        for name in PROCESSOR_FILES if base else ():
+            original = cached_file(base, name, _raise_exceptions_for_missing_entries=False)
+            if original is not None:
+                shutil.copy(original, folder / name)

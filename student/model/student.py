@@ -1,0 +1,288 @@
+"""The student: a backbone that carries the block, and the heads that read it while it learns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from manifests.errors import UserError
+from student.config import HeadConfig, ModelConfig, Recipe
+from student.data.dataset import IGNORE
+from student.distill.streams import RECONSTRUCTION, Stream
+from student.model.backbones.protocol import Backbone, Processor
+from student.model.backbones.registry import backbone_for
+from student.model.block import Block, add_block, template_with_block
+from student.model.heads import StreamHead
+from student.model.tower_cache import cache_tower_outputs
+
+# Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
+
+Part = Literal["rows", "backbone", "heads"]
+"""What a parameter belongs to, hence its learning rate."""
+
+
+class Student(nn.Module):
+    """A backbone, the block's ids, and one head per stream.
+
+    `model` is the backbone inside PEFT's wrapper (block rows and LoRA), or bare in the arm without
+    a block that trains it in full.
+    """
+
+    tower_mean_H: Tensor
+    tower_std_H: Tensor
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        model: PreTrainedModel | PeftModel,
+        block: Block | None,
+        streams: Mapping[str, Stream],
+        config: HeadConfig,
+        num_positions: int,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.model = model
+        self.block = block
+        text_config = self.base.config.get_text_config()
+        self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
+        width = text_config.hidden_size
+        self.num_positions = num_positions
+        self.heads = nn.ModuleDict(
+            {
+                stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
+                                       dim=stream.dim or width, config=config)
+                for stream in streams.values()
+            }
+        )  # fmt: skip
+        self.names = {stream.key: stream.name for stream in streams.values()}
+        self.register_buffer("tower_mean_H", torch.zeros(width))
+        self.register_buffer("tower_std_H", torch.ones(width))
+
+    @property
+    def base(self) -> PreTrainedModel:
+        """The backbone itself, with adapters in place."""
+        base = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        assert isinstance(base, PreTrainedModel)
+        return base
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether its parameters are cut over processes (FSDP)."""
+        return any(isinstance(value, DTensor) for value in self.parameters())
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        labels_BS: Tensor,
+        audio_weights_BNS: Tensor | None = None,
+        *,
+        with_answer: bool = True,
+    ) -> dict[str, Any]:
+        """One pass over prompts and answers.
+
+        The language model's head is applied at the answer's positions alone: logits at every
+        position are what fills memory.
+
+        Returns:
+            `logits_AV` and `labels_A` (with `with_answer`); `frames`, stream -> the head's output;
+            `tower_BNH`, the target of `reconstruction` (with its head and `audio_weights_BNS`).
+        """
+        inputs = self.cast(inputs)
+        outputs = self.base.model(
+            **(inputs | self.backbone.positions(inputs)),
+            output_hidden_states=bool(self.heads),
+            use_cache=False,
+        )
+        result: dict[str, Any] = {}
+        if with_answer:
+            answer_BS = labels_BS[:, 1:] != IGNORE
+            states_AH = outputs.last_hidden_state[:, :-1][answer_BS]
+            result["logits_AV"] = self.base.lm_head(states_AH)
+            result["labels_A"] = labels_BS[:, 1:][answer_BS]
+        if self.heads:
+            tapped_BSH = outputs.hidden_states[self.tap]
+            if self.block is not None:
+                hidden_BKH = self._thinking(tapped_BSH, inputs["input_ids"], self.block)
+            else:
+                assert audio_weights_BNS is not None
+                hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
+            result["frames"] = {
+                self.names[key]: head(hidden_BKH) for key, head in self.heads.items()
+            }
+        if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
+            embedded_BSH = outputs.hidden_states[0].detach().float()
+            tower_BNH = audio_weights_BNS @ embedded_BSH
+            result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
+        return result
+
+    def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Inputs with audio features in the tower's own precision, which some classes insist on."""
+        dtype = next(self.backbone.audio_tower(self.base).parameters()).dtype
+        return {
+            name: value.to(dtype) if value.is_floating_point() else value
+            for name, value in inputs.items()
+        }
+
+    def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor, block: Block) -> Tensor:
+        """hidden_BKH at the thinking positions; B counts blocks, of which a packed row has many."""
+        content = torch.tensor(block.content_ids, device=ids_BS.device)
+        thinking_BS = torch.isin(ids_BS, content)
+        return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
+
+    def _heard(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
+        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
+        spans_BKS = audio_weights_BNS.unflatten(1, (self.num_positions, -1)).mean(2)
+        return spans_BKS @ hidden_BSH.to(spans_BKS.dtype)
+
+    def part(self, name: str) -> Part:
+        """What the parameter of that name belongs to."""
+        if name.startswith("heads."):
+            return "heads"
+        return "rows" if "trainable_tokens" in name else "backbone"
+
+    def train_only(self, what: Literal["rows", "lora", "full"]) -> None:
+        """Freezes everything but the heads, the block's rows, and what a stage trains besides."""
+        full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
+        for name, parameter in self.named_parameters():
+            chosen = self.part(name) != "backbone"
+            if what == "lora":
+                chosen |= ".lora_" in name
+            elif what == "full":
+                chosen |= full.fullmatch(name) is not None
+            if parameter.is_floating_point():
+                parameter.requires_grad_(chosen)
+
+    def learnt(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """What training has changed: the tensors that require gradients, and the buffers."""
+        state = self.state_dict() if state is None else state
+        trainable = {name for name, value in self.named_parameters() if value.requires_grad}
+        kept = trainable | {"tower_mean_H", "tower_std_H"}
+        return {name: value.detach().contiguous() for name, value in state.items() if name in kept}
+
+    def save(self, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
+        """Writes what training has changed."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(self.learnt(state), path)
+
+    def load(self, path: Path) -> None:
+        """Reads what `save` wrote, heads only as far as this student has them.
+
+        Raises:
+            UserError: the file is of another model, block or adapter.
+        """
+        own = self.state_dict()
+        saved = {
+            name: _placed_as(own.get(name), value)
+            for name, value in load_file(path).items()
+            if not name.startswith("heads.") or name.split(".")[1] in self.heads
+        }
+        try:
+            problems = self.load_state_dict(saved, strict=False).unexpected_keys
+        except RuntimeError as error:
+            problems = str(error).splitlines()[1:2]
+        if problems:
+            raise UserError(f"{path} does not fit this recipe's model: {problems[0].strip()}")
+
+
+def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
+    """A whole tensor, cut over the processes as the student's own is (FSDP)."""
+    if not isinstance(own, DTensor) or own.shape != value.shape:
+        return value
+    return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
+
+
+def tapped_layer(layer: int | None, num_layers: int) -> int:
+    """Index of the hidden state that the heads read; 0 is the embeddings.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    chosen = round(2 / 3 * num_layers) if layer is None else layer
+    if not -num_layers - 1 <= chosen <= num_layers:
+        raise UserError(f"heads.layer is {layer}; the language model has {num_layers} layers")
+    return chosen % (num_layers + 1)
+
+
+def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Processor]:
+    """A checkpoint with the adapter that knows it."""
+    backbone = backbone_for(path)
+    options: dict[str, Any] = {}
+    if config.attention:
+        options["attn_implementation"] = config.attention
+    if config.quantize == "4bit":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=torch.bfloat16,
+            llm_int8_skip_modules=["lm_head", "audio_tower", "multi_modal_projector", "visual"],
+        )
+    model, processor = backbone.load(path, dtype=config.dtype, **options)
+    model.requires_grad_(False)
+    return backbone, model, processor
+
+
+def build_student(
+    recipe: Recipe,
+    backbone: Backbone,
+    model: PreTrainedModel,
+    processor: Processor,
+    streams: Mapping[str, Stream],
+) -> Student:
+    """Gives a backbone the block, the adapters and the heads that the recipe asks for.
+
+    The processor gets the block's tokens and template. What is new starts from `recipe.seed`.
+    """
+    torch.manual_seed(recipe.seed)
+    block = None
+    num_positions = recipe.block.tokens
+    if recipe.has_block:
+        block = add_block(model, processor.tokenizer, num_positions)
+        template = template_with_block(
+            str(processor.chat_template),
+            num_positions,
+            placement=recipe.block.placement,
+            audio_end=backbone.audio_end,
+        )
+        processor.chat_template = processor.tokenizer.chat_template = template
+    if recipe.model.remember_audio:
+        if not backbone.tower_by_rows:
+            raise UserError("model.remember_audio is not for this backbone; take it out")
+        cache_tower_outputs(backbone.audio_tower(model))
+    wrapped = _with_adapters(recipe, backbone, model, block)
+    distilled = streams if recipe.distils else {}
+    return Student(backbone, wrapped, block, distilled, recipe.heads, num_positions)
+
+
+def _with_adapters(
+    recipe: Recipe, backbone: Backbone, model: PreTrainedModel, block: Block | None
+) -> PreTrainedModel | PeftModel:
+    rows = list(block.ids) if block else None
+    if recipe.joint is not None and recipe.joint.train == "full":
+        if rows is None:
+            return model
+        table = next(
+            name for name, module in model.named_modules() if module is model.get_input_embeddings()
+        )
+        return get_peft_model(
+            model, TrainableTokensConfig(token_indices=rows, target_modules=[table])
+        )
+    return get_peft_model(
+        model,
+        LoraConfig(
+            r=recipe.lora.rank,
+            lora_alpha=recipe.lora.alpha,
+            lora_dropout=recipe.lora.dropout,
+            target_modules=backbone.lora_pattern,
+            trainable_token_indices=rows,
+        ),
+    )

@@ -1,0 +1,49 @@
+"""Audio-tower outputs kept in memory: a frozen tower need not hear the same clip every epoch.
+
+For small corpora on small machines, where the tower is most of a step. Clips are computed one at a
+time, so that what is remembered does not depend on which batch a clip was first in, and a resumed
+run stays equal to an uninterrupted one bit for bit. Towers of equal weights share what they
+remember: all arms and seeds that are trained by one command hear each clip once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
+
+_REMEMBERED: dict[bytes, dict[bytes, Tensor]] = {}
+"""Digest of a tower's weights -> digest of features -> output."""
+
+
+def cache_tower_outputs(tower: nn.Module) -> None:
+    """Makes a frozen audio tower answer from memory when it is given features that it has seen.
+
+    Args:
+        tower: Takes `input_features` (B, mel, frames) and a mask with B rows or None.
+    """
+    compute = tower.forward
+    weights = hashlib.blake2b(digest_size=16)
+    for name, value in tower.state_dict().items():
+        weights.update(name.encode() + _bytes(value))
+    remembered = _REMEMBERED.setdefault(weights.digest(), {})
+
+    @torch.no_grad()
+    def forward(input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+        rows = []
+        for at, features in enumerate(input_features):
+            key = hashlib.blake2b(_bytes(features), digest_size=16).digest()
+            if key not in remembered:
+                mask = None if attention_mask is None else attention_mask[at : at + 1]
+                mask = None if mask is None or mask.all() else mask
+                remembered[key] = compute(features[None], attention_mask=mask).last_hidden_state[0]
+            rows.append(remembered[key])
+        return BaseModelOutput(last_hidden_state=torch.stack(rows))
+
+    tower.forward = forward
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

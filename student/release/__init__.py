@@ -1,0 +1,1 @@
+"""Release: export, model card, push."""

@@ -1,0 +1,129 @@
+"""The model card of an export: data, teachers with their licences, metrics, and how to serve it.
+
+Written from what the run itself has kept (`sources.json`, `report.json`, `recipe.yaml`), so that a
+card cannot say what the run was not.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import yaml
+
+from student.config import Recipe, load_recipe
+from student.distill.metrics import NAMES
+from student.model.block import block_tokens
+from student.runs.folder import RECIPE_FILE, read_report
+from student.runs.sources import Sources, read_sources
+
+METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
+
+
+def model_card(run: Path, proof: str) -> str:
+    """The text of README.md.
+
+    Args:
+        run: Folder of the run.
+        proof: How close the export is to the trained model, in one sentence.
+    """
+    recipe, sources = load_recipe(run / RECIPE_FILE), read_sources(run)
+    base = recipe.model.path or f"a small {recipe.model.tiny.family} built on the spot"
+    parts = [
+        _header(recipe),
+        f"# {base}, with continuous audio thinking",
+        _what(recipe, base),
+        "## Use",
+        "Stock `transformers` and vLLM load it; no code of its own is needed. The chat template "
+        "writes the thinking block, so ask through `apply_chat_template(messages, "
+        "add_generation_prompt=True)` or a chat endpoint.",
+        f"Proof of the export: {proof}.",
+        "## Data",
+        f"Corpus `{Path(sources.corpus).name}`: {sources.clips:,} clips, "
+        f"{sources.hours:.1f} hours; {sources.examples:,} examples to learn from, "
+        f"{sources.held_out:,} held out by clip.",
+        "## Teachers",
+        _teachers(sources),
+        "## Metrics",
+        "On held-out clips. `mean predictor` says the same for every frame: what a head must beat.",
+        _metrics(run, sources),
+        "## Licences",
+        _licences(sources, base),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(recipe: Recipe) -> str:
+    """Metadata as the hub reads it; the licence is the base's and the user's to state."""
+    fields: dict[str, object] = {
+        "library_name": "transformers",
+        "pipeline_tag": "audio-text-to-text",
+        "tags": ["audio", "continuous-audio-thinking", f"arm:{recipe.arm}"],
+    }
+    if recipe.model.path and not Path(recipe.model.path).exists():
+        fields |= {"base_model": recipe.model.path}
+    return "---\n" + yaml.safe_dump(fields, sort_keys=False) + "---"
+
+
+def _what(recipe: Recipe, base: str) -> str:
+    arms = {
+        "coat": "Its hidden states at these positions were trained to predict what audio experts "
+        "hear.",
+        "pause": "A control: the block was trained without any expert.",
+    }
+    if not recipe.has_block:
+        taught = ", its audio tokens taught what experts hear" if recipe.distils else ""
+        return (
+            f"A control of {METHOD}: {base} fine-tuned on the same data, without a block{taught}."
+        )
+    tokens = block_tokens(recipe.block.tokens)
+    return (
+        f"{base} with a block of {recipe.block.tokens} thinking positions (`{tokens[0]}` ... "
+        f"`{tokens[-1]}`, {recipe.block.placement.replace('_', ' ')}), after {METHOD}. "
+        f"{arms[recipe.arm]} The block is part of the prompt: one prefill, no further token."
+    )
+
+
+def _teachers(sources: Sources) -> str:
+    if not sources.teachers:
+        return "None."
+    lines = ["| teacher | adapter | weights (SHA-256) | licence |", "| --- | --- | --- | --- |"]
+    for teacher in sources.teachers:
+        weights = ", ".join(f"{name} `{digest[:12]}`" for name, digest in teacher.weights.items())
+        lines.append(
+            f"| `{teacher.key}` | `{teacher.family}` | {weights or '-'} | {teacher.license} |"
+        )
+    return "\n".join(lines)
+
+
+def _metrics(run: Path, sources: Sources) -> str:
+    report = read_report(run)
+    stages = list(report)
+    lines = [
+        f"| | | mean predictor | {' | '.join(stages)} |",
+        "| --- | --- | --- |" + " --- |" * len(stages),
+        _row("answer", "loss", None, [report[stage]["answer_loss"] for stage in stages]),
+    ]
+    for name, source in sources.streams.items():
+        if f"{name}/metric" in report[stages[0]]:
+            values = [report[stage][f"{name}/metric"] for stage in stages]
+            baseline = report[stages[0]][f"{name}/mean_predictor"]
+            lines.append(_row(f"`{name}`", NAMES[source.kind], baseline, values))
+    return "\n".join(lines)
+
+
+def _row(name: str, metric: str, baseline: float | None, values: list[float]) -> str:
+    def shown(value: float | None) -> str:
+        return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+
+    return f"| {name} | {metric} | {shown(baseline)} | {' | '.join(map(shown, values))} |"
+
+
+def _licences(sources: Sources, base: str) -> str:
+    lines = [f"- The weights derive from {base}; its licence holds for them."]
+    for teacher in sources.teachers:
+        lines.append(
+            f"- Trained on the outputs of `{teacher.key.partition('@')[0]}`: {teacher.license}."
+        )
+    lines.append("- The corpus' own licences are for whoever publishes this to state.")
+    return "\n".join(lines)

@@ -1,0 +1,238 @@
+"""transformers' Trainer with our loss, our checkpoints and our validation.
+
+Three things differ from the stock trainer. Losses are normalised by counts over the whole
+accumulated batch and all processes, per stream and for the answer, so that gradient accumulation is
+exact. Checkpoints hold what is learnt, not the frozen backbone. And rows, heads and backbone have
+learning rates of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from student.config import Recipe, StageConfig
+from student.data.length_grouping import ByLength
+from student.model.student import Student
+from student.training.validation import Numbers
+
+STATE_FILE = "student.safetensors"
+"""What is learnt, in a checkpoint and at the end of a stage."""
+
+Counts = dict[str, Tensor]
+"""Stream (or `answer`) -> counts_P over the whole accumulated batch."""
+
+
+class StudentTrainer(Trainer):
+    """Trains a `Student` for one stage.
+
+    Args:
+        student: What is trained.
+        stage: Of the recipe.
+        count: Batch -> the counts that its losses are divided by.
+        losses: (model, batch, counts) -> each loss by name, and the total to descend.
+        validate: Student -> numbers.
+        lengths: Of the examples; given, they are batched with others of similar length.
+    """
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(
+        self,
+        student: Student,
+        stage: StageConfig,
+        arguments: TrainingArguments,
+        *,
+        count: Callable[[dict[str, Any]], Counts],
+        losses: Callable[[torch.nn.Module, dict[str, Any], Counts], tuple[Numbers, Tensor]],
+        validate: Callable[[Student], Numbers],
+        examples: Dataset,
+        held_out: Dataset,
+        collate: Callable[[list], dict[str, Any]],
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__(
+            model=student,
+            args=arguments,
+            train_dataset=examples,
+            eval_dataset=held_out,
+            data_collator=collate,
+        )
+        self.student = student
+        self._stage = stage
+        self._count = count
+        self._losses = losses
+        self._validate = validate
+        self._lengths = lengths
+        self._parts: dict[str, float] = defaultdict(float)
+        self._parts_since = 0
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        if not arguments.disable_tqdm:
+            self.add_callback(_Progress())
+        self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list, Any]:
+        """The next accumulated batch, with its counts in place of the number of items."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        counts: Counts = {}
+        for batch in batches:
+            for name, count_P in self._count(batch).items():
+                counts[name] = counts.get(name, 0) + count_P.to(device, torch.float32)
+        return batches, {name: self.accelerator.reduce(count_P) for name, count_P in counts.items()}
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """This batch's share of the loss of the whole accumulated batch."""
+        parts, loss = self._losses(model, inputs, num_items_in_batch)
+        for name, value in parts.items():
+            self._parts[name] += value
+        loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, parts) if return_outputs else loss
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """One group of parameters for each learning rate."""
+        if self.optimizer is None:
+            rates = {
+                "rows": self._stage.rows_lr,
+                "backbone": self._stage.lr,
+                "heads": self._stage.heads_lr,
+            }
+            groups = {part: [] for part in rates}
+            for name, parameter in self.student.named_parameters():
+                if parameter.requires_grad:
+                    groups[self.student.part(name)].append(parameter)
+            optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args)
+            settings.pop("lr")
+            self.optimizer = optimizer(
+                [
+                    {"params": parameters, "lr": rates[part],
+                     "weight_decay": 0.0 if part == "rows" else self._stage.weight_decay}
+                    for part, parameters in groups.items()
+                    if parameters
+                ],
+                **settings,
+            )  # fmt: skip
+        return self.optimizer
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self._lengths is None:
+            return super()._get_train_sampler(train_dataset)
+        together = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return ByLength(
+            self._lengths, together * self.args.world_size, seed=self.args.data_seed or 0
+        )
+
+    def evaluate(
+        self,
+        eval_dataset: Any = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Numbers:
+        """Validates, and logs the numbers."""
+        numbers = self._validate(self.student)
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in numbers.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Adds each part's loss to the trainer's own log of the loss."""
+        steps = self.state.global_step - self._parts_since
+        if "loss" in logs and steps:
+            logs |= {f"loss/{name}": value / steps for name, value in self._parts.items()}
+            self._parts.clear()
+            self._parts_since = self.state.global_step
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            self.student.save(
+                Path(output_dir or str(self.args.output_dir)) / STATE_FILE, state_dict
+            )
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.student.load(Path(resume_from_checkpoint) / STATE_FILE)
+        self._parts_since = int(resume_from_checkpoint.rpartition("-")[2])
+
+
+def training_arguments(
+    recipe: Recipe, stage: StageConfig, folder: Path, *, seed: int
+) -> TrainingArguments:
+    """What the stock trainer is told; `recipe.trainer` has the last word."""
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": stage.epochs,
+        "max_steps": stage.max_steps,
+        "per_device_train_batch_size": stage.batch_size,
+        "gradient_accumulation_steps": stage.accumulation,
+        "learning_rate": stage.lr,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": stage.warmup,
+        "logging_steps": stage.log_steps,
+        "save_strategy": "steps",
+        "save_steps": stage.save_steps,
+        "save_total_limit": 2,
+        "eval_strategy": "steps" if stage.eval_steps else "no",
+        "eval_steps": stage.eval_steps or None,
+        "dataloader_num_workers": recipe.data.workers,
+        "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
+        "report_to": ["tensorboard"],
+        "seed": seed,
+        "data_seed": seed,
+    }
+    return TrainingArguments(**(settings | recipe.trainer))
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was written to its end, from which a stage goes on."""
+    while folder.is_dir() and (newest := get_last_checkpoint(str(folder))):
+        # The file that is written last; a kill may have left half of it.
+        with contextlib.suppress(OSError, ValueError):
+            json.loads((Path(newest) / "trainer_state.json").read_text())
+            return newest
+        Path(newest).rename(Path(newest).with_name(f"unfinished-{Path(newest).name}"))
+    return None
+
+
+class _Progress(ProgressCallback):
+    """The trainer's progress bar, with the loss in it instead of a line for each log."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if self.training_bar is not None and logs and "loss" in logs:
+            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+
+
+class _JsonLines(TrainerCallback):
+    """Every log as a line of metrics.jsonl, for people and notebooks."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder.parent / "metrics.jsonl"
+        self._stage = folder.name
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.is_world_process_zero and logs:
+            line = {"stage": self._stage, "step": state.global_step, **logs}
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")

@@ -1,0 +1,154 @@
+"""Validation: answer loss, and for every stream its loss and metric on held-out clips.
+
+Runs outside of the random-number stream of training, so that how often one validates changes
+nothing else.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student.distill.alignment import VOICED
+from student.distill.losses import answer_sum, stream_counts, stream_sums
+from student.distill.metrics import constant_output, stream_metric
+from student.distill.streams import RECONSTRUCTION, Stream
+from student.model.student import Student
+
+# Legend: B examples, N frames (K * R), M frames of all clips, D columns, P parts of a loss.
+
+Numbers = dict[str, float]
+"""`answer_loss`; per stream `STREAM/loss`, `STREAM/metric` and `STREAM/mean_predictor`."""
+
+
+class Validator:
+    """Measures a student on the same held-out batches every time."""
+
+    def __init__(
+        self,
+        batches: Iterable[dict[str, Any]],
+        streams: Mapping[str, Stream],
+        means: Mapping[str, np.ndarray],
+    ) -> None:
+        """
+        Args:
+            batches: Held-out batches, iterated anew for each measurement.
+            streams: What is measured.
+            means: Stream -> mean target_D of the training clips, for the baseline.
+        """
+        self._batches = batches
+        self._streams = streams
+        self._means = means
+
+    @torch.no_grad()
+    def __call__(self, student: Student) -> Numbers:
+        was_training = student.training
+        student.eval()
+        with torch.random.fork_rng():
+            numbers = self._measure(student)
+        student.train(was_training)
+        return numbers
+
+    def _measure(self, student: Student) -> Numbers:
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
+        counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
+        outputs: dict[str, list[np.ndarray]] = defaultdict(list)
+        targets: dict[str, list[np.ndarray]] = defaultdict(list)
+        for batch in self._batches:
+            batch = to_device(batch, student.tower_mean_H.device)
+            result = student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
+            sums["answer"] = (
+                sums["answer"] + answer_sum(result["logits_AV"], result["labels_A"]).cpu()
+            )
+            counts["answer"] = counts["answer"] + len(result["labels_A"])
+            for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+                kind = self._streams[name].kind
+                output_BND = result["frames"][name].float()
+                sums[name] = sums[name] + stream_sums(kind, output_BND, target_BND, covered_B).cpu()
+                counts[name] = counts[name] + stream_counts(kind, target_BND, covered_B).cpu()
+                outputs[name].append(output_BND[covered_B].flatten(0, 1).cpu().numpy())
+                targets[name].append(target_BND[covered_B].flatten(0, 1).cpu().numpy())
+        numbers = {"answer_loss": float(sums["answer"] / counts["answer"].clamp(min=1))}
+        for name in outputs:
+            output_MD, target_MD = np.concatenate(outputs[name]), np.concatenate(targets[name])
+            loss = (sums[name] / counts[name].clamp(min=1)).sum()
+            numbers |= {f"{name}/loss": float(loss)} | self._score(name, output_MD, target_MD)
+        return numbers
+
+    def _score(self, name: str, output_MD: np.ndarray, target_MD: np.ndarray) -> Numbers:
+        stream = self._streams[name]
+        constant_D = constant_output(stream.kind, self._means[name])
+        constant_MD = np.broadcast_to(constant_D, target_MD.shape)
+        threshold = stream.config.threshold
+        return {
+            f"{name}/metric": stream_metric(stream.kind, output_MD, target_MD, threshold),
+            f"{name}/mean_predictor": stream_metric(stream.kind, constant_MD, target_MD, threshold),
+        }
+
+
+def stream_targets(
+    batch: Mapping[str, Any], result: Mapping[str, Any]
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Stream -> (target_BND, covered_B), the backbone's own audio features included."""
+    targets = {
+        name: (target_BND, batch["covered"][name])
+        for name, target_BND in batch["targets"].items()
+        if name in result.get("frames", {})
+    }
+    if "tower_BNH" in result:
+        tower_BNH = result["tower_BNH"]
+        covered_B = torch.ones(len(tower_BNH), dtype=torch.bool, device=tower_BNH.device)
+        targets[RECONSTRUCTION] = (tower_BNH, covered_B)
+    return targets
+
+
+@torch.no_grad()
+def calibrate(
+    student: Student, batches: Iterable[dict[str, Any]], streams: Mapping[str, Stream]
+) -> dict[str, np.ndarray]:
+    """Measures what training takes as given: the mean target of each stream over some training
+    clips (returned), and mean and deviation of the backbone's audio features (kept in the student).
+
+    The audio tower is frozen, so its statistics are measured once instead of as they run: training
+    then does not depend on how a batch is cut into parts.
+    """
+    totals: dict[str, np.ndarray] = {}
+    counts: dict[str, np.ndarray] = {}
+    tower: list[Tensor] = []
+    was_training = student.training
+    student.eval()
+    for batch in batches:
+        if RECONSTRUCTION in streams:
+            moved = to_device(batch, student.tower_mean_H.device)
+            result = student(moved["inputs"], moved["labels_BS"], moved["audio_weights_BNS"],
+                             with_answer=False)  # fmt: skip
+            tower.append(result["tower_BNH"].flatten(0, 1))
+        for name, target_BND in batch["targets"].items():
+            target_MD = target_BND[batch["covered"][name]].flatten(0, 1).numpy()
+            weight_MD = np.ones_like(target_MD)
+            if streams[name].kind == "pitch":
+                weight_MD[:, :-1] = target_MD[:, -1:] >= VOICED
+            totals[name] = totals.get(name, 0) + (target_MD * weight_MD).sum(0)
+            counts[name] = counts.get(name, 0) + weight_MD.sum(0)
+    student.train(was_training)
+    if tower:
+        tower_MH = torch.cat(tower)
+        student.tower_mean_H.copy_(tower_MH.mean(0))
+        student.tower_std_H.copy_(tower_MH.std(0).clamp(min=1e-6))
+        totals[RECONSTRUCTION] = np.zeros(tower_MH.shape[1], np.float32)
+        counts[RECONSTRUCTION] = np.ones(1)
+    return {name: totals[name] / np.maximum(counts[name], 1) for name in totals}
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Tensors of a nested batch, moved."""
+    if isinstance(batch, Tensor):
+        return batch.to(device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch

@@ -1,0 +1,145 @@
+"""Music: Basic Pitch (Bittner et al., ICASSP 2022, arXiv 2203.09893): notes, onsets and contours.
+
+Posteriors of 88 piano keys sounding, 88 keys being struck, and 264 contour bins (three a semitone),
+86.13 times a second. The network hears windows of 43,844 samples. Its own code moves them by
+36,164, no multiple of the 256-sample hop, so its frame clock drifts by up to 0.7 frames and jumps
+back at every window; here windows move by 142 whole hops and the grid is uniform: frame i is at
+i * 256 samples. Nothing is lost: note F1 on rendered notes is 0.813 (monophonic) and 0.730 (chords
+and melody); the original windows and clock give 0.810 and 0.724.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.packaged_weights import packaged_file, sha256
+from manifests.streams.specs import StreamSpec, TeacherSpec
+from teachers.protocol import Targets
+from teachers.toolkit.frame_grid import num_frames
+from teachers.toolkit.notes import decode_notes
+
+# Legend: T frames, W windows.
+
+SAMPLE_RATE = 22_050
+HOP = 256
+WINDOW = 43_844
+WINDOW_FRAMES = 172
+EDGE = 15
+"""Frames at either end of a window that its neighbour says better."""
+KEPT = WINDOW_FRAMES - 2 * EDGE
+OUTPUTS = {
+    "contours": ("StatefulPartitionedCall:0", 264),
+    "notes": ("StatefulPartitionedCall:1", 88),
+    "onsets": ("StatefulPartitionedCall:2", 88),
+}
+INPUT = "serving_default_input_2:0"
+LOWEST_MIDI = 21
+MODEL_SHA256 = "2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BasicPitchSettings:
+    """Settings of `BasicPitch`."""
+
+    onset_threshold: float = 0.5
+    """Posterior from which a strike begins a note, in [0, 1]."""
+    note_threshold: float = 0.3
+    """Posterior down to which a note goes on, in [0, 1]."""
+    batch_windows: int = 8
+    """Windows per forward pass. Does not change the features."""
+
+
+class BasicPitch:
+    """Note, onset and contour posteriors, and the notes that they spell."""
+
+    Settings = BasicPitchSettings
+
+    def __init__(self, name: str, settings: BasicPitchSettings) -> None:
+        self._name = name
+        self._settings = settings
+        self._weights = packaged_file(
+            "basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx", MODEL_SHA256
+        )
+        self._session: Any = None
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        settings = asdict(self._settings)
+        del settings["batch_windows"]
+        keys = tuple(f"midi {LOWEST_MIDI + key}" for key in range(88))
+        streams = tuple(
+            StreamSpec(
+                name=stream, kind="multilabel", dim=dim, start_s=0.0, hop_s=HOP / SAMPLE_RATE,
+                window_s=2048 / SAMPLE_RATE, codec="uint8", names=keys if dim == 88 else (),
+            )
+            for stream, (_, dim) in OUTPUTS.items()
+        )  # fmt: skip
+        return TeacherSpec(
+            name=self._name,
+            family="basic_pitch",
+            revision=1,
+            settings=settings,
+            weights={self._weights.name: sha256(self._weights)},
+            sample_rate=SAMPLE_RATE,
+            streams=streams,
+            license="Apache-2.0",
+        )
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = num_threads
+        options.inter_op_num_threads = 1
+        wanted = ["CPUExecutionProvider"]
+        if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            wanted.insert(0, "CUDAExecutionProvider")
+        self._session = onnxruntime.InferenceSession(str(self._weights), options, providers=wanted)
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        cut = [_windows(wave) for wave in waves]
+        posteriors = self._run([window for windows, _ in cut for window in windows])
+        found, place = [], 0
+        for windows, count in cut:
+            frames = {
+                name: values[place : place + len(windows)].reshape(-1, values.shape[2])[:count]
+                for name, values in posteriors.items()
+            }
+            place += len(windows)
+            notes = decode_notes(
+                frames["notes"],
+                frames["onsets"],
+                hop_s=HOP / SAMPLE_RATE,
+                lowest_midi=LOWEST_MIDI,
+                onset_threshold=self._settings.onset_threshold,
+                note_threshold=self._settings.note_threshold,
+            )
+            found.append(Targets(frames, {"notes": notes}))
+        return found
+
+    def _run(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Stream -> (W, KEPT, D), without the edges of the windows."""
+        names = [output for output, _ in OUTPUTS.values()]
+        parts: dict[str, list[np.ndarray]] = {stream: [] for stream in OUTPUTS}
+        for at in range(0, len(windows), self._settings.batch_windows):
+            batch_WS = np.stack(windows[at : at + self._settings.batch_windows])
+            found = self._session.run(names, {INPUT: batch_WS[:, :, None]})
+            for stream, frames_WTD in zip(OUTPUTS, found, strict=True):
+                parts[stream].append(frames_WTD[:, EDGE : EDGE + KEPT].copy())
+        return {stream: np.concatenate(part) for stream, part in parts.items()}
+
+
+def _windows(wave: np.ndarray) -> tuple[np.ndarray, int]:
+    """Windows (W, 43844), a view, whose kept frames follow each other from frame 0 on, and T."""
+    count = num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP / SAMPLE_RATE)
+    number = -(-count // KEPT)
+    length = (number - 1) * KEPT * HOP + WINDOW
+    padded = np.pad(wave, (EDGE * HOP, max(0, length - EDGE * HOP - len(wave))))
+    view = np.lib.stride_tricks.sliding_window_view(padded.astype(np.float32, copy=False), WINDOW)
+    return view[:: KEPT * HOP][:number], count

@@ -1,0 +1,231 @@
+"""ASR: any Whisper checkpoint of transformers: encoder frames, and a transcript with word times.
+
+The family for GPUs (`teachers.adapters.whisper_ct2` is the one for CPU farms): the encoder runs
+over batches of windows with fused attention in half precision, once, for frames and words alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import UserError
+from manifests.streams.specs import TeacherSpec
+from teachers.protocol import Targets
+from teachers.toolkit import checkpoints
+from teachers.toolkit.checkpoints import HubSettings
+from teachers.toolkit.whisper_windows import (
+    GRID,
+    HOP,
+    HOP_S,
+    LOG_PROBABILITY_THRESHOLD,
+    NO_SPEECH_THRESHOLD,
+    SAMPLE_RATE,
+    WINDOW_FRAMES,
+    WindowResult,
+    over_windows,
+)
+from teachers.toolkit.windowing import Window, pooled
+from teachers.toolkit.words import transcript, warp
+
+# Legend: B batch, T frames of 20 ms, D width.
+
+MEL_TAIL = 800
+"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
+MULTILINGUAL_VOCABULARY = 51_865
+"""Entries from which a vocabulary holds languages, where the checkpoint does not say."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WhisperSettings(HubSettings):
+    """Settings of `Whisper`."""
+
+    model: str = "openai/whisper-large-v3"
+    """Hub id or folder of a Whisper checkpoint in transformers' format."""
+    layer: int = -1
+    """Encoder state to store, as transformers counts them; -1 is the encoder's output."""
+    language: str = "en"
+    """Language of a multilingual model's transcripts; empty detects it for every window."""
+    transcribe: bool = True
+    """Write a transcript with word times beside the frames."""
+    silence_step: int = 1
+    """Of how many frames of the silence after a clip one is computed. 1 is exact; 4 takes half the
+    time on short clips (tiny.en: cosine 0.999, the same words)."""
+
+
+class Whisper:
+    """Encoder frames every 20 ms, and what is said."""
+
+    Settings = WhisperSettings
+
+    def __init__(self, name: str, settings: WhisperSettings) -> None:
+        if not 1 <= settings.silence_step <= 16:
+            raise UserError(
+                f"teacher {name}: silence_step must be in [1, 16]; found {settings.silence_step}"
+            )
+        self._name = name
+        self._settings = settings
+        self._checkpoint = checkpoints.find(settings)
+        if self._checkpoint.config.get("model_type") != "whisper":
+            raise UserError(f"teacher {name}: {settings.model} is no Whisper checkpoint")
+        self._pool = GRID.pool(settings.frame_rate)
+        self._device = "cpu"
+        self._model: Any = None
+        self._mel: Any = None
+        self._tokenizer: Any = None
+        self._decoder: Any = None
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        width = self._checkpoint.config["d_model"]
+        stream = GRID.stream("encoder", "features", width, "int8", pool=self._pool)
+        return TeacherSpec(
+            name=self._name,
+            family="whisper",
+            revision=2,
+            settings=self._settings.recorded(),
+            weights=self._checkpoint.digests(),
+            sample_rate=SAMPLE_RATE,
+            streams=(stream,),
+            license=self._checkpoint.license(self._settings.license),
+        )
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+        checkpoints.offline()
+        from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
+
+        self._device = device
+        self._model = checkpoints.load(
+            WhisperForConditionalGeneration, self._checkpoint, self._settings,
+            device=device, num_threads=num_threads,
+        )  # fmt: skip
+        self._mel = WhisperFeatureExtractor.from_pretrained(self._checkpoint.folder)
+        if self._settings.transcribe:
+            self._tokenizer = self._decode_words()
+            from teachers.toolkit.whisper_network import Decoder
+
+            self._decoder = Decoder(
+                self._model, no_speech=self._tokenizer.no_speech, eot=self._tokenizer.eot,
+                timestamps=self._tokenizer.timestamp_begin,
+            )  # fmt: skip
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        from teachers.toolkit.whisper_network import kept_frames
+
+        heard = over_windows(
+            waves, self._forward_batch, budget_s=self._settings.budget(self._device),
+            alike=lambda spoken: kept_frames(spoken, self._settings.silence_step),
+        )  # fmt: skip
+        return [
+            Targets(
+                {"encoder": pooled(clip.frames_TD, self._pool)},
+                transcript(clip.words, clip.language or self._settings.language)
+                if self._settings.transcribe
+                else {},
+            )
+            for clip in heard
+        ]
+
+    def _forward_batch(self, pieces: Sequence[Window]) -> list[WindowResult]:
+        """Windows that keep the same number of frames."""
+        import torch
+
+        from teachers.toolkit.whisper_network import encode, kept_frames
+
+        step = self._settings.silence_step
+        spoken = [GRID.count(len(piece.samples)) for piece in pieces]
+        kept = kept_frames(spoken[0], step)
+        with torch.inference_mode():
+            tapped_BTD, states_BTD = encode(
+                self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
+                silence_step=step, layer=self._settings.layer,
+            )  # fmt: skip
+            frames_BTD = tapped_BTD[:, : max(spoken)].float().cpu().numpy()
+            said = self._transcribe(states_BTD, spoken)
+        return [
+            WindowResult(frames_BTD[row, :count], *said[row]) for row, count in enumerate(spoken)
+        ]
+
+    def _log_mel(self, pieces: Sequence[Window], kept: int) -> Any:
+        """(B, M, F): all of what is kept, and where that is not the window, some silence more."""
+        import torch
+
+        most = WINDOW_FRAMES * HOP
+        waves = [
+            np.pad(piece.samples, (0, min(MEL_TAIL, most - len(piece.samples)))) for piece in pieces
+        ]
+        mel_BMF = self._mel(
+            waves, sampling_rate=SAMPLE_RATE, padding="longest", truncation=False,
+            return_tensors="pt", device=self._device,
+        ).input_features  # fmt: skip
+        length = min(2 * WINDOW_FRAMES, 2 * kept + 8)
+        # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
+        floor_B11 = mel_BMF.amin((1, 2), keepdim=True)
+        silence = floor_B11.expand(-1, mel_BMF.shape[1], max(0, length - mel_BMF.shape[2]))
+        mel_BMF = torch.cat([mel_BMF, silence], 2)[:, :, :length]
+        return mel_BMF.to(self._model.device, self._model.dtype)
+
+    def _transcribe(
+        self, states_BTD: Any, spoken: Sequence[int]
+    ) -> list[tuple[list[dict[str, Any]], str]]:
+        """Words of each window, with times in seconds from its start, and its language."""
+        languages = [self._settings.language] * len(spoken)
+        if self._decoder is None:
+            return [([], language) for language in languages]
+        sot, *rest = self._tokenizer.sot_sequence
+        prompts = [[sot, *rest]] * len(spoken)
+        if self._languages:
+            tokens = self._decoder.language(states_BTD, sot, list(self._languages))
+            prompts = [[sot, token, *rest[1:]] for token in tokens]
+            languages = [self._languages[token] for token in tokens]
+        found = []
+        for heard in self._decoder.decode(states_BTD, prompts, spoken):
+            silent = heard.no_speech > NO_SPEECH_THRESHOLD
+            unlikely = heard.mean_log_probability < LOG_PROBABILITY_THRESHOLD
+            tokens = [] if silent and unlikely else heard.tokens
+            found.append(self._timed(tokens, heard.attention_NT) if tokens else [])
+        return list(zip(found, languages, strict=True))
+
+    @property
+    def _languages(self) -> dict[int, str]:
+        """Token -> language, where it is to be detected."""
+        if self._settings.language or not self._is_multilingual:
+            return {}
+        table = self._model.generation_config.lang_to_id
+        return {token: name.strip("<|>") for name, token in table.items()}
+
+    @property
+    def _is_multilingual(self) -> bool:
+        whole = self._model.config.vocab_size >= MULTILINGUAL_VOCABULARY
+        return bool(getattr(self._model.generation_config, "is_multilingual", whole))
+
+    def _timed(self, tokens: list[int], attention_NT: np.ndarray) -> list[dict[str, Any]]:
+        words, parts = self._tokenizer.split_to_word_tokens([*tokens, self._tokenizer.eot])
+        starts_N = warp(attention_NT) * HOP_S
+        ends = np.cumsum([len(part) for part in parts[:-1]])
+        begins = [0, *ends[:-1]]
+        return [
+            {"word": word, "start": float(starts_N[begin]), "end": float(starts_N[end])}
+            for word, begin, end in zip(words[:-1], begins, ends, strict=True)
+        ]
+
+    def _decode_words(self) -> Any:
+        """faster-whisper's tokenizer: start tokens, and where words begin."""
+        import tokenizers
+        from faster_whisper.tokenizer import Tokenizer
+
+        path = self._checkpoint.folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: fetch it, or set transcribe: false")
+        try:
+            return Tokenizer(
+                tokenizers.Tokenizer.from_file(str(path)), self._is_multilingual,
+                task="transcribe", language=self._settings.language or "en",
+            )  # fmt: skip
+        except ValueError as error:
+            raise UserError(f"teacher {self._name}: language: {error}") from None

@@ -1,0 +1,1 @@
+"""What adapters share: frame grids, windows, front ends, checkpoints, decoding."""

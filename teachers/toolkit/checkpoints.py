@@ -1,0 +1,262 @@
+"""Checkpoints of the model hub, used offline: where their files lie, and that they are the ones.
+
+A model is a hub id (`openai/whisper-large-v3`) or a folder. Ids are looked up below a folder that
+`coat-cache fetch` has filled (`DIR/org/name` beside `DIR/pins.json`, which holds the revision
+and the SHA-256 of every file), else in Hugging Face's own cache; nothing is ever downloaded by a
+build. Weights are safetensors; a checkpoint that has only `pytorch_model.bin` is read by torch's
+`weights_only` unpickler, which refuses code. Describing a checkpoint imports neither torch nor
+transformers.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from manifests.errors import UserError
+from manifests.packaged_weights import sha256
+
+PINS = "pins.json"
+DESCRIBING = ("config.json", "preprocessor_config.json", "generation_config.json",
+              "tokenizer.json", "vocab.json")  # fmt: skip
+"""Small files that change what a checkpoint computes; their digests count like the weights'."""
+RUNTIME = ("batch_seconds", "weights_dir", "license")
+"""Settings that do not change features."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSettings:
+    """What every family of hub checkpoints can be told."""
+
+    model: str = ""
+    """Hub id, or path of a local folder. A path is part of the version's name: prefer ids and
+    `weights_dir`, which may lie elsewhere tomorrow."""
+    revision: str = ""
+    """Commit or tag; the fetched one if empty."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Precision of weights and activations; half precision is for GPUs."""
+    frame_rate: float = 0.0
+    """Frames per second to store: native frames are averaged in groups. 0 keeps them all."""
+    license: str = ""
+    """Licence of the weights, where the model card does not state it."""
+    batch_seconds: float = 0.0
+    """Padded audio per forward pass, in seconds; 0 means 60 on a CPU, 600 on a GPU. Does not change
+    the features."""
+    weights_dir: str = ""
+    """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that change features, as a spec holds them."""
+        fields = {key: value for key, value in asdict(self).items() if key not in RUNTIME}
+        return {key: list(value) if isinstance(value, tuple) else value
+                for key, value in fields.items()}  # fmt: skip
+
+    def budget(self, device: str) -> float:
+        """Seconds per forward pass on `device`."""
+        return self.batch_seconds or (600.0 if device.startswith("cuda") else 60.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint's files, found and, where they were pinned, checked."""
+
+    model: str
+    folder: Path
+    weights: tuple[Path, ...]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`config.json`."""
+        return self.read("config.json")
+
+    def read(self, name: str) -> dict[str, Any]:
+        """A JSON file of the checkpoint; empty if it has none of that name."""
+        path = self.folder / name
+        if not path.is_file():
+            return {}
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{path} is no JSON ({error}); fetch the checkpoint again") from None
+
+    def digests(self) -> dict[str, str]:
+        """File name -> SHA-256 of weights and of the small files that describe the network."""
+        small = [self.folder / name for name in DESCRIBING if (self.folder / name).is_file()]
+        return {path.name: sha256(path) for path in (*self.weights, *small)}
+
+    def license(self, stated: str) -> str:
+        """`stated`, or what the model card's header says."""
+        card = self.folder / "README.md"
+        if stated or not card.is_file():
+            return stated or "not stated; see the model card"
+        head = card.read_text(encoding="utf-8", errors="replace").split("\n---", 1)[0]
+        try:
+            fields = yaml.safe_load(head.removeprefix("---")) or {}
+        except yaml.YAMLError:
+            fields = {}
+        found = fields.get("license_name") or fields.get("license") if isinstance(
+            fields, Mapping) else None  # fmt: skip
+        return str(found or "not stated; see the model card")
+
+
+def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
+    """The checkpoint that `settings.model` names.
+
+    Args:
+        settings: Of a family.
+        weights: Names of its weight files, where they are not those of transformers.
+
+    Raises:
+        UserError: it is not here, incomplete, or not what was fetched.
+    """
+    folder = _folder(settings.model, settings.revision, settings.weights_dir)
+    if weights:
+        files = [folder / name for name in weights]
+        lacking = [path.name for path in files if not path.is_file()]
+    else:
+        files, lacking = weight_files(folder), []
+    if lacking or not files:
+        expected = ", ".join(lacking) or "model.safetensors (or its shards, or pytorch_model.bin)"
+        raise UserError(f"{folder} has no {expected}; {_remedy(settings.model)}")
+    return Checkpoint(settings.model, folder, tuple(files))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that transformers would read in a folder, safetensors first; may be none."""
+    for single in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{single}.index.json"
+        if (folder / single).is_file():
+            return [folder / single]
+        if index.is_file():
+            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            lacking = [shard for shard in shards if not (folder / shard).is_file()]
+            if lacking:
+                raise UserError(f"{folder} lacks {', '.join(lacking)}, which its index names")
+            return [folder / shard for shard in shards]
+    return []
+
+
+def load(
+    cls: Any, checkpoint: Checkpoint, settings: HubSettings, *, device: str, num_threads: int,
+    **options: Any,
+) -> Any:  # fmt: skip
+    """A model of class `cls` (anything with `from_pretrained`), in evaluation mode on `device`.
+
+    Raises:
+        UserError: weights are missing in the checkpoint, or are a pickle with code in it.
+    """
+    import pickle
+
+    import torch
+
+    torch.set_num_threads(num_threads)
+    try:
+        model, info = cls.from_pretrained(
+            checkpoint.folder,
+            dtype=getattr(torch, settings.dtype),
+            use_safetensors=checkpoint.weights[0].suffix == ".safetensors",
+            weights_only=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{checkpoint.weights[0]} holds more than tensors and is not read; convert the "
+            "checkpoint to safetensors, or take one that has them"
+        ) from None
+    if info["missing_keys"]:
+        raise UserError(
+            f"{checkpoint.model} has no weights for {', '.join(sorted(info['missing_keys'])[:3])} "
+            f"of {type(model).__name__}: this family is for other checkpoints"
+        )
+    return model.eval().to(device)
+
+
+def moved(prepared: Mapping[str, Any], model: Any) -> dict[str, Any]:
+    """Inputs on the model's device, floating ones in its precision."""
+    return {
+        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        for key, value in prepared.items()
+    }
+
+
+def offline() -> None:
+    """Keeps Hugging Face's libraries from the network; call before importing transformers."""
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+def read_pins(weights_dir: Path) -> dict[str, dict[str, Any]]:
+    """Hub id -> revision and digests (`files`), as `coat-cache fetch` wrote them."""
+    path = weights_dir / PINS
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def _folder(model: str, revision: str, weights_dir: str) -> Path:
+    if not model:
+        raise UserError("say which checkpoint: model is a hub id (org/name) or a folder")
+    weights_dir = weights_dir or os.environ.get("COAT_WEIGHTS_DIR", "")
+    local = Path(model).expanduser()
+    if local.is_dir():
+        return local
+    if local.is_absolute() or model.startswith(("~", ".")):
+        raise UserError(f"there is no folder {local}; expected one that holds a checkpoint")
+    if not weights_dir:
+        return _cached(model, revision)
+    base = Path(weights_dir).expanduser()
+    for folder in (base / model, base / model.replace("/", "--")):
+        if folder.is_dir():
+            _check(model, revision, folder, base)
+            return folder
+    raise UserError(f"{base} holds no {model}; {_remedy(model, base)}")
+
+
+def _cached(model: str, revision: str) -> Path:
+    """The snapshot in Hugging Face's own cache."""
+    offline()
+    try:
+        from huggingface_hub import snapshot_download
+    except ModuleNotFoundError:
+        raise UserError(f"{model} needs the hub's packages; run: pip install -e '.[hub]'") from None
+
+    try:
+        return Path(snapshot_download(model, revision=revision or None, local_files_only=True))
+    except (OSError, ValueError):
+        raise UserError(f"{model} is not in Hugging Face's cache; {_remedy(model)}") from None
+
+
+def _check(model: str, revision: str, folder: Path, weights_dir: Path) -> None:
+    """Holds a fetched folder against its pins; a folder that nobody pinned is taken as it is."""
+    pin = read_pins(weights_dir).get(model)
+    if pin is None:
+        return
+    if revision and revision not in (pin["revision"], pin.get("requested")):
+        raise UserError(
+            f"{model} was fetched at revision {pin['revision']}, the build asks for {revision}; "
+            f"{_remedy(f'{model}@{revision}', weights_dir)}"
+        )
+    for name, digest in pin["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; {_remedy(model, weights_dir)}")
+        found = sha256(path)
+        if found != digest:
+            raise UserError(
+                f"{path} has SHA-256 {found[:12]}..., it was fetched with {digest[:12]}...: it has "
+                f"changed since; {_remedy(model, weights_dir)}"
+            )
+
+
+@functools.cache
+def _remedy(model: str, weights_dir: Path | None = None) -> str:
+    where = f"{weights_dir}" if weights_dir else "DIR"
+    return f"run: coat-cache fetch --model {model} --weights-dir {where}"

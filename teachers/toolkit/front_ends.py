@@ -1,0 +1,237 @@
+"""From waveforms to what a transformers audio encoder takes, and from its states back to frames.
+
+Four kinds of front end cover the encoders of transformers. Each knows its frame grid from the
+checkpoint's configuration alone (no model is loaded to describe a teacher), prepares a batch of
+waveforms of different lengths, and says which of the model's states are frames:
+
+- `Waveform`: strided convolutions over samples (wav2vec2, HuBERT, WavLM, MERT, ...). Padding is
+  masked, also in the group norm over time of the base-size models, which would otherwise hear it.
+- `Patches`: AST's patches of a log-mel spectrogram; the frames of a moment are averaged over
+  frequency. Padding is the model's own: it was trained with it.
+- `WhisperMel`: Whisper's encoder, always 30 s.
+- `Extracted`: any other model by its own feature extractor; the frame hop must be stated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.errors import UserError
+from teachers.toolkit.checkpoints import Checkpoint
+from teachers.toolkit.frame_grid import num_frames
+from teachers.toolkit.windowing import Grid
+
+# Legend: B batch, L samples, S states of the model, T frames, D columns.
+
+MEL_HOP, MEL_WINDOW = 160, 400
+
+
+class Input:
+    """A front end; what most of them share."""
+
+    longest: int | None = None
+    """Frames of the model's own window; None if it takes any length."""
+
+    def __init__(self, folder: Path, grid: Grid) -> None:
+        self.grid = grid
+        self._folder = folder
+        self._extractor: Any = None
+
+    def attach(self, model: Any) -> None:
+        """Prepares a loaded model, and what turns waveforms into its inputs."""
+        from transformers import AutoFeatureExtractor
+
+        self._extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """The model's arguments for a batch."""
+        rate = self.grid.sample_rate
+        return dict(self._extractor(list(waves), sampling_rate=rate, return_tensors="pt"))
+
+    def frames(self, states_BSD: Any) -> Any:
+        """States that are frames: (B, T, D)."""
+        return states_BSD
+
+    def count(self, num_samples: int) -> int:
+        """Frames of a waveform."""
+        return self.grid.count(num_samples)
+
+    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
+        """Frames of each waveform of the batch last prepared, of `states` with padding."""
+        return [min(states, self.count(len(wave))) for wave in waves]
+
+
+def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
+    """The front end of a checkpoint.
+
+    Args:
+        checkpoint: With `config.json` and, mostly, `preprocessor_config.json`.
+        hop_s: Seconds between frames, for models whose configuration does not say.
+
+    Raises:
+        UserError: the frame grid is unknown and `hop_s` is not given.
+    """
+    config, extractor = checkpoint.config, checkpoint.read("preprocessor_config.json")
+    kind = config.get("model_type", "")
+    if "conv_stride" in config and "conv_kernel" in config:
+        return Waveform(checkpoint.folder, config, extractor)
+    if kind == "audio-spectrogram-transformer":
+        return Patches(checkpoint.folder, config, extractor)
+    if kind == "whisper":
+        return WhisperMel(checkpoint.folder)
+    if not hop_s:
+        raise UserError(
+            f"{checkpoint.model} is a {kind or 'model of unknown type'}, whose configuration does "
+            "not say how far its frames are apart; set hop_s (seconds)"
+        )
+    return Extracted(checkpoint.folder, extractor, hop_s)
+
+
+class Waveform(Input):
+    """Strided convolutions over samples."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> None:
+        hop, field = 1, 1
+        for kernel, stride in zip(config["conv_kernel"], config["conv_stride"], strict=True):
+            field += (kernel - 1) * hop
+            hop *= stride
+        rate = extractor.get("sampling_rate") or config.get("sample_rate") or 16_000
+        super().__init__(folder, Grid(sample_rate=rate, hop=hop, field=field, centre=field / 2))
+        self._first = config["conv_kernel"][0], config["conv_stride"][0]
+        self._normalise = extractor.get("do_normalize", True)
+        self._norms: list[Any] = []
+
+    def attach(self, model: Any) -> None:
+        """See `Input`. Makes group norms over time deaf to padding."""
+        from torch import nn
+
+        for module in model.modules():
+            norm = getattr(module, "layer_norm", None)
+            if isinstance(norm, nn.GroupNorm):
+                module.layer_norm = _masked_group_norm(norm)
+                self._norms.append(module.layer_norm)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        import torch
+
+        longest = max(map(len, waves))
+        values_BL = np.zeros((len(waves), longest), np.float32)
+        mask_BL = np.zeros((len(waves), longest), np.int64)
+        for row, wave in enumerate(waves):
+            if self._normalise:
+                wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
+            values_BL[row, : len(wave)] = wave
+            mask_BL[row, : len(wave)] = 1
+        kernel, stride = self._first
+        for norm in self._norms:
+            norm.lengths = [(len(wave) - kernel) // stride + 1 for wave in waves]
+        inputs = {"input_values": torch.from_numpy(values_BL)}
+        if min(map(len, waves)) < longest:
+            inputs["attention_mask"] = torch.from_numpy(mask_BL)
+        return inputs
+
+
+class Patches(Input):
+    """AST: 16 x 16 patches of 128 log-mel bands."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], extractor: dict[str, Any]) -> None:
+        size, step = config["patch_size"], config["time_stride"]
+        field = (size - 1) * MEL_HOP + MEL_WINDOW
+        grid = Grid(
+            sample_rate=extractor.get("sampling_rate", 16_000), hop=step * MEL_HOP, field=field,
+            centre=field / 2,
+        )  # fmt: skip
+        super().__init__(folder, grid)
+        self.longest = (config["max_length"] - size) // step + 1
+        self._mel: Any = None
+        self._bands = (config["num_mel_bins"] - size) // config["frequency_stride"] + 1
+
+    def attach(self, model: Any) -> None:
+        """See `Input`."""
+        from teachers.toolkit.mel import KaldiMel
+
+        super().attach(model)
+        self._mel = KaldiMel(self._extractor, model.device)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        return {"input_values": self._mel([_at_least(wave, MEL_WINDOW) for wave in waves])}
+
+    def frames(self, states_BSD: Any) -> Any:
+        """See `Input`. Two class tokens, then patches by frequency and time."""
+        return states_BSD[:, 2:].unflatten(1, (self._bands, -1)).mean(1)
+
+    def count(self, num_samples: int) -> int:
+        """See `Input`. A patch that is half padding or more is no frame."""
+        rate = self.grid.sample_rate
+        start_s, hop_s = self.grid.centre / rate, self.grid.hop / rate
+        return num_frames(num_samples, rate, start_s=start_s, hop_s=hop_s)
+
+
+class WhisperMel(Input):
+    """Log-mel of 30 s for Whisper's encoder."""
+
+    longest = 1500
+
+    def __init__(self, folder: Path) -> None:
+        grid = Grid(sample_rate=16_000, hop=320, field=1, centre=0.0, window=720)
+        super().__init__(folder, grid)
+
+
+class Extracted(Input):
+    """Whatever the checkpoint's own feature extractor makes, with its attention mask."""
+
+    def __init__(self, folder: Path, extractor: dict[str, Any], hop_s: float) -> None:
+        rate = extractor.get("sampling_rate", 16_000)
+        hop = round(hop_s * rate)
+        super().__init__(folder, Grid(sample_rate=rate, hop=hop, field=hop, centre=hop / 2))
+        self._shares: list[float] = []
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+        """See `Input`."""
+        prepared = dict(self._extractor(
+            list(waves), sampling_rate=self.grid.sample_rate, padding=True, return_tensors="pt",
+            return_attention_mask=True,
+        ))  # fmt: skip
+        mask_BS = prepared.get("attention_mask")
+        self._shares = [1.0] * len(waves) if mask_BS is None else mask_BS.float().mean(1).tolist()
+        return prepared
+
+    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
+        """See `Input`. As large a share of the states as of the mask."""
+        return [max(1, round(share * states)) for share in self._shares]
+
+
+def _at_least(wave: np.ndarray, least: int) -> np.ndarray:
+    return np.pad(wave, (0, max(0, least - len(wave))))
+
+
+def _masked_group_norm(norm: Any) -> Any:
+    """A group norm with a group per channel, whose mean and deviation leave padding out."""
+    import torch
+    from torch import nn
+
+    class MaskedGroupNorm(nn.Module):
+        lengths: Sequence[int] = ()
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+        def forward(self, hidden_BCT):
+            lengths_B = torch.tensor(self.lengths, device=hidden_BCT.device)
+            place_T = torch.arange(hidden_BCT.shape[2], device=hidden_BCT.device)
+            kept_B1T = (place_T < lengths_B[:, None])[:, None]
+            wide_BCT = hidden_BCT.float() * kept_B1T
+            mean_BC1 = wide_BCT.sum(2, keepdim=True) / lengths_B[:, None, None]
+            centred_BCT = (wide_BCT - mean_BC1) * kept_B1T
+            variance_BC1 = centred_BCT.square().sum(2, keepdim=True) / lengths_B[:, None, None]
+            normal_BCT = (centred_BCT * (variance_BC1 + self.eps).rsqrt()).to(hidden_BCT.dtype)
+            return normal_BCT * self.weight[:, None] + self.bias[:, None]
+
+    return MaskedGroupNorm()

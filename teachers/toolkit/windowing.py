@@ -1,0 +1,190 @@
+"""What families of frame-level models share: cutting long clips, batches of like length, joining.
+
+Every family that runs a network over waveforms has the same four steps: cut clips that are longer
+than the network's window, run pieces of similar length together, fade the pieces' frames into one
+another where they overlap, and average frames down to the rate that is stored. Frames near a
+window's edge have heard less than their neighbours, so the outer quarters of an overlap are
+dropped and the middle half is a linear cross-fade: no seam shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.errors import UserError
+from manifests.streams.specs import Codec, Kind, StreamSpec
+
+# Legend: T frames, D columns.
+
+Run = Callable[[Sequence[np.ndarray]], Sequence[dict[str, np.ndarray]]]
+"""Waveforms of one batch -> stream -> frames_TD of each."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grid:
+    """Where the frames of a network lie, in samples."""
+
+    sample_rate: int
+    hop: int
+    field: int
+    """Samples that a piece of audio needs to give its first frame."""
+    centre: float
+    """Of frame 0."""
+    window: int = 0
+    """Samples that one frame hears directly, where that is not `field`."""
+
+    def count(self, num_samples: int) -> int:
+        """Frames of a waveform; at least one."""
+        return max(1, (num_samples - self.field) // self.hop + 1)
+
+    def samples(self, count: int) -> int:
+        """Samples that `count` frames hear."""
+        return (count - 1) * self.hop + self.field
+
+    def stream(
+        self, name: str, kind: Kind, dim: int, codec: Codec, *, pool: int = 1,
+        names: Sequence[str] = (), unit: str = "",
+    ) -> StreamSpec:  # fmt: skip
+        """The spec of a stream on this grid, `pool` frames averaged into one."""
+        return StreamSpec(
+            name=name, kind=kind, dim=dim, codec=codec, names=tuple(names), unit=unit,
+            start_s=(self.centre + (pool - 1) / 2 * self.hop) / self.sample_rate,
+            hop_s=self.hop * pool / self.sample_rate,
+            window_s=((pool - 1) * self.hop + (self.window or self.field)) / self.sample_rate,
+        )  # fmt: skip
+
+    def pool(self, frame_rate: float) -> int:
+        """Frames to average for `frame_rate` per second; 0 means all that there are.
+
+        Raises:
+            UserError: the native rate is no multiple of it.
+        """
+        native = self.sample_rate / self.hop
+        times = round(native / frame_rate) if frame_rate else 1
+        if times < 1 or abs(native / times - (frame_rate or native)) > 1e-3 * native:
+            whole = ", ".join(f"{native / n:g}" for n in (1, 2, 4, 5, 10))
+            raise UserError(
+                f"frame_rate must divide the native {native:g} frames a second ({whole}, ...); "
+                f"found {frame_rate:g}"
+            )
+        return times
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A stretch of a clip that fits a network's window."""
+
+    clip: int
+    first: int
+    """Its first frame, counted from the clip's beginning."""
+    samples: np.ndarray
+
+
+def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
+    """Pieces of at most `size` frames, every `step` frames.
+
+    The last piece of a long clip ends with the clip, so that all its pieces are full ones; a clip
+    shorter than one field is padded with silence to one.
+    """
+    pieces = []
+    most = max(grid.field, grid.hop)
+    for clip, wave in enumerate(waves):
+        total = grid.count(len(wave))
+        starts = list(range(0, max(1, total - size), step))
+        if starts[-1] + size < total:
+            starts.append(total - size)
+        for first in starts:
+            # The clip's own tail, shorter than a hop, stays with the last piece.
+            until = None if first + size >= total else (first + size - 1) * grid.hop + most
+            samples = wave[first * grid.hop : until]
+            pieces.append(Window(clip, first, _at_least(samples, grid.field)))
+    return pieces
+
+
+def batches(lengths: Sequence[int], budget: float) -> Iterator[list[int]]:
+    """Positions in batches of like length, each of at most `budget` with its padding.
+
+    A piece longer than the budget is a batch of its own.
+    """
+    batch: list[int] = []
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch
+
+
+def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Frames of a whole clip from (first frame, frames_TD) of its pieces, in order."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    total = pieces[-1][0] + len(pieces[-1][1])
+    summed_TD = np.zeros((total, pieces[0][1].shape[1]))
+    weight_T = np.zeros(total)
+    for at, (first, frames_TD) in enumerate(pieces):
+        place_T = np.arange(len(frames_TD)) + 0.5
+        faded_T = np.ones(len(frames_TD))
+        if at > 0:
+            before, frames = pieces[at - 1]
+            faded_T = np.minimum(faded_T, _ramp(place_T, before + len(frames) - first))
+        if at + 1 < len(pieces):
+            overlap = first + len(frames_TD) - pieces[at + 1][0]
+            faded_T = np.minimum(faded_T, _ramp(place_T[::-1], overlap))
+        summed_TD[first : first + len(frames_TD)] += faded_T[:, None] * frames_TD
+        weight_T[first : first + len(frames_TD)] += faded_T
+    return (summed_TD / weight_T[:, None]).astype(np.float32)
+
+
+def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
+    """Means of every `times` frames; a rest of half a group and more makes a frame of its own."""
+    if times == 1:
+        return frames_TD
+    groups = max(1, int(len(frames_TD) / times + 0.5))
+    return np.stack([part.mean(0) for part in (
+        frames_TD[at * times : (at + 1) * times] for at in range(groups))])  # fmt: skip
+
+
+def over_clips(
+    waves: Sequence[np.ndarray], grid: Grid, run: Run, *, size: int, overlap: int, budget_s: float
+) -> list[dict[str, np.ndarray]]:
+    """Stream -> frames_TD of each clip, by `run` over batches of pieces.
+
+    Args:
+        waves: Clips of any length, at the grid's sample rate.
+        grid: Where the network's frames lie.
+        run: The network.
+        size: Frames of its longest window.
+        overlap: Frames that windows of a long clip share.
+        budget_s: Padded seconds per batch.
+    """
+    pieces = cut(waves, grid, size=size, step=size - overlap)
+    heard: list[dict[str, np.ndarray]] = [{} for _ in pieces]
+    lengths = [len(piece.samples) for piece in pieces]
+    for batch in batches(lengths, budget_s * grid.sample_rate):
+        found = run([pieces[at].samples for at in batch])
+        for at, frames in zip(batch, found, strict=True):
+            heard[at] = frames
+    clips: list[list[int]] = [[] for _ in waves]
+    for at, piece in enumerate(pieces):
+        clips[piece.clip].append(at)
+    return [
+        {name: join([(pieces[at].first, heard[at][name]) for at in own]) for name in heard[own[0]]}
+        for own in clips
+    ]
+
+
+def _at_least(samples: np.ndarray, least: int) -> np.ndarray:
+    samples = samples.astype(np.float32, copy=False)
+    return np.pad(samples, (0, max(0, least - len(samples))))
+
+
+def _ramp(place_T: np.ndarray, overlap: int) -> np.ndarray:
+    """0 in the outer quarter of an overlap, 1 from its inner quarter on, linear between."""
+    if overlap <= 0:
+        return np.ones(len(place_T))
+    return ((place_T - overlap / 4) / (overlap / 2)).clip(0, 1)

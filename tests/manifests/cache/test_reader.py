@@ -1,0 +1,197 @@
+"""Reading a cache: by clip, in storage order, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.cache import shards
+from manifests.cache.codecs import encode
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.errors import UserError
+from manifests.streams.specs import Codec
+from tests.manifests.frames import FAILED, KINDS, frames, make_cache, spec, stream
+
+PRESENT = [at for at in range(20) if at != FAILED]
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    make_cache(tmp_path)
+    return tmp_path / "cache"
+
+
+def stored(codec: Codec, at: int) -> np.ndarray:
+    return encode(frames(codec, seed=at, count=10 + at), stream(codec)).decode()
+
+
+@pytest.mark.parametrize("codec", KINDS)
+def test_each_clip_has_its_own_frames(cache: Path, codec: Codec):
+    found = CacheReader(cache).stream(f"every.{codec}")
+    assert len(found) == len(PRESENT)
+    for at in np.random.default_rng(0).permutation(PRESENT):
+        np.testing.assert_array_equal(found[f"clip{at:02d}"].decode(), stored(codec, at))
+        assert found.duration(f"clip{at:02d}") == 1.0 + at
+
+
+@pytest.mark.parametrize("codec", KINDS)
+def test_in_storage_order(cache: Path, codec: Codec):
+    found = CacheReader(cache).stream(f"every.{codec}")
+    seen = [(clip_id, encoded.decode()) for clip_id, encoded in found]
+    assert [clip_id for clip_id, _ in seen] == [f"clip{at:02d}" for at in PRESENT] == found.ids
+    for (_, frames_TD), at in zip(seen, PRESENT, strict=True):
+        np.testing.assert_array_equal(frames_TD, stored(codec, at))
+
+
+def test_frames_outlive_what_they_were_read_from(cache: Path):
+    found = CacheReader(cache).stream("every.int8")
+    kept = dict(found)
+    del found
+    for at in PRESENT:
+        np.testing.assert_array_equal(kept[f"clip{at:02d}"].decode(), stored("int8", at))
+
+
+def test_several_streams_in_one_pass(cache: Path):
+    for clip_id, streams in CacheReader(cache).teacher("every").scan(["int8", "pitch"]):
+        at = int(clip_id[4:])
+        for codec in ("int8", "pitch"):
+            np.testing.assert_array_equal(streams[codec].decode(), stored(codec, at))
+
+
+def test_words_and_failures(cache: Path):
+    reader = CacheReader(cache)
+    assert reader.metadata("every", "clip07") == {"text": "clip 7 ♪"}
+    (failure,) = reader.teacher("every").failures()
+    assert failure.clip_id == f"clip{FAILED:02d}"
+
+
+def test_statistics_are_those_of_all_frames(cache: Path):
+    whole_TD = np.concatenate([frames("int8", seed=at, count=10 + at) for at in PRESENT])
+    statistics = CacheReader(cache).stream("every.int8").statistics()
+    assert statistics.num_frames == len(whole_TD)
+    np.testing.assert_allclose(statistics.mean_D, whole_TD.mean(0), atol=1e-5)
+    np.testing.assert_allclose(statistics.std_D, whole_TD.std(0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip_id", [f"clip{FAILED:02d}", "clip99", ""])
+def test_an_absent_clip_is_a_key_error(cache: Path, clip_id: str):
+    found = CacheReader(cache).stream("every.int8")
+    assert clip_id not in found
+    with pytest.raises(KeyError, match="no targets"):
+        found[clip_id]
+    with pytest.raises(KeyError, match="no targets"):
+        CacheReader(cache).metadata("every", clip_id)
+
+
+def plant(cache: Path, change) -> None:
+    """Rewrites the rows of the first shard's file, behind the marker's back."""
+    layout = Layout.open(cache)
+    folder = layout.shards(spec(), "corpus")
+    path = Path(folder.path(f"data/{shards.read_marker(folder, 0).data}"))
+    rows = shards.read_rows(folder, shards.read_marker(folder, 0), spec())
+    path.write_bytes(shards.to_parquet(change(rows), spec()))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda rows: [rows[1], rows[0], *rows[2:]],
+        lambda rows: [rows[0], rows[0], *rows[2:]],
+        lambda rows: [*rows[1:], rows[0]],
+    ],
+    ids=["swapped", "repeated", "shifted"],
+)
+def test_a_row_in_the_wrong_place_is_never_taken_for_another(cache: Path, change):
+    plant(cache, change)
+    found = CacheReader(cache).stream("every.int8")
+    wrong = 0
+    for at in PRESENT[:10]:
+        try:
+            frames_TD = found[f"clip{at:02d}"].decode()
+        except UserError as error:
+            assert "verify --deep --repair" in str(error)  # noqa: PT017
+            wrong += 1
+        else:
+            np.testing.assert_array_equal(frames_TD, stored("int8", at))
+    assert wrong
+
+
+def test_a_missing_row_does_not_shift_its_neighbours(cache: Path):
+    plant(cache, lambda rows: [rows[0], *rows[2:]])
+    found = CacheReader(cache).stream("every.int8")
+    for at in PRESENT[:10]:
+        with pytest.raises(UserError, match=r"has 9 rows, its marker says 10.*coat-cache verify"):
+            found[f"clip{at:02d}"]
+    np.testing.assert_array_equal(found["clip12"].decode(), stored("int8", 12))
+
+
+def test_a_scan_of_rows_that_do_not_belong_ends_in_an_error(cache: Path):
+    plant(cache, lambda rows: [rows[1], rows[0], *rows[2:]])
+    with pytest.raises(UserError, match="coat-cache verify"):
+        list(CacheReader(cache).stream("every.int8"))
+
+
+def test_a_flipped_bit_is_noticed_at_the_read(cache: Path):
+    path = next((cache / "teachers").rglob("data/0000000-*.parquet"))
+    group = pq.read_metadata(path).row_group(0)
+    column = next(group.column(at) for at in range(99) if "int8.frames" in str(group.column(at)))
+    raw = bytearray(path.read_bytes())
+    raw[column.data_page_offset + column.total_compressed_size - 9] ^= 4
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
+        CacheReader(cache).stream("every.int8")["clip00"]
+
+
+def test_a_shard_of_other_clips_is_refused(cache: Path, tmp_path: Path):
+    other = make_cache(tmp_path / "other", clips=19)
+    folder = next((cache / "teachers").iterdir()) / "corpus"
+    shutil.rmtree(folder)
+    shutil.copytree(other.shards(spec(), "corpus").path(""), folder)
+    with pytest.raises(UserError, match="other clips"):
+        CacheReader(cache).stream("every.int8")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("int8", "TEACHER.STREAM"),
+        ("every.nosuch", "no stream 'nosuch'; it has fp16"),
+        ("nobody.int8", "no teacher 'nobody'; it has every@"),
+        ("every@000000000000.int8", "no teacher 'every@000000000000'"),
+    ],
+)
+def test_unknown_names_are_answered_with_the_known(cache: Path, name: str, message: str):
+    with pytest.raises(UserError, match=message):
+        CacheReader(cache).stream(name)
+
+
+def test_a_version_by_its_fingerprint(cache: Path):
+    found = CacheReader(cache).stream(f"{spec().key}.int8")
+    np.testing.assert_array_equal(found["clip00"].decode(), stored("int8", 0))
+
+
+def test_a_newer_format_is_refused(cache: Path):
+    (cache / "cache.json").write_text(json.dumps({"format": 2}))
+    with pytest.raises(UserError, match=r"cache format 2.*reads up to 1.*upgrade"):
+        CacheReader(cache)
+
+
+def test_no_cache_at_all(tmp_path: Path):
+    with pytest.raises(UserError, match=r"not a teacher cache.*coat-cache build"):
+        CacheReader(tmp_path)
+    make_cache(tmp_path)
+    with pytest.raises(UserError, match="no corpus 'b'; it has corpus"):
+        CacheReader(tmp_path / "cache", corpora=["b"])
+
+
+def test_an_edited_spec_is_refused(cache: Path):
+    path = next((cache / "teachers").glob("*/spec.json"))
+    path.write_text(path.read_text().replace('"revision": 1', '"revision": 2'))
+    with pytest.raises(UserError, match="the file was edited"):
+        CacheReader(cache)

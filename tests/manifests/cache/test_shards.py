@@ -1,0 +1,110 @@
+"""A shard from write to read, and what a kill in between leaves."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Marker, Row
+from manifests.storage import TEMPORARY, Folder
+from tests.manifests.frames import FAILED, KINDS, make_cache, row, spec, write_shard
+
+
+def folder_of(layout: Layout) -> Folder:
+    return layout.shards(spec(), "corpus")
+
+
+def same(found: Row, expected: Row) -> bool:
+    blobs = all(
+        bytes(found.frames[name].blob) == bytes(encoded.blob)
+        and found.frames[name].num_frames == encoded.num_frames
+        for name, encoded in expected.frames.items()
+    )
+    facts = ("clip_id", "duration", "audio_digest", "metadata")
+    return blobs and all(getattr(found, fact) == getattr(expected, fact) for fact in facts)
+
+
+def test_rows_and_failures_come_back_in_order(tmp_path: Path):
+    layout = make_cache(tmp_path)
+    folder, ids = folder_of(layout), []
+    for number in shards.committed(folder):
+        marker = shards.read_marker(folder, number)
+        rows = shards.read_rows(folder, marker, spec())
+        assert all(same(found, row(found.clip_id, int(found.clip_id[4:]))) for found in rows)
+        assert marker.rows == len(rows)
+        ids += [found.clip_id for found in rows]
+    assert ids == [f"clip{at:02d}" for at in range(20) if at != FAILED]
+    (failure,) = shards.read_failures(folder, shards.read_marker(folder, 0))
+    assert (failure.clip_id, failure.stage, failure.error) == (
+        f"clip{FAILED:02d}",
+        "decode",
+        "empty",
+    )
+
+
+def test_a_marker_says_what_belongs_to_it(tmp_path: Path):
+    folder = folder_of(make_cache(tmp_path))
+    marker = shards.read_marker(folder, 0)
+    data = folder.read_bytes(f"data/{marker.data}")
+    assert marker.data_sha256 == hashlib.sha256(data).hexdigest()
+    assert marker.data == f"0000000-{marker.data_sha256[:8]}.parquet"
+    assert (marker.data_bytes, marker.clips, marker.failures) == (len(data), 11, {"empty": 1})
+    assert set(marker.sums) == set(KINDS)
+    assert Marker.from_bytes(marker.to_bytes()) == marker
+
+
+def test_the_same_rows_give_the_same_file(tmp_path: Path):
+    layout = make_cache(tmp_path)
+    folder = folder_of(layout)
+    before = shards.read_marker(folder, 1)
+    assert write_shard(layout, layout.corpus("corpus"), 1) == before
+    assert len(folder.child("data").names()) == 2
+
+
+def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
+    folder = folder_of(make_cache(tmp_path))
+    name = shards.read_marker(folder, 0).data
+    path = Path(folder.path(f"data/{name}"))
+    metadata = pq.read_metadata(path)
+    groups = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+    assert groups == [shards.ROWS_PER_GROUP, 10 - shards.ROWS_PER_GROUP]
+
+    raw = bytearray(path.read_bytes())
+    raw[200] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
+        shards.read_rows(folder, shards.read_marker(folder, 0), spec())
+
+
+def test_data_without_its_marker_is_not_there(tmp_path: Path):
+    folder = folder_of(make_cache(tmp_path))
+    folder.delete(f"markers/{shards.marker_name(1)}")
+    assert shards.committed(folder) == [0]
+    with pytest.raises(FileNotFoundError):
+        shards.read_marker(folder, 1)
+
+
+def test_what_a_killed_writer_leaves_is_not_looked_at(tmp_path: Path):
+    folder = folder_of(make_cache(tmp_path))
+    Path(folder.path(f"markers/{TEMPORARY}0000002.json-ab12")).write_text("{")
+    assert shards.committed(folder) == [0, 1]
+
+
+def test_a_clip_that_is_not_accounted_for_is_a_defect(tmp_path: Path):
+    with pytest.raises(AssertionError, match="once"):
+        shards.write(
+            Folder(tmp_path),
+            spec(),
+            shard=0,
+            clip_ids=["a", "b"],
+            rows=[row("a", 1)],
+            failures=[],
+            sums={},
+            extract_seconds=0,
+            finished="",
+        )

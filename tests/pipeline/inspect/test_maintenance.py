@@ -1,0 +1,180 @@
+"""Looking after a cache: damage, failures to retry, old versions, rows heard again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.corpus.corpus import Corpus
+from pipeline.inspect import maintenance, verify
+from pipeline.inspect.audit import audit
+from tests.pipeline.build.test_job import energy, rows, run
+from tests.pipeline.conftest import MakeCorpus
+
+pytestmark = pytest.mark.usefixtures("cluster")
+
+
+@pytest.fixture
+def built(make_corpus: MakeCorpus, tmp_path: Path) -> tuple[Corpus, Layout]:
+    """A cache of 12 clips in three shards."""
+    corpus = make_corpus(12)
+    run(corpus, tmp_path / "cache", teachers={"energy": energy()})
+    return corpus, Layout.open(tmp_path / "cache")
+
+
+def file_of(layout: Layout, part: str, shard: int) -> Path:
+    spec = layout.newest()["energy"]
+    (path,) = Path(layout.shards(spec, "corpus").path(part)).glob(f"{shard:07d}*")
+    return path
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_sound_cache_has_no_damage(built: tuple[Corpus, Layout]):
+    assert list(verify.verify(built[1], deep=True)) == []
+
+
+@pytest.mark.parametrize("kind", ["flipped bit", "truncated", "missing", "no marker", "mixed up"])
+def test_planted_damage_is_found_and_refilled(built: tuple[Corpus, Layout], kind: str):
+    corpus, layout = built
+    before = rows(Path(layout.root.uri))
+    data, marker = file_of(layout, "data", 1), file_of(layout, "markers", 1)
+    if kind == "flipped bit":
+        flip(data, data.stat().st_size // 2)
+    elif kind == "truncated":
+        data.write_bytes(data.read_bytes()[:-10])
+    elif kind == "missing":
+        data.unlink()
+    elif kind == "no marker":
+        marker.write_text("{")
+    else:
+        marker.write_bytes(file_of(layout, "markers", 2).read_bytes())
+
+    quick = list(verify.verify(layout))
+    deep = list(verify.verify(layout, deep=True))
+    assert {damage.shard for damage in deep} == {1}
+    assert bool(quick) == (kind not in ("flipped bit", "mixed up"))
+    verify.quarantine(layout, deep[0].place, "corpus", 1)
+    assert list(verify.verify(layout, deep=True)) == []
+
+    outcome = run(corpus, Path(layout.root.uri), teachers={"energy": energy()})
+    assert outcome.clips == {"energy": 4}
+    assert rows(Path(layout.root.uri)) == before
+
+
+def test_a_flipped_bit_is_noticed_by_the_reader(built: tuple[Corpus, Layout]):
+    _, layout = built
+    data = file_of(layout, "data", 0)
+    flip(data, data.stat().st_size // 3)
+    with pytest.raises(OSError, match=r"(?i)crc|checksum"):
+        rows(Path(layout.root.uri))
+
+
+def test_failures_alone_are_retried(make_corpus: MakeCorpus, tmp_path: Path):
+    corpus, cache = make_corpus(8), tmp_path / "cache"
+    run(make_corpus(8), tmp_path / "calm", teachers={"energy": energy()})
+    broken = Path(corpus.shard(1)[2].uri)
+    content = broken.read_bytes()
+    broken.unlink()
+    run(corpus, cache, teachers={"energy": energy()})
+    assert "clip0006" not in rows(cache)
+
+    broken.write_bytes(content)
+    outcome = run(corpus, cache, teachers={"energy": energy()}, retry_failures=True)
+    assert outcome.clips == {"energy": 1}
+    assert list(rows(cache).items()) == list(rows(tmp_path / "calm").items())
+    assert list(verify.verify(Layout.open(cache), deep=True)) == []
+    assert run(corpus, cache, teachers={"energy": energy()}, retry_failures=True).clips == {}
+
+    stored = CacheReader(cache).stream("energy.bands").statistics()
+    calm = CacheReader(tmp_path / "calm").stream("energy.bands").statistics()
+    assert stored.num_frames == calm.num_frames
+    assert np.allclose(stored.mean_D, calm.mean_D)
+    files, _ = maintenance.compact(Layout.open(cache), older_than_hours=0)
+    assert files == 2  # The shard as it was, and its table of failures.
+    assert len(rows(cache)) == 8
+
+
+def test_changed_audio_is_found_and_redone(built: tuple[Corpus, Layout]):
+    corpus, layout = built
+    spec = layout.newest()["energy"]
+    assert {f.verdict for f in audit(layout, spec, sample=5, content_only=False, seed=0)} == {
+        "same"
+    }
+
+    clip = corpus.shard(2)[1]
+    samples, rate = soundfile.read(clip.uri)
+    soundfile.write(clip.uri, samples * 0.5, rate)
+    found = list(audit(layout, spec, sample=0, content_only=True, seed=0))
+    assert len(found) == 12
+    changed = [finding for finding in found if finding.verdict == "content changed"]
+    assert [(finding.clip_id, finding.shard) for finding in changed] == [(clip.clip_id, 2)]
+
+    verify.quarantine(layout, spec.key, "corpus", 2)
+    run(corpus, Path(layout.root.uri), teachers={"energy": energy()})
+    assert {f.verdict for f in audit(layout, spec, sample=0, content_only=False, seed=0)} == {
+        "same"
+    }
+
+
+def test_targets_that_are_not_what_the_expert_hears_are_found(built: tuple[Corpus, Layout]):
+    _, layout = built
+    spec = layout.newest()["energy"]
+    folder = layout.shards(spec, "corpus")
+    marker = shards.read_marker(folder, 0)
+    first, second, *others = shards.read_rows(folder, marker, spec)
+    swapped = [
+        shards.Row(**{**fields_of(first), "frames": second.frames}),
+        shards.Row(**{**fields_of(second), "frames": first.frames}),
+    ]
+    shards.write(
+        folder, spec, shard=0, clip_ids=[row.clip_id for row in [first, second, *others]],
+        rows=[*swapped, *others], failures=[], sums=sums_of(marker), extract_seconds=0.0,
+        finished="",
+    )  # fmt: skip
+    verdicts = [f.verdict for f in audit(layout, spec, sample=0, content_only=False, seed=0)]
+    assert verdicts[:2] == ["targets differ"] * 2
+    assert set(verdicts[2:]) == {"same"}
+
+
+def fields_of(row: shards.Row) -> dict:
+    return {name: getattr(row, name) for name in shards.Row.__dataclass_fields__}
+
+
+def sums_of(marker: shards.Marker) -> dict[str, shards.Sums]:
+    return {name: shards.Sums.from_json(fields) for name, fields in marker.sums.items()}
+
+
+def test_versions_and_coverage(make_corpus: MakeCorpus, tmp_path: Path):
+    corpus, cache = make_corpus(6), tmp_path / "cache"
+    Path(corpus.shard(0)[3].uri).write_text("no audio")
+    run(corpus, cache, teachers={"energy": energy()})
+    run(corpus, cache, teachers={"energy": energy(settings={"gain": 2.0}), "loud": energy()})
+    layout = Layout.open(cache)
+
+    old, *newer = maintenance.versions(layout)
+    assert old.teacher.startswith("energy@")
+    assert not old.newest
+    assert all(version.newest and version.clips == 5 for version in newer)
+    lines = {line.teachers: (line.clips, line.holes) for line in maintenance.coverage(layout)}
+    assert lines == {
+        ("energy", "loud"): (5, {}),
+        (): (1, {"energy: decode unreadable": 1, "loud: decode unreadable": 1}),
+    }
+
+    kept = rows(cache, "loud")
+    maintenance.remove(layout, layout.teacher(old.teacher))
+    assert [version.teacher for version in maintenance.versions(layout)] == [
+        v.teacher for v in newer
+    ]
+    assert rows(cache, "loud") == kept

@@ -1,0 +1,194 @@
+"""What the report finds in a cache. How it looks is tested in `test_report_page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from manifests.cache.layout import Layout
+from manifests.errors import UserError
+from pipeline import cli
+from pipeline.report import audio_check, page, sampling, words
+from pipeline.report.histogram import Histogram
+from pipeline.report.page import ReportConfig
+from tests.pipeline.report_cache import FOREIGN, TEACHERS, make_cache
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_cache(tmp_path_factory.mktemp("report"))
+
+
+def facts(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """What a report knows: the JSON within its page."""
+    config = ReportConfig(cache=str(cache), out=str(out), **options)
+    text = page.write(config, Console(quiet=True)).read_text("utf-8")
+    found = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> None:
+    found = facts(cache, tmp_path)
+    by_name = {line["name"]: line for line in found["teachers"]}
+    assert list(by_name) == [spec.name for spec in Layout.open(cache).teachers().values()]
+    assert (by_name["asr"]["rows"], by_name["asr"]["missing"]) == (24, 0)
+    assert (by_name["music"]["rows"], by_name["music"]["failed"]) == (23, 1)
+    assert (by_name["mood"]["rows"], by_name["mood"]["missing"]) == (16, 8)
+    assert by_name["asr"]["throughput"]["speed"] == [8 * 2.0 / 0.5] * 3
+    assert sum(found["durations"]["counts"]) == 24
+    [reason] = found["reasons"]
+    assert (reason["teacher"], reason["error"], reason["clips"]) == ("music", "expert", 1)
+    assert reason["examples"][0]["message"] == "the expert choked"
+
+
+def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_path: Path) -> None:
+    found = facts(cache, tmp_path)
+    by_kind = {}
+    for one in found["suspicions"]:
+        by_kind.setdefault(one["kind"], []).append(one["clip_id"])
+    assert by_kind["silent"] == ["clip001"]
+    assert by_kind["clipped"] == ["clip002"]
+    assert "clip003" in by_kind["transcript"]
+    assert by_kind["outlier"] == ["clip001"] * len(by_kind["outlier"])
+    assert "other audio" not in by_kind
+    assert found["listened"] == 23
+    assert "004.wav" in found["unheard"][0]
+
+
+def test_replaced_audio_is_noticed(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    (tmp_path / "audio" / "009.wav").write_bytes((tmp_path / "audio" / "010.wav").read_bytes())
+    found = facts(cache, tmp_path)
+    replaced = [one["clip_id"] for one in found["suspicions"] if one["kind"] == "other audio"]
+    assert replaced == ["clip009"]
+
+
+def test_gallery_shows_the_failed_the_suspicious_and_others(cache: Path, tmp_path: Path) -> None:
+    found = facts(cache, tmp_path, clips=12)
+    shown = {clip["clip_id"]: clip for clip in found["clips"]}
+    assert len(shown) == 12
+    assert {"clip001", "clip002", "clip006"} <= set(shown)
+    assert shown["clip006"]["absent"] == {"music": "extract: expert, the expert choked"}
+    assert sum(not clip["suspicions"] and not clip["failed"] for clip in shown.values()) >= 6
+    sources = {track["source"] for track in shown["clip002"]["tracks"]}
+    assert sources >= {f"{spec.name}.{one.name}" for spec in TEACHERS for one in spec.streams}
+
+
+def test_same_seed_same_page(cache: Path, tmp_path: Path) -> None:
+    options = {"sample": 8, "clips": 4}
+    first, second, third = (
+        facts(cache, tmp_path / str(turn), seed=seed, **options)
+        for turn, seed in enumerate((0, 0, 1))
+    )
+    for clip in first["clips"] + second["clips"]:
+        assert clip.pop("audio").startswith("data:audio/ogg")
+    assert first == second
+    assert first["sampled"] == third["sampled"] == 8
+    assert [clip["clip_id"] for clip in first["clips"]] != [
+        clip["clip_id"] for clip in third["clips"]
+    ]
+
+
+def test_no_failure_and_texts_stay_texts(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, count=8, failures=False)
+    found = facts(cache, tmp_path)
+    assert found["reasons"] == []
+    assert FOREIGN in [clip["text"] for clip in found["clips"]]
+
+
+def test_sample_reads_the_right_answers(cache: Path) -> None:
+    layout = Layout.open(cache)
+    places = sampling.draw([layout.corpus("things")], 10, seed=3)
+    assert len(places) == 10
+    assert places == sorted(set(places))
+    for sampled in sampling.Sampler(layout).read(places, {"asr": ["encoder"]}):
+        assert sampled.clip == layout.corpus("things").shard(sampled.place[1])[sampled.place[2]]
+        assert sampled.answers["asr"].frames["encoder"].num_frames == 100
+        assert ("music" in sampled.failures) == (sampled.clip.clip_id == "clip006")
+
+
+def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, count=64, failures=False)
+    corpus = Layout.open(cache).corpus("things")
+    drawn = {shard for _, shard, _ in sampling.draw([corpus], 16, seed=0)}
+    assert len(drawn) == 2
+    for data in (cache / "teachers").glob("*/things/data/*.parquet"):
+        if int(data.name.partition("-")[0]) not in drawn:
+            data.unlink()
+    found = facts(cache, tmp_path, sample=16, clips=4)
+    assert found["sampled"] == 16
+    assert sum(found["durations"]["counts"]) == 64
+
+
+def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path, count=8, failures=False)
+    [data] = (cache / "teachers").glob("asr@*/things/data/*.parquet")
+    content = bytearray(data.read_bytes())
+    content[len(content) // 3] ^= 0xFF
+    data.write_bytes(content)
+    with pytest.raises(UserError, match=f"{data.name}.*verify --deep"):
+        facts(cache, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("reference", "heard", "rate"),
+    [
+        ("Good morning.", "good morning", 0.0),
+        ("good morning", "", 1.0),
+        ("one two three four", "one two tree four", 0.25),
+        ("one two", "one and two", 0.5),
+        ("", "you", 1.0),
+        ("今天天气很好我们去公园", "今天天气很好我们去公司", 1 / 11),
+    ],
+)
+def test_error_rate(reference: str, heard: str, rate: float) -> None:
+    assert words.error_rate(reference, heard) == pytest.approx(rate)
+
+
+def test_histograms_keep_every_value() -> None:
+    histogram = Histogram.nice(0.0, 7.3, 10)
+    histogram.add([-1.0, 0.0, 3.3, 7.9, 100.0])
+    told = histogram.to_json()
+    assert sum(told["counts"]) == 5
+    assert told["beyond"]
+    assert told["edges"] == pytest.approx(list(range(9)))
+    assert Histogram.nice(1.0, 1.0).counts.size > 0
+
+
+def test_clipping_is_a_flat_top_not_a_peak() -> None:
+    time = np.arange(16_000) / 16_000
+    honest = np.sin(2 * np.pi * 3000 * time).astype(np.float32)
+    wave = audio_check.audio.Waveform(honest, 16_000, "")
+    assert audio_check.measure("a", wave).clipped == 0.0
+    wave = audio_check.audio.Waveform((honest * 4).clip(-1, 1), 16_000, "")
+    assert audio_check.measure("a", wave).clipped > 0.3
+
+
+def test_command(
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["coat-cache", "report", "--cache", str(cache), "--out", str(tmp_path), "--clips=2"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 0
+    assert "index.html" in capsys.readouterr().out
+    assert "://" not in re.sub(
+        r"http://www.w3.org/2000/svg", "", (tmp_path / "index.html").read_text()
+    )
+
+
+def test_an_empty_cache_says_what_to_do(tmp_path: Path) -> None:
+    Layout.create(tmp_path / "cache")
+    with pytest.raises(UserError, match="no targets yet"):
+        facts(tmp_path / "cache", tmp_path)

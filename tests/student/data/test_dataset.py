@@ -1,0 +1,277 @@
+"""Examples, labels and batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.clips import Clip
+from manifests.corpus.corpus import build
+from manifests.errors import UserError
+from student.config import ModelConfig, StreamConfig, TaskConfig
+from student.data.dataset import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.data.examples import Example, ask, build_examples, read_chats, split
+from student.data.length_grouping import ByLength
+from student.distill.streams import RECONSTRUCTION, open_streams
+from student.model.student import build_student, load_backbone
+from tests.student.conftest import SPEC, targets, write_cache
+
+TASKS = [
+    TaskConfig(questions=["What is said?"], answer=["text"]),
+    TaskConfig(questions=["A?", "B?", "C?"], answer=["labels.event", "labels.note"]),
+]
+
+
+def clips(count: int = 200) -> list[Clip]:
+    return [
+        Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, text="words" if n % 4 == 0 else None,
+             labels={"note": ["a", "b"]} if n % 2 else {})
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_templates_ask_what_a_clip_can_answer() -> None:
+    examples = list(build_examples(clips(), TASKS))
+    said = [example for example in examples if example.answer == "words"]
+    named = [example for example in examples if example.answer == "a, b"]
+    assert (len(said), len(named), len(examples)) == (50, 100, 150)
+    wordings = {example.messages[0]["content"][1]["text"] for example in named}
+    assert wordings == {"A?", "B?", "C?"}
+    assert examples == list(build_examples(clips(), TASKS))
+
+
+def test_weights_of_a_task_repeat_or_thin_its_examples() -> None:
+    half = TaskConfig(questions=["?"], answer=["labels.note"], weight=0.5)
+    twice = TaskConfig(questions=["?"], answer=["labels.note"], weight=2)
+    assert 30 < len(list(build_examples(clips(), [half]))) < 70
+    assert len(list(build_examples(clips(), [twice]))) == 200
+
+
+def test_multiple_choice_offers_the_right_answer_among_others() -> None:
+    task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=3)
+    heard = [
+        Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, labels={"note": f"note {n % 7}"})
+        for n in range(100)
+    ]
+    examples = list(build_examples(heard, [task]))
+    assert len(examples) == 100
+    for clip, example in zip(heard, examples, strict=True):
+        question, *choices = example.messages[0]["content"][1]["text"].split("\n")
+        assert question == "Which?"
+        assert [choice[:4] for choice in choices] == ["(A) ", "(B) ", "(C) "]
+        assert len({choice[4:] for choice in choices}) == 3
+        assert example.answer in choices
+        assert example.answer[4:] == clip.labels["note"]
+    assert {example.answer[:3] for example in examples} == {"(A)", "(B)", "(C)"}
+    assert examples == list(build_examples(heard, [task]))
+    with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*one answer alone, 'note 0'"):
+        list(build_examples(heard[:1], [task]))
+
+
+def test_the_split_is_by_clip_and_never_changes() -> None:
+    examples = list(build_examples(clips(1000), TASKS))
+    kept, held = (_last_clips(side) for side in split(examples, 0.2))
+    assert not held & kept
+    assert 0.15 < len(held) / (len(held) + len(kept)) < 0.25
+    fewer, grown = split(examples, 0.1)[1], split(build_examples(clips(2000), TASKS), 0.2)[1]
+    assert _last_clips(fewer) < held < _last_clips(grown)
+
+
+def test_a_small_corpus_too_has_a_clip_held_out() -> None:
+    for count in range(2, 12):
+        examples = list(build_examples(clips(count), TASKS))
+        kept, held = (_last_clips(side) for side in split(examples, 1e-6))
+        assert len(held) == 1
+        assert kept | held == _last_clips(examples)
+        assert not kept & held
+    assert split([], 0.1) == ([], [])
+
+
+def _last_clips(examples: Iterable[Example]) -> set[str]:
+    return {example.clip_ids[-1] for example in examples}
+
+
+def test_conversations_from_json_lines(tmp_path: Path) -> None:
+    known = {clip.clip_id: clip for clip in clips(3)}
+    audio = {"type": "audio", "clip_id": "c1"}
+    user = {"role": "user", "content": [audio, {"type": "text", "text": "hm?"}]}
+    good = {"messages": [user, {"role": "assistant", "content": "yes"}]}
+    path = tmp_path / "chats.jsonl"
+    path.write_text(json.dumps(good) + "\n")
+    (example,) = read_chats(path, known)
+    assert (example.clip_ids, example.answer) == (("c1",), "yes")
+    for wrong, message in (
+        ({"messages": [user]}, "the last message must be the assistant's"),
+        ({"messages": good["messages"][1:]}, "no audio"),
+        ({"messages": [{**user, "content": [{**audio, "clip_id": "zz"}]}, good["messages"][1]]},
+         "no clip 'zz'"),
+    ):  # fmt: skip
+        path.write_text(json.dumps(good) + "\n" + json.dumps(wrong) + "\n")
+        with pytest.raises(UserError, match=f"line 2.*{message}"):
+            list(read_chats(path, known))
+    path.write_text((json.dumps(good) + "\n") * 40)
+    assert len(list(read_chats(path, known, weight=2))) == 80
+    chosen = len(list(read_chats(path, known, weight=0.5)))
+    assert 10 < chosen < 30
+    moved = path.rename(tmp_path / "moved.jsonl")
+    assert len(list(read_chats(moved, known, weight=0.5))) == chosen
+
+
+def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, dataset: Any) -> None:
+    data, _, _, tokenizer = dataset
+    first, second = ({"type": "audio", "clip_id": f"clip{n}"} for n in (5, 6))
+    turns = [
+        {"role": "user", "content": [first, {"type": "text", "text": "one?"}]},
+        {"role": "assistant", "content": "low"},
+        {"role": "user", "content": [second, {"type": "text", "text": "two?"}]},
+        {"role": "assistant", "content": "high"},
+    ]
+    path = world.corpus.parent / "turns.jsonl"
+    path.write_text(json.dumps({"messages": turns}))
+    (example,) = read_chats(path, {clip.clip_id: clip for clip in world.clips})
+    data.examples = [example]
+    row = data[0]
+    assert tokenizer.decode(row["labels"][row["labels"] != IGNORE]) == "high<|im_end|>"
+    text = tokenizer.decode(row["input_ids"])
+    assert text.count("<|audio_think_start|>") == 1
+    assert text.index("<|audio_think_start|>") > text.index("two?") > text.index("low<|im_end|>")
+    expected = data._grid.streams["toy.events"].frames("clip6", 8)
+    assert torch.equal(row["targets"]["toy.events"], torch.from_numpy(expected))
+
+
+def test_similar_lengths_are_batched_together() -> None:
+    lengths = [10 * (n % 10) + 10 for n in range(200)]
+    sampler = ByLength(lengths, 10, seed=3)
+    first = list(sampler)
+    assert sorted(first) == list(range(200))
+    assert first == list(sampler)
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    batches = [[lengths[at] for at in first[begin : begin + 10]] for begin in range(0, 200, 10)]
+    assert np.mean([max(batch) - min(batch) for batch in batches]) < 30
+
+
+def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
+    """Each from the first cache that has its teacher; clips are joined by their ids."""
+    renamed = tmp_path / "other"
+    spec = dataclasses.replace(SPEC, name="second")
+    clips = [clip for clip in world.clips if clip.clip_id != "clip7"]
+    heard = {
+        clip.clip_id: targets(np.zeros(16_000, np.float32), np.zeros(100, int)) for clip in clips
+    }
+    write_cache(renamed, build(world.clips, tmp_path / "corpus"), heard, spec)
+    streams = open_streams(
+        [str(world.cache), str(renamed)],
+        {"toy.events": StreamConfig(), "second.events": StreamConfig()},
+    )
+    assert streams["toy.events"].covers("clip7")
+    assert not streams["second.events"].covers("clip7")
+    assert not streams["toy.events"].covers("clip0")
+    assert streams["second.events"].covers("clip0")
+    assert streams["second.events"].frames("clip8", 4).argmax(1).tolist() == [0] * 4
+    assert set(open_streams([str(world.cache), str(renamed)], None)) == {
+        f"{teacher}.{name}"
+        for teacher in ("toy", "second")
+        for name in ("bands", "events", "class", "salience")
+    }
+
+
+@pytest.fixture
+def dataset(world: Any, checkpoints: Any, tmp_path: Path) -> tuple[ExampleDataset, Grid, Any, Any]:
+    options = world.options(tmp_path / "run")
+    path = checkpoints("qwen2_audio")
+    backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
+    streams = open_streams([str(world.cache)], options.streams)
+    student = build_student(options.recipe(), backbone, model, processor, streams)
+    grid = Grid(streams=streams, num_frames=8)
+    examples = list(build_examples(world.clips, options.data.tasks))
+    by_id = {clip.clip_id: clip for clip in world.clips}
+    token = backbone.audio_token_id(model)
+    data = ExampleDataset(
+        examples, by_id, Prompter(backbone, processor), grid, audio_token_id=token
+    )
+    return data, grid, student, processor.tokenizer
+
+
+def test_labels_are_the_answer_alone(dataset: Any) -> None:
+    data, _, student, tokenizer = dataset
+    row = data[0]
+    answer = row["labels"][row["labels"] != IGNORE]
+    assert tokenizer.decode(answer) == data.examples[0].answer + "<|im_end|>"
+    assert torch.equal(row["input_ids"][-len(answer) :], answer)
+    in_block = torch.isin(row["input_ids"], torch.tensor(student.block.ids))
+    assert in_block.sum() == 6
+    assert (row["labels"][in_block] == IGNORE).all()
+
+
+def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
+    data, grid, _, _ = dataset
+    missing = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip1",))
+    there = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
+    batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
+    for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
+        assert batch["covered"][name].tolist() == [False, True]
+        assert batch["targets"][name].shape[:2] == (2, 8)
+    assert RECONSTRUCTION not in batch["targets"]
+    assert batch["audio_weights_BNS"].shape[:2] == (2, 8)
+    torch.testing.assert_close(batch["audio_weights_BNS"].sum(-1), torch.ones(2, 8))
+
+
+def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """Its tokens at the tapped layer, averaged over K equal spans; what is asked comes later."""
+    options = world.options(tmp_path / "run", arm="distill")
+    path = checkpoints("qwen2_audio")
+    backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
+    streams = open_streams([str(world.cache)], options.streams)
+    student = build_student(options.recipe(), backbone, model, processor, streams).eval()
+    token = backbone.audio_token_id(model)
+    grid = Grid.of(options.recipe(), {})
+    data = ExampleDataset(
+        [Example(("clip0",), ask(question, "clip0"), "low") for question in ("?", "Or which?")],
+        {clip.clip_id: clip for clip in world.clips},
+        Prompter(backbone, processor),
+        grid,
+        audio_token_id=token,
+    )
+    batch = collate(list(data), grid=grid, pad_id=0)
+    read = []
+    head = next(iter(student.heads.values()))
+    head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    with torch.no_grad():
+        student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
+        tapped_BSH = student.base.model(**batch["inputs"], output_hidden_states=True).hidden_states[
+            student.tap
+        ]
+    audio_AH = tapped_BSH[0, batch["inputs"]["input_ids"][0] == token]
+    assert len(audio_AH) == 15
+    # Each of four spans is 15 / 4 tokens long.
+    fine_NH = audio_AH.repeat_interleave(4, dim=0)
+    expected_KH = fine_NH.unflatten(0, (4, 15)).mean(1)
+    torch.testing.assert_close(read[0][0], expected_KH, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(read[0][1], expected_KH, rtol=1e-4, atol=1e-5)
+
+
+def test_features_are_standardised_by_the_cache(world: Any) -> None:
+    """Over all clips: zero mean, and at most unit variance (averaging takes some away)."""
+    stream = open_streams([str(world.cache)], {"toy.bands": StreamConfig()})["toy.bands"]
+    frames = [torch.from_numpy(stream.frames(f"clip{n}", 20)) for n in range(2, 48)]
+    every = torch.cat(frames)
+    assert every.mean(0).abs().max() < 0.25
+    assert 0.5 < every.std(0).mean() < 1.1
+
+
+def test_clips_that_cannot_be_heard_are_left_out(caplog: Any) -> None:
+    short = Clip(clip_id="short", uri="/x.wav", duration=0.05)
+    long = Clip(clip_id="long", uri="/x.wav", duration=31.0)
+    kept = usable([*clips(3), short, long], {}, 30.0)
+    assert [clip.clip_id for clip in kept] == ["c0", "c1", "c2"]
+    assert "2 of 5 clips are left out" in caplog.text
+    with pytest.raises(UserError, match="none of the corpus' 1 clips"):
+        usable([short], {}, 30.0)

@@ -1,0 +1,140 @@
+"""The page of a run: in a real browser, audio goes in, an answer and the readings come out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from manifests.errors import UserError
+from student.config import load_recipe
+from student.demo.drawing import chosen, draw
+from student.inference.generate import TrainedStudent
+from student.inference.head_outputs import FIRST_BIN_HZ, Reading, read_block, to_target_units
+from student.runs.sources import load_run_streams, read_sources
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update",
+    "--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(runs: Callable[[str], Path]) -> Path:
+    return runs("qwen2_audio")
+
+
+def test_units() -> None:
+    """Logits become what a person can read: Hz where it is voiced, probabilities."""
+    pitch_ND = torch.full((2, 361), -10.0)
+    pitch_ND[:, 150] = 10.0
+    pitch_ND[0, -1] = 3.0
+    hertz = to_target_units("pitch", pitch_ND)[:, 0]
+    assert hertz[0] == pytest.approx(FIRST_BIN_HZ * 2 ** (150 * 20 / 1200), rel=1e-4)
+    assert np.isnan(hertz[1])
+    assert to_target_units("multilabel", torch.zeros(1, 3)).tolist() == [[0.5] * 3]
+    np.testing.assert_allclose(to_target_units("distribution", torch.zeros(1, 4)), 0.25)
+
+
+def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
+    """The same heads, loaded without the cache, say the same as in the run's own validation."""
+    recipe = load_recipe(run / "recipe.yaml")
+    student = TrainedStudent(run, streams=load_run_streams(run, recipe))
+    wave = student.hear(world.clips[5])
+    readings = read_block(student, wave, "Which note?", read_sources(run).streams)
+    shapes = {reading.stream: reading.values_ND.shape for reading in readings}
+    assert shapes == {"toy.bands": (8, 24), "toy.events": (8, 5), "toy.class": (8, 5),
+                      "toy.salience": (8, 1)}  # fmt: skip
+    by_name = {reading.stream: reading.values_ND for reading in readings}
+    assert ((by_name["toy.events"] > 0) & (by_name["toy.events"] < 1)).all()
+    np.testing.assert_allclose(by_name["toy.class"].sum(1), 1, rtol=1e-5)
+    other = read_block(student, wave[::-1].copy(), "Which note?", read_sources(run).streams)
+    assert not np.allclose(other[1].values_ND, readings[1].values_ND, atol=1e-5)
+
+
+def test_the_picture_shows_the_most_telling_rows() -> None:
+    values_ND = np.zeros((4, 20), np.float32)
+    values_ND[1, 7], values_ND[2, 3] = 0.9, 0.6
+    names = tuple(f"class {n}" for n in range(20))
+    events = Reading(
+        stream="a.events", kind="multilabel", names=names, unit="", values_ND=values_ND
+    )
+    assert chosen(events)[:2] == [7, 3]
+    pitch = Reading(stream="a.pitch", kind="pitch", names=(), unit="",
+                    values_ND=np.array([[220.0], [np.nan], [440.0], [440.0]]))  # fmt: skip
+    features = Reading(stream="a.hidden", kind="features", names=(), unit="", values_ND=values_ND)
+    svg = draw(np.zeros(16_000, np.float32), 16_000, [events, features, pitch])
+    assert svg.startswith("<svg")
+    for text in ("a.pitch (Hz)", "a.events (probability)", "class 7  0.90", "class 3  0.60"):
+        assert f">{text}<" in svg
+    assert "a.hidden" not in svg
+    assert svg.index("a.pitch (Hz)") < svg.index("a.events (probability)")
+
+
+def test_a_run_that_is_none(tmp_path: Path) -> None:
+    from student.demo import page
+
+    with pytest.raises(UserError, match="is not a run"):
+        page.build(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def address(run: Path) -> Iterator[str]:
+    from student.demo import page
+
+    with pytest.MonkeyPatch.context() as environment:
+        for name in ("no_proxy", "NO_PROXY"):
+            environment.setenv(name, "127.0.0.1,localhost")
+        blocks = page.build(run)
+        _, url, _ = blocks.launch(
+            server_name="127.0.0.1", prevent_thread_lock=True, quiet=True, inbrowser=False
+        )
+        yield url
+        blocks.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs: pip install playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("needs: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield running
+        running.close()
+
+
+@pytest.mark.debian
+def test_one_uploads_asks_and_sees(world: Any, run: Path, browser: Any, address: str) -> None:
+    clip = world.clips[5]
+    page = browser.new_page(viewport={"width": 1200, "height": 1400})
+    foreign: list[str] = []
+    page.on("request", lambda request: foreign.append(request.url)
+            if not request.url.startswith((address, "blob:", "data:")) else None)  # fmt: skip
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(address)
+    page.locator("#ask").wait_for(timeout=60_000)
+    page.locator("input[type=file]").first.set_input_files(clip.uri)
+    page.locator("audio, [data-testid=waveform-Recording], #waveform").first.wait_for(
+        state="attached", timeout=30_000
+    )
+    page.locator("#question textarea").fill("Which note?")
+    page.locator("#ask").click()
+    svg = page.locator("#readings svg:has(text)")
+    svg.wait_for(timeout=60_000)
+    texts = svg.locator("text").all_text_contents()
+    assert "recording" in texts
+    assert "toy.salience (Hz)" in texts
+    expected = TrainedStudent(run).answer([clip.uri], "Which note?", max_tokens=128)[0]
+    assert page.locator("#answer textarea").input_value() == expected
+    page.close()
+    assert errors == []
+    assert foreign == []

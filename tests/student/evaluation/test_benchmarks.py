@@ -1,0 +1,132 @@
+"""Public benchmarks in the shapes in which they are published, a row or two of each."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.errors import UserError
+from student.evaluation.benchmarks import BENCHMARKS, load_benchmark
+
+CHOICES = {"choice_a": "rain", "choice_b": "wind", "choice_c": "snow", "choice_d": "sun"}
+
+
+def put(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def make(name: str, root: Path) -> None:
+    """A copy of a benchmark with few rows; audio is named, not read."""
+    if name == "mmau":
+        row = {
+            "id": "x1",
+            "audio_id": "./test-mini-audios/x1.wav",
+            "question": "What is it?",
+            "choices": ["rain", "wind"],
+            "answer": "wind",
+            "task": "sound",
+            "split": "test-mini",
+        }
+        put(root / "mmau-test-mini.json", [row])
+    elif name == "mmar":
+        row = {
+            "id": "m1",
+            "audio_path": "./audio/m1.wav",
+            "question": "Who speaks?",
+            "choices": ["A man", "A woman"],
+            "answer": "A woman",
+            "modality": "speech",
+        }
+        put(root / "MMAR-meta.json", [row])
+    elif name == "mmsu":
+        row = {
+            "id": "s1",
+            "task_name": "tone",
+            "audio_path": "audio/s1.wav",
+            "question": "Tone?",
+            **CHOICES,
+            "answer_gt": "B",
+        }
+        put(root / "question" / "mmsu.jsonl", json.dumps(row) + "\n")
+    elif name == "air_bench":
+        row = {
+            "uniq_id": 7,
+            "path": "a.wav",
+            "task_name": "Audio_Grounding",
+            "question": "When?",
+            "dataset_name": "AudioGrounding",
+            "choice_a": "A. rain",
+            "choice_b": "B. wind",
+            "choice_c": None,
+            "answer_gt": "B. wind",
+        }
+        put(root / "Foundation_meta.json", [row])
+    elif name == "meld":
+        put(root / "test_sent_emo.csv",
+            "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season\n"
+            '1,"Why, yes.",Ross,joy,positive,3,1,4\n')  # fmt: skip
+        put(root / "output_repeated_splits_test" / "dia3_utt1.mp4", "")
+    elif name == "iemocap":
+        put(root / "Session5" / "dialog" / "EmoEvaluation" / "Ses05F_impro01.txt",
+            "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+            "[6.2901 - 8.2357]\tSes05F_impro01_F000\texc\t[2.5, 2.5, 2.5]\n"
+            "C-E2:\tNeutral;\t()\n"
+            "[9.1 - 9.9]\tSes05F_impro01_F001\txxx\t[2.5, 2.5, 2.5]\n")  # fmt: skip
+    elif name == "gtzan":
+        put(root / "genres_original" / "jazz" / "jazz.00001.wav", "")
+        put(root / "genres_original" / "jazz" / "jazz.00054.wav", "")
+    elif name == "nsynth":
+        note = {"instrument_family_str": "synth_lead", "pitch": 60, "velocity": 100}
+        put(root / "examples.json", {"synth_lead_000-060-100": note})
+    elif name == "vocalsound":
+        rows = {"data": [{"wav": "/data/x/audio_16k/f0003_0_throatclearing.wav", "labels": "/m/1"}]}
+        put(root / "datafiles" / "te.json", rows)
+    else:
+        put(root / "61" / "70968" / "61-70968.trans.txt", "61-70968-0000 HE BEGAN A\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "audio", "task"),
+    [
+        ("mmau", "wind", "test-mini-audios/x1.wav", "sound"),
+        ("mmar", "A woman", "audio/m1.wav", "speech"),
+        ("mmsu", "wind", "audio/s1.wav", "tone"),
+        ("air_bench", "wind", "Audio_Grounding_AudioGrounding/a.flac", "Audio_Grounding"),
+        ("meld", "joy", "output_repeated_splits_test/dia3_utt1.mp4", "emotion"),
+        ("iemocap", "happiness", "Session5/sentences/wav/Ses05F_impro01/Ses05F_impro01_F000.wav",
+         "emotion"),
+        ("gtzan", "jazz", "genres_original/jazz/jazz.00001.wav", "genre"),
+        ("nsynth", "synth lead", "audio/synth_lead_000-060-100.wav", "instrument"),
+        ("vocalsound", "throat clearing", "audio_16k/f0003_0_throatclearing.wav", "vocal sound"),
+        ("librispeech", "HE BEGAN A", "61/70968/61-70968-0000.flac", None),
+    ],
+)  # fmt: skip
+def test_each_benchmark(
+    name: str, answer: str, audio: str, task: str | None, tmp_path: Path
+) -> None:
+    make(name, tmp_path)
+    first, *others = load_benchmark(name, tmp_path)
+    assert first.answer == answer
+    assert Path(first.audio) == tmp_path / audio
+    assert first.task == (task or tmp_path.name)
+    assert len(others) == (1 if name == "nsynth" else 0)
+
+
+def test_every_loader_is_tested_above() -> None:
+    assert len(BENCHMARKS) == 10
+
+
+def test_a_wrong_folder_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"not a copy of mmau: there is no .*mmau-test-mini.json"):
+        load_benchmark("mmau", tmp_path)
+    with pytest.raises(UserError, match="nothing was found"):
+        load_benchmark("gtzan", tmp_path)
+    with pytest.raises(UserError, match="there is no benchmark 'mmu'; known are mmau, mmar"):
+        load_benchmark("mmu", tmp_path)
+    put(tmp_path / "MMAR-meta.json", [{"id": "1"}])
+    with pytest.raises(UserError, match="not mmar as published"):
+        load_benchmark("mmar", tmp_path)

@@ -1,0 +1,96 @@
+"""The plug-in for lmms-eval: against the harness if it is installed, else its interface."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+import types
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from student.inference.generate import TrainedStudent
+from student.train import train
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the plug-in uses of lmms-eval 0.7: a base class, and a record of where models are."""
+    if find_spec("lmms_eval"):
+        return
+
+    class Base:
+        def __init__(self) -> None:
+            self.task_dict: dict = {}
+
+    @dataclass(frozen=True)
+    class Manifest:
+        model_id: str
+        simple_class_path: str
+        aliases: tuple[str, ...]
+
+    for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.models"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    for name, key, value in (
+        ("lmms_eval.api.model", "lmms", Base),
+        ("lmms_eval.models.registry_v2", "ModelManifest", Manifest),
+    ):
+        module = types.ModuleType(name)
+        setattr(module, key, value)
+        monkeypatch.setitem(sys.modules, name, module)
+
+
+@dataclass
+class Request:
+    """As the harness makes them."""
+
+    args: tuple
+
+
+@pytest.mark.usefixtures("harness")
+def test_the_harness_hears_what_a_student_says(world: Any, tmp_path: Path) -> None:
+    train(world.options(tmp_path / "run"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    module, _, factory = project["entry-points"]["lmms_eval.models"]["coat_distill"].partition(":")
+    manifest = getattr(import_module(module), factory)()
+    assert manifest.model_id == "coat_distill"
+    path, _, name = manifest.simple_class_path.rpartition(".")
+    model = getattr(import_module(path), name)(
+        run=str(tmp_path / "run"), batch_size=2, max_batch_size=None, device="cuda"
+    )
+
+    clips = world.clips[2:5]
+    docs = []
+    for clip in clips:
+        samples, rate = soundfile.read(clip.uri, dtype="float32")
+        stereo = np.stack([samples, samples])
+        docs.append({"audio": {"array": stereo, "sampling_rate": rate}})
+    model.task_dict = {"toy": {"test": docs}}
+    lengths = (6, 2, 6)
+    requests = [
+        Request(("Which note?", {"max_new_tokens": length, "until": ["\x00"]},
+                 lambda doc: [doc["audio"]], at, "toy", "test"))
+        for at, length in enumerate(lengths)
+    ]  # fmt: skip
+    said = model.generate_until(requests)
+    student = TrainedStudent(tmp_path / "run")
+    for clip, length, text in zip(clips, lengths, said, strict=True):
+        (alone,) = student.answer([clip.uri], "Which note?", max_tokens=length)
+        assert text == alone.partition("\x00")[0].strip()
+    sys.modules.pop(path, None)
+
+
+@pytest.mark.usefixtures("harness")
+def test_replies_end_where_the_task_says() -> None:
+    module = import_module("student.evaluation.lmms")
+    assert module._cut("B\n\nbecause", ["\n\n", ""]) == "B"
+    assert module._settings(Request(("", {"until": "x"}))) == (module.MAX_TOKENS, ("x",))
+    sys.modules.pop("student.evaluation.lmms", None)

@@ -1,0 +1,171 @@
+"""Extraction, scores and intervals against cases worked out by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from student.evaluation.questions import Question
+from student.evaluation.scoring.extraction import extract_choice, extract_label
+from student.evaluation.scoring.intervals import bootstrap, mcnemar, mean_interval
+from student.evaluation.scoring.scores import (
+    macro_f1,
+    paired_interval,
+    read_reply,
+    score_answers,
+    task_tables,
+)
+
+ANIMALS = ("a dog", "a cat", "a cow", "a dog and a cat")
+
+
+@pytest.mark.parametrize(
+    ("reply", "meant"),
+    [
+        ("B", "a cat"),
+        ("b", "a cat"),
+        ("(B)", "a cat"),
+        ("B.", "a cat"),
+        ("B) a cat", "a cat"),
+        ("(B) a cat", "a cat"),
+        ("The answer is B", "a cat"),
+        ("The correct answer is (B).", "a cat"),
+        ("Answer: B", "a cat"),
+        ("A cat.", "a cat"),
+        ("I hear a cat.", "a cat"),
+        ("A dog and a cat", "a dog and a cat"),
+        ("(D) a dog and a cat", "a dog and a cat"),
+        ("A", "a dog"),
+        ("A.", "a dog"),
+        # Nothing, or more than one, is said.
+        ("", None),
+        ("A horse", None),
+        ("a dog or a cow", None),
+        ("A or B", None),
+        ("(A) or (B)", None),
+        ("(B) a dog", None),
+        ("E", None),
+        ("a caterpillar", None),
+    ],
+)
+def test_choices(reply: str, meant: str | None) -> None:
+    assert extract_choice(reply, ANIMALS) == meant
+
+
+@pytest.mark.parametrize(
+    ("reply", "meant"),
+    [
+        ("C", "C"),
+        ("C sharp", "C sharp"),
+        ("c sharp.", "C sharp"),
+        ("It is C sharp", "C sharp"),
+        ("C and C sharp", None),
+        ("Csharp", None),
+        ("H", None),
+        ("", None),
+    ],
+)
+def test_labels(reply: str, meant: str | None) -> None:
+    assert extract_label(reply, ("C", "C sharp", "D")) == meant
+
+
+def question(kind: str, answer: str, task: str = "t", choices: tuple[str, ...] = ()) -> Question:
+    return Question(
+        id=f"{task}{answer}", kind=kind, audio="a.wav", question="?", answer=answer, task=task,
+        choices=choices,
+    )  # type: ignore[arg-type] # fmt: skip
+
+
+def test_transcriptions_are_scored_by_words() -> None:
+    # One substitution, one deletion, one insertion against four words.
+    answer = read_reply(question("transcription", "One two, three four!"), "one too four five")
+    assert (answer.errors, answer.words) == (3, 4)
+    assert read_reply(question("transcription", "Yes."), "yes").right
+
+
+def test_an_open_label_must_be_said_as_it_is() -> None:
+    assert read_reply(question("label", "snare"), "Snare.").right
+    assert not read_reply(question("label", "snare"), "a snare").right
+
+
+def test_macro_f1() -> None:
+    # a: precision 1/1, recall 1/2, F1 2/3. b: precision 1/2, recall 1, F1 2/3. Mean 2/3.
+    assert macro_f1(["a", "a", "b"], ["a", "b", "b"]) == pytest.approx(2 / 3)
+    # A parse failure costs recall alone: a has F1 2/3, b 1.
+    assert macro_f1(["a", "a", "b"], ["a", None, "b"]) == pytest.approx(5 / 6)
+
+
+def test_scores_by_task() -> None:
+    labels = ("x", "y")
+    asked = [
+        question("label", "x", "label", labels),
+        question("label", "y", "label", labels),
+        question("transcription", "a b c d", "words"),
+    ]
+    one = [read_reply(q, said) for q, said in zip(asked, ["x", "x", "a b c"], strict=True)]
+    two = [read_reply(q, said) for q, said in zip(asked, ["x", "?", "a b c d"], strict=True)]
+    scores = score_answers([one, two], resamples=50)
+    label, words = scores["tasks"]["label"], scores["tasks"]["words"]
+    assert label["score"] == 0.5
+    assert label["chance"] == label["majority"] == 0.5
+    assert label["parse_failures"] == 0.25
+    assert words["by_seed"] == [0.75, 1.0]
+    assert words["word_error_rate"] == pytest.approx(1 / 8)
+    assert scores["mean"]["score"] == pytest.approx((0.5 + 0.875) / 2)
+
+
+def test_word_error_rates_above_one_score_zero() -> None:
+    answers = [read_reply(question("transcription", "a"), "b c d")]
+    assert score_answers([answers], resamples=10)["tasks"]["t"]["score"] == 0.0
+
+
+def test_an_interval_of_a_mean_is_as_wide_as_it_should_be() -> None:
+    values_SQ = np.random.default_rng(1).random((1, 400)) < 0.7
+    interval = mean_interval(values_SQ, resamples=4000)
+    mean = values_SQ.mean()
+    half = 1.96 * np.sqrt(mean * (1 - mean) / 400)
+    assert interval.value == mean
+    assert interval.low == pytest.approx(mean - half, abs=0.01)
+    assert interval.high == pytest.approx(mean + half, abs=0.01)
+
+
+def test_seeds_that_differ_widen_an_interval() -> None:
+    alike, apart = np.full((3, 100), 0.5), np.repeat([[0.2], [0.5], [0.8]], 100, axis=1)
+    assert mean_interval(alike).high == 0.5
+    assert mean_interval(apart).low < 0.35 < 0.65 < mean_interval(apart).high
+
+
+def test_every_task_keeps_its_number_of_questions() -> None:
+    def check(seeds: np.ndarray, draw: dict) -> float:
+        assert len(draw["a"]) == 3
+        assert len(draw["b"]) == 5
+        assert draw["b"].max() < 5
+        return 0.0
+
+    bootstrap(check, {"a": 3, "b": 5}, num_seeds=2, resamples=20)
+
+
+def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+    rng = np.random.default_rng(0)
+    hard_Q = rng.random(300) < 0.5
+    ours = [
+        read_reply(question("label", f"{i}"), f"{i}" if ok else "-") for i, ok in enumerate(hard_Q)
+    ]
+    better_Q = hard_Q | (rng.random(300) < 0.1)
+    theirs = [
+        read_reply(question("label", f"{i}"), f"{i}" if ok else "-")
+        for i, ok in enumerate(better_Q)
+    ]
+    paired = paired_interval(task_tables([theirs]), task_tables([ours]), resamples=500)
+    assert paired.value == pytest.approx(better_Q.mean() - hard_Q.mean())
+    assert paired.low > 0
+    alone = score_answers([ours], resamples=500)["mean"]
+    assert paired.high - paired.low < 0.7 * (alone["high"] - alone["low"])
+
+
+def test_mcnemar() -> None:
+    # Five questions gained, none lost: p = 2 / 2^5. One gained, two lost: p = 1.
+    ours, theirs = np.array([1] * 5 + [1] * 4), np.array([0] * 5 + [1] * 4)
+    assert mcnemar(ours, theirs) == pytest.approx(2 / 32)
+    assert mcnemar(np.array([1, 0, 0]), np.array([0, 1, 1])) == 1.0
+    assert mcnemar(ours, ours) == 1.0

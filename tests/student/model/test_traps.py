@@ -1,0 +1,242 @@
+"""The eight traps of the three classes (checked against transformers 5.23), a test each.
+
+They are what a trainer for these models gets wrong unnoticed: nothing fails, numbers are off.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from packaging.requirements import Requirement
+from safetensors.torch import load_file, save_file
+
+from manifests.errors import UserError
+from student.config import ModelConfig, StageConfig
+from student.data.dataset import IGNORE, Grid, collate
+from student.data.examples import ask
+from student.inference.generate import TrainedStudent
+from student.model.block import add_block
+from student.model.student import load_backbone
+from student.release.export import export
+from student.train import train
+from tests.student.conftest import FAMILIES, model_of, states
+
+STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
+PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
+"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+
+
+def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[dict[str, Any]]:
+    """Prompts of three lengths, the last tokens of which are labels."""
+    rows = []
+    for clip in world.clips[:3]:
+        prompt = trained.prompter.prompt(ask("Which note?"), [trained.hear(clip)])
+        ids_S = prompt.pop("input_ids")[0]
+        labels_S = torch.full_like(ids_S, IGNORE)
+        labels_S[-scored:] = ids_S[-scored:]
+        rows.append({"input_ids": ids_S, "labels": labels_S, "audio": prompt, "targets": {},
+                     "audio_weights": None})  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_1_accumulated_batches_are_exact(
+    world: Any, checkpoints: Any, tmp_path: Path, family: str
+) -> None:
+    """Qwen2-Audio's own loss ignores `num_items_in_batch`; ours is normalised over the whole
+    accumulated batch: four batches of one give the step that one batch of four gives."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    ends = []
+    for batch_size, accumulation in ((4, 1), (1, 4)):
+        stage = STAGE | {"batch_size": batch_size, "accumulation": accumulation}
+        out = tmp_path / f"{batch_size}x{accumulation}"
+        train(
+            world.options(
+                out,
+                model=model_of(checkpoints, family),
+                lora=lora_without_dropout,
+                align=None,
+                joint=StageConfig(train="lora", **stage),
+                trainer=PLAIN_DESCENT,
+            )
+        )
+        logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses = [log["loss"] for log in logs if "loss" in log]
+        norms = [log["grad_norm"] for log in logs if "grad_norm" in log]
+        ends.append((losses, norms, states(out)["joint"]))
+    (losses, norms, expected), (losses_4, norms_4, found) = ends
+    assert losses_4 == pytest.approx(losses, rel=1e-4)
+    assert norms_4 == pytest.approx(norms, rel=1e-3)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_2_audio_of_a_single_token_is_refused(trained: TrainedStudent) -> None:
+    """With no two audio tokens side by side, Qwen2-Audio merges by an older way."""
+    with pytest.raises(UserError, match=r"0\.050 s.*nothing shorter than 0\.1 s"):
+        trained.answer([np.zeros(800, np.float32)], "What is said?")
+    at_least = trained.prompter.prompt(ask("?"), [np.zeros(1600, np.float32)])
+    token = trained.student.backbone.audio_token_id(trained.student.base)
+    assert (at_least["input_ids"] == token).sum() >= 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_3_the_table_never_shrinks(checkpoints: Any, family: str) -> None:
+    """Checkpoints may have more rows than their tokenizer has tokens, as Qwen2-Audio has."""
+    config = model_of(checkpoints, family)
+    _, model, processor = load_backbone(config, config.path or "")
+    model.resize_token_embeddings(len(processor.tokenizer) + 100)
+    rows = len(model.get_input_embeddings().weight)
+    add_block(model, processor.tokenizer, 6)
+    assert len(model.get_input_embeddings().weight) == len(model.lm_head.weight) == rows
+    assert model.config.get_text_config().vocab_size == rows
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_4_tied_or_not_the_head_never_says_the_block(
+    world: Any, checkpoints: Any, tmp_path: Path, family: str
+) -> None:
+    """Tying differs: only Omni's head can share the table, and only the top-level flag counts. An
+    export silences the block in the head; where the two are one, its inputs must survive that."""
+    folder = tmp_path / "tied"
+    _tie(Path(checkpoints(family)), folder)
+    config = ModelConfig(path=str(folder), dtype="float32")
+    _, model, _ = load_backbone(config, str(folder))
+    shared = model.lm_head.weight is model.get_input_embeddings().weight
+    assert shared == (family == "qwen2_5_omni")
+    stage = StageConfig(train="lora", rows_lr=0.03, **STAGE)
+    train(world.options(tmp_path / "run", model=config, align=None, joint=stage))
+    proof = export(tmp_path / "run", tmp_path / "out")
+    assert proof.largest_difference < 1e-4
+
+    trained = TrainedStudent(tmp_path / "run")
+    block = trained.student.block
+    assert block is not None
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    (table,) = (value for name, value in weights.items() if name.endswith("embed_tokens.weight"))
+    (head,) = (value for name, value in weights.items() if name.endswith("lm_head.weight"))
+    assert (head[list(block.ids)] == 0).all()
+    assert (table[list(block.ids)] != 0).any(1).all()
+    with torch.no_grad():
+        expected = trained.student.base.get_input_embeddings()(torch.tensor(block.ids))
+    torch.testing.assert_close(table[list(block.ids)], expected)
+
+
+def _tie(source: Path, folder: Path) -> None:
+    """The checkpoint with every flag of its config set, and a head that equals the table."""
+    folder.mkdir()
+    for path in source.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+
+    def flagged(config: dict[str, Any]) -> dict[str, Any]:
+        inner = {key: flagged(config[key]) for key in ("text_config", "thinker_config")
+                 if key in config}  # fmt: skip
+        return config | inner | {"tie_word_embeddings": True}
+
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(flagged(config)))
+    weights = load_file(folder / "model.safetensors")
+    (table,) = (name for name in weights if name.endswith("embed_tokens.weight"))
+    (head,) = (name for name in weights if name.endswith("lm_head.weight"))
+    save_file(weights | {head: weights[table].clone()}, folder / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+
+
+def test_5_inputs_are_what_each_class_wants(world: Any, runs: Callable[[str], Path]) -> None:
+    """Audio Flamingo 3: one audio, `input_features_mask`, windows of 2 * max_source_positions mel
+    frames. Omni: `vision_start_token_id` in the config, and positions on three axes."""
+    flamingo = TrainedStudent(runs("audioflamingo3"))
+    window = 2 * flamingo.student.base.config.audio_config.max_source_positions
+    for seconds, windows in ((0.5, 1), (2.0, 1), (3.0, 2)):  # the tiny model's window is 2 s
+        wave = np.zeros(int(16_000 * seconds), np.float32)
+        inputs = flamingo.inputs([ask("?")], [[wave]])
+        assert inputs["input_features"].shape[::2] == (windows, window)
+        assert inputs["input_features_mask"].shape == (windows, window)
+    with pytest.raises(UserError, match="one audio per conversation, found 2"):
+        flamingo.inputs([[*ask("one?"), *ask("two?")]], [[wave, wave]])
+
+    omni = TrainedStudent(runs("qwen2_5_omni"))
+    config = omni.student.base.config
+    assert config.vision_start_token_id in range(config.get_text_config().vocab_size)
+    seen = []
+    rotary = omni.student.base.model.language_model.rotary_emb
+    handle = rotary.register_forward_pre_hook(lambda module, args: seen.append(args[1].shape))
+    inputs = omni.inputs([ask("?")] * 2, [[omni.hear(clip)] for clip in world.clips[:2]])
+    omni.student.base(**inputs)
+    handle.remove()
+    assert seen == [(3, *inputs["input_ids"].shape)]
+
+
+def test_6_the_head_is_applied_at_answers_only(world: Any, trained: TrainedStudent) -> None:
+    """Logits at every position are what fills memory."""
+    batch = collate(rows_of(world, trained, 5), grid=Grid(streams={}, num_frames=0), pad_id=0)
+    seen = []
+    handle = trained.student.base.lm_head.register_forward_hook(
+        lambda *args: seen.append(args[2].shape)
+    )
+    result = trained.student(batch["inputs"], batch["labels_BS"])
+    handle.remove()
+    assert [shape[0] for shape in seen] == [15] == [len(result["labels_A"])]
+
+
+def test_7_nothing_pulls_torchaudio() -> None:
+    """With a CPU build of torch, an installed torchaudio breaks `transformers.audio_utils`."""
+    pulled: set[str] = set()
+    waiting = [("coat-distill", frozenset({"student", "demo", "quantize"}))]
+    while waiting:
+        package, extras = waiting.pop()
+        for line in _requirements(package):
+            wanted = Requirement(line)
+            if any(_applies(wanted, extra) for extra in extras | {""}):
+                key = wanted.name.lower().replace("_", "-")
+                if key not in pulled:
+                    pulled.add(key)
+                    waiting.append((wanted.name, frozenset(wanted.extras)))
+    assert {"torch", "transformers", "peft", "gradio"} <= pulled
+    assert not {"torchaudio", "torchvision", "torchcodec"} & pulled
+    modules = "student.train, student.release.export, student.inference.generate"
+    code = f"import sys, {modules}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torchaudio" not in done.stdout.split()
+
+
+def _requirements(package: str) -> list[str]:
+    try:
+        return metadata.requires(package) or []
+    except metadata.PackageNotFoundError:
+        return []  # of another platform
+
+
+def _applies(wanted: Requirement, extra: str) -> bool:
+    return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+
+
+def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: TrainedStudent) -> None:
+    rows = rows_of(world, trained, 12)
+    assert len({len(row["input_ids"]) for row in rows}) == 3
+    grid = Grid(streams={}, num_frames=0)
+    logits = []
+    for left in (False, True):
+        batch = collate(rows, grid=grid, pad_id=0, left=left)
+        with torch.no_grad():
+            logits.append(trained.student(batch["inputs"], batch["labels_BS"])["logits_AV"])
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
+
+
+def test_8_there_are_25_audio_tokens_a_second(trained: TrainedStudent) -> None:
+    token = trained.student.backbone.audio_token_id(trained.student.base)
+    for seconds in (0.5, 1.0, 1.7):
+        wave = np.zeros(int(16_000 * seconds), np.float32)
+        ids = trained.prompter.prompt(ask("?"), [wave])["input_ids"]
+        mel = int(100 * seconds)
+        assert int((ids == token).sum()) == ((mel - 1) // 2 - 1) // 2 + 1

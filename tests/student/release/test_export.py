@@ -1,0 +1,117 @@
+"""Exports: stock classes load them, the card says what they are, a hub gets what was promised."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoTokenizer
+
+from manifests.errors import UserError
+from student.inference.generate import TrainedStudent
+from student.release.export import export
+from student.release.push import describe, push
+from tests.student.hub import Hub
+
+
+def test_an_export_is_the_trained_model(run: Path, trained: TrainedStudent, tmp_path: Path) -> None:
+    """Loaded by stock classes alone."""
+    proof = export(run, tmp_path / "out")
+    assert proof.prompts == 4
+    assert proof.largest_difference < 1e-4
+    assert proof.same_choice == 1.0
+
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert not any("lora" in name or "head." in name.replace("lm_head.", "") for name in weights)
+    (table,) = (value for name, value in weights.items() if "embed_tokens" in name)
+    if config["model_type"] == "qwen2_5_omni":
+        assert all(name.startswith("thinker.") for name in weights)
+        assert config["enable_audio_output"] is False
+        config = config["thinker_config"]
+    assert config["text_config"]["vocab_size"] == len(table)
+
+    block = trained.student.block
+    assert block is not None
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.convert_tokens_to_ids("<|audio_think_start|>") == block.ids[0]
+    rows = trained.student.base.get_input_embeddings()
+    with torch.no_grad():
+        torch.testing.assert_close(table[list(block.ids)], rows(torch.tensor(block.ids)))
+    (head,) = (value for name, value in weights.items() if name.endswith("lm_head.weight"))
+    assert (head[list(block.ids)] == 0).all()
+    messages = [{"role": "user", "content": "hello"}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    assert prompt.endswith("<|audio_think_end|>")
+    with pytest.raises(UserError, match="exists"):
+        export(run, tmp_path / "out")
+
+
+def test_the_lora_pattern_spares_the_audio_tower(trained: TrainedStudent) -> None:
+    adapted = [name for name, _ in trained.student.named_parameters() if ".lora_A" in name]
+    assert len(adapted) == 3 * 7
+    assert all(".language_model.layers." in name for name in adapted)
+    tower = trained.student.backbone.audio_tower(trained.student.base)
+    assert any(name.endswith("q_proj") or name.endswith("q") for name, _ in tower.named_modules())
+    assert dataclasses.asdict(trained.recipe.lora)["rank"] == 16
+
+
+@pytest.fixture(scope="module")
+def checkpoint(runs: Callable[[str], Path], tmp_path_factory: Any) -> Path:
+    out = tmp_path_factory.mktemp("export") / "out"
+    export(runs("qwen2_audio"), out)
+    return out
+
+
+def test_the_card_says_what_it_was_made_from(checkpoint: Path) -> None:
+    text = (checkpoint / "README.md").read_text()
+    assert text.startswith("---\nlibrary_name: transformers\n")
+    for said in (
+        "block of 4 thinking positions", "2606.18273", "the largest logit difference is",
+        "Corpus `toy`: 48 clips", "held out by clip", "`toy@", "tests:Toy",
+        "| answer | loss | - |", "| `toy.salience` | raw pitch accuracy |", "## Licences",
+        "Trained on the outputs of `toy`: none",
+    ):  # fmt: skip
+        assert said in text, said
+
+
+def test_nothing_is_uploaded_unless_asked_for(checkpoint: Path) -> None:
+    """An address where nobody listens: a push that dialled would fail."""
+    listed = push(checkpoint, "someone/student", endpoint="http://127.0.0.1:9")
+    assert listed.url is None
+    assert {"README.md", "config.json", "model.safetensors"} <= listed.files.keys()
+    assert "--upload does it" in describe(listed, "someone/student")
+    with pytest.raises(UserError, match="the hub refused"):
+        push(checkpoint, "someone/student", upload=True, endpoint="http://127.0.0.1:9")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    monkeypatch.setenv("HF_TOKEN", "hf_test")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    with Hub() as running:
+        yield running
+
+
+def test_a_hub_gets_every_file_as_it_is(checkpoint: Path, hub: Hub) -> None:
+    done = push(checkpoint, "someone/student", upload=True, endpoint=hub.address)
+    assert done.url == f"{hub.address}/someone/student"
+    assert hub.made == {"someone/student": True}
+    found = {name: len(content) for name, content in hub.files["someone/student"].items()}
+    assert found == done.files
+    model = (checkpoint / "model.safetensors").read_bytes()
+    assert hub.files["someone/student"]["model.safetensors"] == model
+
+
+def test_what_cannot_be_pushed(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not an exported checkpoint"):
+        push(tmp_path, "someone/student")
+    with pytest.raises(UserError, match="cannot be a repository"):
+        push(checkpoint, "some one/student/x")

@@ -1,0 +1,69 @@
+"""vLLM's own loader reads what we export, for all three classes, where there is a vLLM to ask.
+
+Set COAT_VLLM_PYTHON to an interpreter that has it (it pins a torch of its own, so it is best kept
+in an environment of its own), or install it beside us.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer
+
+from student.release.export import export
+
+PYTHON = os.environ.get("COAT_VLLM_PYTHON") or (
+    sys.executable if importlib.util.find_spec("vllm") else None
+)
+SERVED = {
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+}
+"""Family -> the class that serves it."""
+
+
+@pytest.mark.skipif(PYTHON is None, reason="needs: COAT_VLLM_PYTHON=/env/with/vllm/bin/python")
+def test_every_weight_finds_its_place(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export(run, out)
+    done = subprocess.run(
+        [str(PYTHON), str(Path(__file__).with_name("vllm_load.py")), str(out)],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    assert found["model"] == SERVED[run.name]
+    assert found["missing"] == []
+    assert found["rows_equal"]
+    assert found["rows"] == len(AutoTokenizer.from_pretrained(out))
+    assert found["content_format"] == "openai"
+
+
+def test_the_template_takes_what_a_server_gives_it(run: Path, tmp_path: Path) -> None:
+    """Content as vLLM's `openai` format hands it over: typed parts, audio without its data."""
+    out = tmp_path / "out"
+    export(run, out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    turns = [
+        {
+            "role": "user",
+            "content": [{"type": "audio"}, {"type": "text", "text": "What is heard?"}],
+        },
+        {"role": "assistant", "content": [{"type": "text", "text": "Rain."}]},
+        {"role": "user", "content": [{"type": "text", "text": "Heavy?"}]},
+    ]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert text.count("<|audio_think_0|>") == 1
+    assert text.endswith("<|audio_think_end|>")
+    assert text.index("What is heard?") < text.index("Rain.") < text.index("Heavy?")
+    placeholder = (
+        "<sound>" if run.name == "audioflamingo3" else "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    )
+    assert text.count(placeholder) == 1

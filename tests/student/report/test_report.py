@@ -1,0 +1,161 @@
+"""What the report finds in runs. How it looks is tested in `test_report_page.py`."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from manifests.errors import UserError
+from student.config import load_recipe
+from student.distill.metrics import stream_metric
+from student.report import page, predictions, runs
+from student.train import train
+
+
+@pytest.fixture(scope="module")
+def trained(world, tmp_path_factory) -> Path:
+    """A folder of two arms, trained for two steps a stage."""
+    folder = tmp_path_factory.mktemp("runs")
+    for arm in ("coat", "sft"):
+        train(world.options(folder / f"{arm}-0", arm=arm))
+    return folder
+
+
+def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str, Any]:
+    """What a report knows: the JSON within its page."""
+    written = page.write(
+        [str(path) for path in paths], str(out), caches=caches, clips=3, console=Console(quiet=True)
+    )
+    found = re.search(r'id="facts">(.*?)</script>', written.read_text("utf-8"), re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None:
+    told = facts([trained], tmp_path)
+    assert [run["name"] for run in told["runs"]] == ["coat-0", "sft-0"]
+    assert [run["group"] for run in told["runs"]] == ["coat", "sft"]
+    assert told["clips"] == []
+    with pytest.raises(UserError, match="neither a run nor a folder of runs"):
+        runs.find([str(tmp_path)])
+
+
+def test_libraries_say_nothing_on_the_way(trained: Path, world: Any, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "student.cli", "report", str(trained), "--cache", str(world.cache),
+         "--out", str(tmp_path), "--clips", "1"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_curves_go_on_from_stage_to_stage(trained: Path) -> None:
+    coat, sft = runs.read(runs.find([str(trained)]))
+    assert coat.boundaries == [("align", 0), ("joint", 2)]
+    bands = coat.curves["toy.bands"]
+    assert bands.steps == [1, 2, 3, 4]
+    assert bands.checked_steps == [0, 2, 4]
+    logged = [json.loads(line) for line in (trained / "coat-0/metrics.jsonl").open()]
+    assert bands.values == [line["loss/toy.bands"] for line in logged if "loss" in line]
+    report = json.loads((trained / "coat-0/report.json").read_text())
+    assert bands.checked == [numbers["toy.bands/loss"] for numbers in report.values()]
+    assert coat.curves["answer"].steps == [3, 4]
+    assert set(sft.curves) == {"answer"}
+    assert sft.boundaries == [("joint", 0)]
+
+
+def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained / "sft-0", again)
+    lines = (again / "metrics.jsonl").read_text().splitlines()
+    redone = json.loads(lines[0]) | {"loss/answer": 123.0}
+    (again / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(redone)]) + "\n")
+    (run,) = runs.read([again])
+    assert run.curves["answer"].steps == [1, 2]
+    assert run.curves["answer"].values[0] == 123.0
+
+
+def test_cost_counts_what_learnt(trained: Path) -> None:
+    coat, sft = runs.read(runs.find([str(trained)]))
+    align, joint = coat.costs
+    assert (align.learns, align.steps, joint.learns, joint.steps) == ("rows", 2, "lora", 2)
+    assert align.parameters["rows"] == (4 + 2) * 64
+    assert align.parameters["backbone"] == 0 < align.parameters["heads"]
+    assert joint.parameters["backbone"] > 0
+    assert joint.seconds is not None
+    assert joint.examples == 8
+    assert sft.costs[0].parameters == {
+        "rows": 0, "heads": 0, "backbone": joint.parameters["backbone"]
+    }  # fmt: skip
+    assert coat.parameters is not None
+    assert coat.parameters > 10 * align.parameters["rows"]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_apart(trained: Path, tmp_path: Path) -> None:
+    for name, change in (("other-seed", "seed: 0|seed: 7"), ("other-rank", "rank: 16|rank: 8")):
+        old, new = change.split("|")
+        (tmp_path / name).mkdir()
+        recipe = (trained / "coat-0/recipe.yaml").read_text()
+        assert old in recipe
+        (tmp_path / name / "recipe.yaml").write_text(recipe.replace(old, new))
+    found = runs.read(runs.find([str(trained / "coat-0"), str(tmp_path)]))
+    assert {run.name: run.group for run in found} == {
+        "coat-0": "coat", "other-seed": "coat", "other-rank": "other-rank"
+    }  # fmt: skip
+    assert [run.validation for run in found[1:]] == [{}, {}]
+
+
+def test_predictions_are_the_heads_own(trained: Path, world, tmp_path: Path) -> None:
+    told = facts([trained], tmp_path, [str(world.cache)])
+    assert told["predicting"] == "coat-0"
+    assert told["metrics"]["toy.salience"] == "raw pitch accuracy"
+    assert len(told["clips"]) == 3
+    for clip in told["clips"]:
+        kinds = [(track["source"], track["data"]["who"]) for track in clip["tracks"]]
+        streams = list(dict.fromkeys(source for source, _ in kinds))
+        assert streams == ["toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"]
+        assert [who for _, who in kinds] == ["cached", "predicted"] * (len(kinds) // 2)
+        assert clip["question"] in ("What is said?", "Which note?", "Name the note.")
+        assert clip["audio"].startswith("data:audio/ogg")
+        assert clip["absent"] == []
+
+
+def test_scores_are_those_of_validation(trained: Path, world) -> None:
+    """Over all held-out clips, the frames shown give the metric that training reported."""
+    run = trained / "coat-0"
+    streams = page.open_streams([str(world.cache)], load_recipe(run / "recipe.yaml").streams)
+    student = predictions.TrainedStudent(run, streams=streams)
+    outputs, targets = [], []
+    for example, clips in predictions.read_held_out(run):
+        frames = predictions._frames(student, streams, example, clips)
+        if "toy.bands" in frames:
+            outputs.append(frames["toy.bands"][0])
+            targets.append(frames["toy.bands"][1])
+    reported = json.loads((run / "report.json").read_text())["joint"]["toy.bands/metric"]
+    shown = stream_metric("features", np.concatenate(outputs), np.concatenate(targets), 0.5)
+    assert shown == pytest.approx(reported, abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["features", "multilabel", "distribution", "pitch"])
+def test_outputs_are_shown_as_what_targets_are(kind: Any) -> None:
+    logits_ND = np.random.default_rng(0).normal(size=(5, 7)) * 3
+    shown_ND = predictions.meant(kind, logits_ND)
+    if kind == "features":
+        assert np.array_equal(shown_ND, logits_ND)
+        return
+    assert ((shown_ND >= 0) & (shown_ND <= 1)).all()
+    if kind == "distribution":
+        assert np.allclose(shown_ND.sum(1), 1)
+    if kind == "pitch":
+        assert np.allclose(shown_ND[:, :-1].max(1), shown_ND[:, -1])
+        assert (shown_ND[:, :-1].argmax(1) == logits_ND[:, :-1].argmax(1)).all()

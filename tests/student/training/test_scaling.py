@@ -1,0 +1,163 @@
+"""What changes memory and speed, and nothing else: checkpointing, precision, processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from student.config import Arm, StageConfig, recipes_folder
+from student.train import train
+from tests.student.conftest import FAMILIES, launch, model_of, states
+
+STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
+PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
+"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+TWO_PROCESSES = ("torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_checkpointing_changes_nothing_but_memory(
+    world: Any, checkpoints: Any, tmp_path: Path, family: str
+) -> None:
+    for name in ("kept", "recomputed"):
+        stage = StageConfig(train="lora", checkpointing=name == "recomputed", **STAGE)
+        train(
+            world.options(
+                tmp_path / name,
+                model=model_of(checkpoints, family),
+                align=None,
+                joint=stage,
+                trainer=PLAIN_DESCENT,
+            )
+        )
+    kept, recomputed = (states(tmp_path / name)["joint"] for name in ("kept", "recomputed"))
+    for name, value in kept.items():
+        torch.testing.assert_close(recomputed[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("attention", "arm"), [("sdpa", "coat"), ("eager", "coat"), ("sdpa", "distill")]
+)
+def test_packing_changes_nothing_but_the_padding(
+    world: Any, checkpoints: Any, tmp_path: Path, family: str, attention: str, arm: Arm
+) -> None:
+    """Clips of 0.6 to 1.3 s in one row: every loss, and what is learnt, as with a row each."""
+    reports = {}
+    for name in ("padded", "packed"):
+        options = world.options(
+            tmp_path / name,
+            arm=arm,
+            model=dataclasses.replace(model_of(checkpoints, family), attention=attention),
+            align=None,
+            lora=dataclasses.replace(world.options(tmp_path).lora, dropout=0.0),
+            joint=StageConfig(train="lora", **STAGE),
+            trainer=PLAIN_DESCENT,
+        )
+        data = dataclasses.replace(options.data, packing=name == "packed")
+        reports[name] = train(dataclasses.replace(options, data=data))
+    for stage, expected in reports["padded"].items():
+        assert reports["packed"][stage] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    padded, packed = (states(tmp_path / name)["joint"] for name in ("padded", "packed"))
+    for name, value in padded.items():
+        torch.testing.assert_close(packed[name], value, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_in_bfloat16(world: Any, checkpoints: Any, tmp_path: Path, family: str) -> None:
+    """The frozen backbone in bfloat16, what learns in float32, and nearly the same losses."""
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        model = dataclasses.replace(model_of(checkpoints, family), dtype=dtype)
+        stage = StageConfig(train="lora", **STAGE)
+        half = dtype == "bfloat16"
+        trainer = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": half}
+        out = tmp_path / dtype
+        train(world.options(out, model=model, align=None, joint=stage, trainer=trainer))
+        logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses[dtype] = [log["loss"] for log in logs if "loss" in log]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
+    assert {value.dtype for value in states(tmp_path / "bfloat16")["joint"].values()} == {
+        torch.float32
+    }
+
+
+def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """QLoRA, as far as a CPU goes: the language model's projections are stored in 4 bits, adapters
+    and rows learn, and an export has the weights in full."""
+    pytest.importorskip("bitsandbytes", reason="pip install 'coat-distill[quantize]'")
+    from student.inference.generate import TrainedStudent
+    from student.release.export import export
+
+    model = dataclasses.replace(model_of(checkpoints, "qwen2_audio"), quantize="4bit")
+    stage = StageConfig(train="lora", checkpointing=True, **(STAGE | {"max_steps": 6}), lr=1e-2)
+    out = tmp_path / "run"
+    report = train(world.options(out, model=model, align=None, joint=stage))
+    assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
+    trained = TrainedStudent(out)
+    kinds = {type(module).__name__ for name, module in trained.student.base.named_modules()
+             if name.endswith("gate_proj.base_layer")}  # fmt: skip
+    assert kinds == {"Linear4bit"}
+    assert export(out, tmp_path / "export").prompts == 4
+
+
+def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -> None:
+    """Losses are normalised over all processes: 2 processes of 2 give the steps of one of 4."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    options = world.options(
+        tmp_path / "1",
+        model=model_of(checkpoints, "qwen2_audio"),
+        lora=lora_without_dropout,
+        align=None,
+        joint=StageConfig(train="lora", **STAGE),
+        trainer=PLAIN_DESCENT | {"use_cpu": True},
+    )
+    train(options)
+    half = StageConfig(train="lora", **(STAGE | {"batch_size": 2}))
+    options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
+    launch(options, *TWO_PROCESSES, "student.cli")
+    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_backbone_that_is_cut_over_two_processes(
+    world: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """FSDP 2 takes the steps of one process in both stages, also over a kill."""
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    stage = STAGE | {"max_steps": 4, "save_steps": 1}
+    options = world.options(
+        tmp_path / "1",
+        model=dataclasses.replace(model_of(checkpoints, "qwen2_audio"), dtype="float32"),
+        lora=lora_without_dropout,
+        align=StageConfig(train="rows", **STAGE),
+        joint=StageConfig(train="lora", **stage),
+        trainer=PLAIN_DESCENT | {"use_cpu": True},
+    )
+    train(options)
+    halved = {
+        name: dataclasses.replace(getattr(options, name), batch_size=2)
+        for name in ("align", "joint")
+    }
+    options = dataclasses.replace(options, **halved, out=str(tmp_path / "2"))
+    config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
+    told = {name.removeprefix("fsdp_").upper(): value
+            for name, value in config["fsdp_config"].items()}  # fmt: skip
+    told["TRANSFORMER_CLS_TO_WRAP"] = told.pop("TRANSFORMER_LAYER_CLS_TO_WRAP")
+    environment = {f"FSDP_{name}": str(value).lower() if isinstance(value, bool) else str(value)
+                   for name, value in told.items()}  # fmt: skip
+    environment["ACCELERATE_USE_FSDP"] = "true"
+    killed_at = tmp_path / "2" / "joint" / "checkpoint-2" / "trainer_state.json"
+    command = (*TWO_PROCESSES, "tests.student.training.fsdp_on_cpu")
+    launch(options, *command, environment=environment, killed_at=killed_at)
+    launch(options, *command, environment=environment)
+    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,198 @@
+"""Training: what changes and what does not, resumption, arms, and that something is learnt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from student.config import ARMS, ModelConfig, StageConfig
+from student.inference.generate import load_run
+from student.model.student import build_student, load_backbone
+from student.train import train
+from student.training.trainer import StudentTrainer
+from tests.student.conftest import FAMILIES, TINY, digest, launch, model_of, states
+
+STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
+
+
+def test_both_stages_train_rows_adapters_and_heads_alone(
+    world: Any, checkpoints: Any, tmp_path: Path, run: Path
+) -> None:
+    """And the base's weights, its rows of the embedding table among them, keep their bits."""
+    config = model_of(checkpoints, run.name)
+    before = load_backbone(config, config.path or "")[1].state_dict()
+    report = json.loads((run / "report.json").read_text())
+    assert list(report) == ["before", "align", "joint"]
+    for name in ("toy.events", "toy.salience", "reconstruction"):
+        assert report["align"][f"{name}/loss"] < report["before"][f"{name}/loss"]
+    assert report["joint"]["answer_loss"] < report["align"]["answer_loss"]
+
+    saved = states(run)
+    assert not any("lora" in name for name in saved["align"])
+    kinds = {
+        "lora" if ".lora_" in name else "rows" if "trainable_tokens" in name else name[:5]
+        for name in saved["joint"]
+    }
+    assert kinds == {"lora", "rows", "heads", "tower"}
+    assert not any("audio_tower" in name or "visual" in name for name in saved["joint"])
+
+    _, student, _ = load_run(run)
+    after = {
+        name.replace(".token_adapter", "").replace(".base_layer", ""): value
+        for name, value in student.base.state_dict().items()
+        if ".lora_" not in name and "trainable_tokens" not in name
+    }
+    for name, value in before.items():
+        assert torch.equal(after[name][: len(value)] if value.ndim else after[name], value), name
+
+    recipe = world.options(tmp_path / "x", model=config).recipe()
+    start = build_student(recipe, *load_backbone(config, config.path or ""), {})
+    assert rows(student).shape[0] == recipe.block.tokens + 2
+    assert not torch.equal(rows(student), rows(start)), "the block's rows must have learnt"
+
+
+def rows(student: Any) -> torch.Tensor:
+    """What is trained of the embedding table."""
+    (delta,) = (value for name, value in student.named_parameters() if "trainable_tokens" in name)
+    return delta.detach()
+
+
+def test_one_cache_serves_every_backbone(world: Any, runs: Callable[[str], Path]) -> None:
+    """Three students of three classes learn from the same bytes, and leave them alone."""
+    learnt = {family: states(runs(family))["joint"] for family in FAMILIES}
+    assert digest(world.cache) == world.cache_digest
+    heads = [{name for name in state if name.startswith("heads.")} for state in learnt.values()]
+    assert heads[0] == heads[1] == heads[2]
+    assert len({name.split(".")[1] for name in heads[0]}) == 5
+
+
+class _Killed(Exception):
+    pass
+
+
+class _KillAt(TrainerCallback):
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise _Killed
+
+
+@pytest.mark.parametrize(
+    ("family", "killed"),
+    [
+        ("qwen2_audio", ("align", 2)),
+        ("qwen2_5_omni", ("joint", 3)),
+        ("audioflamingo3", ("joint", 1)),
+    ],
+)
+def test_a_killed_run_ends_at_the_same_bits(
+    world: Any,
+    checkpoints: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    killed: tuple[str, int],
+) -> None:
+    """Also within an epoch, in another than the first, with dropout, with accumulation, and with
+    batches by length."""
+    stage = STAGE | {"max_steps": 4, "accumulation": 2, "batch_size": 12, "eval_steps": 2}
+    data = dataclasses.replace(
+        world.options(tmp_path).data, group_by_length=family != "qwen2_audio"
+    )
+    changes = {
+        "model": model_of(checkpoints, family),
+        "data": data,
+        "align": StageConfig(train="rows", **stage),
+        "joint": StageConfig(train="lora", **stage),
+    }
+    whole = tmp_path / "whole"
+    train(world.options(whole, **changes))
+
+    begin = StudentTrainer.__init__
+
+    def with_killer(self: StudentTrainer, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        if Path(str(self.args.output_dir)).name == killed[0]:
+            self.add_callback(_KillAt(killed[1]))
+
+    broken = tmp_path / "broken"
+    with monkeypatch.context() as patch:
+        patch.setattr(StudentTrainer, "__init__", with_killer)
+        with pytest.raises(_Killed):
+            train(world.options(broken, **changes))
+    torch.manual_seed(12345)  # a new process would start elsewhere
+    train(world.options(broken, **changes))
+
+    for name, expected in states(whole).items():
+        found = states(broken)[name]
+        assert expected.keys() == found.keys()
+        for key, value in expected.items():
+            assert torch.equal(found[key], value), (name, key)
+
+
+def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Path) -> None:
+    """SIGKILL, while a checkpoint may be half written; and by the same command again."""
+    stage = StageConfig(train="full", **(STAGE | {"max_steps": 8}))
+    for name in ("whole", "killed"):
+        options = world.options(tmp_path / name, align=None, joint=stage)
+        if name == "killed":
+            joint = tmp_path / name / "joint"
+            killed_at = joint / "checkpoint-3" / "student.safetensors"
+            launch(options, "student.cli", killed_at=killed_at)
+            assert not (joint / "student.safetensors").exists()
+        launch(options, "student.cli")
+    expected, found = (states(tmp_path / name)["joint"] for name in ("whole", "killed"))
+    for key, value in expected.items():
+        assert torch.equal(found[key], value), key
+
+
+def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_path: Path) -> None:
+    reports = {arm: train(world.options(tmp_path / arm, arm=arm)) for arm in ARMS}
+    saved = {arm: states(tmp_path / arm) for arm in reports}
+    assert list(reports["sft"]) == ["before", "joint"]
+    for arm in ("pause", "distill", "coat"):
+        assert list(reports[arm]) == ["before", "align", "joint"]
+    adapters = {arm: {name for name in saved[arm]["joint"] if ".lora_" in name} for arm in saved}
+    assert all(adapters[arm] == adapters["sft"] for arm in ARMS)
+    rows, heads = (
+        {arm for arm in ARMS if any(part in name for name in saved[arm]["joint"])}
+        for part in ("trainable_tokens", "heads.")
+    )
+    assert rows == {"pause", "coat"}
+    assert heads == {"distill", "coat"}
+    before = {arm: reports[arm]["before"]["answer_loss"] for arm in ARMS}
+    assert before["coat"] == pytest.approx(before["pause"], rel=1e-5)
+    assert before["distill"] == pytest.approx(before["sft"], rel=1e-5)
+    answered = {arm: reports[arm]["joint"]["answer_loss"] for arm in ARMS}
+    assert len(set(answered.values())) == len(ARMS)
+
+
+def test_a_student_learns_every_stream_on_clips_that_it_has_not_heard(
+    world: Any, tmp_path: Path
+) -> None:
+    """The whole point: better than before, and than the mean predictor, on held-out clips."""
+    tiny = dataclasses.replace(
+        TINY, hidden_size=128, tower_width=384, tower_layers=4, whisper_weights=True
+    )
+    report = train(
+        world.options(
+            tmp_path / "run",
+            model=ModelConfig(build="tiny", tiny=tiny, remember_audio=True),
+            align=StageConfig(train="rows", epochs=2, batch_size=8),
+            joint=StageConfig(train="full", epochs=14, batch_size=8, lr=2e-3),
+        )
+    )
+    first, last = report["before"], report["joint"]
+    for name in ("toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"):
+        assert last[f"{name}/metric"] > first[f"{name}/metric"] + 0.05, name
+        assert last[f"{name}/metric"] > last[f"{name}/mean_predictor"] + 0.05, name
+    assert last["answer_loss"] < first["answer_loss"] / 2

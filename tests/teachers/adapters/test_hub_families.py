@@ -1,0 +1,380 @@
+"""Families of hub checkpoints, on tiny models of true classes: grids, batches, padding, seams."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from manifests.cache.codecs import encode
+from manifests.errors import UserError
+from teachers import registry
+from teachers.protocol import Teacher
+from teachers.toolkit.windowing import Grid, batches, cut, join, pooled
+from tests.teachers import checkpoints
+from tests.teachers.checkpoints import MAKERS, sound
+
+each_family = pytest.mark.parametrize("name", list(MAKERS))
+Load = Callable[..., Teacher]
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Checkpoint folder of each maker."""
+    base = tmp_path_factory.mktemp("checkpoints")
+    return {name: make(base / name.replace(" ", "-")) for name, (make, *_) in MAKERS.items()}
+
+
+@pytest.fixture(scope="session")
+def load(folders: dict[str, Path]) -> Load:
+    """`load(name, **settings)`: a family on its tiny checkpoint, ready, with one thread."""
+    ready: dict[str, Teacher] = {}
+
+    def loaded(name: str, **settings: Any) -> Teacher:
+        key = json.dumps([name, settings])
+        if key not in ready:
+            _, family, own = MAKERS[name]
+            model = {"model": str(folders[name])}
+            ready[key] = registry.make(name.split()[0], family, {**model, **own, **settings})
+            ready[key].load(device="cpu", num_threads=1)
+        return ready[key]
+
+    return loaded
+
+
+def standardised_error(found_TD: np.ndarray, expected_TD: np.ndarray) -> float:
+    """RMS difference in deviations of the expected."""
+    return float(np.sqrt(np.square(found_TD - expected_TD).mean()) / expected_TD.std())
+
+
+@each_family
+@pytest.mark.parametrize("num_samples", [1, 399, 400, 20_001])
+def test_any_length_gives_frames_that_the_codec_takes(load: Load, name: str, num_samples: int):
+    teacher = load(name)
+    spec = teacher.spec()
+    wave = sound(2, spec.sample_rate)[:num_samples]
+    for heard in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
+        for stream in spec.streams:
+            frames_TD = heard.frames[stream.name]
+            assert frames_TD.dtype == np.float32
+            last = stream.start_s + (len(frames_TD) - 1) * stream.hop_s
+            seconds = num_samples / spec.sample_rate
+            assert len(frames_TD) == 1 or abs(last - seconds) < 2 * stream.hop_s + stream.window_s
+            encode(frames_TD, stream)
+            if stream.kind == "distribution":
+                assert np.allclose(frames_TD.sum(1), 1, atol=1e-3)
+        json.dumps(heard.metadata)
+
+
+@each_family
+def test_neighbours_and_padding_do_not_matter(load: Load, name: str):
+    teacher = load(name)
+    rate = teacher.spec().sample_rate
+    waves = [sound(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7, 2.9))]
+    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+        (alone,) = teacher.extract([wave])
+        for stream, frames_TD in heard.frames.items():
+            scale = np.abs(alone.frames[stream]).max()
+            assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-4 * scale
+        assert heard.metadata == alone.metadata
+
+
+@pytest.mark.parametrize(
+    ("name", "stable", "layer"),
+    [(kind, stable, layer) for kind in ("wav2vec2", "hubert", "wavlm")
+     for stable, layer in ((False, -1), (False, 1), (True, -1))],
+)  # fmt: skip
+def test_padded_waveforms_give_transformers_own_unpadded_states(
+    tmp_path: Path, name: str, stable: bool, layer: int
+):
+    folder = getattr(checkpoints, name)(tmp_path, stable=stable)
+    teacher = registry.make("t", f"transformers:{folder}", {"layer": layer})
+    teacher.load(device="cpu", num_threads=1)
+    model = transformers.AutoModel.from_pretrained(folder).eval()
+    extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
+    waves = [sound(seconds, 16_000, seed) for seed, seconds in enumerate((0.5, 2.0, 1.1))]
+    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+        inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_values
+        with torch.inference_mode():
+            expected = model(inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
+        assert heard.frames["frames"].shape == expected.shape
+        assert np.abs(heard.frames["frames"] - expected).max() < 1e-4
+
+
+def test_log_mels_on_the_device_are_the_extractor_s():
+    from teachers.toolkit.mel import KaldiMel
+
+    extractor = transformers.ASTFeatureExtractor()
+    mel = KaldiMel(extractor, torch.device("cpu"))
+    waves = [sound(seconds, 16_000) for seconds in (0.025, 3.3, 10.0, 11.0)]
+    expected = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_values
+    assert torch.abs(mel(waves) - expected).max() < 2e-3
+    assert torch.abs(mel(waves) - expected).mean() < 1e-5
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_clap_frames_are_transformers_own(tmp_path: Path, fused: bool):
+    folder = checkpoints.clap(tmp_path, fused=fused)
+    teacher = registry.make("t", "clap", {"model": str(folder), "labels": ["violin", "drums"]})
+    teacher.load(device="cpu", num_threads=1)
+    wave = sound(10, 48_000)
+    (heard,) = teacher.extract([wave])
+    model = transformers.ClapModel.from_pretrained(folder).eval()
+    extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
+    inputs = extractor(wave, sampling_rate=48_000, return_tensors="pt").input_features
+    with torch.inference_mode():
+        found = model.audio_model(inputs, is_longer=torch.zeros(1, 1, dtype=torch.bool))
+    expected = found.last_hidden_state.mean(2)[0].T.numpy()
+    assert np.abs(heard.frames["frames"] - expected).max() < 1e-5
+    assert np.allclose(heard.frames["frames"].mean(0), found.pooler_output[0], atol=1e-5)
+
+
+def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path]):
+    """Scores of the second window: what the stock pipeline says about that stretch."""
+    wave = sound(6, 16_000)
+    (heard,) = load("emotion").extract([wave])
+    stock = transformers.pipeline("audio-classification", model=str(folders["emotion"]))
+    said = {each["label"]: each["score"] for each in stock(wave[16_000 : 5 * 16_000])}
+    names = load("emotion").spec().stream("posteriors").names
+    assert np.allclose(heard.frames["posteriors"][1], [said[name] for name in names], atol=1e-5)
+    assert load("emotion").spec().stream("posteriors").start_s == 2.0
+
+
+# The networks are random and hear everything everywhere: how alike a frame in two windows is says
+# more about them than about the join. What a seam may add is bounded by neighbours of other frames.
+@pytest.mark.parametrize(
+    ("name", "settings", "seconds", "begin"),
+    [
+        ("wav2vec2", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
+        ("wavlm", {"window_s": 6.0, "overlap_s": 2.0, "frame_rate": 0.0}, 20, 8.0),
+        ("mert", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
+        ("ctc", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
+        ("ast encoder", {}, 26, 10.0),
+        ("emotion", {}, 20, 8.0),
+        ("clap", {}, 30, 15_015 * 24 / 48_000),
+        ("whisper", {"transcribe": False}, 70, 25.0),
+    ],
+)
+def test_long_clips_match_their_parts_and_show_no_seam(
+    load: Load, name: str, settings: dict[str, Any], seconds: float, begin: float
+):
+    teacher = load(name, **settings)
+    spec = teacher.spec()
+    wave = sound(seconds, spec.sample_rate)
+    stream = next(s for s in spec.streams if s.kind == "features" or s.name == "posteriors")
+    (whole,) = teacher.extract([wave])
+    (part,) = teacher.extract([wave[round(begin * spec.sample_rate) :]])
+    frames_TD, expected_TD = whole.frames[stream.name], part.frames[stream.name]
+    shift, skip = round(begin / stream.hop_s), round(1.5 / stream.hop_s)
+    found = frames_TD[shift : shift + len(expected_TD)][skip:-skip]
+    assert standardised_error(found, expected_TD[: len(found) + 2 * skip][skip:-skip]) < 0.35
+    steps_T = np.linalg.norm(np.diff(frames_TD, axis=0), axis=1)
+    assert steps_T.max() < 4 * np.percentile(steps_T, 95)
+
+
+@each_family
+def test_half_precision_is_close(load: Load, name: str):
+    wave = sound(2, load(name).spec().sample_rate)
+    (full,) = load(name, **TEXTLESS.get(name, {})).extract([wave])
+    (half,) = load(name, dtype="bfloat16", **TEXTLESS.get(name, {})).extract([wave])
+    for stream in load(name).spec().streams:
+        expected_TD = full.frames[stream.name]
+        error = np.sqrt(np.square(half.frames[stream.name] - expected_TD).mean())
+        assert error < 0.05 * np.sqrt(np.square(expected_TD).mean())
+
+
+TEXTLESS = {"whisper": {"transcribe": False}}
+
+
+@each_family
+def test_knobs_make_no_new_version_and_settings_do(folders: dict[str, Path], name: str):
+    _, family, own = MAKERS[name]
+    settings = {"model": str(folders[name]), **own}
+
+    def fingerprint(**changes: Any) -> str:
+        return registry.make("t", family, {**settings, **changes}).spec().fingerprint
+
+    assert fingerprint(batch_seconds=7.0, license="MIT") == fingerprint()
+    assert fingerprint(dtype="float16") != fingerprint()
+    spec = registry.make("t", family, settings).spec()
+    assert spec.license == "apache-2.0"
+    assert "model.safetensors" in spec.weights
+    again = registry.make("t", spec.family, json.loads(json.dumps(spec.settings))).spec()
+    assert again.fingerprint == spec.fingerprint
+
+
+def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
+    import subprocess
+    import sys
+
+    wanted = {name: [family, {"model": str(folders[name]), **own}]
+              for name, (_, family, own) in MAKERS.items()}  # fmt: skip
+    code = (
+        "import json, sys; from teachers import registry\n"
+        f"for name, (family, settings) in json.loads({json.dumps(wanted)!r}).items():\n"
+        "    registry.make(name, family, settings).spec()\n"
+        "print(*{'torch', 'transformers'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "says"),
+    [
+        ("wav2vec2", {"frame_rate": 12.0}, "must divide the native 50"),
+        ("wav2vec2", {"layer": 9}, "has no layer 9"),
+        ("ast", {"window_s": 12.0}, "window_s must be at most 10.175"),
+        ("ast", {"step_s": 0.0}, "step_s must be in"),
+        ("emotion", {"window_s": 0.04}, "window_s must be at least 0.05"),
+        ("clap", {"prompt": "music"}, "needs a {}"),
+        ("whisper", {"silence_step": 0}, r"in \[1, 16\]"),
+        ("whisper", {"language": "xx"}, "language"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(
+    folders: dict[str, Path], name: str, settings: dict[str, Any], says: str
+):
+    _, family, own = MAKERS[name]
+    with pytest.raises(UserError, match=says):
+        registry.make("t", family, {"model": str(folders[name]), **own, **settings}).load(
+            device="cpu", num_threads=1
+        )
+
+
+def test_a_checkpoint_of_another_kind_is_refused(folders: dict[str, Path]):
+    teacher = registry.make("t", "ctc", {"model": str(folders["hubert"])})
+    with pytest.raises(UserError, match="has no weights for lm_head"):
+        teacher.load(device="cpu", num_threads=1)
+
+
+def test_mert_with_code_of_its_own_needs_leave(tmp_path: Path):
+    folder = checkpoints.mert(tmp_path)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"feature_extractor_cqt": True}))
+    with pytest.raises(UserError, match="trust_remote_code"):
+        registry.make("t", "mert", {"model": str(folder)}).load(device="cpu", num_threads=1)
+
+
+def test_remote_code_runs_only_when_trusted(tmp_path: Path):
+    folder = checkpoints.mert(tmp_path)
+    (folder / "modeling_MERT.py").write_text(
+        "from transformers import HubertConfig, HubertModel\n"
+        "class MERTConfig(HubertConfig):\n    model_type = 'mert_model'\n"
+        "class MERTModel(HubertModel):\n    config_class = MERTConfig\n"
+    )
+    path = folder / "config.json"
+    classes = {"AutoConfig": "modeling_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
+    heard = []
+    for trusted in (False, True):
+        teacher = registry.make(
+            "t", "mert", {"model": str(folder), "layer": 2, "trust_remote_code": trusted}
+        )
+        teacher.load(device="cpu", num_threads=1)
+        heard.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
+    assert np.abs(heard[0] - heard[1]).max() < 1e-5
+
+
+def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2BertConfig(
+        **checkpoints.SMALL, feature_projection_input_dim=160, conv_depthwise_kernel_size=3
+    )
+    extractor = transformers.SeamlessM4TFeatureExtractor()
+    folder = checkpoints.save(tmp_path, transformers.Wav2Vec2BertModel(config), extractor)
+    family = f"transformers:{folder}"
+    with pytest.raises(UserError, match="set hop_s"):
+        registry.make("t", family, {})
+    with pytest.raises(UserError, match=r"set hop_s to 0\.02"):
+        registry.make("t", family, {"hop_s": 0.04}).load(device="cpu", num_threads=1)
+    teacher = registry.make("t", family, {"hop_s": 0.02})
+    teacher.load(device="cpu", num_threads=1)
+    waves = [sound(seconds, 16_000) for seconds in (1.0, 2.5)]
+    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+        (alone,) = teacher.extract([wave])
+        assert np.abs(heard.frames["frames"] - alone.frames["frames"]).max() < 1e-4
+        assert abs(len(heard.frames["frames"]) - len(wave) / 320) <= 1
+
+
+def test_frames_are_where_the_grid_says():
+    """A click changes the frame whose field it is in, for every stride."""
+    grid = Grid(sample_rate=16_000, hop=320, field=400, centre=200)
+    wave = np.zeros(20_000, np.float32)
+    (whole,) = cut([wave], grid, size=1000, step=900)
+    assert len(whole.samples) == 20_000
+    pieces = cut([wave], grid, size=20, step=15)
+    assert pieces[-1].first + 20 == grid.count(20_000)
+    assert {grid.count(len(piece.samples)) for piece in pieces} == {20}
+    assert all(0 <= piece.first * 320 + len(piece.samples) <= 20_000 for piece in pieces)
+
+
+def test_joining_shifted_ramps_gives_the_ramp():
+    frames_TD = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
+    for size, step in ((40, 30), (40, 10), (60, 50)):
+        grid = Grid(sample_rate=100, hop=1, field=1, centre=0)
+        pieces = cut([frames_TD[:, 0]], grid, size=size, step=step)
+        joined = join([(piece.first, piece.samples[:, None]) for piece in pieces])
+        assert np.allclose(joined, frames_TD, atol=1e-6)
+        # A constant error of one window fades out instead of stepping.
+        shifted = [(p.first, p.samples[:, None] + (at % 2)) for at, p in enumerate(pieces)]
+        assert np.abs(np.diff(join(shifted)[:, 0])).max() <= 0.01 + 2 / (size - step) + 1e-3
+
+
+def test_pooling_keeps_the_mean_and_the_grid():
+    frames_TD = np.arange(10, dtype=np.float32)[:, None]
+    assert pooled(frames_TD, 4)[:, 0].tolist() == [1.5, 5.5, 8.5]
+    assert pooled(frames_TD[:9], 4)[:, 0].tolist() == [1.5, 5.5]
+    grid = Grid(sample_rate=100, hop=2, field=4, centre=2)
+    stream = grid.stream("x", "features", 1, "int8", pool=4)
+    assert (stream.start_s, stream.hop_s) == (0.05, 0.08)
+
+
+def test_batches_hold_likes_within_the_budget():
+    lengths = [5, 1, 9, 2, 8, 30]
+    found = list(batches(lengths, 18))
+    assert sorted(at for batch in found for at in batch) == list(range(6))
+    for batch in found:
+        assert len(batch) == 1 or max(lengths[at] for at in batch) * len(batch) <= 18
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "tolerance"),
+    [
+        ("wav2vec2", {"layer": 0}, 0.03),
+        ("mert", {"layer": 0}, 0.03),
+        ("ast encoder", {"layer": 0}, 0.05),
+        ("whisper encoder", {"layer": 0}, 0.02),
+        ("clap", {}, 0.32),
+    ],
+)
+def test_a_click_changes_frames_where_it_is(
+    load: Load, name: str, settings: dict[str, Any], tolerance: float
+):
+    teacher = load(name, **settings)
+    spec = teacher.spec()
+    stream, rate = spec.stream("frames"), spec.sample_rate
+    late = []
+    for at in (2.0, 3.3, 6.05):
+        quiet = 0.01 * sound(9, rate)
+        clicked = quiet.copy()
+        clicked[round(at * rate) - 32 :][:64] += 0.5
+        (before,), (after,) = teacher.extract([quiet]), teacher.extract([clicked])
+        change_T = np.square(after.frames["frames"] - before.frames["frames"]).sum(1)
+        times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
+        near = np.abs(times_T - at) < max(0.1, 3 * stream.hop_s)
+        late.append((times_T * change_T)[near].sum() / change_T[near].sum() - at)
+    assert np.abs(late).max() <= tolerance
+
+
+def test_the_hub_preset_names_what_exists():
+    for name, (family, settings) in registry.preset("hub").items():
+        known = {field.name for field in dataclasses.fields(registry.settings_class(family))}
+        assert set(settings) <= known, name

@@ -1,0 +1,155 @@
+"""Whisper by transformers and by OpenAI's package, with real weights where a machine has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from teachers import registry
+from teachers.protocol import Teacher
+from teachers.toolkit.words import warp
+from tests import debian_audio
+from tests.teachers import checkpoints
+from tests.teachers.checkpoints import WHISPER, sound
+
+real = pytest.mark.skipif(not WHISPER.is_dir(), reason=f"needs Whisper's weights in {WHISPER}")
+Load = Callable[..., Teacher]
+
+
+@pytest.fixture(scope="module")
+def load() -> Load:
+    """`load(**settings)`: real tiny.en, ready, with one thread."""
+    ready: dict[str, Teacher] = {}
+
+    def loaded(family: str = "whisper", **settings: Any) -> Teacher:
+        key = f"{family} {settings}"
+        if key not in ready:
+            ready[key] = registry.make("asr", family, {"model": str(WHISPER), **settings})
+            ready[key].load(device="cpu", num_threads=1)
+        return ready[key]
+
+    return loaded
+
+
+def words(text: str) -> str:
+    return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
+
+
+def cosines(first_TD: np.ndarray, second_TD: np.ndarray) -> np.ndarray:
+    """Per frame, of columns standardised by the first."""
+    mean_D, deviation_D = first_TD.mean(0), first_TD.std(0)
+    first_TD, second_TD = (first_TD - mean_D) / deviation_D, (second_TD - mean_D) / deviation_D
+    norms_T = np.linalg.norm(first_TD, axis=1) * np.linalg.norm(second_TD, axis=1)
+    return (first_TD * second_TD).sum(1) / norms_T
+
+
+@real
+@pytest.mark.parametrize("seconds", [0.5, 7.3, 30.0])
+@pytest.mark.parametrize("layer", [-1, 2])
+def test_frames_are_transformers_own(load: Load, seconds: float, layer: int):
+    wave = sound(seconds, 16_000)
+    (heard,) = load(transcribe=False, layer=layer).extract([wave])
+    model = transformers.WhisperForConditionalGeneration.from_pretrained(
+        WHISPER, dtype=torch.float32
+    ).eval()
+    extractor = transformers.WhisperFeatureExtractor.from_pretrained(WHISPER)
+    mel = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_features
+    with torch.inference_mode():
+        states = model.model.encoder(mel, output_hidden_states=True)
+    expected = states.last_hidden_state if layer == -1 else states.hidden_states[layer]
+    frames_TD = heard.frames["encoder"]
+    assert len(frames_TD) == np.ceil(seconds * 50)
+    error_TD = np.abs(frames_TD - expected[0, : len(frames_TD)].numpy())
+    assert error_TD.max() < 2e-3 * np.abs(frames_TD).max()
+
+
+@real
+@pytest.mark.debian
+def test_transcripts_reach_the_known_error_and_thinned_silence_keeps_it(load: Load):
+    spoken = debian_audio.prompts(12)
+    waves = [wave for wave, _ in spoken]
+    exact, thinned = load().extract(waves), load(silence_step=4).extract(waves)
+    said = [words(text) for _, text in spoken]
+    for heard in (exact, thinned):
+        transcripts = [words(targets.metadata["text"]) for targets in heard]
+        assert jiwer.wer(said, transcripts) < 0.05  # the same weights: 0.036 on 120 prompts
+    similar_T = np.concatenate([
+        cosines(first.frames["encoder"], second.frames["encoder"])
+        for first, second in zip(exact, thinned, strict=True)
+    ])  # fmt: skip
+    assert similar_T.mean() > 0.995
+    assert np.percentile(similar_T, 5) > 0.985
+    for (wave, _), targets in zip(spoken, exact, strict=True):
+        times = [time for _, start, end in targets.metadata["words"] for time in (start, end)]
+        assert times == sorted(times)
+        assert times[-1] <= len(wave) / 16_000 + 0.04
+
+
+@real
+@pytest.mark.debian
+def test_words_and_frames_agree_with_ctranslate2(load: Load):
+    waves = [wave for wave, _ in debian_audio.prompts(4)]
+    other = registry.make("asr", "whisper_ct2", {})
+    other.load(device="cpu", num_threads=1)
+    apart = []
+    for ours, theirs in zip(load().extract(waves), other.extract(waves), strict=True):
+        said, wanted = words(ours.metadata["text"]), words(theirs.metadata["text"])
+        assert said == wanted
+        first, second = (
+            np.array([word[1:] for word in each.metadata["words"]]) for each in (ours, theirs)
+        )
+        apart.append(np.median(np.abs(first - second)))
+        assert cosines(ours.frames["encoder"], theirs.frames["encoder"]).min() > 0.999
+    assert max(apart) <= 0.02
+
+
+@real
+@pytest.mark.debian
+def test_openai_s_checkpoint_hears_the_same(load: Load, tmp_path: Path):
+    pytest.importorskip("whisper")
+    path = checkpoints.openai_whisper(tmp_path / "tiny.en.pt", WHISPER)
+    waves = [wave for wave, _ in debian_audio.prompts(3)]
+    teacher = load("openai_whisper", model=str(path))
+    assert teacher.spec().streams[0].dim == 384
+    for ours, theirs in zip(load().extract(waves), teacher.extract(waves), strict=True):
+        assert words(ours.metadata["text"]) == words(theirs.metadata["text"])
+        assert cosines(ours.frames["encoder"], theirs.frames["encoder"]).mean() > 0.9999
+
+
+@real
+@pytest.mark.debian
+def test_a_long_clip_has_its_words_once(load: Load):
+    spoken = debian_audio.prompts(16)
+    wave = np.concatenate([wave for wave, _ in spoken])[: 55 * 16_000]
+    (whole,) = load().extract([wave])
+    alone = [targets.metadata["text"] for targets in load().extract([w for w, _ in spoken])]
+    said = words(" ".join(alone))
+    heard = words(whole.metadata["text"])
+    # The cut falls into a prompt, and windows hear other neighbours.
+    assert jiwer.wer(said[: len(heard)], heard) < 0.15
+    starts = [start for _, start, _ in whole.metadata["words"]]
+    assert starts == sorted(starts)
+    assert starts[-1] > 45
+
+
+def test_warping_finds_the_steps_of_a_staircase():
+    score_NT = np.zeros((4, 20))
+    for token, (first, end) in enumerate(((0, 3), (3, 9), (9, 10), (10, 20))):
+        score_NT[token, first:end] = 1
+    assert warp(score_NT).tolist() == [0, 3, 9, 10]
+
+
+def test_a_language_is_detected_for_every_window(tmp_path: Path):
+    folder = checkpoints.whisper(tmp_path)
+    teacher = registry.make("asr", "whisper", {"model": str(folder), "language": ""})
+    teacher.load(device="cpu", num_threads=1)
+    (heard,) = teacher.extract([sound(1, 16_000)])
+    assert heard.metadata["language"] in ("en", "de", "")
