@@ -1,7 +1,7 @@
-"""One exception for everything the user can mend.
+"""Errors that are not defects of this project.
 
-A command line shows it as one line and exits with 2; anything else is a defect of ours and keeps
-its traceback.
+A command line shows a `UserError` as one line and exits with 2; anything else is a defect of ours
+and keeps its traceback.
 """
 
 
@@ -9,4 +9,12 @@ class UserError(Exception):
     """Something the user gave cannot be used.
 
     The message says what was found, what was expected and what to do, in one or two sentences.
+    """
+
+
+class StoreError(OSError):
+    """The place where data lies could not be reached: a timeout, a refused request, credentials.
+
+    The error says nothing about the data itself, so whoever meets it tries again later and records
+    nothing about the clip.
     """

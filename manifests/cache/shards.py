@@ -53,6 +53,10 @@ class Failure:
     error: str
     """A short stable code, to count by."""
     message: str
+    cause: str = "clip"
+    """`clip`: the clip itself, so another try fails alike. `worker`: two processes did not survive
+    the clip, or did not come back from it. Failures of the surroundings (store, network, lost
+    nodes) are never recorded. Caches written before this field existed read as `clip`."""
 
 
 FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in Failure.__dataclass_fields__])
