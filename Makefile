@@ -1,6 +1,6 @@
 # Everything from nothing: each target makes .venv itself when it is missing. Re-running is quick.
 #   make demo    both stages on 140 real clips, with a closing table (under ten minutes)
-#   make test    the tests
+#   make test    the tests that CI runs; make test-all the slow ones too
 #   make check   lint, types, import contracts, tests: what CI runs
 
 PYTHON ?= python3
@@ -8,13 +8,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check lint setup clean
+PYTEST_FLAGS ?=
+
+.PHONY: demo test test-all check lint setup clean
 
 demo: $(STAMP)
 	$(BIN)/python -m examples.demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_FLAGS)
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 check: lint test
 

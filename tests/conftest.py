@@ -1,4 +1,8 @@
-"""What tests of several packages share: a real browser, and a real S3 API, served by moto."""
+"""Shared fixtures: a real browser, a real S3 API (served by moto), and the count of skipped tests.
+
+A test that is skipped tests nothing, and nobody notices. With `--count-skips`, which CI passes, the
+run fails when a file skips more tests than `allowed_skips.txt` grants it.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,46 @@ import socket
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pyarrow import fs
+
+ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--count-skips",
+        action="store_true",
+        help="fail when a file skips more tests than tests/allowed_skips.txt grants it",
+    )
+
+
+def read_allowed_skips(text: str) -> dict[str, int]:
+    """File -> number of tests that it may skip, from lines `NUMBER FILE  REASON`."""
+    rows = [line.split(maxsplit=2) for line in text.splitlines() if line and line[0] != "#"]
+    return {file: int(number) for number, file, _ in rows}
+
+
+def count_excess_skips(files: list[str], allowed: dict[str, int]) -> dict[str, int]:
+    """File -> number of skipped tests, for the files that skip more than they may."""
+    return {file: n for file, n in Counter(files).items() if n > allowed.get(file, 0)}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if not session.config.getoption("--count-skips"):
+        return
+    reporter: Any = session.config.pluginmanager.get_plugin("terminalreporter")
+    files = [report.nodeid.partition("::")[0] for report in reporter.stats.get("skipped", [])]
+    excess = count_excess_skips(files, read_allowed_skips(ALLOWED_SKIPS.read_text()))
+    for file, number in excess.items():
+        reporter.write_line(f"ERROR: {file} skips {number} tests; see {ALLOWED_SKIPS.name}")
+    if excess:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="module")
