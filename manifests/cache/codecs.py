@@ -52,6 +52,24 @@ class EncodedFrames:
             )
         return frames_TD
 
+    def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """(values_TD, scale_D), whose product is what `decode` gives.
+
+        Sums over frames need the scale once for each sum, not for each frame; int8 and uint8 values
+        come as stored, as views of the blob.
+
+        Raises:
+            ValueError: the blob's size does not fit the number of frames.
+        """
+        shape, num_values = (self.num_frames, self.spec.dim), self.num_frames * self.spec.dim
+        if self.spec.codec == "int8" and len(self.blob) == num_values + 4 * self.spec.dim:
+            scale_D = np.frombuffer(self.blob, "<f4", self.spec.dim)
+            return np.frombuffer(self.blob, np.int8, offset=scale_D.nbytes).reshape(shape), scale_D
+        if self.spec.codec == "uint8" and len(self.blob) == num_values:
+            scale_D = np.full(self.spec.dim, 1 / 255, np.float32)
+            return np.frombuffer(self.blob, np.uint8).reshape(shape), scale_D
+        return self.decode(), np.ones(self.spec.dim, np.float32)
+
 
 def encode(frames_TD: np.ndarray, spec: StreamSpec) -> EncodedFrames:
     """Packs float32 frames by the stream's codec.

@@ -5,25 +5,30 @@ spans of the clip, so that targets are dense tensors whatever the clip's length 
 frame rate. A frame stands for the time between the midpoints to its neighbours; the first and the
 last reach to the ends of the clip. The averages are therefore exact for any T and any duration: a
 span inside one frame copies it, a span over many frames is their mean.
+
+A span meets few frames, so the averages are sparse sums: at most N + T weights in place of N x T,
+and no BLAS, whose threads would cost more than the sums in every worker that prepares examples.
 """
 
 from __future__ import annotations
 
 import numpy as np
+from scipy import sparse
 
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.codecs import PITCH, PITCH_SPAN, EncodedFrames
 from manifests.cache.stream_sums import Statistics
 
-# Legend: T teacher frames, N student frames (K * R), D columns.
+# Legend: T teacher frames, N student frames (K * R), D columns, S stored salience bins,
+# P pieces: the stretches of time that lie in one frame and in one span.
 
 VOICED = 0.5
 """From this voicing on, a frame has a pitch."""
 
 
-def span_weights(
+def span_matrix(
     num_frames: int, *, start_s: float, hop_s: float, duration: float, num_spans: int
-) -> np.ndarray:
-    """What share of each student frame each teacher frame covers.
+) -> sparse.csr_array:
+    """The share of each student frame that each teacher frame covers.
 
     Args:
         num_frames: T.
@@ -33,15 +38,30 @@ def span_weights(
         num_spans: N.
 
     Returns:
-        weights_NT, float32; every row sums to 1.
+        weights_NT, sparse, float32; every row sums to 1.
     """
     midpoints = start_s + hop_s * (np.arange(1, num_frames) - 0.5)
     edges = np.concatenate([[0.0], midpoints.clip(0.0, duration), [duration]])
     spans = np.linspace(0.0, duration, num_spans + 1)
-    begin_NT = np.maximum(spans[:-1, None], edges[None, :-1])
-    end_NT = np.minimum(spans[1:, None], edges[None, 1:])
-    overlap_NT = (end_NT - begin_NT).clip(0.0)
-    return (overlap_NT / overlap_NT.sum(1, keepdims=True)).astype(np.float32)
+    # Frames and spans cut the clip into pieces; each lies in one frame and in one span.
+    cuts = np.union1d(edges, spans)
+    centre_P = (cuts[1:] + cuts[:-1]) / 2
+    frame_P = np.searchsorted(edges, centre_P, side="right") - 1
+    span_P = np.searchsorted(spans, centre_P, side="right") - 1
+    first_N = np.searchsorted(span_P, np.arange(num_spans + 1))
+    length_P = np.diff(cuts)
+    length_N = np.add.reduceat(length_P, first_N[:-1])
+    weight_P = (length_P / length_N[span_P]).astype(np.float32)
+    return sparse.csr_array((weight_P, frame_P, first_N), shape=(num_spans, num_frames))
+
+
+def span_weights(
+    num_frames: int, *, start_s: float, hop_s: float, duration: float, num_spans: int
+) -> np.ndarray:
+    """`span_matrix` as a dense array, weights_NT."""
+    return span_matrix(
+        num_frames, start_s=start_s, hop_s=hop_s, duration=duration, num_spans=num_spans
+    ).toarray()
 
 
 def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> np.ndarray:
@@ -53,21 +73,47 @@ def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> n
     Returns:
         frames_ND, float32.
     """
-    frames_TD = encoded.decode()
     spec = encoded.spec
-    weights_NT = span_weights(
-        len(frames_TD),
+    weights_NT = span_matrix(
+        encoded.num_frames,
         start_s=spec.start_s,
         hop_s=spec.hop_s,
         duration=duration,
         num_spans=num_spans,
     )
+    if spec.kind != "pitch":
+        values_TD, scale_D = encoded.unscaled()
+        return (weights_NT @ values_TD) * scale_D
+    if spec.codec == "pitch":
+        return _stored_pitch(encoded, weights_NT, num_spans)
+    frames_TD = encoded.decode()
     frames_ND = weights_NT @ frames_TD
-    if spec.kind == "pitch":
-        voiced_T = frames_TD[:, -1] >= VOICED
-        share_N = weights_NT @ voiced_T.astype(np.float32)
-        salience_ND = (weights_NT * voiced_T) @ frames_TD[:, :-1]
-        frames_ND[:, :-1] = salience_ND / np.maximum(share_N, 1e-6)[:, None]
+    voiced_NT = weights_NT * (frames_TD[:, -1] >= VOICED)
+    share_N = np.maximum(voiced_NT.sum(1), 1e-6)
+    frames_ND[:, :-1] = (voiced_NT @ frames_TD[:, :-1]) / share_N[:, None]
+    return frames_ND
+
+
+def _stored_pitch(
+    encoded: EncodedFrames, weights_NT: sparse.csr_array, num_spans: int
+) -> np.ndarray:
+    """Averages of pitch frames from the bins that are stored: 25 around each peak, not all 360."""
+    records = np.frombuffer(encoded.blob, PITCH)
+    num_bins = encoded.spec.dim - 1
+    voicing_T = records["voicing"].astype(np.float32)
+    pieces = weights_NT.tocoo()
+    span_P, frame_P = pieces.coords
+    weight_P = pieces.data * (voicing_T >= VOICED)[frame_P]
+    share_N = np.maximum(np.bincount(span_P, weight_P, num_spans), 1e-6)
+    voiced_P = np.flatnonzero(weight_P)
+    stored = records[frame_P[voiced_P]]
+    first_P = span_P[voiced_P] * num_bins + stored["first"]
+    bin_PS = first_P[:, None] + np.arange(PITCH_SPAN)
+    salience_PS = stored["salience"] * (weight_P[voiced_P, None] * np.float32(1 / 255))
+    sums = np.bincount(bin_PS.ravel(), salience_PS.ravel(), num_spans * num_bins)
+    frames_ND = np.empty((num_spans, num_bins + 1), np.float32)
+    frames_ND[:, :-1] = sums.reshape(num_spans, num_bins) / share_N[:, None]
+    frames_ND[:, -1] = weights_NT @ voicing_T
     return frames_ND
 
 
