@@ -21,6 +21,7 @@ import soxr
 from av.error import FFmpegError
 
 from manifests.clips import Clip
+from manifests.errors import AudioError
 from manifests.storage import filesystem
 
 MIN_RATE = 1_000
@@ -31,18 +32,6 @@ bit reservoir (MP3), and soundfile seeks at every read. FFmpeg gives the same sa
 Vorbis files it leaves out the last block (3 to 6 ms)."""
 BLOCK = 1 << 18
 """Samples per channel that are decoded at a time, so that many channels need little memory."""
-
-
-class AudioError(Exception):
-    """A clip's audio cannot be used."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-        """missing, unreadable, empty, not-finite, beyond-end, too-long, too-short or bad-rate."""
-
-    def __reduce__(self) -> tuple[type[AudioError], tuple[str, str]]:
-        return AudioError, (self.reason, str(self))
 
 
 @dataclass(frozen=True, slots=True)

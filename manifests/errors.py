@@ -18,3 +18,16 @@ class StoreError(OSError):
     The error says nothing about the data itself, so whoever meets it tries again later and records
     nothing about the clip.
     """
+
+
+class AudioError(Exception):
+    """A clip's own audio cannot be used, now or later."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        """missing, unreadable, empty, not-finite, out-of-range, beyond-end, too-long, too-short or
+        bad-rate: short and stable, to count by."""
+
+    def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
+        return AudioError, (self.reason, str(self))
