@@ -13,6 +13,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 from pyarrow import fs
@@ -21,6 +22,8 @@ from manifests.errors import UserError
 
 TEMPORARY = ".tmp-"
 """Prefix of files that a killed writer may leave behind; no reader ever looks at them."""
+PIECE = 1 << 23
+"""Bytes of a file that are copied at a time."""
 
 
 def cannot_write(why: str) -> UserError:
@@ -101,18 +104,25 @@ class Folder:
         with self.open(name) as file:
             return file.read()
 
-    def write_atomic(self, name: str, data: bytes | pa.Buffer) -> None:
-        """Writes a file so that readers see all of it or nothing, whatever happens meanwhile."""
+    def write_atomic(self, name: str, data: bytes | pa.Buffer | IO[bytes]) -> None:
+        """Writes a file so that readers see all of it or nothing, whatever happens meanwhile.
+
+        Args:
+            name: Of the file.
+            data: Its content, or a file that holds it, which is then copied piece by piece.
+        """
         if not self.is_local:
             with self._fs.open_output_stream(self.path(name)) as stream:
-                stream.write(data)
+                for piece in _pieces(data):
+                    stream.write(piece)
             return
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}")
         try:
             with temporary.open("wb") as file:
-                file.write(memoryview(data))
+                for piece in _pieces(data):
+                    file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(target)
@@ -176,6 +186,17 @@ class Folder:
     def _entries(self) -> Iterator[fs.FileInfo]:
         selector = fs.FileSelector(self._path, allow_not_found=True)
         yield from sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
+
+
+def _pieces(data: bytes | pa.Buffer | IO[bytes]) -> Iterator[bytes | memoryview]:
+    if isinstance(data, bytes):
+        yield data
+    elif isinstance(data, pa.Buffer):
+        yield memoryview(data)  # pyright: ignore[reportArgumentType]
+    else:
+        data.seek(0)
+        while piece := data.read(PIECE):
+            yield piece
 
 
 def _sync_folder(folder: Path) -> None:

@@ -9,24 +9,28 @@ consistent state whoever wins, and readers of the old state are not disturbed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.codecs import EncodedFrames
 from manifests.cache.stream_sums import Sums
-from manifests.storage import Folder
+from manifests.storage import PIECE, Folder
 from manifests.streams.specs import StreamSpec, TeacherSpec
 
 REQUESTS = 16
 """Markers that are read at once from an object store."""
 ROWS_PER_GROUP = 8
 """Rows that a random access reads together; 4 to 16 read about equally fast."""
+SPOOL_BYTES = 64 << 20
+"""A data file up to this size is made in memory, a larger one on the local disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,8 +132,38 @@ def schema(spec: TeacherSpec) -> pa.Schema:
     return pa.schema(fields, metadata={"teacher": spec.key, "license": spec.license})
 
 
-def to_parquet(rows: Sequence[Row], spec: TeacherSpec) -> pa.Buffer:
+def to_parquet(rows: Iterable[Row], spec: TeacherSpec) -> pa.Buffer:
     """Rows as the bytes of a Parquet file; the same rows give the same bytes."""
+    sink = pa.BufferOutputStream()
+    _write_rows(rows, spec, sink)
+    return sink.getvalue()
+
+
+def _write_rows(
+    rows: Iterable[Row], spec: TeacherSpec, sink: IO[bytes] | pa.BufferOutputStream
+) -> None:
+    """Writes row group after row group, so that no more than one of them is in memory."""
+    columns = schema(spec)
+    compression = {name: "zstd" for name in columns.names}
+    for stream in spec.streams:
+        compression[f"{stream.name}.frames"] = _compression(stream)
+    options: dict[str, Any] = {
+        "compression": compression,
+        "use_dictionary": False,
+        "write_statistics": ["clip_id"],
+        "write_page_checksum": True,
+        "data_page_size": 1 << 30,
+    }
+    rows = iter(rows)
+    group = list(itertools.islice(rows, ROWS_PER_GROUP))
+    with pq.ParquetWriter(sink, columns, **options) as writer:
+        # A shard without rows has one empty group.
+        writer.write_table(_to_table(group, spec), row_group_size=ROWS_PER_GROUP)
+        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(_to_table(group, spec), row_group_size=ROWS_PER_GROUP)
+
+
+def _to_table(rows: Sequence[Row], spec: TeacherSpec) -> pa.Table:
     columns: dict[str, list] = {
         "clip_id": [row.clip_id for row in rows],
         "duration": [row.duration for row in rows],
@@ -140,26 +174,26 @@ def to_parquet(rows: Sequence[Row], spec: TeacherSpec) -> pa.Buffer:
         frames = [row.frames[stream.name] for row in rows]
         columns[f"{stream.name}.frames"] = [encoded.blob for encoded in frames]
         columns[f"{stream.name}.num_frames"] = [encoded.num_frames for encoded in frames]
-    table = pa.table(columns, schema=schema(spec))
-    compression = {name: "zstd" for name in table.column_names}
-    for stream in spec.streams:
-        compression[f"{stream.name}.frames"] = _compression(stream)
-    options: dict[str, Any] = {
-        "row_group_size": ROWS_PER_GROUP,
-        "compression": compression,
-        "use_dictionary": False,
-        "write_statistics": ["clip_id"],
-        "write_page_checksum": True,
-        "data_page_size": 1 << 30,
-    }
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, **options)
-    return sink.getvalue()
+    return pa.table(columns, schema=schema(spec))
 
 
 def _compression(stream: StreamSpec) -> str:
     """int8 and fp16 noise compresses by a twentieth at a fifth of the speed; the rest by half."""
     return "none" if stream.codec in ("int8", "fp16") else "zstd"
+
+
+@dataclass(slots=True)
+class _Written:
+    """The rows that went into a file, without their frames."""
+
+    clip_ids: list[str]
+    seconds: float
+
+    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
+        for row in rows:
+            self.clip_ids.append(row.clip_id)
+            self.seconds += row.duration
+            yield row
 
 
 def write(
@@ -168,13 +202,16 @@ def write(
     *,
     shard: int,
     clip_ids: Sequence[str],
-    rows: Sequence[Row],
+    rows: Iterable[Row],
     failures: Sequence[Failure],
     sums: dict[str, Sums],
     extract_seconds: float,
     finished: str,
 ) -> Marker:
     """Commits a shard: data, then failures, then the marker.
+
+    Rows are taken as they are written, and a file larger than `SPOOL_BYTES` grows on the local disk
+    (`TMPDIR`), so memory holds `ROWS_PER_GROUP` rows whatever the size of the shard.
 
     Args:
         folder: The teacher's folder for this corpus (`manifests.cache.layout.Layout.shards`).
@@ -187,12 +224,18 @@ def write(
         extract_seconds: Worker time of the teacher.
         finished: UTC, ISO 8601.
     """
-    accounted = sorted([row.clip_id for row in rows] + [failure.clip_id for failure in failures])
-    assert accounted == sorted(clip_ids), "every clip is in a row or among the failures, once"
-    data = to_parquet(rows, spec)
-    digest = hashlib.sha256(data).hexdigest()
-    name = f"{shard:07d}-{digest[:8]}.parquet"
-    folder.write_atomic(f"data/{name}", data)
+    written = _Written([], 0.0)
+    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+        _write_rows(written.watch(rows), spec, file)
+        accounted = sorted(written.clip_ids + [failure.clip_id for failure in failures])
+        assert accounted == sorted(clip_ids), "every clip is in a row or among the failures, once"
+        size = file.tell()
+        file.seek(0)
+        digest = hashlib.sha256()
+        while piece := file.read(PIECE):
+            digest.update(piece)
+        name = f"{shard:07d}-{digest.hexdigest()[:8]}.parquet"
+        folder.write_atomic(f"data/{name}", file)
     failures_name = failures_digest = ""
     counts: dict[str, int] = {}
     if failures:
@@ -208,15 +251,15 @@ def write(
     marker = Marker(
         shard=shard,
         clips=len(clip_ids),
-        rows=len(rows),
+        rows=len(written.clip_ids),
         failures=counts,
-        seconds=round(sum(row.duration for row in rows), 6),
+        seconds=round(written.seconds, 6),
         extract_seconds=round(extract_seconds, 4),
         finished=finished,
         clips_digest=digest_ids(clip_ids),
         data=name,
-        data_bytes=len(data),
-        data_sha256=digest,
+        data_bytes=size,
+        data_sha256=digest.hexdigest(),
         failures_data=failures_name,
         failures_sha256=failures_digest,
         sums={name: part.to_json() for name, part in sums.items()},
@@ -270,20 +313,28 @@ def read_failures(folder: Folder, marker: Marker) -> list[Failure]:
 
 def read_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> list[Row]:
     """All rows of a committed shard, its blobs as stored."""
-    with folder.open(f"data/{marker.data}") as file:
-        table = pq.ParquetFile(file, page_checksum_verification=True).read()
-    return [
-        Row(
-            clip_id=fields["clip_id"],
-            duration=fields["duration"],
-            audio_digest=fields["audio_digest"],
-            metadata=json.loads(fields["metadata"]),
-            frames={
-                stream.name: EncodedFrames(
-                    stream, fields[f"{stream.name}.frames"], fields[f"{stream.name}.num_frames"]
-                )
-                for stream in spec.streams
-            },
-        )
-        for fields in table.to_pylist()
-    ]
+    return list(iterate_rows(folder, marker, spec))
+
+
+def iterate_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> Iterator[Row]:
+    """The rows of a committed shard, one row group in memory at a time."""
+    with folder.open(f"data/{marker.data}") as source:
+        file = pq.ParquetFile(source, page_checksum_verification=True)
+        for group in range(file.num_row_groups):
+            for fields in file.read_row_group(group).to_pylist():
+                yield _to_row(fields, spec)
+
+
+def _to_row(fields: dict[str, Any], spec: TeacherSpec) -> Row:
+    return Row(
+        clip_id=fields["clip_id"],
+        duration=fields["duration"],
+        audio_digest=fields["audio_digest"],
+        metadata=json.loads(fields["metadata"]),
+        frames={
+            stream.name: EncodedFrames(
+                stream, fields[f"{stream.name}.frames"], fields[f"{stream.name}.num_frames"]
+            )
+            for stream in spec.streams
+        },
+    )
