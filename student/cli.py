@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from manifests.console import console, messages, run_command
 from student.config import ArmsOptions, TrainOptions
 from student.evaluation.cli import ablate, evaluate, probe
+from student.quiet import quiet_imports
 
 if TYPE_CHECKING:
     from student.inference.generate import TrainedStudent
@@ -172,6 +173,7 @@ def _trained(run: str) -> TrainedStudent:
 
 def main() -> None:
     """Entry point of `coat-student`."""
+    quiet_imports()
     run_command(
         "coat-student",
         {"train": train, "arms": arms, "generate": generate, "reply": reply, "demo": demo,

@@ -10,8 +10,14 @@ import logging
 import warnings
 
 
+def quiet_imports() -> None:
+    """Silences what libraries log while they are imported; to be called before they are."""
+    # On CPUs with AVX512-BF16, bitsandbytes advises to download a kernel.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+
 def quiet_libraries() -> None:
-    """Silences transformers, huggingface_hub and PEFT, unless the root logger wants details."""
+    """Silences transformers and what it leans on, unless the root logger wants details."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         return
     from huggingface_hub.utils import disable_progress_bars

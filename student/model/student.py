@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from manifests.errors import UserError
 from student.config import HeadConfig, ModelConfig, Recipe
@@ -22,6 +22,7 @@ from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
 from student.model.block import Block, add_block, template_with_block
 from student.model.heads import StreamHead
+from student.model.quantized import keep_weights_unpacked, quantization_config
 from student.model.tower_cache import cache_tower_outputs
 
 # Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
@@ -220,13 +221,9 @@ def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedM
     if config.attention:
         options["attn_implementation"] = config.attention
     if config.quantize == "4bit":
-        options["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=torch.bfloat16,
-            llm_int8_skip_modules=["lm_head", "audio_tower", "multi_modal_projector", "visual"],
-        )
+        options["quantization_config"] = quantization_config()
     model, processor = backbone.load(path, dtype=config.dtype, **options)
+    keep_weights_unpacked(model)
     model.requires_grad_(False)
     return backbone, model, processor
 

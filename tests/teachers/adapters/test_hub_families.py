@@ -183,7 +183,10 @@ def test_long_clips_match_their_parts_and_show_no_seam(
 def test_half_precision_is_close(load: Load, name: str):
     wave = sound(2, load(name).spec().sample_rate)
     (full,) = load(name, **TEXTLESS.get(name, {})).extract([wave])
-    (half,) = load(name, dtype="bfloat16", **TEXTLESS.get(name, {})).extract([wave])
+    # On CPUs with AMX, oneDNN (torch 2.13) computes bfloat16 convolutions of two channels per group
+    # wrongly; those of real checkpoints, of 48 channels per group, are right.
+    with torch.backends.mkldnn.flags(enabled=False):
+        (half,) = load(name, dtype="bfloat16", **TEXTLESS.get(name, {})).extract([wave])
     for stream in load(name).spec().streams:
         expected_TD = full.frames[stream.name]
         error = np.sqrt(np.square(half.frames[stream.name] - expected_TD).mean())
