@@ -1,69 +1,171 @@
 """What a reply answers, decided strictly: one option or none.
 
 A reply that names no option, or more than one, is a parse failure and counts as wrong; its rate
-stands beside every score, because a lenient reader can make a score out of a model's chatter.
+stands beside every score, because a lenient reader can make a score out of a model's chatter. What
+is accepted, and what is not, is a table of examples: tests/student/evaluation/replies.yaml.
 """
 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from student.evaluation.questions import LETTERS
+from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, named_labels
+from student.evaluation.scoring.text import is_invisible, normalise, tokenise
 
-_LETTER = re.compile(
-    r"^(?:the\s+)?(?:correct\s+)?(?:answer|option|choice)?\s*(?:is)?\s*:?\s*"
-    r"\(?([a-z])\)?(?:[.:,)]|\s|$)",
-    re.IGNORECASE,
+_ANSWER = (
+    r"\b(?:answer|option|choice|letter|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord"
+    r"|svar|odpowiedź|ответ|вариант|cevap)|उत्तर|정답|답|答案|答え|选项|選項|คำตอบ|الجواب|الإجابة"
 )
-"""A letter at the start, alone or after `The answer is`; what follows it is looked at apart."""
-_MARKED = re.compile(r"\(([A-Z])\)|\b([A-Z])[.:)](?:\s|$)")
-"""Letters with a mark that says they are options: `(B)`, `B.`, `B)`."""
-
-
-def normal(text: str) -> str:
-    """Lower case, words by single spaces, no punctuation around words but inner apostrophes."""
-    return " ".join(re.sub(r"[^\w'#+-]+", " ", text.lower()).split())
+_IS = (
+    r"\s*(?:(?:is|are|was|would be|should be|must be|lautet|ist|est|es|è|é|är|jest)\b|है|은|는|คือ"
+    r"|هي|هو|是|为|為|は)?\s*(?:clearly|probably|likely|therefore|thus)?\s*(?:[:=-]\s*)*"
+    r"(?:(?:option|choice|letter)\s+)?"
+)
+_STATEMENT = re.compile(rf"(?:{_ANSWER}){_IS}", re.IGNORECASE)
+"""Up to where the option is expected: `The answer is`, `Antwort:`, `答案是`."""
+_SAYS = re.compile(r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with"
+                   r"|so|thus|therefore|ist|est|es|è|é)\s*:?\s*|[选選]\s*",
+                   re.IGNORECASE)  # fmt: skip
+"""What a bare capital at the end of a sentence may follow: `It is B.`, `I choose B`."""
+_LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|([A-Za-z])(?![^\W\d_]*[A-Za-z0-9À-ɏ'’]|\.\w)")
+_FURTHER = re.compile(
+    r"\s*(?:,|/|&|\bor\b|\band\b|\boder\b|\bund\b|\bou\b|\bet\b|\bo\b|\by\b|\bи\b|\bили\b)+\s*"
+    r"(?:\(([A-Z])\)|([A-Z])(?![\w'’]|\s+[a-z]))"
+)
+_BRACKETED = re.compile(r"\(([A-Z])\)")
+_LEADING = re.compile(r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])(?=\s*[.):,\-–—]+(?:\s|$)|\s*$))")
+_IS_RIGHT = re.compile(
+    r"(?<![\w.'’])\(?([A-Z])\)?\s+(?:is|would be|seems|ist|est|es)\s+(?:\w+\s+){0,2}"
+    r"(?:correct|right|answer|best|richtig|correcte?|correcta)\b"
+)
+_BECAUSE = re.compile(r"[.;!?\n。]|\b(?:because|since|as|rather than|instead of|weil|car)\b")
+_ARTICLES = "AIEOUYaieouy"
+_FOLLOWERS = re.compile(rf"\s+(?:{'|'.join(sorted(LETTER_FOLLOWERS))})\b", re.IGNORECASE)
 
 
 def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
     """The one choice that a reply to a multiple-choice question names; None if there is none.
 
     Accepted are a choice's text, its letter (`B`, `(B)`, `B.`, `The answer is B`), or both where
-    they agree; and one choice's text anywhere in the reply, if no other choice is named.
+    they agree; and one choice's text anywhere in the reply, if no other choice is named. Where a
+    reply says which one its answer is, that sentence alone is read. A choice that is denied is not
+    named, and a letter beyond the options is none.
     """
-    whole = extract_label(reply, choices)
-    letters = {first or second for first, second in _MARKED.findall(reply)}
-    start = _LETTER.match(reply.strip())
-    if start and (len(reply.split()) == 1 or start[0].strip()[-1:] in ".:,)" or _after_is(start)):
-        letters.add(start[1].upper())
-    named = {choices[LETTERS.index(letter)] for letter in letters
-             if LETTERS.index(letter) < len(choices)}  # fmt: skip
-    if letters and len(named) != 1:
+    text = _plain(reply)
+    exact = [choice for choice in choices if normalise(choice) == normalise(text)]
+    is_letter = len(exact) == 1 and len(normalise(exact[0])) == 1
+    if len(exact) == 1 and not is_letter:
+        return exact[0]
+    for statement in reversed(list(_STATEMENT.finditer(text))):
+        sentence = _until(_BECAUSE, text[statement.end() :])
+        letters = _letters_at(text, statement.end(), choices)
+        if letters and not _is_denied_at(text, statement.start(), statement.end()):
+            return _only({choices[LETTERS.index(x)] for x in letters} | _texts(sentence, choices))
+        named = named_labels(statement[0] + sentence, choices)
+        if named:
+            return _only(named)
+    letters = _marked_letters(text, choices)
+    named = {choices[LETTERS.index(letter)] for letter in letters}
+    if len(named) > 1:
         return None
-    if whole is not None:
-        named.add(whole)
-    return named.pop() if len(named) == 1 else None
+    return _only(named | _texts(text, choices))
 
 
 def extract_label(reply: str, labels: Sequence[str]) -> str | None:
-    """The one label that a reply is, or has in it as whole words; None if there is none or several.
+    """The one label that a reply is, or names as whole words; None if there is none or several."""
+    if reply.strip() in labels:
+        return reply.strip()
+    return _only(named_labels(_plain(reply), labels))
 
-    The longest labels are looked for first, so `C sharp` is not `C`, and what a label has matched
-    is not matched again.
-    """
-    said = normal(reply)
-    by_text = {normal(label): label for label in labels}
-    if said in by_text:
-        return by_text[said]
-    named = set()
-    for text in sorted(by_text, key=len, reverse=True):
-        pattern = rf"(?<![\w'#+-]){re.escape(text)}(?![\w'#+-])"
-        if text and re.search(pattern, said):
-            named.add(by_text[text])
-            said = re.sub(pattern, "|", said)
+
+def _plain(reply: str) -> str:
+    """A reply without markup; brackets and letters in their plain forms."""
+    text = re.sub(r"\\(?:boxed|text|mathrm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)", reply)
+    text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"</?[A-Za-z]+>|[\\$]", " ", text)
+    text = re.sub(r"\*+|`+", "", text)
+    text = "".join(
+        unicodedata.normalize("NFKC", char) if "！" <= char <= "～" else char
+        for char in text
+        if not is_invisible(char)
+    )
+    text = re.sub(r"\[([A-Za-z])\]", r"(\1)", text)
+    text = re.sub(r"[\"'“”‘’«»„]([A-Za-z])[\"'“”‘’«»]", r"\1", text)
+    return text.strip()
+
+
+def _texts(text: str, choices: Sequence[str]) -> set[str]:
+    """Choices that are named by their texts; a bracketed letter is no text."""
+    return named_labels(_BRACKETED.sub(" ", text), choices)
+
+
+def _letters_at(text: str, place: int, choices: Sequence[str]) -> set[str]:
+    """Options whose letters stand at a place where an answer is expected, `B` or `B or C`."""
+    found = _LETTER.match(text, place)
+    if found is None:
+        return set()
+    bracketed, bare = found.groups()
+    rest = text[found.end() :]
+    is_word = bare and re.match(r"\s+\w", rest) and not _FOLLOWERS.match(rest)
+    if is_word and (bare in _ARTICLES or bare.islower()):
+        return set()
+    letters = {(bracketed or bare).upper()}
+    place = found.end()
+    while further := _FURTHER.match(text, place):
+        letters.add(further[1] or further[2])
+        place = further.end()
+    return _offered(letters, choices)
+
+
+def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
+    """Options whose letters have a mark, or a place, that says that they are options."""
+    letters = set()
+    for place, line in _lines(text):
+        leading = _LEADING.match(line)
+        if leading and (place == 0 or leading[1] or leading[2].isupper()):
+            start = place + (leading.start(1) - 1 if leading[1] else leading.start(2))
+            letters |= _letters_at(text, start, choices)
+    if _FOLLOWERS.match(text[1:]) and text[0].isupper():
+        letters |= _letters_at(text, 0, choices)
+    places = [found.start() for found in _BRACKETED.finditer(text)]
+    places += [found.start(1) for found in _IS_RIGHT.finditer(text)]
+    for says in _SAYS.finditer(text):
+        if re.match(r"\(?[A-Z]\)?(?:\s*$|\s*[.,;:!?。)](?:\s|$)|\s+(?:or|and|oder|ou|o)\b)",
+                    text[says.end() :]):  # fmt: skip
+            places.append(says.end())
+    for place in places:
+        if not _is_denied_at(text, 0, place):
+            letters |= _letters_at(text, place, choices)
+    for found in re.finditer(r"\b(?:but|sondern|mais|sino)\s+(?=\(?[A-Z]\)?[.!]?\s*$)", text):
+        letters |= _letters_at(text, found.end(), choices)
+    return letters
+
+
+def _lines(text: str) -> list[tuple[int, str]]:
+    place, lines = 0, []
+    for line in text.split("\n"):
+        lines.append((place, line))
+        place += len(line) + 1
+    return lines
+
+
+def _offered(letters: set[str], choices: Sequence[str]) -> set[str]:
+    return {letter for letter in letters if LETTERS.index(letter) < len(choices)}
+
+
+def _is_denied_at(text: str, start: int, place: int) -> bool:
+    """Whether a negation in `text[start:place]` reaches what follows it."""
+    tokens = tokenise(text[start:place] + " x")
+    return is_denied(tokens, len(tokens) - 1)
+
+
+def _until(pattern: re.Pattern[str], text: str) -> str:
+    found = pattern.search(text)
+    return text[: found.start()] if found else text
+
+
+def _only(named: set[str]) -> str | None:
     return named.pop() if len(named) == 1 else None
-
-
-def _after_is(start: re.Match[str]) -> bool:
-    return re.search(r"\b(answer|option|choice|is)\b", start[0], re.IGNORECASE) is not None

@@ -26,11 +26,12 @@ Statistic = Callable[[np.ndarray, Draw], float]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its percentile interval."""
+    """A value with its percentile interval; its ends are None where one question says nothing of
+    how much another would differ."""
 
     value: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
 
 
 def bootstrap(
@@ -48,6 +49,10 @@ def bootstrap(
         num_seeds: S; a single seed stays as it is.
         resamples: Draws.
     """
+    everything = {task: np.arange(count) for task, count in num_questions.items()}
+    value = statistic(np.arange(num_seeds), everything)
+    if all(count < 2 for count in num_questions.values()):
+        return Interval(value, None, None)
     rng = np.random.default_rng(0)
     draws = [
         statistic(
@@ -56,10 +61,9 @@ def bootstrap(
         )
         for _ in range(resamples)
     ]
-    everything = {task: np.arange(count) for task, count in num_questions.items()}
     tail = 100 * (1 - LEVEL) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
-    return Interval(statistic(np.arange(num_seeds), everything), float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:

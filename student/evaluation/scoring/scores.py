@@ -2,7 +2,8 @@
 
 A score of a task is one number where higher is better: accuracy for choices and labels, one minus
 the word error rate (never below 0) for transcriptions. Each answered question contributes its own
-part, so that scores can be resampled question by question.
+part, so that scores can be resampled question by question. Every number is finite: a reference
+without words (a note sign, silence) counts what is said as errors, and is right if nothing is said.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import jiwer
 import numpy as np
 
 from student.evaluation.questions import Question
-from student.evaluation.scoring.extraction import extract_choice, extract_label, normal
+from student.evaluation.scoring.extraction import extract_choice, extract_label
 from student.evaluation.scoring.intervals import Draw, Interval, bootstrap
+from student.evaluation.scoring.text import normalise, words_of
 
 # Legend: S seeds, Q questions.
 
@@ -34,30 +36,51 @@ class Answer:
     """Wrong words of a transcription (substituted, missing, added); else 0 or 1."""
     words: int
     """Of the reference transcription; else 1."""
+    cut: bool = False
+    """Whether the reply ended at the token limit."""
 
     @property
     def right(self) -> bool:
+        """Whether nothing is wrong in it."""
         return self.errors == 0
 
 
-def read_reply(question: Question, reply: str) -> Answer:
+def read_reply(question: Question, reply: str, *, cut: bool = False) -> Answer:
     """Reads and scores one reply.
 
     A label without `choices` must be the answer word for word, but for case and punctuation.
     """
     if question.kind == "transcription":
-        said, reference = normal(reply), normal(question.answer)
-        words = jiwer.process_words(reference, said)
-        errors = words.substitutions + words.deletions + words.insertions
-        return Answer(question, reply, said or None, errors, len(reference.split()))
+        return _read_transcription(question, reply, cut)
     if question.kind == "choice":
         extracted = extract_choice(reply, question.choices)
     elif question.choices:
         extracted = extract_label(reply, question.choices)
     else:
-        extracted = normal(reply) or None
-    right = extracted is not None and normal(extracted) == normal(question.answer)
-    return Answer(question, reply, extracted, int(not right), 1)
+        extracted = normalise(reply) or reply.strip() or None
+    right = extracted is not None and _same(extracted, question.answer)
+    return Answer(question, reply, extracted, int(not right), 1, cut)
+
+
+def _read_transcription(question: Question, reply: str, cut: bool) -> Answer:
+    said, reference = words_of(reply), words_of(question.answer)
+    if reference:
+        counts = jiwer.process_words(" ".join(reference), " ".join(said))
+        errors = counts.substitutions + counts.deletions + counts.insertions
+    else:
+        errors = len(said)
+    is_failure = bool(reference) and not said
+    extracted = None if is_failure else " ".join(said)
+    return Answer(question, reply, extracted, errors, len(reference), cut)
+
+
+def _same(extracted: str, answer: str) -> bool:
+    return _key(extracted) == _key(answer)
+
+
+def _key(label: str) -> str:
+    """What two equal labels have in common; a label without any word stands for itself."""
+    return normalise(label) or label.strip()
 
 
 def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) -> dict:
@@ -68,22 +91,24 @@ def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) ->
         resamples: Of the bootstrap.
 
     Returns:
-        `tasks`: task -> kind, n, metric, score with low and high, parse_failures, chance (of who
-        knows the labels but hears nothing), majority (of who always says the commonest answer),
-        macro_f1 or word_error_rate; `mean`: the mean score over tasks, with low and high.
+        `tasks`: task -> kind, n, metric, score with low and high (None for a single question, whose
+        interval is unknown), parse_failures, cut (share of replies that ended at the token limit),
+        chance (of guessing one of the choices; 0 without choices), majority (of always saying the
+        commonest answer), macro_f1 or word_error_rate; `mean`: the mean score over tasks, with low
+        and high.
     """
     tasks = {
-        task: _score_task([[run[at] for at in places] for run in runs], resamples)
+        task: _score_task([[run[place] for place in places] for run in runs], resamples)
         for task, places in _by_task(runs[0]).items()
     }
-    over = score_interval(task_tables(runs), resamples=resamples)
-    return {"tasks": tasks, "mean": {"score": over.value, "low": over.low, "high": over.high}}
+    mean = score_interval(task_tables(runs), resamples=resamples)
+    return {"tasks": tasks, "mean": {"score": mean.value, "low": mean.low, "high": mean.high}}
 
 
 def _by_task(answers: Sequence[Answer]) -> dict[str, list[int]]:
     places: dict[str, list[int]] = {}
-    for at, answer in enumerate(answers):
-        places.setdefault(answer.question.task, []).append(at)
+    for place, answer in enumerate(answers):
+        places.setdefault(answer.question.task, []).append(place)
     return places
 
 
@@ -102,14 +127,15 @@ def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
         "high": interval.high,
         "by_seed": [score_of(errors_Q[None], words_Q) for errors_Q in errors_SQ],
         "parse_failures": float(failures),
+        "cut": float(np.mean([[answer.cut for answer in run] for run in runs])),
         "chance": float(np.mean([1 / len(q.choices) if q.choices else 0 for q in questions])),
     }
     if kind == "transcription":
-        rate = errors_SQ.sum() / (words_Q.sum() * len(runs))
+        rate = errors_SQ.sum() / max(words_Q.sum() * len(runs), 1)
         return numbers | {"majority": 0.0, "word_error_rate": float(rate)}
     answers = [question.answer for question in questions]
     f1 = [macro_f1(answers, [answer.extracted for answer in run]) for run in runs]
-    commonest = Counter(answers).most_common(1)[0][1]
+    commonest = Counter(map(_key, answers)).most_common(1)[0][1]
     return numbers | {"majority": commonest / len(answers), "macro_f1": float(np.mean(f1))}
 
 
@@ -125,8 +151,8 @@ def task_tables(runs: Sequence[Sequence[Answer]]) -> dict[str, Table]:
     """
     tables = {}
     for task, places in _by_task(runs[0]).items():
-        errors_SQ = np.array([[run[at].errors for at in places] for run in runs])
-        tables[task] = errors_SQ, np.array([runs[0][at].words for at in places])
+        errors_SQ = np.array([[run[place].errors for place in places] for run in runs])
+        tables[task] = errors_SQ, np.array([runs[0][place].words for place in places])
     return tables
 
 
@@ -166,16 +192,17 @@ def paired_interval(
 
 
 def score_of(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
-    """1 - errors per word, not below 0: the accuracy where every answer is one word."""
-    return max(0.0, 1 - float(errors_SQ.sum() / (words_Q.sum() * len(errors_SQ))))
+    """1 - errors per word, not below 0: the accuracy where every answer is one word. Where no
+    reference has words, any word said is an error and the score is 1 or 0."""
+    return max(0.0, 1 - float(errors_SQ.sum() / max(words_Q.sum() * len(errors_SQ), 1)))
 
 
 def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
     """F1 averaged over the classes that are the answer of some question (parse failures are wrong
     in recall, and harm no class' precision)."""
     pairs = [
-        (normal(a), normal(e) if e is not None else None)
-        for a, e in zip(answers, extracted, strict=True)
+        (_key(answer), _key(said) if said is not None else None)
+        for answer, said in zip(answers, extracted, strict=True)
     ]
     scores = []
     for label in sorted({answer for answer, _ in pairs}):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -169,3 +171,46 @@ def test_mcnemar() -> None:
     assert mcnemar(ours, theirs) == pytest.approx(2 / 32)
     assert mcnemar(np.array([1, 0, 0]), np.array([0, 1, 1])) == 1.0
     assert mcnemar(ours, ours) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reference", "reply", "errors", "words"),
+    [
+        # As jiwer's reports #98 and #108 ask: a reference without words has a defined rate.
+        ("\u266a", "", 0, 0),
+        ("\u266a", "la la", 2, 0),
+        ("", "", 0, 0),
+        ("", "\u2014", 0, 0),
+        ("-", " - ", 0, 0),
+        ("yes", "", 1, 1),
+        ("well - yes", "well yes", 0, 2),
+        ("don't go", "don\u2019t go", 0, 2),
+        ("\u201cgo\u201d", "go", 0, 1),
+        ("caf\u00e9 ol\u00e9", "cafe\u0301 ole\u0301", 0, 2),
+        # One vowel sign differs (Hindi, Thai).
+        ("कि", "की", 1, 1),
+        ("แม่ ซื้อ ไหม ใหม่", "แม ซือ ไหม ใหม", 3, 4),
+    ],
+)
+def test_transcriptions_at_the_edges(reference: str, reply: str, errors: int, words: int) -> None:
+    answer = read_reply(question("transcription", reference), reply)
+    assert (answer.errors, answer.words) == (errors, words)
+    scores = score_answers([[answer, answer]], resamples=10)
+    json.dumps(scores, allow_nan=False)
+    assert (answer.extracted is None) == (reply == "" and words > 0)
+    assert scores["tasks"]["t"]["score"] == max(0, 1 - errors / max(words, 1 / 2))
+
+
+def test_labels_without_words_are_compared_as_they_are() -> None:
+    assert read_reply(question("label", "!", choices=("!", "?")), "!").right
+    assert not read_reply(question("label", "!", choices=("!", "?")), "?").right
+    assert read_reply(question("label", "\u266a"), "\u266a").right
+    assert not read_reply(question("label", "\u266a"), "\u266b").right
+
+
+def test_one_question_has_no_interval() -> None:
+    answers = [read_reply(question("label", "x"), "x")]
+    scores = score_answers([answers], resamples=10)
+    assert scores["tasks"]["t"]["score"] == 1
+    assert scores["tasks"]["t"]["low"] is scores["tasks"]["t"]["high"] is None
+    assert scores["mean"]["low"] is None

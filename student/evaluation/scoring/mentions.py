@@ -1,0 +1,185 @@
+"""Which labels a reply names, as whole words and without those that it denies.
+
+`It is not a dog` names no dog, and `a note` is not the note A. What a label has matched is not
+matched again, the longest first, so that `C sharp` is not `C`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from student.evaluation.scoring.text import Token, is_mark, is_unspaced, normalise, tokenise
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+NEGATIONS = _words(
+    "not no never neither nor without cannot cant dont doesnt didnt isnt wasnt arent "
+    "nicht kein keine keinen keinem keiner keines weder ohne niet geen inte ingen ikke "
+    "ne pas aucun aucune ni sans non nessun nessuna né não nem sem nunca sin ningún ninguna "
+    "не нет ни без nie ani bez değil ليس ليست لا לא אין"
+)
+"""Words that deny what follows them in their clause, in languages with such words."""
+SHORT_NEGATIONS = _words("no sin sans sem without ohne bez без")
+"""Those that deny no more than the next words."""
+DENIED_BEFORE = frozenset(
+    ["नहीं", "नही", "değil", "아닙니다", "아니다", "아니에요", "아니라", "아닌"]
+)
+"""Words that deny what stands before them."""
+CONTRASTS = _words(
+    "but however though although rather instead it's its aber sondern mais plutôt pero sino "
+    "ma bensì mas а но maar men ale"
+)
+"""Words after which an earlier negation denies no more."""
+_UNSPACED_NEGATION = re.compile(r"不是|不|没有|没|沒有|沒|并非|並非|非|无|無")
+_JAPANESE_NEGATION = re.compile(r"(が|で?は|じゃ)?(な[いくし]|ありません|あらず)")
+_KOREAN_PARTICLES = re.compile(r"(은|는|이|가|을|를|도|입니다|이다|예요|이에요|이야|야)(?=\s|$)")
+_ELISION = re.compile(r"(?:^|\s)\w{1,5}'$")
+"""L'orage, dell'acqua, qu'un."""
+_LONG, _SHORT = 6, 3
+"""Words that a negation reaches over."""
+PARTICLES = _words("yes no ja nein oui non si sí да нет sim não true false")
+"""Labels that are common words elsewhere: they count at the start of a clause alone."""
+_IDLE_AFTER_NO = frozenset(
+    ["idea", "way", "clue", "one", "doubt", "problem", "answer", "information", "wonder", "matter"]
+)
+LIKE_WORDS = _words("a i e o u y à é è и я а в о у с к")
+"""Letters that are also words."""
+LETTER_FOLLOWERS = _words(
+    "because since as due based or and und oder et ou weil car is would seems ist est"
+)
+"""Words before which `A` is a letter and no article."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    start: int
+    end: int
+    first: int
+    """Index of the token in which it begins."""
+    last: int
+
+
+def named_labels(reply: str, labels: Sequence[str]) -> set[str]:
+    """The labels that a reply names and does not deny."""
+    tokens = tokenise(reply)
+    said = " ".join(token.text for token in tokens)
+    by_text = {text: label for label in labels if (text := normalise(label))}
+    if said in by_text:
+        return {by_text[said]}
+    return {by_text[text] for text in _named(said, tokens, by_text)}
+
+
+def _named(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) -> Iterator[str]:
+    starts = [0]
+    for token in tokens:
+        starts.append(starts[-1] + len(token.text) + 1)
+    free = said
+    for text in sorted(by_text, key=len, reverse=True):
+        for place in _places(free, text, starts):
+            free = free[: place.start] + "|" * len(text) + free[place.end :]
+            if _counts(tokens, place, text) and not _is_denied(said, tokens, place, starts):
+                yield text
+
+
+def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
+    start = said.find(text)
+    while start >= 0:
+        end = start + len(text)
+        if _is_whole(said, start, end):
+            first = sum(at <= start for at in starts) - 1
+            last = sum(at < end for at in starts) - 1
+            yield _Place(start, end, first, last)
+        start = said.find(text, start + 1)
+
+
+def _is_whole(said: str, start: int, end: int) -> bool:
+    """Whether a stretch begins and ends where words do."""
+    before, after = (said[start - 1] if start else " "), (said[end] if end < len(said) else " ")
+    begins = (
+        before == " "
+        or _is_script_edge(before, said[start])
+        or (end - start > 1 and _ELISION.search(said[:start]) is not None)
+    )
+    ends = (
+        after == " "
+        or (_is_script_edge(said[end - 1], after) and not is_mark(after))
+        or (end - start > 1 and re.match(r"'s(?=\s|$)", said[end:]) is not None)
+        or _KOREAN_PARTICLES.match(said[end:]) is not None
+    )
+    return begins and ends
+
+
+def _is_script_edge(left: str, right: str) -> bool:
+    """Whether a word may end between two characters that no space separates."""
+    if "|" in (left, right):
+        return is_unspaced(left) or is_unspaced(right)
+    if _is_katakana(left) and _is_katakana(right):
+        return False
+    return is_unspaced(left) or is_unspaced(right)
+
+
+def _is_katakana(char: str) -> bool:
+    return "\u30a0" <= char <= "\u30ff"
+
+
+def _counts(tokens: Sequence[Token], place: _Place, text: str) -> bool:
+    """Whether words that are also something else are meant as labels."""
+    token = tokens[place.first]
+    following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
+    if text in PARTICLES:
+        answers = place.first > 1 and tokens[place.first - 2].text in ("answer", "antwort")
+        answers |= place.first > 0 and tokens[place.first - 1].text in ("or", "oder", "ou", "или")
+        return answers or (
+            token.starts_clause
+            and not (
+                text == "no"
+                and following is not None
+                and not following.starts_clause
+                and following.text in _IDLE_AFTER_NO
+            )
+        )
+    if len(text) == 1 and text in LIKE_WORDS:
+        stands = following is None or following.starts_clause or following.text in LETTER_FOLLOWERS
+        return token.raw.isupper() and stands
+    return True
+
+
+def _is_denied(said: str, tokens: Sequence[Token], place: _Place, starts: Sequence[int]) -> bool:
+    within = said[starts[place.first] : place.start]
+    if _UNSPACED_NEGATION.search(within) or _JAPANESE_NEGATION.match(said[place.end :]):
+        return True
+    following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
+    if following is not None and following.text in DENIED_BEFORE:
+        return True
+    return is_denied(tokens, place.first)
+
+
+def is_denied(tokens: Sequence[Token], index: int) -> bool:
+    """Whether a negation before a token, in the same clause, reaches it."""
+    for distance in range(_LONG + 1):
+        place = index - distance
+        if place < 0:
+            return False
+        if distance:
+            word = tokens[place].text
+            following = tokens[place + 1].text
+            if (word, following) in (("rather", "than"), ("instead", "of")):
+                return True
+            if word in CONTRASTS:
+                return False
+            if _is_negation(word, following):
+                return distance <= (_SHORT if word in SHORT_NEGATIONS else _LONG)
+        if tokens[place].starts_clause:
+            return False
+    return False
+
+
+def _is_negation(word: str, following: str) -> bool:
+    if (word, following) in (("not", "only"), ("not", "just"), ("no", "doubt")):
+        return False
+    return word in NEGATIONS or word.endswith("n't") or word.startswith("n'")
