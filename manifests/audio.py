@@ -1,37 +1,32 @@
 """The samples of a clip: both stages hear exactly the same.
 
-libsndfile reads what it can seek in to the sample (wav, flac, aiff, au, ...), FFmpeg through PyAV
-the rest (mp3, ogg, opus, m4a, webm, ...), by decoding from the start and dropping what comes before
-the clip: slow for a clip late in a long file, but right. Files are judged by their content, never
-by their names. Whatever cannot be used raises `AudioError` with a short stable reason to count by.
+libsndfile reads what it can seek in to the sample (WAV, FLAC, AIFF, AU, ...), FFmpeg through PyAV
+the rest (MP3, Ogg, Opus, M4A, WebM, ...). Files are judged by their content, never by their names
+or headers alone: what is heard is what is there.
+
+Three things can happen to a clip. It decodes, perhaps with warnings to count (damaged packets, a
+truncated file, channels that cancel). It cannot be used, now or later: `AudioError`, with a short
+stable reason to count by. Or its file cannot be reached at present: `StoreError`, try again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import BinaryIO
 
-import av
 import numpy as np
-import soundfile
 import soxr
 from av.error import FFmpegError
 
 from manifests.clips import Clip
+from manifests.decoders import checks, ffmpeg, libsndfile
+from manifests.decoders.collect import AudioWarning, Samples
+from manifests.decoders.files import AudioFile, open_audio
 from manifests.errors import AudioError
-from manifests.storage import filesystem
 
-MIN_RATE = 1_000
-"""Hz; a lower rate holds no audible band, and is a damaged header in practice."""
-SEEKS_BADLY = ("MP3", "OGG")
-"""Formats in which libsndfile lands elsewhere (Vorbis, near the end) or on frames that lack their
-bit reservoir (MP3), and soundfile seeks at every read. FFmpeg gives the same samples; of some
-Vorbis files it leaves out the last block (3 to 6 ms)."""
-BLOCK = 1 << 18
-"""Samples per channel that are decoded at a time, so that many channels need little memory."""
+MAX_SECONDS = 3600.0
+"""The longest clip that is decoded where nothing else is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +39,8 @@ class Waveform:
     """Hz."""
     digest: str
     """BLAKE2b-128 of the rate and the samples: names the content, whatever the file is called."""
+    warnings: tuple[AudioWarning, ...] = ()
+    """What is wrong with the audio though it could be decoded."""
 
     @property
     def seconds(self) -> float:
@@ -56,6 +53,7 @@ def load(clip: Clip, sample_rate: int) -> np.ndarray:
 
     Raises:
         AudioError: the audio cannot be used.
+        StoreError: the file cannot be reached at present.
     """
     return resample(decode(clip), sample_rate)
 
@@ -74,144 +72,83 @@ def resample(wave: Waveform, sample_rate: int) -> np.ndarray:
     return samples
 
 
-def decode(clip: Clip, *, max_seconds: float = 3600.0) -> Waveform:
+def decode(clip: Clip, *, max_seconds: float = MAX_SECONDS) -> Waveform:
     """Decodes a clip: from `offset` for `duration`, exact to the sample.
 
-    A clip that is declared longer than its file is what the file has; one that begins beyond the
-    end is an error.
+    `offset` is presentation time, as players show it. Only a stated `duration` bounds a clip. One
+    that is stated longer than its file is what the file has (counted as `short`); one that begins
+    beyond the end is an error.
 
     Raises:
         AudioError: the file is missing or unreadable, the clip has no samples, samples that are
-            not finite, more than `max_seconds`, or a sample rate below `MIN_RATE`.
+            not finite or in the range of integers, more than `max_seconds`, or a sample rate below
+            1 kHz.
+        StoreError: the file cannot be reached at present.
     """
-    samples, sample_rate = _samples(clip, max_seconds)
-    if not len(samples):
-        raise AudioError("empty", f"{clip.uri} has no samples")
-    if not np.isfinite(samples).all():
-        raise AudioError("not-finite", f"{clip.uri} has NaN or infinite samples")
-    head = np.int64(sample_rate).tobytes()
-    digest = hashlib.blake2b(head + samples.tobytes(), digest_size=16).hexdigest()
-    return Waveform(samples, sample_rate, digest)
+    (wave,) = decode_many([clip], max_seconds=max_seconds)
+    if isinstance(wave, AudioError):
+        raise wave
+    return wave
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
-    """Which samples of a file a clip is."""
+def decode_many(
+    clips: Sequence[Clip], *, max_seconds: float = MAX_SECONDS
+) -> list[Waveform | AudioError]:
+    """Decodes clips; each file is opened, fetched and decoded once for all of its clips.
 
-    start: int
-    stop: int | None
-    """None means the end of the file."""
+    The samples are those of `decode`. An error belongs to its clip alone.
 
-    @classmethod
-    def of(cls, clip: Clip, sample_rate: int, length: int | None, max_seconds: float) -> _Stretch:
-        if sample_rate < MIN_RATE:
-            raise AudioError("bad-rate", f"{clip.uri} says {sample_rate} Hz; expected {MIN_RATE}+")
-        start = round(clip.offset * sample_rate)
-        stop = None if clip.duration is None else start + max(1, round(clip.duration * sample_rate))
-        if length is not None:
-            if length and start >= length:
-                seconds = length / sample_rate
-                raise AudioError(
-                    "beyond-end",
-                    f"{clip.uri} is {seconds:.3f} s long, the clip begins at {clip.offset} s",
-                )
-            stop = length if stop is None else min(stop, length)
-        if stop is not None and stop - start > max_seconds * sample_rate:
-            raise _too_long(clip, (stop - start) / sample_rate, max_seconds)
-        return cls(start, stop)
-
-
-def _too_long(clip: Clip, seconds: float, limit: float) -> AudioError:
-    return AudioError(
-        "too-long",
-        f"{clip.uri}: {seconds:.0f} s or more, the limit is {limit:.0f} s; cut it into clips by "
-        "offset and duration in the manifest, or raise max_clip_seconds",
-    )
+    Raises:
+        StoreError: a file cannot be reached at present.
+    """
+    by_uri: dict[str, list[int]] = {}
+    for index, clip in enumerate(clips):
+        by_uri.setdefault(clip.uri, []).append(index)
+    waves: dict[int, Waveform | AudioError] = {}
+    for uri, indices in by_uri.items():
+        of_file = [clips[index] for index in indices]
+        try:
+            with open_audio(uri) as file:
+                collected = _read(file, uri, of_file, max_seconds)
+        except AudioError as error:
+            waves |= dict.fromkeys(indices, error)
+            continue
+        waves |= {i: _finish(samples) for i, samples in zip(indices, collected, strict=True)}
+    return [waves[index] for index in range(len(clips))]
 
 
-def _open(clip: Clip) -> BinaryIO:
-    files, path = filesystem(clip.uri)
+def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
+    """The clips by the first library that can read the file."""
     try:
-        if "://" not in clip.uri:
-            return open(path, "rb")
-        with files.open_input_stream(path) as stream:
-            return io.BytesIO(stream.read())
-    except (FileNotFoundError, NotADirectoryError):
-        raise AudioError("missing", f"{clip.uri} is not there") from None
-    except IsADirectoryError:
-        raise AudioError("unreadable", f"{clip.uri} is a folder") from None
-    except PermissionError:
-        raise AudioError("unreadable", f"{clip.uri} may not be read") from None
+        try:
+            return libsndfile.read(file, clips, max_seconds)
+        except libsndfile.Unsupported as error:
+            by_libsndfile = str(error)
+        file.check(uri)
+        return ffmpeg.read(file, clips, max_seconds)
+    except (FFmpegError, ValueError) as error:
+        by_ffmpeg = getattr(error, "strerror", None) or error
+        raise AudioError(
+            "unreadable",
+            f"{uri} cannot be decoded (libsndfile: {by_libsndfile}; FFmpeg: {by_ffmpeg})",
+        ) from None
+    finally:
+        file.check(uri)
 
 
-def _samples(clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
-    """The clip by the first library that can read the file."""
-    reasons = []
-    for name, reader in {"libsndfile": _by_libsndfile, "FFmpeg": _by_ffmpeg}.items():
-        with _open(clip) as file:
-            try:
-                return reader(file, clip, max_seconds)
-            except soundfile.LibsndfileError as error:
-                reasons.append(f"{name}: {error.error_string}")
-            except (soundfile.SoundFileError, FFmpegError, ValueError) as error:
-                reasons.append(f"{name}: {getattr(error, 'strerror', None) or error}")
-    raise AudioError("unreadable", f"{clip.uri} cannot be decoded ({'; '.join(reasons)})")
-
-
-def _by_libsndfile(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
-    with soundfile.SoundFile(file) as sound:
-        if sound.format in SEEKS_BADLY:
-            raise ValueError(f"{sound.format} is left to FFmpeg")
-        wanted = _Stretch.of(clip, sound.samplerate, sound.frames, max_seconds)
-        if sound.frames:
-            sound.seek(wanted.start)
-        count = (wanted.stop or 0) - wanted.start
-        blocks = []
-        while count > 0:
-            block = sound.read(min(count, BLOCK), dtype="float32", always_2d=True)
-            if not len(block):
-                break
-            blocks.append(block.mean(1))
-            count -= len(block)
-        return _joined(blocks), sound.samplerate
-
-
-def _by_ffmpeg(file: BinaryIO, clip: Clip, max_seconds: float) -> tuple[np.ndarray, int]:
-    # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
-    alone = {"protocol_whitelist": "none"}
-    with av.open(file, mode="r", metadata_errors="ignore", options=alone) as container:
-        if not container.streams.audio:
-            raise ValueError("there is no audio in it")
-        sample_rate = container.streams.audio[0].codec_context.sample_rate
-        wanted = _Stretch.of(clip, sample_rate, None, max_seconds)
-        limit = wanted.start + int(max_seconds * sample_rate)
-        place, blocks = 0, []
-        for block in _mono(container.decode(audio=0)):
-            end = place + len(block)
-            first = max(wanted.start - place, 0)
-            last = len(block) if wanted.stop is None else min(wanted.stop - place, len(block))
-            if first < last:
-                blocks.append(block[first:last])
-            place = end
-            if wanted.stop is not None and place >= wanted.stop:
-                break
-            if place > limit:
-                raise _too_long(clip, max_seconds, max_seconds)
-        if place and place <= wanted.start:
-            raise AudioError(
-                "beyond-end",
-                f"{clip.uri} is {place / sample_rate:.3f} s long, the clip begins at "
-                f"{clip.offset} s",
-            )
-        return _joined(blocks), sample_rate
-
-
-def _mono(frames: Iterable[av.AudioFrame]) -> Iterator[np.ndarray]:
-    planar = av.AudioResampler(format="fltp")
-    for frame in frames:
-        for converted in planar.resample(frame):
-            yield converted.to_ndarray().mean(0, dtype=np.float32)
-
-
-def _joined(blocks: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.empty(0, np.float32), *blocks])
+def _finish(samples: Samples) -> Waveform | AudioError:
+    """A clip's waveform with its digest and warnings, or its error."""
+    if samples.error is not None:
+        return samples.error
+    uri, wave = samples.clip.uri, np.concatenate([np.empty(0, np.float32), *samples.blocks])
+    if not len(wave):
+        return AudioError("empty", f"{uri} has no samples")
+    if not np.isfinite(wave).all():
+        return AudioError("not-finite", f"{uri} has NaN or infinite samples")
+    try:
+        checks.check(samples, wave)
+    except AudioError as error:
+        return error
+    head = np.int64(samples.sample_rate).tobytes()
+    digest = hashlib.blake2b(head + wave.tobytes(), digest_size=16).hexdigest()
+    return Waveform(wave, samples.sample_rate, digest, tuple(samples.warnings))

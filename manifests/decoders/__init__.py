@@ -1,0 +1,1 @@
+"""The two libraries that decode audio, and what both need: opening files, time lines, checks."""

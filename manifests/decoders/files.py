@@ -1,0 +1,152 @@
+"""Opening a clip's file, local or in an object store; whose fault an error is.
+
+A file that is not there or is no regular file is the clip's own fault (`AudioError`). A store that
+does not answer, refused credentials or a failing disk are not (`StoreError`). libsndfile calls back
+from C, where an exception would be lost, so `AudioFile` keeps an error for its user to raise.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from manifests.errors import AudioError, StoreError, UserError
+from manifests.storage import filesystem
+
+CLIPS_FAULT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
+"""Errors of a path that names no file, whatever the state of the disk."""
+
+
+class AudioFile:
+    """A file open for reading, without a name: a decoder must judge it by its content.
+
+    `shifted` and `patched` give the same file as a decoder should see it.
+    """
+
+    def __init__(self, inner: BinaryIO, size: int) -> None:
+        self._inner = inner
+        self._base = 0
+        self._patch = (0, b"")
+        self.size = size
+        """Bytes from the file's first to its last."""
+        self.failure: OSError | None = None
+        """The error that a read has met."""
+
+    def shifted(self, count: int) -> AudioFile:
+        """Makes the file begin `count` bytes later."""
+        self._base += count
+        self.size -= count
+        return self
+
+    def patched(self, position: int, data: bytes) -> AudioFile:
+        """Makes some bytes of the file read as `data`; no data takes the patch away."""
+        self._patch = (position, data)
+        return self
+
+    def read(self, count: int = -1) -> bytes:
+        """Up to `count` bytes; all that are left where it is negative."""
+        start = self.tell()
+        try:
+            data = self._inner.read(count)
+        except OSError as error:
+            self.failure = error
+            return b""
+        position, patch = self._patch
+        overlap = slice(max(position, start) - start, position + len(patch) - start)
+        if patch and start < position + len(patch) and position < start + len(data):
+            changed = bytearray(data)
+            source = patch[max(start - position, 0) :][: len(data) - overlap.start]
+            changed[overlap.start : overlap.start + len(source)] = source
+            return bytes(changed)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:
+        """Fills a buffer as far as the file goes; returns the count of bytes."""
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Moves to a position."""
+        if whence == os.SEEK_SET:
+            offset += self._base
+        return self._inner.seek(offset, whence) - self._base
+
+    def tell(self) -> int:
+        """The position."""
+        return self._inner.tell() - self._base
+
+    def peek(self, position: int, count: int) -> bytes:
+        """Some bytes of the file, leaving it at its start."""
+        self.seek(position)
+        data = self.read(count)
+        self.seek(0)
+        return data
+
+    def check(self, uri: str) -> None:
+        """Raises what a read has met.
+
+        Raises:
+            StoreError: a read failed.
+        """
+        if self.failure is not None:
+            raise StoreError(f"{uri} could not be read: {self.failure}") from self.failure
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._inner.close()
+
+    def __enter__(self) -> AudioFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_audio(uri: str) -> AudioFile:
+    """Opens a clip's file; an object of a store is fetched whole.
+
+    Raises:
+        AudioError: there is no such file, or it is not a regular one.
+        StoreError: the disk, the store, the network or the credentials failed.
+    """
+    try:
+        if "://" not in uri:
+            return _open_local(uri)
+        files, path = filesystem(uri)
+        with files.open_input_stream(path) as stream:
+            data = stream.read()
+        return AudioFile(io.BytesIO(data), len(data))
+    except StoreError:
+        raise
+    except (UserError, ValueError) as error:
+        raise AudioError("unreadable", f"{uri} cannot be opened: {error}") from None
+    except IsADirectoryError:
+        raise AudioError("unreadable", f"{uri} is a folder") from None
+    except OSError as error:
+        if isinstance(error, FileNotFoundError) or error.errno in CLIPS_FAULT:
+            raise AudioError("missing", f"{uri} is not there") from None
+        if isinstance(error, PermissionError) and "://" not in uri:
+            raise AudioError("unreadable", f"{uri} may not be read") from None
+        raise StoreError(f"{uri} could not be opened: {error}") from error
+    except pa.ArrowException as error:
+        raise StoreError(f"{uri} could not be opened: {error}") from error
+
+
+def _open_local(uri: str) -> AudioFile:
+    path = os.path.expanduser(uri)
+    mode = os.stat(path).st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(path)
+    if not stat.S_ISREG(mode):
+        kind = {stat.S_IFIFO: "a named pipe", stat.S_IFSOCK: "a socket"}.get(
+            stat.S_IFMT(mode), "a device"
+        )
+        raise AudioError("unreadable", f"{uri} is {kind}, expected a regular file")
+    inner = open(path, "rb")  # noqa: SIM115  (AudioFile closes it)
+    return AudioFile(inner, os.fstat(inner.fileno()).st_size)

@@ -1,0 +1,129 @@
+"""How much audio a file's header claims, against what the file holds.
+
+Only as far as a reader must know it: a recorder that was killed leaves a length of 0, a copy that
+was broken off leaves less than the length says, and `cat` leaves a second file behind the first.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from manifests.decoders.files import AudioFile
+
+STREAMED = 0x7FFF_0000
+"""32-bit lengths from here on are what programs write that cannot seek back (sox, ffmpeg, arecord);
+also the 2 GiB and more that a header of 32 bits can state only in part."""
+MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b".snd", b"riff", b"fLaC")
+TRAILING_BYTES = 4096
+"""Fewer bytes behind the audio are padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioChunk:
+    """Where a file keeps its samples."""
+
+    start: int
+    """Byte."""
+    declared: int | None
+    """Bytes by the header; None where it does not know."""
+    available: int
+    """Bytes up to the end of the file."""
+    is_followed: bool
+    """Whether what lies behind it is of the same file: other chunks, or nothing."""
+
+    @property
+    def missing(self) -> float:
+        """Missing bytes as a share of those that are there."""
+        if self.declared is None or self.declared <= self.available or not self.available:
+            return 0.0
+        return self.declared / self.available - 1
+
+    @property
+    def trailing(self) -> int:
+        """Bytes behind the audio that belong to nothing."""
+        if self.declared is None or self.is_followed:
+            return 0
+        rest = self.available - self.declared
+        return rest if rest > TRAILING_BYTES else 0
+
+
+def id3_size(file: AudioFile) -> int:
+    """Bytes of ID3v2 tags in front of anything but MP3; 0 where there are none.
+
+    Both libraries know tags in front of MP3, where FFmpeg wants to see them.
+    """
+    position = 0
+    while (head := file.peek(position, 10))[:3] == b"ID3" and len(head) == 10:
+        size = sum(byte << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+        position += 10 + size + (10 if head[5] & 0x10 else 0)
+    return position if file.peek(position, 4) in MAGICS else 0
+
+
+def audio_chunk(file: AudioFile) -> AudioChunk | None:
+    """The chunk that holds the samples; None for formats that are not told here."""
+    head = file.peek(0, 40)
+    kind = head[:4]
+    if kind == b".snd" and len(head) >= 12:
+        start, size = struct.unpack(">II", head[4:12])
+        return AudioChunk(start, _known(size), file.size - start, True)
+    if kind == b"caff":
+        return _search(file, 8, ">4sq", b"data", 4)
+    if head[:16] == b"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1\x00\x00":
+        return _search(file, 40, "<4s12xq", b"data", 0)
+    if kind == b"FORM":
+        return _search(file, 12, ">4sI", b"SSND", 8)
+    if kind in (b"RIFF", b"RF64", b"BW64"):
+        return _search(file, 12, "<4sI", b"data", 0)
+    return _search(file, 12, ">4sI", b"data", 0) if kind == b"RIFX" else None
+
+
+def is_unfinished(file: AudioFile, chunk: AudioChunk) -> bool:
+    """Whether a RIFF file of length 0 was left by a recorder that was killed, and is not empty."""
+    whole = int.from_bytes(file.peek(4, 4), "little")
+    return chunk.declared == 0 and chunk.available > 0 and whole + 8 < chunk.start + chunk.available
+
+
+def _search(
+    file: AudioFile, position: int, layout: str, wanted: bytes, inner: int
+) -> AudioChunk | None:
+    """Walks chunks up to the one that is wanted.
+
+    Args:
+        file: A file of chunks.
+        position: The first chunk.
+        layout: Of a chunk's head, as `struct` writes it: name and size.
+        wanted: Name of the chunk.
+        inner: Bytes at the start of the chunk that are no samples.
+    """
+    size_of_head = struct.calcsize(layout)
+    is_w64, wide = "12x" in layout, 0
+    while len(head := file.peek(position, size_of_head)) == size_of_head:
+        name, size = struct.unpack(layout, head)
+        if name == b"ds64":
+            wide = int.from_bytes(file.peek(position + 16, 8), "little")
+        if is_w64:
+            size -= size_of_head
+        start = position + size_of_head
+        if name == wanted:
+            if size == 0xFFFF_FFFF and wide:
+                size = wide
+            elif "I" in layout:
+                size = _known(size)
+            declared = None if size is None or size < inner else size - inner
+            after = b"" if size is None else file.peek(start + size + size % 2, 4)
+            return AudioChunk(
+                start + inner, declared, file.size - start - inner, _is_chunk_name(after)
+            )
+        if size < 0 or size == 0xFFFF_FFFF:
+            return None
+        position = start + size + (-size % 8 if is_w64 else size % 2 if "I" in layout else 0)
+    return None
+
+
+def _known(size: int) -> int | None:
+    return None if size >= STREAMED else size
+
+
+def _is_chunk_name(name: bytes) -> bool:
+    return len(name) < 4 or (name not in MAGICS and all(32 <= byte < 127 for byte in name))
