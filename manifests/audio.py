@@ -20,7 +20,7 @@ import soxr
 from av.error import FFmpegError
 
 from manifests.clips import Clip
-from manifests.decoders import checks, ffmpeg, libsndfile
+from manifests.decoders import checks, ffmpeg, headers, libsndfile
 from manifests.decoders.collect import AudioWarning, Samples
 from manifests.decoders.files import AudioFile, open_audio
 from manifests.errors import AudioError
@@ -119,13 +119,14 @@ def decode_many(
 
 def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
     """The clips by the first library that can read the file."""
+    by_libsndfile = ""
     try:
         try:
-            return libsndfile.read(file, clips, max_seconds)
+            collected = libsndfile.read(file, clips, max_seconds)
         except libsndfile.Unsupported as error:
             by_libsndfile = str(error)
-        file.check(uri)
-        return ffmpeg.read(file, clips, max_seconds)
+            file.check(uri)
+            collected = ffmpeg.read(file, clips, max_seconds)
     except (FFmpegError, ValueError) as error:
         by_ffmpeg = getattr(error, "strerror", None) or error
         raise AudioError(
@@ -134,6 +135,11 @@ def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) 
         ) from None
     finally:
         file.check(uri)
+    chunk = headers.audio_chunk(file)
+    for samples in collected:
+        if chunk and chunk.trailing and samples.is_cut_by_end:
+            samples.warn("trailing", f"has {chunk.trailing} bytes behind its audio, not decoded")
+    return collected
 
 
 def _finish(samples: Samples) -> Waveform | AudioError:

@@ -50,6 +50,9 @@ class Samples:
     """Sums of the mean square over the channels, and of the mean channel's square."""
     num_channels: int = 1
 
+    is_cut_by_end: bool = False
+    """Whether the clip goes on to the end of the file."""
+
     def __post_init__(self) -> None:
         rate, clip = self.sample_rate, self.clip
         if rate < MIN_RATE:
@@ -110,6 +113,7 @@ class Samples:
         if self.is_done:
             return
         rate = self.sample_rate
+        self.is_cut_by_end = True
         if length and self.start >= length:
             self.error = AudioError(
                 "beyond-end",

@@ -42,7 +42,7 @@ class AudioChunk:
     @property
     def trailing(self) -> int:
         """Bytes behind the audio that belong to nothing."""
-        if self.declared is None or self.is_followed:
+        if not self.declared or self.is_followed:
             return 0
         rest = self.available - self.declared
         return rest if rest > TRAILING_BYTES else 0

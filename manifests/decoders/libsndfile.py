@@ -60,8 +60,6 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
     for samples in wanted:
         missing = length * chunk.missing if chunk else 0.0
         samples.finish(length, missing / samples.sample_rate)
-        if chunk and chunk.trailing and not samples.error and samples.end >= length:
-            samples.warn("trailing", f"has {chunk.trailing} bytes behind its audio, not decoded")
         if stated and length < stated and not samples.error and samples.end >= length:
             raise Unsupported(f"{length} of {stated} samples are there")
     return wanted

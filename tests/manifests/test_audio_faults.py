@@ -1,0 +1,367 @@
+"""What public bug reports describe: headers that lie, gaps, damaged packets, odd channels.
+
+Right values come from ffmpeg, or from a noise that is found again by cross-correlation.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from manifests import audio
+from manifests.clips import Clip
+from manifests.errors import AudioError, StoreError
+from tests.manifests.reference_audio import (
+    RATE,
+    ffmpeg,
+    heard_by_ffmpeg,
+    noise,
+    position_of,
+    run,
+    write_reference,
+)
+
+
+def clip(path: Path | str, **fields) -> Clip:
+    return Clip(clip_id="x", uri=str(path), **fields)
+
+
+def kinds(wave: audio.Waveform) -> set[str]:
+    return {warning.kind for warning in wave.warnings}
+
+
+def check_time(path: Path, *, offset: float, true: float, seconds: float = 0.5) -> None:
+    """A clip at an offset must hold the reference's sound of `true` seconds."""
+    heard = audio.load(clip(path, offset=offset, duration=seconds), RATE)
+    place, alike = position_of(heard, noise())
+    assert alike > 0.8
+    assert place == pytest.approx(true, abs=0.01)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    return write_reference(tmp_path / "reference.wav")
+
+
+# A header's length is a guess
+
+
+def test_mp3_files_that_state_no_length(tmp_path: Path, reference: Path):
+    piped, bare, joined = (tmp_path / name for name in ("piped.mp3", "bare.mp3", "joined.mp3"))
+    ffmpeg("-i", reference, "-q:a", "6", "-f", "mp3", "-", stdout=piped)
+    run("lame", "--quiet", "-t", "-V6", reference, bare)
+    run("lame", "--quiet", reference, tmp_path / "one.mp3")
+    joined.write_bytes((tmp_path / "one.mp3").read_bytes() * 2)
+    for path, at_least in ((piped, 6.0), (bare, 6.0), (joined, 12.0)):
+        wave = audio.decode(clip(path))
+        assert len(wave.samples) == pytest.approx(len(heard_by_ffmpeg(path, RATE)), abs=1152)
+        assert wave.seconds >= at_least
+        assert "truncated" not in kinds(wave)
+
+
+def test_flac_of_unknown_or_wrong_length(tmp_path: Path, reference: Path):
+    piped, lying, tagged = (tmp_path / name for name in ("piped.flac", "lying.flac", "id3.flac"))
+    ffmpeg("-i", reference, "-f", "flac", "-", stdout=piped)
+    run("flac", "--silent", "-o", lying, reference)
+    right = lying.read_bytes()
+    short = RATE.to_bytes(5, "big")  # the header says 1 s of 6
+    lying.write_bytes(right[:21] + bytes([right[21] & 0xF0]) + short[1:] + right[26:])
+    tagged.write_bytes(b"ID3\x03\x00\x00\x00\x00\x02\x00" + bytes(256) + piped.read_bytes())
+    expected = audio.decode(clip(reference))
+    for path in (piped, lying, tagged):
+        assert audio.decode(clip(path)).digest == expected.digest
+        part = audio.decode(clip(path, offset=4.25, duration=0.5)).samples
+        assert np.array_equal(part, expected.samples[68_000:76_000])
+
+
+def test_wav_whose_sizes_are_zero(tmp_path: Path, reference: Path):
+    data = bytearray(reference.read_bytes())
+    data[4:8] = data[40:44] = bytes(4)
+    path = tmp_path / "killed.wav"
+    path.write_bytes(data)
+    assert audio.decode(clip(path)).digest == audio.decode(clip(reference)).digest
+
+
+def test_an_empty_wav_with_a_list_behind_is_empty(tmp_path: Path):
+    chunks = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    chunks += b"data" + bytes(4) + b"LIST" + struct.pack("<I", 64) + bytes(64)
+    path = tmp_path / "empty.wav"
+    path.write_bytes(b"RIFF" + struct.pack("<I", len(chunks)) + chunks)
+    with pytest.raises(AudioError) as caught:
+        audio.decode(clip(path))
+    assert caught.value.reason == "empty"
+
+
+def test_an_id3_tag_in_front_of_riff(tmp_path: Path, reference: Path):
+    size = 60_000
+    tag = b"ID3\x03\x00\x00" + bytes([size >> shift & 127 for shift in (21, 14, 7, 0)])
+    path = tmp_path / "tagged.wav"
+    path.write_bytes(tag + bytes(size) + reference.read_bytes())
+    assert audio.decode(clip(path)).digest == audio.decode(clip(reference)).digest
+
+
+# Files that are cut short, or go on
+
+
+@pytest.mark.parametrize("suffix", ["wav", "aiff", "flac", "m4a", "mka", "mp3"])
+def test_truncated_files_are_counted(tmp_path: Path, reference: Path, suffix: str):
+    path = tmp_path / f"broken.{suffix}"
+    ffmpeg("-i", reference, "-movflags", "+faststart", path)
+    whole = audio.decode(clip(path))
+    assert "truncated" not in kinds(whole)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    wave = audio.decode(clip(path))
+    assert 2.0 < wave.seconds < 4.5
+    (warning,) = [w for w in wave.warnings if w.kind == "truncated"]
+    missing = float(warning.message.split(", ")[1].split(" s before")[0])
+    assert missing + wave.seconds == pytest.approx(6.0, abs=0.2)
+    # A clip that lies within what is there lacks nothing.
+    assert not audio.decode(clip(path, offset=0.5, duration=1.0)).warnings
+
+
+def test_two_wav_files_in_one_are_counted(tmp_path: Path, reference: Path):
+    path = tmp_path / "joined.wav"
+    path.write_bytes(reference.read_bytes() * 2)
+    assert kinds(audio.decode(clip(path))) == {"trailing"}
+
+
+def test_a_stated_duration_that_the_file_lacks_is_counted(reference: Path):
+    assert kinds(audio.decode(clip(reference, offset=3.0, duration=9.0))) == {"short"}
+    assert not audio.decode(clip(reference, offset=3.0, duration=3.05)).warnings
+
+
+# Time is what players show
+
+
+@pytest.mark.parametrize("suffix", ["webm", "mp4", "mka", "ts"])
+def test_a_gap_is_silence(tmp_path: Path, reference: Path, suffix: str):
+    path = tmp_path / f"gap.{suffix}"
+    codec = {"webm": "libopus"}.get(suffix, "aac")
+    whole = tmp_path / f"whole.{suffix}"
+    ffmpeg("-i", reference, "-c:a", codec, "-b:a", "64k", whole)
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        track = source.streams.audio[0]
+        stream = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            start = track.start_time or 0
+            if packet.dts is not None and not 2 <= (packet.pts - start) * packet.time_base < 4:
+                packet.stream = stream
+                target.mux(packet)
+    wave = audio.decode(clip(path))
+    assert "gap" in kinds(wave)
+    assert wave.seconds == pytest.approx(6.0, abs=0.1)
+    silent = audio.decode(clip(path, offset=2.5, duration=1.0))
+    assert np.abs(silent.samples).max() < 1e-3
+    for offset in (1.0, 4.5, 5.0):
+        # Some containers do not say by how much their encoder is late; players do not know either.
+        by_ffmpeg = heard_by_ffmpeg(whole, RATE, "-ss", str(offset), "-t", "0.5")
+        true, _ = position_of(by_ffmpeg, noise())
+        assert true == pytest.approx(offset, abs=0.1)
+        check_time(path, offset=offset, true=true)
+
+
+def test_audio_that_starts_late_starts_late(tmp_path: Path, reference: Path):
+    path = tmp_path / "late.mp4"
+    ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=7", "-itsoffset", "1",
+           "-i", reference, "-c:v", "mpeg4", "-c:a", "aac", path)  # fmt: skip
+    check_time(path, offset=3.0, true=2.0)
+    by_ffmpeg = heard_by_ffmpeg(path, RATE, "-ss", "3.0", "-t", "0.5")
+    assert position_of(by_ffmpeg[:8000], noise())[0] == pytest.approx(2.0, abs=0.02)
+
+
+def test_audio_alone_starts_at_zero(tmp_path: Path, reference: Path):
+    path = tmp_path / "shifted.mka"
+    ffmpeg("-itsoffset", "5", "-i", reference, "-c:a", "flac", path)
+    check_time(path, offset=1.0, true=1.0)
+
+
+def test_chained_ogg_goes_on(tmp_path: Path, reference: Path):
+    one = tmp_path / "one.opus"
+    ffmpeg("-i", reference, "-c:a", "libopus", one)
+    path = tmp_path / "chained.opus"
+    other = tmp_path / "two.opus"
+    ffmpeg("-i", reference, "-c:a", "libopus", "-serial_offset", "7", other)
+    path.write_bytes(one.read_bytes() + other.read_bytes())
+    wave = audio.decode(clip(path))
+    assert wave.seconds == pytest.approx(12.0, abs=0.1)
+    check_time(path, offset=7.0, true=1.0)
+
+
+# A damaged place costs its samples alone
+
+
+@pytest.mark.parametrize("junk", ["zeros", "noise"])
+def test_a_damaged_place_in_an_mp3(tmp_path: Path, reference: Path, junk: str):
+    path = tmp_path / "damaged.mp3"
+    run("lame", "--quiet", "-b", "64", reference, path)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    fill = bytes(3000) if junk == "zeros" else np.random.default_rng(1).bytes(3000)
+    data[middle : middle + 3000] = fill
+    path.write_bytes(data)
+    wave = audio.decode(clip(path))
+    by_ffmpeg = heard_by_ffmpeg(path, RATE)
+    assert len(wave.samples) == pytest.approx(len(by_ffmpeg), abs=0.15 * RATE)
+    assert wave.warnings
+
+
+def test_a_damaged_packet_leaves_the_rest_in_its_place(tmp_path: Path, reference: Path):
+    path = tmp_path / "damaged.flac"
+    run("flac", "--silent", "-o", path, reference)
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 3000] = bytes(3000)
+    path.write_bytes(data)
+    wave = audio.decode(clip(path))
+    assert wave.seconds == pytest.approx(6.0, abs=0.01)
+    assert kinds(wave) & {"damaged", "gap"}
+    check_time(path, offset=1.0, true=1.0)
+    check_time(path, offset=5.0, true=5.0)
+
+
+def test_channels_and_rate_may_change(tmp_path: Path, reference: Path):
+    stereo = write_reference(tmp_path / "stereo.wav", channels=2)
+    run("lame", "--quiet", "-m", "m", reference, tmp_path / "a.mp3")
+    run("lame", "--quiet", "-m", "s", stereo, tmp_path / "b.mp3")
+    run("lame", "--quiet", "--resample", "32", reference, tmp_path / "c.mp3")
+    path = tmp_path / "joined.mp3"
+    path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "b.mp3")))
+    wave = audio.decode(clip(path))
+    assert len(wave.samples) == pytest.approx(len(heard_by_ffmpeg(path, RATE)), abs=0.1 * RATE)
+    path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "c.mp3")))
+    wave = audio.decode(clip(path))
+    assert wave.seconds == pytest.approx(12.1, abs=0.15)
+    assert "changing-rate" in kinds(wave)
+    place, alike = position_of(audio.resample(wave, RATE)[7 * RATE : 8 * RATE], noise())
+    assert place == pytest.approx(1.0, abs=0.2)
+    assert alike > 0.9
+
+
+# Tracks and channels
+
+
+def test_the_default_track_is_taken(tmp_path: Path, reference: Path):
+    other = write_reference(tmp_path / "other.wav", seed=9)
+    path = tmp_path / "tracks.mka"
+    ffmpeg("-i", other, "-i", reference, "-map", "0", "-map", "1", "-c:a", "flac",
+           "-disposition:a:0", "0", "-disposition:a:1", "default", path)  # fmt: skip
+    check_time(path, offset=1.0, true=1.0)
+
+
+def test_channels_of_opposite_phase_are_counted(tmp_path: Path):
+    wave = noise(2.0)
+    soundfile.write(tmp_path / "o.wav", np.stack([wave, -wave], 1), RATE)
+    soundfile.write(tmp_path / "i.wav", np.stack([wave, noise(2.0, seed=5)], 1), RATE)
+    assert kinds(audio.decode(clip(tmp_path / "o.wav"))) == {"opposite-phase"}
+    assert not audio.decode(clip(tmp_path / "i.wav")).warnings
+
+
+def test_floats_in_the_range_of_integers_are_refused(tmp_path: Path):
+    path = tmp_path / "integers.wav"
+    soundfile.write(path, noise(1.0) * 32768, RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match="integers stored as floats") as caught:
+        audio.decode(clip(path))
+    assert caught.value.reason == "out-of-range"
+    loud = noise(1.0) * (20 / np.abs(noise(1.0)).max())
+    soundfile.write(path, loud.astype(np.float32), RATE, subtype="FLOAT")
+    assert "over-range" in kinds(audio.decode(clip(path)))
+
+
+def test_silent_and_clipped_clips_are_counted(tmp_path: Path):
+    soundfile.write(tmp_path / "s.wav", np.zeros(RATE), RATE)
+    soundfile.write(tmp_path / "c.wav", np.clip(20 * noise(1.0), -1, 1), RATE)
+    assert kinds(audio.decode(clip(tmp_path / "s.wav"))) == {"silent"}
+    assert kinds(audio.decode(clip(tmp_path / "c.wav"))) == {"clipped"}
+
+
+# Whose fault it is
+
+
+def test_only_regular_files_are_opened(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    with socket.socket(socket.AF_UNIX) as listener:
+        os.chdir(tmp_path)  # the path of a socket may have 107 bytes
+        listener.bind("s.wav")
+    for path in (tmp_path / "pipe.wav", tmp_path / "s.wav", "/dev/zero"):
+        with pytest.raises(AudioError, match="expected a regular file") as caught:
+            audio.decode(clip(path))
+        assert caught.value.reason == "unreadable"
+
+
+def test_a_store_that_is_away_is_not_the_clips_fault(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        with pytest.raises(StoreError, match=r"s3://away-bucket/a\.wav"):
+            audio.decode(clip("s3://away-bucket/a.wav"))
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp3"])
+def test_a_failing_disk_is_not_the_clips_fault(
+    tmp_path: Path, reference: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+):
+    path = tmp_path / f"x.{suffix}"
+    ffmpeg("-i", reference, path)
+    from manifests.decoders import files
+
+    class Failing:
+        def __init__(self, inner) -> None:
+            self._inner = inner
+
+        def read(self, count: int) -> bytes:
+            if self._inner.tell() >= 8192:
+                raise OSError(5, "Input/output error")
+            return self._inner.read(min(count, 4096) if count > 0 else count)
+
+        def __getattr__(self, name: str):
+            return getattr(self._inner, name)
+
+    right = files._open_local
+    monkeypatch.setattr(
+        files, "_open_local", lambda uri: files.AudioFile(Failing(right(uri)._inner), 200_000)
+    )
+    with pytest.raises(StoreError, match="Input/output error"):
+        audio.decode(clip(path))
+
+
+# Several clips of one file
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3", "ogg", "opus", "m4a", "webm", "mka"])
+def test_clips_of_one_file_are_decoded_once(
+    tmp_path: Path, suffix: str, monkeypatch: pytest.MonkeyPatch
+):
+    long = write_reference(tmp_path / "long.wav", 20.0)
+    path = tmp_path / f"long.{suffix}" if suffix != "wav" else long
+    if suffix != "wav":
+        ffmpeg("-i", long, *(["-c:a", "libvorbis"] if suffix == "ogg" else []), path)
+    whole = audio.decode(clip(path))
+    opened = []
+    right = audio.open_audio
+    monkeypatch.setattr(audio, "open_audio", lambda uri: opened.append(uri) or right(uri))
+    cuts = [(15.5, 2.0), (0.25, 1.0), (15.0, 1.0), (12.0, None), (99.0, 1.0), (19.9, 5.0)]
+    waves = audio.decode_many([clip(path, offset=o, duration=d) for o, d in cuts])
+    assert opened == [str(path)]
+    rate = whole.sample_rate
+    for (offset, duration), wave in zip(cuts, waves, strict=True):
+        if offset == 99.0:
+            assert isinstance(wave, AudioError)
+            assert wave.reason == "beyond-end"
+            continue
+        assert isinstance(wave, audio.Waveform)
+        start = round(offset * rate)
+        stop = None if duration is None else start + round(duration * rate)
+        assert np.array_equal(wave.samples, whole.samples[start:stop])
+        assert wave.digest == audio.decode(clip(path, offset=offset, duration=duration)).digest
