@@ -24,8 +24,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
+from student.batch import IGNORE, Batch
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
-from student.data.dataset import IGNORE, TOKENS_PER_SECOND, Prompter
+from student.data.dataset import TOKENS_PER_SECOND, Prompter
 from student.data.examples import ask
 from student.distill.streams import Stream
 from student.model.backbones.registry import named_backbone
@@ -101,7 +102,7 @@ def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
     return {name: value.to(DEVICE) for name, value in inputs.items()}
 
 
-def batch_of(prompter: Prompter, arm: str, size: int) -> dict[str, Any]:
+def batch_of(prompter: Prompter, arm: str, size: int) -> Batch:
     """A training batch: the prompt with an answer, and targets as wide as the experts'."""
     inputs = prompt(prompter)
     answer_S = torch.arange(20, 20 + ANSWER, device=DEVICE)[None]
@@ -110,16 +111,15 @@ def batch_of(prompter: Prompter, arm: str, size: int) -> dict[str, Any]:
     inputs |= {"input_ids": ids_S, "attention_mask": torch.ones_like(ids_S)}
     num_frames = POSITIONS * HEADS.frames_per_position
     streams = streams_of(arm)
-    return {
-        "inputs": {name: torch.cat([value] * size) for name, value in inputs.items()},
-        "labels_BS": torch.cat([labels_S] * size),
-        "targets": {
+    return Batch(
+        inputs={name: torch.cat([value] * size) for name, value in inputs.items()},
+        labels_BS=torch.cat([labels_S] * size),
+        targets={
             name: torch.rand(size, num_frames, stream.dim, device=DEVICE)
             for name, stream in streams.items()
         },
-        "covered": {name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
-        "audio_weights_BNS": None,
-    }
+        covered={name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
+    )
 
 
 def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:

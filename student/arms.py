@@ -14,8 +14,8 @@ from rich.table import Table
 
 from manifests.console import console
 from student.config import ArmsOptions, TrainOptions
+from student.runs.folder import Numbers
 from student.train import train
-from student.training.validation import Numbers
 
 
 def run_arms(options: ArmsOptions) -> Table:

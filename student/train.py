@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -22,23 +21,22 @@ from manifests.clips import Clip
 from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
+from student.batch import IGNORE, Batch, Grid, collate, stream_targets
 from student.config import Recipe, TrainOptions
-from student.data.dataset import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.data.dataset import ExampleDataset, Prompter, usable
 from student.data.examples import Example, build_examples, read_chats, split
 from student.distill.losses import answer_sum, stream_counts, stream_sums
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.student import Student, build_student, load_backbone
-from student.runs.folder import begin, build_table, check_same, read_report, write_report
+from student.runs.folder import Numbers, Run
 from student.runs.sources import build_sources
 from student.training.out_of_memory import explained_shortage
 from student.training.trainer import (
-    STATE_FILE,
     Counts,
     StudentTrainer,
-    last_checkpoint,
     training_arguments,
 )
-from student.training.validation import Numbers, Validator, calibrate, stream_targets
+from student.training.validation import Validator, build_report_table, calibrate
 
 # Legend: B examples, S tokens, N frames (K * R), D columns, P parts of a loss.
 
@@ -52,8 +50,8 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     Returns:
         `before` and each stage -> the numbers of its validation.
     """
-    recipe, run = options.recipe(), Path(options.out)
-    check_same(run, recipe)
+    recipe, run = options.recipe(), Run(options.out)
+    run.check_same(recipe)
     process = PartialState()
     console.quiet = not process.is_main_process
 
@@ -70,11 +68,11 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
 
     # Model: the backbone with its block, adapters and heads.
     with process.main_process_first():
-        base = begin(run, recipe, learning, checking, clips, sources)
-    backbone, model, processor = load_backbone(recipe.model, base)
+        run.create(recipe, sources, learning=learning, held_out=checking, clips=clips)
+    backbone, model, processor = load_backbone(recipe.model, run.base)
     student = build_student(recipe, backbone, model, processor, streams)
     distilled = streams if recipe.distils else {}
-    grid = Grid.of(recipe, distilled)
+    grid = Grid.from_recipe(recipe, distilled)
     as_dataset = functools.partial(
         ExampleDataset,
         clips=clips,
@@ -94,20 +92,19 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
     means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
     validate = Validator(DataLoader(checking, batch_size, collate_fn=as_batch), distilled, means)
-    report = read_report(run)
+    report = run.report()
     if "before" not in report:
         report["before"] = validate(student)
         if process.is_main_process:
-            write_report(run, report)
+            run.write_report(report)
 
     # Stages: each a run of the trainer, from the last one's weights.
     for number, (name, stage) in enumerate(stages.items()):
-        folder = run / name
         if student.is_sharded:
             # FSDP cuts a model once: the next stage begins with a whole one.
-            student = build_student(recipe, *load_backbone(recipe.model, base), streams)
+            student = build_student(recipe, *load_backbone(recipe.model, run.base), streams)
             student.to(process.device).load(last)
-        last = folder / STATE_FILE
+        last = run.state(name)
         student.train_only(stage.train)
         if name not in report:
             if stage.checkpointing:
@@ -115,7 +112,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             trainer = StudentTrainer(
                 student,
                 stage,
-                training_arguments(recipe, stage, folder, seed=recipe.seed + number),
+                training_arguments(recipe, stage, run.stage(name), seed=recipe.seed + number),
                 count=functools.partial(count_targets, streams=distilled),
                 losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
                 validate=validate,
@@ -127,34 +124,36 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             set_seed(recipe.seed + number)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
             with process.main_process_first():
-                unfinished = last_checkpoint(folder)
+                run.remove_unfinished(name)
+                checkpoints = run.checkpoints(name)
             with explained_shortage(name, stage):
-                trainer.train(resume_from_checkpoint=unfinished)
+                trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
             report[name] = validate(student)
             trainer.save_model()
             if process.is_main_process:
-                write_report(run, report)
+                run.write_report(report)
             process.wait_for_everyone()
         else:
             student.load(last)
-    console.print(build_table(report, distilled))
+    console.print(build_report_table(report, distilled))
     return report
 
 
-def count_targets(batch: dict[str, Any], *, streams: dict[str, Stream]) -> Counts:
+def count_targets(batch: Batch, *, streams: dict[str, Stream]) -> Counts:
     """What the losses of a batch are divided by, to be summed over an accumulated batch."""
-    counts = {"answer": (batch["labels_BS"][:, 1:] != IGNORE).sum()[None]}
-    for name, target_BND in batch["targets"].items():
-        counts[name] = stream_counts(streams[name].kind, target_BND, batch["covered"][name])
+    counts = {"answer": (batch.labels_BS[:, 1:] != IGNORE).sum()[None]}
+    for name, target_BND in batch.targets.items():
+        counts[name] = stream_counts(streams[name].kind, target_BND, batch.covered[name])
     if RECONSTRUCTION in streams:
-        weights_BNS = batch["audio_weights_BNS"]
+        weights_BNS = batch.audio_weights_BNS
+        assert weights_BNS is not None
         counts[RECONSTRUCTION] = torch.tensor([weights_BNS.shape[0] * weights_BNS.shape[1]])
     return counts
 
 
 def step_losses(
     model: nn.Module,
-    batch: dict[str, Any],
+    batch: Batch,
     counts: Counts,
     *,
     recipe: Recipe,
@@ -168,7 +167,7 @@ def step_losses(
 
     Args:
         model: The student, as the trainer has wrapped it.
-        batch: Of `student.data.dataset.collate`.
+        batch: See `student.batch`.
         counts: Over the whole accumulated batch.
 
     Returns:
@@ -176,21 +175,21 @@ def step_losses(
     """
     with_answer = stage == "joint" or not streams
     result = model(
-        batch["inputs"],
-        batch["labels_BS"],
-        batch["audio_weights_BNS"],
+        batch.inputs,
+        batch.labels_BS,
+        batch.audio_weights_BNS,
         with_answer=with_answer,
     )
     parts: dict[str, Tensor] = {}
-    total = torch.zeros((), device=batch["labels_BS"].device)
+    total = torch.zeros((), device=batch.labels_BS.device)
     if with_answer:
-        answer = answer_sum(result["logits_AV"], result["labels_A"])
+        answer = answer_sum(result.logits_AV, result.labels_A)
         parts["answer"] = answer / counts["answer"][0].clamp(min=1)
         total = total + parts["answer"]
     scale = recipe.distill_weight if with_answer else 1.0
     for name, (target_BND, covered_B) in stream_targets(batch, result).items():
         stream = streams[name]
-        sums_P = stream_sums(stream.kind, result["frames"][name], target_BND, covered_B)
+        sums_P = stream_sums(stream.kind, result.frames[name], target_BND, covered_B)
         parts[name] = (sums_P / counts[name].clamp(min=1)).sum()
         total = total + scale * stream.config.weight * parts[name]
     return {name: float(value.detach()) for name, value in parts.items()}, total

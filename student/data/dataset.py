@@ -1,4 +1,4 @@
-"""From examples to batches: prompt and audio as inputs, answer as labels, targets by clip id.
+"""From examples to tensors: prompt and audio as inputs, answer as labels, targets by clip id.
 
 Labels are the answer's tokens and the end of the turn; everything else, block included, is ignored.
 Prompt and answer are tokenized apart, so what is trained is exactly what generation continues.
@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.config import Recipe
+from student.batch import IGNORE, Grid, PreparedExample
 from student.data.examples import Example, Message
 from student.distill.alignment import span_weights
 from student.distill.streams import RECONSTRUCTION, Stream
@@ -32,7 +30,6 @@ from student.model.backbones.protocol import Backbone, Processor
 
 logger = logging.getLogger(__name__)
 
-IGNORE = -100
 MIN_SECONDS = 0.1
 """Two audio tokens. With one, Qwen2-Audio takes an older way of merging audio and text."""
 TOKENS_PER_SECOND = 25
@@ -83,24 +80,6 @@ class Prompter:
         return ids[: special[0] + 1] if special else ids
 
 
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """The student's time grid, and the streams on it."""
-
-    streams: Mapping[str, Stream]
-    num_frames: int
-    """N = K * R."""
-    at_audio: bool = False
-    """Whether heads read the audio's own tokens, there being no block."""
-
-    @classmethod
-    def of(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
-        """The grid of a recipe, for those of its streams."""
-        num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-        at_audio = recipe.distils and not recipe.has_block
-        return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
-
-
 class ExampleDataset(Dataset):
     """Examples as tensors, made when asked for."""
 
@@ -119,7 +98,7 @@ class ExampleDataset(Dataset):
         self._prompter = prompter
         self._grid = grid
         self._audio_token_id = audio_token_id
-        self._kept: dict[int, dict[str, Any]] | None = {} if keep else None
+        self._kept: dict[int, PreparedExample] | None = {} if keep else None
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -137,31 +116,30 @@ class ExampleDataset(Dataset):
             for each in self.examples
         ]
 
-    def __getitem__(self, at: int) -> dict[str, Any]:
+    def __getitem__(self, at: int) -> PreparedExample:
         if self._kept is None:
             return self._make(self.examples[at])
         if at not in self._kept:
             self._kept[at] = self._make(self.examples[at])
         return self._kept[at]
 
-    def _make(self, example: Example) -> dict[str, Any]:
+    def _make(self, example: Example) -> PreparedExample:
         waves = [self._load_audio(self._clips[clip_id]) for clip_id in example.clip_ids]
         inputs = self._prompter.prompt(example.messages, waves)
         prompt_S = inputs.pop("input_ids")[0]
         answer_S = torch.tensor(self._prompter.answer(example.answer))
         clip_id = example.clip_ids[-1]
-        streams = self._grid.streams.values()
-        return {
-            "input_ids": torch.cat([prompt_S, answer_S]),
-            "labels": torch.cat([torch.full_like(prompt_S, IGNORE), answer_S]),
-            "audio": inputs,
-            "targets": {
+        return PreparedExample(
+            ids_S=torch.cat([prompt_S, answer_S]),
+            labels_S=torch.cat([torch.full_like(prompt_S, IGNORE), answer_S]),
+            audio=inputs,
+            targets={
                 stream.name: torch.from_numpy(stream.frames(clip_id, self._grid.num_frames))
-                for stream in streams
-                if stream.name != RECONSTRUCTION and stream.covers(clip_id)
+                for stream in self._grid.cached_streams
+                if stream.covers(clip_id)
             },
-            "audio_weights": self._audio_weights(prompt_S),
-        }
+            audio_weights_NS=self._audio_weights(prompt_S),
+        )
 
     def _load_audio(self, clip: Clip) -> np.ndarray:
         try:
@@ -186,89 +164,6 @@ class ExampleDataset(Dataset):
                          duration=len(last_A) * hop_s, num_spans=self._grid.num_frames)
         )  # fmt: skip
         return weights_NS
-
-
-def collate(
-    rows: Sequence[dict[str, Any]], *, grid: Grid, pad_id: int, left: bool = False,
-    packed: bool = False,
-) -> dict[str, Any]:  # fmt: skip
-    """A batch: a row per example, padded to the longest, or all examples packed into one row.
-
-    Args:
-        rows: Of `ExampleDataset`.
-        grid: For the shapes of targets that are missing.
-        pad_id: Token for padding.
-        left: Pad on the left, as generation needs it.
-        packed: One row without padding, B = 1 in inputs and labels. Positions begin anew with each
-            example, by which the language model keeps attention within it.
-
-    Returns:
-        `inputs` (of the model), `labels_BS`, `targets` (stream -> frames_BND), `covered` (stream ->
-        bool_B), `audio_weights_BNS` or None.
-    """
-    streams = [stream for stream in grid.streams.values() if stream.name != RECONSTRUCTION]
-    text = _packed(rows) if packed else _padded(rows, pad_id=pad_id, left=left)
-    audio = {name: torch.cat([row["audio"][name] for row in rows]) for name in rows[0]["audio"]}
-    return {
-        "inputs": {**text.pop("inputs"), **audio},
-        **text,
-        "targets": {
-            stream.name: torch.stack(
-                [
-                    row["targets"].get(stream.name, torch.zeros(grid.num_frames, stream.dim))
-                    for row in rows
-                ]
-            )
-            for stream in streams
-        },
-        "covered": {
-            stream.name: torch.tensor([stream.name in row["targets"] for row in rows])
-            for stream in streams
-        },
-    }
-
-
-def _padded(rows: Sequence[dict[str, Any]], *, pad_id: int, left: bool) -> dict[str, Any]:
-    """Tokens, labels and audio weights, an example per row."""
-    length = max(len(row["input_ids"]) for row in rows)
-
-    def padded(values: Tensor, value: float) -> Tensor:
-        amount = length - values.shape[-1]
-        return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
-
-    weights = [row["audio_weights"] for row in rows]
-    return {
-        "inputs": {
-            "input_ids": torch.stack([padded(row["input_ids"], pad_id) for row in rows]),
-            "attention_mask": torch.stack(
-                [padded(torch.ones_like(row["input_ids"]), 0) for row in rows]
-            ),
-        },
-        "labels_BS": torch.stack([padded(row["labels"], IGNORE) for row in rows]),
-        "audio_weights_BNS": (
-            None if weights[0] is None else torch.stack([padded(w, 0.0) for w in weights])
-        ),
-    }
-
-
-def _packed(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Tokens, labels and audio weights, all examples in one row."""
-    lengths = [len(row["input_ids"]) for row in rows]
-    starts = np.cumsum([0, *lengths])
-    weights_BNS = None
-    if rows[0]["audio_weights"] is not None:
-        weights_BNS = torch.zeros(len(rows), len(rows[0]["audio_weights"]), sum(lengths))
-        for weights_NS, row, start in zip(weights_BNS, rows, starts, strict=False):
-            own_NS = row["audio_weights"]
-            weights_NS[:, start : start + own_NS.shape[1]] = own_NS
-    return {
-        "inputs": {
-            "input_ids": torch.cat([row["input_ids"] for row in rows])[None],
-            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
-        },
-        "labels_BS": torch.cat([row["labels"] for row in rows])[None],
-        "audio_weights_BNS": weights_BNS,
-    }
 
 
 def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: float) -> list[Clip]:

@@ -13,11 +13,10 @@ from typing import Any
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from manifests.errors import UserError
-from student.config import load_recipe
 from student.inference.generate import TrainedStudent, as_clip
 from student.quiet import quiet_libraries
-from student.runs.folder import RECIPE_FILE
-from student.runs.sources import Sources, load_run_streams, read_sources
+from student.runs.folder import Run
+from student.runs.sources import Sources
 
 try:
     import gradio
@@ -51,12 +50,10 @@ def serve(run: str, *, port: int, share: bool = False) -> None:
 
 def build(run: Path) -> gradio.Blocks:
     """The page of one run."""
-    if not (run / RECIPE_FILE).is_file():
-        raise UserError(f"{run} is not a run: it has no {RECIPE_FILE}")
-    recipe = load_recipe(run / RECIPE_FILE)
-    sources = read_sources(run)
+    files = Run.open(run)
+    recipe, sources = files.recipe, files.sources
     read = recipe.has_block and recipe.distils
-    student = TrainedStudent(run, streams=load_run_streams(run, recipe) if read else {})
+    student = TrainedStudent(run, heads=read)
     about = (ABOUT if read else NO_BLOCK).format(positions=recipe.block.tokens, arm=recipe.arm)
     with gradio.Blocks(title="Continuous audio thinking") as page:
         gradio.Markdown(f"## Continuous audio thinking\n`{run}`, arm `{recipe.arm}`")
@@ -89,7 +86,7 @@ def _reply(
         if recording is None:
             raise gradio.Error("Upload a recording, or record one.")
         try:
-            wave = student.hear(as_clip(recording))
+            wave = student.load_audio(as_clip(recording))
             (said,) = student.answer([wave], question, max_tokens=MAX_TOKENS)
         except UserError as error:
             raise gradio.Error(str(error)) from None

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.progress import track
 from torch import Tensor
 
@@ -60,7 +59,7 @@ class QuestionRunner:
     def prompt(self, question: Question) -> Prompt:
         """A question as model inputs."""
         if question not in self._prompts:
-            wave = self.trained.hear(question.clip)
+            wave = self.trained.load_audio(question.clip)
             inputs = self.trained.prompter.prompt(question.messages(), [wave])
             ids_S = inputs.pop("input_ids")[0]
             self._prompts[question] = Prompt(question, ids_S, inputs)
@@ -77,9 +76,10 @@ class QuestionRunner:
             order.sort(key=lambda at: (questions[at].task, -len(prompts[at].ids_S)))
             for start in range(0, len(order), self.batch_size):
                 places = order[start : start + self.batch_size]
-                yield places, self._padded([prompts[at] for at in places])
+                batch = [prompts[at] for at in places]
+                ids, audios = [prompt.ids_S for prompt in batch], [prompt.audio for prompt in batch]
+                yield places, self.trained.pad(ids, audios)
 
-    @torch.no_grad()
     def replies(
         self,
         questions: Sequence[Question],
@@ -96,47 +96,20 @@ class QuestionRunner:
             tamper: Applied to the model while it reads a batch of prompts.
             what: Said beside the progress bar.
         """
-        student = self.trained.student
-        tokenizer = self.trained.prompter.tokenizer
-        model: Any = student.base
         found = [""] * len(questions)
         batches = list(self.batches(questions, change))
         for places, inputs in track(batches, what, console=messages, transient=True):
             asked = [questions[at] for at in places]
             with tamper(inputs, asked) if tamper else nullcontext():
-                ids_BS = model.generate(
-                    **inputs,
-                    max_new_tokens=MAX_TOKENS[asked[0].kind],
-                    do_sample=False,
-                    suppress_tokens=list(student.block.ids) if student.block else None,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            new_BS = ids_BS[:, inputs["input_ids"].shape[1] :]
-            texts = tokenizer.batch_decode(new_BS, skip_special_tokens=True)
-            for at, text in zip(places, texts, strict=True):
-                found[at] = text
+                replies = self.trained.generate(inputs, max_tokens=MAX_TOKENS[asked[0].kind])
+            for at, reply in zip(places, replies, strict=True):
+                found[at] = reply.text
         return found
 
     def without_audio(self, prompt: Prompt) -> Prompt:
         """The same prompt with no audio in it: what can be guessed from the question alone."""
         token = self.trained.student.backbone.audio_token_id(self.trained.student.base)
         return replace(prompt, ids_S=prompt.ids_S[prompt.ids_S != token], audio={})
-
-    def _padded(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-        length = max(len(prompt.ids_S) for prompt in prompts)
-        pad_id = self.trained.processor.tokenizer.pad_token_id
-        device = self.trained.student.tower_mean_H.device
-
-        def left(ids_S: Tensor, value: int) -> Tensor:
-            return torch.nn.functional.pad(ids_S, (length - len(ids_S), 0), value=value)
-
-        inputs = {
-            "input_ids": torch.stack([left(p.ids_S, pad_id) for p in prompts]),
-            "attention_mask": torch.stack([left(torch.ones_like(p.ids_S), 0) for p in prompts]),
-        }
-        for name in prompts[0].audio:
-            inputs[name] = torch.cat([prompt.audio[name] for prompt in prompts])
-        return {name: value.to(device) for name, value in inputs.items()}
 
 
 def other_audio(questions: Sequence[Question]) -> list[Question]:

@@ -80,7 +80,7 @@ def answers(
     """Each conversation's label with its answer, batch by batch."""
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        waves = [[student.hear(clip) for clip in one.audio] for one in batch]
+        waves = [[student.load_audio(clip) for clip in one.audio] for one in batch]
         said = student.reply([one.messages for one in batch], waves, max_tokens=max_tokens)
         for one, answer in zip(batch, said, strict=True):
             yield {**one.label, "answer": answer}
@@ -93,7 +93,7 @@ def talk(
 
     Answers are printed as they are made.
     """
-    waves = [student.hear(clip) for clip in first.audio]
+    waves = [student.load_audio(clip) for clip in first.audio]
     messages = list(first.messages)
     questions = iter(lines)
     while True:

@@ -3,58 +3,72 @@
     student = TrainedStudent("run/")
     student.answer(["a.wav", "b.wav"], "What is said?")
 
-The block is part of the prompt, so an answer costs one prefill and as many steps as it has tokens;
-heads are loaded on demand. Prompts of a batch are padded on the left.
+The block is part of the prompt, so an answer costs one prefill and as many steps as it has tokens.
+Prompts of a batch are padded on the left. Generation is greedy and nothing else: whatever a
+checkpoint's own generation config asks for (sampling, a repetition penalty) is left aside, so that
+an answer is the model's likeliest one, and evaluations of different checkpoints compare.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import TextStreamer
+from torch import Tensor
+from transformers import GenerationConfig, TextStreamer
 
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.config import ModelConfig, Recipe, StageConfig, load_recipe
-from student.data.dataset import Grid, Prompter, collate
+from student.batch import collate_audio, pad_prompts
+from student.config import ModelConfig, Recipe, StageConfig
+from student.data.dataset import Prompter
 from student.data.examples import Message, ask
-from student.distill.streams import Stream
 from student.model.backbones.protocol import Processor
 from student.model.student import Student, build_student, load_backbone
-from student.training.trainer import STATE_FILE
+from student.runs.folder import Run
 
-# Legend: B prompts, S tokens.
+# Legend: B prompts, S tokens, T new tokens.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """One generated reply."""
+
+    text: str
+    is_cut: bool
+    """Whether the limit on tokens ended it, and not the model."""
 
 
 class TrainedStudent:
-    """The model of a run, as far as it has been trained.
+    """The model of a run, as far as it has been trained, or of a plain checkpoint.
 
     Args:
-        run: Folder of the run.
+        run: Folder of the run, or of a checkpoint.
+        heads: Whether to load the heads, too; an answer needs none.
         quantize: Load the backbone in 4 bits if it was trained so.
-        streams: Those whose heads are loaded, too; an answer needs none.
 
     Raises:
         UserError: there is no run, or none of its stages is finished.
     """
 
-    def __init__(
-        self,
-        run: str | Path,
-        *,
-        quantize: bool = True,
-        streams: Mapping[str, Stream] | None = None,
-    ) -> None:
-        self.recipe, self.student, self.processor = load_run(
-            Path(run), quantize=quantize, streams=streams
+    def __init__(self, run: str | Path, *, heads: bool = False, quantize: bool = True) -> None:
+        self.run = Run(run)
+        self.recipe, self.student, self.processor = load_student(
+            self.run, heads=heads, quantize=quantize
         )
         self.prompter = Prompter(self.student.backbone, self.processor)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.student.tower_mean_H.device
 
     def answer(
         self,
@@ -73,7 +87,11 @@ class TrainedStudent:
             stream: Print the answer while it is made (one recording only).
         """
         waves = [
-            [recording if isinstance(recording, np.ndarray) else self.hear(as_clip(recording))]
+            [
+                recording
+                if isinstance(recording, np.ndarray)
+                else self.load_audio(as_clip(recording))
+            ]
             for recording in recordings
         ]
         return self.reply([ask(question)] * len(waves), waves, max_tokens=max_tokens, stream=stream)
@@ -95,39 +113,56 @@ class TrainedStudent:
             stream: Print the answer while it is made (one conversation only).
         """
         inputs = self.inputs(conversations, waves)
-        tokenizer = self.prompter.tokenizer
-        model: Any = self.student.base
-        block = self.student.block
-        with torch.no_grad():
-            ids_BS = model.generate(
-                **inputs,
-                max_new_tokens=max_tokens,
-                do_sample=False,
-                suppress_tokens=list(block.ids) if block else None,
-                pad_token_id=tokenizer.pad_token_id,
-                streamer=_streamer(tokenizer) if stream else None,
-            )
-        prompt_length = inputs["input_ids"].shape[1]
-        return tokenizer.batch_decode(ids_BS[:, prompt_length:], skip_special_tokens=True)
+        return [reply.text for reply in self.generate(inputs, max_tokens=max_tokens, stream=stream)]
 
     def inputs(
         self, conversations: Sequence[list[Message]], waves: Sequence[Sequence[np.ndarray]]
-    ) -> dict[str, torch.Tensor]:
-        """Model inputs of several prompts, padded on the left."""
-        rows = []
-        for messages, heard in zip(conversations, waves, strict=True):
-            prompt = self.prompter.prompt(messages, heard)
-            ids_S = prompt.pop("input_ids")[0]
-            rows.append({"input_ids": ids_S, "labels": ids_S, "audio": prompt, "targets": {},
-                         "audio_weights": None})  # fmt: skip
-        pad_id = self.processor.tokenizer.pad_token_id
-        batch = collate(rows, grid=Grid(streams={}, num_frames=0), pad_id=pad_id, left=True)
-        device = self.student.tower_mean_H.device
-        return self.student.cast(
-            {name: value.to(device) for name, value in batch["inputs"].items()}
-        )
+    ) -> dict[str, Tensor]:
+        """Model inputs of several prompts, padded on the left, where the model is."""
+        prompts = [
+            self.prompter.prompt(messages, heard)
+            for messages, heard in zip(conversations, waves, strict=True)
+        ]
+        ids = [prompt.pop("input_ids")[0] for prompt in prompts]
+        return self.pad(ids, prompts)
 
-    def hear(self, clip: Clip) -> np.ndarray:
+    def pad(
+        self, prompts: Sequence[Tensor], audios: Sequence[Mapping[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """Model inputs of prompts ids_S and of their audio inputs, where the model is."""
+        inputs = pad_prompts(prompts, pad_id=self.processor.tokenizer.pad_token_id)
+        inputs |= collate_audio(audios)
+        return self.student.cast({name: value.to(self.device) for name, value in inputs.items()})
+
+    @torch.no_grad()
+    def generate(
+        self, inputs: Mapping[str, Tensor], *, max_tokens: int, stream: bool = False
+    ) -> list[Reply]:
+        """The likeliest continuation of each prompt, token by token; never a block token.
+
+        Args:
+            inputs: Prompts padded on the left, see `inputs` and `pad`.
+            max_tokens: Longest reply.
+            stream: Print the reply while it is made (one prompt only).
+        """
+        tokenizer = self.processor.tokenizer
+        model: Any = self.student.base
+        block = self.student.block
+        streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+        suppressed = list(block.ids) if block else model.generation_config.suppress_tokens
+        with _greedy(model, suppressed, pad_id=tokenizer.pad_token_id) as ends:
+            ids_BS = model.generate(
+                **inputs, max_new_tokens=max_tokens, streamer=streamer if stream else None
+            )
+        new_BT = ids_BS[:, inputs["input_ids"].shape[1] :].cpu()
+        ended_B = torch.isin(new_BT, torch.tensor(ends)).any(1)
+        texts = tokenizer.batch_decode(new_BT, skip_special_tokens=True)
+        return [
+            Reply(text=text, is_cut=new_BT.shape[1] >= max_tokens and not ended)
+            for text, ended in zip(texts, ended_B.tolist(), strict=True)
+        ]
+
+    def load_audio(self, clip: Clip) -> np.ndarray:
         """A clip's waveform at the backbone's sample rate.
 
         Raises:
@@ -136,29 +171,53 @@ class TrainedStudent:
         try:
             return audio.load(clip, self.student.backbone.sample_rate)
         except audio.AudioError as error:
-            raise UserError(f"{clip.uri} cannot be heard: {error}") from None
+            raise UserError(f"{clip.uri} cannot be read: {error}") from None
 
 
-def load_run(
-    run: Path, *, quantize: bool = True, streams: Mapping[str, Stream] | None = None
+@contextmanager
+def _greedy(model: Any, suppressed: list[int] | None, *, pad_id: int | None) -> Iterator[list[int]]:
+    """Gives a model a generation config of ours, and its own one back afterwards.
+
+    transformers fills what a given config leaves open from the model's own, so the model's own is
+    replaced. Of the checkpoint's, only the ends of a reply are kept, and yielded.
+    """
+    own = model.generation_config
+    ends = own.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        suppress_tokens=suppressed,
+        bos_token_id=own.bos_token_id,
+        eos_token_id=ends or None,
+        pad_token_id=pad_id,
+    )
+    try:
+        yield ends
+    finally:
+        model.generation_config = own
+
+
+def load_student(
+    run: Run, *, heads: bool = False, quantize: bool = True
 ) -> tuple[Recipe, Student, Processor]:
-    """The recipe, student (heads of `streams` alone) and processor of a run's last finished
-    stage; of a plain checkpoint, itself."""
-    if (run / "config.json").is_file():
-        return _load_checkpoint(run)
-    if not (run / "recipe.yaml").is_file():
-        raise UserError(f"{run} is not a run: it has no recipe.yaml; see coat-student train --out")
-    recipe = load_recipe(run / "recipe.yaml")
-    finished = [
-        run / name / STATE_FILE for name in recipe.stages() if (run / name / STATE_FILE).is_file()
-    ]
+    """The recipe, student and processor of a run's last finished stage, or of a plain checkpoint.
+
+    Raises:
+        UserError: there is neither, or no stage of the run is finished.
+    """
+    if not run.exists and (run.folder / "config.json").is_file():
+        return _load_checkpoint(run.folder)
+    run = Run.open(run.folder)
+    recipe, finished = run.recipe, run.finished_stages()
     if not finished:
-        raise UserError(f"{run} has no finished stage yet; run the same coat-student train again")
-    base = recipe.model.path or str(run / "base")
+        raise UserError(
+            f"{run.folder} has no finished stage yet; run the same coat-student train again"
+        )
     config = recipe.model if quantize else dataclasses.replace(recipe.model, quantize=None)
-    backbone, model, processor = load_backbone(config, base)
-    student = build_student(recipe, backbone, model, processor, streams or {})
-    student.load(finished[-1])
+    backbone, model, processor = load_backbone(config, run.base)
+    student = build_student(recipe, backbone, model, processor, run.streams() if heads else {})
+    student.load(run.state(finished[-1]))
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
 
@@ -181,7 +240,3 @@ def as_clip(path: str) -> Clip:
     if not Path(path).is_file():
         raise UserError(f"there is no audio file {path}")
     return Clip(clip_id=path, uri=str(Path(path).absolute()))
-
-
-def _streamer(tokenizer: Any) -> TextStreamer:
-    return TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from manifests.streams.specs import Kind
-from student.data.dataset import IGNORE
+from student.batch import IGNORE
 from student.data.examples import ask
 from student.distill.alignment import VOICED
 from student.distill.metrics import peak_cents
@@ -59,7 +59,7 @@ def read_block(
     inputs = student.inputs([ask(question)], [[wave]])
     nothing_BS = torch.full_like(inputs["input_ids"], IGNORE)
     with torch.no_grad():
-        frames = student.student(inputs, nothing_BS, with_answer=False).get("frames", {})
+        frames = student.student(inputs, nothing_BS, with_answer=False).frames
     return [
         Reading(
             stream=name,

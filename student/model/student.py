@@ -15,8 +15,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from manifests.errors import UserError
+from student.batch import IGNORE, StudentOutput
 from student.config import HeadConfig, ModelConfig, Recipe
-from student.data.dataset import IGNORE
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
@@ -88,15 +88,15 @@ class Student(nn.Module):
         audio_weights_BNS: Tensor | None = None,
         *,
         with_answer: bool = True,
-    ) -> dict[str, Any]:
+    ) -> StudentOutput:
         """One pass over prompts and answers.
 
         The language model's head is applied at the answer's positions alone: logits at every
         position are what fills memory.
 
         Returns:
-            `logits_AV` and `labels_A` (with `with_answer`); `frames`, stream -> the head's output;
-            `tower_BNH`, the target of `reconstruction` (with its head and `audio_weights_BNS`).
+            Logits and labels with `with_answer`; the target of `reconstruction` with its head and
+            `audio_weights_BNS`.
         """
         inputs = self.cast(inputs)
         outputs = self.base.model(
@@ -104,12 +104,13 @@ class Student(nn.Module):
             output_hidden_states=bool(self.heads),
             use_cache=False,
         )
-        result: dict[str, Any] = {}
+        logits_AV = labels_A = tower_BNH = None
+        frames: dict[str, Tensor] = {}
         if with_answer:
             answer_BS = labels_BS[:, 1:] != IGNORE
             states_AH = outputs.last_hidden_state[:, :-1][answer_BS]
-            result["logits_AV"] = self.base.lm_head(states_AH)
-            result["labels_A"] = labels_BS[:, 1:][answer_BS]
+            logits_AV = self.base.lm_head(states_AH)
+            labels_A = labels_BS[:, 1:][answer_BS]
         if self.heads:
             tapped_BSH = outputs.hidden_states[self.tap]
             if self.block is not None:
@@ -117,14 +118,14 @@ class Student(nn.Module):
             else:
                 assert audio_weights_BNS is not None
                 hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
-            result["frames"] = {
-                self.names[key]: head(hidden_BKH) for key, head in self.heads.items()
-            }
+            frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
             tower_BNH = audio_weights_BNS @ embedded_BSH
-            result["tower_BNH"] = (tower_BNH - self.tower_mean_H) / self.tower_std_H
-        return result
+            tower_BNH = (tower_BNH - self.tower_mean_H) / self.tower_std_H
+        return StudentOutput(
+            logits_AV=logits_AV, labels_A=labels_A, frames=frames, tower_BNH=tower_BNH
+        )
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Inputs with audio features in the tower's own precision, which some classes insist on."""

@@ -11,23 +11,23 @@ from pathlib import Path
 
 import yaml
 
-from student.config import Recipe, load_recipe
+from student.config import Recipe
 from student.distill.metrics import NAMES
 from student.model.block import block_tokens
-from student.runs.folder import RECIPE_FILE, read_report
-from student.runs.sources import Sources, read_sources
+from student.runs.folder import Run
+from student.runs.sources import Sources
 
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
 
-def model_card(run: Path, proof: str) -> str:
+def model_card(run: Run, proof: str) -> str:
     """The text of README.md.
 
     Args:
-        run: Folder of the run.
+        run: The run.
         proof: How close the export is to the trained model, in one sentence.
     """
-    recipe, sources = load_recipe(run / RECIPE_FILE), read_sources(run)
+    recipe, sources = run.recipe, run.sources
     base = recipe.model.path or f"a small {recipe.model.tiny.family} built on the spot"
     parts = [
         _header(recipe),
@@ -96,8 +96,8 @@ def _teachers(sources: Sources) -> str:
     return "\n".join(lines)
 
 
-def _metrics(run: Path, sources: Sources) -> str:
-    report = read_report(run)
+def _metrics(run: Run, sources: Sources) -> str:
+    report = run.report()
     stages = list(report)
     lines = [
         f"| | | mean predictor | {' | '.join(stages)} |",

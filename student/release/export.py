@@ -18,7 +18,6 @@ from peft import PeftModel
 from torch import Tensor
 
 from manifests.errors import UserError
-from student.data.examples import read_held_out
 from student.inference.generate import TrainedStudent
 from student.release.card import model_card
 
@@ -63,8 +62,8 @@ def export(run: str | Path, out: str | Path) -> Proof:
         raise UserError(f"{out} exists; choose another --out")
     trained = TrainedStudent(run, quantize=False)
     prompts = [
-        trained.inputs([example.messages], [[trained.hear(clip) for clip in clips]])
-        for example, clips in islice(read_held_out(Path(run)), PROMPTS)
+        trained.inputs([example.messages], [[trained.load_audio(clip) for clip in clips]])
+        for example, clips in islice(trained.run.held_out(), PROMPTS)
     ]
     expected = [_logits(trained.student.base, inputs) for inputs in prompts]
     block_ids = list(trained.student.block.ids) if trained.student.block else []
@@ -85,7 +84,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     reloaded.to(model.device).eval()
     found = [_logits(reloaded, inputs) for inputs in prompts]
     proof = _compare(expected, found, block_ids)
-    (out / "README.md").write_text(model_card(Path(run), describe(proof)), encoding="utf-8")
+    (out / "README.md").write_text(model_card(trained.run, describe(proof)), encoding="utf-8")
     return proof
 
 

@@ -15,12 +15,13 @@ from rich.console import Console
 from rich.progress import Progress
 
 from manifests.page import assemble
-from student.config import load_recipe
 from student.distill.metrics import NAMES
 from student.distill.streams import open_streams
 from student.report import predictions
 from student.report import runs as files
 from student.report.runs import Run
+from student.runs.folder import Run as RunFolder
+from student.runs.folder import find_runs
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +54,7 @@ def write(
     Raises:
         UserError: there is no run, or the caches lack what it learnt from.
     """
-    found = files.read(files.find(paths))
+    found = files.read(find_runs(paths))
     predicting = next((run for run in found if run.arm == "coat" and run.costs), None)
     names: dict[str, str] = {}
     exhibits: list[Any] = []
@@ -81,7 +82,7 @@ def _predict(
 ) -> tuple[dict[str, str], list[Any]]:
     """Stream -> the name of its metric, and the clips."""
     folder = Path(run.folder)
-    streams = open_streams(caches, load_recipe(folder / files.RECIPE_FILE).streams)
+    streams = open_streams(caches, RunFolder(folder).recipe.streams)
     chosen = predictions.choose(folder, clips)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         hearing = predictions.exhibits(folder, streams, chosen)

@@ -24,12 +24,12 @@ from manifests.clips import Clip
 from manifests.page import sound
 from manifests.page.tracks import Track, of_stream
 from manifests.streams.specs import Kind, StreamSpec
-from student.data.dataset import ExampleDataset, Grid, collate
+from student.batch import Grid, collate, stream_targets
+from student.data.dataset import ExampleDataset
 from student.data.examples import Example, read_held_out
 from student.distill.metrics import NAMES, stream_metric
 from student.distill.streams import Stream
 from student.inference.generate import TrainedStudent
-from student.training.validation import stream_targets, to_device
 
 # Legend: N student frames (K * R), D columns.
 
@@ -85,7 +85,7 @@ def exhibits(
     Raises:
         UserError: the run has no finished stage, or does not fit the cache.
     """
-    trained = TrainedStudent(run, streams=streams)
+    trained = TrainedStudent(run, heads=True)
     for example, clips in chosen:
         waves = [sound.decode(clip) for clip in clips]
         if all(isinstance(wave, Waveform) for wave in waves):
@@ -100,7 +100,7 @@ def _exhibit(
     wave: Any,
 ) -> GalleryClip:
     frames = _frames(trained, streams, example, clips)
-    heard = [trained.hear(clip) for clip in clips]
+    heard = [trained.load_audio(clip) for clip in clips]
     (answer,) = trained.reply([example.messages], [heard], max_tokens=MAX_ANSWER)
     scores: dict[str, float | None] = {}
     tracks = []
@@ -133,7 +133,7 @@ def _frames(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Stream -> (the head's output_ND, target_ND), where the cache covers the clip."""
     student, prompter = trained.student, trained.prompter
-    grid = Grid.of(trained.recipe, streams)
+    grid = Grid.from_recipe(trained.recipe, streams)
     dataset = ExampleDataset(
         [example],
         {clip.clip_id: clip for clip in clips},
@@ -142,12 +142,10 @@ def _frames(
         audio_token_id=prompter.backbone.audio_token_id(student.base),
     )
     batch = collate([dataset[0]], grid=grid, pad_id=trained.processor.tokenizer.pad_token_id)
-    batch = to_device(batch, student.tower_mean_H.device)
-    result = student(
-        batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False
-    )
+    batch = batch.to(trained.device)
+    result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False)
     return {
-        name: (_array(result["frames"][name][0]), _array(target_BND[0]))
+        name: (_array(result.frames[name][0]), _array(target_BND[0]))
         for name, (target_BND, covered_B) in stream_targets(batch, result).items()
         if covered_B[0]
     }

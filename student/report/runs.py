@@ -18,12 +18,9 @@ from typing import Any
 
 from safetensors import safe_open
 
-from manifests.errors import UserError
-from student.config import Recipe, differences, load_recipe
-from student.data.examples import HELD_OUT_FILE
-from student.training.trainer import STATE_FILE
+from student.config import Recipe, differences
+from student.runs.folder import Run as RunFolder
 
-RECIPE_FILE = "recipe.yaml"
 EVALUATIONS = ("ablation", "probes")
 """JSON files that an evaluation leaves in a run, shown where they are."""
 
@@ -84,29 +81,10 @@ class Run:
     """`ablation` and `probes`, as far as there are any."""
 
 
-def find(paths: Sequence[str]) -> list[Path]:
-    """Folders of runs; one without a recipe stands for the runs in it.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = []
-    for path in map(Path, paths):
-        inner = [path] if (path / RECIPE_FILE).is_file() else []
-        inner = inner or sorted(one.parent for one in path.glob(f"*/{RECIPE_FILE}"))
-        if not inner:
-            raise UserError(
-                f"{path} is neither a run nor a folder of runs: there is no {RECIPE_FILE}; "
-                "see coat-student train --out"
-            )
-        found += inner
-    return list(dict.fromkeys(found))
-
-
-def read(folders: Sequence[Path]) -> list[Run]:
+def read(folders: Sequence[RunFolder]) -> list[Run]:
     """All runs, those of one group beside each other."""
-    recipes = [load_recipe(folder / RECIPE_FILE) for folder in folders]
-    names = _short_names(folders)
+    recipes = [folder.recipe for folder in folders]
+    names = _short_names([folder.folder for folder in folders])
     groups: list[tuple[Recipe, str]] = []
     runs = []
     for folder, recipe, name in zip(folders, recipes, names, strict=True):
@@ -121,37 +99,36 @@ def read(folders: Sequence[Path]) -> list[Run]:
     return sorted(runs, key=lambda run: (order.index(run.group), run.seed))
 
 
-def _run(folder: Path, recipe: Recipe, name: str, group: str) -> Run:
-    logs = _logs(folder)
+def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
+    logs = _logs(files)
     stages = list(recipe.stages())
     ends = {stage: max((line["step"] for line in logs[stage]), default=0) for stage in stages}
     begins = {stage: sum(ends[one] for one in stages[:at]) for at, stage in enumerate(stages)}
-    validation = _validation(folder)
-    held_out = folder / HELD_OUT_FILE
+    validation = _finite(files.report())
+    held_out = files.held_out_file
     rows = held_out.read_bytes() if held_out.is_file() else b""
-    local = recipe.model.path or str(folder / "base")
     return Run(
         name=name,
-        folder=str(folder),
+        folder=str(files.folder),
         group=group,
         arm=recipe.arm,
         seed=recipe.seed,
         backbone=recipe.model.path or f"small {recipe.model.tiny.family}",
-        parameters=sum(map(_sizes, Path(local).glob("*.safetensors"))) or None,
+        parameters=sum(map(_sizes, Path(files.base).glob("*.safetensors"))) or None,
         boundaries=[(stage, begins[stage]) for stage in stages],
         curves=_curves(logs, begins, ends, validation),
         validation=validation,
         costs=[
             cost
             for stage in stages
-            if (cost := _cost(folder, recipe, stage, logs[stage])) is not None
+            if (cost := _cost(files, recipe, stage, logs[stage])) is not None
         ],
         held_out=hashlib.blake2b(rows, digest_size=8).hexdigest(),
         num_held_out=len(rows.splitlines()),
         evaluations={
             name: _finite(json.loads(path.read_text("utf-8")))
             for name in EVALUATIONS
-            if (path := folder / f"{name}.json").is_file()
+            if (path := files.analysis_file(name)).is_file()
         },
     )
 
@@ -163,12 +140,10 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
     return [f"{folder.absolute().parent.name}/{folder.name}" for folder in folders]
 
 
-def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+def _logs(files: RunFolder) -> dict[str, list[dict[str, Any]]]:
     """Stage -> its lines of metrics.jsonl; of a step that was done again, the later line."""
     lines: defaultdict[str, dict[tuple[int, bool], dict[str, Any]]] = defaultdict(dict)
-    path = folder / "metrics.jsonl"
-    for text in path.read_text("utf-8").splitlines() if path.is_file() else []:
-        line = json.loads(text)
+    for line in files.log():
         key = line["step"], "loss" in line
         lines[line["stage"]][key] = lines[line["stage"]].get(key, {}) | line
     ordered = {
@@ -176,11 +151,6 @@ def _logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
         for stage, found in lines.items()
     }
     return defaultdict(list, ordered)
-
-
-def _validation(folder: Path) -> dict[str, dict[str, float | None]]:
-    path = folder / "report.json"
-    return _finite(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
 
 
 def _curves(
@@ -217,8 +187,8 @@ def _curves(
     return parts
 
 
-def _cost(folder: Path, recipe: Recipe, stage: str, logs: list[dict[str, Any]]) -> Cost | None:
-    state = folder / stage / STATE_FILE
+def _cost(files: RunFolder, recipe: Recipe, stage: str, logs: list[dict[str, Any]]) -> Cost | None:
+    state = files.state(stage)
     if not logs and not state.is_file():
         return None
     told = [line for line in logs if "train_runtime" in line]

@@ -1,105 +1,249 @@
-"""The folder of a run: recipe, sources, held-out examples, report; made once, then checked.
+"""The folder of a training run: `Run` is the one place that knows what lies in it, and where.
 
-RUN/recipe.yaml        every field stated; another recipe is refused
+RUN/recipe.yaml        the recipe, every field stated
 RUN/sources.json       corpus, teachers with licences, what each stream means
 RUN/held_out.jsonl     the held-out examples, with where their audio is
 RUN/base/              the checkpoint of a small student that was built on the spot
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
 RUN/metrics.jsonl      every log line
 RUN/report.json        validation before and after each stage
+RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply
+RUN/ablation.json, probes.json, reading.json    what the analyses measured
+
+A folder with an exported or untouched checkpoint is no run, but it keeps evaluations in the same
+way.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-import math
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-
-from rich.table import Table
+from typing import Any
 
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.config import Recipe, differences, load_recipe, save_recipe
-from student.data.examples import Example, write_held_out
-from student.distill.metrics import NAMES
+from student.config import Recipe, StreamConfig, differences, load_recipe, save_recipe
+from student.data.examples import HELD_OUT_FILE, Example, read_held_out, write_held_out
 from student.distill.streams import Stream
 from student.model.tiny import build_tiny
-from student.runs.sources import Sources, write_sources
-from student.training.validation import Numbers
+from student.runs.sources import Sources
 
-RECIPE_FILE = "recipe.yaml"
-REPORT_FILE = "report.json"
+STATE_FILE = "student.safetensors"
+"""What training has changed, in a checkpoint and at the end of a stage."""
+CHECKPOINT = "checkpoint-"
+"""What names of checkpoint folders begin with; the number of steps follows."""
+
+Numbers = dict[str, float]
+"""`answer_loss`; per stream `STREAM/loss`, `STREAM/metric` and `STREAM/mean_predictor`."""
 
 
-def check_same(run: Path, recipe: Recipe) -> None:
-    """Refuses to go on with a run of another recipe.
+class Run:
+    """The folder of one run; nothing is read before it is asked for."""
 
-    Raises:
-        UserError: it says which fields differ.
-    """
-    written = run / RECIPE_FILE
-    if written.is_file():
-        changed = differences(recipe, load_recipe(written))
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.recipe_file = self.folder / "recipe.yaml"
+        self.sources_file = self.folder / "sources.json"
+        self.held_out_file = self.folder / HELD_OUT_FILE
+        self.log_file = self.folder / "metrics.jsonl"
+        self.report_file = self.folder / "report.json"
+        self.base_folder = self.folder / "base"
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """A run that is there.
+
+        Raises:
+            UserError: the folder has no recipe.
+        """
+        run = cls(folder)
+        if not run.exists:
+            raise UserError(
+                f"{folder} is not a run: it has no {run.recipe_file.name}; see coat-student train "
+                "--out"
+            )
+        return run
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun in this folder."""
+        return self.recipe_file.is_file()
+
+    @functools.cached_property
+    def recipe(self) -> Recipe:
+        """The recipe that the run was begun with."""
+        return load_recipe(self.recipe_file)
+
+    @property
+    def base(self) -> str:
+        """Folder or hub id of the backbone's checkpoint."""
+        return self.recipe.model.path or str(self.base_folder)
+
+    @functools.cached_property
+    def sources(self) -> Sources:
+        """What the run was made from.
+
+        Raises:
+            UserError: the run has no such file.
+        """
+        if not self.sources_file.is_file():
+            raise UserError(
+                f"{self.folder} has no {self.sources_file.name}: it was made by an older version; "
+                "train anew"
+            )
+        return Sources.from_fields(json.loads(self.sources_file.read_text("utf-8")))
+
+    def streams(self) -> dict[str, Stream]:
+        """The distilled streams without their cache: enough to load heads and read their output."""
+        if not self.recipe.distils:
+            return {}
+        settings = self.recipe.streams or {}
+        return {
+            name: source.as_stream(name, settings.get(name, StreamConfig()))
+            for name, source in self.sources.streams.items()
+        }
+
+    def held_out(self) -> Iterator[tuple[Example, list[Clip]]]:
+        """The held-out examples, with their clips."""
+        return read_held_out(self.folder)
+
+    def check_same(self, recipe: Recipe) -> None:
+        """Refuses to go on with a run of another recipe.
+
+        Raises:
+            UserError: it says which fields differ.
+        """
+        changed = differences(recipe, self.recipe) if self.exists else []
         if changed:
             raise UserError(
-                f"{run} was begun with another recipe ({'; '.join(changed)}); go on with that one, "
-                "or choose another --out"
+                f"{self.folder} was begun with another recipe ({'; '.join(changed)}); go on with "
+                "that one, or choose another --out"
             )
 
-
-def begin(
-    run: Path,
-    recipe: Recipe,
-    learning: Sequence[Example],
-    checking: Sequence[Example],
-    clips: Mapping[str, Clip],
-    sources: Sources,
-) -> str:
-    """Makes the run's folder if it is not there; the path of the backbone's checkpoint."""
-    base = run / "base"
-    if not (run / RECIPE_FILE).is_file():
-        run.mkdir(parents=True, exist_ok=True)
+    def create(
+        self,
+        recipe: Recipe,
+        sources: Sources,
+        *,
+        learning: Sequence[Example],
+        held_out: Sequence[Example],
+        clips: Mapping[str, Clip],
+    ) -> None:
+        """Makes the folder; a run that is there already stays as it is."""
+        if self.exists:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
         if recipe.model.build is not None:
             questions = [example.messages[-1]["content"][-1]["text"] for example in learning]
             texts = questions + [example.answer for example in learning]
-            build_tiny(base, recipe.model.tiny, texts, seed=recipe.seed)
-        write_held_out(run, checking, clips)
-        write_sources(run, sources)
-        save_recipe(recipe, run / RECIPE_FILE)
-    return recipe.model.path or str(base)
+            build_tiny(self.base_folder, recipe.model.tiny, texts, seed=recipe.seed)
+        write_held_out(self.folder, held_out, clips)
+        self.sources_file.write_text(json.dumps(asdict(sources), indent=1))
+        save_recipe(recipe, self.recipe_file)
+
+    def stage(self, name: str) -> Path:
+        """Folder of a stage."""
+        return self.folder / name
+
+    def state(self, stage: str) -> Path:
+        """File with what a stage has learnt; it is there once the stage is finished."""
+        return self.stage(stage) / STATE_FILE
+
+    def finished_stages(self) -> list[str]:
+        """Names of the stages that are finished, in their order."""
+        return [name for name in self.recipe.stages() if self.state(name).is_file()]
+
+    def checkpoints(self, stage: str) -> list[Path]:
+        """Whole checkpoints of a stage, oldest first.
+
+        The trainer writes `trainer_state.json` last, so a checkpoint that lacks it, or has half of
+        it, was left by a kill or a full disk.
+        """
+        folders = self.stage(stage).glob(f"{CHECKPOINT}*")
+        return sorted(filter(_is_whole, folders), key=_steps)
+
+    def remove_unfinished(self, stage: str) -> None:
+        """Deletes checkpoints that were not written to their end."""
+        for folder in self.stage(stage).glob(f"{CHECKPOINT}*"):
+            if not _is_whole(folder):
+                shutil.rmtree(folder)
+        for folder in self.stage(stage).glob(f"unfinished-{CHECKPOINT}*"):
+            shutil.rmtree(folder)  # left by earlier versions
+
+    def report(self) -> dict[str, Numbers]:
+        """`before` and each finished stage -> its numbers."""
+        return json.loads(self.report_file.read_text()) if self.report_file.is_file() else {}
+
+    def write_report(self, report: Mapping[str, Numbers]) -> None:
+        """Replaces the report, whole or not at all."""
+        replace_text(self.report_file, json.dumps(report, indent=1))
+
+    def log(self) -> list[dict[str, Any]]:
+        """Every log line, as it was written; a line that was cut by a kill is left out."""
+        lines = []
+        if self.log_file.is_file():
+            for text in self.log_file.read_text("utf-8").splitlines():
+                try:
+                    lines.append(json.loads(text))
+                except ValueError:
+                    continue
+        return lines
+
+    def append_log(self, line: Mapping[str, Any]) -> None:
+        """Adds one log line."""
+        with self.log_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def analysis_file(self, name: str) -> Path:
+        """Where an analysis (`ablation`, `probes`, `reading`) keeps its numbers."""
+        return self.folder / f"{name}.json"
+
+    def scores_file(self, name: str) -> Path:
+        """Where the scores of a set of questions are."""
+        return self.folder / "eval" / f"{name}.json"
+
+    def answers_file(self, name: str) -> Path:
+        """Where every reply to a set of questions is."""
+        return self.folder / "eval" / f"{name}.answers.jsonl"
 
 
-def read_report(run: Path) -> dict[str, Numbers]:
-    """`before` and each finished stage -> its numbers."""
-    path = run / REPORT_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+def find_runs(paths: Sequence[str | Path]) -> list[Run]:
+    """The runs at some paths; a folder without a recipe stands for the runs in it.
+
+    Raises:
+        UserError: there is none.
+    """
+    folders: list[Path] = []
+    for path in map(Path, paths):
+        inner = [path] if Run(path).exists else []
+        inner = inner or sorted(file.parent for file in path.glob("*/recipe.yaml"))
+        if not inner:
+            raise UserError(
+                f"{path} is neither a run nor a folder of runs: there is no recipe.yaml; see "
+                "coat-student train --out"
+            )
+        folders += inner
+    return [Run(folder) for folder in dict.fromkeys(folders)]
 
 
-def write_report(run: Path, report: Mapping[str, Numbers]) -> None:
-    """Replaces the report, whole or not at all."""
-    part = run / f"{REPORT_FILE}.part"
-    part.write_text(json.dumps(report, indent=1))
-    part.rename(run / REPORT_FILE)
+def replace_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.rename(path)
 
 
-def build_table(report: dict[str, Numbers], streams: dict[str, Stream]) -> Table:
-    """Validation before and after each stage, beside the mean predictor."""
-    table = Table(title="held-out clips: loss, and metric where higher is better")
-    table.add_column("stream", no_wrap=True)
-    for heading in ("metric", "stream's mean", *report):
-        table.add_column(heading, justify="right")
-    answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
-    table.add_row("answer", "loss", "", *answer)
-    for name, stream in streams.items():
-        baseline = next(iter(report.values()))[f"{name}/mean_predictor"]
-        cells = [
-            f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
-            for numbers in report.values()
-        ]
-        table.add_row(name, f"loss, {NAMES[stream.kind]}", _shown(baseline), *cells)
-    return table
+def _is_whole(checkpoint: Path) -> bool:
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
 
 
-def _shown(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+def _steps(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(CHECKPOINT))

@@ -7,22 +7,17 @@ therefore written beside the recipe when the run begins.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
-from manifests.errors import UserError
 from manifests.streams.specs import Kind
-from student.config import Recipe, StreamConfig
+from student.config import StreamConfig
 from student.distill.streams import Stream
-
-SOURCES_FILE = "sources.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +46,14 @@ class StreamSource:
     """Of each column over the cache (features): what heads predict is standardised by it."""
     std: list[float] | None = None
 
+    def as_stream(self, name: str, config: StreamConfig) -> Stream:
+        """The stream without its cache."""
+        statistics = None
+        if self.mean is not None and self.std is not None:
+            mean_D, std_D = (np.array(values, np.float32) for values in (self.mean, self.std))
+            statistics = Statistics(mean_D=mean_D, std_D=std_D, num_frames=0)
+        return Stream(name=name, kind=self.kind, dim=self.dim, config=config, statistics=statistics)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
@@ -64,6 +67,13 @@ class Sources:
     held_out: int
     teachers: list[TeacherSource]
     streams: dict[str, StreamSource]
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Sources:
+        """From what JSON holds of it."""
+        teachers = [TeacherSource(**teacher) for teacher in values["teachers"]]
+        streams = {name: StreamSource(**source) for name, source in values["streams"].items()}
+        return cls(**{**values, "teachers": teachers, "streams": streams})
 
 
 def build_sources(
@@ -109,50 +119,3 @@ def _described(stream: Stream, clips: list[Clip]) -> StreamSource:
         mean=statistics.mean_D.tolist() if statistics else None,
         std=statistics.std_D.tolist() if statistics else None,
     )
-
-
-def write_sources(run: Path, sources: Sources) -> None:
-    """Writes them into the run's folder."""
-    (run / SOURCES_FILE).write_text(json.dumps(asdict(sources), indent=1))
-
-
-def read_sources(run: Path) -> Sources:
-    """Reads what `write_sources` wrote.
-
-    Raises:
-        UserError: the run has none.
-    """
-    path = run / SOURCES_FILE
-    if not path.is_file():
-        raise UserError(f"{run} has no {SOURCES_FILE}: it was made by an older version; train anew")
-    fields: dict[str, Any] = json.loads(path.read_text())
-    return Sources(
-        **{
-            **fields,
-            "teachers": [TeacherSource(**teacher) for teacher in fields["teachers"]],
-            "streams": {name: StreamSource(**of) for name, of in fields["streams"].items()},
-        }
-    )
-
-
-def load_run_streams(run: Path, recipe: Recipe) -> dict[str, Stream]:
-    """The run's streams without their cache: enough to load heads and read what they say."""
-    if not recipe.distils:
-        return {}
-    return {
-        name: Stream(
-            name=name,
-            kind=source.kind,
-            dim=source.dim,
-            config=(recipe.streams or {}).get(name, StreamConfig()),
-            statistics=_statistics(source),
-        )
-        for name, source in read_sources(run).streams.items()
-    }
-
-
-def _statistics(source: StreamSource) -> Statistics | None:
-    if source.mean is None or source.std is None:
-        return None
-    mean_D, std_D = (np.array(values, np.float32) for values in (source.mean, source.std))
-    return Statistics(mean_D=mean_D, std_D=std_D, num_frames=0)

@@ -6,24 +6,24 @@ nothing else.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
+from rich.table import Table
 from torch import Tensor
 
+from student.batch import Batch, stream_targets
 from student.distill.alignment import VOICED
 from student.distill.losses import answer_sum, stream_counts, stream_sums
-from student.distill.metrics import constant_output, stream_metric
+from student.distill.metrics import NAMES, constant_output, stream_metric
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.student import Student
+from student.runs.folder import Numbers
 
 # Legend: B examples, N frames (K * R), M frames of all clips, D columns, P parts of a loss.
-
-Numbers = dict[str, float]
-"""`answer_loss`; per stream `STREAM/loss`, `STREAM/metric` and `STREAM/mean_predictor`."""
 
 
 class Validator:
@@ -31,7 +31,7 @@ class Validator:
 
     def __init__(
         self,
-        batches: Iterable[dict[str, Any]],
+        batches: Iterable[Batch],
         streams: Mapping[str, Stream],
         means: Mapping[str, np.ndarray],
     ) -> None:
@@ -60,15 +60,13 @@ class Validator:
         outputs: dict[str, list[np.ndarray]] = defaultdict(list)
         targets: dict[str, list[np.ndarray]] = defaultdict(list)
         for batch in self._batches:
-            batch = to_device(batch, student.tower_mean_H.device)
-            result = student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
-            sums["answer"] = (
-                sums["answer"] + answer_sum(result["logits_AV"], result["labels_A"]).cpu()
-            )
-            counts["answer"] = counts["answer"] + len(result["labels_A"])
+            batch = batch.to(student.tower_mean_H.device)
+            result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
+            sums["answer"] = sums["answer"] + answer_sum(result.logits_AV, result.labels_A).cpu()
+            counts["answer"] = counts["answer"] + len(result.labels_A)
             for name, (target_BND, covered_B) in stream_targets(batch, result).items():
                 kind = self._streams[name].kind
-                output_BND = result["frames"][name].float()
+                output_BND = result.frames[name].float()
                 sums[name] = sums[name] + stream_sums(kind, output_BND, target_BND, covered_B).cpu()
                 counts[name] = counts[name] + stream_counts(kind, target_BND, covered_B).cpu()
                 outputs[name].append(output_BND[covered_B].flatten(0, 1).cpu().numpy())
@@ -91,25 +89,9 @@ class Validator:
         }
 
 
-def stream_targets(
-    batch: Mapping[str, Any], result: Mapping[str, Any]
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Stream -> (target_BND, covered_B), the backbone's own audio features included."""
-    targets = {
-        name: (target_BND, batch["covered"][name])
-        for name, target_BND in batch["targets"].items()
-        if name in result.get("frames", {})
-    }
-    if "tower_BNH" in result:
-        tower_BNH = result["tower_BNH"]
-        covered_B = torch.ones(len(tower_BNH), dtype=torch.bool, device=tower_BNH.device)
-        targets[RECONSTRUCTION] = (tower_BNH, covered_B)
-    return targets
-
-
 @torch.no_grad()
 def calibrate(
-    student: Student, batches: Iterable[dict[str, Any]], streams: Mapping[str, Stream]
+    student: Student, batches: Iterable[Batch], streams: Mapping[str, Stream]
 ) -> dict[str, np.ndarray]:
     """Measures what training takes as given: the mean target of each stream over some training
     clips (returned), and mean and deviation of the backbone's audio features (kept in the student).
@@ -124,12 +106,13 @@ def calibrate(
     student.eval()
     for batch in batches:
         if RECONSTRUCTION in streams:
-            moved = to_device(batch, student.tower_mean_H.device)
-            result = student(moved["inputs"], moved["labels_BS"], moved["audio_weights_BNS"],
-                             with_answer=False)  # fmt: skip
-            tower.append(result["tower_BNH"].flatten(0, 1))
-        for name, target_BND in batch["targets"].items():
-            target_MD = target_BND[batch["covered"][name]].flatten(0, 1).numpy()
+            moved = batch.to(student.tower_mean_H.device)
+            result = student(
+                moved.inputs, moved.labels_BS, moved.audio_weights_BNS, with_answer=False
+            )
+            tower.append(result.tower_BNH.flatten(0, 1))
+        for name, target_BND in batch.targets.items():
+            target_MD = target_BND[batch.covered[name]].flatten(0, 1).numpy()
             weight_MD = np.ones_like(target_MD)
             if streams[name].kind == "pitch":
                 weight_MD[:, :-1] = target_MD[:, -1:] >= VOICED
@@ -145,10 +128,23 @@ def calibrate(
     return {name: totals[name] / np.maximum(counts[name], 1) for name in totals}
 
 
-def to_device(batch: Any, device: torch.device) -> Any:
-    """Tensors of a nested batch, moved."""
-    if isinstance(batch, Tensor):
-        return batch.to(device)
-    if isinstance(batch, dict):
-        return {key: to_device(value, device) for key, value in batch.items()}
-    return batch
+def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stream]) -> Table:
+    """Validation before and after each stage, beside the mean predictor."""
+    table = Table(title="held-out clips: loss, and metric where higher is better")
+    table.add_column("stream", no_wrap=True)
+    for heading in ("metric", "stream's mean", *report):
+        table.add_column(heading, justify="right")
+    answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
+    table.add_row("answer", "loss", "", *answer)
+    for name, stream in streams.items():
+        baseline = next(iter(report.values()))[f"{name}/mean_predictor"]
+        cells = [
+            f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
+            for numbers in report.values()
+        ]
+        table.add_row(name, f"loss, {NAMES[stream.kind]}", _shown(baseline), *cells)
+    return table
+
+
+def _shown(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.3f}"

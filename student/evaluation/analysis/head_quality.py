@@ -21,18 +21,18 @@ from torch.utils.data import DataLoader
 from manifests.clips import Clip
 from manifests.console import messages
 from manifests.errors import UserError
-from student.data.dataset import ExampleDataset, Grid, collate
-from student.data.examples import read_held_out
+from student.batch import Grid, collate, stream_targets
+from student.data.dataset import ExampleDataset
 from student.distill.alignment import VOICED
 from student.distill.metrics import NAMES, constant_output, stream_metric
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.pictures import draw_reading
 from student.inference.generate import TrainedStudent
-from student.training.validation import stream_targets, to_device
+from student.runs.folder import Run
 
 # Legend: C clips, N frames (K * R), D columns.
 
-FILE = "reading.json"
+FILE = "reading"
 
 
 @torch.no_grad()
@@ -47,13 +47,13 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     Raises:
         UserError: the run has no heads.
     """
-    run = Path(run)
-    recipe = TrainedStudent(run).recipe
+    folder = Run.open(run)
+    recipe = folder.recipe
     if not recipe.distils:
         raise UserError(f"{run} is of the arm {recipe.arm}, which has no heads to read with")
     streams = open_streams(caches, recipe.streams)
-    trained = TrainedStudent(run, streams=streams)
-    outputs, targets, clips = _predict(trained, streams, run)
+    trained = TrainedStudent(run, heads=True)
+    outputs, targets, clips = _predict(trained, streams, folder)
     report: dict[str, Any] = {
         "arm": recipe.arm,
         "seed": recipe.seed,
@@ -64,25 +64,27 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
         if outputs[name]:
             output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
             report["streams"][name] = _measure(stream, output_CND, target_CND)
-    (run / FILE).write_text(json.dumps(report, indent=1))
+    folder.analysis_file(FILE).write_text(json.dumps(report, indent=1))
     for at in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
         shown = {
             name: (stream, outputs[name][at], targets[name][at])
             for name, stream in streams.items()
             if len(outputs[name]) == len(clips) and name != RECONSTRUCTION
         }
-        draw_reading(run / f"reading-{clips[at].clip_id.replace('/', '-')}.png", clips[at], shown)
+        draw_reading(
+            folder.folder / f"reading-{clips[at].clip_id.replace('/', '-')}.png", clips[at], shown
+        )
     return report
 
 
 def _predict(
-    trained: TrainedStudent, streams: dict[str, Stream], run: Path
+    trained: TrainedStudent, streams: dict[str, Stream], run: Run
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]], list[Clip]]:
     """Outputs and targets per stream, for each held-out clip once."""
     student = trained.student
-    grid = Grid.of(trained.recipe, streams)
+    grid = Grid.from_recipe(trained.recipe, streams)
     examples, clips = [], {}
-    for example, heard in read_held_out(run):
+    for example, heard in run.held_out():
         if example.clip_ids[-1] not in clips:
             examples.append(example)
         clips |= {clip.clip_id: clip for clip in heard}
@@ -100,12 +102,10 @@ def _predict(
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     for batch in track(batches, "what the heads read", console=messages, transient=True):
-        batch = to_device(batch, student.tower_mean_H.device)
-        result = student(
-            batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"], with_answer=False
-        )
+        batch = batch.to(trained.device)
+        result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False)
         for name, (target_BND, covered_B) in stream_targets(batch, result).items():
-            outputs[name] += list(result["frames"][name][covered_B].float().cpu().numpy())
+            outputs[name] += list(result.frames[name][covered_B].float().cpu().numpy())
             targets[name] += list(target_BND[covered_B].cpu().numpy())
     return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
 

@@ -15,8 +15,9 @@ import torch
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
+from student.batch import IGNORE, Grid, collate
 from student.config import ModelConfig, StreamConfig, TaskConfig
-from student.data.dataset import IGNORE, ExampleDataset, Grid, Prompter, collate, usable
+from student.data.dataset import ExampleDataset, Prompter, usable
 from student.data.examples import Example, ask, build_examples, read_chats, split
 from student.data.length_grouping import ByLength
 from student.distill.streams import RECONSTRUCTION, open_streams
@@ -138,12 +139,12 @@ def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, datas
     (example,) = read_chats(path, {clip.clip_id: clip for clip in world.clips})
     data.examples = [example]
     row = data[0]
-    assert tokenizer.decode(row["labels"][row["labels"] != IGNORE]) == "high<|im_end|>"
-    text = tokenizer.decode(row["input_ids"])
+    assert tokenizer.decode(row.labels_S[row.labels_S != IGNORE]) == "high<|im_end|>"
+    text = tokenizer.decode(row.ids_S)
     assert text.count("<|audio_think_start|>") == 1
     assert text.index("<|audio_think_start|>") > text.index("two?") > text.index("low<|im_end|>")
     expected = data._grid.streams["toy.events"].frames("clip6", 8)
-    assert torch.equal(row["targets"]["toy.events"], torch.from_numpy(expected))
+    assert torch.equal(row.targets["toy.events"], torch.from_numpy(expected))
 
 
 def test_similar_lengths_are_batched_together() -> None:
@@ -203,12 +204,12 @@ def dataset(world: Any, checkpoints: Any, tmp_path: Path) -> tuple[ExampleDatase
 def test_labels_are_the_answer_alone(dataset: Any) -> None:
     data, _, student, tokenizer = dataset
     row = data[0]
-    answer = row["labels"][row["labels"] != IGNORE]
+    answer = row.labels_S[row.labels_S != IGNORE]
     assert tokenizer.decode(answer) == data.examples[0].answer + "<|im_end|>"
-    assert torch.equal(row["input_ids"][-len(answer) :], answer)
-    in_block = torch.isin(row["input_ids"], torch.tensor(student.block.ids))
+    assert torch.equal(row.ids_S[-len(answer) :], answer)
+    in_block = torch.isin(row.ids_S, torch.tensor(student.block.ids))
     assert in_block.sum() == 6
-    assert (row["labels"][in_block] == IGNORE).all()
+    assert (row.labels_S[in_block] == IGNORE).all()
 
 
 def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
@@ -217,11 +218,11 @@ def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
     there = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
     batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
     for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
-        assert batch["covered"][name].tolist() == [False, True]
-        assert batch["targets"][name].shape[:2] == (2, 8)
-    assert RECONSTRUCTION not in batch["targets"]
-    assert batch["audio_weights_BNS"].shape[:2] == (2, 8)
-    torch.testing.assert_close(batch["audio_weights_BNS"].sum(-1), torch.ones(2, 8))
+        assert batch.covered[name].tolist() == [False, True]
+        assert batch.targets[name].shape[:2] == (2, 8)
+    assert RECONSTRUCTION not in batch.targets
+    assert batch.audio_weights_BNS.shape[:2] == (2, 8)
+    torch.testing.assert_close(batch.audio_weights_BNS.sum(-1), torch.ones(2, 8))
 
 
 def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
     streams = open_streams([str(world.cache)], options.streams)
     student = build_student(options.recipe(), backbone, model, processor, streams).eval()
     token = backbone.audio_token_id(model)
-    grid = Grid.of(options.recipe(), {})
+    grid = Grid.from_recipe(options.recipe(), {})
     data = ExampleDataset(
         [Example(("clip0",), ask(question, "clip0"), "low") for question in ("?", "Or which?")],
         {clip.clip_id: clip for clip in world.clips},
@@ -245,11 +246,11 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
     head = next(iter(student.heads.values()))
     head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     with torch.no_grad():
-        student(batch["inputs"], batch["labels_BS"], batch["audio_weights_BNS"])
-        tapped_BSH = student.base.model(**batch["inputs"], output_hidden_states=True).hidden_states[
+        student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
+        tapped_BSH = student.base.model(**batch.inputs, output_hidden_states=True).hidden_states[
             student.tap
         ]
-    audio_AH = tapped_BSH[0, batch["inputs"]["input_ids"][0] == token]
+    audio_AH = tapped_BSH[0, batch.inputs["input_ids"][0] == token]
     assert len(audio_AH) == 15
     # Each of four spans is 15 / 4 tokens long.
     fine_NH = audio_AH.repeat_interleave(4, dim=0)

@@ -12,11 +12,10 @@ import pytest
 import torch
 
 from manifests.errors import UserError
-from student.config import load_recipe
 from student.demo.drawing import chosen, draw
 from student.inference.generate import TrainedStudent
 from student.inference.head_outputs import FIRST_BIN_HZ, Reading, read_block, to_target_units
-from student.runs.sources import load_run_streams, read_sources
+from student.runs.folder import Run
 
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
@@ -44,17 +43,16 @@ def test_units() -> None:
 
 def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
     """The same heads, loaded without the cache, say the same as in the run's own validation."""
-    recipe = load_recipe(run / "recipe.yaml")
-    student = TrainedStudent(run, streams=load_run_streams(run, recipe))
-    wave = student.hear(world.clips[5])
-    readings = read_block(student, wave, "Which note?", read_sources(run).streams)
+    student = TrainedStudent(run, heads=True)
+    wave = student.load_audio(world.clips[5])
+    readings = read_block(student, wave, "Which note?", Run(run).sources.streams)
     shapes = {reading.stream: reading.values_ND.shape for reading in readings}
     assert shapes == {"toy.bands": (8, 24), "toy.events": (8, 5), "toy.class": (8, 5),
                       "toy.salience": (8, 1)}  # fmt: skip
     by_name = {reading.stream: reading.values_ND for reading in readings}
     assert ((by_name["toy.events"] > 0) & (by_name["toy.events"] < 1)).all()
     np.testing.assert_allclose(by_name["toy.class"].sum(1), 1, rtol=1e-5)
-    other = read_block(student, wave[::-1].copy(), "Which note?", read_sources(run).streams)
+    other = read_block(student, wave[::-1].copy(), "Which note?", Run(run).sources.streams)
     assert not np.allclose(other[1].values_ND, readings[1].values_ND, atol=1e-5)
 
 

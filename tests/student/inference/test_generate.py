@@ -21,7 +21,7 @@ from student.inference.generate import TrainedStudent
 
 
 def waves(world: Any, trained: TrainedStudent, count: int = 3) -> list[np.ndarray]:
-    return [trained.hear(clip) for clip in world.clips[:count]]
+    return [trained.load_audio(clip) for clip in world.clips[:count]]
 
 
 def test_batched_answers_equal_single_ones(world: Any, trained: TrainedStudent) -> None:
@@ -116,7 +116,7 @@ def test_talking_on_remembers_what_was_said(
         {"role": "assistant", "content": [{"type": "text", "text": first}]},
         {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
     ]
-    wave = trained.hear(world.clips[0])
+    wave = trained.load_audio(world.clips[0])
     assert [second] == trained.reply([turns], [[wave]], max_tokens=3)
     assert first.strip() in capsys.readouterr().out
 

@@ -21,8 +21,8 @@ from packaging.requirements import Requirement
 from safetensors.torch import load_file, save_file
 
 from manifests.errors import UserError
+from student.batch import IGNORE, Grid, PreparedExample, collate, pad_prompts
 from student.config import ModelConfig, StageConfig
-from student.data.dataset import IGNORE, Grid, collate
 from student.data.examples import ask
 from student.inference.generate import TrainedStudent
 from student.model.block import add_block
@@ -36,16 +36,15 @@ PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
 """Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
 
 
-def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[dict[str, Any]]:
+def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[PreparedExample]:
     """Prompts of three lengths, the last tokens of which are labels."""
     rows = []
     for clip in world.clips[:3]:
-        prompt = trained.prompter.prompt(ask("Which note?"), [trained.hear(clip)])
+        prompt = trained.prompter.prompt(ask("Which note?"), [trained.load_audio(clip)])
         ids_S = prompt.pop("input_ids")[0]
         labels_S = torch.full_like(ids_S, IGNORE)
         labels_S[-scored:] = ids_S[-scored:]
-        rows.append({"input_ids": ids_S, "labels": labels_S, "audio": prompt, "targets": {},
-                     "audio_weights": None})  # fmt: skip
+        rows.append(PreparedExample(ids_S=ids_S, labels_S=labels_S, audio=prompt))
     return rows
 
 
@@ -171,7 +170,7 @@ def test_5_inputs_are_what_each_class_wants(world: Any, runs: Callable[[str], Pa
     seen = []
     rotary = omni.student.base.model.language_model.rotary_emb
     handle = rotary.register_forward_pre_hook(lambda module, args: seen.append(args[1].shape))
-    inputs = omni.inputs([ask("?")] * 2, [[omni.hear(clip)] for clip in world.clips[:2]])
+    inputs = omni.inputs([ask("?")] * 2, [[omni.load_audio(clip)] for clip in world.clips[:2]])
     omni.student.base(**inputs)
     handle.remove()
     assert seen == [(3, *inputs["input_ids"].shape)]
@@ -184,9 +183,9 @@ def test_6_the_head_is_applied_at_answers_only(world: Any, trained: TrainedStude
     handle = trained.student.base.lm_head.register_forward_hook(
         lambda *args: seen.append(args[2].shape)
     )
-    result = trained.student(batch["inputs"], batch["labels_BS"])
+    result = trained.student(batch.inputs, batch.labels_BS)
     handle.remove()
-    assert [shape[0] for shape in seen] == [15] == [len(result["labels_A"])]
+    assert [shape[0] for shape in seen] == [15] == [len(result.labels_A)]
 
 
 def test_7_nothing_pulls_torchaudio() -> None:
@@ -223,14 +222,15 @@ def _applies(wanted: Requirement, extra: str) -> bool:
 
 def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: TrainedStudent) -> None:
     rows = rows_of(world, trained, 12)
-    assert len({len(row["input_ids"]) for row in rows}) == 3
+    assert len({len(row.ids_S) for row in rows}) == 3
     grid = Grid(streams={}, num_frames=0)
-    logits = []
-    for left in (False, True):
-        batch = collate(rows, grid=grid, pad_id=0, left=left)
-        with torch.no_grad():
-            logits.append(trained.student(batch["inputs"], batch["labels_BS"])["logits_AV"])
-    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5)
+    right = collate(rows, grid=grid, pad_id=0)
+    left = trained.pad([row.ids_S for row in rows], [row.audio for row in rows])
+    labels_BS = pad_prompts([row.labels_S for row in rows], pad_id=IGNORE)["input_ids"]
+    with torch.no_grad():
+        expected = trained.student(right.inputs, right.labels_BS).logits_AV
+        found = trained.student(left, labels_BS).logits_AV
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_8_there_are_25_audio_tokens_a_second(trained: TrainedStudent) -> None:

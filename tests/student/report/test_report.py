@@ -19,6 +19,7 @@ from manifests.errors import UserError
 from student.config import load_recipe
 from student.distill.metrics import stream_metric
 from student.report import page, predictions, runs
+from student.runs.folder import find_runs
 from student.train import train
 
 
@@ -47,7 +48,7 @@ def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None
     assert [run["group"] for run in told["runs"]] == ["coat", "sft"]
     assert told["clips"] == []
     with pytest.raises(UserError, match="neither a run nor a folder of runs"):
-        runs.find([str(tmp_path)])
+        find_runs([str(tmp_path)])
 
 
 def test_libraries_say_nothing_on_the_way(trained: Path, world: Any, tmp_path: Path) -> None:
@@ -60,7 +61,7 @@ def test_libraries_say_nothing_on_the_way(trained: Path, world: Any, tmp_path: P
 
 
 def test_curves_go_on_from_stage_to_stage(trained: Path) -> None:
-    coat, sft = runs.read(runs.find([str(trained)]))
+    coat, sft = runs.read(find_runs([str(trained)]))
     assert coat.boundaries == [("align", 0), ("joint", 2)]
     bands = coat.curves["toy.bands"]
     assert bands.steps == [1, 2, 3, 4]
@@ -86,7 +87,7 @@ def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -
 
 
 def test_cost_counts_what_learnt(trained: Path) -> None:
-    coat, sft = runs.read(runs.find([str(trained)]))
+    coat, sft = runs.read(find_runs([str(trained)]))
     align, joint = coat.costs
     assert (align.learns, align.steps, joint.learns, joint.steps) == ("rows", 2, "lora", 2)
     assert align.parameters["rows"] == (4 + 2) * 64
@@ -108,7 +109,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_apart(trained: Path, tmp_pat
         recipe = (trained / "coat-0/recipe.yaml").read_text()
         assert old in recipe
         (tmp_path / name / "recipe.yaml").write_text(recipe.replace(old, new))
-    found = runs.read(runs.find([str(trained / "coat-0"), str(tmp_path)]))
+    found = runs.read(find_runs([str(trained / "coat-0"), str(tmp_path)]))
     assert {run.name: run.group for run in found} == {
         "coat-0": "coat", "other-seed": "coat", "other-rank": "other-rank"
     }  # fmt: skip
@@ -134,7 +135,7 @@ def test_scores_are_those_of_validation(trained: Path, world) -> None:
     """Over all held-out clips, the frames shown give the metric that training reported."""
     run = trained / "coat-0"
     streams = page.open_streams([str(world.cache)], load_recipe(run / "recipe.yaml").streams)
-    student = predictions.TrainedStudent(run, streams=streams)
+    student = predictions.TrainedStudent(run, heads=True)
     outputs, targets = [], []
     for example, clips in predictions.read_held_out(run):
         frames = predictions._frames(student, streams, example, clips)

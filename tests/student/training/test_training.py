@@ -13,8 +13,9 @@ import torch
 from transformers import TrainerCallback
 
 from student.config import ARMS, ModelConfig, StageConfig
-from student.inference.generate import load_run
+from student.inference.generate import load_student
 from student.model.student import build_student, load_backbone
+from student.runs.folder import Run
 from student.train import train
 from student.training.trainer import StudentTrainer
 from tests.student.conftest import FAMILIES, TINY, digest, launch, model_of, states
@@ -43,7 +44,7 @@ def test_both_stages_train_rows_adapters_and_heads_alone(
     assert kinds == {"lora", "rows", "heads", "tower"}
     assert not any("audio_tower" in name or "visual" in name for name in saved["joint"])
 
-    _, student, _ = load_run(run)
+    _, student, _ = load_student(Run(run))
     after = {
         name.replace(".token_adapter", "").replace(".base_layer", ""): value
         for name, value in student.base.state_dict().items()

@@ -1,0 +1,218 @@
+"""The types that travel between data, model and losses: an example, a batch, an output.
+
+An example is what a dataset prepares. `collate` puts examples into a `Batch`, the student turns a
+batch into a `StudentOutput`, and `stream_targets` pairs each head's output with its target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from student.config import Recipe
+from student.distill.streams import RECONSTRUCTION, Stream
+
+# Legend: B examples, S tokens, N student frames (K * R), D columns, A answer tokens, V vocabulary,
+# H backbone width.
+
+IGNORE = -100
+"""The label of tokens that no loss is computed on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """The student's time grid, and the streams on it."""
+
+    streams: Mapping[str, Stream]
+    num_frames: int
+    """N = K * R."""
+    at_audio: bool = False
+    """Whether heads read the audio's own tokens, because there is no block."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
+        """The grid of a recipe, for the given streams."""
+        num_frames = recipe.block.tokens * recipe.heads.frames_per_position
+        at_audio = recipe.distils and not recipe.has_block
+        return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
+
+    @property
+    def cached_streams(self) -> list[Stream]:
+        """The streams whose targets come from a cache."""
+        return [stream for stream in self.streams.values() if stream.name != RECONSTRUCTION]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedExample:
+    """One example as tensors."""
+
+    ids_S: Tensor
+    """Tokens of the prompt, block included, and of the answer."""
+    labels_S: Tensor
+    """The answer's tokens; `IGNORE` elsewhere."""
+    audio: dict[str, Tensor]
+    """Inputs of the audio tower; the first dimension counts audios, or windows of audios."""
+    targets: dict[str, Tensor] = field(default_factory=dict)
+    """Stream -> frames_ND, as far as the cache covers the clip."""
+    audio_weights_NS: Tensor | None = None
+    """Weights by which the last audio's tokens average to student frames, where they are used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Several examples, a row each, or all packed into one row (B = 1 in ids and labels)."""
+
+    inputs: dict[str, Tensor]
+    """Keyword arguments of the backbone."""
+    labels_BS: Tensor
+    targets: dict[str, Tensor]
+    """Stream -> frames_BND."""
+    covered: dict[str, Tensor]
+    """Stream -> bool_B: which clips have targets."""
+    audio_weights_BNS: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels_BS)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory; data loaders call this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        def apply(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {name: change(tensor) for name, tensor in value.items()}
+            return None if value is None else change(value)
+
+        return replace(
+            self, **{item.name: apply(getattr(self, item.name)) for item in fields(self)}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudentOutput:
+    """The result of one forward pass of the student."""
+
+    logits_AV: Tensor | None = None
+    """Logits at the positions that predict the answer; None if no answer was asked for."""
+    labels_A: Tensor | None = None
+    frames: dict[str, Tensor] = field(default_factory=dict)
+    """Stream -> the head's output, (B, N, D)."""
+    tower_BNH: Tensor | None = None
+    """The target of `reconstruction`: the projected audio features, standardised."""
+
+
+# DDP and FSDP look for tensors in what a model returns, through PyTorch's tree functions.
+torch.export.register_dataclass(StudentOutput)
+
+
+def collate(
+    examples: Sequence[PreparedExample],
+    *,
+    grid: Grid,
+    pad_id: int,
+    packed: bool = False,
+) -> Batch:
+    """Puts examples into a batch, padded on the right to the longest, or packed into one row.
+
+    Args:
+        examples: The rows.
+        grid: The shapes of targets that are missing.
+        pad_id: Token for padding.
+        packed: One row without padding. Positions begin anew with each example, by which the
+            language model keeps attention within it.
+    """
+    text = _pack(examples) if packed else _pad(examples, pad_id=pad_id)
+    targets, covered = {}, {}
+    for stream in grid.cached_streams:
+        missing_ND = torch.zeros(grid.num_frames, stream.dim)
+        targets[stream.name] = torch.stack(
+            [example.targets.get(stream.name, missing_ND) for example in examples]
+        )
+        covered[stream.name] = torch.tensor([stream.name in row.targets for row in examples])
+    inputs = text.pop("inputs") | collate_audio([example.audio for example in examples])
+    return Batch(inputs=inputs, targets=targets, covered=covered, **text)
+
+
+def collate_audio(audios: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The audio inputs of several prompts in one; a prompt may have several audios or windows."""
+    return {name: torch.cat([audio[name] for audio in audios]) for name in audios[0]}
+
+
+def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:
+    """Prompts ids_S of different lengths, padded on the left, as generation needs them."""
+    length = max(len(ids_S) for ids_S in prompts)
+    return {
+        "input_ids": torch.stack([_padded(ids_S, length, pad_id, left=True) for ids_S in prompts]),
+        "attention_mask": torch.stack(
+            [_padded(torch.ones_like(ids_S), length, 0, left=True) for ids_S in prompts]
+        ),
+    }
+
+
+def stream_targets(batch: Batch, output: StudentOutput) -> dict[str, tuple[Tensor, Tensor]]:
+    """Stream -> (target_BND, covered_B), the backbone's own audio features included."""
+    targets = {
+        name: (target_BND, batch.covered[name])
+        for name, target_BND in batch.targets.items()
+        if name in output.frames
+    }
+    if output.tower_BNH is not None:
+        tower_BNH = output.tower_BNH
+        covered_B = torch.ones(len(tower_BNH), dtype=torch.bool, device=tower_BNH.device)
+        targets[RECONSTRUCTION] = (tower_BNH, covered_B)
+    return targets
+
+
+def _padded(values: Tensor, length: int, value: float, *, left: bool = False) -> Tensor:
+    amount = length - values.shape[-1]
+    return torch.nn.functional.pad(values, (amount, 0) if left else (0, amount), value=value)
+
+
+def _pad(examples: Sequence[PreparedExample], *, pad_id: int) -> dict[str, Any]:
+    """Tokens, labels and audio weights, an example per row."""
+    length = max(len(example.ids_S) for example in examples)
+    weights = [row.audio_weights_NS for row in examples if row.audio_weights_NS is not None]
+    return {
+        "inputs": {
+            "input_ids": torch.stack([_padded(row.ids_S, length, pad_id) for row in examples]),
+            "attention_mask": torch.stack(
+                [_padded(torch.ones_like(row.ids_S), length, 0) for row in examples]
+            ),
+        },
+        "labels_BS": torch.stack([_padded(row.labels_S, length, IGNORE) for row in examples]),
+        "audio_weights_BNS": (
+            torch.stack([_padded(own_NS, length, 0.0) for own_NS in weights]) if weights else None
+        ),
+    }
+
+
+def _pack(examples: Sequence[PreparedExample]) -> dict[str, Any]:
+    """Tokens, labels and audio weights, all examples in one row."""
+    lengths = [len(example.ids_S) for example in examples]
+    starts = np.cumsum([0, *lengths])
+    weights_BNS = None
+    if examples[0].audio_weights_NS is not None:
+        num_frames = len(examples[0].audio_weights_NS)
+        weights_BNS = torch.zeros(len(examples), num_frames, sum(lengths))
+        for weights_NS, row, start in zip(weights_BNS, examples, starts, strict=False):
+            own_NS = row.audio_weights_NS
+            assert own_NS is not None
+            weights_NS[:, start : start + own_NS.shape[1]] = own_NS
+    return {
+        "inputs": {
+            "input_ids": torch.cat([example.ids_S for example in examples])[None],
+            "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        },
+        "labels_BS": torch.cat([example.labels_S for example in examples])[None],
+        "audio_weights_BNS": weights_BNS,
+    }
