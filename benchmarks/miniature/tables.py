@@ -17,8 +17,9 @@ from rich.console import Console
 from benchmarks import hardware
 from student.config import ARMS, WITH_BLOCK, WITH_HEADS
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
-from student.evaluation.evaluate import build_table, compare, read_answers
-from student.evaluation.questions import read_questions
+from student.evaluation.comparison import build_table, compare
+from student.evaluation.question_files import read_questions
+from student.evaluation.results import read_answers
 
 SETS = {
     "test": "held-out clips",

@@ -1,30 +1,44 @@
-"""Asks a student many questions, as it is or with its prompt or its block tampered with.
+"""Asks a student many questions, as it is or with its prompt or its block changed.
 
-Everything is greedy, in batches of questions of similar length. A student is a run, or a plain
+Everything is greedy, in batches of questions of similar length. Batches are prepared one after the
+other, so that memory does not grow with the number of questions. A student is a run, or a plain
 checkpoint: the untouched model (`RUN/base`) or an exported one.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from rich.progress import track
 from torch import Tensor
 
-from manifests.console import messages
 from manifests.errors import UserError
+from student.evaluation.progress import progress
 from student.evaluation.questions import Question
 from student.inference.generate import TrainedStudent
 
 # Legend: B prompts, S tokens.
 
-MAX_TOKENS = {"choice": 24, "label": 24, "transcription": 96}
-"""Longest reply by kind of question."""
+CACHE_BYTES = 512 * 2**20
+"""Most that kept prompts may take: 340 clips of 30 s, 33 of 300 s."""
+CHARACTERS_PER_SECOND = 100
+"""25 tokens of audio a second, and about four characters a token of text."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLimits:
+    """Longest replies, in tokens; one that ends there counts as cut."""
+
+    answer: int = 64
+    transcription: int = 448
+
+    def limit(self, kind: str) -> int:
+        """The limit for a kind of question."""
+        return self.transcription if kind == "transcription" else self.answer
 
 
 @dataclass(frozen=True)
@@ -36,100 +50,164 @@ class Prompt:
     audio: dict[str, Tensor]
     """What the audio tower is given; empty for a prompt without audio."""
 
+    @property
+    def num_bytes(self) -> int:
+        """What it takes in memory."""
+        return sum(value.nbytes for value in (self.ids_S, *self.audio.values()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a student says to one question."""
+
+    text: str = ""
+    is_cut: bool = False
+    """Whether the limit on tokens ended it, and not the student."""
+    failure: str = ""
+    """Why the question could not be asked; empty if it was."""
+
+
+@dataclass(frozen=True)
+class QuestionBatch:
+    """Some questions as model inputs, padded on the left."""
+
+    places: list[int]
+    """Of the questions among all that are asked."""
+    questions: list[Question]
+    inputs: dict[str, Tensor]
+
 
 PromptEdit = Callable[[Prompt], Prompt]
-StateEdit = Callable[[dict[str, Tensor], Sequence[Question]], AbstractContextManager[Any]]
-"""Given a batch's inputs and questions: a context in which the model's states are changed."""
+StateEdit = Callable[[QuestionBatch], AbstractContextManager[Any]]
+"""Given a batch: a context in which the model's states are changed."""
 
 
+@dataclass
 class QuestionRunner:
-    """A student that is asked questions; keeps its prompts, to ask them again in other ways."""
+    """A student that is asked questions; keeps some prompts, to ask them again in other ways."""
 
-    def __init__(self, path: str | Path, *, batch_size: int = 16) -> None:
-        """
-        Args:
-            path: A run, or a plain checkpoint.
-            batch_size: Questions per forward pass.
-        """
-        self.trained = TrainedStudent(path)
-        self.path = Path(path)
-        self.batch_size = batch_size
-        self._prompts: dict[Question, Prompt] = {}
+    path: str | Path
+    batch_size: int = 16
+    limits: TokenLimits = field(default_factory=TokenLimits)
+    cache_bytes: int = CACHE_BYTES
+
+    def __post_init__(self) -> None:
+        self.path = Path(self.path)
+        self.trained = TrainedStudent(self.path)
+        self.failures: dict[Question, str] = {}
+        """Questions whose audio cannot be read, and why."""
+        self._prompts: OrderedDict[Question, Prompt] = OrderedDict()
+        self._kept_bytes = 0
 
     def prompt(self, question: Question) -> Prompt:
-        """A question as model inputs."""
-        if question not in self._prompts:
-            wave = self.trained.load_audio(question.clip)
-            inputs = self.trained.prompter.prompt(question.messages(), [wave])
-            ids_S = inputs.pop("input_ids")[0]
-            self._prompts[question] = Prompt(question, ids_S, inputs)
-        return self._prompts[question]
+        """A question as model inputs.
+
+        Raises:
+            UserError: its audio cannot be read.
+        """
+        if question in self._prompts:
+            self._prompts.move_to_end(question)
+            return self._prompts[question]
+        wave = self.trained.load_audio(question.clip)
+        inputs = self.trained.prompter.prompt(question.messages(), [wave])
+        ids_S = inputs.pop("input_ids")[0]
+        prompt = Prompt(question, ids_S, inputs)
+        self._prompts[question] = prompt
+        self._kept_bytes += prompt.num_bytes
+        while self._kept_bytes > self.cache_bytes and len(self._prompts) > 1:
+            _, oldest = self._prompts.popitem(last=False)
+            self._kept_bytes -= oldest.num_bytes
+        return prompt
 
     def batches(
-        self, questions: Sequence[Question], change: PromptEdit | None = None
-    ) -> Iterator[tuple[list[int], dict[str, Tensor]]]:
-        """(places in `questions`, model inputs padded on the left), by task, longest first."""
-        prompts = [self.prompt(question) for question in questions]
-        prompts = [change(prompt) for prompt in prompts] if change else prompts
+        self, questions: Sequence[Question], edit_prompt: PromptEdit | None = None
+    ) -> Iterator[QuestionBatch]:
+        """Batches in the order of kinds and tasks, longest first; made when they are asked for.
+
+        Questions whose audio cannot be read are left out, and kept in `failures`.
+        """
         for kind in sorted({question.kind for question in questions}):
-            order = [at for at, question in enumerate(questions) if question.kind == kind]
-            order.sort(key=lambda at: (questions[at].task, -len(prompts[at].ids_S)))
+            order = [place for place, asked in enumerate(questions) if asked.kind == kind]
+            order.sort(
+                key=lambda place: (questions[place].task, -_estimated_length(questions[place]))
+            )
             for start in range(0, len(order), self.batch_size):
-                places = order[start : start + self.batch_size]
-                batch = [prompts[at] for at in places]
-                ids, audios = [prompt.ids_S for prompt in batch], [prompt.audio for prompt in batch]
-                yield places, self.trained.pad(ids, audios)
+                batch = self._batch(questions, order[start : start + self.batch_size], edit_prompt)
+                if batch is not None:
+                    yield batch
+
+    def batch(self, questions: Sequence[Question]) -> QuestionBatch:
+        """One batch of all the questions, in their order.
+
+        Raises:
+            UserError: the audio of one cannot be read.
+        """
+        prompts = [self.prompt(question) for question in questions]
+        return QuestionBatch(list(range(len(prompts))), list(questions), self._padded(prompts))
 
     def replies(
         self,
         questions: Sequence[Question],
         *,
-        change: PromptEdit | None = None,
-        tamper: StateEdit | None = None,
-        what: str = "answers",
-    ) -> list[str]:
+        edit_prompt: PromptEdit | None = None,
+        edit_states: StateEdit | None = None,
+        description: str = "answers",
+    ) -> list[Reply]:
         """One reply for each question.
 
         Args:
             questions: What is asked.
-            change: Applied to every prompt.
-            tamper: Applied to the model while it reads a batch of prompts.
-            what: Said beside the progress bar.
+            edit_prompt: Applied to every prompt.
+            edit_states: Applied to the model while it reads a batch of prompts.
+            description: Stands beside the progress bar.
         """
-        found = [""] * len(questions)
-        batches = list(self.batches(questions, change))
-        for places, inputs in track(batches, what, console=messages, transient=True):
-            asked = [questions[at] for at in places]
-            with tamper(inputs, asked) if tamper else nullcontext():
-                replies = self.trained.generate(inputs, max_tokens=MAX_TOKENS[asked[0].kind])
-            for at, reply in zip(places, replies, strict=True):
-                found[at] = reply.text
-        return found
+        replies = [Reply()] * len(questions)
+        with progress(description, len(questions), "questions") as advance:
+            for batch in self.batches(questions, edit_prompt):
+                limit = self.limits.limit(batch.questions[0].kind)
+                with edit_states(batch) if edit_states else nullcontext():
+                    generated = self.trained.generate(batch.inputs, max_tokens=limit)
+                for place, reply in zip(batch.places, generated, strict=True):
+                    replies[place] = Reply(text=reply.text, is_cut=reply.is_cut)
+                advance(len(batch.places))
+        return [
+            Reply(failure=self.failures[question]) if question in self.failures else reply
+            for question, reply in zip(questions, replies, strict=True)
+        ]
 
     def without_audio(self, prompt: Prompt) -> Prompt:
         """The same prompt with no audio in it: what can be guessed from the question alone."""
         token = self.trained.student.backbone.audio_token_id(self.trained.student.base)
         return replace(prompt, ids_S=prompt.ids_S[prompt.ids_S != token], audio={})
 
+    def _batch(
+        self, questions: Sequence[Question], places: list[int], edit_prompt: PromptEdit | None
+    ) -> QuestionBatch | None:
+        readable, prompts = [], []
+        for place in places:
+            question = questions[place]
+            if question in self.failures:
+                continue
+            try:
+                prompts.append(self.prompt(question))
+            except UserError as error:
+                self.failures[question] = str(error)
+                continue
+            readable.append(place)
+        if not readable:
+            return None
+        prompts = [edit_prompt(prompt) for prompt in prompts] if edit_prompt else prompts
+        return QuestionBatch(
+            readable, [questions[place] for place in readable], self._padded(prompts)
+        )
 
-def other_audio(questions: Sequence[Question]) -> list[Question]:
-    """The same questions about another question's recording, one with another answer.
+    def _padded(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        return self.trained.pad(
+            [prompt.ids_S for prompt in prompts], [prompt.audio for prompt in prompts]
+        )
 
-    Raises:
-        UserError: a task has one answer only.
-    """
-    rng = np.random.default_rng(0)
-    changed = []
-    for question in questions:
-        different = [other for other in questions if other.answer != question.answer]
-        others = [other for other in different if other.task == question.task] or different
-        if not others:
-            raise UserError(
-                f"task {question.task!r} has one answer only: nothing to swap audio with"
-            )
-        other = others[int(rng.integers(len(others)))]
-        changed.append(
-            replace(question, audio=other.audio, offset=other.offset, duration=other.duration,
-                    clip_id=other.clip_id)
-        )  # fmt: skip
-    return changed
+
+def _estimated_length(question: Question) -> float:
+    """Grows with the length of the prompt; a recording of unknown length counts as a long one."""
+    seconds = question.duration if question.duration is not None else 1e4
+    return seconds * CHARACTERS_PER_SECOND + len(question.text)

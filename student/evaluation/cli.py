@@ -13,25 +13,31 @@ def evaluate(
     limit: int = 0,
     batch_size: int = 16,
     blind: bool = False,
+    max_tokens: int = 64,
+    max_transcript_tokens: int = 448,
 ) -> None:
     """Score runs on questions with answers, arms beside each other, with intervals.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
-        questions: JSON lines of questions; the first run's own held-out examples if neither this
-            nor `benchmark` is given.
+        questions: JSON lines of questions (docs/recipes.md has their keys); the first run's own
+            held-out examples if neither this nor `benchmark` is given.
         benchmark: Name of a public benchmark, read from your local copy.
         data: Folder of that copy.
         name: Of the results, RUN/eval/NAME.json; the file's or the benchmark's if empty.
         limit: Ask that many only, evenly spread; 0 is all.
         batch_size: Questions per forward pass.
         blind: Ask without audio: what can be guessed from the questions alone.
+        max_tokens: Longest answer; longer ones are cut, and counted.
+        max_transcript_tokens: Longest transcript.
     """
+    from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import eval_runs
     from student.quiet import quiet_libraries
 
     quiet_libraries()
-    eval_runs(runs, questions, name, benchmark, data, limit, batch_size, blind)
+    limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
+    eval_runs(runs, questions, name, benchmark, data, limit, batch_size, blind, limits)
 
 
 def ablate(
@@ -41,6 +47,8 @@ def ablate(
     first_layer: int = 0,
     limit: int = 0,
     batch_size: int = 16,
+    max_tokens: int = 64,
+    max_transcript_tokens: int = 448,
 ) -> None:
     """Is the block used? Replace its states, remove it, swap or drop the audio, and ask again.
 
@@ -50,12 +58,16 @@ def ablate(
         first_layer: Decoder layer from whose entrance on states are replaced; 0 is all of them.
         limit: Ask that many only, evenly spread; 0 is all.
         batch_size: Questions per forward pass.
+        max_tokens: Longest answer; longer ones are cut, and counted.
+        max_transcript_tokens: Longest transcript.
     """
+    from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import ablate_runs
     from student.quiet import quiet_libraries
 
     quiet_libraries()
-    ablate_runs(runs, questions, first_layer, limit, batch_size)
+    limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
+    ablate_runs(runs, questions, first_layer, limit, batch_size, limits)
 
 
 def probe(

@@ -7,19 +7,22 @@ from pathlib import Path
 
 from rich.table import Table
 
-from manifests.console import console
+from manifests.console import console, messages
 from manifests.errors import UserError
-from student.config import ARMS, WITH_HEADS
-from student.evaluation import evaluate as evaluation
+from student.config import WITH_HEADS
+from student.evaluation import comparison
 from student.evaluation.analysis.ablate import ablate
 from student.evaluation.analysis.ablate import build_table as ablation_table
 from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
+from student.evaluation.analysis.probe import build_table as probe_table
 from student.evaluation.analysis.probe import probe
+from student.evaluation.answering import TokenLimits
 from student.evaluation.benchmarks import load_benchmark
-from student.evaluation.questions import Question, questions_of_run, read_questions
-
-ORDER = ("base", *ARMS)
+from student.evaluation.evaluate import evaluate
+from student.evaluation.question_files import questions_of_run, read_questions
+from student.evaluation.questions import Question
+from student.evaluation.results import check_name, read_answers
 
 
 def eval_runs(
@@ -31,38 +34,46 @@ def eval_runs(
     limit: int,
     batch_size: int,
     blind: bool,
+    limits: TokenLimits | None = None,
 ) -> None:
     """Asks runs a set of questions; prints them side by side, arms over their seeds."""
-    asked = _questions(runs[0], questions, benchmark, data, limit)
+    asked = _questions(runs[0], questions, benchmark, data)
+    chosen = _limited(asked, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
+    name += f"-limit{len(chosen)}" if len(chosen) < len(asked) else ""
     name += "-blind" if blind else ""
-    arms: dict[str, dict[int, list]] = {}
-    for run in runs:
-        report = evaluation.evaluate(run, asked, name, batch_size=batch_size, blind=blind)
-        answers = evaluation.read_answers(run, asked, name)
-        arms.setdefault(report["arm"], {})[report["seed"]] = answers
-    # Arms are paired seed by seed, so only seeds that all of them have are compared.
-    trained = [set(by_seed) for arm, by_seed in arms.items() if arm != "base"]
-    shared = set.intersection(*trained) if trained else set()
-    if trained and not shared:
-        raise UserError("the arms have no seed in common, so there is nothing to compare")
-    ordered = {
-        arm: [by_seed[seed] for seed in sorted(by_seed if arm == "base" else shared)]
-        for arm in ORDER
-        if (by_seed := arms.get(arm))
-    }
-    against = [arm for arm in ARMS[:-1] if arm in ordered]
-    console.print(evaluation.build_table(evaluation.compare(ordered, against=against)))
+    columns = comparison.group_runs(runs)
+    paths = [run for column in columns for run in column.runs.values()]
+    for run in paths:
+        check_name(run, name, chosen)
+    for run in paths:
+        evaluate(run, chosen, name, batch_size=batch_size, blind=blind, limits=limits)
+    shared = comparison.shared_seeds(columns)
+    arms = {}
+    for column in columns:
+        seeds = shared if shared and column.arm != "base" else list(column.runs)
+        arms[column.name] = [read_answers(column.runs[seed], chosen, name) for seed in seeds]
+    trained = [column.name for column in columns if column.arm != "base"]
+    against = trained[:-1] if shared else []
+    if len(trained) > 1 and not shared:
+        messages.print("the runs have no seed in common, so no differences are shown")
+    table = comparison.build_table(
+        comparison.compare(comparison.common_answers(arms), against=against)
+    )
+    console.print(table)
 
 
 def ablate_runs(
-    runs: Sequence[str], questions: str | None, first_layer: int, limit: int, batch_size: int
-) -> None:
-    """Tampers with runs' blocks and audio: tables, RUN/ablation.json, a plot in the first run."""
-    asked = _questions(runs[0], questions, "", "", limit)
+    runs: Sequence[str], questions: str | None, first_layer: int, limit: int, batch_size: int,
+    limits: TokenLimits | None = None,
+) -> None:  # fmt: skip
+    """Changes runs' blocks and audio: tables, RUN/ablation.json, a plot in the first run."""
+    asked = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = []
-    for run in runs:
-        reports.append(ablate(run, asked, first_layer=first_layer, batch_size=batch_size))
+    for run in dict.fromkeys(runs):
+        reports.append(
+            ablate(run, asked, first_layer=first_layer, batch_size=batch_size, limits=limits)
+        )
         console.print(ablation_table(reports[-1]))
     picture = Path(runs[0]) / "ablation.png"
     draw_ablation(picture, reports)
@@ -73,47 +84,32 @@ def probe_runs(
     runs: Sequence[str], questions: str | None, caches: Sequence[str], limit: int, batch_size: int
 ) -> None:
     """Probes runs on the same clips; RUN/probes.json, and one heat map in the first run."""
-    asked = _questions(runs[0], questions, "", "", limit)
-    reports = list(probe(runs, asked, caches=caches, batch_size=batch_size).values())
+    asked = _limited(_questions(runs[0], questions, "", ""), limit)
+    found = probe(list(dict.fromkeys(runs)), asked, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
-    draw_probes(picture, reports)
-    console.print(_probe_table(reports))
+    draw_probes(picture, list(found.values()))
+    console.print(probe_table(found))
     console.print(f"heat map: {picture}")
-    for run, report in zip(runs, reports, strict=True):
+    for run, report in found.items():
         if report["arm"] in WITH_HEADS and caches:
             console.print(_reading_table(run, read_run(run, caches)))
 
 
-def _questions(run: str, path: str | None, benchmark: str, data: str, limit: int) -> list[Question]:
+def _questions(run: str, path: str | None, benchmark: str, data: str) -> list[Question]:
+    if benchmark and path:
+        raise UserError("give either --questions or --benchmark, not both")
     if benchmark:
         if not data:
             raise UserError(f"--benchmark {benchmark} needs --data, the folder of your local copy")
-        questions = load_benchmark(benchmark, Path(data))
-    elif path:
-        questions = read_questions(path)
-    else:
-        questions = questions_of_run(Path(run))
-    if limit and limit < len(questions):
-        # Evenly spread, so that every task keeps its share.
-        questions = [questions[at * len(questions) // limit] for at in range(limit)]
-    return questions
+        return load_benchmark(benchmark, Path(data))
+    return read_questions(path) if path else questions_of_run(Path(run))
 
 
-def _probe_table(reports: Sequence[dict]) -> Table:
-    table = Table("target", "metric", "floor", title="linear probes: best layer of each group")
-    for report in reports:
-        table.add_column(f"{report['arm']}-{report['seed']}: audio, thinking, decision")
-    for name, target in reports[0]["targets"].items():
-        cells = [
-            ", ".join(
-                f"{max(scores):.2f} @{scores.index(max(scores))}" if scores else "-"
-                for group in ("audio", "thinking", "decision")
-                for scores in [report["targets"][name]["scores"].get(group, [])]
-            )
-            for report in reports
-        ]
-        table.add_row(name, target["metric"], f"{target['floor']:.2f}", *cells)
-    return table
+def _limited(questions: list[Question], limit: int) -> list[Question]:
+    """At most `limit` questions, evenly spread, so that every task keeps its share."""
+    if not limit or limit >= len(questions):
+        return questions
+    return [questions[place * len(questions) // limit] for place in range(limit)]
 
 
 def _reading_table(run: str, report: dict) -> Table:

@@ -1,23 +1,24 @@
-"""Questions with answers: one JSON object a line, the format that every loader converts to.
+"""Questions with answers: the one form in which every benchmark and question file is asked.
 
-    {"id": "7", "task": "drum", "kind": "label", "audio": "a.wav", "question": "Which drum is hit?",
-     "choices": ["kick", "snare"], "answer": "snare"}
-
-`kind` is `choice` (the choices are put into the question, as letters), `label` (an open answer;
-`choices`, if given, are the labels that count as answers) or `transcription`.
+A question of kind `choice` has its choices in the prompt, as letters; `label` is an open answer,
+whose `choices`, if given, are the labels that count as answers; `transcription` is scored word by
+word. `student.evaluation.question_files` reads them from files.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.data.examples import Message, ask, read_held_out
+from student.data.examples import Message, ask
+from student.evaluation.scoring.text import normalise
 
 Kind = Literal["choice", "label", "transcription"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -31,7 +32,7 @@ class Question:
     """Unique in its file; answers of several students are paired by it."""
     kind: Kind
     audio: str
-    """Path of the recording."""
+    """Path of the recording, or an address with a scheme (`s3://bucket/key`)."""
     question: str
     answer: str
     choices: tuple[str, ...] = ()
@@ -43,22 +44,38 @@ class Question:
     """Start within the file, in seconds."""
     duration: float | None = None
     """In seconds; None is up to the end."""
+    group: str | None = None
+    """What recordings of one origin share (a speaker, a session): probes keep it on one side."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
             known = ", ".join(get_args(Kind))
             raise UserError(f"question {self.id}: `kind` must be one of {known}; it is {self.kind}")
-        if self.kind == "choice" and self.answer not in self.choices:
-            raise UserError(f"question {self.id}: {self.answer!r} is not one of its choices")
         if self.kind == "choice" and len(self.choices) > len(LETTERS):
             raise UserError(f"question {self.id} has {len(self.choices)} choices; 26 at most")
+        if self.kind == "choice" and len(self.choices) < 2:
+            raise UserError(f"question {self.id} is of kind choice and has no choices to offer")
+        by_text: dict[str, str] = {}
+        for choice in self.choices:
+            text = normalise(choice) or choice.strip()
+            if text in by_text:
+                raise UserError(
+                    f"question {self.id}: the choices {by_text[text]!r} and {choice!r} are the "
+                    "same but for case, punctuation and spelling of characters"
+                )
+            by_text[text] = choice
+        if self.choices and self.answer not in self.choices and self.kind != "transcription":
+            raise UserError(
+                f"question {self.id}: the answer {self.answer!r} is not one of its choices, "
+                f"{', '.join(map(repr, self.choices[:6]))}{' ...' * (len(self.choices) > 6)}"
+            )
 
     @property
     def text(self) -> str:
         """What the student is asked, choices included where they are part of the question."""
         if self.kind != "choice":
             return self.question
-        options = [f"({LETTERS[at]}) {choice}" for at, choice in enumerate(self.choices)]
+        options = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices)]  # noqa: B905
         return "\n".join([self.question, *options])
 
     @property
@@ -66,71 +83,73 @@ class Question:
         """The recording, as audio is loaded."""
         return Clip(
             clip_id=self.clip_id or self.id,
-            uri=str(Path(self.audio).absolute()),
+            uri=absolute(self.audio),
             offset=self.offset,
             duration=self.duration,
         )
+
+    @property
+    def recording(self) -> tuple[str, float, float | None]:
+        """What tells one stretch of audio from another."""
+        return absolute(self.audio), self.offset, self.duration
 
     def messages(self) -> list[Message]:
         """The conversation that asks it."""
         return ask(self.text, self.clip.clip_id)
 
 
-def read_questions(path: str | Path) -> list[Question]:
-    """Questions of a JSON-lines file; relative audio paths are relative to its folder.
+def absolute(audio: str) -> str:
+    """A path in full; an address with a scheme as it is."""
+    return audio if "://" in audio else str(Path(audio).absolute())
+
+
+def find_answer(answer: str, choices: Sequence[str]) -> str | None:
+    """The choice that an answer of a file stands for.
+
+    It may be the choice's text, in any case and with or without its letter (`(B) dog`), or the
+    letter alone. The text comes first: among the choices `B` and `A`, the answer `A` is the second.
+    """
+    bare = answer.strip()
+    if bare in choices:
+        return bare
+    alike = [choice for choice in choices if (normalise(choice) or choice) == normalise(bare)]
+    if len(alike) == 1:
+        return alike[0]
+    for letter, choice in zip(LETTERS, choices):  # noqa: B905
+        marked = (letter, f"({letter})", f"{letter}.", f"{letter})")
+        texts = [f"{mark} {choice}" for mark in marked[1:]]
+        if bare in marked or normalise(bare) in map(normalise, texts):
+            return choice
+    return None
+
+
+def check_questions(questions: Iterable[Question]) -> list[Question]:
+    """Questions whose ids are unique and whose tasks have one kind each.
+
+    A task that mixes kinds, which no single metric fits, is split by kind.
 
     Raises:
-        UserError: there is no such file, it is empty, or a line is not a question.
+        UserError: two questions have one id.
     """
-    if not Path(path).is_file():
-        raise UserError(f"there is no file of questions {path}")
-    found: dict[str, Question] = {}
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            row["choices"] = tuple(row.get("choices", ()))
-            row["audio"] = str(Path(path).parent / row["audio"])
-            question = Question(**row)
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path}, line {number}: not a question: {error}") from None
-        if question.id in found:
-            raise UserError(f"{path}, line {number}: the id {question.id!r} was there before")
-        found[question.id] = question
-    if not found:
-        raise UserError(f"{path} has no questions")
-    return list(found.values())
+    questions = list(questions)
+    repeated = [name for name, count in Counter(q.id for q in questions).items() if count > 1]
+    if repeated:
+        raise UserError(f"{len(repeated)} ids are given to several questions: {repeated[0]!r} ...")
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for question in questions:
+        kinds[question.task].add(question.kind)
+    return [
+        replace(question, task=f"{question.task} ({question.kind})")
+        if len(kinds[question.task]) > 1
+        else question
+        for question in questions
+    ]
 
 
-def questions_of_run(run: Path) -> list[Question]:
-    """A run's own held-out examples as questions; multi-clip conversations are left out.
-
-    An answer that is the clip's text is scored as a transcription, any other as a label.
-    """
-    questions = []
-    for number, (example, clips) in enumerate(read_held_out(run)):
-        if len(clips) != 1 or len(example.messages) != 1:
-            continue
-        (clip,) = clips
-        text = "".join(part.get("text", "") for part in example.messages[0]["content"])
-        spoken = example.answer == clip.text
-        questions.append(
-            Question(
-                id=f"{number}/{clip.clip_id}", task=text,
-                kind="transcription" if spoken else "label",
-                audio=clip.uri, question=text, answer=example.answer, clip_id=clip.clip_id,
-                offset=clip.offset, duration=clip.duration,
-            )
-        )  # fmt: skip
-    return questions
-
-
-def write_questions(path: Path, questions: Iterable[Question]) -> None:
-    """Writes questions as `read_questions` reads them, with absolute paths."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for question in questions:
-            row = {name: getattr(question, name) for name in Question.__slots__}
-            row["audio"] = question.clip.uri
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+def digest(questions: Iterable[Question]) -> str:
+    """A hash of what is asked and what counts as right, whatever the order."""
+    rows = sorted(
+        json.dumps([q.id, q.kind, q.text, q.answer, q.choices, q.task, *q.recording])
+        for q in questions
+    )
+    return hashlib.blake2b("\n".join(rows).encode(), digest_size=8).hexdigest()

@@ -20,7 +20,7 @@ function ablation(ablated) {
   const signed = (value) => `${value < 0 ? "" : "+"}${value.toFixed(3)}`;
   const lines = ablated.flatMap(({ run, found }) => Object.entries(found.conditions).filter(([name]) => name !== "intact").map(([name, one]) => [
     el("b", {}, run.name), name, one.mean ? one.mean.score.toFixed(3) : "–",
-    one.change ? signed(one.change.score) : "–", one.change ? `${signed(one.change.low)} to ${signed(one.change.high)}` : "–",
+    one.change ? signed(one.change.score) : "–", one.change && one.change.low !== null ? `${signed(one.change.low)} to ${signed(one.change.high)}` : "–",
     one.same_reply === undefined ? "–" : percent(one.same_reply),
   ]));
   const about = "mean score over tasks with its 95% interval, with the block or the audio tampered with; a block that is read falls with another clip's states";

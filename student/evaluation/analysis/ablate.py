@@ -1,4 +1,4 @@
-"""Is the block used? One student answers the same questions with its block or audio tampered with.
+"""Is the block used? One student answers the same questions with its block or audio changed.
 
 A student that answers as well with another clip's states in its block does not read them. A fall
 with zeros alone shows less: states that never occur disturb any model. So the conditions stand side
@@ -13,20 +13,28 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich import box
 from rich.table import Table
-from torch import Tensor
 
+from manifests.console import messages
 from manifests.errors import UserError
-from student.evaluation.analysis.state_edits import REPLACEMENTS, replaced
-from student.evaluation.answering import Prompt, PromptEdit, QuestionRunner, StateEdit, other_audio
+from student.evaluation.analysis.state_edits import REPLACEMENTS, Replacement, replaced
+from student.evaluation.answering import (
+    Prompt,
+    PromptEdit,
+    QuestionBatch,
+    QuestionRunner,
+    Reply,
+    StateEdit,
+    TokenLimits,
+)
+from student.evaluation.partners import Partners, find_partners, with_audio_of
 from student.evaluation.questions import Question
 from student.evaluation.scoring.scores import (
     Answer,
@@ -35,9 +43,84 @@ from student.evaluation.scoring.scores import (
     score_answers,
     task_tables,
 )
+from student.runs.folder import Run, replace_text
 
-FILE = "ablation.json"
-CONDITIONS = ("intact", *REPLACEMENTS, "markers only", "block removed", "other audio", "no audio")
+FILE = "ablation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the conditions are made of."""
+
+    runner: QuestionRunner
+    questions: Sequence[Question]
+    partners: Partners
+    first_layer: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """One way to change what a student reads."""
+
+    name: str
+    needs_block: bool = True
+    uses_partners: bool = False
+    """Whether questions without a true partner weaken it."""
+    questions: Callable[[Setting], Sequence[Question]] | None = None
+    """Other questions to ask."""
+    edit_prompt: Callable[[Setting], PromptEdit] | None = None
+    edit_states: Callable[[Setting], StateEdit] | None = None
+
+
+def _without_tokens(setting: Setting, *, markers: bool) -> PromptEdit:
+    block = setting.runner.trained.student.block
+    assert block is not None
+    ids = torch.tensor(block.ids if markers else block.content_ids)
+
+    def edit(prompt: Prompt) -> Prompt:
+        return replace(prompt, ids_S=prompt.ids_S[~torch.isin(prompt.ids_S, ids)])
+
+    return edit
+
+
+def _replace_states(setting: Setting, *, kind: Replacement) -> StateEdit:
+    def edit(batch: QuestionBatch) -> AbstractContextManager[None]:
+        source = None
+        if kind == "other clip":
+            others = [setting.questions[setting.partners.places[at]] for at in batch.places]
+            source = setting.runner.batch(others).inputs
+        return replaced(
+            setting.runner.trained.student, batch.inputs, kind,
+            source=source, first_layer=setting.first_layer,
+        )  # fmt: skip
+
+    return edit
+
+
+CONDITIONS = (
+    Condition(name="intact", needs_block=False),
+    *(
+        Condition(
+            name=kind,
+            uses_partners=kind == "other clip",
+            edit_states=functools.partial(_replace_states, kind=kind),
+        )
+        for kind in REPLACEMENTS
+    ),
+    Condition(name="markers only", edit_prompt=functools.partial(_without_tokens, markers=False)),
+    Condition(name="block removed", edit_prompt=functools.partial(_without_tokens, markers=True)),
+    Condition(
+        name="other audio",
+        needs_block=False,
+        uses_partners=True,
+        questions=lambda setting: with_audio_of(setting.questions, setting.partners),
+    ),
+    Condition(
+        name="no audio",
+        needs_block=False,
+        edit_prompt=lambda setting: setting.runner.without_audio,
+    ),
+)
 
 
 def ablate(
@@ -47,6 +130,7 @@ def ablate(
     first_layer: int = 0,
     batch_size: int = 16,
     resamples: int = 1000,
+    limits: TokenLimits | None = None,
 ) -> dict:
     """Measures a run under every condition and writes RUN/ablation.json and .png.
 
@@ -54,95 +138,88 @@ def ablate(
         run: Folder of a run.
         questions: With answers.
         first_layer: Decoder layer from whose entrance on states are replaced.
-        batch_size: Questions per forward pass; `other clip` takes states from the same batch.
+        batch_size: Questions per forward pass.
         resamples: Of the bootstrap.
+        limits: Longest replies.
 
     Returns:
         What was written: `arm`, `seed`, `layers` (whose entering states are replaced),
-        `conditions`: condition -> scores (see `score_answers`) and `change`, the paired difference
-        to the intact student.
+        `without_true_partner` (questions for which there is no clip of the same task with another
+        answer), `conditions`: condition -> scores (see `score_answers`), `change`, the paired
+        difference to the intact student, and `same_reply`, the share of replies that are the same.
+
+    Raises:
+        UserError: there is no such layer, or all questions are about one recording.
     """
-    examinee = QuestionRunner(run, batch_size=batch_size)
-    student = examinee.trained.student
-    conditions = list(CONDITIONS)
-    if student.block is None:
-        conditions = ["intact", "other audio", "no audio"]
-    elif not 0 <= first_layer < student.base.config.get_text_config().num_hidden_layers:
-        raise UserError(f"there is no decoder layer {first_layer}")
-    answers = {
-        condition: _answers(examinee, questions, condition, first_layer) for condition in conditions
-    }
-    tables = {condition: task_tables([given]) for condition, given in answers.items()}
-    found = {}
-    for condition, given in answers.items():
-        change = paired_interval(tables[condition], tables["intact"], resamples=resamples)
-        found[condition] = score_answers([given], resamples=resamples) | {
-            "change": {"score": change.value, "low": change.low, "high": change.high},
-            "same_reply": _same(given, answers["intact"]),
-        }
+    runner = QuestionRunner(run, batch_size=batch_size, limits=limits or TokenLimits())
+    student = runner.trained.student
     num_layers = student.base.config.get_text_config().num_hidden_layers
+    if student.block is not None and not 0 <= first_layer < num_layers:
+        raise UserError(f"there is no decoder layer {first_layer}; the last is {num_layers - 1}")
+    find_partners(questions)  # before anything is asked
+    intact = runner.replies(questions, description="intact")
+    questions, intact = _readable(questions, intact)
+    partners = find_partners(questions)
+    setting = Setting(
+        runner=runner, questions=questions, partners=partners, first_layer=first_layer
+    )
+    conditions = [c for c in CONDITIONS if student.block is not None or not c.needs_block]
+    answers = {"intact": _read(questions, intact)}
+    for condition in conditions:
+        if condition.name not in answers:
+            answers[condition.name] = _read(questions, _ask(setting, condition))
+    tables = {name: task_tables([given]) for name, given in answers.items()}
+    scores = {}
+    for name, given in answers.items():
+        change = paired_interval(tables[name], tables["intact"], resamples=resamples)
+        scores[name] = score_answers([given], resamples=resamples) | {
+            "change": {"score": change.value, "low": change.low, "high": change.high},
+            "same_reply": _share_of_same_replies(given, answers["intact"]),
+        }
     report = {
-        "arm": examinee.trained.recipe.arm,
-        "seed": examinee.trained.recipe.seed,
+        "arm": runner.trained.recipe.arm,
+        "seed": runner.trained.recipe.seed,
         "questions": len(questions),
+        "unreadable": len(runner.failures),
+        "without_true_partner": partners.num_untrue,
         "layers": list(range(first_layer, num_layers)) if student.block else [],
         "tapped_layer": student.tap,
-        "conditions": found,
+        "conditions": scores,
     }
-    (Path(run) / FILE).write_text(json.dumps(report, indent=1))
+    replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
     return report
 
 
-def _answers(
-    examinee: QuestionRunner, questions: Sequence[Question], condition: str, first_layer: int
-) -> list[Answer]:
-    asked: Sequence[Question] = questions
-    change: PromptEdit | None = None
-    tamper: StateEdit | None = None
-    student = examinee.trained.student
-    if condition == "other audio":
-        asked = other_audio(questions)
-    elif condition == "no audio":
-        change = examinee.without_audio
-    elif condition in ("markers only", "block removed"):
-        assert student.block is not None
-        ids = student.block.content_ids if condition == "markers only" else student.block.ids
-        change = functools.partial(_without, ids=ids)
-    elif condition in REPLACEMENTS:
-        tamper = functools.partial(
-            _replaced, student=student, kind=condition, first_layer=first_layer
-        )
-    replies = examinee.replies(asked, change=change, tamper=tamper, what=condition)
-    return [read_reply(question, reply) for question, reply in zip(questions, replies, strict=True)]
+def _ask(setting: Setting, condition: Condition) -> list[Reply]:
+    questions = condition.questions(setting) if condition.questions else setting.questions
+    return setting.runner.replies(
+        questions,
+        edit_prompt=condition.edit_prompt(setting) if condition.edit_prompt else None,
+        edit_states=condition.edit_states(setting) if condition.edit_states else None,
+        description=condition.name,
+    )
 
 
-def _replaced(
-    inputs: dict[str, Tensor], batch: Sequence[Question], **options: Any
-) -> AbstractContextManager[None]:
-    return replaced(inputs=inputs, partners=choose_partners(batch), **options)
+def _readable(
+    questions: Sequence[Question], replies: Sequence[Reply]
+) -> tuple[list[Question], list[Reply]]:
+    """The questions that could be asked, and their replies."""
+    pairs = [pair for pair in zip(questions, replies, strict=True) if not pair[1].failure]
+    if not pairs:
+        raise UserError(f"no audio can be read: {replies[0].failure}")
+    if len(pairs) < len(questions):
+        messages.print(f"{len(questions) - len(pairs)} questions left out: unreadable audio")
+    return [question for question, _ in pairs], [reply for _, reply in pairs]
 
 
-def choose_partners(batch: Sequence[Question]) -> list[int]:
-    """For each question of a batch, another with the same task and another answer; failing that,
-    the next one."""
-    partners = []
-    for at, question in enumerate(batch):
-        after = [(at + step) % len(batch) for step in range(1, len(batch))] or [at]
-        fitting = [
-            other
-            for other in after
-            if batch[other].task == question.task and batch[other].answer != question.answer
-        ]
-        partners.append((fitting or after)[0])
-    return partners
+def _read(questions: Sequence[Question], replies: Sequence[Reply]) -> list[Answer]:
+    return [
+        read_reply(question, reply.text, cut=reply.is_cut)
+        for question, reply in zip(questions, replies, strict=True)
+    ]
 
 
-def _without(prompt: Prompt, ids: Sequence[int]) -> Prompt:
-    gone_S = torch.isin(prompt.ids_S, torch.tensor(ids))
-    return replace(prompt, ids_S=prompt.ids_S[~gone_S])
-
-
-def _same(answers: Sequence[Answer], intact: Sequence[Answer]) -> float:
+def _share_of_same_replies(answers: Sequence[Answer], intact: Sequence[Answer]) -> float:
     pairs = zip(answers, intact, strict=True)
     return sum(ours.reply == theirs.reply for ours, theirs in pairs) / len(intact)
 
@@ -151,21 +228,26 @@ def build_table(report: dict) -> Table:
     """Conditions by tasks, with the change against intact."""
     tasks = list(report["conditions"]["intact"]["tasks"])
     title = f"{report['arm']}, seed {report['seed']}: is the block used?"
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0)
+    untrue = report["without_true_partner"]
+    note = (
+        f"{untrue} of {report['questions']} questions have no clip of their task with another "
+        "answer: for them, `other clip` and `other audio` show less"
+    )
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, caption=note if untrue else None)
     table.add_column("condition", no_wrap=True)
     table.add_column("mean score", justify="right")
     table.add_column("change", justify="right")
     table.add_column("95 % interval", justify="right", no_wrap=True)
     for heading in ("same reply", *tasks):
         table.add_column(heading, justify="right", overflow="fold")
-    for condition, found in report["conditions"].items():
-        change = found["change"]
+    for condition, numbers in report["conditions"].items():
+        change = numbers["change"]
         table.add_row(
             condition,
-            f"{found['mean']['score']:.3f}",
+            f"{numbers['mean']['score']:.3f}",
             f"{change['score']:+.3f}",
-            f"{change['low']:+.3f} .. {change['high']:+.3f}",
-            f"{found['same_reply']:.2f}",
-            *(f"{found['tasks'][task]['score']:.2f}" for task in tasks),
+            "-" if change["low"] is None else f"{change['low']:+.3f} .. {change['high']:+.3f}",
+            f"{numbers['same_reply']:.2f}",
+            *(f"{numbers['tasks'][task]['score']:.2f}" for task in tasks),
         )
     return table

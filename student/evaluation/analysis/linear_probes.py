@@ -5,10 +5,17 @@ its penalty chosen on a quarter of the training clips. For a label the targets a
 coded -1 and 1, and the prediction is the largest output (a least-squares classifier). Probes are
 fitted on some clips and scored on others; a probe of any state reads something, so what counts is
 the difference between arms, layers and groups, and each score's distance from its floor.
+
+All targets of one layer and group share one Gram matrix, which is factorised once per penalty: the
+products of the states, which cost most, are made once. A single eigendecomposition would serve all
+penalties, too, but costs as much as ten such factorisations and hardly uses more than one core.
+Where there are fewer rows than columns, rows by rows are factorised instead.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +24,8 @@ import numpy as np
 
 PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
 """Times the mean variance of the standardised states, which is 1."""
+CHUNK_ROWS = 4096
+"""Rows that are turned into float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -30,35 +39,97 @@ class Ridge:
 
     def __call__(self, states_NH: np.ndarray) -> np.ndarray:
         """predicted_ND."""
-        return (states_NH - self.mean_H) / self.scale_H @ self.weight_HD + self.bias_D
+        predicted = [
+            (chunk.astype(np.float64) - self.mean_H) / self.scale_H @ self.weight_HD + self.bias_D
+            for chunk in _chunks(states_NH)
+        ]
+        return np.concatenate(predicted)
 
 
-def fit_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float) -> Ridge:
-    """argmin over W of |X W - Y|^2 + penalty * |W|^2, X standardised and Y centred."""
-    mean_H, scale_H = states_NH.mean(0), states_NH.std(0).clip(1e-6)
-    bias_D = target_ND.mean(0)
-    standard_NH = (states_NH - mean_H) / scale_H
-    gram_HH = standard_NH.T @ standard_NH + penalty * np.eye(states_NH.shape[1])
-    weight_HD = np.linalg.solve(gram_HH, standard_NH.T @ (target_ND - bias_D))
-    return Ridge(mean_H, scale_H, weight_HD, bias_D)
+class _Sums:
+    """What ridge regression needs of some rows: their number, sums and products."""
+
+    def __init__(self, states_NH: np.ndarray) -> None:
+        self.count, width = states_NH.shape
+        self.sum_H, self.gram_HH = np.zeros(width), np.zeros((width, width))
+        for chunk in _chunks(states_NH):
+            rows = chunk.astype(np.float64)
+            self.sum_H += rows.sum(0)
+            self.gram_HH += rows.T @ rows
+
+    def __add__(self, other: _Sums) -> _Sums:
+        both = object.__new__(_Sums)
+        both.count = self.count + other.count
+        both.sum_H = self.sum_H + other.sum_H
+        both.gram_HH = self.gram_HH + other.gram_HH
+        return both
 
 
-def choose_ridge(states_NH: np.ndarray, target_ND: np.ndarray, groups_N: np.ndarray) -> Ridge:
-    """The penalty that is best on every fourth clip, then a fit on all.
+class _Problem:
+    """Ridge regression of one set of rows, for any penalty."""
+
+    def __init__(self, states_NH: np.ndarray, target_ND: np.ndarray, sums: _Sums | None) -> None:
+        self._states_NH, self._sums = states_NH, sums
+        self._bias_D = target_ND.mean(0)
+        centred_ND = target_ND - self._bias_D
+        if sums is None:
+            rows = states_NH.astype(np.float64)
+            self._mean_H, self._scale_H = rows.mean(0), rows.std(0).clip(1e-6)
+            self._standard_NH = (rows - self._mean_H) / self._scale_H
+            self._gram = self._standard_NH @ self._standard_NH.T
+            self._right = centred_ND
+            return
+        self._mean_H = sums.sum_H / sums.count
+        variance_H = np.diag(sums.gram_HH) / sums.count - self._mean_H**2
+        self._scale_H = np.sqrt(variance_H.clip(0)).clip(1e-6)
+        scales_HH = np.outer(self._scale_H, self._scale_H)
+        self._gram = (sums.gram_HH - sums.count * np.outer(self._mean_H, self._mean_H)) / scales_HH
+        products_HD = np.zeros((len(self._mean_H), target_ND.shape[1]))
+        for rows, targets in zip(_chunks(states_NH), _chunks(centred_ND), strict=True):
+            products_HD += (rows.astype(np.float64) - self._mean_H).T @ targets
+        self._right = products_HD / self._scale_H[:, None]
+
+    def solve(self, penalty: float) -> Ridge:
+        """argmin over W of |X W - Y|^2 + penalty * |W|^2, X standardised and Y centred."""
+        regularised = self._gram + penalty * np.eye(len(self._gram))
+        solution = np.linalg.solve(regularised, self._right)
+        weight_HD = self._standard_NH.T @ solution if self._sums is None else solution
+        return Ridge(self._mean_H, self._scale_H, weight_HD, self._bias_D)
+
+
+def fit_ridges(
+    states_NH: np.ndarray, targets: Sequence[np.ndarray], groups_N: np.ndarray
+) -> list[Ridge]:
+    """For each target the penalty that is best on every fourth group, then a fit on all rows.
 
     Args:
-        states_NH: Rows of states.
-        target_ND: What they shall say.
-        groups_N: Clip of each row: rows of one clip are never on both sides.
+        states_NH: Rows of states, of any floating type.
+        targets: For each target, what the rows shall say, target_ND.
+        groups_N: Number of the recording of each row: rows of one are never on both sides.
     """
     checking_N = groups_N % 4 == 3
-    learning_N = ~checking_N
-
-    def error(penalty: float) -> float:
-        ridge = fit_ridge(states_NH[learning_N], target_ND[learning_N], penalty)
-        return float(((ridge(states_NH[checking_N]) - target_ND[checking_N]) ** 2).mean())
-
-    return fit_ridge(states_NH, target_ND, min(PENALTIES, key=error))
+    ends = np.cumsum([0, *(target_ND.shape[1] for target_ND in targets)])
+    columns = [slice(start, end) for start, end in itertools.pairwise(ends)]
+    target_ND = np.concatenate([np.asarray(target, np.float64) for target in targets], axis=1)
+    learning = states_NH[~checking_N]
+    checking = states_NH[checking_N]
+    is_wide = len(learning) <= states_NH.shape[1]
+    learning_sums = None if is_wide else _Sums(learning)
+    problem = _Problem(learning, target_ND[~checking_N], learning_sums)
+    errors = np.zeros((len(PENALTIES), len(targets)))
+    for number, penalty in enumerate(PENALTIES):
+        squared_ND = (problem.solve(penalty)(checking) - target_ND[checking_N]) ** 2
+        errors[number] = [squared_ND[:, place].mean() for place in columns]
+    best = errors.argmin(0)
+    all_sums = None if learning_sums is None else learning_sums + _Sums(checking)
+    order = np.concatenate([np.flatnonzero(~checking_N), np.flatnonzero(checking_N)])
+    whole = _Problem(states_NH[order], target_ND[order], all_sums)
+    fits = {number: whole.solve(PENALTIES[number]) for number in set(best.tolist())}
+    return [
+        Ridge(fit.mean_H, fit.scale_H, fit.weight_HD[:, place], fit.bias_D[place])
+        for number, place in zip(best.tolist(), columns, strict=True)
+        for fit in [fits[number]]
+    ]
 
 
 def explained(predicted_ND: np.ndarray, target_ND: np.ndarray, baseline_D: np.ndarray) -> float:
@@ -69,6 +140,11 @@ def explained(predicted_ND: np.ndarray, target_ND: np.ndarray, baseline_D: np.nd
     return float(1 - residual / max(total, 1e-12))
 
 
-def coded(labels: list[str], classes: list[str]) -> np.ndarray:
+def coded(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
     """Labels as rows of -1, and 1 at their class."""
     return np.array([[1.0 if label == name else -1.0 for name in classes] for label in labels])
+
+
+def _chunks(rows: np.ndarray) -> list[np.ndarray]:
+    """Rows in pieces; at least one piece, though it be empty."""
+    return [rows[start : start + CHUNK_ROWS] for start in range(0, max(len(rows), 1), CHUNK_ROWS)]

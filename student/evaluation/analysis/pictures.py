@@ -63,12 +63,21 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
     axis = figure.subplots()
     width = 0.8 / len(reports)
     for number, report in enumerate(reports):
-        found = {
-            c: report["conditions"][c]["mean"] for c in conditions if c in report["conditions"]
+        means = {
+            name: report["conditions"][name]["mean"]
+            for name in conditions
+            if name in report["conditions"]
         }
-        places = [conditions.index(c) + (number - (len(reports) - 1) / 2) * width for c in found]
-        scores = np.array([mean["score"] for mean in found.values()])
-        ends = np.array([[mean["low"], mean["high"]] for mean in found.values()]).T
+        shift = (number - (len(reports) - 1) / 2) * width
+        places = [conditions.index(name) + shift for name in means]
+        scores = np.array([mean["score"] for mean in means.values()])
+        ends = np.array(
+            [
+                # A single question has no interval.
+                [mean["score"] if mean[end] is None else mean[end] for end in ("low", "high")]
+                for mean in means.values()
+            ]
+        ).T
         axis.bar(
             places,
             scores,

@@ -3,32 +3,35 @@
 Every layer x every position group (audio, thinking, decision) x every stream and label, for one or
 several runs on the same clips. Streams are probed frame by frame (a position's state against its
 time span's target), the decision against the clip's mean target; labels from the mean state.
+Recordings of one file or group are fitted on or scored, never both.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from rich.table import Table
 
 from manifests.console import console
 from manifests.errors import UserError
 from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
-from student.evaluation.analysis.linear_probes import choose_ridge, coded, explained
-from student.evaluation.analysis.states import collect
+from student.evaluation.analysis.probe_targets import Target, label_targets, score, stream_targets
+from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
-from student.evaluation.questions import Question
+from student.evaluation.progress import progress
+from student.evaluation.questions import Question, absolute
+from student.runs.folder import Run, replace_text
 
-# Legend: L layers + 1, C clips, K positions, N rows, H width, D target columns.
+# Legend: C clips.
 
-FILE = "probes.json"
+FILE = "probes"
 TEST_SHARE = 0.3
-MAX_COLUMNS = 64
-"""Wide streams are probed on their most varied columns."""
 NEUTRAL = "What is heard?"
 
 
@@ -51,56 +54,70 @@ def probe(
         batch_size: Clips per forward pass.
 
     Returns:
-        Run -> `arm`, `seed`, `layers`, `targets`: target -> metric, floor, n and `scores`, group ->
-        one score per layer (the embeddings first).
+        Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
+        that it has learnt from; null where that is not known), `layers`, `targets`: target ->
+        metric, floor, n and `scores`, group -> one score per layer (the embeddings first).
 
     Raises:
         UserError: there are too few clips.
     """
     clips, labels = _by_clip(questions)
-    testing_C = np.array([fraction("probe", clip.id) < TEST_SHARE for clip in clips])
+    recordings = [clip.group or absolute(clip.audio) for clip in clips]
+    testing_C = np.array([fraction("probe", recording) < TEST_SHARE for recording in recordings])
     if min(testing_C.sum(), (~testing_C).sum()) < 8:
         raise UserError(
-            f"{len(clips)} clips are too few to probe; 30 at least, better 300: --questions FILE "
-            "asks of more than the first run held out"
+            f"{len(clips)} clips of {len(set(recordings))} recordings are too few to probe; 30 at "
+            "least, better 300: --questions FILE asks of more than the first run held out"
         )
+    numbers = {recording: number for number, recording in enumerate(sorted(set(recordings)))}
+    group_C = np.array([numbers[recording] for recording in recordings])
     streams = open_streams(caches, None) if caches else {}
     streams = {name: stream for name, stream in streams.items() if name != RECONSTRUCTION}
-    found = {}
+    reports = {}
     for run in runs:
-        examinee = QuestionRunner(run, batch_size=batch_size)
-        block = examinee.trained.student.block
+        runner = QuestionRunner(run, batch_size=batch_size)
+        block = runner.trained.student.block
         spans = len(block.content_ids) if block else num_spans
-        groups = collect(examinee, clips, num_spans=spans)
-        targets = _label_targets(labels)
-        targets |= _stream_targets(streams, clips, spans)
-        recipe = examinee.trained.recipe
-        is_run = (Path(run) / "recipe.yaml").is_file()
+        targets = label_targets(labels) | stream_targets(streams, clips, spans)
         report = {
-            "arm": recipe.arm if is_run else "base",
-            "seed": recipe.seed,
+            "arm": runner.trained.recipe.arm if Run(run).exists else "base",
+            "seed": runner.trained.recipe.seed,
             "clips": len(clips),
-            "tapped_layer": examinee.trained.student.tap,
-            "targets": {
-                name: target
-                | {
-                    "scores": {
-                        group: [
-                            round(float(_score(values_CKH, target, testing_C)), 4)
-                            for values_CKH in states.values_LCKH
-                        ]
-                        for group, states in groups.items()
-                    }
-                }
-                for name, target in targets.items()
-            },
+            **_origin(Run(run), clips, streams.values()),
+            "tapped_layer": runner.trained.student.tap,
+            "targets": _probed(runner, clips, targets, spans, testing_C, group_C),
         }
-        for target in report["targets"].values():
-            del target["values"]
-        (Path(run) / FILE).write_text(json.dumps(report, indent=1))
-        console.print(f"{run}: {len(report['targets'])} targets probed")
-        found[str(run)] = report
-    return found
+        replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
+        console.print(f"{run}: {len(targets)} targets probed", markup=False)
+        reports[str(run)] = report
+    return reports
+
+
+def _probed(
+    runner: QuestionRunner,
+    clips: Sequence[Question],
+    targets: Mapping[str, Target],
+    spans: int,
+    testing_C: np.ndarray,
+    group_C: np.ndarray,
+) -> dict[str, dict]:
+    """Target -> its description and scores."""
+    scores: dict[str, dict[str, list[float]]] = {name: {} for name in targets}
+    with tempfile.TemporaryDirectory(dir=runner.path, prefix="states-") as folder:
+        groups = collect(runner, clips, Path(folder), num_spans=spans)
+        total = sum(len(states.layers) for states in groups.values())
+        with progress(f"probes of {runner.path}", total, "layers") as advance:
+            for group, states in groups.items():
+                for values_CKH in states.layers:
+                    layer = score(values_CKH, targets, testing_C, group_C)
+                    for name, value in layer.items():
+                        scores[name].setdefault(group, []).append(round(value, 4))
+                    advance()
+    return {
+        name: {"metric": target.metric, "floor": target.floor, "n": target.num_known,
+               "scores": scores[name]}
+        for name, target in targets.items()
+    }  # fmt: skip
 
 
 def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, list[str | None]]]:
@@ -109,64 +126,62 @@ def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, l
     answers: dict[str, dict[str, str]] = {}
     for question in questions:
         key = question.clip.clip_id
-        clips.setdefault(key, replace(question, id=key, kind="label", question=NEUTRAL, task="all"))
+        clips.setdefault(
+            key,
+            replace(question, id=key, kind="label", question=NEUTRAL, task="all", choices=()),
+        )
         if question.kind != "transcription":
             answers.setdefault(question.task, {})[key] = question.answer
     labels = {task: [by_clip.get(key) for key in clips] for task, by_clip in answers.items()}
     return list(clips.values()), labels
 
 
-def _label_targets(labels: Mapping[str, list[str | None]]) -> dict[str, dict]:
-    targets = {}
-    for task, values in labels.items():
-        known = [value for value in values if value is not None]
-        commonest = max(map(known.count, set(known))) / len(known)
-        targets[task] = {"metric": "accuracy", "floor": round(commonest, 4), "n": len(known),
-                         "values": values}  # fmt: skip
-    return targets
+def _origin(
+    run: Run, clips: Sequence[Question], streams: Iterable[Stream]
+) -> dict[str, int | None]:
+    """How many of the clips a run has held out, and how many it has learnt from: those of its
+    caches that it did not hold out."""
+    if not run.held_out_file.is_file():
+        return {"held_out": None, "learnt": None}
+    held = {clip.clip_id for _, heard in run.held_out() for clip in heard}
+    ids = [clip.clip.clip_id for clip in clips]
+    others = [clip_id for clip_id in ids if clip_id not in held]
+    streams = list(streams)
+    learnt = sum(any(stream.covers(clip_id) for stream in streams) for clip_id in others)
+    return {"held_out": len(ids) - len(others), "learnt": learnt if streams or not others else None}
 
 
-def _stream_targets(
-    streams: Mapping[str, Stream], clips: Sequence[Question], spans: int
-) -> dict[str, dict]:
-    targets = {}
-    for name, stream in streams.items():
-        values = [
-            stream.frames(clip.clip.clip_id, spans) if stream.covers(clip.clip.clip_id) else None
-            for clip in clips
+def describe_clips(report: Mapping) -> str:
+    """What the probed clips are to the run, for titles."""
+    held, learnt, total = report.get("held_out"), report.get("learnt"), report["clips"]
+    if held is None:
+        return f"{total:,} clips"
+    if held == total:
+        return f"{total:,} held-out clips"
+    rest = f"{learnt:,} learnt from" if learnt else "the others perhaps learnt from"
+    if learnt == 0:
+        rest = f"{total - held:,} of elsewhere"
+    return f"{total:,} clips: {held:,} held out, {rest}"
+
+
+def build_table(reports: Mapping[str, Mapping]) -> Table:
+    """The best layer of each group, runs side by side."""
+    first = next(iter(reports.values()))
+    origins = list(dict.fromkeys(describe_clips(report) for report in reports.values()))
+    title = f"linear probes on {' / '.join(origins)}: best layer of each group"
+    table = Table("target", "metric", "n", "floor", title=title)
+    labels = [f"{report['arm']}-{report['seed']}" for report in reports.values()]
+    for run, label in zip(reports, labels, strict=True):
+        heading = label if labels.count(label) == 1 else run
+        table.add_column(f"{heading}: {', '.join(GROUPS)}")
+    for name, target in first["targets"].items():
+        cells = [
+            ", ".join(
+                f"{max(scores):.2f} @{scores.index(max(scores))}" if scores else "-"
+                for group in GROUPS
+                for scores in [report["targets"][name]["scores"].get(group, [])]
+            )
+            for report in reports.values()
         ]
-        covered = [value for value in values if value is not None]
-        if len(covered) < 8:
-            continue
-        columns = np.argsort(-np.concatenate(covered).var(0))[:MAX_COLUMNS]
-        values = [None if value is None else value[:, np.sort(columns)] for value in values]
-        targets[name] = {"metric": "R2", "floor": 0.0, "n": len(covered), "values": values}
-    return targets
-
-
-def _score(values_CKH: np.ndarray, target: Mapping, testing_C: np.ndarray) -> float:
-    """Score on the testing clips of a probe fitted on the others."""
-    known = [at for at, value in enumerate(target["values"]) if value is not None]
-    values = [target["values"][at] for at in known]
-    states_CKH, testing_C = values_CKH[known], testing_C[known]
-    if target["metric"] == "accuracy":
-        classes = sorted(set(values))
-        states_NH, wanted_ND = states_CKH.mean(1), coded(values, classes)
-        repeats = 1
-    else:
-        per_frame_CKD = np.stack(values)
-        repeats = states_CKH.shape[1]
-        if repeats == 1:
-            per_frame_CKD = per_frame_CKD.mean(1, keepdims=True)
-        states_NH = states_CKH.reshape(-1, states_CKH.shape[-1])
-        wanted_ND = per_frame_CKD.reshape(len(states_NH), -1)
-    testing_N, groups_N = np.repeat(testing_C, repeats), np.repeat(np.arange(len(known)), repeats)
-    learning_N = ~testing_N
-    states_NH, wanted_ND = states_NH.astype(np.float64), wanted_ND.astype(np.float64)
-    order = np.unique(groups_N[learning_N], return_inverse=True)[1]
-    ridge = choose_ridge(states_NH[learning_N], wanted_ND[learning_N], order)
-    predicted_ND = ridge(states_NH[testing_N])
-    if target["metric"] == "accuracy":
-        hits = predicted_ND.argmax(1) == wanted_ND[testing_N].argmax(1)
-        return float(hits.mean())
-    return explained(predicted_ND, wanted_ND[testing_N], wanted_ND[learning_N].mean(0))
+        table.add_row(name, target["metric"], f"{target['n']:,}", f"{target['floor']:.2f}", *cells)
+    return table

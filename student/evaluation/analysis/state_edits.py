@@ -11,7 +11,7 @@ heads' states were made.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -69,7 +69,7 @@ def replaced(
     inputs: dict[str, Tensor],
     kind: Replacement,
     *,
-    partners: Sequence[int] | None = None,
+    source: dict[str, Tensor] | None = None,
     first_layer: int = 0,
     seed: int = 0,
 ) -> Iterator[None]:
@@ -78,40 +78,39 @@ def replaced(
     Args:
         student: With a block.
         inputs: The batch that will be read; steps of generation after it are left alone.
-        kind: `zero`; `random` directions of the same norm; `other clip`: what another prompt of the
-            batch holds at the same layer and position; `first repeated`: every position holds what
-            the first one does.
-        partners: For `other clip`, the prompt whose states each prompt gets; the next one if None.
+        kind: `zero`; `random` directions of the same norm; `other clip`: what each prompt of
+            `source` holds at the same layer and position; `first repeated`: every position holds
+            what the first one does.
+        source: For `other clip`, as many prompts as `inputs` has, of other recordings.
         first_layer: From which decoder layer on.
         seed: Of random directions.
     """
+    read = inputs if source is None else source
     places_BS = thinking_places(student, inputs["input_ids"])
+    read_places_BS = thinking_places(student, read["input_ids"])
     batch, length = places_BS.shape
-    partners = [*range(1, batch), 0] if partners is None else partners
     generator = torch.Generator().manual_seed(seed)
     intact: dict[int, Tensor] = {}
 
     def keep(layer: int, states_BSH: Tensor) -> Tensor:
-        intact[layer] = states_BSH[places_BS].view(batch, -1, states_BSH.shape[-1]).clone()
+        intact[layer] = states_BSH[read_places_BS].view(batch, -1, states_BSH.shape[-1]).clone()
         return states_BSH
 
     def change(layer: int, states_BSH: Tensor) -> Tensor:
         if states_BSH.shape[1] != length:
             return states_BSH
-        new_BKH = _replacement(intact[layer], kind, partners, generator)
+        new_BKH = _replacement(intact[layer], kind, generator)
         states_BSH = states_BSH.clone()
         states_BSH[places_BS] = new_BKH.flatten(0, 1)
         return states_BSH
 
     with entering_states(student, keep, first_layer=first_layer), torch.no_grad():
-        student.base.model(**inputs, **student.backbone.positions(inputs), use_cache=False)
+        student.base.model(**read, **student.backbone.positions(read), use_cache=False)
     with entering_states(student, change, first_layer=first_layer):
         yield
 
 
-def _replacement(
-    intact_BKH: Tensor, kind: Replacement, partners: Sequence[int], generator: torch.Generator
-) -> Tensor:
+def _replacement(intact_BKH: Tensor, kind: Replacement, generator: torch.Generator) -> Tensor:
     if kind == "zero":
         return torch.zeros_like(intact_BKH)
     if kind == "random":
@@ -119,5 +118,5 @@ def _replacement(
         norms_BK1 = intact_BKH.norm(dim=-1, keepdim=True)
         return drawn_BKH / drawn_BKH.norm(dim=-1, keepdim=True) * norms_BK1
     if kind == "other clip":
-        return intact_BKH[list(partners)]
+        return intact_BKH
     return intact_BKH[:, :1].expand_as(intact_BKH)

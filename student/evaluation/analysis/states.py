@@ -2,81 +2,98 @@
 
 Audio positions are the audio tokens of the prompt; thinking positions the block's content tokens;
 the decision position is the last of the prompt, from which the first word of the answer is said.
+States of a thousand clips of a large model take tens of gigabytes, so they are kept in float16 in a
+file per layer and group, and one batch alone is in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch import Tensor
 
-from manifests.console import messages
+from manifests.errors import UserError
 from student.distill.alignment import span_weights
 from student.evaluation.analysis.state_edits import thinking_places
 from student.evaluation.answering import QuestionRunner
+from student.evaluation.progress import progress
 from student.evaluation.questions import Question
 
 # Legend: L layers + 1 (the embeddings), C clips, K positions of a group, H width.
 
 GROUPS = ("audio", "thinking", "decision")
+_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True)
 class States:
-    """What one group of positions holds."""
+    """What one group of positions holds, layer by layer."""
 
     group: str
-    values_LCKH: np.ndarray
-    """float32; audio tokens averaged to as many equal time spans as there are thinking positions;
-    K is 1 for the decision."""
+    layers: tuple[np.ndarray, ...]
+    """L arrays values_CKH, float16, mapped from files; audio tokens are averaged to as many equal
+    time spans as there are thinking positions; K is 1 for the decision."""
 
 
 @torch.no_grad()
 def collect(
-    examinee: QuestionRunner, questions: Sequence[Question], *, num_spans: int
+    runner: QuestionRunner, questions: Sequence[Question], folder: Path, *, num_spans: int
 ) -> dict[str, States]:
     """States of all groups that a student has.
 
     Args:
-        examinee: The student.
+        runner: The student.
         questions: One per clip.
+        folder: Where the states are kept.
         num_spans: K of the audio group; of the thinking group, too, where there is a block.
+
+    Raises:
+        UserError: the audio of a clip cannot be read.
     """
-    student = examinee.trained.student
+    student = runner.trained.student
     token = student.backbone.audio_token_id(student.base)
-    found: dict[str, dict[int, np.ndarray]] = {group: {} for group in GROUPS}
-    batches = list(examinee.batches(questions))
-    for places, inputs in track(
-        batches, f"states of {examinee.path}", console=messages, transient=True
-    ):
-        outputs = student.base.model(
-            **inputs,
-            **student.backbone.positions(inputs),
-            output_hidden_states=True,
-            use_cache=False,
-        )
-        states_LBSH = torch.stack([hidden.float() for hidden in outputs.hidden_states])
-        ids_BS = inputs["input_ids"]
-        for row, place in enumerate(places):
-            states_LSH = states_LBSH[:, row]
-            found["audio"][place] = _spans(states_LSH[:, ids_BS[row] == token], num_spans)
-            found["decision"][place] = states_LSH[:, -1:].cpu().numpy()
-            if student.block is not None:
-                thinking_S = thinking_places(student, ids_BS[row])
-                found["thinking"][place] = states_LSH[:, thinking_S].cpu().numpy()
-    return {
-        group: States(group, np.stack([by_place[at] for at in range(len(questions))], axis=1))
-        for group, by_place in found.items()
-        if by_place
-    }
+    files: dict[str, list[np.memmap]] = {}
+
+    def keep(group: str, place: int, values_LKH: Tensor) -> None:
+        values = values_LKH.float().clamp(-_LARGEST, _LARGEST).cpu().numpy()
+        if group not in files:
+            shape = (len(questions), *values.shape[1:])
+            files[group] = [
+                np.memmap(folder / f"{group}-{layer}.f16", np.float16, "w+", shape=shape)
+                for layer in range(len(values))
+            ]
+        for file, values_KH in zip(files[group], values, strict=True):
+            file[place] = values_KH
+
+    with progress(f"states of {runner.path}", len(questions), "clips") as advance:
+        for batch in runner.batches(questions):
+            outputs = student.base.model(
+                **batch.inputs,
+                **student.backbone.positions(batch.inputs),
+                output_hidden_states=True,
+                use_cache=False,
+            )
+            ids_BS = batch.inputs["input_ids"]
+            for row, place in enumerate(batch.places):
+                states_LSH = torch.stack([hidden[row] for hidden in outputs.hidden_states])
+                keep("audio", place, _spans(states_LSH[:, ids_BS[row] == token], num_spans))
+                keep("decision", place, states_LSH[:, -1:])
+                if student.block is not None:
+                    keep("thinking", place, states_LSH[:, thinking_places(student, ids_BS[row])])
+            advance(len(batch.places))
+    if runner.failures:
+        raise UserError(next(iter(runner.failures.values())))
+    return {group: States(group, tuple(files[group])) for group in GROUPS if group in files}
 
 
-def _spans(states_LAH: Tensor, num_spans: int) -> np.ndarray:
+def _spans(states_LAH: Tensor, num_spans: int) -> Tensor:
     """Audio states averaged over equal time spans of the clip."""
     count = states_LAH.shape[1]
-    weights_KA = span_weights(count, start_s=0.5, hop_s=1.0, duration=count, num_spans=num_spans)
-    return np.einsum("ka,lah->lkh", weights_KA, states_LAH.cpu().numpy())
+    weights_KA = torch.from_numpy(
+        span_weights(count, start_s=0.5, hop_s=1.0, duration=count, num_spans=num_spans)
+    ).to(states_LAH.device)
+    return torch.einsum("ka,lah->lkh", weights_KA, states_LAH.float())

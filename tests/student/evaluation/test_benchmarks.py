@@ -130,3 +130,29 @@ def test_a_wrong_folder_is_one_clear_line(tmp_path: Path) -> None:
     put(tmp_path / "MMAR-meta.json", [{"id": "1"}])
     with pytest.raises(UserError, match="not mmar as published"):
         load_benchmark("mmar", tmp_path)
+
+
+def test_a_row_that_cannot_be_read_costs_that_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"id": "x", "audio_id": "a.wav", "question": "?", "choices": ["rain", "Wind"],
+           "answer": "wind", "task": "sound"}  # fmt: skip
+    bad = {**row, "id": "bad", "answer": "bird"}
+    lacking = {key: value for key, value in row.items() if key != "choices"} | {"id": "lacking"}
+    numeric = {**row, "id": 3, "choices": [1, 2], "answer": 2}
+    alike = {**row, "id": "alike", "choices": ["Rain", "rain"], "answer": "rain"}
+    put(tmp_path / "mmau-test-mini.json", [row, bad, lacking, numeric, row, alike, "no row"])
+    questions = load_benchmark("mmau", tmp_path)
+    assert [(each.id, each.answer) for each in questions] == [("x", "Wind"), ("3", "2")]
+    (record,) = caplog.records
+    message = record.getMessage()
+    assert "mmau: 5 of 7 rows are left out" in message
+    assert "row 1: question bad: the answer 'bird' is not one of its choices" in message
+    assert "row 2: it has no 'choices'" in message
+
+
+def test_a_broken_line_costs_that_line(tmp_path: Path) -> None:
+    make("mmsu", tmp_path)
+    path = tmp_path / "question" / "mmsu.jsonl"
+    path.write_text(path.read_text() + '{"id": "s2", "task')
+    assert [each.id for each in load_benchmark("mmsu", tmp_path)] == ["s1"]

@@ -13,9 +13,9 @@ import torch
 
 from manifests.errors import UserError
 from student.evaluation import evaluate as evaluation
-from student.evaluation.analysis.ablate import CONDITIONS, ablate, choose_partners
+from student.evaluation.analysis.ablate import CONDITIONS, ablate
 from student.evaluation.analysis.head_quality import frame_f1, read_run, voicing
-from student.evaluation.analysis.linear_probes import choose_ridge, explained
+from student.evaluation.analysis.linear_probes import explained, fit_ridges
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.analysis.probe import probe
 from student.evaluation.analysis.state_edits import (
@@ -24,8 +24,12 @@ from student.evaluation.analysis.state_edits import (
     replaced,
     thinking_places,
 )
-from student.evaluation.answering import QuestionRunner, other_audio
-from student.evaluation.questions import Question, read_questions, write_questions
+from student.evaluation.answering import QuestionRunner
+from student.evaluation.comparison import compare
+from student.evaluation.partners import find_partners, with_audio_of
+from student.evaluation.question_files import read_questions, write_questions
+from student.evaluation.questions import Question
+from student.evaluation.results import read_answers
 from student.train import train
 
 
@@ -38,7 +42,7 @@ def run(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def asked(world: Any) -> list[Question]:
+def questions(world: Any) -> list[Question]:
     """Which note 36 clips have."""
     notes = ("low", "middle", "high", "top")
     return [
@@ -57,53 +61,61 @@ def asked(world: Any) -> list[Question]:
 
 
 @pytest.fixture(scope="module")
-def examinee(run: Path) -> QuestionRunner:
+def runner(run: Path) -> QuestionRunner:
     return QuestionRunner(run, batch_size=8)
 
 
-def states(examinee: QuestionRunner, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+def states(runner: QuestionRunner, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     """States of the last layer, hooks included."""
-    student = examinee.trained.student
+    student = runner.trained.student
     with torch.no_grad():
         return student.base.model(
             **inputs, **student.backbone.positions(inputs), use_cache=False
         ).last_hidden_state
 
 
-def test_questions_survive_their_file(asked: list[Question], tmp_path: Path) -> None:
-    write_questions(tmp_path / "q.jsonl", asked)
-    assert read_questions(tmp_path / "q.jsonl") == asked
+def flipped(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same prompts in the opposite order."""
+    return {name: value.flip(0) for name, value in inputs.items()}
+
+
+def test_questions_survive_their_file(questions: list[Question], tmp_path: Path) -> None:
+    write_questions(tmp_path / "q.jsonl", questions)
+    assert read_questions(tmp_path / "q.jsonl") == questions
 
 
 def test_bad_questions_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('\n{"id": "1", "kind": "label", "audio": "a.wav"}\n')
-    with pytest.raises(UserError, match=r"line 2: not a question.*question"):
+    with pytest.raises(
+        UserError,
+        match=r"line 2: not a question: it lacks question, answer; keys are id, kind.*such as",
+    ):
         read_questions(path)
     row = {"id": "1", "kind": "choice", "audio": "a", "question": "?", "answer": "x"}
-    path.write_text(json.dumps(row | {"choices": ["y"]}))
-    with pytest.raises(UserError, match="'x' is not one of its choices"):
+    path.write_text(json.dumps(row | {"choices": ["y", "z"]}))
+    with pytest.raises(UserError, match="answer 'x' is not one of its choices"):
         read_questions(path)
 
 
 def test_one_replaced_by_oneself_changes_nothing(
-    examinee: QuestionRunner, asked: list[Question]
+    runner: QuestionRunner, questions: list[Question]
 ) -> None:
     """The strongest check of the hooks: the replaced states are those of the very same pass."""
-    student = examinee.trained.student
-    _, inputs = next(examinee.batches(asked))
-    intact = states(examinee, inputs)
-    with replaced(student, inputs, "other clip", partners=list(range(8))):
-        torch.testing.assert_close(states(examinee, inputs), intact)
-    assert torch.equal(states(examinee, inputs), intact), "the hooks are gone"
+    student = runner.trained.student
+    inputs = next(runner.batches(questions)).inputs
+    intact = states(runner, inputs)
+    with replaced(student, inputs, "other clip", source=inputs):
+        torch.testing.assert_close(states(runner, inputs), intact)
+    assert torch.equal(states(runner, inputs), intact), "the hooks are gone"
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
 def test_every_layer_reads_what_it_is_given(
-    kind: str, examinee: QuestionRunner, asked: list[Question]
+    kind: str, runner: QuestionRunner, questions: list[Question]
 ) -> None:
-    student = examinee.trained.student
-    _, inputs = next(examinee.batches(asked))
+    student = runner.trained.student
+    inputs = next(runner.batches(questions)).inputs
     places_BS = thinking_places(student, inputs["input_ids"])
     entered: list[dict[int, torch.Tensor]] = [{}, {}]
 
@@ -115,9 +127,13 @@ def test_every_layer_reads_what_it_is_given(
         return entering_states(student, look)
 
     with watch(0):
-        states(examinee, inputs)
-    with replaced(student, inputs, kind, first_layer=1), watch(1):  # type: ignore[arg-type]
-        states(examinee, inputs)
+        states(runner, inputs)
+    source = flipped(inputs) if kind == "other clip" else None
+    with (
+        replaced(student, inputs, kind, source=source, first_layer=1),  # type: ignore[arg-type]
+        watch(1),
+    ):
+        states(runner, inputs)
     before, after = entered
     torch.testing.assert_close(after[0], before[0])
     for layer in (1, 2):
@@ -128,38 +144,40 @@ def test_every_layer_reads_what_it_is_given(
             torch.testing.assert_close(new_BKH.norm(dim=-1), intact_BKH.norm(dim=-1))
             assert torch.cosine_similarity(new_BKH, intact_BKH, dim=-1).abs().mean() < 0.3
         elif kind == "other clip":
-            torch.testing.assert_close(new_BKH, intact_BKH.roll(-1, 0))
+            torch.testing.assert_close(new_BKH, intact_BKH.flip(0), atol=1e-4, rtol=1e-4)
         else:
             torch.testing.assert_close(new_BKH, intact_BKH[:, :1].expand_as(new_BKH))
 
 
 def test_replacing_states_reaches_the_answer(
-    examinee: QuestionRunner, asked: list[Question]
+    runner: QuestionRunner, questions: list[Question]
 ) -> None:
-    _, inputs = next(examinee.batches(asked))
-    intact = states(examinee, inputs)[:, -1]
+    inputs = next(runner.batches(questions)).inputs
+    intact = states(runner, inputs)[:, -1]
     for kind in REPLACEMENTS:
-        with replaced(examinee.trained.student, inputs, kind):
-            assert not torch.allclose(states(examinee, inputs)[:, -1], intact, atol=1e-4), kind
+        source = flipped(inputs) if kind == "other clip" else None
+        with replaced(runner.trained.student, inputs, kind, source=source):
+            assert not torch.allclose(states(runner, inputs)[:, -1], intact, atol=1e-4), kind
 
 
-def test_partners_differ_in_the_answer_alone(asked: list[Question]) -> None:
-    for at, other in enumerate(choose_partners(asked[:8])):
-        assert asked[other].answer != asked[at].answer
-    for question, swapped in zip(asked, other_audio(asked), strict=True):
+def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
+    partners = find_partners(questions)
+    for question, other in zip(questions, partners.places, strict=True):
+        assert questions[other].answer != question.answer
+    for question, swapped in zip(questions, with_audio_of(questions, partners), strict=True):
         assert swapped.audio != question.audio
         assert swapped.answer == question.answer
 
 
-def test_without_audio_nothing_is_heard(examinee: QuestionRunner, asked: list[Question]) -> None:
-    one, two = (examinee.without_audio(examinee.prompt(question)) for question in asked[:2])
+def test_without_audio_nothing_is_heard(runner: QuestionRunner, questions: list[Question]) -> None:
+    one, two = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
     assert torch.equal(one.ids_S, two.ids_S)
     assert not one.audio
 
 
-def test_ablation_of_a_run(run: Path, asked: list[Question]) -> None:
-    report = ablate(run, asked, resamples=20)
-    assert tuple(report["conditions"]) == CONDITIONS
+def test_ablation_of_a_run(run: Path, questions: list[Question]) -> None:
+    report = ablate(run, questions, resamples=20)
+    assert list(report["conditions"]) == [condition.name for condition in CONDITIONS]
     assert report["layers"] == [0, 1, 2]
     assert report["conditions"]["intact"]["change"] == {"score": 0, "low": 0, "high": 0}
     assert report["conditions"]["intact"]["same_reply"] == 1
@@ -168,23 +186,23 @@ def test_ablation_of_a_run(run: Path, asked: list[Question]) -> None:
     assert (run / "ablation.png").stat().st_size > 1000
 
 
-def test_eval_of_runs(run: Path, asked: list[Question]) -> None:
-    report = evaluation.evaluate(run, asked, "notes", batch_size=8)
+def test_eval_of_runs(run: Path, questions: list[Question]) -> None:
+    report = evaluation.evaluate(run, questions, "notes", batch_size=8)
     assert report["arm"] == "coat"
     assert json.loads((run / "eval" / "notes.json").read_text()) == report
-    answers = evaluation.read_answers(run, asked, "notes")
+    answers = read_answers(run, questions, "notes")
     right = sum(answer.right for answer in answers) / len(answers)
     assert report["tasks"]["note"]["score"] == pytest.approx(right)
     with pytest.raises(UserError, match="other questions"):
-        evaluation.read_answers(run, asked[:-1], "notes")
-    base = evaluation.evaluate(run / "base", asked, "notes")
+        read_answers(run, questions[:-1], "notes")
+    base = evaluation.evaluate(run / "base", questions, "notes")
     assert base["arm"] == "base"
-    found = evaluation.compare({"sft": [answers], "coat": [answers]}, against=["sft"], resamples=20)
+    found = compare({"sft": [answers], "coat": [answers]}, against=["sft"], resamples=20)
     assert found["differences"]["coat - sft"]["mean"] == {"score": 0, "low": 0, "high": 0}
 
 
-def test_probes_of_runs(world: Any, run: Path, asked: list[Question]) -> None:
-    found = probe([run, run / "base"], asked, caches=[str(world.cache)], num_spans=4)
+def test_probes_of_runs(world: Any, run: Path, questions: list[Question]) -> None:
+    found = probe([run, run / "base"], questions, caches=[str(world.cache)], num_spans=4)
     report = found[str(run)]
     assert {"note", "toy.bands", "toy.salience"} <= set(report["targets"])
     scores = report["targets"]["toy.bands"]["scores"]
@@ -208,7 +226,7 @@ def test_a_planted_linear_map_is_found() -> None:
     learning, testing = slice(0, 300), slice(300, 400)
 
     def score(inputs_NH: np.ndarray) -> float:
-        ridge = choose_ridge(inputs_NH[learning], target_ND[learning], np.arange(300))
+        (ridge,) = fit_ridges(inputs_NH[learning], [target_ND[learning]], np.arange(300))
         baseline_D = target_ND[learning].mean(0)
         return explained(ridge(inputs_NH[testing]), target_ND[testing], baseline_D)
 
@@ -235,9 +253,9 @@ def test_reading_metrics_by_hand() -> None:
     assert heard == {"voicing_recall": 0.5, "voicing_false_alarm": 1.0}
 
 
-def test_a_student_without_block(world: Any, tmp_path: Path, asked: list[Question]) -> None:
+def test_a_student_without_block(world: Any, tmp_path: Path, questions: list[Question]) -> None:
     train(dataclasses.replace(world.options(tmp_path / "sft"), arm="sft"))
-    report = ablate(tmp_path / "sft", asked, resamples=20)
+    report = ablate(tmp_path / "sft", questions, resamples=20)
     assert list(report["conditions"]) == ["intact", "other audio", "no audio"]
     with pytest.raises(UserError, match="no heads to read with"):
         read_run(tmp_path / "sft", [str(world.cache)])

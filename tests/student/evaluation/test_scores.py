@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from student.evaluation.analysis.pictures import draw_ablation
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
 from student.evaluation.scoring.intervals import bootstrap, mcnemar, mean_interval
@@ -214,3 +216,10 @@ def test_one_question_has_no_interval() -> None:
     assert scores["tasks"]["t"]["score"] == 1
     assert scores["tasks"]["t"]["low"] is scores["tasks"]["t"]["high"] is None
     assert scores["mean"]["low"] is None
+
+
+def test_one_question_is_drawn_without_whiskers(tmp_path: Path) -> None:
+    scores = score_answers([[read_reply(question("label", "x"), "x")]], resamples=10)
+    report = {"arm": "sft", "seed": 0, "conditions": {"intact": scores, "no audio": scores}}
+    draw_ablation(tmp_path / "a.png", [report])
+    assert (tmp_path / "a.png").stat().st_size > 1000

@@ -1,0 +1,123 @@
+"""What probes are asked to read: labels of clips and frames of streams, and how well they do."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from student.distill.streams import Stream
+from student.evaluation.analysis.linear_probes import coded, explained, fit_ridges
+from student.evaluation.questions import Question
+
+# Legend: C clips, K positions, N rows, H width, D target columns.
+
+MAX_COLUMNS = 64
+"""Wide streams are probed on their most varied columns."""
+MIN_CLIPS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One thing that probes read."""
+
+    metric: str
+    """`accuracy` of a label, `R2` of a stream."""
+    floor: float
+    """What always saying the commonest label, or the mean, scores."""
+    known_C: np.ndarray
+    """Which clips have it."""
+    values: np.ndarray
+    """Of the clips that have it: labels, or frames_CKD."""
+
+    @property
+    def num_known(self) -> int:
+        """Clips that have it."""
+        return int(self.known_C.sum())
+
+
+def label_targets(labels: Mapping[str, Sequence[str | None]]) -> dict[str, Target]:
+    """Task -> the clips' labels."""
+    targets = {}
+    for task, values in labels.items():
+        known = [value for value in values if value is not None]
+        commonest = max(map(known.count, set(known))) / len(known)
+        targets[task] = Target(
+            metric="accuracy",
+            floor=round(commonest, 4),
+            known_C=np.array([value is not None for value in values]),
+            values=np.array(known),
+        )
+    return targets
+
+
+def stream_targets(
+    streams: Mapping[str, Stream], clips: Sequence[Question], spans: int
+) -> dict[str, Target]:
+    """Stream -> the clips' frames on as many time spans as there are positions."""
+    targets = {}
+    for name, stream in streams.items():
+        ids = [clip.clip.clip_id for clip in clips]
+        known_C = np.array([stream.covers(clip_id) for clip_id in ids])
+        if known_C.sum() < MIN_CLIPS:
+            continue
+        frames_CKD = np.stack(
+            [stream.frames(ids[place], spans) for place in np.flatnonzero(known_C)]
+        )
+        varied = np.sort(
+            np.argsort(-frames_CKD.reshape(-1, frames_CKD.shape[-1]).var(0))[:MAX_COLUMNS]
+        )
+        targets[name] = Target(
+            metric="R2", floor=0.0, known_C=known_C, values=frames_CKD[..., varied]
+        )
+    return targets
+
+
+def score(
+    values_CKH: np.ndarray,
+    targets: Mapping[str, Target],
+    testing_C: np.ndarray,
+    group_C: np.ndarray,
+) -> dict[str, float]:
+    """Score of each target on the testing clips, of probes fitted on the others.
+
+    Targets that the same clips have, and that are read from the same rows, share their products.
+    """
+    batches: dict[tuple[bool, bytes], list[str]] = defaultdict(list)
+    for name, target in targets.items():
+        per_frame = target.metric == "R2" and values_CKH.shape[1] > 1
+        batches[per_frame, target.known_C.tobytes()].append(name)
+    scores: dict[str, float] = {}
+    for (per_frame, _), names in batches.items():
+        known_C = targets[names[0]].known_C
+        states_CKH, testing, group = values_CKH[known_C], testing_C[known_C], group_C[known_C]
+        repeats = states_CKH.shape[1] if per_frame else 1
+        if not per_frame:
+            states_CKH = states_CKH.mean(1, keepdims=True, dtype=np.float32)
+        states_NH = states_CKH.reshape(-1, states_CKH.shape[-1])
+        wanted = [_wanted(targets[name], per_frame) for name in names]
+        testing_N = np.repeat(testing, repeats)
+        learning_N = ~testing_N
+        order = np.unique(np.repeat(group, repeats)[learning_N], return_inverse=True)[1]
+        if not testing.any() or len(np.unique(order)) < 4:
+            scores |= dict.fromkeys(names, 0.0)
+            continue
+        ridges = fit_ridges(states_NH[learning_N], [w[learning_N] for w in wanted], order)
+        for name, ridge, wanted_ND in zip(names, ridges, wanted, strict=True):
+            predicted_ND, truth_ND = ridge(states_NH[testing_N]), wanted_ND[testing_N]
+            if targets[name].metric == "accuracy":
+                scores[name] = float((predicted_ND.argmax(1) == truth_ND.argmax(1)).mean())
+            else:
+                scores[name] = explained(predicted_ND, truth_ND, wanted_ND[learning_N].mean(0))
+    return scores
+
+
+def _wanted(target: Target, per_frame: bool) -> np.ndarray:
+    """What each row shall say, wanted_ND."""
+    if target.metric == "accuracy":
+        labels = [str(label) for label in target.values]
+        return coded(labels, sorted(set(labels)))
+    values_CKD = target.values if per_frame else target.values.mean(1, keepdims=True)
+    return values_CKD.reshape(-1, values_CKD.shape[-1]).astype(np.float64)

@@ -1,0 +1,188 @@
+"""Students side by side: arms over their seeds, each with intervals, and their paired differences.
+
+Whatever is compared was asked the same questions; a column is an arm, or one run where two runs of
+an arm and seed would fall on each other.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from rich.table import Table
+
+from student.config import ARMS, Recipe, differences
+from student.evaluation.scoring.intervals import mcnemar
+from student.evaluation.scoring.scores import Answer, paired_interval, score_answers, task_tables
+from student.runs.folder import Run
+
+ORDER = ("base", *ARMS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """Runs that are one arm with several seeds, or one run alone."""
+
+    name: str
+    arm: str
+    runs: Mapping[int, str]
+    """Seed -> folder."""
+
+
+def group_runs(paths: Sequence[str]) -> list[Column]:
+    """Columns of a table of runs, in the order of arms.
+
+    Runs are seeds of one arm only if their recipes are equal but for the seed. Where an arm has
+    several recipes, a seed twice, or plain checkpoints are several, each column is named by folder.
+    """
+    groups: list[tuple[str, Recipe | None, dict[int, str]]] = []
+    for path in dict.fromkeys(paths):
+        run = Run(path)
+        arm, recipe = (run.recipe.arm, run.recipe) if run.exists else ("base", None)
+        seed = recipe.seed if recipe else 0
+        for known, other, by_seed in groups:
+            if known == arm and seed not in by_seed and _alike(recipe, other):
+                by_seed[seed] = path
+                break
+        else:
+            groups.append((arm, recipe, {seed: path}))
+    groups.sort(key=lambda group: ORDER.index(group[0]))
+    arms = [arm for arm, _, _ in groups]
+    first = [next(iter(by_seed.values())) for _, _, by_seed in groups]
+    short = _short_names(
+        [path for arm, path in zip(arms, first, strict=True) if arms.count(arm) > 1]
+    )
+    return [
+        Column(
+            name=arm if arms.count(arm) == 1 else f"{arm} ({short[path]})",
+            arm=arm,
+            runs=dict(sorted(by_seed.items())),
+        )
+        for (arm, _, by_seed), path in zip(groups, first, strict=True)
+    ]
+
+
+def shared_seeds(columns: Sequence[Column]) -> list[int]:
+    """Seeds that all trained columns have: differences are paired seed by seed."""
+    trained = [set(column.runs) for column in columns if column.arm != "base"]
+    return sorted(set.intersection(*trained)) if trained else []
+
+
+def common_answers(arms: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, list[list[Answer]]]:
+    """The answers to the questions that every student could be asked."""
+    sets = [{answer.question.id for answer in run} for runs in arms.values() for run in runs]
+    common = set.intersection(*sets)
+    return {
+        arm: [[answer for answer in run if answer.question.id in common] for run in runs]
+        for arm, runs in arms.items()
+    }
+
+
+def _alike(recipe: Recipe | None, other: Recipe | None) -> bool:
+    """Whether two runs are the same but for the seed."""
+    if recipe is None or other is None:
+        return False
+    return not differences(replace(recipe, seed=0), replace(other, seed=0))
+
+
+def _short_names(paths: Sequence[str]) -> dict[str, str]:
+    """Folders without what they have in common; `RUN/base` keeps its run."""
+    full = {path: Path(path).absolute() for path in paths}
+    if len(full) < 2:
+        return {path: Path(path).name for path in paths}
+    shared = os.path.commonpath(list(full.values()))
+    return {path: os.path.relpath(folder, shared) for path, folder in full.items()}
+
+
+def compare(
+    arms: Mapping[str, Sequence[Sequence[Answer]]], *, against: Sequence[str], resamples: int = 2000
+) -> dict:
+    """Arms over all of their seeds, and the paired difference of each to others.
+
+    Args:
+        arms: Arm -> per seed the answers, to the same questions in the same order.
+        against: Arms that all later ones are compared with.
+        resamples: Of the bootstrap.
+
+    Returns:
+        `arms`: arm -> scores with intervals over questions and seeds; `differences`: "A - B" ->
+        tasks and mean, each score, low, high, and per seed the p of McNemar's test.
+    """
+    tables = {arm: task_tables(runs) for arm, runs in arms.items()}
+    names = list(arms)
+    differences = {}
+    for theirs in against:
+        for ours in names[names.index(theirs) + 1 :]:
+            count = min(len(arms[ours]), len(arms[theirs]))
+            first, second = _seeds(tables[ours], count), _seeds(tables[theirs], count)
+            differences[f"{ours} - {theirs}"] = {
+                "mean": _as_dict(first, second, resamples),
+                "tasks": {
+                    task: _as_dict({task: first[task]}, {task: second[task]}, resamples)
+                    for task in tables[ours]
+                },
+                "mcnemar_p": [
+                    mcnemar(_right(arms[ours][seed]), _right(arms[theirs][seed]))
+                    for seed in range(count)
+                ],
+            }
+    scores = {arm: score_answers(runs, resamples=resamples) for arm, runs in arms.items()}
+    for arm, runs in arms.items():
+        means = [
+            statistics.mean(task["by_seed"][seed] for task in scores[arm]["tasks"].values())
+            for seed in range(len(runs))
+        ]
+        scores[arm]["mean"]["by_seed"] = means
+    return {"arms": scores, "differences": differences}
+
+
+def _seeds(tables: dict, count: int) -> dict:
+    return {task: (errors_SQ[:count], words_Q) for task, (errors_SQ, words_Q) in tables.items()}
+
+
+def _as_dict(ours: dict, theirs: dict, resamples: int) -> dict:
+    interval = paired_interval(ours, theirs, resamples=resamples)
+    return {"score": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _right(answers: Sequence[Answer]) -> np.ndarray:
+    return np.array([answer.right for answer in answers])
+
+
+def build_table(comparison: dict) -> Table:
+    """Tasks by arms, each with its interval and, beside it, parse failures and cut replies;
+    differences below."""
+    arms = comparison["arms"]
+    some_cut = any(task.get("cut") for scores in arms.values() for task in scores["tasks"].values())
+    beside = " | parse failures" + " | cut at the token limit" * some_cut
+    table = Table("task", title=f"score (95 % interval){beside}")
+    for heading in ("n", "chance", "majority", *arms):
+        table.add_column(heading, justify="right")
+    for task, first in next(iter(arms.values()))["tasks"].items():
+        cells = []
+        for scores in arms.values():
+            numbers = scores["tasks"][task]
+            parts = [_shown(numbers), f"{numbers['parse_failures']:.0%}"]
+            parts += [f"{numbers.get('cut', 0):.0%}"] * some_cut
+            cells.append(" | ".join(parts))
+        chance = f"{first['chance']:.2f}" if first["chance"] else "-"
+        majority = f"{first['majority']:.2f}" if first["kind"] != "transcription" else "-"
+        table.add_row(task, f"{first['n']:,}", chance, majority, *cells)
+    table.add_section()
+    means = [_shown(scores["mean"]) for scores in arms.values()]
+    table.add_row("mean over tasks", "", "", "", *means)
+    for name, difference in comparison["differences"].items():
+        blanks = [""] * (len(arms) + 2)
+        table.add_row(name, *blanks, _shown(difference["mean"], "+.3f"))
+    return table
+
+
+def _shown(numbers: Mapping[str, float | None], form: str = ".2f") -> str:
+    score, low, high = numbers["score"], numbers["low"], numbers["high"]
+    if low is None or high is None:
+        return f"{score:{form}}"
+    return f"{score:{form}} ({low:{form}} .. {high:{form}})"

@@ -1,0 +1,76 @@
+"""Progress of what takes longer than a few seconds: a bar on a terminal, lines in a log file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from manifests.console import messages
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+class Advance(Protocol):
+    """Says that some more is done."""
+
+    def __call__(self, count: int = 1) -> None: ...
+
+
+@contextmanager
+def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
+    """Shows how far something has come: a bar where stderr is a terminal, else a line a minute.
+
+    Args:
+        description: What is being done.
+        total: How many units there are.
+        unit: What is counted, such as `questions`.
+    """
+    if messages.is_terminal:
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TextColumn(unit),
+            TimeRemainingColumn(compact=True),
+        )
+        with Progress(*columns, console=messages, transient=True) as bar:
+            task = bar.add_task(description, total=total)
+            yield lambda count=1: bar.advance(task, count)
+        return
+    lines = _Lines(description, total, unit)
+    yield lines.advance
+
+
+class _Lines:
+    def __init__(self, description: str, total: int, unit: str) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._done = 0
+        self._start = self._last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self._done += count
+        now = time.monotonic()
+        if now - self._last < SECONDS_BETWEEN_LINES or self._done >= self._total:
+            return
+        self._last = now
+        left = (now - self._start) / self._done * (self._total - self._done)
+        messages.print(
+            f"{self._description}: {self._done:,} of {self._total:,} {self._unit}, "
+            f"about {_spelt(left)} left",
+            markup=False,
+        )
+
+
+def _spelt(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(minutes, 1)} min"

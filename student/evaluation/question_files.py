@@ -1,0 +1,171 @@
+"""Files of questions, and a run's own held-out examples as questions.
+
+A line is a JSON object with the keys of `Question` (docs/recipes.md has them in a table), or a line
+of a run's `held_out.jsonl`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UserError
+from student.config import TaskConfig, load_recipe
+from student.evaluation.questions import (
+    LETTERS,
+    Question,
+    absolute,
+    check_questions,
+    find_answer,
+)
+
+EXAMPLE = (
+    '{"audio": "a.wav", "question": "Which drum?", "answer": "snare", "choices": ["kick", "snare"]}'
+)
+REQUIRED = ("audio", "question", "answer")
+KEYS = tuple(Question.__slots__)
+_OPTION = re.compile(r"^\(([A-Z])\) (.*)$")
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Questions of a JSON-lines file; relative audio paths are relative to its folder.
+
+    Raises:
+        UserError: there is no such file, it is empty, or a line is not a question.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file of questions {path}")
+    tasks = _tasks(path.parent)
+    questions: dict[str, Question] = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise ValueError("it is no JSON object")
+            if "messages" in row:
+                question = _from_held_out(row, number, tasks)
+            else:
+                question = _from_row(row, number, path.parent)
+        except (ValueError, TypeError, KeyError, UserError) as error:
+            raise UserError(
+                f"{path}, line {number}: not a question: {error}; keys are "
+                f"{', '.join(KEYS)}, of which {', '.join(REQUIRED)} are needed, such as {EXAMPLE}"
+            ) from None
+        if question is None:
+            continue
+        if question.id in questions:
+            raise UserError(f"{path}, line {number}: the id {question.id!r} was there before")
+        questions[question.id] = question
+    if not questions:
+        raise UserError(f"{path} has no questions")
+    return check_questions(questions.values())
+
+
+def questions_of_run(run: Path) -> list[Question]:
+    """A run's own held-out examples as questions, grouped by the recipe's tasks; conversations of
+    several turns or clips are left out."""
+    path = run / "held_out.jsonl"
+    if not path.is_file():
+        raise UserError(f"{run} has no held-out examples of its own; give --questions FILE")
+    return read_questions(path)
+
+
+def write_questions(path: Path, questions: Iterable[Question]) -> None:
+    """Writes questions as `read_questions` reads them, with absolute paths."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8") as file:
+        for question in questions:
+            row = {name: getattr(question, name) for name in KEYS}
+            row["audio"] = absolute(question.audio)
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _from_row(row: Mapping[str, Any], number: int, folder: Path) -> Question:
+    missing = [key for key in REQUIRED if row.get(key) is None]
+    unknown = [key for key in row if key not in KEYS]
+    if missing or unknown:
+        faults = [f"it lacks {', '.join(missing)}"] * bool(missing)
+        faults += [f"it has {', '.join(unknown)}"] * bool(unknown)
+        raise ValueError(" and ".join(faults))
+    choices = row.get("choices") or ()
+    if isinstance(choices, str):
+        raise ValueError("`choices` must be a list")
+    audio = str(row["audio"])
+    values: dict[str, Any] = {
+        **row,
+        "id": str(row.get("id", number)),
+        "kind": row.get("kind") or ("choice" if choices else "label"),
+        "audio": audio if "://" in audio else str(folder / audio),
+        "question": str(row["question"]),
+        "answer": str(row["answer"]),
+        "choices": tuple(map(str, choices)),
+    }
+    if values["choices"] and values["kind"] != "transcription":
+        values["answer"] = find_answer(values["answer"], values["choices"]) or values["answer"]
+    return Question(**{key: value for key, value in values.items() if value is not None})
+
+
+def _from_held_out(
+    row: Mapping[str, Any], number: int, tasks: Mapping[str, tuple[str, TaskConfig]]
+) -> Question | None:
+    """A line of held_out.jsonl; None for a conversation of several turns or clips."""
+    if len(row["clips"]) != 1 or len(row["messages"]) != 1:
+        return None
+    (clip,) = row["clips"]
+    text = "".join(part.get("text", "") for part in row["messages"][0]["content"])
+    asked, listed = _split_options(text)
+    task, recipe_task = tasks.get(asked, (asked, None))
+    choices = tuple(row.get("choices") or listed)
+    kind = row.get("kind") or _kind(row["answer"], clip.get("text"), choices, recipe_task)
+    answer = row["answer"]
+    if choices:
+        answer = find_answer(answer, choices) or answer
+    return Question(
+        id=str(row.get("id") or f"{number - 1}/{clip['clip_id']}"),
+        task=row.get("task") or task,
+        kind=kind,
+        audio=clip["uri"],
+        question=row.get("question") or asked,
+        answer=answer,
+        choices=choices,
+        clip_id=clip["clip_id"],
+        offset=clip.get("offset", 0.0),
+        duration=clip.get("duration"),
+        group=(clip.get("labels") or {}).get("group"),
+    )
+
+
+def _kind(answer: str, text: str | None, choices: tuple[str, ...], task: TaskConfig | None) -> Any:
+    """What runs of earlier versions did not write down. A label that equals the clip's text is a
+    label where the recipe says so."""
+    if choices:
+        return "choice"
+    reads_text = task is None or "text" in task.answer
+    return "transcription" if reads_text and answer == text else "label"
+
+
+def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
+    """A prompt's question, and the choices that its last lines list."""
+    lines = text.split("\n")
+    options = [_OPTION.match(line) for line in lines[1:]]
+    for count in range(len(options), 1, -1):
+        tail = options[-count:]
+        if all(option and option[1] == LETTERS[at] for at, option in enumerate(tail)):
+            return "\n".join(lines[:-count]), tuple(option[2] for option in tail if option)
+    return text, ()
+
+
+def _tasks(folder: Path) -> dict[str, tuple[str, TaskConfig]]:
+    """Wording -> name of its task in the recipe beside the file, and the task."""
+    if not (folder / "recipe.yaml").is_file():
+        return {}
+    tasks = load_recipe(folder / "recipe.yaml").data.tasks
+    return {
+        wording: (task.questions[0], task) for task in reversed(tasks) for wording in task.questions
+    }

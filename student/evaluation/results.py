@@ -1,0 +1,100 @@
+"""What an evaluation leaves in a run: RUN/eval/NAME.json, and every reply in NAME.answers.jsonl.
+
+The scores say which questions they are of, by a hash. Answers to other questions are never
+overwritten under the same name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from manifests.errors import UserError
+from student.evaluation.answering import Reply
+from student.evaluation.questions import Question, digest
+from student.evaluation.scoring.scores import Answer, read_reply
+from student.runs.folder import Run, replace_text
+
+
+def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> None:
+    """Checks that a name does not stand for other questions.
+
+    Raises:
+        UserError: the run has answers to other questions under this name.
+    """
+    folder = Run(run)
+    if not folder.answers_file(name).is_file():
+        return
+    scores = folder.scores_file(name)
+    known = json.loads(scores.read_text()) if scores.is_file() else {}
+    if "digest" in known:
+        is_same = known["digest"] == digest(questions)
+    else:  # of an earlier version
+        is_same = {row["id"] for row in _rows(folder, name)} == {each.id for each in questions}
+    if not is_same:
+        raise UserError(
+            f"{scores} holds answers to other questions than these {len(questions)}; keep them by "
+            "giving these another name with --name, or delete that file"
+        )
+
+
+def write_answers(
+    run: str | Path, name: str, questions: Sequence[Question], replies: Sequence[Reply]
+) -> list[Answer]:
+    """Writes every reply, and returns those that could be asked, scored."""
+    answers = [
+        (reply, read_reply(question, reply.text, cut=reply.is_cut))
+        for question, reply in zip(questions, replies, strict=True)
+    ]
+    rows = [
+        {
+            "id": answer.question.id,
+            "task": answer.question.task,
+            "reply": reply.text,
+            "extracted": None if reply.failure else answer.extracted,
+            "answer": answer.question.answer,
+            "right": answer.right and not reply.failure,
+            "errors": answer.errors,
+            "words": answer.words,
+            "cut": reply.is_cut,
+        }
+        | ({"failure": reply.failure} if reply.failure else {})
+        for reply, answer in answers
+    ]
+    file = Run(run).answers_file(name)
+    file.parent.mkdir(exist_ok=True)
+    replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return [answer for reply, answer in answers if not reply.failure]
+
+
+def write_scores(run: str | Path, name: str, report: dict) -> None:
+    """Writes the scores of a set of questions."""
+    file = Run(run).scores_file(name)
+    replace_text(file, json.dumps(report, indent=1, allow_nan=False))
+
+
+def read_answers(run: str | Path, questions: Sequence[Question], name: str) -> list[Answer]:
+    """The replies that `write_answers` kept, read and scored anew, in the order of the questions;
+    without the questions that could not be asked.
+
+    Raises:
+        UserError: the run has not answered these questions.
+    """
+    folder = Run(run)
+    path = folder.answers_file(name)
+    if not path.is_file():
+        raise UserError(f"{run} has not been asked {name} yet: there is no {path}")
+    rows = {row["id"]: row for row in _rows(folder, name)}
+    if set(rows) != {question.id for question in questions}:
+        raise UserError(f"{path} answers other questions than those given; run eval again")
+    return [
+        read_reply(question, rows[question.id]["reply"], cut=rows[question.id].get("cut", False))
+        for question in questions
+        if not rows[question.id].get("failure")
+    ]
+
+
+def _rows(folder: Run, name: str) -> list[dict]:
+    lines = folder.answers_file(name).read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]

@@ -1,0 +1,200 @@
+"""Asking questions: in every precision, in any batch, with bounded memory, and to the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from manifests.errors import UserError
+from student.evaluation import progress as progress_module
+from student.evaluation.analysis.ablate import CONDITIONS, ablate
+from student.evaluation.analysis.probe import probe
+from student.evaluation.answering import QuestionRunner, TokenLimits
+from student.evaluation.evaluate import evaluate
+from student.evaluation.partners import find_partners
+from student.evaluation.progress import progress
+from student.evaluation.questions import Question
+
+FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")
+
+
+@pytest.fixture(scope="module")
+def questions(world: Any) -> list[Question]:
+    """Which note 32 clips have."""
+    return [
+        Question(
+            id=clip.clip_id, kind="label", audio=clip.uri, question="Which note?", task="note",
+            answer=str(clip.labels["note"]), choices=("low", "middle", "high", "top"),
+            clip_id=clip.clip_id, duration=clip.duration,
+        )
+        for clip in world.clips[2:34]
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runner(runs: Callable[[str], Path]) -> QuestionRunner:
+    return QuestionRunner(runs("qwen2_audio"), batch_size=4, limits=TokenLimits(answer=6))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_evaluated_in_bfloat16(
+    family: str, runs: Callable[[str], Path], questions: list[Question], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs(family), run, ignore=shutil.ignore_patterns("checkpoint-*"))
+    recipe = run / "recipe.yaml"
+    text = recipe.read_text()
+    assert "dtype: float32" in text
+    recipe.write_text(text.replace("dtype: float32", "dtype: bfloat16"))
+    limits = TokenLimits(answer=3)
+    tower = QuestionRunner(run).trained.student
+    parameters = tower.backbone.audio_tower(tower.base).parameters()
+    assert next(parameters).dtype == torch.bfloat16
+    report = evaluate(run, questions[:6], "notes", limits=limits)
+    assert report["questions"] == 6
+    report = ablate(run, questions[:4], resamples=5, limits=limits)
+    assert len(report["conditions"]) == len(CONDITIONS)
+    found = probe([run], questions, num_spans=4)
+    assert set(found[str(run)]["targets"]["note"]["scores"]) == {"audio", "thinking", "decision"}
+    assert not list(run.glob("states-*"))
+
+
+@pytest.mark.parametrize("name", ["other clip", "other audio", "intact", "zero"])
+def test_a_batch_of_one_is_answered_as_in_any_other(
+    name: str, runner: QuestionRunner, questions: list[Question]
+) -> None:
+    from student.evaluation.analysis.ablate import Setting, _ask
+
+    (condition,) = [each for each in CONDITIONS if each.name == name]
+    partners = find_partners(questions[:6])
+    setting = Setting(runner=runner, questions=questions[:6], partners=partners, first_layer=0)
+    replies = _ask(setting, condition)
+    runner.batch_size = 1
+    try:
+        assert _ask(setting, condition) == replies
+    finally:
+        runner.batch_size = 4
+
+
+def test_another_clip_s_states_come_from_another_clip(
+    runner: QuestionRunner, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a batch of one, where a partner within the batch would be the clip itself."""
+    from student.evaluation.analysis import ablate as module
+
+    seen = []
+
+    def watch(student: Any, inputs: Any, kind: str, *, source: Any, first_layer: int) -> Any:
+        del student, kind, first_layer
+        seen.append((inputs["input_features"], source["input_features"]))
+        return progress("", 1, "")
+
+    monkeypatch.setattr(module, "replaced", watch)
+    monkeypatch.setattr(runner, "batch_size", 1)
+    (condition,) = [each for each in CONDITIONS if each.name == "other clip"]
+    chosen = questions[:5]
+    setting = module.Setting(
+        runner=runner, questions=chosen, partners=find_partners(chosen), first_layer=0
+    )
+    module._ask(setting, condition)
+    assert len(seen) == 5
+    assert not any(torch.equal(own, other) for own, other in seen)
+
+
+def test_nothing_of_the_checkpoint_s_generation_config_applies(
+    runner: QuestionRunner, questions: list[Question]
+) -> None:
+    replies = runner.replies(questions[:4])
+    config = runner.trained.student.base.generation_config
+    own = config.to_dict()
+    config.update(repetition_penalty=3.0, no_repeat_ngram_size=1, do_sample=True, temperature=5.0)
+    try:
+        assert runner.replies(questions[:4]) == replies
+    finally:
+        config.update(**own)
+
+
+def test_prompts_are_made_when_they_are_needed_and_not_all_kept(
+    runner: QuestionRunner, questions: list[Question], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fresh = QuestionRunner(runner.path, batch_size=4)
+    size = fresh.prompt(questions[0]).num_bytes
+    fresh = QuestionRunner(runner.path, batch_size=4, cache_bytes=6 * size)
+    asked = []
+    load = fresh.trained.load_audio
+    monkeypatch.setattr(
+        fresh.trained, "load_audio", lambda clip: (asked.append(clip), load(clip))[1]
+    )
+    batches = fresh.batches(questions)
+    assert not asked
+    next(batches)
+    assert len(asked) == 4, "the first batch alone"
+    for _ in batches:
+        assert fresh._kept_bytes <= 6 * size
+        assert sum(prompt.num_bytes for prompt in fresh._prompts.values()) == fresh._kept_bytes
+    assert len(asked) == len(questions)
+
+
+def test_cut_replies_are_counted(
+    runs: Callable[[str], Path], questions: list[Question], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = runs("qwen2_audio")
+    report = evaluate(run, questions[:4], "cut", limits=TokenLimits(answer=1))
+    assert report["tasks"]["note"]["cut"] == 1
+    assert report["max_tokens"] == {"answer": 1, "transcription": 448}
+    assert "4 of 4 replies were cut at the limit of tokens; see --max-tokens" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    rows = (run / "eval" / "cut.answers.jsonl").read_text().splitlines()
+    assert all(json.loads(row)["cut"] for row in rows)
+
+
+def test_a_recording_that_cannot_be_read_costs_its_question(
+    runs: Callable[[str], Path], questions: list[Question], tmp_path: Path
+) -> None:
+    run = runs("qwen2_audio")
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"no audio")
+    bad = [replace(questions[0], id="broken", audio=str(broken)),
+           replace(questions[0], id="gone", audio=str(tmp_path / "gone.wav"))]  # fmt: skip
+    limits = TokenLimits(answer=3)
+    report = evaluate(run, [*bad, *questions[:4]], "bad", limits=limits)
+    assert (report["questions"], report["unreadable"]) == (4, 2)
+    assert ablate(run, [*bad, *questions[:4]], resamples=5, limits=limits)["questions"] == 4
+    with pytest.raises(UserError, match="none of 2 questions can be read"):
+        evaluate(run, bad, "none", limits=limits)
+
+
+def shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, force_terminal=terminal, width=80, color_system=None)
+    monkeypatch.setattr(progress_module, "messages", console)
+    with progress("answers of run/coat-0", 40, "questions") as advance:
+        for _ in range(4):
+            advance(10)
+            if terminal:
+                console.file.flush()
+    return stream.getvalue()
+
+
+def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(True, monkeypatch)
+    assert "answers of run/coat-0" in text
+    assert "40/40" in text
+    assert "questions" in text
+
+
+def test_progress_in_a_log_file_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 30.0, 61.0, 100.0, 130.0, 140.0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(seconds))
+    text = shown(False, monkeypatch)
+    assert text == "answers of run/coat-0: 20 of 40 questions, about 1 min left\n"

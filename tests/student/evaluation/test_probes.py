@@ -1,0 +1,84 @@
+"""Probes: the same numbers as ridge regression written down plainly, and titles that are true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
+from student.evaluation.analysis.probe import build_table, describe_clips
+from student.evaluation.analysis.probe_targets import label_targets, score
+
+
+def plain_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float):
+    """argmin over W of |X W - Y|^2 + penalty * |W|^2, as it stands in a book."""
+    mean_H, scale_H = states_NH.mean(0), states_NH.std(0).clip(1e-6)
+    standard_NH = (states_NH - mean_H) / scale_H
+    gram_HH = standard_NH.T @ standard_NH + penalty * np.eye(states_NH.shape[1])
+    weight_HD = np.linalg.solve(gram_HH, standard_NH.T @ (target_ND - target_ND.mean(0)))
+    return lambda rows: (rows - mean_H) / scale_H @ weight_HD + target_ND.mean(0)
+
+
+def plain_choice(states_NH: np.ndarray, target_ND: np.ndarray, groups_N: np.ndarray):
+    checking_N = groups_N % 4 == 3
+
+    def error(penalty: float) -> float:
+        ridge = plain_ridge(states_NH[~checking_N], target_ND[~checking_N], penalty)
+        return float(((ridge(states_NH[checking_N]) - target_ND[checking_N]) ** 2).mean())
+
+    return plain_ridge(states_NH, target_ND, min(PENALTIES, key=error))
+
+
+@pytest.mark.parametrize(("rows", "width"), [(600, 24), (600, 150), (60, 150)])
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_shared_factorisations_give_what_each_alone_gives(
+    rows: int, width: int, dtype: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("student.evaluation.analysis.linear_probes.CHUNK_ROWS", 128)
+    rng = np.random.default_rng(0)
+    states_NH = (5 + rng.standard_normal((rows, width)) * np.geomspace(0.1, 10, width)).astype(
+        dtype
+    )
+    wide_NH = states_NH.astype(np.float64)
+    targets = [
+        wide_NH @ rng.standard_normal((width, 3)) + noise * rng.standard_normal((rows, 3))
+        for noise in (0.01, 1.0, 300.0)
+    ]
+    groups_N = np.arange(rows) // 4
+    fresh_NH = 5 + rng.standard_normal((50, width))
+    for ridge, target_ND in zip(fit_ridges(states_NH, targets, groups_N), targets, strict=True):
+        expected = plain_choice(wide_NH, target_ND, groups_N)(fresh_NH)
+        np.testing.assert_allclose(ridge(fresh_NH), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_recordings_of_one_group_are_never_on_both_sides() -> None:
+    """States that name their recording, and labels that hang on nothing else: only a probe that has
+    met the recording could know them."""
+    rng = np.random.default_rng(0)
+    group_C = np.repeat(np.arange(40), 5)
+    labels = [("x", "y")[int(bit)] for bit in rng.integers(2, size=40)[group_C]]
+    states_C1H = np.eye(40)[group_C][:, None] + 0.01 * rng.standard_normal((200, 1, 40))
+    targets = label_targets({"t": labels})
+    by_group = rng.random(40) < 0.3
+    kept_apart = score(states_C1H, targets, by_group[group_C], group_C)["t"]
+    mixed = score(states_C1H, targets, rng.random(200) < 0.3, np.arange(200))["t"]
+    assert mixed > 0.95
+    assert kept_apart < 0.75
+
+
+@pytest.mark.parametrize(
+    ("held_out", "learnt", "text"),
+    [
+        (36, 0, "36 held-out clips"),
+        (10, 26, "36 clips: 10 held out, 26 learnt from"),
+        (10, None, "36 clips: 10 held out, the others perhaps learnt from"),
+        (0, 0, "36 clips: 0 held out, 36 of elsewhere"),
+        (None, None, "36 clips"),
+    ],
+)
+def test_titles_say_what_the_clips_are(held_out: int, learnt: int, text: str) -> None:
+    report = {"clips": 36, "held_out": held_out, "learnt": learnt, "arm": "coat", "seed": 0,
+              "targets": {}}  # fmt: skip
+    assert describe_clips(report) == text
+    title = str(build_table({"run": report}).title)
+    assert title == f"linear probes on {text}: best layer of each group"

@@ -1,0 +1,238 @@
+"""Question files, held-out examples and names of results: nothing to guess, nothing overwritten."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.errors import UserError
+from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskConfig, save_recipe
+from student.evaluation.answering import Reply
+from student.evaluation.comparison import common_answers, group_runs, shared_seeds
+from student.evaluation.partners import find_partners, with_audio_of
+from student.evaluation.question_files import questions_of_run, read_questions, write_questions
+from student.evaluation.questions import Question, check_questions, digest, find_answer
+from student.evaluation.results import check_name, read_answers, write_answers, write_scores
+from student.evaluation.scoring.scores import read_reply, score_answers
+
+
+def question(number: int = 0, **changes: Any) -> Question:
+    fields: dict[str, Any] = {
+        "id": str(number), "kind": "label", "audio": f"{number}.wav", "question": "Which?",
+        "answer": "dog", "choices": ("dog", "cat"),
+    }  # fmt: skip
+    return Question(**(fields | changes))
+
+
+def put(path: Path, *rows: dict) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    return path
+
+
+ROW = {"audio": "a.wav", "question": "Which?", "answer": "dog"}
+
+
+def test_id_and_kind_have_defaults(tmp_path: Path) -> None:
+    path = put(tmp_path / "q.jsonl", ROW, ROW | {"choices": ["cat", "dog"]})
+    first, second = read_questions(path)
+    assert (first.id, first.kind, first.task) == ("1", "label", "all (label)")
+    assert (second.id, second.kind, second.choices) == ("2", "choice", ("cat", "dog"))
+
+
+@pytest.mark.parametrize("audio", ["s3://bucket/a.wav", "file:///data/a.wav", "gs://b/c.flac"])
+def test_addresses_with_a_scheme_are_left_alone(audio: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "q.jsonl", ROW | {"audio": audio})
+    (read,) = read_questions(path)
+    assert read.audio == read.clip.uri == audio
+    write_questions(tmp_path / "copy.jsonl", [read])
+    assert read_questions(tmp_path / "copy.jsonl")[0].clip.uri == audio
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"audio": "a.wav", "answer": "x"}, "it lacks question; keys are id, kind, audio"),
+        (ROW | {"choises": ["a"]}, "it has choises; keys are"),
+        (ROW | {"choices": ["Dog", "dog "]}, "'Dog' and 'dog ' are the same"),
+        (ROW | {"choices": ["caf\u00e9", "cafe\u0301"]}, "are the same"),
+        (ROW | {"choices": ["cat", "cow"]}, "answer 'dog' is not one of its choices"),
+        (ROW | {"kind": "choice"}, "has no choices to offer"),
+        (ROW | {"kind": "open"}, "`kind` must be one of"),
+        (ROW | {"choices": "dog"}, "`choices` must be a list"),
+    ],
+)
+def test_a_wrong_line_is_one_clear_line(row: dict, message: str, tmp_path: Path) -> None:
+    path = put(tmp_path / "q.jsonl", ROW, row)
+    with pytest.raises(UserError, match=r"line 2: not a question") as caught:
+        read_questions(path)
+    assert message in str(caught.value)
+    assert '{"audio": "a.wav", "question"' in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "choices", "expected"),
+    [
+        ("dog", ("dog", "cat"), "dog"),
+        ("Dog", ("dog", "cat"), "dog"),
+        ("B", ("dog", "cat"), "cat"),
+        ("(B)", ("dog", "cat"), "cat"),
+        ("(B) cat", ("dog", "cat"), "cat"),
+        ("B. cat", ("dog", "cat"), "cat"),
+        ("A", ("B", "A"), "A"),  # texts come before letters
+        ("e\u0301te\u0301", ("\u00e9t\u00e9", "hiver"), "\u00e9t\u00e9"),
+        ("2", ("1", "2"), "2"),
+        ("(A) dog", ("cat", "dog"), None),
+        ("bird", ("dog", "cat"), None),
+    ],
+)
+def test_answers_of_files(answer: str, choices: tuple[str, ...], expected: str | None) -> None:
+    assert find_answer(answer, choices) == expected
+
+
+def test_numbers_are_texts(tmp_path: Path) -> None:
+    (read,) = read_questions(
+        put(tmp_path / "q.jsonl", ROW | {"id": 7, "choices": [1, 2], "answer": 2})
+    )
+    assert (read.id, read.choices, read.answer) == ("7", ("1", "2"), "2")
+    assert read_reply(read, "It is 2.").right
+
+
+def test_a_task_of_two_kinds_is_two_tasks() -> None:
+    words = question(1, kind="transcription", choices=(), answer="a b")
+    checked = check_questions([question(0), words])
+    assert [each.task for each in checked] == ["all (label)", "all (transcription)"]
+    with pytest.raises(UserError, match="ids are given to several questions: '0'"):
+        check_questions([question(0), question(0)])
+
+
+def held_out(number: int, text: str, answer: str, **more: Any) -> dict:
+    clip = {"clip_id": f"c{number}", "uri": f"/a/{number}.wav", "offset": 0.0, "duration": 1.0}
+    content = [{"type": "audio", "audio": f"c{number}"}, {"type": "text", "text": text}]
+    clips = [clip | {"text": more.pop("spoken", None), "labels": {}}]
+    messages = [{"role": "user", "content": content}]
+    return {"messages": messages, "answer": answer, "clips": clips, **more}
+
+
+TASKS = [
+    TaskConfig(questions=["What is said?", "Transcribe."], answer=["text"]),
+    TaskConfig(questions=["Which animal?", "Name it."], answer=["labels.animal"], choices=2),
+    TaskConfig(questions=["Which word?"], answer=["labels.word"]),
+]
+
+
+def run_folder(folder: Path, *rows: dict, arm: Any = "coat", seed: int = 0, **changes: Any) -> Path:
+    put(folder / "held_out.jsonl", *rows)
+    recipe = Recipe(
+        model=ModelConfig(build="tiny"), joint=StageConfig(train="full"), arm=arm, seed=seed,
+        data=DataConfig(tasks=TASKS), **changes,
+    )  # fmt: skip
+    save_recipe(recipe, folder / "recipe.yaml")
+    return folder
+
+
+OLD = [
+    held_out(0, "What is said?", "hello there", spoken="hello there"),
+    held_out(1, "Transcribe.", "good day", spoken="good day"),
+    held_out(2, "Which animal?\n(A) dog\n(B) cat", "(B) cat"),
+    held_out(3, "Name it.\n(A) cow\n(B) dog", "(A) cow"),
+    # A label that equals the clip's text is a label where the recipe says so.
+    held_out(4, "Which word?", "dog", spoken="dog"),
+]
+
+
+def test_held_out_choices_are_scored_as_choices(tmp_path: Path) -> None:
+    questions = questions_of_run(run_folder(tmp_path, *OLD))
+    assert [each.kind for each in questions] == [
+        "transcription", "transcription", "choice", "choice", "label",
+    ]  # fmt: skip
+    assert [each.task for each in questions] == [
+        "What is said?", "What is said?", "Which animal?", "Which animal?", "Which word?",
+    ]  # fmt: skip
+    assert questions[2].text == "Which animal?\n(A) dog\n(B) cat"
+    for reply in ("(B)", "B", "cat", "(B) cat"):
+        assert read_reply(questions[2], reply).right, reply
+    answers = [read_reply(questions[2], "B"), read_reply(questions[3], "B")]
+    (task,) = score_answers([answers], resamples=10)["tasks"].values()
+    assert (task["n"], task["score"], task["chance"], task["majority"]) == (2, 0.5, 0.5, 0.5)
+
+
+def test_held_out_files_of_today_say_it_themselves(tmp_path: Path) -> None:
+    row = held_out(
+        0, "Name it.\n(A) dog\n(B) cat", "(B) cat",
+        id="c0/1", task="animals", kind="choice", question="Name it.", choices=["dog", "cat"],
+    )  # fmt: skip
+    path = put(tmp_path / "held_out.jsonl", row)
+    (read,) = read_questions(path)
+    assert (read.id, read.task, read.kind, read.answer) == ("c0/1", "animals", "choice", "cat")
+    assert read.text == "Name it.\n(A) dog\n(B) cat"
+
+
+def test_partners_are_other_recordings_whatever_the_batch() -> None:
+    same = [question(number, answer="dog") for number in range(3)]
+    partners = find_partners(same)
+    assert all(other != place for place, other in enumerate(partners.places))
+    assert partners.num_untrue == 3
+    # Two questions about one file: neither is another recording to the other.
+    pair = [question(0), question(1, audio="0.wav", answer="cat"), question(2, answer="cat")]
+    assert find_partners(pair).places[0] == 2
+    assert find_partners(pair).num_untrue == 1
+    for asked, swapped in zip(pair, with_audio_of(pair, find_partners(pair)), strict=True):
+        assert swapped.audio != asked.audio
+    with pytest.raises(UserError, match="all questions are about one recording"):
+        find_partners([question(0), question(1, audio="0.wav")])
+
+
+def test_results_of_other_questions_are_never_overwritten(tmp_path: Path) -> None:
+    questions = [question(0), question(1)]
+    write_answers(tmp_path, "q", questions, [Reply(text="dog"), Reply(text="cat", is_cut=True)])
+    write_scores(tmp_path, "q", {"digest": digest(questions)})
+    check_name(tmp_path, "q", questions)
+    check_name(tmp_path, "q", list(reversed(questions)))
+    changed = [question(0), question(1, answer="cat")]
+    with pytest.raises(UserError, match=r"q\.json holds answers to other questions.*--name"):
+        check_name(tmp_path, "q", changed)
+    # Of an earlier version, which wrote no hash.
+    write_scores(tmp_path, "q", {})
+    check_name(tmp_path, "q", questions)
+    with pytest.raises(UserError, match="other questions"):
+        check_name(tmp_path, "q", questions[:1])
+
+
+def test_a_recording_that_cannot_be_read_costs_its_question(tmp_path: Path) -> None:
+    questions = [question(0), question(1)]
+    replies = [Reply(text="dog", is_cut=True), Reply(failure="1.wav cannot be read")]
+    (answer,) = write_answers(tmp_path, "q", questions, replies)
+    assert answer.question == questions[0]
+    assert read_answers(tmp_path, questions, "q") == [answer]
+    assert answer.cut
+    assert score_answers([[answer]])["tasks"]["all"]["cut"] == 1
+    other = [read_reply(each, "dog") for each in questions]
+    assert common_answers({"a": [[answer]], "b": [other]})["b"] == [[other[0]]]
+
+
+def test_runs_of_one_arm_and_seed_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    runs = {
+        name: str(run_folder(tmp_path / name, arm=arm, seed=seed, distill_weight=weight))
+        for name, arm, seed, weight in (
+            ("coat-0", "coat", 0, 1.0),
+            ("coat-1", "coat", 1, 1.0),
+            ("heavy", "coat", 0, 2.0),
+            ("sft-0", "sft", 0, 1.0),
+        )
+    }
+    plain = [str(tmp_path / "one"), str(tmp_path / "two")]
+    columns = group_runs([runs["coat-0"], runs["coat-1"], runs["sft-0"], runs["coat-0"]])
+    assert [(column.name, len(column.runs)) for column in columns] == [("sft", 1), ("coat", 2)]
+    assert shared_seeds(columns) == [0]
+    columns = group_runs([*runs.values(), *plain])
+    assert [column.name for column in columns] == [
+        "base (one)", "base (two)", "sft", "coat (coat-0)", "coat (heavy)",
+    ]  # fmt: skip
+    assert sum(len(column.runs) for column in columns) == 6
+    twice = group_runs([runs["coat-0"], str(run_folder(tmp_path / "again"))])
+    assert [column.name for column in twice] == ["coat (again)", "coat (coat-0)"] or len(twice) == 2
