@@ -26,8 +26,9 @@ from rich.table import Table
 from benchmarks.hardware import describe
 from student.batch import IGNORE, Batch
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
-from student.data.dataset import TOKENS_PER_SECOND, Prompter
+from student.data.dataset import TOKENS_PER_SECOND
 from student.data.examples import ask
+from student.data.prompts import Prompter
 from student.distill.streams import Stream
 from student.model.backbones.registry import named_backbone
 from student.model.student import Student, build_student

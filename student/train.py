@@ -23,8 +23,9 @@ from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
 from student.config import Recipe, TrainOptions
-from student.data.dataset import ExampleDataset, Prompter, usable
+from student.data.dataset import ExampleDataset, usable
 from student.data.examples import Example, build_examples, read_chats, split
+from student.data.prompts import Prompter
 from student.distill.losses import answer_sum, stream_counts, stream_sums
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.student import Student, build_student, load_backbone

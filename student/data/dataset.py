@@ -15,69 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from transformers import PreTrainedTokenizerBase
 
 from manifests import audio
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.batch import IGNORE, Grid, PreparedExample
-from student.data.examples import Example, Message
+from student.data.examples import Example
+from student.data.prompts import MIN_SECONDS, Prompter
 from student.distill.alignment import span_weights
 from student.distill.streams import RECONSTRUCTION, Stream
-from student.model.backbones.protocol import Backbone, Processor
 
 # Legend: B examples, S tokens, N student frames (K * R), D columns.
 
 logger = logging.getLogger(__name__)
 
-MIN_SECONDS = 0.1
-"""Two audio tokens. With one, Qwen2-Audio takes an older way of merging audio and text."""
 TOKENS_PER_SECOND = 25
 """Audio tokens of all three backbones: 10 ms mel frames, a stride of 2, a pooling of 2."""
-
-
-class Prompter:
-    """Turns conversations into model inputs, and answers into tokens."""
-
-    def __init__(self, backbone: Backbone, processor: Processor) -> None:
-        self.backbone = backbone
-        self.processor = processor
-        self.tokenizer: PreTrainedTokenizerBase = processor.tokenizer
-        self._end = self._turn_end()
-
-    def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """Inputs of one conversation up to where the assistant answers, block included.
-
-        Raises:
-            UserError: an audio is too short to be heard.
-        """
-        for wave in waves:
-            seconds = len(wave) / self.backbone.sample_rate
-            if seconds < MIN_SECONDS:
-                raise UserError(
-                    f"the audio lasts {seconds:.3f} s; the model hears nothing shorter than "
-                    f"{MIN_SECONDS} s"
-                )
-        text = self.processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True
-        )
-        return self.backbone.prepare(self.processor, str(text), waves)
-
-    def answer(self, text: str) -> list[int]:
-        """Tokens of an answer and of the end of the turn."""
-        return self.tokenizer.encode(text, add_special_tokens=False) + self._end
-
-    def _turn_end(self) -> list[int]:
-        """Tokens by which the template ends the assistant's turn, up to the first special one."""
-        mark = "ANSWER"
-        turns = [
-            {"role": role, "content": [{"type": "text", "text": mark}]}
-            for role in ("user", "assistant")
-        ]
-        text = str(self.processor.apply_chat_template(turns, tokenize=False))
-        ids = self.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
-        special = [at for at, token in enumerate(ids) if token in self.tokenizer.all_special_ids]
-        return ids[: special[0] + 1] if special else ids
 
 
 class ExampleDataset(Dataset):

@@ -28,8 +28,8 @@ from manifests.clips import Clip
 from manifests.errors import UserError
 from student.batch import collate_audio, pad_prompts
 from student.config import ModelConfig, Recipe, StageConfig
-from student.data.dataset import Prompter
 from student.data.examples import Message, ask
+from student.data.prompts import Prompter
 from student.model.backbones.protocol import Processor
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Run
@@ -226,7 +226,7 @@ def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
     """An untouched backbone (`RUN/base`) or an exported student, which carries its own block."""
     recipe = Recipe(model=ModelConfig(path=str(path)), arm="sft", joint=StageConfig(train="full"))
     backbone, model, processor = load_backbone(recipe.model, str(path))
-    student = build_student(recipe, backbone, model, processor, {})
+    student = Student(backbone, model, None, {}, recipe.heads, 0)
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
 

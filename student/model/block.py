@@ -7,6 +7,8 @@ the chat template writes the block wherever a turn of the assistant is asked for
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import dataclass
 
 import torch
@@ -50,14 +52,21 @@ def add_block(
 
     New rows start at the mean of the table with its spread at one tenth, drawn from torch's
     generator. The tables never shrink: checkpoints may have more rows than their tokenizer has
-    tokens.
+    tokens. A checkpoint that has the block already, as exports have, keeps its rows.
+
+    Raises:
+        UserError: the checkpoint's own block has another number of positions.
     """
     tokens = block_tokens(num_positions)
-    if content_token(num_positions) in tokenizer.get_vocab():
-        raise UserError(
-            f"the checkpoint already has a longer block than block.tokens={num_positions}; "
-            "use the number of positions that it was trained with"
-        )
+    known = count_positions(tokenizer)
+    if known is not None:
+        if known != num_positions:
+            raise UserError(
+                f"the checkpoint has a block of {known} positions, and block.tokens is "
+                f"{num_positions}; set block.tokens to {known}, or start from a checkpoint without "
+                "a block"
+            )
+        return Block(ids=tuple(tokenizer.get_vocab()[token] for token in tokens))
     tokenizer.add_special_tokens(
         {"extra_special_tokens": tokens}, replace_extra_special_tokens=False
     )
@@ -71,6 +80,14 @@ def add_block(
     for table_VH in dict.fromkeys((_weight(model.get_input_embeddings()), _weight(head))):
         _start_rows(table_VH, ids)
     return Block(ids=ids)
+
+
+def count_positions(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """K of the block that a tokenizer has; None if it has none."""
+    vocabulary = tokenizer.get_vocab()
+    if START not in vocabulary:
+        return None
+    return next(k for k in itertools.count() if content_token(k) not in vocabulary)
 
 
 @torch.no_grad()
@@ -99,7 +116,22 @@ def template_with_block(
         num_positions: K.
         placement: At the end of the prompt, or after the last audio.
         audio_end: What ends an audio in the rendered text.
+
+    Raises:
+        UserError: the template has a block already, of another length or at another place.
     """
+    if START in template:
+        plain = template_without_block(template)
+        expected = template_with_block(
+            plain, num_positions, placement=placement, audio_end=audio_end
+        )
+        if expected != template:
+            raise UserError(
+                f"the checkpoint has a block at another place than block.placement={placement}, or "
+                f"of another length than block.tokens={num_positions}; use those that it was "
+                "trained with"
+            )
+        return template
     block = "".join(block_tokens(num_positions))
     if placement == "before_response":
         return template + "{% if add_generation_prompt %}" + block + "{% endif %}"
@@ -110,3 +142,23 @@ def template_with_block(
         f"{{{{ around[0] + {audio_end + block!r} + around[1] }}}}"
         "{% else %}{{ rendered }}{% endif %}"
     )
+
+
+def template_without_block(template: str) -> str:
+    """The chat template that `template_with_block` was given; without a block, the same one.
+
+    Raises:
+        UserError: the template has a block that was not written by `template_with_block`.
+    """
+    if START not in template:
+        return template
+    block = re.escape(START) + r"(?:<\|audio_think_\d+\|>)+" + re.escape(END)
+    last = re.compile(r"(.*)\{% if add_generation_prompt %\}" + block + r"\{% endif %\}", re.DOTALL)
+    around = re.compile(r"\{% set rendered %\}(.*)\{% endset %\}\{% if .*", re.DOTALL)
+    found = last.fullmatch(template) or around.fullmatch(template)
+    if found is None or START in found[1]:
+        raise UserError(
+            "the checkpoint's chat template writes a thinking block in a way that is not ours; "
+            "start from the checkpoint that it was made from"
+        )
+    return found[1]

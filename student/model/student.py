@@ -20,7 +20,7 @@ from student.config import HeadConfig, ModelConfig, Recipe
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
-from student.model.block import Block, add_block, template_with_block
+from student.model.block import Block, add_block, template_with_block, template_without_block
 from student.model.heads import StreamHead
 from student.model.quantized import keep_weights_unpacked, quantization_config
 from student.model.tower_cache import cache_tower_outputs
@@ -121,7 +121,8 @@ class Student(nn.Module):
             frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
-            tower_BNH = audio_weights_BNS @ embedded_BSH
+            with torch.autocast(embedded_BSH.device.type, enabled=False):
+                tower_BNH = audio_weights_BNS.float() @ embedded_BSH
             tower_BNH = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return StudentOutput(
             logits_AV=logits_AV, labels_A=labels_A, frames=frames, tower_BNH=tower_BNH
@@ -243,15 +244,9 @@ def build_student(
     torch.manual_seed(recipe.seed)
     block = None
     num_positions = recipe.block.tokens
+    set_template(processor, recipe, backbone.audio_end)
     if recipe.has_block:
         block = add_block(model, processor.tokenizer, num_positions)
-        template = template_with_block(
-            str(processor.chat_template),
-            num_positions,
-            placement=recipe.block.placement,
-            audio_end=backbone.audio_end,
-        )
-        processor.chat_template = processor.tokenizer.chat_template = template
     if recipe.model.remember_audio:
         if not backbone.tower_by_rows:
             raise UserError("model.remember_audio is not for this backbone; take it out")
@@ -259,6 +254,27 @@ def build_student(
     wrapped = _with_adapters(recipe, backbone, model, block)
     distilled = streams if recipe.distils else {}
     return Student(backbone, wrapped, block, distilled, recipe.heads, num_positions)
+
+
+def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:
+    """Gives the chat template the block of the recipe, or none.
+
+    Raises:
+        UserError: the checkpoint has no template, or a block of another length or place.
+    """
+    if not processor.chat_template:
+        raise UserError("the checkpoint has no chat template; take an instruction-tuned one")
+    template = str(processor.chat_template)
+    if recipe.has_block:
+        template = template_with_block(
+            template,
+            recipe.block.tokens,
+            placement=recipe.block.placement,
+            audio_end=audio_end,
+        )
+    else:
+        template = template_without_block(template)
+    processor.chat_template = processor.tokenizer.chat_template = template
 
 
 def _with_adapters(

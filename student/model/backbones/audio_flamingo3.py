@@ -55,6 +55,10 @@ class AudioFlamingo3(Backbone):
         template = CHAT_TEMPLATE.replace("AUDIO_PART", "<sound>")
         return model, AudioFlamingo3Processor(extractor, tokenizer, chat_template=template)
 
+    def window_s(self, processor: Any) -> float:
+        """The tower's windows are joined, up to this length."""
+        return processor.max_audio_len
+
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:

@@ -76,6 +76,10 @@ class Backbone(Protocol):
         """
         ...
 
+    def window_s(self, processor: Any) -> float:
+        """Longest audio in seconds that the model takes; what is behind it is not heard."""
+        return processor.feature_extractor.chunk_length
+
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the inner model must be told besides `attention_mask`, so that padding on the left
         and on the right give the same states; a packed row has `position_ids` in place of it."""

@@ -104,6 +104,9 @@ class Qwen2_5Omni(Backbone):
         model = Qwen2_5OmniThinkerForConditionalGeneration(thinker)
         return model, AudioTextProcessor(tokenizer, extractor, template)
 
+    def window_s(self, processor: Any) -> float:
+        return processor.extractor.chunk_length
+
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:

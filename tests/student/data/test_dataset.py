@@ -17,9 +17,10 @@ from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from student.batch import IGNORE, Grid, collate
 from student.config import ModelConfig, StreamConfig, TaskConfig
-from student.data.dataset import ExampleDataset, Prompter, usable
+from student.data.dataset import ExampleDataset, usable
 from student.data.examples import Example, ask, build_examples, read_chats, split
 from student.data.length_grouping import ByLength
+from student.data.prompts import Prompter
 from student.distill.streams import RECONSTRUCTION, open_streams
 from student.model.student import build_student, load_backbone
 from tests.student.conftest import SPEC, targets, write_cache

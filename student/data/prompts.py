@@ -1,0 +1,127 @@
+"""Conversations as model inputs, and answers as tokens.
+
+Text of users is text: a special token that is spelt out in a question, an answer or a label is
+tokenized as the characters that it consists of, so it can neither end a turn nor stand for an
+audio or for the block.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifests.errors import UserError
+from student.data.examples import Message
+from student.model.backbones.protocol import Backbone, Processor
+
+# Legend: S tokens.
+
+logger = logging.getLogger(__name__)
+
+MIN_SECONDS = 0.1
+"""Two audio tokens. With one, Qwen2-Audio takes an older way of merging audio and text."""
+
+
+class Prompter:
+    """Turns conversations into model inputs, and answers into tokens."""
+
+    def __init__(self, backbone: Backbone, processor: Processor) -> None:
+        self.backbone = backbone
+        self.processor = processor
+        self.tokenizer: Any = processor.tokenizer
+        self.window_s = backbone.window_s(processor)
+        added = self.tokenizer.added_tokens_decoder.values()
+        special = {token.content for token in added if token.special} | {*backbone.special_tokens}
+        longest_first = sorted(special, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, longest_first)))
+        self._end = self._turn_end()
+
+    def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
+        """Inputs of one conversation up to where the assistant answers, block included.
+
+        An audio longer than the model's window is cut to it, with a warning.
+
+        Raises:
+            UserError: an audio is too short for the model.
+        """
+        plain, spelt = self._without_special(messages)
+        text = self.processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
+        inputs = self.backbone.prepare(self.processor, str(text), [*map(self._fit, waves)])
+        if spelt:
+            inputs["input_ids"] = self._with_spelt(inputs["input_ids"][0], spelt)[None]
+        return inputs
+
+    def answer(self, text: str) -> list[int]:
+        """Tokens of an answer and of the end of the turn."""
+        return self._as_text(text) + self._end
+
+    def _fit(self, wave: np.ndarray) -> np.ndarray:
+        seconds = len(wave) / self.backbone.sample_rate
+        if seconds < MIN_SECONDS:
+            raise UserError(
+                f"the audio lasts {seconds:.3f} s; the model takes nothing shorter than "
+                f"{MIN_SECONDS} s"
+            )
+        if seconds <= self.window_s:
+            return wave
+        logger.warning(
+            "an audio lasts %.1f s, and the model's window is %g s: the rest is left out",
+            seconds, self.window_s,
+        )  # fmt: skip
+        return wave[: int(self.window_s * self.backbone.sample_rate)]
+
+    def _without_special(self, messages: list[Message]) -> tuple[list[Message], list[str]]:
+        """Messages in which the padding token stands for each special token that is spelt out, and
+        those tokens. Prompts have no padding of their own, so the places are found again."""
+        spelt: list[str] = []
+
+        def replace(text: str) -> str:
+            spelt.extend(self._special.findall(text))
+            return self._special.sub(lambda _: self.tokenizer.pad_token, text)
+
+        plain = []
+        for message in messages:
+            content = message["content"]
+            if isinstance(content, str):
+                content = replace(content)
+            else:
+                content = [
+                    {**part, "text": replace(part["text"])} if "text" in part else part
+                    for part in content
+                ]
+            plain.append({**message, "content": content})
+        return plain, spelt
+
+    def _with_spelt(self, ids_S: Tensor, spelt: Sequence[str]) -> Tensor:
+        places = (ids_S == self.tokenizer.pad_token_id).nonzero()[:, 0].tolist()
+        if len(places) != len(spelt):
+            raise UserError(
+                f"a conversation spells out special tokens ({', '.join(spelt)}) where the chat "
+                "template does not keep them; take them out of its text"
+            )
+        pieces, start = [], 0
+        for place, token in zip(places, spelt, strict=True):
+            pieces += [ids_S[start:place], torch.tensor(self._as_text(token))]
+            start = place + 1
+        return torch.cat([*pieces, ids_S[start:]])
+
+    def _as_text(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+
+    def _turn_end(self) -> list[int]:
+        """Tokens by which the template ends the assistant's turn, up to the first special one."""
+        mark = "ANSWER"
+        turns = [
+            {"role": role, "content": [{"type": "text", "text": mark}]}
+            for role in ("user", "assistant")
+        ]
+        text = str(self.processor.apply_chat_template(turns, tokenize=False))
+        ids = self.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
+        special = [at for at, token in enumerate(ids) if token in self.tokenizer.all_special_ids]
+        return ids[: special[0] + 1] if special else ids
