@@ -177,7 +177,7 @@ class Watch:
         if count == self._workers and not self.all_ready_at:
             self.all_ready_at = time.perf_counter()
 
-    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
         """See `ProgressListener`."""
         if clips:
             self.done.append((time.perf_counter(), seconds))
@@ -193,6 +193,7 @@ def busy(workers: int, clips: int) -> None:
     """Part two."""
     import ray
 
+    from pipeline.build.cluster import RayBackend
     from pipeline.build.scheduler import Scheduler
     from pipeline.build.setup import teachers
     from pipeline.config import BuildConfig, TeacherConfig
@@ -226,7 +227,8 @@ def busy(workers: int, clips: int) -> None:
     lacking = plan.missing(layout, corpus, [setups[0].spec])
     folders = {"sleeper": layout.shards(setups[0].spec, corpus.name)}
     driver = time.process_time()
-    Scheduler(setups, plan.work(corpus, lacking), folders, config, 1e9, watch).run()
+    work = plan.work(corpus, lacking)
+    Scheduler(RayBackend(), setups, work, folders, config, watch).run()
     driver = time.process_time() - driver
     ended = time.perf_counter()
     ray.shutdown()

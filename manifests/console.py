@@ -8,7 +8,8 @@ Every program also has `completion SHELL`, which prints a script for that shell 
 `--version`, which says the versions that matter.
 
 Exit codes: 0 done, 1 the command looked and found something wrong, 2 an error the user can mend
-(one line), 130 interrupted. Colours are for terminals; `NO_COLOR` turns them off there, too.
+(one line), 130 interrupted by SIGINT, 143 by SIGTERM. Colours are for terminals; `NO_COLOR` turns
+them off there, too.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
-from manifests.errors import UserError
+from manifests.errors import Interrupted, UserError
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -92,9 +93,9 @@ def run_command(
     except UserError as error:
         print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)

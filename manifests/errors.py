@@ -31,3 +31,11 @@ class AudioError(Exception):
 
     def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
         return AudioError, (self.reason, str(self))
+
+
+class Interrupted(KeyboardInterrupt):
+    """The user, or the system, asked this process to end (SIGINT, SIGTERM)."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number

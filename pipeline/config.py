@@ -1,10 +1,11 @@
-"""What a build can be told: the command line and YAML files come from these classes.
+"""The options of a build: the command line and YAML files come from these classes.
 
 (Without slots: jsonargparse reads the defaults of nested dataclasses through `vars`.)
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from manifests.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """What one worker process asks of the cluster. Teachers that ask for the same share workers."""
+    """The resources of one worker process. Teachers that ask for the same share workers."""
 
     num_cpus: float = 1.0
     """CPU cores per worker; also its thread budget (at least one thread)."""
@@ -54,7 +55,7 @@ class TeacherConfig:
     codecs: dict[str, str] = field(default_factory=dict)
     """Stream -> codec (fp16, int8, uint8, topk16, pitch) in place of the teacher's own choice."""
     resources: Resources = field(default_factory=Resources)
-    """What a worker that runs this teacher asks of the cluster."""
+    """The resources of a worker that runs this teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,18 @@ class BuildConfig:
     memory_fraction: float = 0.3
     """Share of Ray's object store that decoded audio may fill before decoding waits."""
     max_failure_rate: float = 0.2
-    """The job stops once more than this share of clips has failed (after the first 100)."""
+    """The build stops once clearly more than this share of the last 2,000 clips has failed in
+    decoding, or in a teacher (after the first 100); 1 never stops it. Not used by
+    `retry-failures`."""
+    hang_seconds: float = 120.0
+    """A worker that has not come back from a block after this many seconds, and 30 more per second
+    of audio, is replaced. Loading teachers and writing a shard may take 5 times as long."""
+    retry_seconds: float = 120.0
+    """For how long a store that cannot be reached (audio or cache) is tried again, with pauses,
+    before the build ends or leaves a shard to the next one."""
+    part: str = ""
+    """I/N: this build does only every N-th shard, from the I-th on. N builds at once, on clusters
+    of their own, then fill one cache."""
     py_modules: list[str] = field(default_factory=list)
     """Folders of packages that workers on a cluster need besides this project's own."""
 
@@ -98,15 +110,28 @@ class BuildConfig:
             ("max_clip_seconds", 1, 86400),
             ("memory_fraction", 0.01, 0.8),
             ("max_failure_rate", 0, 1),
+            ("hang_seconds", 1, 86400),
+            ("retry_seconds", 0, 86400),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise UserError(f"{name} must be in [{low}, {high}]; found {value}")
+        self.shards_of_part(())
+
+    def shards_of_part(self, numbers: Iterable[int]) -> list[int]:
+        """Those of the shards that this part of the build does."""
+        if not self.part:
+            return list(numbers)
+        index, slash, count = self.part.partition("/")
+        valid = bool(slash) and index.isdecimal() and count.isdecimal()
+        if not valid or not 1 <= int(index) <= int(count):
+            raise UserError(f"part must be I/N with 1 <= I <= N, e.g. 2/8; found {self.part!r}")
+        return [number for number in numbers if number % int(count) == int(index) - 1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(BuildConfig):
-    """What a build would run, and how that is said."""
+    """The options of `coat-cache plan`: those of a build, and the form of the answer."""
 
     json: bool = False
     """Print JSON instead of a table."""

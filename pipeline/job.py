@@ -9,25 +9,17 @@ memory: the same command, after a kill at any moment, goes on from them.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import os
-import time
-from collections.abc import Iterator, Sequence
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import ray
 from rich.console import Console
 
-import manifests
-import pipeline
-import teachers
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
-from manifests.errors import UserError
 from manifests.storage import cannot_write
-from pipeline.build import plan, setup
+from pipeline.build import environment, plan, setup
 from pipeline.build.progress import BuildProgress
 from pipeline.build.scheduler import Scheduler
 from pipeline.build.setup import TeacherSetup
@@ -36,7 +28,7 @@ from pipeline.config import BuildConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """What a build did, by teacher where it is a dict."""
+    """The figures of a finished build, by teacher where it is a dict."""
 
     startup_seconds: float
     """Until the first worker had loaded its teachers."""
@@ -51,7 +43,7 @@ class BuildResult:
 
 
 def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> BuildResult:
-    """Fills the cache with what it lacks of the corpus.
+    """Fills the cache with the targets that it lacks of the corpus.
 
     Args:
         config: What to build.
@@ -60,35 +52,48 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
 
     Raises:
         UserError: something the user can mend; what is committed by then is kept.
+        Interrupted: SIGINT or SIGTERM came.
     """
+    config = _with_absolute_paths(config)
     corpus = Corpus(config.corpus)
     setups = setup.teachers(config)
     layout = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]
     if retry_failures:
-        failed = plan.failed(layout, corpus, specs)
+        every = plan.failed(layout, corpus, specs)
+        failed = {
+            name: {number: by_shard[number] for number in config.shards_of_part(by_shard)}
+            for name, by_shard in every.items()
+        }
         work = plan.rework(corpus, failed)
         totals = {name: sum(map(len, by_shard.values())) for name, by_shard in failed.items()}
     else:
-        lacking = plan.missing(layout, corpus, specs)
+        missing = plan.missing(layout, corpus, specs)
+        lacking = {name: config.shards_of_part(numbers) for name, numbers in missing.items()}
         work = plan.work(corpus, lacking)
         sizes = corpus.shard_sizes()
         totals = {name: sum(sizes[at] for at in numbers) for name, numbers in lacking.items()}
     totals = {name: clips for name, clips in totals.items() if clips}
     setups = [teacher for teacher in setups if teacher.name in totals]
+    folders = {teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups}
     with BuildProgress(totals, console) as progress:
         if setups:
-            with cluster(config):
+            stop = environment.StopSignal()
+            environment.prepare(local=not config.ray_address)
+            # Ray reads its environment when it is imported.
+            from pipeline.build.cluster import connected
+
+            with stop.installed(), connected(config, stop) as cluster:
                 Scheduler(
+                    cluster,
                     setups,
                     work=work,
-                    folders={
-                        teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups
-                    },
+                    folders=folders,
                     config=config,
-                    memory_bytes=_object_store_bytes() * config.memory_fraction,
-                    watcher=progress,
+                    listener=progress,
+                    accept_failures=retry_failures,
+                    check_stop=stop.check,
                 ).run()
         return BuildResult(
             startup_seconds=progress.startup_seconds if setups else 0.0,
@@ -113,51 +118,15 @@ def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Lay
     return layout
 
 
-@contextlib.contextmanager
-def cluster(config: BuildConfig) -> Iterator[None]:
-    """A Ray cluster: the one at `config.ray_address`, or a local one for the time of the build.
-
-    On another's cluster the code reaches the workers as Ray's `py_modules`.
-    """
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-    if ray.is_initialized():
-        yield
-        return
-    if not config.ray_address:
-        # "local", for without an address Ray would join whatever cluster was last started here.
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    else:
-        ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
-        try:
-            ray.init(
-                address=config.ray_address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                runtime_env={"py_modules": [*ours, *config.py_modules]},
-            )
-        except ConnectionError as error:
-            raise UserError(
-                f"no Ray cluster answers at {config.ray_address!r} ({error}); start one with `ray "
-                "start --head`, set RAY_AUTH_MODE=token if it asks for Ray's token, or leave "
-                "--ray-address out for a local one"
-            ) from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
+def _with_absolute_paths(config: BuildConfig) -> BuildConfig:
+    """Relative paths are the driver's: on a cluster, workers have working folders of their own."""
+    return dataclasses.replace(
+        config,
+        corpus=_absolute(config.corpus),
+        cache=_absolute(config.cache),
+        weights_dir=_absolute(config.weights_dir) if config.weights_dir else "",
+    )
 
 
-def _object_store_bytes() -> float:
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        found = ray.cluster_resources().get("object_store_memory")
-        if found:
-            return found
-        time.sleep(0.2)
-    raise UserError("the Ray cluster has no object store memory; is any node of it alive?")
+def _absolute(path: str) -> str:
+    return path if "://" in path else str(Path(path).expanduser().absolute())

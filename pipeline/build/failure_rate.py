@@ -1,51 +1,85 @@
 """Stops a build in which most clips fail: a wrong mount or a broken expert is noticed in minutes,
-not after a night."""
+not after a night.
+
+Decoding and each teacher are judged by themselves, each over the last clips that went through it:
+failures of decoding never meet the clips of a teacher that is behind.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, deque
 from collections.abc import Sequence
 
 from manifests.cache.shards import Failure
 from manifests.errors import UserError
 
 JUDGED_FROM = 100
-"""Clips per teacher before the rate means anything."""
+"""Clips through a stage before its rate means anything."""
+WINDOW = 2000
+"""Clips over which a stage is judged."""
+DEVIATIONS = 3.0
+"""Standard deviations above the limit that chance alone may explain."""
 
 
 class FailureRate:
-    """The share of clips that failed so far, over all teachers.
+    """The share of clips that failed lately, by stage.
 
     Args:
-        limit: Largest share that is borne.
-        num_teachers: Of the build.
+        limit: Largest share that is acceptable; None or 1 accepts every share.
     """
 
-    def __init__(self, limit: float, num_teachers: int) -> None:
-        self._limit = limit
-        self._judged_from = JUDGED_FROM * num_teachers
-        self._seen = self._failed = 0
-        self._reasons: Counter[str] = Counter()
+    def __init__(self, limit: float | None) -> None:
+        self._limit = 1.0 if limit is None else limit
+        self._windows: dict[str, _Window] = {}
 
-    def add(self, clips: int, failures: Sequence[Failure]) -> None:
-        """Counts clips that are through a teacher.
+    @property
+    def stops(self) -> bool:
+        """Whether there is a limit at all."""
+        return self._limit < 1.0
+
+    def add(self, stage: str, clips: int, failures: Sequence[Failure]) -> None:
+        """Counts clips that are through a stage.
+
+        Args:
+            stage: `decode`, or the name of a teacher.
+            clips: How many, failed ones among them.
+            failures: Those that failed.
 
         Raises:
             UserError: too many have failed; the message names the commonest reasons.
         """
-        self._seen += clips
-        self._failed += len(failures)
-        self._reasons.update(f"{failure.stage}: {failure.error}" for failure in failures)
-        rate = self._failed / max(self._seen, 1)
-        if failures and self._seen >= self._judged_from and rate > self._limit:
-            worst = ", ".join(f"{reason} ({n})" for reason, n in self._reasons.most_common(3))
-            raise UserError(
-                f"{rate:.0%} of the clips so far have failed, the limit is {self._limit:.0%} "
-                f"(max_failure_rate); most often {worst}; the last one: {failures[-1].clip_id}: "
-                f"{failures[-1].message}"
-            )
+        window = self._windows.setdefault(stage, _Window())
+        window.add(clips, failures)
+        if not failures or window.clips < JUDGED_FROM or not self.stops:
+            return
+        chance = DEVIATIONS * math.sqrt(window.clips * self._limit * (1 - self._limit))
+        if window.failed <= window.clips * self._limit + chance:
+            return
+        worst = ", ".join(f"{reason} ({n})" for reason, n in window.reasons.most_common(3))
+        where = "decoding" if stage == "decode" else f"teacher {stage}"
+        raise UserError(
+            f"{window.failed / window.clips:.0%} of the last {window.clips} clips have failed in "
+            f"{where}, the limit is {self._limit:.0%} (max_failure_rate); most often {worst}; the "
+            f"last one: {failures[-1].clip_id}: {failures[-1].message}; if they are as they should "
+            "be, pass --max-failure-rate 1"
+        )
 
-    def take_back(self, clips: int, failed: int) -> None:
-        """Forgets clips whose shard starts over."""
-        self._seen -= clips
-        self._failed -= failed
+
+class _Window:
+    def __init__(self) -> None:
+        self.clips = self.failed = 0
+        self.reasons: Counter[str] = Counter()
+        self._parts: deque[tuple[int, Counter[str]]] = deque()
+
+    def add(self, clips: int, failures: Sequence[Failure]) -> None:
+        reasons = Counter(f"{failure.stage}: {failure.error}" for failure in failures)
+        self._parts.append((clips, reasons))
+        self.clips += clips
+        self.failed += len(failures)
+        self.reasons += reasons
+        while self.clips - self._parts[0][0] >= WINDOW:
+            old, old_reasons = self._parts.popleft()
+            self.clips -= old
+            self.failed -= old_reasons.total()
+            self.reasons -= old_reasons

@@ -1,46 +1,67 @@
-"""What can go wrong with workers and writes, in the scheduler's words."""
+"""What can go wrong in a build: whose fault it is, and how often it is tried again."""
 
 from __future__ import annotations
 
 import errno
 
-from ray import exceptions
-
 from manifests.cache.shards import Failure
-from manifests.errors import UserError
 
-LOST_WORKER = (
-    exceptions.RayActorError,
-    exceptions.OutOfMemoryError,
-    exceptions.WorkerCrashedError,
-    exceptions.NodeDiedError,
-)
-"""A worker process, or its node, is gone."""
-DEATHS_ALLOWED = 2
+STRIKES_ALLOWED = 2
 """A task that has cost this many workers is split, or its only clip is recorded as a failure."""
-WRITE_ATTEMPTS = 3
+COMMIT_STRIKES_ALLOWED = 3
+"""A commit that has cost this many workers ends the build."""
+LOSSES_ALLOWED = 8
+"""Times that a task may lose its worker through no fault of its own before its shard is left."""
+LONGEST_PAUSE_S = 30.0
 FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """Write errors that no retry mends."""
+SICK_PROCESS = (
+    "CUDA error",
+    "CUDA driver",
+    "CUBLAS_STATUS",
+    "CUDNN_STATUS",
+    "device-side assert",
+    "illegal memory access",
+    "uncorrectable ECC",
+    "NVML",
+)
+"""Words of errors after which a process can compute nothing more on its GPU."""
+
+
+class SickProcess(Exception):
+    """A worker process says of itself that it must be replaced."""
+
+
+def is_sick(error: BaseException) -> bool:
+    """Whether an expert's error means that its process can no longer be used."""
+    return type(error).__name__ == "AcceleratorError" or any(
+        words.lower() in str(error).lower() for words in SICK_PROCESS
+    )
 
 
 def is_final(error: OSError) -> bool:
     """Whether a failed write is not worth another try."""
-    # Ray's stand-in for a remote error has the class of its cause, but not its number.
-    return getattr(error, "cause", error).errno in FINAL_ERRORS
+    return error.errno in FINAL_ERRORS
 
 
-def worker_died(clip_id: str, stage: str) -> Failure:
-    """The record of a clip that no worker survives."""
+def pause(attempts: int) -> float:
+    """Seconds before the next try: 1, 2, 4, ... up to `LONGEST_PAUSE_S`."""
+    return min(LONGEST_PAUSE_S, 2.0 ** (attempts - 1))
+
+
+def worker_failure(clip_id: str, stage: str, *, timed_out: bool) -> Failure:
+    """The record of a clip that no worker survives, or comes back from."""
+    what = "did not finish in its time" if timed_out else "died"
     return Failure(
         clip_id=clip_id,
         stage=stage,
-        error="worker-died",
-        message=f"the worker process died {DEATHS_ALLOWED} times on this clip alone",
+        error="timed-out" if timed_out else "worker-died",
+        message=f"the worker process {what} {STRIKES_ALLOWED} times on this clip alone",
+        cause="worker",
     )
 
 
 def brief(error: BaseException) -> str:
-    """The last words of an error that came from a worker, without its remote traceback."""
-    cause = getattr(error, "cause", None)
-    text = str(cause if isinstance(cause, BaseException) else error)
-    return text.strip().splitlines()[-1] if not isinstance(cause, UserError) else text
+    """The last line of an error's text."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[-1]

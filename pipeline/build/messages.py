@@ -15,6 +15,8 @@ import numpy as np
 from manifests.cache.shards import Failure, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
+from manifests.storage import Folder
+from manifests.streams.specs import TeacherSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,7 @@ class DecodeSummary:
     """What the driver needs to know of a decoded block."""
 
     num_clips: int
+    """Clips that were decoded, failures left out."""
     seconds: float
     num_bytes: int
     failures: list[Failure]
@@ -63,10 +66,31 @@ class ExtractSummary:
 
     num_clips: int
     seconds: float
-    """Audio seconds heard."""
+    """Audio seconds that went through the teacher."""
     elapsed: float
     """Worker seconds taken, loading left out."""
+    num_bytes: int
+    """Size of the encoded frames."""
     failures: list[Failure]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommitRequest:
+    """All that a worker needs to write a shard of one teacher, but the rows."""
+
+    spec: TeacherSpec
+    folder: Folder
+    """The folder of the teacher's shards."""
+    shard: int
+    ids: Sequence[str]
+    """Ids of the slice's clips, in order."""
+    done: Sequence[str]
+    """Ids of the clips that were to be done. If they are not all of them, the shard keeps what it
+    has of the others."""
+    failures: Sequence[Failure]
+    """Failures of decoding."""
+    extract_seconds: float
+    """Worker seconds of the teacher."""
 
 
 UNKNOWN_SECONDS = 30.0

@@ -15,6 +15,7 @@ from manifests.cache.layout import Layout
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from pipeline.build.read_ahead import read_shards
 
 Missing = Mapping[str, Sequence[int]]
 """Teacher -> numbers of the shards that it lacks, ascending."""
@@ -57,10 +58,10 @@ def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dic
 
 
 def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
-    """The missing shards in order, read as they are needed."""
+    """The missing shards in order, read in threads shortly before they are needed."""
     wanted = {name: set(numbers) for name, numbers in lacking.items()}
-    for number in sorted(set().union(*wanted.values())):
-        clips = corpus.shard(number)
+    numbers = sorted(set().union(*wanted.values()))
+    for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
         yield ShardWork(number, ids, clips, [name for name in wanted if number in wanted[name]])
 
@@ -84,8 +85,8 @@ def rework(
     corpus: Corpus, failures: Mapping[str, Mapping[int, frozenset[str]]]
 ) -> Iterator[ShardWork]:
     """The failed clips alone; teachers that failed on the same clips of a shard go together."""
-    for number in sorted(set().union(*failures.values())):
-        clips = corpus.shard(number)
+    numbers = sorted(set().union(*failures.values()))
+    for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
         alike: dict[frozenset[str], list[str]] = {}
         for name, by_shard in failures.items():

@@ -1,23 +1,20 @@
-"""Pools of worker processes on a Ray cluster: one pool for each kind of resources asked for.
+"""Pools of worker processes: one pool for each kind of resources asked for.
 
 Teachers that ask for the same resources share workers, so a laptop's two cores run five experts
-without one of them idling while another is behind. A pool grows while the cluster has room and
-replaces workers that died; which tasks those had is the scheduler's business.
+without one of them idling while another is behind.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import ray
-from ray._private.state import available_resources_per_node
-from ray.exceptions import RayError
-
 from manifests.errors import UserError
+from pipeline.build.backend import Node
+from pipeline.build.placement import Account, requested
+from pipeline.build.records import Task
 from pipeline.build.setup import TeacherSetup
-from pipeline.build.worker import Worker
 from pipeline.config import Resources
 
 QUEUE_DEPTH = 2
@@ -28,10 +25,21 @@ QUEUE_DEPTH = 2
 class WorkerHandle:
     """One worker process, as the driver sees it."""
 
-    actor: Any
+    worker: Any
+    """The cluster's own handle."""
+    pool: Pool
+    asked_at: float
+    """When it was asked for, by `time.monotonic`."""
+    node_id: str = ""
+    """Its node: the one it was asked for on, then the one it runs on; empty while unknown."""
+    placed_at: float | None = None
+    """When its process had started."""
     ready: bool = False
-    tasks: list[Any] = field(default_factory=list)
+    """Whether it has loaded its teachers."""
+    tasks: list[Task] = field(default_factory=list)
     """What it has been given, oldest (running) first."""
+    task_began: float = 0.0
+    """When the oldest of its tasks began."""
 
 
 class Pool:
@@ -41,80 +49,83 @@ class Pool:
         self.resources = resources
         self.setups = list(setups)
         self.members: list[WorkerHandle] = []
-        self.starting: dict[ray.ObjectRef, WorkerHandle] = {}
+        self.avoided: dict[str, str] = {}
+        """Node -> why no worker of this pool is started there any more."""
+        self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(QUEUE_DEPTH + 1)]
 
-    def __repr__(self) -> str:
-        names = ", ".join(setup.name for setup in self.setups) or "decoding"
-        return f"{len(self.members)} workers for {names}"
+    @property
+    def description(self) -> str:
+        """The workers' job, for messages."""
+        names = ", ".join(setup.name for setup in self.setups)
+        return f"teacher {names}" if names else "decoding"
 
-    def free(self) -> WorkerHandle | None:
-        """The ready worker with the shortest queue, if one can take a task."""
-        ready = [member for member in self.members if member.ready]
-        best = min(ready, key=lambda member: len(member.tasks), default=None)
-        return best if best is not None and len(best.tasks) < QUEUE_DEPTH else None
+    @property
+    def is_open_ended(self) -> bool:
+        """Whether it takes all the room there is."""
+        return not self.resources.max_workers
 
-    def started(self, ref: ray.ObjectRef) -> float:
-        """Notes that a worker has loaded its teachers; the seconds that took.
+    def ready(self) -> list[WorkerHandle]:
+        """The members that can take tasks."""
+        return [member for member in self.members if member.ready]
 
-        Raises:
-            UserError: what a teacher raised while loading.
-            RayError: the worker died.
-        """
-        member = self.starting.pop(ref)
-        try:
-            _, seconds = ray.get(ref)
-        except RayError:
-            self.drop(member)
-            raise
+    def free(self) -> Iterator[WorkerHandle]:
+        """The ready workers that can take one more task, those with nothing to do first."""
+        for load in range(QUEUE_DEPTH):
+            yield from list(self._by_load[load])
+
+    def mark_ready(self, member: WorkerHandle) -> None:
+        """Lets a member take tasks."""
         member.ready = True
-        return seconds
+        self._by_load[0][member] = None
 
-    def drop(self, member: WorkerHandle) -> list[Any]:
-        """Forgets a worker that died, and gives back the tasks it had, the running one first.
+    def give(self, member: WorkerHandle, task: Task, now: float) -> None:
+        """Notes that a member has been given a task."""
+        del self._by_load[len(member.tasks)][member]
+        if not member.tasks:
+            member.task_began = now
+        member.tasks.append(task)
+        self._by_load[len(member.tasks)][member] = None
 
-        One that only cannot be reached is killed for good: it must not hold its resources.
-        """
+    def take(self, member: WorkerHandle, task: Task, now: float) -> None:
+        """Notes that a member is through with a task."""
+        if task not in member.tasks:
+            return
+        if member.tasks[0] is task:
+            member.task_began = now
+        self._by_load[len(member.tasks)].pop(member, None)
+        member.tasks.remove(task)
+        if member in self.members:
+            self._by_load[len(member.tasks)][member] = None
+
+    def drop(self, member: WorkerHandle) -> list[Task]:
+        """Forgets a member; the tasks that it had, the running one first."""
         if member in self.members:
             self.members.remove(member)
-            ray.kill(member.actor)
+        self._by_load[len(member.tasks)].pop(member, None)
+        member.ready = False
         tasks, member.tasks = member.tasks, []
         return tasks
 
-    def start_one(self) -> None:
-        """Asks the cluster for one more worker, which loads its teachers at once."""
-        needs = self.resources
-        threads = str(needs.num_threads)
-        options: dict[str, Any] = {
-            "num_cpus": needs.num_cpus,
-            "num_gpus": needs.num_gpus,
-            "resources": needs.custom or None,
-            "memory": int(needs.memory_gb * 1e9) or None,
-            "accelerator_type": needs.accelerator_type or None,
-            "max_restarts": 0,
-            "runtime_env": {
-                "env_vars": {
-                    name: threads
-                    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-                }
-            },
-        }
-        options = {name: value for name, value in options.items() if value is not None}
-        actor = (
-            ray.remote(Worker)
-            .options(**options)
-            .remote(
-                self.setups,
-                device="cuda" if needs.num_gpus else "cpu",
-                num_threads=needs.num_threads,
-            )
+    def may_settle(self, task: Task, member: WorkerHandle, *, decodes: bool) -> bool:
+        """Whether a member can say if a task that failed on another worker fails here too.
+
+        Audio may be out of reach of a whole node, so decoding is tried on another node if any.
+        """
+        doubter = task.doubter
+        if doubter is member:
+            return False
+        if task.kind != "decode":
+            return any(setup.name == task.teacher for setup in self.setups)
+        if not decodes:
+            return False
+        elsewhere = any(
+            other.node_id != doubter.node_id for other in self.members if doubter is not None
         )
-        member = WorkerHandle(actor)
-        self.members.append(member)
-        self.starting[actor.start.remote()] = member
+        return not elsewhere or (doubter is not None and member.node_id != doubter.node_id)
 
 
 def arrange(setups: Sequence[TeacherSetup], decode: Resources) -> tuple[list[Pool], Pool]:
-    """Pools for a build: all of them, and the one that decodes and commits.
+    """Makes the pools of a build: all of them, and the one that decodes and commits.
 
     GPU pools come first: their workers take their CPU cores before CPU workers fill the rest.
     """
@@ -126,71 +137,25 @@ def arrange(setups: Sequence[TeacherSetup], decode: Resources) -> tuple[list[Poo
     return ordered, pools[repr(decode)]
 
 
-def grow(pools: Sequence[Pool]) -> int:
-    """Starts workers while the cluster has room for them; how many it started.
-
-    Every pool gets one before any gets two, then those with a GPU come first, and the others share.
-    A stated number is asked for at once: waiting workers make an autoscaler add nodes. Otherwise
-    nothing is done while workers are starting, for what Ray calls free lags behind.
-    """
-    free = [dict(node) for node in available_resources_per_node().values()]
-    wanted: list[Pool] = []
-    for pool in pools:
-        lacking = pool.resources.max_workers - len(pool.members)
-        for _ in range(lacking):
-            _place(pool, free)
-            wanted.append(pool)
-    open_ended = [pool for pool in pools if not pool.resources.max_workers]
-    if not any(pool.starting for pool in open_ended):
-        wanted += [pool for pool in open_ended if not pool.members and _place(pool, free)]
-        for pool in open_ended:
-            while pool.resources.num_gpus and _place(pool, free):
-                wanted.append(pool)
-        while placed := [pool for pool in open_ended if _place(pool, free)]:
-            wanted += placed
-    for pool in wanted:
-        pool.start_one()
-    return len(wanted)
-
-
-def _place(pool: Pool, free: Sequence[dict[str, float]]) -> bool:
-    """Takes a worker's needs out of the first node that has them."""
-    asked = _asked(pool.resources)
-    for node in free:
-        if all(node.get(name, 0.0) + 1e-6 >= need for name, need in asked.items()):
-            for name, need in asked.items():
-                node[name] -= need
-            return True
-    return False
-
-
-def _asked(resources: Resources) -> dict[str, float]:
-    asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
-    asked["memory"] = resources.memory_gb * 1e9
-    if resources.accelerator_type:
-        asked[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-    return {name: amount for name, amount in asked.items() if amount > 0}
-
-
-def check_fits(pools: Sequence[Pool]) -> None:
+def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
     """Raises a UserError where the cluster could never hold a worker of every pool at once."""
-    nodes = [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
-    rest = [dict(node) for node in nodes]
+    account = Account(nodes)
     for pool in pools:
-        if pool.resources.max_workers or _place(pool, rest):
+        if not pool.is_open_ended or account.place(pool.resources) is not None:
             continue
-        asked = _asked(pool.resources)
-        wanted = ", ".join(f"{name} {need:g}" for name, need in asked.items())
-        who = ", ".join(setup.name for setup in pool.setups)
-        who = f"a worker of teacher {who}" if who else "a worker that decodes"
-        if _place(pool, nodes):
+        needs = requested(pool.resources)
+        wanted = ", ".join(f"{name} {need:g}" for name, need in needs.items())
+        names = ", ".join(setup.name for setup in pool.setups)
+        who = f"a worker of teacher {names}" if names else "a worker that decodes"
+        if Account(nodes).place(pool.resources) is not None:
             raise UserError(
                 f"{who} asks for {wanted}, which the Ray cluster has not left beside one worker of "
                 "each other kind; lower the resources, or let teachers and decoding ask for the "
                 "same: then they share workers"
             )
         largest = ", ".join(
-            f"{name} {max((node.get(name, 0) for node in nodes), default=0):g}" for name in asked
+            f"{name} {max((node.resources.get(name, 0) for node in nodes), default=0):g}"
+            for name in needs
         )
         raise UserError(
             f"{who} asks for {wanted}, more than any node of the Ray cluster has ({largest}); "

@@ -1,4 +1,4 @@
-"""A build as one sees it: a live line per teacher; away from a terminal, a line now and then."""
+"""Shows how a build goes: a live line per teacher; away from a terminal, a line now and then."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ PLAIN_EVERY_S = 15.0
 
 
 class ProgressListener(Protocol):
-    """Whom the scheduler tells how a build goes."""
+    """Receives the steps of a build from the scheduler."""
 
     def workers(self, count: int, loading_seconds: float) -> None:
         """A worker has loaded its teachers, or has died (0 s)."""
 
-    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
         """Clips are through a teacher; negative numbers take a lost shard back."""
 
     def committed(self, teacher: str, marker: Marker) -> None:
@@ -52,7 +52,7 @@ class BuildProgress:
         self.extract_seconds = dict.fromkeys(totals, 0.0)
         self._console = console
         self._totals = dict(totals)
-        self._said_at = self.began
+        self._printed_at = self.began
         self._bars = Progress(
             TextColumn("{task.description:>12}"),
             BarColumn(),
@@ -96,7 +96,7 @@ class BuildProgress:
             self.started_at = time.monotonic()
         log.info("%d workers ready (models loaded in %.1f s)", count, loading_seconds)
 
-    def heard(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
+    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
         """See `ProgressListener`."""
         self.clips[teacher] += clips
         self.seconds[teacher] += seconds
@@ -112,8 +112,8 @@ class BuildProgress:
         for name, row in self._rows.items():
             self._bars.update(row, completed=self.clips[name], detail=self._detail(name))
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._said_at > PLAIN_EVERY_S:
-            self._said_at = now
+        if not self._console.is_terminal and now - self._printed_at > PLAIN_EVERY_S:
+            self._printed_at = now
             parts = [f"{name} {self.clips[name]}/{self._totals[name]}" for name in self._totals]
             self._console.print(f"{now - self.began:6.0f} s  clips: {', '.join(parts)}")
 

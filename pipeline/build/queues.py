@@ -1,20 +1,23 @@
 """What is waiting to be done, and which of it goes first.
 
 One queue per teacher, one for decoding, one for commits. Decoding runs ahead only while its audio
-has room; among the teachers the slowest goes first, so that a build ends with small pieces that
-fill the last gaps.
+has room on the worker's node; among the teachers the slowest goes first, so that a build ends with
+small pieces that fill the last gaps.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+import heapq
+import itertools
+import math
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
 
 from pipeline.build.messages import ExtractSummary
-from pipeline.build.pools import Pool
-from pipeline.build.records import Task
+from pipeline.build.pools import Pool, WorkerHandle
+from pipeline.build.records import ShardJob, Task
 
-UNMEASURED = float("inf")
+UNMEASURED = math.inf
 """Cost of a teacher that has not finished a block: it goes first, and is measured."""
 
 
@@ -23,21 +26,52 @@ class Backlog:
 
     Args:
         teachers: Names.
-        memory_bytes: Decoded audio that may lie in the object store.
     """
 
-    def __init__(self, teachers: Iterable[str], memory_bytes: float) -> None:
-        self.held_bytes = 0
-        """Of audio that is decoded, or being decoded, and not yet heard by all teachers."""
-        self._memory_bytes = memory_bytes
+    def __init__(self, teachers: Iterable[str]) -> None:
+        self.audio_bytes: Counter[str] = Counter()
+        """Node -> bytes of audio that is decoded, or being decoded, and waits for a teacher."""
+        self.row_bytes: Counter[str] = Counter()
+        """Node -> bytes of rows that are not yet committed."""
+        self._store_bytes: dict[str, float] = {}
         self._queues: dict[str, deque[Task]] = {
             name: deque() for name in ("commit", "decode", *teachers)
         }
+        self._delayed: list[tuple[float, int, Task]] = []
+        self._order = itertools.count()
+        self._doubted: list[Task] = []
         self._cost: dict[str, float] = {}
 
     def add(self, task: Task) -> None:
-        """A task to be done."""
+        """Adds a task to be done."""
         self._queues[task.queue].append(task)
+
+    def add_later(self, task: Task, due: float) -> None:
+        """Adds a task that nobody gets before a moment of `time.monotonic`."""
+        heapq.heappush(self._delayed, (due, next(self._order), task))
+
+    def add_doubted(self, task: Task) -> None:
+        """Adds a task that must go to another process than its `doubter`."""
+        self._doubted.append(task)
+
+    @property
+    def doubted(self) -> list[Task]:
+        """Tasks that wait for a second process."""
+        self._doubted = [task for task in self._doubted if not task.job.abandoned]
+        return self._doubted
+
+    def release_due(self, now: float) -> None:
+        """Moves the tasks whose pause is over to their queues."""
+        while self._delayed and self._delayed[0][0] <= now:
+            self.add(heapq.heappop(self._delayed)[2])
+
+    def __len__(self) -> int:
+        waiting = sum(map(len, self._queues.values()))
+        return waiting + len(self._delayed) + len(self.doubted)
+
+    def set_room(self, store_bytes: Mapping[str, float]) -> None:
+        """Sets how many bytes may lie on each node, by its id."""
+        self._store_bytes = dict(store_bytes)
 
     def measured(self, teacher: str, summary: ExtractSummary) -> None:
         """Learns what a teacher costs, in worker seconds per second of audio."""
@@ -46,25 +80,42 @@ class Backlog:
             self._cost[teacher] = 0.8 * self._cost.get(teacher, cost) + 0.2 * cost
 
     def extractions(self, pool: Pool) -> int:
-        """Blocks that wait for a pool's teachers."""
+        """The number of blocks that wait for a pool's teachers."""
         return sum(len(self._queues[setup.name]) for setup in pool.setups)
 
-    def next(self, pool: Pool, *, decodes: bool) -> Task | None:
-        """A pool's next task: commits, then decoding while there is room, then the slowest teacher.
+    def next(
+        self, member: WorkerHandle, *, decodes: bool, oldest: ShardJob | None, idle: bool
+    ) -> Task | None:
+        """A worker's next task: commits, then decoding while it has room, then the slowest teacher.
 
         Args:
-            pool: Whose worker is free.
-            decodes: Whether it is the pool that decodes and commits.
+            member: The worker.
+            decodes: Whether its pool decodes and commits.
+            oldest: The job that was opened first: it may decode when other jobs must wait.
+            idle: Whether no worker of the build is doing anything, so that waiting helps nobody.
         """
-        names = [setup.name for setup in pool.setups]
+        for at, task in enumerate(self.doubted):
+            if member.pool.may_settle(task, member, decodes=decodes):
+                return self.doubted.pop(at)
+        names = [setup.name for setup in member.pool.setups]
         names.sort(key=lambda name: -self._cost.get(name, UNMEASURED))
         if decodes:
-            room = self.held_bytes < self._memory_bytes
-            names = ["commit", *(["decode"] if room else []), *names]
+            names = ["commit", "decode", *names]
         for name in names:
             queue = self._queues[name]
             while queue:
-                task = queue.popleft()
-                if not task.job.abandoned:
-                    return task
+                task = queue[0]
+                if task.job.abandoned:
+                    queue.popleft()
+                    continue
+                if name == "decode" and not self._has_room(member.node_id, task, oldest, idle):
+                    break
+                return queue.popleft()
         return None
+
+    def _has_room(self, node_id: str, task: Task, oldest: ShardJob | None, idle: bool) -> bool:
+        limit = self._store_bytes.get(node_id, math.inf)
+        audio = self.audio_bytes[node_id]
+        if idle or audio + self.row_bytes[node_id] < limit:
+            return True
+        return task.job is oldest and audio < limit / 2

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
-
-import ray
+from typing import TYPE_CHECKING, Any, Literal
 
 from manifests.cache.shards import Failure
 from manifests.clips import Clip
+
+if TYPE_CHECKING:
+    from pipeline.build.pools import WorkerHandle
 
 
 @dataclass(slots=True, eq=False)
@@ -19,28 +20,30 @@ class ShardJob:
 
     number: int
     ids: Sequence[str]
-    """Of the whole slice, in order."""
+    """Ids of the whole slice, in order."""
     clips: Sequence[Clip]
-    """To be done: the whole slice, or those that failed before."""
+    """The clips to be done: the whole slice, or those that failed before."""
     teachers: list[str]
-    """Not yet committed."""
+    """Teachers whose part is not yet committed."""
     undecoded: int
     """Clips not yet through decoding."""
     blocks: list[Block] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    """Of decoding: they count for every teacher."""
-    parts: dict[str, dict[tuple[int, int], ray.ObjectRef]] = field(default_factory=dict)
-    """Teacher -> (block, clip within it) -> rows, in the object store."""
+    """Failures of decoding, which count for every teacher."""
+    parts: dict[str, dict[tuple[int, int], Any]] = field(default_factory=dict)
+    """Teacher -> (block, clip within it) -> handle of its rows, which stay where they were made."""
+    part_bytes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """Teacher -> node -> bytes of those rows."""
     extracted: Counter[str] = field(default_factory=Counter)
     """Teacher -> clips through it, in rows or failures."""
-    heard: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Teacher -> audio seconds through it."""
     failed: Counter[str] = field(default_factory=Counter)
     """Teacher -> clips without targets, those that would not decode among them."""
     elapsed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Teacher -> worker seconds."""
     abandoned: bool = False
-    """Started over as another job; whatever still arrives for this one is dropped."""
+    """Started over as another job, or left undone; whatever still arrives for it is dropped."""
 
     def complete(self, teacher: str) -> bool:
         """Whether every clip is through decoding and the teacher, or has failed."""
@@ -55,14 +58,18 @@ class Block:
     job: ShardJob
     number: int
     clips: Sequence[Clip]
+    seconds: float
+    """Audio seconds: expected until it is decoded, then true."""
     first: int = 0
     """Place of the first clip within the block as it was cut."""
-    audio: ray.ObjectRef | None = None
-    """`Decoded`, in the object store."""
+    audio: Any = None
+    """Handle of `Decoded`, which stays on the node that decoded it."""
+    node_id: str = ""
+    """Where it was decoded, or is being decoded."""
     num_bytes: int = 0
-    """Of the audio: expected until it is decoded, then true."""
+    """Bytes of the audio on that node: expected until it is decoded, then true."""
     waiting: Counter[str] = field(default_factory=Counter)
-    """Teacher -> decoded clips that it has not heard."""
+    """Teacher -> decoded clips that are not yet through it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,15 +81,30 @@ class Task:
     block: Block | None = None
     teacher: str = ""
     position: int | None = None
-    """The only decoded clip to extract, once the block has been taken apart."""
-    deaths: int = 0
-    """Workers that died while running it."""
+    """The only decoded clip to extract, once the block has been split."""
+    strikes: int = 0
+    """Workers that died while running it, or did not come back from it."""
+    losses: int = 0
+    """Workers that were lost while running it through no fault of the task."""
     attempts: int = 0
-    """Times that writing failed."""
-    payload: ray.ObjectRef | None = None
-    """Its large result, in the object store."""
+    """Tries that failed because a store could not be reached."""
+    first_attempt_at: float = 0.0
+    """When the first of those failed."""
+    doubter: WorkerHandle | None = None
+    """The worker on which every clip failed; another one has to agree."""
+    payload: Any = None
+    """Handle of its large result, which stays where it was made."""
 
     @property
     def queue(self) -> str:
         """The queue it waits in: its teacher's, or that of its kind."""
         return self.teacher if self.kind == "extract" else self.kind
+
+    @property
+    def description(self) -> str:
+        """What it does, for messages."""
+        if self.kind == "commit":
+            return f"committing shard {self.job.number} of {self.teacher}"
+        clip = self.block.clips[0].clip_id if self.block and self.block.clips else ""
+        doing = "decoding" if self.kind == "decode" else f"running {self.teacher} on"
+        return f"{doing} a block of shard {self.job.number} (first clip {clip})"

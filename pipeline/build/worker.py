@@ -4,32 +4,49 @@ Every worker can do each step for the teachers that share its resources. On a CP
 of worker does everything, so that no core waits while another step is behind; teachers that ask for
 a GPU get workers of their own, and decoding stays with the CPU workers.
 
-A bad clip ends here: whatever a decoder or an expert raises becomes a `Failure` of that clip alone.
+A bad clip ends here: whatever a decoder or an expert raises about a clip becomes a `Failure` of
+that clip alone. What says nothing about the clip is raised: a store that cannot be reached, and an
+error after which the process can compute nothing more.
 """
 
 from __future__ import annotations
 
+import errno
+import json
 import os
+import stat
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 from manifests import audio
-from manifests.cache import shards
 from manifests.cache.codecs import encode
 from manifests.cache.shards import Failure, Marker, Row
-from manifests.cache.stream_sums import MAX_CODEC_LOSS, Sums
+from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.errors import UserError
-from manifests.storage import Folder
+from manifests.errors import AudioError, StoreError, UserError
 from manifests.streams.specs import TeacherSpec
-from pipeline.build.messages import Decoded, DecodeSummary, Extracted, ExtractSummary
+from pipeline.build.commit import commit_shard, merge
+from pipeline.build.faults import SickProcess, brief, is_sick
+from pipeline.build.messages import (
+    CommitRequest,
+    Decoded,
+    DecodeSummary,
+    Extracted,
+    ExtractSummary,
+)
 from pipeline.build.setup import TeacherSetup
 from teachers.protocol import Targets, Teacher
 
+QUICK_TRIES = 3
+"""Tries per clip while its store does not answer, before the whole block is tried again later."""
+CLIP_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENODEV)
+"""Errors of opening a file that are about its name or its kind, not about the disk."""
+
 
 class Worker:
-    """One process with some cores and perhaps a GPU, a Ray actor (`pipeline.build.pools`)."""
+    """One process with some cores and perhaps a GPU (an actor of `pipeline.build.cluster`)."""
 
     def __init__(self, setups: Sequence[TeacherSetup], *, device: str, num_threads: int) -> None:
         self._setups = {setup.name: setup for setup in setups}
@@ -37,28 +54,50 @@ class Worker:
         self._num_threads = num_threads
         self._teachers: dict[str, Teacher] = {}
 
-    def start(self) -> tuple[int, float]:
-        """Loads every teacher; the process id and the seconds it took."""
+    def place(self) -> str:
+        """The id of the node on which the process runs."""
+        return self._node_id()
+
+    def start(self, cache: str = "") -> float:
+        """Loads every teacher; the seconds that took.
+
+        Args:
+            cache: Address of the cache that shards will be written to; empty if none will.
+
+        Raises:
+            UserError: the cache is not to be seen from this node.
+        """
         began = time.perf_counter()
+        if cache and "://" not in cache and not Path(cache, "cache.json").exists():
+            raise UserError(
+                f"the cache {cache} is not there on this node; it must be on a file system that "
+                "all nodes share under one path, or at an address such as s3://BUCKET/KEY"
+            )
         for setup in self._setups.values():
             teacher = setup.make()
             teacher.load(device=self._device, num_threads=self._num_threads)
             self._teachers[setup.name] = teacher
-        return os.getpid(), time.perf_counter() - began
+        return time.perf_counter() - began
 
     def decode(
         self, clips: Sequence[Clip], sample_rates: Sequence[int], max_seconds: float
     ) -> tuple[Decoded, DecodeSummary]:
-        """Reads a block's audio once, and resamples it once per rate."""
+        """Reads a block's audio once, and resamples it once per rate.
+
+        Raises:
+            StoreError: the audio of a clip could not be reached.
+        """
         decoded = Decoded([], [], [], {rate: [] for rate in sample_rates})
         failures: list[Failure] = []
         for clip in clips:
             try:
-                wave = audio.decode(clip, max_seconds=max_seconds)
+                wave = _decode_patiently(clip, max_seconds)
                 resampled = {rate: audio.resample(wave, rate) for rate in sample_rates}
-            except audio.AudioError as error:
+            except AudioError as error:
                 failures.append(_failure(clip.clip_id, "decode", error.reason, error))
                 continue
+            except StoreError:
+                raise
             except Exception as error:  # noqa: BLE001  (a decoder may raise anything on bad bytes)
                 failures.append(_failure(clip.clip_id, "decode", type(error).__name__, error))
                 continue
@@ -77,147 +116,136 @@ class Worker:
         """A teacher's rows for a block, or for the clip at one position of it.
 
         Once a batch fails, its clips are tried one by one.
+
+        Raises:
+            SickProcess: the GPU of this process can compute nothing more.
         """
         if position is not None:
             decoded = decoded.only(position)
         teacher, spec = self._teachers[name], self._setups[name].spec
+        clip_ids = decoded.clip_ids
         began = time.perf_counter()
-        failures: list[Failure] = []
-        targets: list[Targets | None] = []
+        whole = Extracted([], [], {stream.name: Sums.zero(stream.dim) for stream in spec.streams})
         try:
-            targets += teacher.extract(decoded.waves[spec.sample_rate])
-        except Exception as error:  # noqa: BLE001  (an expert may raise anything; see the docstring)
-            if len(decoded.clip_ids) > 1:
-                return self._extract_singly(name, decoded)
-            failures.append(_failure(decoded.clip_ids[0], "extract", type(error).__name__, error))
-            targets.append(None)
-        rows: list[Row] = []
-        sums = {stream.name: Sums.zero(stream.dim) for stream in spec.streams}
-        for position, heard in enumerate(targets):
-            if heard is None:
-                continue
-            clip_id = decoded.clip_ids[position]
-            try:
-                frames = {
-                    stream.name: encode(heard.frames[stream.name], stream)
-                    for stream in spec.streams
-                }
-            except ValueError as error:
-                failures.append(_failure(clip_id, "extract", "bad-frames", error))
-                continue
-            for stream, encoded in frames.items():
-                sums[stream].add(Sums.of(heard.frames[stream], encoded))
-            rows.append(
-                Row(
-                    clip_id=clip_id,
-                    duration=decoded.durations[position],
-                    audio_digest=decoded.digests[position],
-                    metadata=heard.metadata,
-                    frames=frames,
+            results = list(teacher.extract(decoded.waves[spec.sample_rate]))
+            if len(results) != len(clip_ids):
+                raise ValueError(
+                    f"the expert gave {len(results)} results for {len(clip_ids)} clips"
                 )
-            )
+        except Exception as error:  # noqa: BLE001  (an expert may raise anything; see the docstring)
+            if is_sick(error):
+                raise SickProcess(f"{name}: {type(error).__name__}: {brief(error)}") from None
+            if len(clip_ids) > 1:
+                return self._extract_singly(name, decoded)
+            results = []
+            whole.failures.append(_failure(clip_ids[0], "extract", type(error).__name__, error))
+        num_bytes = 0
+        for at, targets in enumerate(results):
+            try:
+                row = _checked_row(targets, decoded, at, spec)
+            except (ValueError, TypeError, AttributeError) as error:
+                reason = "bad-frames" if "stream " in str(error) else "bad-result"
+                whole.failures.append(_failure(clip_ids[at], "extract", reason, error))
+                continue
+            for stream, encoded in row.frames.items():
+                whole.sums[stream].add(Sums.of(targets.frames[stream], encoded))
+                num_bytes += len(encoded.blob)
+            whole.rows.append(row)
         summary = ExtractSummary(
-            len(decoded.clip_ids),
+            len(clip_ids),
             sum(decoded.durations),
             time.perf_counter() - began,
-            failures,
+            num_bytes,
+            whole.failures,
         )
-        return Extracted(rows, failures, sums), summary
+        return whole, summary
 
     def _extract_singly(self, name: str, decoded: Decoded) -> tuple[Extracted, ExtractSummary]:
         whole = Extracted([], [], {})
-        elapsed = 0.0
+        elapsed, num_bytes = 0.0, 0
         for position in range(len(decoded.clip_ids)):
             part, summary = self.extract(name, decoded, position)
             merge(whole, part)
             elapsed += summary.elapsed
+            num_bytes += summary.num_bytes
         summary = ExtractSummary(
-            len(decoded.clip_ids), sum(decoded.durations), elapsed, whole.failures
+            len(decoded.clip_ids), sum(decoded.durations), elapsed, num_bytes, whole.failures
         )
         return whole, summary
 
-    def commit(
-        self,
-        spec: TeacherSpec,
-        folder: Folder,
-        shard: int,
-        ids: Sequence[str],
-        done: Sequence[str],
-        failures: Sequence[Failure],
-        extract_seconds: float,
-        *parts: Extracted,
-    ) -> Marker:
-        """Writes a shard of one teacher from all its blocks, in the corpus's order.
+    def commit(self, request: CommitRequest, parts: Sequence[Any]) -> Marker:
+        """Writes a shard of one teacher, in the corpus's order.
 
         Args:
-            spec: The teacher's version.
-            folder: Of its shards.
-            shard: Number of the corpus slice.
-            ids: Of the slice's clips, in order.
-            done: Of the clips that were to be done. If not all of them, the shard keeps what it
-                has of the others.
-            failures: Of decoding.
-            extract_seconds: Worker time of the teacher.
-            parts: The blocks' rows.
-
-        Raises:
-            UserError: a stream's codec lost more than `MAX_CODEC_LOSS`.
+            request: What to write.
+            parts: Handles of the blocks' rows (`Extracted`), which are fetched one by one.
         """
-        whole = Extracted([], list(failures), {})
-        for part in parts:
-            merge(whole, part)
-        for stream, sums in whole.sums.items():
-            codec = spec.stream(stream).codec
-            loss, limit = sums.codec_loss(spec.stream(stream)), MAX_CODEC_LOSS[codec]
-            if loss > limit:
-                raise UserError(
-                    f"codec {codec} loses {loss:.3f} of {spec.name}.{stream} (shard {shard}), the "
-                    f"limit is {limit}; set teacher.{spec.name}.codecs.{stream}: fp16"
-                )
-        if len(done) < len(ids):
-            before = shards.read_marker(folder, shard)
-            kept = shards.read_rows(folder, before, spec)
-            if not {row.clip_id for row in kept}.isdisjoint(done):
-                return before  # Another job has done them meanwhile.
-            merge(whole, _stored(kept, folder, before, done))
-            extract_seconds += before.extract_seconds
-        place = {clip_id: at for at, clip_id in enumerate(ids)}
-        return shards.write(
-            folder,
-            spec,
-            shard=shard,
-            clip_ids=ids,
-            rows=sorted(whole.rows, key=lambda row: place[row.clip_id]),
-            failures=sorted(whole.failures, key=lambda failure: place[failure.clip_id]),
-            sums={
-                stream.name: whole.sums.get(stream.name, Sums.zero(stream.dim))
-                for stream in spec.streams
-            },
-            extract_seconds=extract_seconds,
-            finished=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
+        return commit_shard(request, map(self._fetch, parts))
+
+    def _fetch(self, handle: Any) -> Any:
+        """The value of a handle; a cluster's own workers know how."""
+        return handle
+
+    def _node_id(self) -> str:
+        return ""
 
 
-def merge(whole: Extracted, part: Extracted) -> None:
-    """Adds a block's rows to those of others."""
-    whole.rows.extend(part.rows)
-    whole.failures.extend(part.failures)
-    for stream, sums in part.sums.items():
-        if stream in whole.sums:
-            whole.sums[stream].add(sums)
-        else:
-            whole.sums[stream] = sums
+def _decode_patiently(clip: Clip, max_seconds: float) -> audio.Waveform:
+    """Decodes a clip, with a few tries where its store does not answer.
+
+    Raises:
+        AudioError: the clip itself cannot be used.
+        StoreError: its store could not be reached.
+    """
+    _refuse_special_files(clip)
+    for attempt in range(QUICK_TRIES):
+        try:
+            return audio.decode(clip, max_seconds=max_seconds)
+        except OSError as error:
+            if error.errno in CLIP_ERRORS:
+                raise AudioError("unreadable", f"{clip.uri} cannot be opened: {error}") from None
+            if attempt == QUICK_TRIES - 1:
+                raise StoreError(f"{clip.clip_id}: {clip.uri}: {brief(error)}") from None
+        time.sleep(0.2 * 2**attempt)
+    raise AssertionError("the last try returns or raises")
 
 
-def _stored(rows: list[Row], folder: Folder, marker: Marker, done: Sequence[str]) -> Extracted:
-    """A shard as it is, without the failures that have been tried again."""
-    others = [
-        failure
-        for failure in shards.read_failures(folder, marker)
-        if failure.clip_id not in set(done)
-    ]
-    sums = {stream: Sums.from_json(fields) for stream, fields in marker.sums.items()}
-    return Extracted(rows, others, sums)
+def _refuse_special_files(clip: Clip) -> None:
+    """Only regular files are opened: a pipe without a writer would be waited on for ever."""
+    if "://" in clip.uri:
+        return
+    try:
+        mode = os.stat(clip.uri).st_mode
+    except OSError:
+        return  # `audio.decode` says what is wrong.
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise AudioError("unreadable", f"{clip.uri} is not a regular file")
+
+
+def _checked_row(targets: Targets, decoded: Decoded, at: int, spec: TeacherSpec) -> Row:
+    """A clip's row, once it is sure that it can be written and read again.
+
+    Raises:
+        ValueError, TypeError: the expert's result is not what its spec promises.
+    """
+    lacking = [stream.name for stream in spec.streams if stream.name not in targets.frames]
+    if lacking:
+        raise ValueError(f"the expert's result lacks {', '.join(lacking)}")
+    try:
+        json.dumps(targets.metadata, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the expert's metadata is not JSON: {error}") from None
+    if not isinstance(targets.metadata, dict):
+        raise ValueError("the expert's metadata is not a JSON object")
+    return Row(
+        clip_id=decoded.clip_ids[at],
+        duration=decoded.durations[at],
+        audio_digest=decoded.digests[at],
+        metadata=targets.metadata,
+        frames={
+            stream.name: encode(targets.frames[stream.name], stream) for stream in spec.streams
+        },
+    )
 
 
 def _failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -14,6 +15,17 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 
 HOP = 0.02
+
+
+def _die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class DeadlyMetadata(dict):
+    """Kills the process that unpickles it."""
+
+    def __reduce__(self) -> tuple:
+        return _die, ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +42,16 @@ class EnergySettings:
     """Kills its own process on such a batch."""
     die_once_file: str = ""
     """Kills its process once: the file marks that it has."""
+    sick_file: str = ""
+    """The first process that creates this file has a broken GPU from its second batch on."""
+    fail_load_on: str = ""
+    """Cannot load where the environment variable COAT_TEST_NODE has this value."""
+    kill_committer: bool = False
+    """Kills whatever process reads its results, as a commit that runs out of memory."""
+    hang_above: float = 2.0
+    """Never comes back from a batch that holds a clip whose peak is above this."""
+    malformed: str = ""
+    """Gives a result that is not as promised: few, stream, nan or numpy."""
 
 
 class Energy:
@@ -60,6 +82,9 @@ class Energy:
 
     def load(self, *, device: str, num_threads: int) -> None:
         """See `teachers.protocol.Teacher`."""
+        broken = self._settings.fail_load_on
+        if broken and os.environ.get("COAT_TEST_NODE") == broken:
+            raise RuntimeError("uncorrectable ECC error encountered")
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
@@ -70,10 +95,36 @@ class Energy:
             os.kill(os.getpid(), signal.SIGKILL)
         if peak > settings.die_above:
             os.kill(os.getpid(), signal.SIGKILL)
+        while peak > settings.hang_above:
+            time.sleep(1)
+        self._be_sick()
         if peak > settings.raise_above:
             raise RuntimeError("this expert cannot stand loud clips")
         time.sleep(settings.sleep_s * sum(len(wave) for wave in waves) / 16_000)
-        return [Targets({"bands": self._bands(wave)}, {"samples": len(wave)}) for wave in waves]
+        results = [Targets({"bands": self._bands(wave)}, self._metadata(wave)) for wave in waves]
+        if settings.malformed == "few":
+            return results[1:]
+        if settings.malformed == "stream":
+            return [Targets({}, targets.metadata) for targets in results]
+        return results
+
+    def _metadata(self, wave: np.ndarray) -> dict:
+        extra = {"nan": float("nan"), "numpy": np.float32(1.0)}
+        if self._settings.malformed in extra:
+            return {"samples": extra[self._settings.malformed]}
+        return DeadlyMetadata() if self._settings.kill_committer else {"samples": len(wave)}
+
+    def _be_sick(self) -> None:
+        path = self._settings.sick_file
+        if not path:
+            return
+        with contextlib.suppress(FileExistsError), open(path, "x") as file:
+            file.write(str(os.getpid()))
+            return
+        with open(path) as file:
+            is_sick = file.read() == str(os.getpid())
+        if is_sick:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def _bands(self, wave: np.ndarray) -> np.ndarray:
         size = int(HOP * 16_000)

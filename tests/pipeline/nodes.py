@@ -45,7 +45,12 @@ class Node:
     """
 
     def __init__(
-        self, *, head: Node | None = None, num_cpus: float = 0, resources: dict | None = None
+        self,
+        *,
+        head: Node | None = None,
+        num_cpus: float = 0,
+        resources: dict | None = None,
+        name: str = "",
     ) -> None:
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         place = ["--head", "--port=0", "--include-dashboard=false"]
@@ -61,7 +66,11 @@ class Node:
         log = Path(self._folder) / "start.log"
         with log.open("wb") as said:
             self._process = subprocess.Popen(
-                command, env=ENVIRONMENT, stdout=said, stderr=said, start_new_session=True
+                command,
+                env={**ENVIRONMENT, "COAT_TEST_NODE": name},
+                stdout=said,
+                stderr=said,
+                start_new_session=True,
             )
         until(lambda: "Ray runtime started" in log.read_text())
         address = Path(self._folder) / "ray_current_cluster"
@@ -75,7 +84,7 @@ class Node:
 
     def workers(self, doing: str = "") -> list[psutil.Process]:
         """Our worker processes here, or those that are running the method `doing`."""
-        prefix = f"ray::Worker.{doing}" if doing else "ray::Worker"
+        prefix = f"ray::WorkerActor.{doing}" if doing else "ray::WorkerActor"
         found = []
         for child in self.raylet.children() if self.raylet else []:
             try:
@@ -135,6 +144,8 @@ class Build:
             **options,
         }
         self.cache = cache
+        self.environment: dict[str, str] = {}
+        """Added to the command's environment."""
         self._config = Path(tempfile.mkdtemp(prefix="coat-")) / "build.yaml"
         self._config.write_text(yaml.safe_dump(config))
 
@@ -142,7 +153,7 @@ class Build:
         """Starts the command."""
         return subprocess.Popen(
             [*COAT_CACHE, "build", "--config", str(self._config)],
-            env=ENVIRONMENT,
+            env={**ENVIRONMENT, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

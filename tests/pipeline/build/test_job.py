@@ -144,14 +144,26 @@ def test_a_worker_that_dies_costs_nothing(make_corpus: MakeCorpus, tmp_path: Pat
 
 def test_a_rising_failure_rate_stops_the_build(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(160, loud=range(0, 160, 2), shard=16)
-    with pytest.raises(UserError, match=r"clips so far have failed.*RuntimeError.*loud clips"):
+    message = r"of the last \d+ clips have failed in teacher energy.*RuntimeError.*loud clips"
+    with pytest.raises(UserError, match=message):
         run(corpus, tmp_path / "cache", teachers={"energy": energy(raise_above=0.6)})
 
 
-def test_a_codec_that_loses_too_much_is_refused(make_corpus: MakeCorpus, tmp_path: Path):
+def test_a_codec_that_loses_too_much_of_every_shard_is_refused(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
     config = TeacherConfig(family=ENERGY, codecs={"bands": "uint8"})
     with pytest.raises(UserError, match=r"codec uint8 loses .* set teacher.energy.codecs.bands"):
-        run(make_corpus(4), tmp_path / "cache", teachers={"energy": config})
+        run(make_corpus(16), tmp_path / "cache", teachers={"energy": config})
+
+
+def test_one_shard_never_ends_a_build(
+    make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    config = TeacherConfig(family=ENERGY, codecs={"bands": "uint8"})
+    run(make_corpus(4), tmp_path / "cache", teachers={"energy": config})
+    assert "codec uint8 loses" in caplog.text
+    assert len(rows(tmp_path / "cache")) == 4
 
 
 @pytest.mark.parametrize(

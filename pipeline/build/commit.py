@@ -1,0 +1,95 @@
+"""Writes one shard of one teacher from the rows of its blocks.
+
+The blocks' rows come one block at a time and go to a file; the shard is then written from there in
+the corpus's order. So a commit holds one block and one row group in memory, whatever the shard's
+size; `docs/cluster.md` says how much that is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+from manifests.cache import shards
+from manifests.cache.shards import Failure, Marker
+from manifests.cache.stream_sums import Sums
+from manifests.errors import UserError
+from pipeline.build.messages import CommitRequest, Extracted
+from pipeline.build.row_spool import RowSpool
+
+
+def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
+    """Writes a shard; its marker.
+
+    Args:
+        request: What to write.
+        parts: The rows of the shard's blocks, in the order in which their sums are added.
+
+    Raises:
+        OSError: the cache cannot be written.
+        UserError: the shard that was to be completed is not there any more.
+    """
+    spec = request.spec
+    whole = Extracted([], list(request.failures), {})
+    extract_seconds = request.extract_seconds
+    with RowSpool() as spool:
+        for part in parts:
+            spool.add(part.rows)
+            merge(whole, Extracted([], part.failures, part.sums))
+        if len(request.done) < len(request.ids):
+            before = _marker_before(request)
+            done = set(request.done)
+            for row in shards.iterate_rows(request.folder, before, spec):
+                if row.clip_id in done:
+                    return before  # Another job has done them meanwhile.
+                spool.add([row])
+            merge(whole, _kept(request, before, done))
+            extract_seconds += before.extract_seconds
+        place = {clip_id: at for at, clip_id in enumerate(request.ids)}
+        return shards.write(
+            request.folder,
+            spec,
+            shard=request.shard,
+            clip_ids=request.ids,
+            rows=spool.rows(request.ids),
+            failures=sorted(whole.failures, key=lambda failure: place[failure.clip_id]),
+            sums={
+                stream.name: whole.sums.get(stream.name, Sums.zero(stream.dim))
+                for stream in spec.streams
+            },
+            extract_seconds=extract_seconds,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def merge(whole: Extracted, part: Extracted) -> None:
+    """Adds a block's rows to those of others."""
+    whole.rows.extend(part.rows)
+    whole.failures.extend(part.failures)
+    for stream, sums in part.sums.items():
+        if stream in whole.sums:
+            whole.sums[stream].add(sums)
+        else:
+            whole.sums[stream] = sums
+
+
+def _marker_before(request: CommitRequest) -> Marker:
+    try:
+        return shards.read_marker(request.folder, request.shard)
+    except FileNotFoundError:
+        raise UserError(
+            f"shard {request.shard} of {request.spec.key} is not committed any more: something "
+            "else has set it aside or deleted it while its failures were tried again; run "
+            "coat-cache build, which makes the whole shard"
+        ) from None
+
+
+def _kept(request: CommitRequest, marker: Marker, done: set[str]) -> Extracted:
+    """A committed shard's failures and sums, without the failures that have been tried again."""
+    others: list[Failure] = [
+        failure
+        for failure in shards.read_failures(request.folder, marker)
+        if failure.clip_id not in done
+    ]
+    sums = {stream: Sums.from_json(fields) for stream, fields in marker.sums.items()}
+    return Extracted([], others, sums)

@@ -1,0 +1,114 @@
+"""Where workers fit: this build's own account of the resources of every node.
+
+A node's totals less what this build's workers take. GPUs are counted one by one, because a share of
+a GPU cannot be put together from two of them. What other jobs take is known only as a sum over the
+cluster, and is respected as a sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from pipeline.build.backend import Node
+from pipeline.config import Resources
+
+TOLERANCE = 1e-6
+
+
+def requested(resources: Resources) -> dict[str, float]:
+    """Ray's names of what one worker asks for, with the amounts."""
+    amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
+    amounts["memory"] = resources.memory_gb * 1e9
+    if resources.accelerator_type:
+        amounts[f"accelerator_type:{resources.accelerator_type}"] = 0.001
+    return {name: amount for name, amount in amounts.items() if amount > 0}
+
+
+class _NodeAccount:
+    def __init__(self, node: Node) -> None:
+        self.node_id = node.node_id
+        self.free = dict(node.resources)
+        self.gpus = [1.0] * int(node.resources.get("GPU", 0) + TOLERANCE)
+
+    def room(self, needs: Mapping[str, float]) -> float:
+        """How many times the needs fit, roughly; below 1 they do not."""
+        gpus = needs.get("GPU", 0.0)
+        if gpus and not self._choose_gpus(gpus):
+            return 0.0
+        return min(
+            ((self.free.get(name, 0.0) + TOLERANCE) / need for name, need in needs.items()),
+            default=0.0,
+        )
+
+    def take(self, needs: Mapping[str, float]) -> None:
+        gpus = needs.get("GPU", 0.0)
+        for place in self._choose_gpus(gpus):
+            self.gpus[place] -= min(gpus, 1.0)
+        for name, need in needs.items():
+            self.free[name] = self.free.get(name, 0.0) - need
+
+    def _choose_gpus(self, amount: float) -> list[int]:
+        """Whole GPUs for one and more, else the fullest GPU that still has the share."""
+        each = min(amount, 1.0)
+        fitting = [at for at, free in enumerate(self.gpus) if free + TOLERANCE >= each]
+        fitting.sort(key=lambda at: self.gpus[at])
+        count = max(1, round(amount))
+        return fitting[:count] if amount and len(fitting) >= count else []
+
+
+def _sum(amounts: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for each in amounts:
+        for name, amount in each.items():
+            total[name] = total.get(name, 0.0) + amount
+    return total
+
+
+class Account:
+    """Free resources, node by node.
+
+    Args:
+        nodes: The live nodes.
+        taken: (node, resources) of every worker of this build.
+        placed: Resources of those workers that run already: the cluster counts them as used.
+        available: What the cluster says that nobody uses, as a sum; None to believe the totals.
+    """
+
+    def __init__(
+        self,
+        nodes: Sequence[Node],
+        *,
+        taken: Iterable[tuple[str, Resources]] = (),
+        placed: Iterable[Resources] = (),
+        available: Mapping[str, float] | None = None,
+    ) -> None:
+        self._nodes = {node.node_id: _NodeAccount(node) for node in nodes}
+        totals = _sum(node.resources for node in nodes)
+        ours = _sum(map(requested, placed))
+        self._usable = dict(totals)
+        if available is not None:
+            for name, total in totals.items():
+                others = max(0.0, total - available.get(name, 0.0) - ours.get(name, 0.0))
+                self._usable[name] = total - others
+        for node_id, resources in taken:
+            self._take(node_id, requested(resources))
+
+    def place(self, resources: Resources, *, avoid: Collection[str] = ()) -> str | None:
+        """Takes a worker's needs out of the node with the most room; its id, None without room."""
+        needs = requested(resources)
+        if any(self._usable.get(name, 0.0) + TOLERANCE < need for name, need in needs.items()):
+            return None
+        best, most = None, 1.0 - TOLERANCE
+        for node_id, account in self._nodes.items():
+            room = account.room(needs) if node_id not in avoid else 0.0
+            if room > most:
+                best, most = node_id, room
+        if best is not None:
+            self._take(best, needs)
+        return best
+
+    def _take(self, node_id: str, needs: Mapping[str, float]) -> None:
+        if node_id in self._nodes:
+            self._nodes[node_id].take(needs)
+        for name, need in needs.items():
+            self._usable[name] = self._usable.get(name, 0.0) - need

@@ -1,0 +1,277 @@
+"""Decides what follows from a failure: try again, ask another process, split, record, or end.
+
+Three kinds of causes are kept apart. A clip's own fault is recorded with the clip. What the
+surroundings did (a store that does not answer, a lost node) is tried again with pauses and never
+recorded: at worst the shard is left for the next build. A worker is suspected when a task costs
+its process or when a whole block fails on it; the task goes to another, and two must agree.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+
+from manifests.errors import UserError
+from manifests.storage import cannot_write
+from pipeline.build.backend import Backend, LossCause, ResultLost, WorkerLost
+from pipeline.build.faults import (
+    COMMIT_STRIKES_ALLOWED,
+    LOSSES_ALLOWED,
+    STRIKES_ALLOWED,
+    brief,
+    is_final,
+    pause,
+    worker_failure,
+)
+from pipeline.build.messages import DecodeSummary, Extracted, ExtractSummary
+from pipeline.build.open_shards import OpenShards
+from pipeline.build.pools import WorkerHandle
+from pipeline.build.queues import Backlog
+from pipeline.build.records import ShardJob, Task
+from pipeline.build.staffing import Staffing
+
+log = logging.getLogger(__name__)
+
+AGREEMENTS = 2
+"""Blocks in a row that failed on two processes each, after which one process is believed."""
+
+
+class Recovery:
+    """What a build does about failures.
+
+    Args:
+        backend: The cluster.
+        shards: The shards under way.
+        backlog: Where tasks wait.
+        staffing: Starts workers, and avoids nodes.
+        retry_seconds: For how long a store that cannot be reached is tried again.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        shards: OpenShards,
+        backlog: Backlog,
+        staffing: Staffing,
+        *,
+        retry_seconds: float,
+    ) -> None:
+        self._retry_seconds = retry_seconds
+        self._backend = backend
+        self._shards = shards
+        self._backlog = backlog
+        self._staffing = staffing
+        self._agreements: Counter[str] = Counter()
+        self._last_success: dict[str, float] = {}
+        self.left: list[tuple[ShardJob, str]] = []
+        """Shards that are left to the next build, with the reason."""
+
+    # A result, and whether it is believed.
+
+    def believes(
+        self, task: Task, member: WorkerHandle, summary: DecodeSummary | ExtractSummary
+    ) -> bool:
+        """Whether a result counts; otherwise another process has been asked."""
+        clips = len(task.block.clips) if task.kind == "decode" and task.block else 0
+        clips = clips or summary.num_clips
+        all_failed = bool(summary.failures) and len(summary.failures) == clips
+        doubter, queue = task.doubter, task.queue
+        if not all_failed:
+            self._agreements[queue] = 0
+            self._last_success[queue] = time.monotonic()
+            if doubter is not None:
+                self._convict(task, doubter, member)
+            return True
+        if doubter is not None:
+            self._agreements[queue] += 1
+            return True
+        alone = not any(other is not member for other in member.pool.ready())
+        if self._agreements[queue] >= AGREEMENTS or (alone and task.kind == "decode"):
+            return True
+        task.payload, task.doubter = None, member
+        if task.kind == "decode" and task.block is not None:
+            self._shards.book_audio(task.block, "", 0)
+        self._backlog.add_doubted(task)
+        if alone:
+            self.retire(member, f"every clip of a block failed ({summary.failures[0].message})")
+        return False
+
+    def _convict(self, task: Task, doubter: WorkerHandle, member: WorkerHandle) -> None:
+        """Ends a worker on which a block failed that is fine on another."""
+        why = f"{task.description} failed there and is fine on another worker"
+        if task.kind == "decode" and doubter.node_id != member.node_id:
+            self._staffing.avoid(doubter.pool, doubter.node_id, why)
+            for other in list(doubter.pool.members):
+                if other.node_id == doubter.node_id:
+                    self.retire(other, why)
+        elif doubter in doubter.pool.members:
+            self.retire(doubter, why)
+
+    def settle_alone(self) -> None:
+        """Replaces workers that are the only ones of their pool while a task waits for another."""
+        for task in list(self._backlog.doubted):
+            doubter = task.doubter
+            if doubter is not None and doubter.pool.members == [doubter]:
+                self.retire(doubter, "a block that failed on it needs another process")
+
+    # Workers that are gone, or have to go.
+
+    def retire(self, member: WorkerHandle, why: str) -> None:
+        """Ends a worker process; its tasks go to others, and none of them is to blame."""
+        node = self._staffing.node_name(member.node_id)
+        log.warning("a worker on %s is replaced: %s", node, why)
+        tasks = member.pool.drop(member)
+        self._backend.kill(member.worker)
+        for task in tasks:
+            self._requeue(task)
+
+    def on_worker_lost(
+        self, member: WorkerHandle, cause: LossCause, why: str, *, timed_out: bool = False
+    ) -> None:
+        """A worker is gone: others take its tasks; the one it was running may be to blame."""
+        node = self._staffing.node_name(member.node_id)
+        log.warning("a worker on %s is gone (%s); its tasks go to others", node, why)
+        tasks = member.pool.drop(member)
+        self._backend.kill(member.worker)
+        for at, task in enumerate(tasks):
+            if task.job.abandoned:
+                continue
+            if at:
+                self._requeue(task)
+            elif cause == "process":
+                self._strike(task, why, timed_out=timed_out)
+            else:
+                self._lose(task, cause, why)
+
+    def _requeue(self, task: Task) -> None:
+        if task.job.abandoned:
+            return
+        self._reset(task)
+        if task.doubter is not None:
+            self._backlog.add_doubted(task)
+        else:
+            self._backlog.add(task)
+
+    def _reset(self, task: Task) -> None:
+        task.payload = None
+        if task.kind == "decode" and task.block is not None:
+            self._shards.book_audio(task.block, "", 0)
+
+    def _lose(self, task: Task, cause: LossCause, why: str) -> None:
+        """A task lost its worker through no fault of its own, as far as one can tell."""
+        task.losses += 1
+        if task.kind == "commit" and cause == "memory":
+            self._strike(task, why, timed_out=False)
+        elif task.losses < LOSSES_ALLOWED:
+            self._reset(task)
+            wait = pause(task.losses) if cause == "memory" else 0.0
+            self._backlog.add_later(task, time.monotonic() + wait)
+        else:
+            self.leave(task.job, f"{task.description} lost {task.losses} workers ({why})")
+
+    def _strike(self, task: Task, why: str, *, timed_out: bool) -> None:
+        task.strikes += 1
+        if task.kind == "commit":
+            if task.strikes >= COMMIT_STRIKES_ALLOWED:
+                raise UserError(
+                    f"{task.description} has cost {task.strikes} workers ({why}); a process that "
+                    "writes a shard most likely needs more memory than its node has left: set "
+                    "decode.memory_gb, or run fewer workers per node (decode.num_cpus); the same "
+                    "command then goes on"
+                )
+            self._backlog.add_later(task, time.monotonic() + pause(task.strikes))
+            return
+        self._reset(task)
+        # A block that hangs is split at once: its limit is long.
+        if task.strikes < STRIKES_ALLOWED and not (timed_out and self._can_split(task)):
+            self._requeue(task)
+        else:
+            self._split(task, timed_out=timed_out)
+
+    def _can_split(self, task: Task) -> bool:
+        block = task.block
+        if block is None:
+            return False
+        if task.kind == "decode":
+            return len(block.clips) > 1
+        return task.position is None and block.waiting[task.teacher] > 1
+
+    def _split(self, task: Task, *, timed_out: bool) -> None:
+        """A task that costs workers again and again: clip by clip, then only the guilty fails."""
+        job, block = task.job, task.block
+        assert block is not None
+        if self._can_split(task):
+            if task.kind == "decode":
+                self._shards.release(block)
+                for at, clip in enumerate(block.clips):
+                    self._shards.add_block(job, block.number, [clip], first=at)
+            else:
+                for at in range(block.waiting[task.teacher]):
+                    self._backlog.add(Task("extract", job, block, task.teacher, position=at))
+            return
+        if task.kind == "decode":
+            clip_id = block.clips[0].clip_id
+            failure = worker_failure(clip_id, "decode", timed_out=timed_out)
+            self._shards.through_decoding(block, [failure])
+            self._shards.release(block)
+            return
+        assert block.audio is not None
+        try:
+            decoded = self._backend.fetch(block.audio)
+        except (ResultLost, WorkerLost):
+            self._shards.restart(job)
+            return
+        clip_id = decoded.clip_ids[task.position or 0]
+        failure = worker_failure(clip_id, "extract", timed_out=timed_out)
+        handle = self._backend.keep(Extracted([], [failure], {}))
+        self._shards.add_part(task, handle, "", 0)
+        self._shards.through_teacher(block, task.teacher, 1, 0.0, [failure])
+
+    # Stores that cannot be reached.
+
+    def on_store_error(self, task: Task, error: OSError) -> None:
+        """Tries a task again after a pause, as long as there is hope.
+
+        Raises:
+            UserError: there is none; everything that is not committed is left to the next build.
+        """
+        now = time.monotonic()
+        task.attempts += 1
+        task.first_attempt_at = task.first_attempt_at or now
+        has_hope = now - task.first_attempt_at < self._retry_seconds
+        if task.kind == "commit" and (is_final(error) or not has_hope):
+            raise cannot_write(brief(error))
+        if has_hope:
+            wait = pause(task.attempts)
+            log.warning("%s: %s; trying again in %.0f s", task.description, brief(error), wait)
+            self._reset(task)
+            self._backlog.add_later(task, now + wait)
+            return
+        why = f"{task.description}: {brief(error)}"
+        if self._last_success.get(task.queue, 0.0) < task.first_attempt_at:
+            raise UserError(_unreachable(why))
+        self.leave(task.job, why)
+
+    def leave(self, job: ShardJob, why: str) -> None:
+        """Leaves a shard to the next build."""
+        if job.abandoned:
+            return
+        log.warning("shard %d is left to the next build: %s", job.number, why)
+        self._shards.abandon(job)
+        self.left.append((job, why))
+
+    def finish(self) -> None:
+        """Raises a UserError if something was left to the next build."""
+        if self.left:
+            raise UserError(
+                f"{len(self.left)} shards are left undone, because {_unreachable(self.left[0][1])}"
+            )
+
+
+def _unreachable(why: str) -> str:
+    return (
+        f"the surroundings failed again and again ({why}); no clip is recorded as failed for that: "
+        "mend it (network, credentials, mounts, memory) and run the same command again, which goes "
+        "on from what is committed"
+    )

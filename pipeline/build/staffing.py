@@ -1,0 +1,225 @@
+"""Starts workers, replaces those that are gone, and avoids nodes on which they cannot start.
+
+A worker is asked for on a node that has room by our own account. A pool that has no worker says
+what it waits for; a pool for which no node is left ends the build.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from manifests.errors import UserError
+from pipeline.build.backend import Backend, Call, Node, WorkerLost
+from pipeline.build.faults import brief
+from pipeline.build.placement import Account, requested
+from pipeline.build.pools import Pool, WorkerHandle
+from pipeline.build.time_limits import TimeLimits
+
+log = logging.getLogger(__name__)
+
+STARTS_ALLOWED = 2
+"""Workers of a pool that may fail to start on a node before it is avoided."""
+WAITING_REPORTED_AFTER_S = 20.0
+WAITING_REPORTED_EVERY_S = 60.0
+
+
+class Staffing:
+    """The worker processes of a build.
+
+    Args:
+        backend: The cluster.
+        pools: The pools to fill.
+        limits: How long a start may take.
+        cache: Address of the cache, which every worker must see.
+    """
+
+    def __init__(
+        self, backend: Backend, pools: Sequence[Pool], limits: TimeLimits, cache: str
+    ) -> None:
+        self._backend = backend
+        self._pools = pools
+        self._limits = limits
+        self._cache = cache
+        self._starting: dict[Call, tuple[WorkerHandle, str]] = {}
+        self._failed_starts: Counter[tuple[Pool, str]] = Counter()
+        self._names: dict[str, str] = {}
+        self._waiting_since: dict[Pool, float] = {}
+        self._reported_at: dict[Pool, float] = {}
+
+    def owns(self, call: Call) -> bool:
+        """Whether a call belongs to the start of a worker."""
+        return call in self._starting
+
+    def node_name(self, node_id: str) -> str:
+        """A node's address, for messages."""
+        return self._names.get(node_id, node_id[:8] or "an unknown node")
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every pool has a worker, be it one that is starting."""
+        return all(pool.members for pool in self._pools)
+
+    def dismiss(self) -> None:
+        """Ends all workers, so that their resources are free at once."""
+        for pool in self._pools:
+            for member in list(pool.members):
+                pool.drop(member)
+                self._backend.kill(member.worker)
+
+    def grow(self, now: float) -> list[Node]:
+        """Starts workers while the cluster has room for them; the live nodes.
+
+        Every pool gets one before any gets two, then those with a GPU come first, and the others
+        share. A stated number is asked for at once: waiting workers make an autoscaler add nodes.
+        """
+        nodes = self._backend.nodes()
+        self._names.update((node.node_id, node.name) for node in nodes)
+        self._check_starts(now)
+        members = [(member, pool) for pool in self._pools for member in pool.members]
+        account = Account(
+            nodes,
+            taken=[(member.node_id, pool.resources) for member, pool in members],
+            placed=[pool.resources for member, pool in members if member.placed_at is not None],
+            available=self._backend.available(),
+        )
+        for pool in self._pools:
+            for _ in range(pool.resources.max_workers - len(pool.members)):
+                self._start(pool, account.place(pool.resources, avoid=pool.avoided), now)
+        open_ended = [pool for pool in self._pools if pool.is_open_ended]
+        for pool in open_ended:
+            if not pool.members:
+                self._start_if_room(pool, account, now)
+        for pool in open_ended:
+            while pool.resources.num_gpus and self._start_if_room(pool, account, now):
+                pass
+        while any([self._start_if_room(pool, account, now) for pool in open_ended]):
+            pass
+        for pool in self._pools:
+            self._end_if_hopeless(pool, nodes)
+            self._report_waiting(pool, now)
+        return nodes
+
+    def _start_if_room(self, pool: Pool, account: Account, now: float) -> bool:
+        node_id = account.place(pool.resources, avoid=pool.avoided)
+        if node_id is not None:
+            self._start(pool, node_id, now)
+        return node_id is not None
+
+    def _start(self, pool: Pool, node_id: str | None, now: float) -> None:
+        worker = self._backend.start_worker(pool.resources, pool.setups, node_id=node_id)
+        member = WorkerHandle(worker, pool, now, node_id or "")
+        pool.members.append(member)
+        self._starting[self._backend.call(worker, "place")] = member, "place"
+        self._starting[self._backend.call(worker, "start", self._cache)] = member, "start"
+
+    def on_call(self, call: Call, now: float) -> tuple[WorkerHandle, float] | None:
+        """Settles a step of a start; (worker, seconds that loading took) once it is ready.
+
+        Raises:
+            UserError: workers cannot be set up at all.
+        """
+        member, step = self._starting.pop(call)
+        if member not in member.pool.members:
+            return None
+        try:
+            result = self._backend.result(call)
+        except WorkerLost as error:
+            self._drop(
+                member, f"it died ({brief(error)})", blame=error.cause not in ("node", "killed")
+            )
+            return None
+        except UserError as error:
+            self._failed_starts[member.pool, member.node_id] += STARTS_ALLOWED
+            self._drop(member, str(error), blame=True)
+            return None
+        except Exception as error:  # noqa: BLE001  (loading an expert may raise anything)
+            self._drop(member, f"{type(error).__name__}: {brief(error)}", blame=True)
+            return None
+        if step == "place":
+            member.node_id, member.placed_at = result, now
+            if result in member.pool.avoided:
+                self._drop(member, "its node is avoided", blame=False)
+            return None
+        member.pool.mark_ready(member)
+        self._failed_starts.pop((member.pool, member.node_id), None)
+        self._waiting_since.pop(member.pool, None)
+        return member, result
+
+    def avoid(self, pool: Pool, node_id: str, why: str) -> None:
+        """Starts no worker of a pool on a node any more."""
+        if node_id and node_id not in pool.avoided:
+            pool.avoided[node_id] = why
+            log.warning(
+                "node %s is avoided for %s: %s", self.node_name(node_id), pool.description, why
+            )
+
+    def _check_starts(self, now: float) -> None:
+        for pool in self._pools:
+            for member in [member for member in pool.members if not member.ready]:
+                if member.placed_at is None:
+                    # Without a node, an autoscaler has been asked for one, which takes its time.
+                    if member.node_id and now - member.asked_at > self._limits.place:
+                        self._drop(member, "its process did not start in time", blame=False)
+                elif now - member.placed_at > self._limits.start:
+                    seconds = f"{self._limits.start:.0f} s"
+                    self._drop(member, f"its teachers did not load in {seconds}", blame=True)
+
+    def _drop(self, member: WorkerHandle, why: str, *, blame: bool) -> None:
+        pool, node_id = member.pool, member.node_id
+        log.warning(
+            "a worker for %s did not start on %s: %s",
+            pool.description, self.node_name(node_id), why,
+        )  # fmt: skip
+        pool.drop(member)
+        self._backend.kill(member.worker)
+        if blame:
+            self._failed_starts[pool, node_id] += 1
+            if self._failed_starts[pool, node_id] >= STARTS_ALLOWED:
+                self.avoid(pool, node_id, why)
+
+    def _end_if_hopeless(self, pool: Pool, nodes: Sequence[Node]) -> None:
+        if pool.members or not pool.avoided:
+            return
+        if any(
+            Account([node]).place(pool.resources)
+            for node in nodes
+            if node.node_id not in pool.avoided
+        ):
+            return
+        reasons = set(pool.avoided.values())
+        if len(reasons) == 1:
+            (reason,) = reasons
+        else:
+            reason = "; ".join(
+                f"on {self.node_name(node_id)}: {why}" for node_id, why in pool.avoided.items()
+            )
+        if "it died" in reason:
+            reason += (
+                "; they may need more memory: set resources.memory_gb, or run fewer teachers at "
+                "once"
+            )
+        where = "any node" if len(pool.avoided) > 1 else self.node_name(next(iter(pool.avoided)))
+        raise UserError(f"no worker for {pool.description} can start on {where}: {reason}")
+
+    def _report_waiting(self, pool: Pool, now: float) -> None:
+        if pool.ready():
+            self._waiting_since.pop(pool, None)
+            return
+        since = self._waiting_since.setdefault(pool, now)
+        waited = now - since
+        if waited < WAITING_REPORTED_AFTER_S:
+            return
+        if now - self._reported_at.get(pool, -WAITING_REPORTED_EVERY_S) < WAITING_REPORTED_EVERY_S:
+            return
+        self._reported_at[pool] = now
+        wanted = ", ".join(f"{name} {need:g}" for name, need in requested(pool.resources).items())
+        clock = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
+        if pool.members:
+            loading = sum(member.placed_at is not None for member in pool.members)
+            why = f"{len(pool.members)} are starting, {loading} of them load their teachers"
+        else:
+            why = f"no node has room for one ({wanted})"
+        log.warning("no worker for %s since %s: %s", pool.description, clock, why)

@@ -1,0 +1,36 @@
+"""How long a worker may take before it is taken for hung."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipeline.build.records import Task
+
+SECONDS_PER_AUDIO_SECOND = 30.0
+"""The slowest embedded expert takes 0.3 s on a core of 2.8 GHz."""
+GRACES_TO_START = 5
+GRACES_TO_COMMIT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """Limits in seconds, all from one number (`BuildConfig.hang_seconds`)."""
+
+    grace: float
+
+    @property
+    def place(self) -> float:
+        """From asking for a worker on a node that has room to its process."""
+        return self.grace
+
+    @property
+    def start(self) -> float:
+        """For a process to load its teachers."""
+        return GRACES_TO_START * self.grace
+
+    def task(self, task: Task) -> float:
+        """For one call of a worker."""
+        if task.kind == "commit":
+            return GRACES_TO_COMMIT * self.grace
+        assert task.block is not None
+        return self.grace + SECONDS_PER_AUDIO_SECOND * task.block.seconds
