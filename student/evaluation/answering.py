@@ -127,7 +127,7 @@ class QuestionRunner:
         Questions whose audio cannot be read are left out, and kept in `failures`.
         """
         for kind in sorted({question.kind for question in questions}):
-            order = [place for place, asked in enumerate(questions) if asked.kind == kind]
+            order = [place for place, each in enumerate(questions) if each.kind == kind]
             order.sort(
                 key=lambda place: (questions[place].task, -_estimated_length(questions[place]))
             )

@@ -20,7 +20,7 @@ def evaluate(
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
-        questions: JSON lines of questions (docs/recipes.md has their keys); the first run's own
+        questions: JSON lines of questions (docs/evaluate.md has their keys); the first run's own
             held-out examples if neither this nor `benchmark` is given.
         benchmark: Name of a public benchmark, read from your local copy.
         data: Folder of that copy.

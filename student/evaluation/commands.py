@@ -37,22 +37,22 @@ def eval_runs(
     limits: TokenLimits | None = None,
 ) -> None:
     """Asks runs a set of questions; prints them side by side, arms over their seeds."""
-    asked = _questions(runs[0], questions, benchmark, data)
-    chosen = _limited(asked, limit)
+    available = _questions(runs[0], questions, benchmark, data)
+    selected = _limited(available, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
-    name += f"-limit{len(chosen)}" if len(chosen) < len(asked) else ""
+    name += f"-limit{len(selected)}" if len(selected) < len(available) else ""
     name += "-blind" if blind else ""
     columns = comparison.group_runs(runs)
     paths = [run for column in columns for run in column.runs.values()]
     for run in paths:
-        check_name(run, name, chosen)
+        check_name(run, name, selected)
     for run in paths:
-        evaluate(run, chosen, name, batch_size=batch_size, blind=blind, limits=limits)
+        evaluate(run, selected, name, batch_size=batch_size, blind=blind, limits=limits)
     shared = comparison.shared_seeds(columns)
     arms = {}
     for column in columns:
         seeds = shared if shared and column.arm != "base" else list(column.runs)
-        arms[column.name] = [read_answers(column.runs[seed], chosen, name) for seed in seeds]
+        arms[column.name] = [read_answers(column.runs[seed], selected, name) for seed in seeds]
     trained = [column.name for column in columns if column.arm != "base"]
     against = trained[:-1] if shared else []
     if len(trained) > 1 and not shared:
@@ -68,11 +68,11 @@ def ablate_runs(
     limits: TokenLimits | None = None,
 ) -> None:  # fmt: skip
     """Changes runs' blocks and audio: tables, RUN/ablation.json, a plot in the first run."""
-    asked = _limited(_questions(runs[0], questions, "", ""), limit)
+    selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = []
     for run in dict.fromkeys(runs):
         reports.append(
-            ablate(run, asked, first_layer=first_layer, batch_size=batch_size, limits=limits)
+            ablate(run, selected, first_layer=first_layer, batch_size=batch_size, limits=limits)
         )
         console.print(ablation_table(reports[-1]))
     picture = Path(runs[0]) / "ablation.png"
@@ -84,13 +84,13 @@ def probe_runs(
     runs: Sequence[str], questions: str | None, caches: Sequence[str], limit: int, batch_size: int
 ) -> None:
     """Probes runs on the same clips; RUN/probes.json, and one heat map in the first run."""
-    asked = _limited(_questions(runs[0], questions, "", ""), limit)
-    found = probe(list(dict.fromkeys(runs)), asked, caches=caches, batch_size=batch_size)
+    selected = _limited(_questions(runs[0], questions, "", ""), limit)
+    reports = probe(list(dict.fromkeys(runs)), selected, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
-    draw_probes(picture, list(found.values()))
-    console.print(probe_table(found))
+    draw_probes(picture, list(reports.values()))
+    console.print(probe_table(reports))
     console.print(f"heat map: {picture}")
-    for run, report in found.items():
+    for run, report in reports.items():
         if report["arm"] in WITH_HEADS and caches:
             console.print(_reading_table(run, read_run(run, caches)))
 

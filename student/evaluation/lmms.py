@@ -66,13 +66,13 @@ class CoatStudent(lmms):
             max_tokens, until = settings
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                asked = [self._conversation(requests[at]) for at in batch]
-                said = self.student.reply(
-                    [messages for messages, _ in asked],
-                    [waves for _, waves in asked],
+                conversations = [self._conversation(requests[at]) for at in batch]
+                texts = self.student.reply(
+                    [messages for messages, _ in conversations],
+                    [waves for _, waves in conversations],
                     max_tokens=max_tokens,
                 )
-                for at, text in zip(batch, said, strict=True):
+                for at, text in zip(batch, texts, strict=True):
                     replies[at] = _cut(text, until)
         return [replies[at] for at in range(len(requests))]
 
@@ -80,12 +80,12 @@ class CoatStudent(lmms):
         raise NotImplementedError("coat_distill answers freely; choose a task that generates")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise NotImplementedError("coat_distill answers one round; choose a task with one")
+        raise NotImplementedError("coat_distill answers one round; choose a task with one round")
 
     def _conversation(self, request: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
         context, _, doc_to_audio, doc_id, task, split = request.args
-        heard = doc_to_audio(self.task_dict[task][split][doc_id])
-        waves = [self._wave(audio) for audio in heard]
+        audios = doc_to_audio(self.task_dict[task][split][doc_id])
+        waves = [self._wave(audio) for audio in audios]
         content: list[dict[str, Any]] = [{"type": "audio", "audio": ""} for _ in waves]
         return [{"role": "user", "content": [*content, {"type": "text", "text": context}]}], waves
 

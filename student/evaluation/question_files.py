@@ -1,6 +1,6 @@
 """Files of questions, and a run's own held-out examples as questions.
 
-A line is a JSON object with the keys of `Question` (docs/recipes.md has them in a table), or a line
+A line is a JSON object with the keys of `Question` (docs/evaluate.md has them in a table), or one
 of a run's `held_out.jsonl`.
 """
 

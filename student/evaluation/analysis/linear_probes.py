@@ -96,6 +96,16 @@ class _Problem:
         weight_HD = self._standard_NH.T @ solution if self._sums is None else solution
         return Ridge(self._mean_H, self._scale_H, weight_HD, self._bias_D)
 
+    def squared_errors(self, states_NH: np.ndarray, target_ND: np.ndarray) -> np.ndarray:
+        """For each penalty, the squared error on other rows, by target column."""
+        weights = [self.solve(penalty).weight_HD for penalty in PENALTIES]
+        squared_PD = np.zeros((len(PENALTIES), target_ND.shape[1]))
+        for chunk, wanted in zip(_chunks(states_NH), _chunks(target_ND), strict=True):
+            rows = (chunk.astype(np.float64) - self._mean_H) / self._scale_H
+            for squared_D, weight_HD in zip(squared_PD, weights, strict=True):
+                squared_D += ((rows @ weight_HD + self._bias_D - wanted) ** 2).sum(0)
+        return squared_PD
+
 
 def fit_ridges(
     states_NH: np.ndarray, targets: Sequence[np.ndarray], groups_N: np.ndarray
@@ -116,10 +126,8 @@ def fit_ridges(
     is_wide = len(learning) <= states_NH.shape[1]
     learning_sums = None if is_wide else _Sums(learning)
     problem = _Problem(learning, target_ND[~checking_N], learning_sums)
-    errors = np.zeros((len(PENALTIES), len(targets)))
-    for number, penalty in enumerate(PENALTIES):
-        squared_ND = (problem.solve(penalty)(checking) - target_ND[checking_N]) ** 2
-        errors[number] = [squared_ND[:, place].mean() for place in columns]
+    squared_PD = problem.squared_errors(checking, target_ND[checking_N])
+    errors = np.stack([squared_PD[:, place].sum(1) for place in columns], axis=1)
     best = errors.argmin(0)
     all_sums = None if learning_sums is None else learning_sums + _Sums(checking)
     order = np.concatenate([np.flatnonzero(~checking_N), np.flatnonzero(checking_N)])

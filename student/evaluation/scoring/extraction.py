@@ -104,16 +104,16 @@ def _texts(text: str, choices: Sequence[str]) -> set[str]:
 
 def _letters_at(text: str, place: int, choices: Sequence[str]) -> set[str]:
     """Options whose letters stand at a place where an answer is expected, `B` or `B or C`."""
-    found = _LETTER.match(text, place)
-    if found is None:
+    match = _LETTER.match(text, place)
+    if match is None:
         return set()
-    bracketed, bare = found.groups()
-    rest = text[found.end() :]
+    bracketed, bare = match.groups()
+    rest = text[match.end() :]
     is_word = bare and re.match(r"\s+\w", rest) and not _FOLLOWERS.match(rest)
     if is_word and (bare in _ARTICLES or bare.islower()):
         return set()
     letters = {(bracketed or bare).upper()}
-    place = found.end()
+    place = match.end()
     while further := _FURTHER.match(text, place):
         letters.add(further[1] or further[2])
         place = further.end()
@@ -130,8 +130,8 @@ def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
             letters |= _letters_at(text, start, choices)
     if _FOLLOWERS.match(text[1:]) and text[0].isupper():
         letters |= _letters_at(text, 0, choices)
-    places = [found.start() for found in _BRACKETED.finditer(text)]
-    places += [found.start(1) for found in _IS_RIGHT.finditer(text)]
+    places = [match.start() for match in _BRACKETED.finditer(text)]
+    places += [match.start(1) for match in _IS_RIGHT.finditer(text)]
     for says in _SAYS.finditer(text):
         if re.match(r"\(?[A-Z]\)?(?:\s*$|\s*[.,;:!?。)](?:\s|$)|\s+(?:or|and|oder|ou|o)\b)",
                     text[says.end() :]):  # fmt: skip
@@ -139,8 +139,8 @@ def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
     for place in places:
         if not _is_denied_at(text, 0, place):
             letters |= _letters_at(text, place, choices)
-    for found in re.finditer(r"\b(?:but|sondern|mais|sino)\s+(?=\(?[A-Z]\)?[.!]?\s*$)", text):
-        letters |= _letters_at(text, found.end(), choices)
+    for match in re.finditer(r"\b(?:but|sondern|mais|sino)\s+(?=\(?[A-Z]\)?[.!]?\s*$)", text):
+        letters |= _letters_at(text, match.end(), choices)
     return letters
 
 
@@ -163,8 +163,8 @@ def _is_denied_at(text: str, start: int, place: int) -> bool:
 
 
 def _until(pattern: re.Pattern[str], text: str) -> str:
-    found = pattern.search(text)
-    return text[: found.start()] if found else text
+    match = pattern.search(text)
+    return text[: match.start()] if match else text
 
 
 def _only(named: set[str]) -> str | None:

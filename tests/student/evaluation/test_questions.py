@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,12 @@ from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskCon
 from student.evaluation.answering import Reply
 from student.evaluation.comparison import common_answers, group_runs, shared_seeds
 from student.evaluation.partners import find_partners, with_audio_of
-from student.evaluation.question_files import questions_of_run, read_questions, write_questions
+from student.evaluation.question_files import (
+    KEYS,
+    questions_of_run,
+    read_questions,
+    write_questions,
+)
 from student.evaluation.questions import Question, check_questions, digest, find_answer
 from student.evaluation.results import check_name, read_answers, write_answers, write_scores
 from student.evaluation.scoring.scores import read_reply, score_answers
@@ -236,3 +242,18 @@ def test_runs_of_one_arm_and_seed_do_not_overwrite_each_other(tmp_path: Path) ->
     assert sum(len(column.runs) for column in columns) == 6
     twice = group_runs([runs["coat-0"], str(run_folder(tmp_path / "again"))])
     assert [column.name for column in twice] == ["coat (again)", "coat (coat-0)"] or len(twice) == 2
+
+
+def test_the_documentation_of_the_question_file_is_true(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text("utf-8")
+    (lines,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "q.jsonl").write_text(lines, encoding="utf-8")
+    assert [each.kind for each in read_questions(tmp_path / "q.jsonl")] == [
+        "choice", "transcription", "label",
+    ]  # fmt: skip
+    table = page[page.index("| key |") : page.index("A run's `held_out")]
+    keys = {
+        key for row in table.splitlines()[2:] if row.startswith("| `")
+        for key in re.findall(r"`(\w+)`", row.split("|")[1])
+    }  # fmt: skip
+    assert keys == set(KEYS)

@@ -1,0 +1,95 @@
+"""How long probes take at full size, computed from a smaller one that is measured here.
+
+    python -m benchmarks.probes
+
+Ridge regressions of one layer and position group are timed on random states, at a width and number
+of clips that one core does in seconds. Their work (multiply-adds, counted below) grows with rows
+times width squared and with width cubed, so the rate that is measured gives the time at full size.
+What is measured is the time of one core, so that other programs on the machine matter little; cores
+are taken to share the work evenly, which blocked products and factorisations nearly do. Beside it
+stands what was done before: products and a factorisation for each target and penalty alone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from threadpoolctl import threadpool_limits
+
+from benchmarks import hardware
+from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
+
+CLIPS, POSITIONS, WIDTH, LAYERS, GROUPS, STREAMS, COLUMNS = 1000, 32, 4096, 33, 2, 6, 64
+"""A 7B model: 32 layers and the embeddings; audio and thinking positions; six streams. The decision
+has one row a clip and costs nothing beside them."""
+CORES = 16
+LEARNING, CHOOSING = 0.7, 0.75
+"""Shares of clips that probes are fitted on, and of those, that each penalty is fitted on."""
+MEASURED_CLIPS, MEASURED_WIDTH = 250, 1024
+
+
+def work(clips: int, width: int, *, shared: bool) -> float:
+    """Multiply-adds of one layer and group."""
+    rows = clips * LEARNING * POSITIONS
+    columns = STREAMS * COLUMNS
+    gram, solve = rows * width**2, width**3 / 3
+    products = 2 * rows * width * columns
+    if shared:
+        factorised = (len(PENALTIES) + STREAMS) * (solve + width**2 * columns)
+        checked = len(PENALTIES) * rows * (1 - CHOOSING) * width * columns
+        return gram + factorised + products + checked
+    fits = STREAMS * len(PENALTIES)
+    return (fits * CHOOSING + STREAMS) * gram + (fits + STREAMS) * solve
+
+
+def measure(*, shared: bool) -> float:
+    """Seconds of one core for one layer and group at the measured size."""
+    rng = np.random.default_rng(0)
+    clips = int(MEASURED_CLIPS * LEARNING)
+    states_NH = rng.standard_normal((clips * POSITIONS, MEASURED_WIDTH)).astype(np.float16)
+    targets = [rng.standard_normal((len(states_NH), COLUMNS)) for _ in range(STREAMS)]
+    groups_N = np.repeat(np.arange(clips), POSITIONS)
+    with threadpool_limits(1):
+        start = time.process_time()
+        if shared:
+            fit_ridges(states_NH, targets, groups_N)
+        else:
+            checking_N = groups_N % 4 == 3
+            for target_ND in targets:
+                for _ in PENALTIES:
+                    _one_fit(states_NH[~checking_N], target_ND[~checking_N])
+                _one_fit(states_NH, target_ND)
+        return time.process_time() - start
+
+
+def _one_fit(states_NH: np.ndarray, target_ND: np.ndarray) -> None:
+    rows = states_NH.astype(np.float64)
+    standard = (rows - rows.mean(0)) / rows.std(0)
+    gram = standard.T @ standard + np.eye(standard.shape[1])
+    np.linalg.solve(gram, standard.T @ (target_ND - target_ND.mean(0)))
+
+
+def main() -> None:
+    """Prints the table."""
+    table = Table(title=f"probes: {LAYERS} layers x {GROUPS} groups, {STREAMS} streams")
+    table.add_column("products")
+    measured = f"measured: {MEASURED_CLIPS} clips, width {MEASURED_WIDTH}, one core, a layer"
+    full = f"computed: {CLIPS:,} clips, width {WIDTH:,}, {CORES} cores, all layers"
+    for heading in (measured, "billion multiply-adds a second", full):
+        table.add_column(heading, justify="right")
+    for name, shared in (("for each target and penalty", False), ("shared", True)):
+        seconds = measure(shared=shared)
+        rate = work(MEASURED_CLIPS, MEASURED_WIDTH, shared=shared) / seconds
+        total = LAYERS * GROUPS * work(CLIPS, WIDTH, shared=shared) / (rate * CORES)
+        table.add_row(name, f"{seconds:.2f} s", f"{rate / 1e9:.1f}", f"{total / 60:.1f} min")
+    console = Console(width=150)
+    console.print(f"{hardware.describe()}; load {os.getloadavg()[0]:.1f}")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
