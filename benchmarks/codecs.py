@@ -25,9 +25,9 @@ from rich.table import Table
 
 from benchmarks.hardware import describe
 from manifests import audio
-from manifests.cache.codecs import encode
-from manifests.cache.stream_sums import VOICED
+from manifests.cache.encoded_frames import encode
 from manifests.corpus.corpus import Corpus
+from manifests.streams.kinds import KINDS, VOICED
 from manifests.streams.specs import StreamSpec
 from pipeline.build.setup import teachers
 from pipeline.config import BuildConfig
@@ -91,12 +91,12 @@ def strongest_moved(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
 def fidelity(truth_TD: np.ndarray, kept_TD: np.ndarray, spec: StreamSpec) -> str:
     """The numbers that matter for a kind."""
     lost_TD = np.abs(truth_TD - kept_TD)
-    if spec.kind in ("features", "curve"):
+    if KINDS[spec.kind].is_physical:
         lost_TD /= np.abs(truth_TD).max(0).clip(1e-12)
     text = f"cos {cosine(truth_TD, kept_TD):.5f}, max {lost_TD.max():.3g}"
-    if spec.kind == "multilabel":
+    if KINDS[spec.kind].has_classes:
         text += f", mAP -{average_precision_lost(truth_TD, kept_TD):.4f}"
-    if spec.kind == "pitch":
+    if KINDS[spec.kind].has_pitch_bins:
         text += f", moved {strongest_moved(truth_TD, kept_TD):.2%}"
     return text
 

@@ -27,7 +27,7 @@ from rich.table import Table
 
 from benchmarks.hardware import describe
 from manifests.cache import shards
-from manifests.cache.codecs import EncodedFrames, encode
+from manifests.cache.encoded_frames import EncodedFrames, encode
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
 from manifests.cache.shards import Row

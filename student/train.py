@@ -26,7 +26,8 @@ from student.config import Recipe, TrainOptions
 from student.data.dataset import ExampleDataset, usable
 from student.data.examples import Example, build_examples, read_chats, split
 from student.data.prompts import Prompter
-from student.distill.losses import answer_sum, stream_counts, stream_sums
+from student.distill.kinds import stream_counts, stream_sums
+from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Numbers, Run

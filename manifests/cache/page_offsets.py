@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
+from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec
 
 PREFIX = 4
@@ -70,15 +71,10 @@ def _places(
     """The blobs before `end`, counted back from there; empty if a length is not as expected."""
     places: list[tuple[int, int]] = []
     for count in reversed(counts):
-        start = end - _num_bytes(spec, count)
+        start = end - CODECS[spec.codec].blob_bytes(spec, count)
         prefix = content[max(start - PREFIX, 0) : start]
         if int.from_bytes(prefix, "little") != end - start:
             return []
         places.append((start, end))
         end = start - PREFIX
     return places[::-1]
-
-
-def _num_bytes(spec: StreamSpec, count: int) -> int:
-    """Bytes of a blob of one of the codecs that are stored uncompressed."""
-    return spec.dim * (4 + count) if spec.codec == "int8" else 2 * spec.dim * count

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from manifests.cache import shards
 from manifests.cache.clip_index import ClipIndex
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
 from manifests.cache.page_offsets import BlobsInPlace, locate
 from manifests.cache.shards import Failure, Marker

@@ -20,10 +20,12 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.stream_sums import Sums
 from manifests.storage import PIECE, Folder
-from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.streams.codecs import CODECS
+from manifests.streams.pitch_bins import CREPE_BINS
+from manifests.streams.specs import TeacherSpec
 
 REQUESTS = 16
 """Markers that are read at once from an object store."""
@@ -127,6 +129,8 @@ def schema(spec: TeacherSpec) -> pa.Schema:
             name: str(getattr(stream, name))
             for name in ("kind", "codec", "dim", "start_s", "hop_s", "window_s", "unit")
         }
+        if stream.pitch_bins != CREPE_BINS:
+            described |= {name: str(value) for name, value in asdict(stream.pitch_bins).items()}
         frames = pa.field(f"{stream.name}.frames", pa.binary(), False, metadata=described)
         fields += [frames, pa.field(f"{stream.name}.num_frames", pa.int32(), nullable=False)]
     return pa.schema(fields, metadata={"teacher": spec.key, "license": spec.license})
@@ -146,7 +150,8 @@ def _write_rows(
     columns = schema(spec)
     compression = {name: "zstd" for name in columns.names}
     for stream in spec.streams:
-        compression[f"{stream.name}.frames"] = _compression(stream)
+        if not CODECS[stream.codec].is_compressed:
+            compression[f"{stream.name}.frames"] = "none"
     options: dict[str, Any] = {
         "compression": compression,
         "use_dictionary": False,
@@ -175,11 +180,6 @@ def _to_table(rows: Sequence[Row], spec: TeacherSpec) -> pa.Table:
         columns[f"{stream.name}.frames"] = [encoded.blob for encoded in frames]
         columns[f"{stream.name}.num_frames"] = [encoded.num_frames for encoded in frames]
     return pa.table(columns, schema=schema(spec))
-
-
-def _compression(stream: StreamSpec) -> str:
-    """int8 and fp16 noise compresses by a twentieth at a fifth of the speed; the rest by half."""
-    return "none" if stream.codec in ("int8", "fp16") else "zstd"
 
 
 @dataclass(slots=True)

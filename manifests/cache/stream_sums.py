@@ -11,21 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.cache.codecs import EncodedFrames
-from manifests.streams.specs import Codec, StreamSpec
-
-MAX_CODEC_LOSS: dict[Codec, float] = {
-    "fp16": 0.05,
-    "int8": 0.05,
-    "uint8": 0.05,
-    "topk16": 0.15,
-    "pitch": 0.3,
-}
-"""A shard whose `Sums.codec_loss` is above this is refused. Measured on speech, animals and chords:
-int8 0.006 to 0.011, uint8 0.010, topk16 up to 0.05, pitch 0.04 to 0.08 (it drops rivals of the
-strongest pitch on purpose)."""
-VOICED = 0.5
-"""Voicing from which a frame's pitch is a target, hence its loss counts."""
+from manifests.cache.encoded_frames import EncodedFrames
+from manifests.streams.kinds import KINDS
+from manifests.streams.specs import StreamSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +35,7 @@ class Sums:
     total_D: np.ndarray
     square_D: np.ndarray
     lost_D: np.ndarray
-    """Squared difference between the frames and what the codec kept; of pitch, on voiced frames."""
+    """Squared difference between the frames and what the codec kept, over valid frames."""
     max_lost: float
     """Largest difference in one value."""
 
@@ -60,8 +48,9 @@ class Sums:
     def of(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
         """Sums over one clip: its frames, and the same after the codec."""
         lost_TD = (frames_TD - kept.decode()).astype(np.float64)
-        if kept.spec.kind == "pitch":
-            lost_TD *= frames_TD[:, -1:] >= VOICED
+        valid_frames = KINDS[kept.spec.kind].valid_frames
+        if valid_frames is not None:
+            lost_TD *= valid_frames(frames_TD)[:, None]
         frames_TD = frames_TD.astype(np.float64)
         return cls(
             len(frames_TD),
@@ -89,12 +78,13 @@ class Sums:
         return Statistics(mean_D.astype(np.float32), std_D.astype(np.float32), self.num_frames)
 
     def codec_loss(self, spec: StreamSpec) -> float:
-        """How much the codec lost, as one number to hold against `MAX_CODEC_LOSS`.
+        """How much the codec lost, as one number to hold against `Codec.max_loss`.
 
-        features, curve: RMS error in standard deviations, averaged over columns. Probabilities
-        and salience: RMS error relative to the RMS value, over all columns.
+        Of physical values (features, curve): RMS error in standard deviations, averaged over
+        columns. Of probabilities and salience: RMS error relative to the RMS value, over all
+        columns.
         """
-        if spec.kind in ("features", "curve"):
+        if KINDS[spec.kind].is_physical:
             rms_D = np.sqrt(self.lost_D / max(self.num_frames, 1))
             return float((rms_D / self.statistics().std_D).mean())
         return float(np.sqrt(self.lost_D.sum() / max(self.square_D.sum(), 1e-12)))

@@ -4,6 +4,7 @@ teacher's name, so that a teacher nobody has heard of is drawn as well as the fi
 
 from __future__ import annotations
 
+from manifests.streams.kinds import KINDS, Appearance
 from manifests.streams.specs import StreamSpec
 
 TELLING = (
@@ -20,7 +21,7 @@ SPEECH = "Speech"
 
 def has_f0(spec: StreamSpec) -> bool:
     """Whether the columns are fundamental frequency in Hz, then its voicing in [0, 1]."""
-    return spec.kind == "curve" and spec.names[:2] == ("f0", "voicing")
+    return _appearance(spec) == "curves" and spec.names[:2] == ("f0", "voicing")
 
 
 def has_keys(spec: StreamSpec) -> bool:
@@ -30,12 +31,12 @@ def has_keys(spec: StreamSpec) -> bool:
 
 def has_classes(spec: StreamSpec) -> bool:
     """Whether the columns are probabilities of named classes."""
-    return spec.kind in ("multilabel", "distribution") and bool(spec.names) and not has_keys(spec)
+    return KINDS[spec.kind].has_classes and bool(spec.names) and not has_keys(spec)
 
 
 def descriptors(spec: StreamSpec) -> list[int]:
     """Columns to draw as curves: the most telling named ones of a narrow features stream."""
-    if spec.kind != "features" or not spec.names or spec.dim > MOST_DESCRIPTORS:
+    if _appearance(spec) != "deviations" or not spec.names or spec.dim > MOST_DESCRIPTORS:
         return []
     telling = [
         column
@@ -53,4 +54,8 @@ def plain(name: str) -> str:
 
 def wanted(spec: StreamSpec) -> bool:
     """Whether the distributions or the checks need a stream's frames."""
-    return spec.kind == "features" or has_f0(spec) or has_classes(spec)
+    return _appearance(spec) == "deviations" or has_f0(spec) or has_classes(spec)
+
+
+def _appearance(spec: StreamSpec) -> Appearance:
+    return KINDS[spec.kind].appearance

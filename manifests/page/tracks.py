@@ -14,6 +14,7 @@ import numpy as np
 from manifests.cache.stream_sums import Statistics
 from manifests.page import track_kinds
 from manifests.page.sound import COLUMNS, packed
+from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns of a stream, R rows of a picture.
@@ -63,7 +64,8 @@ def of_stream(
     like_TD = frames_TD if like_TD is None else like_TD
     if track_kinds.has_f0(spec):
         return [track("pitch", "pitch", key, _pitch(spec, frames_TD))]
-    if spec.kind == "curve":
+    kind = KINDS[spec.kind]
+    if kind.appearance == "curves":
         columns = list(range(min(spec.dim, track_kinds.MOST_CURVES)))
         return [
             track("curves", spec.name, key, _curves(spec, frames_TD, like_TD, overall, columns))
@@ -76,7 +78,7 @@ def of_stream(
         ]
     if track_kinds.has_classes(spec):
         return [track("heat", spec.name, key, _classes(spec, frames_TD, like_TD))]
-    if spec.kind == "features":
+    if kind.appearance == "deviations":
         title = f"{spec.name}, standardised"
         data = _features(spec, (frames_TD - overall.mean_D) / overall.std_D)
         picture = track("heat", title, key, data, more=True)
@@ -85,8 +87,8 @@ def of_stream(
             return [picture]
         curves = _curves(spec, frames_TD, like_TD, overall, columns)
         return [track("curves", "descriptors", key, curves), picture]
-    bins_TD = frames_TD[:, :-1] if spec.kind == "pitch" else frames_TD
-    return [track("heat", spec.name, key, _probabilities(spec, bins_TD), more=True)]
+    data = _probabilities(spec, kind.drawn(frames_TD))
+    return [track("heat", spec.name, key, data, more=True)]
 
 
 def track(kind: str, title: str, source: str, data: dict[str, Any], *, more: bool = False) -> Track:

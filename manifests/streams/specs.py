@@ -13,20 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from manifests.errors import UserError
-
-Kind = Literal["features", "multilabel", "distribution", "pitch", "curve"]
-"""What the numbers mean, hence the student's loss.
-
-features: real-valued vectors. multilabel: independent probabilities. distribution: probabilities
-that sum to 1. pitch: salience over bins in [0, 1], then voicing probability as the last column.
-curve: physical values for people and reports, no training target.
-"""
-
-Codec = Literal["fp16", "int8", "uint8", "topk16", "pitch"]
-"""How frames become bytes; see `manifests.cache.codecs`."""
+from manifests.streams.codecs import CODECS
+from manifests.streams.kinds import KINDS
+from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +27,8 @@ class StreamSpec:
 
     name: str
     """Unique within the teacher, e.g. `encoder`."""
-    kind: Kind
+    kind: str
+    """What the numbers mean, hence the student's loss: a name of `manifests.streams.kinds`."""
     dim: int
     """Width D of a frame."""
     start_s: float
@@ -44,16 +37,19 @@ class StreamSpec:
     """Seconds from one frame to the next."""
     window_s: float
     """Length of a frame's receptive field, in seconds (the part that dominates it)."""
-    codec: Codec
+    codec: str
+    """How frames become bytes: a name of `manifests.streams.codecs`."""
     names: tuple[str, ...] = ()
     """Names of the D columns (classes, descriptors), or empty."""
     unit: str = ""
     """Unit of the values, where they have one."""
+    pitch_bins: PitchBins = CREPE_BINS
+    """Which frequency each bin of a pitch stream stands for; other kinds have no bins."""
 
     def __post_init__(self) -> None:
         for value, allowed, what in (
-            (self.kind, get_args(Kind), "kind"),
-            (self.codec, get_args(Codec), "codec"),
+            (self.kind, KINDS, "kind"),
+            (self.codec, CODECS, "codec"),
         ):
             if value not in allowed:
                 raise UserError(
@@ -65,11 +61,31 @@ class StreamSpec:
             raise UserError(
                 f"stream {self.name}: {self.dim} columns, {len(self.names)} names; name all or none"
             )
+        if self.pitch_bins != CREPE_BINS and not KINDS[self.kind].has_pitch_bins:
+            raise UserError(
+                f"stream {self.name}: pitch_bins are for pitch streams; the kind is {self.kind}"
+            )
 
     @property
     def frame_rate(self) -> float:
         """Frames per second."""
         return 1.0 / self.hop_s
+
+    def to_fields(self) -> dict[str, Any]:
+        """The stream's fields in `spec.json`, also what the fingerprint covers.
+
+        A pitch grid that is CREPE's is left out, as in every cache from before grids were stated.
+        """
+        fields = asdict(self)
+        if self.pitch_bins == CREPE_BINS:
+            del fields["pitch_bins"]
+        return fields
+
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> StreamSpec:
+        """Reads what `to_fields` wrote."""
+        bins = {"pitch_bins": PitchBins(**fields["pitch_bins"])} if "pitch_bins" in fields else {}
+        return cls(**{**fields, "names": tuple(fields["names"]), **bins})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +115,7 @@ class TeacherSpec:
     @property
     def fingerprint(self) -> str:
         """12 hex digits that name this version."""
-        covered = asdict(self)
+        covered = self._fields()
         for recorded_only in ("name", "license", "versions", "created"):
             del covered[recorded_only]
         text = json.dumps(covered, sort_keys=True)
@@ -120,17 +136,17 @@ class TeacherSpec:
 
     def to_json(self) -> str:
         """The text of `spec.json`."""
-        return json.dumps({**asdict(self), "fingerprint": self.fingerprint}, indent=1)
+        return json.dumps({**self._fields(), "fingerprint": self.fingerprint}, indent=1)
+
+    def _fields(self) -> dict[str, Any]:
+        return {**asdict(self), "streams": [stream.to_fields() for stream in self.streams]}
 
     @classmethod
     def from_json(cls, text: str) -> TeacherSpec:
         """Reads `spec.json`, and checks that its fingerprint is its own."""
         fields = json.loads(text)
         stated = fields.pop("fingerprint")
-        streams = tuple(
-            StreamSpec(**{**stream, "names": tuple(stream["names"])})
-            for stream in fields.pop("streams")
-        )
+        streams = tuple(StreamSpec.from_fields(stream) for stream in fields.pop("streams"))
         spec = cls(**fields, streams=streams)
         if spec.fingerprint != stated:
             raise UserError(

@@ -15,8 +15,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from manifests.cache.shards import Marker
-from manifests.cache.stream_sums import MAX_CODEC_LOSS, Sums
+from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
+from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 
 log = logging.getLogger(__name__)
@@ -81,7 +82,7 @@ class CodecGate:
 
 def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:
     """What is too much about a loss, or nothing."""
-    limit = MAX_CODEC_LOSS[spec.codec]
+    limit = CODECS[spec.codec].max_loss
     if spec.kind not in ("features", "curve"):
         # Probabilities and salience: relative to their size, over all columns.
         size = max(part.square_D.sum() / part.num_frames, total.square_D.sum() / total.num_frames)

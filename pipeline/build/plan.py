@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from manifests.cache import shards
-from manifests.cache.codecs import PITCH, TOPK16
 from manifests.cache.layout import Layout
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus
+from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from pipeline.build.read_ahead import read_shards
 
@@ -42,7 +42,7 @@ class Estimate:
     audio_hours: float
     """Of clips whose length the corpus states."""
     cache_bytes: float
-    """Before compression."""
+    """Expected, by what each codec's blobs shrink to in Parquet."""
     worker_hours: float | None
     """By the speed of what this cache already holds of the teacher; None if it holds nothing."""
 
@@ -101,7 +101,7 @@ def estimate(layout: Layout, corpus: Corpus, spec: TeacherSpec, numbers: Sequenc
     sizes = corpus.shard_sizes()
     clips = sum(sizes[number] for number in numbers)
     seconds = corpus.seconds * clips / max(corpus.num_clips, 1)
-    rate = sum(bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
+    rate = sum(stored_bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
     speed = _worker_seconds_per_second(layout, corpus, spec)
     return Estimate(
         teacher=spec.name,
@@ -113,15 +113,10 @@ def estimate(layout: Layout, corpus: Corpus, spec: TeacherSpec, numbers: Sequenc
     )
 
 
-def bytes_per_frame(stream: StreamSpec) -> int:
-    """Bytes of one frame as encoded, before Parquet's compression."""
-    return {
-        "fp16": 2 * stream.dim,
-        "int8": stream.dim,
-        "uint8": stream.dim,
-        "topk16": TOPK16.itemsize,
-        "pitch": PITCH.itemsize,
-    }[stream.codec]
+def stored_bytes_per_frame(stream: StreamSpec) -> float:
+    """Expected bytes of one frame in a Parquet file."""
+    codec = CODECS[stream.codec]
+    return codec.bytes_per_frame(stream) * codec.compressed_share
 
 
 def _worker_seconds_per_second(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> float | None:

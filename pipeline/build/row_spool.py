@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.shards import SPOOL_BYTES, Row
 from manifests.streams.specs import StreamSpec
 

@@ -6,10 +6,11 @@ import platform
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
-from typing import Any, get_args
+from typing import Any
 
 from manifests.errors import UserError
-from manifests.streams.specs import Codec, TeacherSpec
+from manifests.streams.codecs import CODECS
+from manifests.streams.specs import TeacherSpec
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers import registry
 from teachers.protocol import Teacher
@@ -80,13 +81,13 @@ def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:
     return TeacherSetup(name, config.family, settings, spec, config.resources)
 
 
-def _codec(config: TeacherConfig, stream: str) -> Codec | None:
+def _codec(config: TeacherConfig, stream: str) -> str | None:
     name = config.codecs.get(stream)
     if name is None:
         return None
-    if name not in get_args(Codec):
-        raise UserError(f"unknown codec {name!r}; the codecs are {', '.join(get_args(Codec))}")
-    return name  # pyright: ignore[reportReturnType]
+    if name not in CODECS:
+        raise UserError(f"unknown codec {name!r}; the codecs are {', '.join(CODECS)}")
+    return name
 
 
 def _versions() -> dict[str, str]:

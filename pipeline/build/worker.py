@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests import audio
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.shards import Failure, Marker, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip

@@ -15,12 +15,13 @@ import numpy as np
 
 from manifests import audio
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
 from manifests.errors import UserError
+from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers import registry
 from teachers.protocol import Teacher
@@ -128,5 +129,5 @@ def difference(
     """
     if stored_TD.shape != fresh_TD.shape:
         return float("inf")
-    scale_D = sums.statistics().std_D if stream.kind in ("features", "curve") else np.float32(1)
+    scale_D = sums.statistics().std_D if KINDS[stream.kind].is_physical else np.float32(1)
     return float(np.sqrt(np.square((stored_TD - fresh_TD) / scale_D).mean()))

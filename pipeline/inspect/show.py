@@ -13,6 +13,7 @@ from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.page import sound
 from manifests.page.track_kinds import has_f0
+from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns.
@@ -140,16 +141,16 @@ def _draw(row: Any, stream: StreamSpec, frames_TD: np.ndarray, duration: float) 
         row.plot(times_T, values_T, ".", markersize=2)
         row.set_ylim(bottom=0)
         return
-    if stream.kind == "curve":
+    kind = KINDS[stream.kind]
+    if kind.appearance == "curves":
         row.plot(times_T, frames_TD, linewidth=1)
         return
-    if stream.kind == "pitch":
-        frames_TD = frames_TD[:, :-1]
+    frames_TD = kind.drawn(frames_TD)
     shown_TD, labels = frames_TD, []
-    if stream.kind in ("multilabel", "distribution") and stream.names and stream.dim > 100:
+    if kind.has_classes and stream.names and stream.dim > 100:
         top_K = np.argsort(-frames_TD.max(0))[:MOST_LABELS][::-1]
         shown_TD, labels = frames_TD[:, top_K], [stream.names[column] for column in top_K]
-    if stream.kind == "features":
+    if kind.appearance == "deviations":
         shown_TD = (frames_TD - frames_TD.mean(0)) / (frames_TD.std(0) + 1e-6)
     edge = stream.hop_s / 2
     extent = (times_T[0] - edge, min(times_T[-1] + edge, duration + edge), -0.5, shown_TD.shape[1])

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import shards
-from manifests.cache.codecs import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
 from manifests.cache.shards import ROWS_PER_GROUP, Failure, Marker
 from manifests.clips import Clip

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from manifests.streams.kinds import KINDS
 from student.inference.head_outputs import Reading
 
 # Legend: N frames over equal spans of the recording, D columns, R rows shown.
@@ -40,11 +41,11 @@ def draw(wave: np.ndarray, sample_rate: int, readings: Sequence[Reading]) -> str
     Features whose columns have no names are left out: hundreds of numbers say nothing to the eye.
     """
     shown = sorted(
-        (one for one in readings if one.kind == "pitch" or one.names),
+        (one for one in readings if KINDS[one.kind].has_pitch_bins or one.names),
         key=lambda one: ORDER.get(one.kind, len(ORDER)),
     )
     seconds = len(wave) / sample_rate
-    heights = [1.0, *(2.0 if one.kind == "pitch" else 0.4 + 0.26 * rows(one) for one in shown)]
+    heights = [1.0, *map(_panel_height, shown)]
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9, sum(heights) + 0.45 * len(heights)), layout="constrained")
         panels = figure.subplots(len(heights), 1, sharex=True, squeeze=False,
@@ -52,7 +53,7 @@ def draw(wave: np.ndarray, sample_rate: int, readings: Sequence[Reading]) -> str
         _waveform(panels[0], wave, seconds)
         for panel, reading in zip(panels[1:], shown, strict=True):
             panel.set_title(_title(reading), loc="left", fontsize=9, color=INK)
-            if reading.kind == "pitch":
+            if KINDS[reading.kind].has_pitch_bins:
                 _pitch(panel, reading, seconds)
             else:
                 _rows(panel, reading, seconds)
@@ -69,16 +70,24 @@ def rows(reading: Reading) -> int:
     return min(ROWS, reading.values_ND.shape[1])
 
 
+def _panel_height(reading: Reading) -> float:
+    return 2.0 if KINDS[reading.kind].has_pitch_bins else 0.4 + 0.26 * rows(reading)
+
+
 def chosen(reading: Reading) -> list[int]:
     """Columns that are shown, the most telling first."""
     values_ND = reading.values_ND
-    telling_D = np.ptp(values_ND, axis=0) if reading.kind == "features" else values_ND.max(0)
+    telling_D = np.ptp(values_ND, axis=0) if _deviates(reading) else values_ND.max(0)
     return np.argsort(-telling_D, kind="stable")[: rows(reading)].tolist()
 
 
 def _title(reading: Reading) -> str:
-    units = {"pitch": "Hz", "features": "standard deviations from the cache's mean"}
-    return f"{reading.stream} ({units.get(reading.kind, 'probability')})"
+    kind = KINDS[reading.kind]
+    return f"{reading.stream} ({'Hz' if kind.has_pitch_bins else kind.target_unit})"
+
+
+def _deviates(reading: Reading) -> bool:
+    return KINDS[reading.kind].appearance == "deviations"
 
 
 def _waveform(panel: Axes, wave: np.ndarray, seconds: float) -> None:
@@ -92,7 +101,7 @@ def _waveform(panel: Axes, wave: np.ndarray, seconds: float) -> None:
 
 
 def _pitch(panel: Axes, reading: Reading, seconds: float) -> None:
-    hertz_N = reading.values_ND[:, 0]
+    hertz_N = reading.pitch_track
     edges = np.linspace(0, seconds, len(hertz_N) + 1)
     line = panel.stairs(hertz_N, edges, baseline=None, color=INK, linewidth=2)
     line.set_gid(f"pitch:{reading.stream}")
@@ -105,7 +114,7 @@ def _pitch(panel: Axes, reading: Reading, seconds: float) -> None:
 def _rows(panel: Axes, reading: Reading, seconds: float) -> None:
     columns = chosen(reading)
     values_RN = reading.values_ND[:, columns].T
-    features = reading.kind == "features"
+    features = _deviates(reading)
     low, high = (-2.0, 2.0) if features else (0.0, 1.0)
     panel.imshow(
         values_RN,

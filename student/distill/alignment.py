@@ -15,14 +15,14 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from manifests.cache.codecs import PITCH, PITCH_SPAN, EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.stream_sums import Statistics
+from manifests.streams.codecs import CODECS, PitchWindows
+from manifests.streams.kinds import KINDS, VOICED
+from manifests.streams.specs import StreamSpec
 
 # Legend: T teacher frames, N student frames (K * R), D columns, S stored salience bins,
 # P pieces: the stretches of time that lie in one frame and in one span.
-
-VOICED = 0.5
-"""From this voicing on, a frame has a pitch."""
 
 
 def span_matrix(
@@ -67,8 +67,8 @@ def span_weights(
 def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> np.ndarray:
     """One clip's target frames of one stream.
 
-    For pitch, salience is averaged over voiced frames alone, so that silence does not flatten it;
-    voicing, the last column, over all.
+    Columns that hold a target in some frames only (the salience of a pitch stream, in voiced
+    frames) are averaged over those alone, so that silence does not flatten them.
 
     Returns:
         frames_ND, float32.
@@ -81,35 +81,34 @@ def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> n
         duration=duration,
         num_spans=num_spans,
     )
-    if spec.kind != "pitch":
+    kind, windows = KINDS[spec.kind], CODECS[spec.codec].pitch_windows
+    if kind.valid_frames is None:
         values_TD, scale_D = encoded.unscaled()
         return (weights_NT @ values_TD) * scale_D
-    if spec.codec == "pitch":
-        return _stored_pitch(encoded, weights_NT, num_spans)
-    frames_TD = encoded.decode()
+    if windows is not None:
+        return _average_windows(windows(encoded.blob, spec), weights_NT, num_spans, spec)
+    frames_TD, columns = encoded.decode(), kind.masked_columns
     frames_ND = weights_NT @ frames_TD
-    voiced_NT = weights_NT * (frames_TD[:, -1] >= VOICED)
-    share_N = np.maximum(voiced_NT.sum(1), 1e-6)
-    frames_ND[:, :-1] = (voiced_NT @ frames_TD[:, :-1]) / share_N[:, None]
+    valid_NT = weights_NT * kind.valid_frames(frames_TD)
+    share_N = np.maximum(valid_NT.sum(1), 1e-6)
+    frames_ND[:, columns] = (valid_NT @ frames_TD[:, columns]) / share_N[:, None]
     return frames_ND
 
 
-def _stored_pitch(
-    encoded: EncodedFrames, weights_NT: sparse.csr_array, num_spans: int
+def _average_windows(
+    windows: PitchWindows, weights_NT: sparse.csr_array, num_spans: int, spec: StreamSpec
 ) -> np.ndarray:
     """Averages of pitch frames from the bins that are stored: 25 around each peak, not all 360."""
-    records = np.frombuffer(encoded.blob, PITCH)
-    num_bins = encoded.spec.dim - 1
-    voicing_T = records["voicing"].astype(np.float32)
+    num_bins, voicing_T = spec.dim - 1, windows.voicing_T
     pieces = weights_NT.tocoo()
     span_P, frame_P = pieces.coords
     weight_P = pieces.data * (voicing_T >= VOICED)[frame_P]
     share_N = np.maximum(np.bincount(span_P, weight_P, num_spans), 1e-6)
     voiced_P = np.flatnonzero(weight_P)
-    stored = records[frame_P[voiced_P]]
-    first_P = span_P[voiced_P] * num_bins + stored["first"]
-    bin_PS = first_P[:, None] + np.arange(PITCH_SPAN)
-    salience_PS = stored["salience"] * (weight_P[voiced_P, None] * np.float32(1 / 255))
+    stored_P = frame_P[voiced_P]
+    first_P = span_P[voiced_P] * num_bins + windows.first_T[stored_P]
+    salience_PS = windows.salience_TS[stored_P] * (weight_P[voiced_P, None] * np.float32(1 / 255))
+    bin_PS = first_P[:, None] + np.arange(salience_PS.shape[1])
     sums = np.bincount(bin_PS.ravel(), salience_PS.ravel(), num_spans * num_bins)
     frames_ND = np.empty((num_spans, num_bins + 1), np.float32)
     frames_ND[:, :-1] = sums.reshape(num_spans, num_bins) / share_N[:, None]

@@ -1,62 +1,21 @@
-"""How well the heads read the block, as one number per stream, each against the mean predictor.
+"""How well a head predicts a stream, as one number between 0 and 1; higher is better.
 
-features: cosine similarity of standardised frames. multilabel: mean average precision against
-targets binarised at a threshold, over the classes that occur. distribution: share of frames whose
-likeliest class is right. pitch: raw pitch accuracy, the share of voiced frames within 50 cents
-(Poliner et al. 2007). All are between 0 and 1, higher is better, and are means over held-out
-frames. The mean predictor says the same for every frame, the mean target of the training clips: a
-head that does not beat it has learnt nothing about the audio.
+cosine: mean cosine similarity of standardised frames. mAP: mean average precision against targets
+binarised at a threshold, over the classes that occur. accuracy: share of frames whose likeliest
+class is right. raw pitch accuracy: share of voiced frames within 50 cents (Poliner et al. 2007).
+`student.distill.kinds` says which kind of stream has which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
-from manifests.streams.specs import Kind
-from student.distill.alignment import VOICED
+from manifests.streams.kinds import VOICED
+from manifests.streams.pitch_bins import PitchBins
 
 # Legend: N frames, D columns.
 
-CENTS_PER_BIN = 20
-"""Of CREPE's 360 bins of salience (Kim et al. 2018)."""
 TOLERANCE_CENTS = 50
-NEIGHBOURS = 4
-"""Bins on each side of the peak that refine it, as in CREPE."""
-
-NAMES: dict[Kind, str] = {
-    "features": "cosine",
-    "multilabel": "mAP",
-    "distribution": "accuracy",
-    "pitch": "raw pitch accuracy",
-}
-
-
-def stream_metric(
-    kind: Kind, output_ND: np.ndarray, target_ND: np.ndarray, threshold: float
-) -> float:
-    """The metric of a stream's kind; NaN where there is nothing to measure it on.
-
-    Args:
-        kind: Says how frames are meant.
-        output_ND: Of the head: standardised features, or logits.
-        target_ND: Standardised features, or probabilities.
-        threshold: From which target value on a class counts as present (multilabel).
-    """
-    if not len(target_ND):
-        return float("nan")
-    if kind == "multilabel":
-        return mean_average_precision(output_ND, target_ND >= threshold)
-    return _METRICS[kind](output_ND, target_ND)
-
-
-def constant_output(kind: Kind, mean_D: np.ndarray) -> np.ndarray:
-    """output_D of a head that always predicts this mean target: the baseline to beat."""
-    if kind == "features":
-        return mean_D
-    clipped_D = mean_D.clip(1e-6, 1 - 1e-6)
-    return np.log(clipped_D) if kind != "multilabel" else np.log(clipped_D / (1 - clipped_D))
 
 
 def cosine(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
@@ -86,34 +45,53 @@ def average_precision(scores_N: np.ndarray, present_N: np.ndarray) -> float:
     return float((precision * gained).sum() / hits_N[-1])
 
 
-def raw_pitch_accuracy(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
-    """Share of the voiced frames whose pitch is within 50 cents, voicing decisions aside."""
-    voiced_N = target_ND[:, -1] >= VOICED
-    if not voiced_N.any():
-        return float("nan")
-    logits_ND = output_ND[voiced_N, :-1]
-    salience_ND = np.exp(logits_ND - logits_ND.max(1, keepdims=True))
-    error_N = peak_cents(salience_ND) - peak_cents(target_ND[voiced_N, :-1])
-    return float((np.abs(error_N) <= TOLERANCE_CENTS).mean())
-
-
-def peak_cents(salience_ND: np.ndarray) -> np.ndarray:
-    """Pitch above the lowest bin, in cents: the mean around the peak weighted by salience."""
-    peak_N = salience_ND.argmax(1)
-    index_ND = peak_N[:, None] + np.arange(-NEIGHBOURS, NEIGHBOURS + 1)
-    inside_ND = (index_ND >= 0) & (index_ND < salience_ND.shape[1])
-    index_ND = index_ND.clip(0, salience_ND.shape[1] - 1)
-    weight_ND = np.take_along_axis(salience_ND, index_ND, 1) * inside_ND
-    total_N = np.maximum(weight_ND.sum(1), 1e-12)
-    return CENTS_PER_BIN * (weight_ND * index_ND).sum(1) / total_N
-
-
-def _accuracy(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
+def accuracy(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
+    """Share of the frames in which the largest output is the largest target."""
     return float((output_ND.argmax(1) == target_ND.argmax(1)).mean())
 
 
-_METRICS: dict[Kind, Callable[[np.ndarray, np.ndarray], float]] = {
-    "features": cosine,
-    "distribution": _accuracy,
-    "pitch": raw_pitch_accuracy,
-}
+def raw_pitch_accuracy(logits_ND: np.ndarray, target_ND: np.ndarray, bins: PitchBins) -> float:
+    """Share of the voiced frames whose pitch is within 50 cents, voicing decisions aside.
+
+    Args:
+        logits_ND: Of a head: a logit per bin, then that of voicing.
+        target_ND: Salience per bin, then voicing probability.
+        bins: The grid of both.
+    """
+    voiced_N = target_ND[:, -1] >= VOICED
+    if not voiced_N.any():
+        return float("nan")
+    logits_ND = logits_ND[voiced_N, :-1]
+    salience_ND = np.exp(logits_ND - logits_ND.max(1, keepdims=True))
+    error_N = bins.peak(salience_ND) - bins.peak(target_ND[voiced_N, :-1])
+    return float((np.abs(error_N) * bins.cents_per_bin <= TOLERANCE_CENTS).mean())
+
+
+def voicing_rates(logits_ND: np.ndarray, target_ND: np.ndarray) -> dict[str, float]:
+    """Voicing recall, and false alarms among unvoiced frames (Poliner et al. 2007)."""
+    predicted_N, voiced_N = logits_ND[:, -1] > 0, target_ND[:, -1] >= VOICED
+    return {
+        "voicing_recall": _mean(predicted_N[voiced_N]),
+        "voicing_false_alarm": _mean(predicted_N[~voiced_N]),
+    }
+
+
+def frame_f1(logits_ND: np.ndarray, target_ND: np.ndarray, threshold: float) -> dict[str, float]:
+    """Precision, recall and F1 of single classes in single frames, both sides cut at a threshold.
+
+    Of note posteriors this is the frame-level F1 of transcription.
+    """
+    predicted_ND = 1 / (1 + np.exp(-logits_ND.clip(-60, 60))) >= threshold
+    present_ND = target_ND >= threshold
+    hits = float((predicted_ND & present_ND).sum())
+    precision, recall = hits / max(predicted_ND.sum(), 1), hits / max(present_ND.sum(), 1)
+    total = precision + recall
+    return {
+        "frame_precision": precision,
+        "frame_recall": recall,
+        "frame_f1": 2 * precision * recall / total if total else 0.0,
+    }
+
+
+def _mean(values_N: np.ndarray) -> float:
+    return float(values_N.mean()) if len(values_N) else float("nan")

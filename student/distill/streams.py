@@ -14,10 +14,10 @@ import numpy as np
 from manifests.cache.reader import CacheReader, StreamReader
 from manifests.cache.stream_sums import Statistics
 from manifests.errors import UserError
-from manifests.streams.specs import Kind
+from manifests.streams.kinds import KINDS
+from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 from student.config import StreamConfig
 from student.distill.alignment import standardised, student_frames
-from student.distill.losses import TRAINABLE
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,22 @@ class Stream:
 
     name: str
     """`TEACHER.STREAM`, or `reconstruction`."""
-    kind: Kind
+    kind: str
+    """A name of `manifests.streams.kinds`."""
     dim: int
     """Width D; 0 stands for the backbone's own width."""
     config: StreamConfig
     reader: StreamReader | None = None
     """None for `reconstruction`."""
     statistics: Statistics | None = None
-    """Of features alone."""
+    """Of standardised kinds alone."""
+    pitch_bins: PitchBins = CREPE_BINS
+    """Which frequency each bin of a pitch stream stands for."""
+
+    @property
+    def threshold(self) -> float:
+        """Target probability from which a class counts as present."""
+        return self.config.threshold
 
     @property
     def key(self) -> str:
@@ -114,7 +122,7 @@ def _learnable(reader: CacheReader) -> list[str]:
         f"{name}.{stream.name}"
         for name, teacher in reader.teachers.items()
         for stream in teacher.streams
-        if stream.kind in TRAINABLE
+        if KINDS[stream.kind].is_trainable
     ]
 
 
@@ -127,12 +135,12 @@ def _open(name: str, config: StreamConfig, readers: Sequence[CacheReader]) -> St
             continue
         reader = cache.stream(name)
         spec = reader.spec
-        if spec.kind not in TRAINABLE:
+        if not KINDS[spec.kind].is_trainable:
             raise UserError(
                 f"stream {name} is a {spec.kind}, for people to look at; take it out of `streams`"
             )
-        statistics = reader.statistics() if spec.kind == "features" else None
+        statistics = reader.statistics() if KINDS[spec.kind].is_standardised else None
         return Stream(name=name, kind=spec.kind, dim=spec.dim, config=config, reader=reader,
-                      statistics=statistics)  # fmt: skip
+                      statistics=statistics, pitch_bins=spec.pitch_bins)  # fmt: skip
     known = sorted(name for cache in readers for name in _learnable(cache))
     raise UserError(f"no cache has the stream {name!r}; there are {', '.join(known) or 'none'}")

@@ -11,21 +11,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from manifests.streams.specs import Kind
+from manifests.streams.kinds import VOICED
+from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 from student.batch import IGNORE
 from student.data.examples import ask
-from student.distill.alignment import VOICED
-from student.distill.metrics import peak_cents
+from student.distill.kinds import to_target_units
 from student.distill.streams import RECONSTRUCTION
 from student.inference.generate import TrainedStudent
 from student.runs.sources import StreamSource
 
 # Legend: N student frames (K * R) over equal spans of the clip, D columns.
-
-FIRST_BIN_HZ = 10 * 2 ** (1997.3794 / 1200)
-"""Of CREPE's 360 bins (Kim et al. 2018)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +29,21 @@ class Reading:
     """What one head reads of one recording."""
 
     stream: str
-    kind: Kind
+    kind: str
     names: tuple[str, ...]
     """Of the columns, or empty."""
     unit: str
     values_ND: np.ndarray
-    """Probabilities (multilabel, distribution); standard deviations from the cache's mean
-    (features); for pitch one column, Hz, NaN where nothing is voiced."""
+    """In target units (`StreamKind.target_unit`): probabilities, or standard deviations from the
+    cache's mean."""
+    pitch_bins: PitchBins = CREPE_BINS
+    """The grid of a pitch stream."""
+
+    @property
+    def pitch_track(self) -> np.ndarray:
+        """hertz_N of a pitch stream; NaN where a frame is not voiced."""
+        hertz_N = self.pitch_bins.hertz(self.pitch_bins.peak(self.values_ND[:, :-1]))
+        return np.where(self.values_ND[:, -1] >= VOICED, hertz_N, np.nan)
 
 
 def read_block(
@@ -66,22 +70,9 @@ def read_block(
             kind=sources[name].kind,
             names=tuple(sources[name].names),
             unit=sources[name].unit,
-            values_ND=to_target_units(sources[name].kind, frames_BND[0].float().cpu()),
+            values_ND=to_target_units(sources[name].kind, frames_BND[0].float().cpu().numpy()),
+            pitch_bins=sources[name].pitch_bins,
         )
         for name, frames_BND in frames.items()
         if name != RECONSTRUCTION
     ]
-
-
-def to_target_units(kind: Kind, output_ND: Tensor) -> np.ndarray:
-    """A head's output as `Reading.values_ND`."""
-    if kind == "multilabel":
-        return output_ND.sigmoid().numpy()
-    if kind == "distribution":
-        return output_ND.softmax(-1).numpy()
-    if kind == "pitch":
-        salience_ND = output_ND[:, :-1].softmax(-1).numpy()
-        hertz_N = FIRST_BIN_HZ * 2 ** (peak_cents(salience_ND) / 1200)
-        voiced_N = output_ND[:, -1].sigmoid().numpy() >= VOICED
-        return np.where(voiced_N, hertz_N, np.nan)[:, None]
-    return output_ND.numpy()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import yaml
 
+from manifests.streams.kinds import KINDS
 from student.config import Recipe
-from student.distill.metrics import NAMES
 from student.model.block import block_tokens
 from student.runs.folder import Run
 from student.runs.sources import Sources
@@ -108,7 +108,7 @@ def _metrics(run: Run, sources: Sources) -> str:
         if f"{name}/metric" in report[stages[0]]:
             values = [report[stage][f"{name}/metric"] for stage in stages]
             baseline = report[stages[0]][f"{name}/mean_predictor"]
-            lines.append(_row(f"`{name}`", NAMES[source.kind], baseline, values))
+            lines.append(_row(f"`{name}`", KINDS[source.kind].metric_name, baseline, values))
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from manifests.page import assemble
-from student.distill.metrics import NAMES
+from manifests.streams.kinds import KINDS
 from student.distill.streams import open_streams
 from student.report import predictions
 from student.report import runs as files
@@ -90,4 +90,4 @@ def _predict(
     if len(shown) < len(chosen):
         gone = len(chosen) - len(shown)
         logger.warning("%d of %d held-out clips have no audio here", gone, len(chosen))
-    return {name: NAMES[stream.kind] for name, stream in streams.items()}, shown
+    return {name: KINDS[stream.kind].metric_name for name, stream in streams.items()}, shown

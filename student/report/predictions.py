@@ -23,11 +23,12 @@ from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import sound
 from manifests.page.tracks import Track, of_stream
-from manifests.streams.specs import Kind, StreamSpec
+from manifests.streams.kinds import KINDS
+from manifests.streams.specs import StreamSpec
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
 from student.data.examples import Example, read_held_out
-from student.distill.metrics import NAMES, stream_metric
+from student.distill.kinds import stream_metric, to_target_units
 from student.distill.streams import Stream
 from student.inference.generate import TrainedStudent
 
@@ -106,7 +107,7 @@ def _exhibit(
     tracks = []
     for name, (output_ND, target_ND) in frames.items():
         stream = streams[name]
-        score = stream_metric(stream.kind, output_ND, target_ND, stream.config.threshold)
+        score = stream_metric(stream, output_ND, target_ND)
         scores[name] = score if math.isfinite(score) else None
         tracks += _pairs(stream, output_ND, target_ND, wave.seconds, scores[name])
     return GalleryClip(
@@ -170,12 +171,13 @@ def _pairs(
         window_s=hop_s,
         codec="fp16",
         names=stored.names if stored else (),
+        pitch_bins=stream.pitch_bins,
     )
     unit = Statistics(np.zeros(spec.dim, np.float32), np.ones(spec.dim, np.float32), len(target_ND))
     cached = of_stream(stream.name, spec, target_ND, unit)
-    shown_ND = meant(stream.kind, output_ND)
+    shown_ND = to_target_units(stream.kind, output_ND)
     predicted = of_stream(stream.name, spec, shown_ND, unit, like_TD=target_ND)
-    note = f"{NAMES[stream.kind]} {score:.2f} on this clip" if score is not None else ""
+    note = f"{KINDS[stream.kind].metric_name} {score:.2f} on this clip" if score is not None else ""
     tracks = []
     for theirs, ours in zip(cached, predicted, strict=True):
         for track, who, said in ((theirs, "cached", {}), (ours, "predicted", {"note": note})):
@@ -184,32 +186,6 @@ def _pairs(
             title = f"{track.title}, {who}"
             tracks.append(dataclasses.replace(track, title=title, more=more, data=data))
     return tracks
-
-
-def meant(kind: Kind, output_ND: np.ndarray) -> np.ndarray:
-    """A head's output as what its targets are: probabilities in place of logits.
-
-    Of pitch, salience is shown as strong as the frame is voiced, as it is in the cache.
-    """
-    if kind == "features":
-        return output_ND
-    if kind == "multilabel":
-        return _sigmoid(output_ND)
-    if kind == "distribution":
-        return _softmax(output_ND)
-    voicing_N = _sigmoid(output_ND[:, -1:])
-    salience_ND = _softmax(output_ND[:, :-1])
-    peak_N = salience_ND.max(1, keepdims=True)
-    return np.concatenate([salience_ND / peak_N * voicing_N, voicing_N], 1)
-
-
-def _sigmoid(values: np.ndarray) -> np.ndarray:
-    return 1 / (1 + np.exp(-values.clip(-60, 60)))
-
-
-def _softmax(values_ND: np.ndarray) -> np.ndarray:
-    powers_ND = np.exp(values_ND - values_ND.max(1, keepdims=True))
-    return powers_ND / powers_ND.sum(1, keepdims=True)
 
 
 def _array(frames_ND: Tensor) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 
 from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
-from manifests.streams.specs import Kind
+from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 from student.config import StreamConfig
 from student.distill.streams import Stream
 
@@ -36,7 +36,7 @@ class TeacherSource:
 class StreamSource:
     """One stream of a run: what a head's outputs mean."""
 
-    kind: Kind
+    kind: str
     dim: int
     names: list[str] = field(default_factory=list)
     unit: str = ""
@@ -45,6 +45,8 @@ class StreamSource:
     mean: list[float] | None = None
     """Of each column over the cache (features): what heads predict is standardised by it."""
     std: list[float] | None = None
+    pitch_bins: PitchBins = CREPE_BINS
+    """The grid of a pitch stream; runs from before grids were stated have CREPE's."""
 
     def as_stream(self, name: str, config: StreamConfig) -> Stream:
         """The stream without its cache."""
@@ -52,7 +54,14 @@ class StreamSource:
         if self.mean is not None and self.std is not None:
             mean_D, std_D = (np.array(values, np.float32) for values in (self.mean, self.std))
             statistics = Statistics(mean_D=mean_D, std_D=std_D, num_frames=0)
-        return Stream(name=name, kind=self.kind, dim=self.dim, config=config, statistics=statistics)
+        return Stream(
+            name=name,
+            kind=self.kind,
+            dim=self.dim,
+            config=config,
+            statistics=statistics,
+            pitch_bins=self.pitch_bins,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +81,13 @@ class Sources:
     def from_fields(cls, values: Mapping[str, Any]) -> Sources:
         """From what JSON holds of it."""
         teachers = [TeacherSource(**teacher) for teacher in values["teachers"]]
-        streams = {name: StreamSource(**source) for name, source in values["streams"].items()}
+        streams = {name: _stream_source(source) for name, source in values["streams"].items()}
         return cls(**{**values, "teachers": teachers, "streams": streams})
+
+
+def _stream_source(values: Mapping[str, Any]) -> StreamSource:
+    bins = {"pitch_bins": PitchBins(**values["pitch_bins"])} if "pitch_bins" in values else {}
+    return StreamSource(**{**values, **bins})
 
 
 def build_sources(
@@ -118,4 +132,5 @@ def _described(stream: Stream, clips: list[Clip]) -> StreamSource:
         covered=sum(stream.covers(clip.clip_id) for clip in clips),
         mean=statistics.mean_D.tolist() if statistics else None,
         std=statistics.std_D.tolist() if statistics else None,
+        pitch_bins=stream.pitch_bins,
     )

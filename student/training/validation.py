@@ -15,10 +15,10 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from manifests.streams.kinds import KINDS
 from student.batch import Batch, stream_targets
-from student.distill.alignment import VOICED
-from student.distill.losses import answer_sum, stream_counts, stream_sums
-from student.distill.metrics import NAMES, constant_output, stream_metric
+from student.distill.kinds import constant_output, stream_counts, stream_metric, stream_sums
+from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.student import Student
 from student.runs.folder import Numbers
@@ -82,10 +82,9 @@ class Validator:
         stream = self._streams[name]
         constant_D = constant_output(stream.kind, self._means[name])
         constant_MD = np.broadcast_to(constant_D, target_MD.shape)
-        threshold = stream.config.threshold
         return {
-            f"{name}/metric": stream_metric(stream.kind, output_MD, target_MD, threshold),
-            f"{name}/mean_predictor": stream_metric(stream.kind, constant_MD, target_MD, threshold),
+            f"{name}/metric": stream_metric(stream, output_MD, target_MD),
+            f"{name}/mean_predictor": stream_metric(stream, constant_MD, target_MD),
         }
 
 
@@ -113,9 +112,8 @@ def calibrate(
             tower.append(result.tower_BNH.flatten(0, 1))
         for name, target_BND in batch.targets.items():
             target_MD = target_BND[batch.covered[name]].flatten(0, 1).numpy()
-            weight_MD = np.ones_like(target_MD)
-            if streams[name].kind == "pitch":
-                weight_MD[:, :-1] = target_MD[:, -1:] >= VOICED
+            validity_MD = KINDS[streams[name].kind].validity(target_MD)
+            weight_MD = validity_MD.astype(target_MD.dtype)
             totals[name] = totals.get(name, 0) + (target_MD * weight_MD).sum(0)
             counts[name] = counts.get(name, 0) + weight_MD.sum(0)
     student.train(was_training)
@@ -142,7 +140,7 @@ def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stre
             f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
             for numbers in report.values()
         ]
-        table.add_row(name, f"loss, {NAMES[stream.kind]}", _shown(baseline), *cells)
+        table.add_row(name, f"loss, {KINDS[stream.kind].metric_name}", _shown(baseline), *cells)
     return table
 
 

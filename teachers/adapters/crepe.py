@@ -18,6 +18,7 @@ import numpy as np
 
 from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
+from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.frame_grid import num_frames
@@ -28,9 +29,6 @@ SAMPLE_RATE = 16_000
 HOP = 160
 WINDOW = 1024
 BINS = 360
-CENTS_PER_BIN = 20.0
-FIRST_CENTS = 1997.3794084376191
-"""Pitch of bin 0 in cents above 10 Hz (31.7 Hz)."""
 GLIDE_BINS, GLIDE_COST, LEAP_COST = 12, 0.05, 8.0
 """A path may move by up to 12 bins a frame at a cost (in nats) per bin, or leap anywhere."""
 SILENCE_RMS = 1e-4
@@ -160,7 +158,7 @@ def frequency(salience_TB: np.ndarray) -> np.ndarray:
     bins_TW = (path_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)
     weight_TW = np.take_along_axis(salience_TB, bins_TW, 1) + 1e-9
     bin_T = (bins_TW * weight_TW).sum(1) / weight_TW.sum(1)
-    return 10.0 * 2.0 ** ((FIRST_CENTS + CENTS_PER_BIN * bin_T) / 1200.0)
+    return CREPE_BINS.hertz(bin_T)
 
 
 def best_path(salience_TB: np.ndarray) -> np.ndarray:

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 
 from manifests.packaged_weights import packaged_file, sha256
+from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import StreamSpec, TeacherSpec
-from teachers.adapters.crepe import BINS, CENTS_PER_BIN, FIRST_CENTS
+from teachers.adapters.crepe import BINS
 from teachers.protocol import Targets
 
 # Legend: T frames, B pitch bins.
@@ -121,7 +122,7 @@ class SwiftF0:
 
 def salience(f0_T: np.ndarray, voicing_T: np.ndarray) -> np.ndarray:
     """(T, B) in [0, 1]: a Gaussian around f0 over CREPE's bins, as high as the voicing."""
-    bins_B = FIRST_CENTS + CENTS_PER_BIN * np.arange(BINS)
-    cents_T = 1200.0 * np.log2(np.maximum(f0_T, 1.0) / 10.0)
+    bins_B = CREPE_BINS.cents(BINS)
+    cents_T = 1200.0 * np.log2(np.maximum(f0_T, 1.0) / CREPE_BINS.lowest_hz)
     distance_TB = (bins_B - cents_T[:, None]) / SPREAD_CENTS
     return (voicing_T[:, None] * np.exp(-0.5 * distance_TB**2)).astype(np.float32)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests.errors import UserError
-from manifests.streams.specs import Codec, Kind, StreamSpec
+from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns.
 
@@ -45,7 +45,7 @@ class Grid:
         return (count - 1) * self.hop + self.field
 
     def stream(
-        self, name: str, kind: Kind, dim: int, codec: Codec, *, pool: int = 1,
+        self, name: str, kind: str, dim: int, codec: str, *, pool: int = 1,
         names: Sequence[str] = (), unit: str = "",
     ) -> StreamSpec:  # fmt: skip
         """The spec of a stream on this grid, `pool` frames averaged into one."""

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus, build
-from manifests.streams.specs import Codec, Kind, StreamSpec, TeacherSpec
+from manifests.streams.specs import StreamSpec, TeacherSpec
 
-KINDS: dict[Codec, Kind] = {
+KINDS: dict[str, str] = {
     "fp16": "features",
     "int8": "features",
     "uint8": "multilabel",
@@ -26,7 +26,7 @@ FAILED = 5
 """The clip of `make_cache` that has no targets."""
 
 
-def stream(codec: Codec) -> StreamSpec:
+def stream(codec: str) -> StreamSpec:
     """A stream that the codec is made for, named after it."""
     dim = {"topk16": 60, "pitch": 361}.get(codec, 40)
     return StreamSpec(
@@ -40,7 +40,7 @@ def stream(codec: Codec) -> StreamSpec:
     )
 
 
-def frames(codec: Codec, *, seed: int, count: int = 50) -> np.ndarray:
+def frames(codec: str, *, seed: int, count: int = 50) -> np.ndarray:
     """Frames as such a stream has them."""
     rng = np.random.default_rng(seed)
     dim = stream(codec).dim

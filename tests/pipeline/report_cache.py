@@ -15,7 +15,7 @@ import soundfile
 
 from manifests import audio
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Row
 from manifests.cache.stream_sums import Sums

@@ -25,7 +25,7 @@ import torch
 from safetensors.torch import load_file
 
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip

@@ -7,8 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from manifests.cache.codecs import encode
-from manifests.cache.stream_sums import MAX_CODEC_LOSS, Sums
+from manifests.cache.encoded_frames import encode
+from manifests.cache.stream_sums import Sums
+from manifests.streams.codecs import CODECS
 from manifests.streams.specs import TeacherSpec
 from teachers import registry
 from teachers.protocol import Targets
@@ -107,4 +108,4 @@ def test_the_codec_keeps_what_was_heard(load: Load, name: str):
     for stream in spec.streams:
         kept = encode(heard.frames[stream.name], stream)
         loss = Sums.of(heard.frames[stream.name], kept).codec_loss(stream)
-        assert loss < MAX_CODEC_LOSS[stream.codec]
+        assert loss < CODECS[stream.codec].max_loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teachers.adapters.crepe import CENTS_PER_BIN, FIRST_CENTS
+from manifests.streams.pitch_bins import CREPE_BINS
 from teachers.protocol import Teacher
 from tests.teachers.conftest import Load
 
@@ -48,7 +48,7 @@ def test_salience_moves_when_the_pitch_does(load: Load):
     time = np.arange(24_000) / 16_000
 
     def column(hertz: float) -> int:
-        return round((1200 * np.log2(hertz / 10) - FIRST_CENTS) / CENTS_PER_BIN)
+        return round(1200 * np.log2(hertz / CREPE_BINS.lowest_hz) / CREPE_BINS.cents_per_bin)
 
     late = []
     for change in np.linspace(0.6, 0.61, 5):

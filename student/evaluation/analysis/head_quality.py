@@ -21,10 +21,10 @@ from torch.utils.data import DataLoader
 from manifests.clips import Clip
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.streams.kinds import KINDS
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
-from student.distill.alignment import VOICED
-from student.distill.metrics import NAMES, constant_output, stream_metric
+from student.distill.kinds import constant_output, stream_details, stream_metric
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.pictures import draw_reading
 from student.inference.generate import TrainedStudent
@@ -114,45 +114,12 @@ def _measure(stream: Stream, output_CND: np.ndarray, target_CND: np.ndarray) -> 
     output_MD, target_MD = (
         values.reshape(-1, values.shape[-1]) for values in (output_CND, target_CND)
     )
-    threshold = stream.config.threshold
     mean_MD = np.broadcast_to(constant_output(stream.kind, target_MD.mean(0)), target_MD.shape)
-    numbers = {
+    return {
         "kind": stream.kind,
         "clips": len(output_CND),
-        "metric": NAMES[stream.kind],
-        "score": stream_metric(stream.kind, output_MD, target_MD, threshold),
-        "mean_predictor": stream_metric(stream.kind, mean_MD, target_MD, threshold),
+        "metric": KINDS[stream.kind].metric_name,
+        "score": stream_metric(stream, output_MD, target_MD),
+        "mean_predictor": stream_metric(stream, mean_MD, target_MD),
+        **stream_details(stream, output_MD, target_MD),
     }
-    if stream.kind == "pitch":
-        numbers |= voicing(output_MD[:, -1], target_MD[:, -1])
-    if stream.kind == "multilabel":
-        numbers |= frame_f1(output_MD, target_MD, threshold)
-    return numbers
-
-
-def voicing(logits_M: np.ndarray, target_M: np.ndarray) -> dict[str, float]:
-    """Voicing recall, and false alarms among unvoiced frames (Poliner et al. 2007)."""
-    said_M, voiced_M = logits_M > 0, target_M >= VOICED
-    return {
-        "voicing_recall": _share(said_M[voiced_M]),
-        "voicing_false_alarm": _share(said_M[~voiced_M]),
-    }
-
-
-def frame_f1(logits_MD: np.ndarray, target_MD: np.ndarray, threshold: float) -> dict[str, float]:
-    """Precision, recall and F1 of single classes in single frames: for notes, the frame-level note
-    F1 of transcription. Both sides are cut at the stream's threshold."""
-    said_MD = 1 / (1 + np.exp(-logits_MD)) >= threshold
-    present_MD = target_MD >= threshold
-    hits = float((said_MD & present_MD).sum())
-    precision, recall = hits / max(said_MD.sum(), 1), hits / max(present_MD.sum(), 1)
-    total = precision + recall
-    return {
-        "frame_precision": precision,
-        "frame_recall": recall,
-        "frame_f1": 2 * precision * recall / total if total else 0.0,
-    }
-
-
-def _share(values_M: np.ndarray) -> float:
-    return float(values_M.mean()) if len(values_M) else float("nan")

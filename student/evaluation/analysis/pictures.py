@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from manifests.clips import Clip
+from student.distill.kinds import to_target_units
 from student.distill.streams import Stream
 
 matplotlib.use("Agg")
@@ -35,7 +36,7 @@ def draw_reading(
     axes = figure.subplots(2, len(shown), squeeze=False)
     for column, (name, (stream, output_ND, target_ND)) in enumerate(shown.items()):
         rows = _rows(target_ND)
-        predicted_ND = _as_target(stream, output_ND)
+        predicted_ND = to_target_units(stream.kind, output_ND)
         low, high = float(target_ND[:, rows].min()), float(target_ND[:, rows].max())
         for row, (what, values_ND) in enumerate(
             (("cached", target_ND), ("predicted", predicted_ND))
@@ -140,17 +141,3 @@ def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
 def _rows(target_ND: np.ndarray) -> np.ndarray:
     """The columns with most variation, in their order."""
     return np.sort(np.argsort(-target_ND.var(0))[:MAX_ROWS])
-
-
-def _as_target(stream: Stream, output_ND: np.ndarray) -> np.ndarray:
-    """A head's output as what it stands for."""
-    if stream.kind == "features":
-        return output_ND
-    if stream.kind == "multilabel":
-        return 1 / (1 + np.exp(-output_ND))
-    odds_ND = np.exp(output_ND - output_ND.max(1, keepdims=True))
-    if stream.kind == "distribution":
-        return odds_ND / odds_ND.sum(1, keepdims=True)
-    salience_ND = np.exp(output_ND[:, :-1] - output_ND[:, :-1].max(1, keepdims=True))
-    voicing_N1 = 1 / (1 + np.exp(-output_ND[:, -1:]))
-    return np.concatenate([salience_ND, voicing_N1], 1)

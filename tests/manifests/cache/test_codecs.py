@@ -5,25 +5,26 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from manifests.cache.codecs import PITCH_SPAN, TOP, EncodedFrames, encode
-from manifests.cache.stream_sums import MAX_CODEC_LOSS, Sums
-from manifests.streams.specs import Codec, Kind, StreamSpec
+from manifests.cache.encoded_frames import EncodedFrames, encode
+from manifests.cache.stream_sums import Sums
+from manifests.streams.codecs import CODECS, TOP
+from manifests.streams.specs import StreamSpec
 from tests.manifests.frames import KINDS, frames, stream
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_what_is_encoded_comes_back(codec: Codec):
+def test_what_is_encoded_comes_back(codec: str):
     spec, given_TD = stream(codec), frames(codec, seed=1)
     encoded = encode(given_TD, spec)
     kept_TD = EncodedFrames(spec, memoryview(bytes(encoded.blob)), len(given_TD)).decode()
 
     assert kept_TD.dtype == np.float32
     assert kept_TD.shape == given_TD.shape
-    assert Sums.of(given_TD, encoded).codec_loss(spec) < MAX_CODEC_LOSS[codec]
+    assert Sums.of(given_TD, encoded).codec_loss(spec) < CODECS[codec].max_loss
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_the_same_frames_give_the_same_bytes_and_others_do_not(codec: Codec):
+def test_the_same_frames_give_the_same_bytes_and_others_do_not(codec: str):
     spec = stream(codec)
     first, second = (encode(frames(codec, seed=1), spec) for _ in range(2))
     assert bytes(first.blob) == bytes(second.blob)
@@ -37,16 +38,17 @@ def test_the_same_frames_give_the_same_bytes_and_others_do_not(codec: Codec):
         ("int8", "features", 40, 4 * 40),
         ("uint8", "multilabel", 40, 0),
         ("topk16", "multilabel", TOP * 4 + 2, 0),
-        ("pitch", "pitch", PITCH_SPAN + 4, 0),
+        ("pitch", "pitch", 25 + 4, 0),
     ],
 )
-def test_bytes_per_frame(codec: Codec, kind: Kind, per_frame: int, once: int):
+def test_bytes_per_frame(codec: str, kind: str, per_frame: int, once: int):
     dim = 361 if codec == "pitch" else 40
     spec = StreamSpec(
         name="x", kind=kind, dim=dim, start_s=0, hop_s=0.01, window_s=0.01, codec=codec
     )
     frames_TD = np.random.default_rng(0).random((7, dim), np.float32)
     assert len(encode(frames_TD, spec).blob) == 7 * per_frame + once
+    assert CODECS[codec].blob_bytes(spec, 7) == 7 * per_frame + once
 
 
 def test_int8_has_a_scale_for_each_column_of_each_clip():
@@ -107,7 +109,7 @@ def test_frames_that_cannot_be(frames_TD: np.ndarray, message: str):
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_a_blob_of_the_wrong_size_is_not_decoded(codec: Codec):
+def test_a_blob_of_the_wrong_size_is_not_decoded(codec: str):
     encoded = encode(frames(codec, seed=1), stream(codec))
     with pytest.raises(ValueError, match=r"."):
         EncodedFrames(encoded.spec, encoded.blob, encoded.num_frames + 1).decode()

@@ -11,11 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
 from manifests.errors import UserError
-from manifests.streams.specs import Codec
 from tests.manifests.frames import FAILED, KINDS, frames, make_cache, spec, stream
 
 PRESENT = [at for at in range(20) if at != FAILED]
@@ -27,12 +26,12 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def stored(codec: Codec, at: int) -> np.ndarray:
+def stored(codec: str, at: int) -> np.ndarray:
     return encode(frames(codec, seed=at, count=10 + at), stream(codec)).decode()
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_each_clip_has_its_own_frames(cache: Path, codec: Codec):
+def test_each_clip_has_its_own_frames(cache: Path, codec: str):
     found = CacheReader(cache).stream(f"every.{codec}")
     assert len(found) == len(PRESENT)
     for at in np.random.default_rng(0).permutation(PRESENT):
@@ -41,7 +40,7 @@ def test_each_clip_has_its_own_frames(cache: Path, codec: Codec):
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_in_storage_order(cache: Path, codec: Codec):
+def test_in_storage_order(cache: Path, codec: str):
     found = CacheReader(cache).stream(f"every.{codec}")
     seen = [(clip_id, encoded.decode()) for clip_id, encoded in found]
     assert [clip_id for clip_id, _ in seen] == [f"clip{at:02d}" for at in PRESENT] == found.ids

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from manifests.errors import UserError
+from manifests.streams.pitch_bins import CREPE_BINS
 from student.demo.drawing import chosen, draw
+from student.distill.kinds import to_target_units
 from student.inference.generate import TrainedStudent
-from student.inference.head_outputs import FIRST_BIN_HZ, Reading, read_block, to_target_units
+from student.inference.head_outputs import Reading, read_block
 from student.runs.folder import Run
 
 FLAGS = (
@@ -31,14 +32,18 @@ def run(runs: Callable[[str], Path]) -> Path:
 
 def test_units() -> None:
     """Logits become what a person can read: Hz where it is voiced, probabilities."""
-    pitch_ND = torch.full((2, 361), -10.0)
+    pitch_ND = np.full((2, 361), -10.0)
     pitch_ND[:, 150] = 10.0
     pitch_ND[0, -1] = 3.0
-    hertz = to_target_units("pitch", pitch_ND)[:, 0]
-    assert hertz[0] == pytest.approx(FIRST_BIN_HZ * 2 ** (150 * 20 / 1200), rel=1e-4)
+    reading = Reading(
+        stream="pitch.salience", kind="pitch", names=(), unit="",
+        values_ND=to_target_units("pitch", pitch_ND), pitch_bins=CREPE_BINS,
+    )  # fmt: skip
+    hertz = reading.pitch_track
+    assert hertz[0] == pytest.approx(CREPE_BINS.lowest_hz * 2 ** (150 * 20 / 1200), rel=1e-4)
     assert np.isnan(hertz[1])
-    assert to_target_units("multilabel", torch.zeros(1, 3)).tolist() == [[0.5] * 3]
-    np.testing.assert_allclose(to_target_units("distribution", torch.zeros(1, 4)), 0.25)
+    assert to_target_units("multilabel", np.zeros((1, 3))).tolist() == [[0.5] * 3]
+    np.testing.assert_allclose(to_target_units("distribution", np.zeros((1, 4))), 0.25)
 
 
 def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
@@ -48,7 +53,7 @@ def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
     readings = read_block(student, wave, "Which note?", Run(run).sources.streams)
     shapes = {reading.stream: reading.values_ND.shape for reading in readings}
     assert shapes == {"toy.bands": (8, 24), "toy.events": (8, 5), "toy.class": (8, 5),
-                      "toy.salience": (8, 1)}  # fmt: skip
+                      "toy.salience": (8, 361)}  # fmt: skip
     by_name = {reading.stream: reading.values_ND for reading in readings}
     assert ((by_name["toy.events"] > 0) & (by_name["toy.events"] < 1)).all()
     np.testing.assert_allclose(by_name["toy.class"].sum(1), 1, rtol=1e-5)
@@ -64,8 +69,9 @@ def test_the_picture_shows_the_most_telling_rows() -> None:
         stream="a.events", kind="multilabel", names=names, unit="", values_ND=values_ND
     )
     assert chosen(events)[:2] == [7, 3]
-    pitch = Reading(stream="a.pitch", kind="pitch", names=(), unit="",
-                    values_ND=np.array([[220.0], [np.nan], [440.0], [440.0]]))  # fmt: skip
+    pitch_ND = np.eye(4, 361, 100, dtype=np.float32)
+    pitch_ND[1:, -1] = 1
+    pitch = Reading(stream="a.pitch", kind="pitch", names=(), unit="", values_ND=pitch_ND)
     features = Reading(stream="a.hidden", kind="features", names=(), unit="", values_ND=values_ND)
     svg = draw(np.zeros(16_000, np.float32), 16_000, [events, features, pitch])
     assert svg.startswith("<svg")

@@ -7,9 +7,10 @@ import time
 import numpy as np
 import pytest
 
-from manifests.cache.codecs import EncodedFrames, encode
+from manifests.cache.encoded_frames import EncodedFrames, encode
+from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec
-from student.distill.alignment import VOICED, span_weights, student_frames
+from student.distill.alignment import span_weights, student_frames
 
 
 def weights(num_frames: int, duration: float, num_spans: int, start_s: float = 0.02) -> np.ndarray:

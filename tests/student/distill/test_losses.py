@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from student.config import HeadConfig
-from student.distill.losses import stream_counts, stream_sums
+from manifests.streams.pitch_bins import CREPE_BINS
+from student.config import HeadConfig, StreamConfig
+from student.distill.kinds import constant_output, stream_counts, stream_metric, stream_sums
 from student.distill.metrics import (
     average_precision,
-    constant_output,
     mean_average_precision,
-    peak_cents,
     raw_pitch_accuracy,
-    stream_metric,
 )
+from student.distill.streams import Stream
 from student.model.heads import StreamHead
 
 
@@ -96,8 +95,8 @@ def test_raw_pitch_accuracy_tolerates_50_cents() -> None:
         target_ND[row, :-1] = np.exp(-((bins - true) ** 2) / 3)
         output_ND[row, :-1] = -((bins - said) ** 2) / 3
         target_ND[row, -1] = row != 3  # the last is not voiced
-    assert raw_pitch_accuracy(output_ND, target_ND) == pytest.approx(2 / 3)
-    np.testing.assert_allclose(peak_cents(target_ND[:, :-1]), 2000, atol=1e-3)
+    assert raw_pitch_accuracy(output_ND, target_ND, CREPE_BINS) == pytest.approx(2 / 3)
+    np.testing.assert_allclose(CREPE_BINS.peak(target_ND[:, :-1]), 100, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["features", "multilabel", "distribution", "pitch"])
@@ -107,10 +106,11 @@ def test_the_constant_predictor_is_below_the_truth(kind: str) -> None:
     target_ND[:, -1] = 1.0 if kind == "pitch" else target_ND[:, -1]
     if kind == "features":
         target_ND = rng.standard_normal((200, 40)).astype(np.float32)
+    stream = Stream(name="a.b", kind=kind, dim=40, config=StreamConfig())
     constant_D = constant_output(kind, target_ND.mean(0))
-    baseline = stream_metric(kind, np.broadcast_to(constant_D, target_ND.shape), target_ND, 0.5)
+    baseline = stream_metric(stream, np.broadcast_to(constant_D, target_ND.shape), target_ND)
     truth = target_ND if kind == "features" else np.log(target_ND.clip(1e-6))
-    assert baseline < 0.6 < stream_metric(kind, truth, target_ND, 0.5)
+    assert baseline < 0.6 < stream_metric(stream, truth, target_ND)
 
 
 def test_head_gives_frames_in_the_order_of_positions() -> None:

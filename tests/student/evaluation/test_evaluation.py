@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from manifests.errors import UserError
+from student.distill.metrics import frame_f1, voicing_rates
 from student.evaluation import evaluate as evaluation
 from student.evaluation.analysis.ablate import CONDITIONS, ablate
-from student.evaluation.analysis.head_quality import frame_f1, read_run, voicing
+from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.analysis.linear_probes import explained, fit_ridges
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.analysis.probe import probe
@@ -249,8 +250,8 @@ def test_reading_metrics_by_hand() -> None:
     # Three classes said, two of them right, two present.
     found = frame_f1(logits_MD, target_MD, 0.5)
     assert found == pytest.approx({"frame_precision": 2 / 3, "frame_recall": 1.0, "frame_f1": 0.8})
-    heard = voicing(np.array([1.0, -1.0, 1.0]), np.array([1.0, 1.0, 0.0]))
-    assert heard == {"voicing_recall": 0.5, "voicing_false_alarm": 1.0}
+    rates = voicing_rates(np.array([[1.0], [-1.0], [1.0]]), np.array([[1.0], [1.0], [0.0]]))
+    assert rates == {"voicing_recall": 0.5, "voicing_false_alarm": 1.0}
 
 
 def test_a_student_without_block(world: Any, tmp_path: Path, questions: list[Question]) -> None:

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from manifests.errors import UserError
 from student.config import load_recipe
-from student.distill.metrics import stream_metric
+from student.distill.kinds import stream_metric, to_target_units
 from student.report import page, predictions, runs
 from student.runs.folder import find_runs
 from student.train import train
@@ -143,14 +143,14 @@ def test_scores_are_those_of_validation(trained: Path, world) -> None:
             outputs.append(frames["toy.bands"][0])
             targets.append(frames["toy.bands"][1])
     reported = json.loads((run / "report.json").read_text())["joint"]["toy.bands/metric"]
-    shown = stream_metric("features", np.concatenate(outputs), np.concatenate(targets), 0.5)
+    shown = stream_metric(streams["toy.bands"], np.concatenate(outputs), np.concatenate(targets))
     assert shown == pytest.approx(reported, abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["features", "multilabel", "distribution", "pitch"])
 def test_outputs_are_shown_as_what_targets_are(kind: Any) -> None:
     logits_ND = np.random.default_rng(0).normal(size=(5, 7)) * 3
-    shown_ND = predictions.meant(kind, logits_ND)
+    shown_ND = to_target_units(kind, logits_ND)
     if kind == "features":
         assert np.array_equal(shown_ND, logits_ND)
         return

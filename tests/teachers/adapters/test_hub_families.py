@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.errors import UserError
 from teachers import registry
 from teachers.protocol import Teacher

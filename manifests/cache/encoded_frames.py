@@ -1,0 +1,68 @@
+"""One clip's frames of one stream as the cache stores them (codecs: `manifests.streams.codecs`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifests.streams.codecs import CODECS
+from manifests.streams.specs import StreamSpec
+
+# Legend: T frames, D columns.
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedFrames:
+    """One clip's frames of one stream, as stored."""
+
+    spec: StreamSpec
+    blob: bytes | memoryview
+    num_frames: int
+
+    def decode(self) -> np.ndarray:
+        """frames_TD, float32.
+
+        Raises:
+            ValueError: the blob's size does not fit the number of frames.
+        """
+        return self._checked(CODECS[self.spec.codec].decode(self.blob, self.spec))
+
+    def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
+        """(values_TD, scale_D), whose product is what `decode` gives.
+
+        Sums over frames need the scale once for each sum, not for each frame; int8 and uint8 values
+        come as stored, as views of the blob.
+
+        Raises:
+            ValueError: the blob's size does not fit the number of frames.
+        """
+        unscaled = CODECS[self.spec.codec].unscaled
+        if unscaled is None:
+            return self.decode(), np.ones(self.spec.dim, np.float32)
+        values_TD, scale_D = unscaled(self.blob, self.spec)
+        return self._checked(values_TD), scale_D
+
+    def _checked(self, frames_TD: np.ndarray) -> np.ndarray:
+        if frames_TD.shape != (self.num_frames, self.spec.dim):
+            raise ValueError(
+                f"stream {self.spec.name}: the blob holds {frames_TD.shape} values, "
+                f"its row says ({self.num_frames}, {self.spec.dim})"
+            )
+        return frames_TD
+
+
+def encode(frames_TD: np.ndarray, spec: StreamSpec) -> EncodedFrames:
+    """Packs float32 frames by the stream's codec.
+
+    Raises:
+        ValueError: the frames have the wrong width, are none, or are not all finite.
+    """
+    if frames_TD.ndim != 2 or frames_TD.shape[1] != spec.dim or not len(frames_TD):
+        raise ValueError(
+            f"stream {spec.name}: expected (T >= 1, {spec.dim}) frames, found {frames_TD.shape}"
+        )
+    if not np.isfinite(frames_TD).all():
+        raise ValueError(f"stream {spec.name}: the expert gave values that are not finite")
+    blob = CODECS[spec.codec].encode(np.ascontiguousarray(frames_TD, dtype=np.float32), spec)
+    return EncodedFrames(spec, blob, len(frames_TD))
