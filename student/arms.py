@@ -1,32 +1,29 @@
 """All arms from one recipe, with several seeds: is it the block, its targets, or both that help?
 
 Published relatives of this method gained little over plain controls once someone checked, so the
-controls are one command. Arms of one seed share data, order, steps, adapters and starting weights.
+controls are one command. An arm is a row of switches (student.config.SWITCHES); arms of one seed
+share data, order, steps, adapters and starting weights.
 """
 
 from __future__ import annotations
 
 import statistics
-from dataclasses import fields, replace
-from pathlib import Path
 
 from rich.table import Table
 
 from manifests.console import console
-from student.config import ArmsOptions, TrainOptions
+from student.config import ArmsOptions
 from student.runs.folder import Numbers
 from student.train import train
 
 
 def run_arms(options: ArmsOptions) -> Table:
     """Trains every arm with every seed, or goes on where that was interrupted."""
-    common = {item.name: getattr(options, item.name) for item in fields(TrainOptions)}
     ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:
         for arm in options.arms:
             console.rule(f"{arm}, seed {seed}")
-            out = str(Path(options.out) / f"{arm}-{seed}")
-            report = train(replace(TrainOptions(**common), arm=arm, seed=seed, out=out))
+            report = train(options.arm_options(arm, seed))
             ends[arm].append(report[list(report)[-1]])
     return build_arms_table(ends)
 

@@ -32,13 +32,13 @@ class Grid:
     num_frames: int
     """N = K * R."""
     at_audio: bool = False
-    """Whether heads read the audio's own tokens, because there is no block."""
+    """Whether heads read the audio's own tokens."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
         """The grid of a recipe, for the given streams."""
         num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-        at_audio = recipe.distils and not recipe.has_block
+        at_audio = recipe.switches.distill_audio
         return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
 
     @property
@@ -107,6 +107,8 @@ class StudentOutput:
     labels_A: Tensor | None = None
     frames: dict[str, Tensor] = field(default_factory=dict)
     """Stream -> the head's output, (B, N, D)."""
+    audio_frames: dict[str, Tensor] = field(default_factory=dict)
+    """The same of the heads that the audio tokens have beside a block's."""
     tower_BNH: Tensor | None = None
     """The target of `reconstruction`: the projected audio features, standardised."""
 

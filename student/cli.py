@@ -29,8 +29,20 @@ def train(options: TrainOptions) -> None:
     run_training(options)
 
 
+def base(options: TrainOptions) -> int:
+    """Teach a language model to listen, and write the checkpoint that all arms start from."""
+    from student.base import CHECKPOINT, build_base
+    from student.quiet import quiet_libraries
+    from student.release.export import describe
+
+    quiet_libraries()
+    proof = build_base(options)
+    console.print(f"{options.out}/{CHECKPOINT}: {describe(proof)}")
+    return 0 if proof.holds else 1
+
+
 def arms(options: ArmsOptions) -> None:
-    """Train coat and its controls (sft, pause) with several seeds from one recipe."""
+    """Train coat and its controls with several seeds from one recipe."""
     from student.arms import run_arms
     from student.quiet import quiet_libraries
 
@@ -176,8 +188,8 @@ def main() -> None:
     quiet_imports()
     run_command(
         "coat-student",
-        {"train": train, "arms": arms, "generate": generate, "reply": reply, "demo": demo,
-         "eval": evaluate, "ablate": ablate, "probe": probe,
+        {"train": train, "base": base, "arms": arms, "generate": generate, "reply": reply,
+         "demo": demo, "eval": evaluate, "ablate": ablate, "probe": probe,
          "report": report, "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
     )  # fmt: skip

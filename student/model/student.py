@@ -16,11 +16,17 @@ from transformers import PreTrainedModel
 
 from manifests.errors import UserError
 from student.batch import IGNORE, StudentOutput
-from student.config import HeadConfig, ModelConfig, Recipe
+from student.config import Blinded, HeadConfig, ModelConfig, Recipe
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
 from student.model.block import Block, add_block, template_with_block, template_without_block
+from student.model.bottleneck import (
+    as_attention_mask,
+    check_kernel,
+    text_that_is_blind,
+    visible,
+)
 from student.model.heads import StreamHead
 from student.model.quantized import keep_weights_unpacked, quantization_config
 from student.model.tower_cache import cache_tower_outputs
@@ -49,7 +55,19 @@ class Student(nn.Module):
         streams: Mapping[str, Stream],
         config: HeadConfig,
         num_positions: int,
+        *,
+        audio_heads: bool = False,
     ) -> None:
+        """
+        Args:
+            backbone: The adapter of the model's family.
+            model: The backbone's model.
+            block: The thinking positions, if the arm has them.
+            streams: What the heads predict: from the block, or from the audio tokens without one.
+            config: Sizes of the heads.
+            num_positions: K.
+            audio_heads: Give the audio tokens heads of their own beside the block's.
+        """
         super().__init__()
         self.backbone = backbone
         self.model = model
@@ -58,13 +76,18 @@ class Student(nn.Module):
         self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
         width = text_config.hidden_size
         self.num_positions = num_positions
-        self.heads = nn.ModuleDict(
-            {
-                stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
-                                       dim=stream.dim or width, config=config)
-                for stream in streams.values()
-            }
-        )  # fmt: skip
+
+        def heads(predicted: Mapping[str, Stream]) -> nn.ModuleDict:
+            return nn.ModuleDict(
+                {
+                    stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
+                                           dim=stream.dim or width, config=config)
+                    for stream in predicted.values()
+                }
+            )  # fmt: skip
+
+        self.heads = heads(streams)
+        self.audio_heads = heads(streams if audio_heads else {})
         self.names = {stream.key: stream.name for stream in streams.values()}
         self.register_buffer("tower_mean_H", torch.zeros(width))
         self.register_buffer("tower_std_H", torch.ones(width))
@@ -88,11 +111,19 @@ class Student(nn.Module):
         audio_weights_BNS: Tensor | None = None,
         *,
         with_answer: bool = True,
+        bottleneck: Blinded | None = None,
     ) -> StudentOutput:
         """One pass over prompts and answers.
 
         The language model's head is applied at the answer's positions alone: logits at every
         position are what fills memory.
+
+        Args:
+            inputs: Of the backbone, padded or packed.
+            labels_BS: The answers' tokens; everything else is ignored.
+            audio_weights_BNS: By which the last audio's tokens average to the student's frames.
+            with_answer: Give the answers' logits.
+            bottleneck: Which text may attend to audio through the block alone, if any.
 
         Returns:
             Logits and labels with `with_answer`; the target of `reconstruction` with its head and
@@ -100,12 +131,15 @@ class Student(nn.Module):
         """
         inputs = self.cast(inputs)
         outputs = self.base.model(
-            **(inputs | self.backbone.positions(inputs)),
+            **(
+                inputs | self.backbone.positions(inputs) | self._mask(inputs, labels_BS, bottleneck)
+            ),
             output_hidden_states=bool(self.heads),
             use_cache=False,
         )
         logits_AV = labels_A = tower_BNH = None
         frames: dict[str, Tensor] = {}
+        audio_frames: dict[str, Tensor] = {}
         if with_answer:
             answer_BS = labels_BS[:, 1:] != IGNORE
             states_AH = outputs.last_hidden_state[:, :-1][answer_BS]
@@ -119,13 +153,23 @@ class Student(nn.Module):
                 assert audio_weights_BNS is not None
                 hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
             frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
+            if self.audio_heads:
+                assert audio_weights_BNS is not None
+                hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
+                audio_frames = {
+                    self.names[key]: head(hidden_BKH) for key, head in self.audio_heads.items()
+                }
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
             with torch.autocast(embedded_BSH.device.type, enabled=False):
                 tower_BNH = audio_weights_BNS.float() @ embedded_BSH
             tower_BNH = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return StudentOutput(
-            logits_AV=logits_AV, labels_A=labels_A, frames=frames, tower_BNH=tower_BNH
+            logits_AV=logits_AV,
+            labels_A=labels_A,
+            frames=frames,
+            audio_frames=audio_frames,
+            tower_BNH=tower_BNH,
         )
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -135,6 +179,26 @@ class Student(nn.Module):
             name: value.to(dtype) if value.is_floating_point() else value
             for name, value in inputs.items()
         }
+
+    def _mask(
+        self, inputs: dict[str, Tensor], labels_BS: Tensor, bottleneck: Blinded | None
+    ) -> dict[str, Tensor]:
+        """The attention mask of the bottleneck, in place of the padding's."""
+        if bottleneck is None:
+            return {}
+        assert self.block is not None
+        ids_BS = inputs["input_ids"]
+        audio_id = self.backbone.audio_token_id(self.base)
+        blind_BS = text_that_is_blind(
+            ids_BS,
+            labels_BS,
+            audio_id=audio_id,
+            content_ids=self.block.content_ids,
+            blinds=bottleneck,
+        )
+        visible_BSS = visible(inputs, blind_BS=blind_BS, hidden_BS=ids_BS == audio_id)
+        mask_B1SS = as_attention_mask(visible_BSS, self.base)
+        return {"attention_mask": mask_B1SS, **self.backbone.masked_positions(inputs)}
 
     def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor, block: Block) -> Tensor:
         """hidden_BKH at the thinking positions; B counts blocks, of which a packed row has many."""
@@ -149,17 +213,20 @@ class Student(nn.Module):
 
     def part(self, name: str) -> Part:
         """What the parameter of that name belongs to."""
-        if name.startswith("heads."):
+        if name.startswith(("heads.", "audio_heads.")):
             return "heads"
         return "rows" if "trainable_tokens" in name else "backbone"
 
-    def train_only(self, what: Literal["rows", "lora", "full"]) -> None:
+    def train_only(self, what: Literal["rows", "lora", "projector+lora", "full"]) -> None:
         """Freezes everything but the heads, the block's rows, and what a stage trains besides."""
+        projector = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.projector)
         full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
         for name, parameter in self.named_parameters():
             chosen = self.part(name) != "backbone"
-            if what == "lora":
+            if what in ("lora", "projector+lora"):
                 chosen |= ".lora_" in name
+            if what == "projector+lora":
+                chosen |= projector.fullmatch(name) is not None
             elif what == "full":
                 chosen |= full.fullmatch(name) is not None
             if parameter.is_floating_point():
@@ -187,7 +254,7 @@ class Student(nn.Module):
         saved = {
             name: _placed_as(own.get(name), value)
             for name, value in load_file(path).items()
-            if not name.startswith("heads.") or name.split(".")[1] in self.heads
+            if not name.startswith(("heads.", "audio_heads.")) or name in own
         }
         try:
             problems = self.load_state_dict(saved, strict=False).unexpected_keys
@@ -244,6 +311,8 @@ def build_student(
     torch.manual_seed(recipe.seed)
     block = None
     num_positions = recipe.block.tokens
+    if recipe.joint is not None and recipe.joint.bottleneck:
+        check_kernel(model)
     set_template(processor, recipe, backbone.audio_end)
     if recipe.has_block:
         block = add_block(model, processor.tokenizer, num_positions)
@@ -253,7 +322,11 @@ def build_student(
         cache_tower_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
     distilled = streams if recipe.distils else {}
-    return Student(backbone, wrapped, block, distilled, recipe.heads, num_positions)
+    switches = recipe.switches
+    return Student(
+        backbone, wrapped, block, distilled, recipe.heads, num_positions,
+        audio_heads=switches.distill_audio and switches.distill_block,
+    )  # fmt: skip
 
 
 def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:

@@ -66,11 +66,16 @@ def _header(recipe: Recipe) -> str:
 
 
 def _what(recipe: Recipe, base: str) -> str:
-    arms = {
-        "coat": "Its hidden states at these positions were trained to predict what audio experts "
-        "hear.",
-        "pause": "A control: the block was trained without any expert.",
-    }
+    taught = (
+        "Its hidden states at these positions were trained to predict what audio experts hear."
+        if recipe.switches.distill_block
+        else "A control: the block was trained without any expert."
+    )
+    if recipe.joint is not None and recipe.joint.bottleneck:
+        taught += (
+            f" For the first {recipe.joint.bottleneck:.0%} of the steps with answers, text could "
+            "attend to the audio through the block alone; attention is plain now."
+        )
     if not recipe.has_block:
         taught = ", its audio tokens taught what experts hear" if recipe.distils else ""
         return (
@@ -80,7 +85,7 @@ def _what(recipe: Recipe, base: str) -> str:
     return (
         f"{base} with a block of {recipe.block.tokens} thinking positions (`{tokens[0]}` ... "
         f"`{tokens[-1]}`, {recipe.block.placement.replace('_', ' ')}), after {METHOD}. "
-        f"{arms[recipe.arm]} The block is part of the prompt: one prefill, no further token."
+        f"{taught} The block is part of the prompt: one prefill, no further token."
     )
 
 

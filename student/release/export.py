@@ -71,7 +71,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     if isinstance(model, PeftModel):
         model = model.merge_and_unload()
     joint = trained.recipe.joint
-    if joint is None or joint.train == "lora":
+    if joint is None or joint.train != "full":
         # A full training has taught the head not to say them; here it has never met them.
         _untie(model)
         with torch.no_grad():

@@ -29,6 +29,7 @@ from manifests.errors import UserError
 from student.config import Recipe, StreamConfig, differences, load_recipe, save_recipe
 from student.data.examples import HELD_OUT_FILE, Example, read_held_out, write_held_out
 from student.distill.streams import Stream
+from student.model.small import build_small
 from student.model.tiny import build_tiny
 from student.runs.sources import Sources
 
@@ -137,7 +138,9 @@ class Run:
         if self.exists:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        if recipe.model.build is not None:
+        if recipe.model.build == "small":
+            build_small(self.base_folder, recipe.model.small, seed=recipe.seed)
+        elif recipe.model.build == "tiny":
             questions = [example.messages[-1]["content"][-1]["text"] for example in learning]
             texts = questions + [example.answer for example in learning]
             build_tiny(self.base_folder, recipe.model.tiny, texts, seed=recipe.seed)

@@ -37,7 +37,8 @@ class StudentTrainer(Trainer):
         student: What is trained.
         stage: Of the recipe.
         count: Batch -> the counts that its losses are divided by.
-        losses: (model, batch, counts) -> each loss by name, and the total to descend.
+        losses: (model, batch, counts, share of the stage's steps that are done) -> each loss by
+            name, and the total to descend.
         validate: Student -> numbers.
         lengths: Of the examples; given, they are batched with others of similar length.
     """
@@ -51,7 +52,7 @@ class StudentTrainer(Trainer):
         arguments: TrainingArguments,
         *,
         count: Callable[[Batch], Counts],
-        losses: Callable[[torch.nn.Module, Batch, Counts], tuple[Numbers, Tensor]],
+        losses: Callable[[torch.nn.Module, Batch, Counts, float], tuple[Numbers, Tensor]],
         validate: Callable[[Student], Numbers],
         examples: Dataset,
         held_out: Dataset,
@@ -98,7 +99,8 @@ class StudentTrainer(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """This batch's share of the loss of the whole accumulated batch."""
-        parts, loss = self._losses(model, inputs, num_items_in_batch)
+        done = self.state.global_step / max(self.state.max_steps, 1)
+        parts, loss = self._losses(model, inputs, num_items_in_batch, done)
         for name, value in parts.items():
             self._parts[name] += value
         loss = loss * self.accelerator.num_processes  # gradients are averaged over processes

@@ -34,8 +34,8 @@ from student.train import train
         ({"model": {"build": "tiny"}, "blok": {"tokens": 4}}, "blok"),
         ({"model": {"build": "tiny"}, "block": {"tokns": 4}}, "tokns"),
         ({"model": {"build": "tiny"}, "block": {"tokens": 0}}, "block.tokens"),
-        ({"model": {"build": "tiny", "path": "x"}}, "either `path` or `build: tiny`"),
-        ({"model": {"build": "tiny"}, "arm": "both"}, "arm"),
+        ({"model": {"build": "tiny", "path": "x"}}, "either `path` or `build`"),
+        ({"model": {"build": "tiny"}, "arm": "neither"}, "arm"),
         (
             {
                 "model": {"build": "tiny"},

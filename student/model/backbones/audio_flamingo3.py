@@ -34,6 +34,7 @@ class AudioFlamingo3(Backbone):
         r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
     trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
+    projector = r"model\.multi_modal_projector\..*"
     tower_by_rows = False
     special_tokens = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<sound>")
 

@@ -52,6 +52,8 @@ class Backbone(Protocol):
     nothing of the audio tower, whose layers have the same short names."""
     trained_in_full: str
     """Regular expression for the parameters that `train: full` trains: all but the towers."""
+    projector: str
+    """Regular expression for the parameters between audio tower and language model."""
     tower_by_rows: bool
     """The audio tower takes one row per audio, so its outputs can be remembered row by row."""
     special_tokens: tuple[str, ...]
@@ -87,6 +89,11 @@ class Backbone(Protocol):
             return {}
         mask_BS = inputs["attention_mask"]
         return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
+
+    def masked_positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What the inner model must be told of positions when its attention mask is 4-D, from which
+        it cannot count them."""
+        return self.positions(inputs)
 
     def audio_tower(self, model: Any) -> nn.Module:
         """The module whose output goes to the projector."""

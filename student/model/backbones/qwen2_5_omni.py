@@ -67,6 +67,7 @@ class Qwen2_5Omni(Backbone):
         r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
     trained_in_full = r"(model\.(language_model|audio_tower\.proj)|lm_head)\..*"
+    projector = r"model\.audio_tower\.proj\..*"
     tower_by_rows = False
     special_tokens = (
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>",
@@ -133,6 +134,12 @@ class Qwen2_5Omni(Backbone):
             # Of text, then of the three axes, which are alike where there is no image.
             return {"position_ids": inputs["position_ids"].expand(4, 1, -1)}
         return {}  # The Thinker makes its three axes of positions from the attention mask.
+
+    def masked_positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        if "position_ids" in inputs:
+            return {"position_ids": inputs["position_ids"].expand(3, 1, -1)}
+        places_BS = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        return {"position_ids": places_BS.expand(3, *places_BS.shape)}
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
         """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM registers no bare Thinker,

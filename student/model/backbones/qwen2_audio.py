@@ -35,6 +35,7 @@ class Qwen2Audio(Backbone):
         r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
     trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
+    projector = r"model\.multi_modal_projector\..*"
     tower_by_rows = True
     special_tokens = (
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>",

@@ -12,7 +12,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from student.config import ARMS, ModelConfig, StageConfig
+from student.config import ARMS, WITH_BLOCK, WITH_HEADS, ModelConfig, StageConfig
 from student.inference.generate import load_student
 from student.model.student import build_student, load_backbone
 from student.runs.folder import Run
@@ -160,7 +160,7 @@ def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_pat
     reports = {arm: train(world.options(tmp_path / arm, arm=arm)) for arm in ARMS}
     saved = {arm: states(tmp_path / arm) for arm in reports}
     assert list(reports["sft"]) == ["before", "joint"]
-    for arm in ("pause", "distill", "coat"):
+    for arm in ARMS[1:]:
         assert list(reports[arm]) == ["before", "align", "joint"]
     adapters = {arm: {name for name in saved[arm]["joint"] if ".lora_" in name} for arm in saved}
     assert all(adapters[arm] == adapters["sft"] for arm in ARMS)
@@ -168,8 +168,11 @@ def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_pat
         {arm for arm in ARMS if any(part in name for name in saved[arm]["joint"])}
         for part in ("trainable_tokens", "heads.")
     )
-    assert rows == {"pause", "coat"}
-    assert heads == {"distill", "coat"}
+    assert rows == set(WITH_BLOCK)
+    assert heads == set(WITH_HEADS) == {"distill", "coat", "coat+bottleneck", "both"}
+    at_audio = {name for name in saved["both"]["joint"] if name.startswith("audio_heads.")}
+    at_block = {name for name in saved["both"]["joint"] if name.startswith("heads.")}
+    assert {name.removeprefix("audio_") for name in at_audio} == at_block
     before = {arm: reports[arm]["before"]["answer_loss"] for arm in ARMS}
     assert before["coat"] == pytest.approx(before["pause"], rel=1e-5)
     assert before["distill"] == pytest.approx(before["sft"], rel=1e-5)

@@ -1,0 +1,133 @@
+"""What the small student learns to listen from, before any arm: transcripts, captions, labels.
+
+Recordings and a synthesiser's speech, all from Debian packages. Captions are sentences made of
+labels. A tenth of the clips, of speech by what is said, is never trained on; questions about these
+say how far listening has come.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from benchmarks.miniature import audio
+from benchmarks.miniature.audio import Row
+from benchmarks.miniature.speech import spoken_phrases
+from examples.demo.debian import unpacked
+from student.data.examples import fraction
+
+MAX_SECONDS = 3.0
+PHRASES = 2400
+TEST_SHARE = 0.1
+QUESTIONS = {
+    "transcription": "What is said?",
+    "instrument": "Which instrument plays?",
+    "drum": "Which drum is hit?",
+    "language": "Which language is spoken?",
+    "kind": "Is it speech, music or a sound?",
+}
+"""Task (`transcription`, or a label) -> what is asked."""
+
+
+def make(out: Path, *, phrases: int = PHRASES) -> list[Row]:
+    """Writes the audio, its manifest and the questions; the rows that are trained on."""
+    source = out / "source"
+    rows = [
+        *audio.spoken_prompts(source, 600),
+        *audio.spoken_digits(source, 300),
+        *spoken_names(source),
+        *spoken_phrases(source, phrases),
+        *_captioned(audio.languages(source, 20), "Someone speaks {}.", "language"),
+        *_captioned(audio.drums(source, new_kits=False), "A {} is hit.", "drum"),
+        *_captioned(audio.notes(source, "TimGM6mb", 320), "A {} plays a note.", "instrument"),
+        *_captioned(audio.melodies(source, "TimGM6mb", 96), "A {} plays a melody.", "instrument"),
+        *named_sounds(source),
+    ]
+    rows = [row for row in rows if row["duration"] <= MAX_SECONDS]
+    training = [row for row in rows if not _is_test(row)]
+    _write_lines(source / "base.jsonl", training)
+    _write_lines(out / "questions" / "base.jsonl", questions(filter(_is_test, rows)))
+    return training
+
+
+def _write_lines(path: Path, rows: Iterable[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text("".join(lines), encoding="utf-8")
+
+
+def spoken_names(out: Path) -> Iterator[Row]:
+    """English names of things (Tux Paint), with what is said."""
+    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    for file in sorted(stamps.rglob("*_desc.ogg")):
+        wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        text = _first_line(file.with_name(file.name.replace("_desc.ogg", ".txt")))
+        if text and len(wave) >= 0.3 * rate:
+            path = out / "names" / f"{file.parent.name}-{file.stem}.wav"
+            yield audio.write(path, wave.mean(1), rate, group="names", text=audio.normal(text),
+                             kind="speech")  # fmt: skip
+
+
+def named_sounds(out: Path) -> Iterator[Row]:
+    """Animals, machines and the like, with the sentence that Tux Paint has for each."""
+    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    for file in sorted([*stamps.rglob("*.ogg"), *stamps.rglob("*.wav")]):
+        place = file.relative_to(stamps).parts
+        text = _first_line(file.with_suffix(".txt"))
+        if "_desc" in file.stem or place[0] not in audio.SOUND_STAMPS or not text:
+            continue
+        wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
+        wave = wave[: int(2.5 * rate)]
+        if len(wave) < 0.2 * rate or np.abs(wave).max() < 1e-3:
+            continue
+        path = out / "named" / f"{file.parent.name}-{file.stem}.wav".replace(" ", "-")
+        yield audio.write(path, wave.mean(1), rate, group="named", kind="sound",
+                         sound=audio.normal(text), caption=text)  # fmt: skip
+
+
+def questions(rows: Iterable[Row], most: int = 100) -> list[dict]:
+    """About clips that are not trained on: what is said, or which sound it is; `most` per task."""
+    asked: dict[str, list[dict]] = {}
+    shuffled = sorted(rows, key=lambda row: fraction("question", row["id"]))
+    known = {name: sorted({str(row["labels"].get(name)) for row in shuffled} - {"None"})
+             for name in QUESTIONS}  # fmt: skip
+    for row in shuffled:
+        answers = {"transcription": row["text"], **row["labels"]}
+        for task, question in QUESTIONS.items():
+            if answers.get(task) and len(asked.setdefault(task, [])) < most:
+                is_speech = task == "transcription"
+                asked[task].append(
+                    {
+                        "id": f"{task}/{row['id']}",
+                        "task": task,
+                        "kind": "transcription" if is_speech else "label",
+                        "audio": row["audio_filepath"],
+                        "question": question,
+                        "choices": [] if is_speech else known[task],
+                        "answer": answers[task],
+                        "clip_id": row["id"],
+                    }
+                )
+    return [question for each in asked.values() for question in each]
+
+
+def _captioned(rows: Iterable[Row], sentence: str, label: str) -> Iterator[Row]:
+    """Rows with a caption that names one of their labels."""
+    for row in rows:
+        caption = sentence.format(row["labels"][label])
+        yield {**row, "labels": {**row["labels"], "caption": caption}}
+
+
+def _first_line(path: Path) -> str:
+    """The English description of a stamp; empty where there is none."""
+    if not path.is_file():
+        return ""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()
+
+
+def _is_test(row: Row) -> bool:
+    return fraction("test", row["labels"]["key"]) < TEST_SHARE

@@ -1,0 +1,105 @@
+"""The bottleneck: text reads the audio through the block's thinking positions alone.
+
+For the first part of training neither question nor answer may attend to audio tokens; the thinking
+positions may, so what an answer needs of the clip must be in them (LIVR, arXiv 2512.21218). Then
+attention is plain again, as it is at inference: exports need nothing. The same rule hides audio or
+block from a finished student, to see what its answers rest on.
+
+The rule is one 4-D mask for padded and packed rows, left and right; it needs a kernel that takes an
+arbitrary mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from manifests.errors import UserError
+from student.batch import IGNORE
+from student.config import Blinded
+
+# Legend: B rows, S tokens (queries or keys).
+
+KERNELS = ("sdpa", "eager")
+"""Attention kernels of transformers that take a mask per query and key."""
+
+
+def check_kernel(model: PreTrainedModel) -> None:
+    """Refuses a kernel that would ignore the mask, or fail at the first step.
+
+    Raises:
+        UserError: with what to set instead.
+    """
+    kernel = model.config.get_text_config()._attn_implementation
+    if kernel not in KERNELS:
+        raise UserError(
+            f"the bottleneck hides audio tokens by a mask, which the attention kernel {kernel!r} "
+            f"cannot take; set model.attention to {' or '.join(KERNELS)}, or joint.bottleneck to 0"
+        )
+
+
+def text_that_is_blind(
+    ids_BS: Tensor,
+    labels_BS: Tensor,
+    *,
+    audio_id: int,
+    content_ids: Sequence[int],
+    blinds: Blinded = "question_and_answer",
+) -> Tensor:
+    """Boolean_BS: the positions that may not attend to audio.
+
+    The block's start and end markers are text: the first word of an answer is read from the marker
+    before it.
+
+    Args:
+        ids_BS: Tokens of padded or packed rows.
+        labels_BS: Where the answers are.
+        audio_id: The placeholder of audio tokens.
+        content_ids: The block's thinking positions.
+        blinds: All text, or the positions that predict an answer.
+    """
+    if blinds == "answer":
+        answer_BS = labels_BS != IGNORE
+        predicts_BS = torch.zeros_like(answer_BS)
+        predicts_BS[:, :-1] = answer_BS[:, 1:]
+        return answer_BS | predicts_BS
+    sees = torch.tensor([audio_id, *content_ids], device=ids_BS.device)
+    return ~torch.isin(ids_BS, sees)
+
+
+def visible(inputs: dict[str, Tensor], *, blind_BS: Tensor, hidden_BS: Tensor) -> Tensor:
+    """Boolean_BSS, query by key: causal, within each example, and the blind do not see the hidden.
+
+    Every position, padding included, sees itself, so that no row of the softmax is empty.
+
+    Args:
+        inputs: Padded rows with `attention_mask`, or one packed row with `position_ids`, which
+            begin anew with each example.
+        blind_BS: Positions that may not attend to the hidden ones.
+        hidden_BS: Positions that are hidden from them.
+    """
+    length = inputs["input_ids"].shape[1]
+    device = inputs["input_ids"].device
+    visible_BSS = torch.ones(length, length, dtype=torch.bool, device=device).tril()[None]
+    if "position_ids" in inputs:
+        example_BS = (inputs["position_ids"] == 0).cumsum(-1)
+        visible_BSS = visible_BSS & (example_BS[:, :, None] == example_BS[:, None, :])
+    else:
+        visible_BSS = visible_BSS & inputs["attention_mask"].bool()[:, None, :]
+    visible_BSS = visible_BSS & ~(blind_BS[:, :, None] & hidden_BS[:, None, :])
+    return visible_BSS | torch.eye(length, dtype=torch.bool, device=device)
+
+
+def as_attention_mask(visible_BSS: Tensor, model: PreTrainedModel) -> Tensor:
+    """mask_B1SS in the form that the model's attention kernel takes.
+
+    `sdpa` takes booleans, whatever the precision of its states; `eager` adds numbers to the scores.
+    """
+    mask_B1SS = visible_BSS[:, None]
+    if model.config.get_text_config()._attn_implementation == "sdpa":
+        return mask_B1SS
+    scores_B1SS = torch.zeros(mask_B1SS.shape, device=mask_B1SS.device)
+    return scores_B1SS.masked_fill(~mask_B1SS, torch.finfo(scores_B1SS.dtype).min)

