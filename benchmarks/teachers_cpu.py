@@ -164,7 +164,7 @@ def main() -> None:
     options = parser.parse_args()
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(THREADS)
-    clips = [clip for clip in Corpus(options.corpus).clips() if clip.duration]
+    clips = [clip for clip in Corpus(options.corpus).clips() if clip.likely_duration]
     spoken = [clip for clip in clips if clip.text and len(clip.text.split()) > 2]
     if options.whisper:
         whisper(options.whisper, spoken[:: max(1, len(spoken) // options.spoken)][: options.spoken])

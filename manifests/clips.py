@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from manifests.errors import UserError
 
@@ -25,8 +26,14 @@ SCHEMA = pa.schema(
         pa.field("duration", pa.float64(), metadata={"unit": "s"}),
         pa.field("text", pa.string()),
         pa.field("labels", pa.string(), nullable=False, metadata={"encoding": "JSON object"}),
+        pa.field("estimated_duration", pa.float64(), metadata={"unit": "s"}),
     ]
 )
+
+MAX_SECONDS = 1e9
+"""Three decades: a longer time is a damaged header or a slip."""
+_STORED_AUDIO = re.compile(r"/\d{5}/\d{8}-[0-9a-f]{16}(\.\w+)?$")
+"""Audio that `coat-corpus build` has copied out of a dataset: each file is one whole clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,19 +47,31 @@ class Clip:
     offset: float = 0.0
     """Start within the file, in seconds."""
     duration: float | None = None
-    """Length in seconds; None means up to the end of the file."""
+    """Stated length in seconds, which bounds the clip; None means up to the end of the file."""
     text: str | None = None
     """What is said, if known."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Anything else that is known, JSON-serialisable."""
+    estimated_duration: float | None = None
+    """A guess at the length in seconds, from a file's header, for planning; it bounds nothing."""
 
     def __post_init__(self) -> None:
         if not self.clip_id or not self.uri:
             raise UserError(f"a clip needs an id and a uri; found {self.clip_id!r}, {self.uri!r}")
-        if not (math.isfinite(self.offset) and self.offset >= 0):
-            raise UserError(f"clip {self.clip_id}: offset must be >= 0 s, found {self.offset}")
-        if self.duration is not None and not (math.isfinite(self.duration) and self.duration > 0):
-            raise UserError(f"clip {self.clip_id}: duration must be > 0 s, found {self.duration}")
+        if not 0 <= self.offset < MAX_SECONDS:
+            raise UserError(
+                f"clip {self.clip_id}: offset must be >= 0 s and below 1e9 s, found {self.offset}"
+            )
+        for seconds in (self.duration, self.estimated_duration):
+            if seconds is not None and not 0 < seconds < MAX_SECONDS:
+                raise UserError(
+                    f"clip {self.clip_id}: duration must be > 0 s and below 1e9 s, found {seconds}"
+                )
+
+    @property
+    def likely_duration(self) -> float | None:
+        """The stated duration, else the estimated one, else None: for planning."""
+        return self.estimated_duration if self.duration is None else self.duration
 
 
 def stable_id(uri: str, offset: float, duration: float | None) -> str:
@@ -71,6 +90,7 @@ def to_table(clips: Iterable[Clip]) -> pa.Table:
             "duration": clip.duration,
             "text": clip.text,
             "labels": json.dumps(dict(clip.labels), ensure_ascii=False, sort_keys=True),
+            "estimated_duration": clip.estimated_duration,
         }
         for clip in clips
     ]
@@ -78,5 +98,28 @@ def to_table(clips: Iterable[Clip]) -> pa.Table:
 
 
 def from_table(table: pa.Table) -> list[Clip]:
-    """The clips of a table made by `to_table`, in its order."""
-    return [Clip(**{**row, "labels": json.loads(row["labels"])}) for row in table.to_pylist()]
+    """The clips of a table made by `to_table`, in its order.
+
+    Corpora of format 1 kept a length from a file's header as if it were stated. Where a row shows
+    that it is a whole file as a folder or a dataset gave it, the length is taken for an estimate.
+    """
+    rows = table.to_pylist()
+    if "estimated_duration" not in table.column_names:
+        for row in rows:
+            _tell_estimate(row)
+    return [Clip(**{**row, "labels": json.loads(row["labels"])}) for row in rows]
+
+
+def likely_durations(table: pa.Table) -> pa.ChunkedArray:
+    """`Clip.likely_duration` of each row of a table made by `to_table`, in any format."""
+    if "estimated_duration" not in table.column_names:
+        return table["duration"]
+    return pc.coalesce(table["duration"], table["estimated_duration"])  # type: ignore[attr-defined]
+
+
+def _tell_estimate(row: dict[str, Any]) -> None:
+    whole = row["clip_id"] == stable_id(row["uri"], 0.0, None) or _STORED_AUDIO.search(row["uri"])
+    if row["offset"] or row["duration"] is None or not whole:
+        return
+    seconds = row.pop("duration")
+    row["estimated_duration"] = seconds if seconds < MAX_SECONDS else None

@@ -24,13 +24,15 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.clips import Clip, from_table, to_table
+from manifests.clips import Clip, from_table, likely_durations, to_table
 from manifests.corpus.duplicate_index import DuplicateIndex
 from manifests.errors import UserError
 from manifests.storage import Folder
 
-FORMAT = 1
-"""Version of the corpus's format. A reader refuses newer ones."""
+FORMAT = 2
+"""Version of the corpus's format. A reader refuses newer ones. Since 2 a row tells a stated
+duration from an estimated one; a part of format 1 is never rewritten, also where newer ones follow
+it."""
 CLIPS_PER_SHARD = 256
 CLIPS_PER_PART = 65536
 OPEN_FILES = 16
@@ -48,7 +50,7 @@ class Part:
     shards: int
     first_shard: int
     seconds: float
-    """Sum of the durations that are known."""
+    """Sum of the durations that are stated or estimated."""
     bytes: int
     sha256: str
 
@@ -280,7 +282,7 @@ def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusI
         clips=len(table),
         shards=-(-len(table) // contents.clips_per_shard),
         first_shard=sum(part.shards for part in parts),
-        seconds=round(table["duration"].drop_null().to_numpy().sum().item(), 6),
+        seconds=round(likely_durations(table).drop_null().to_numpy().sum().item(), 6),
         bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
     )

@@ -10,12 +10,11 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 
-from manifests.clips import Clip, from_table
+from manifests.clips import Clip, from_table, likely_durations
 from manifests.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -107,7 +106,10 @@ class DuplicateIndex:
         before = self._clip(row)
         if before.clip_id != now.clip_id:
             raise _duplicate((before, now), ("a clip of the corpus", f"clip {place} of the source"))
-        if replace(now, text=before.text, labels=before.labels) != before:
+        lengths = (before.likely_duration, now.likely_duration)
+        is_guess = before.duration is None and now.duration is None and None in lengths
+        alike = lengths[0] == lengths[1] or is_guess
+        if (before.uri, before.offset) != (now.uri, now.offset) or not alike:
             raise UserError(
                 f"clip {now.clip_id!r} has changed: the corpus has {_audio(before)}, clip {place} "
                 f"of the source has {_audio(now)}; give the changed clip a new id, or build into "
@@ -118,7 +120,9 @@ class DuplicateIndex:
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """64-bit hashes of each row's id, and of everything else in the row."""
-    ids, *rest = (column.to_pylist() for column in table.columns)
+    ids = table["clip_id"].to_pylist()
+    columns = [table[name] for name in ("uri", "offset", "text", "labels")]
+    rest = [column.to_pylist() for column in [*columns, likely_durations(table)]]
     return _hash(ids), _hash([repr(row) for row in zip(*rest, strict=True)])
 
 
@@ -140,5 +144,6 @@ def _duplicate(clips: tuple[Clip, Clip], places: tuple[str, str], others: int = 
 
 
 def _audio(clip: Clip) -> str:
-    length = "to its end" if clip.duration is None else f"for {clip.duration:g} s"
+    seconds = clip.likely_duration
+    length = "to its end" if seconds is None else f"for {seconds:g} s"
     return f"{clip.uri} from {clip.offset:g} s {length}"

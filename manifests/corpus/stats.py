@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
+from manifests.clips import likely_durations
+
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
 DISTINCT = 10_000
@@ -38,8 +40,10 @@ class Stats:
 
     clips: int = 0
     hours: float = 0.0
-    """Of the clips whose duration is known."""
+    """Of the clips whose duration is stated or estimated."""
     unknown_durations: int = 0
+    estimated_durations: int = 0
+    """Clips whose duration is a guess from a file's header."""
     quantiles: dict[str, float] = field(default_factory=dict)
     """Of the known durations: `0.5` -> the median in seconds, and so on."""
     with_text: int = 0
@@ -59,7 +63,9 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
     values: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for table in tables:
         stats.clips += len(table)
-        durations.append(table["duration"].drop_null().to_numpy())
+        known = likely_durations(table)
+        durations.append(known.drop_null().to_numpy())
+        stats.estimated_durations += table["duration"].null_count - known.null_count
         texts = [text for text in table["text"].to_pylist() if text]
         stats.with_text += len(texts)
         stats.words += sum(len(text.split()) for text in texts)
@@ -88,8 +94,13 @@ def shown(stats: Stats) -> Table:
     """The same for people."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("clips", f"{stats.clips:,}")
-    unknown = f" (and {stats.unknown_durations:,} clips of unknown length)"
-    table.add_row("hours", f"{stats.hours:,.3f}{unknown if stats.unknown_durations else ''}")
+    notes = []
+    if stats.estimated_durations:
+        notes.append(f"{stats.estimated_durations:,} clips estimated from their headers")
+    if stats.unknown_durations:
+        notes.append(f"and {stats.unknown_durations:,} clips of unknown length")
+    noted = f" ({', '.join(notes)})" if notes else ""
+    table.add_row("hours", f"{stats.hours:,.3f}{noted}")
     lengths = "  ".join(f"{q}: {value:.2f}" for q, value in stats.quantiles.items())
     table.add_row("duration quantiles (s)", lengths or "-")
     share = stats.with_text / max(stats.clips, 1)

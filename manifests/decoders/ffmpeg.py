@@ -34,7 +34,7 @@ RESTARTING = {"mpegts", "ogg"}
 """Containers whose time stamps may begin anew at any place."""
 LONGEST_JUMP_S = 10.0
 """In these, a longer jump ahead is a new beginning too, as for the ffmpeg command."""
-PREROLL_S = {"mp3": 1.0, "mp3float": 1.0, "mp2": 1.0, "mp2float": 1.0, "vorbis": 1.0, "flac": 1.0,
+PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0,
              "alac": 1.0}  # fmt: skip
 """Decoder -> seconds before a clip from which decoding gives, bit for bit, what decoding from the
 file's start gives. Opus, AAC and AC-3 differ by about 1e-5 for ever, which would change a clip's

@@ -15,6 +15,8 @@ STREAMED = 0x7FFF_0000
 """32-bit lengths from here on are what programs write that cannot seek back (sox, ffmpeg, arecord);
 also the 2 GiB and more that a header of 32 bits can state only in part."""
 MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b".snd", b"riff", b"fLaC")
+LONGEST = 1 << 60
+"""64-bit lengths from here on are what programs write that cannot seek back."""
 TRAILING_BYTES = 4096
 """Fewer bytes behind the audio are padding."""
 
@@ -98,7 +100,10 @@ def _search(
     """
     size_of_head = struct.calcsize(layout)
     is_w64, wide = "12x" in layout, 0
-    while len(head := file.peek(position, size_of_head)) == size_of_head:
+    while position < file.size:
+        head = file.peek(position, size_of_head)
+        if len(head) < size_of_head:
+            return None
         name, size = struct.unpack(layout, head)
         if name == b"ds64":
             wide = int.from_bytes(file.peek(position + 16, 8), "little")
@@ -110,10 +115,13 @@ def _search(
                 size = wide
             elif "I" in layout:
                 size = _known(size)
+            elif not 0 <= size < LONGEST:
+                size = None
             declared = None if size is None or size < inner else size - inner
-            after = b"" if size is None else file.peek(start + size + size % 2, 4)
+            after = start + (size or 0) + (size or 0) % 2
+            follows = file.peek(after, 4) if size and after < file.size else b""
             return AudioChunk(
-                start + inner, declared, file.size - start - inner, _is_chunk_name(after)
+                start + inner, declared, file.size - start - inner, _is_chunk_name(follows)
             )
         if size < 0 or size == 0xFFFF_FFFF:
             return None

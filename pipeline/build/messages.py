@@ -103,11 +103,11 @@ def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[li
     Longest first, so that the end of a build is made of small pieces that fill its gaps. Clips of
     unknown length keep their order, at the front.
     """
-    ordered = sorted(clips, key=lambda clip: -(clip.duration or float("inf")))
+    ordered = sorted(clips, key=lambda clip: -(clip.likely_duration or float("inf")))
     blocks: list[list[Clip]] = []
     seconds = 0.0
     for clip in ordered:
-        length = clip.duration or UNKNOWN_SECONDS
+        length = clip.likely_duration or UNKNOWN_SECONDS
         if not blocks or len(blocks[-1]) >= max_clips or seconds + length > max_seconds:
             blocks.append([])
             seconds = 0.0

@@ -88,7 +88,7 @@ class OpenShards:
         self, job: ShardJob, number: int, clips: Sequence[Clip], *, first: int = 0
     ) -> None:
         """Adds a block to a shard, to be decoded."""
-        seconds = sum(clip.duration or UNKNOWN_SECONDS for clip in clips)
+        seconds = sum(clip.likely_duration or UNKNOWN_SECONDS for clip in clips)
         block = Block(job, number, clips, seconds, first=first)
         job.blocks.append(block)
         self.num_blocks += 1

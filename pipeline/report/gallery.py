@@ -110,7 +110,7 @@ def _exhibit(
 ) -> GalleryClip:
     clip, answers = sampled.clip, sampled.answers
     wave = sound.decode(clip)
-    heard = wave.seconds if isinstance(wave, Waveform) else clip.duration or 0.0
+    heard = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
     full_seconds = max([heard, *(answer.duration for answer in answers.values())])
     seconds = min(full_seconds, LONGEST_S)
     absent = {name: "not run yet" for name in teachers if name not in answers}

@@ -113,7 +113,7 @@ def _of_sound(seen: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
 
 
 def _of_length(seen: ClipSummary) -> Iterator[QualityFinding]:
-    stated = seen.clip.duration
+    stated = seen.clip.likely_duration
     if stated is None or not seen.heard:
         return
     worst = max(seen.heard.values(), key=lambda answer: abs(answer.duration - stated))

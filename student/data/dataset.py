@@ -152,8 +152,8 @@ def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: fl
 
 
 def _seconds(clip: Clip, streams: Mapping[str, Stream]) -> float:
-    if clip.duration is not None:
-        return clip.duration
+    if clip.likely_duration is not None:
+        return clip.likely_duration
     for stream in streams.values():
         if stream.reader is not None and clip.clip_id in stream.reader:
             return stream.reader.duration(clip.clip_id)

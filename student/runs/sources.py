@@ -110,7 +110,7 @@ def build_sources(
         corpus=corpus,
         caches=caches,
         clips=len(clips),
-        hours=sum(clip.duration or 0.0 for clip in clips) / 3600,
+        hours=sum(clip.likely_duration or 0.0 for clip in clips) / 3600,
         examples=examples,
         held_out=held_out,
         teachers=[

@@ -25,7 +25,10 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         UserError: there is no such source, or it cannot be used.
     """
     if source.startswith("hf:"):
-        return hugging_face.clips(source.removeprefix("hf:"), audio)
+        named = source.removeprefix("hf:")
+        if Path(named).is_dir() and not hugging_face.is_dataset(Path(named)):
+            return folder.clips(named)  # an AudioFolder
+        return hugging_face.clips(named, audio)
     system, path = filesystem(source)
     try:
         kind = system.get_file_info(path).type

@@ -1,29 +1,44 @@
 """A folder of audio files: one clip for each, and beside it the transcript where there is one.
 
     speech/a.flac
-    speech/a.txt        what is said in it
+    speech/a.txt             what is said in it
+    speech/metadata.csv      or metadata.jsonl: file_name, and text and labels of that file
 
-Files are taken by their extension and sorted within each folder. The length comes from the file's
-header where libsndfile knows the format, and stays unknown otherwise: decoding will tell.
+Files are taken by their extension and sorted within each folder; what is passed over is counted by
+extension and said. The length in a file's header is kept as an estimate. A link to a folder is
+followed once, so that links may loop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import BinaryIO
-
-import soundfile
+from typing import Any
 
 from manifests.clips import Clip, stable_id
+from manifests.corpus.sources import json_lines
+from manifests.decoders import probe
 from manifests.errors import UserError
 from manifests.storage import Folder
 
+log = logging.getLogger(__name__)
+
 AUDIO = (
-    ".aac", ".aif", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".mka", ".mp2", ".mp3", ".mp4",
-    ".oga", ".ogg", ".opus", ".sph", ".w64", ".wav", ".webm", ".wma",
+    ".3g2", ".3gp", ".aac", ".ac3", ".adts", ".aif", ".aifc", ".aiff", ".amr", ".ape", ".asf",
+    ".au", ".avi", ".avr", ".bwf", ".caf", ".dsf", ".dts", ".eac3", ".f4a", ".flac", ".flv",
+    ".ircam", ".m2ts", ".m4a", ".m4b", ".m4r", ".m4v", ".mka", ".mkv", ".mov", ".mp1", ".mp2",
+    ".mp3", ".mp4", ".mpc", ".mpeg", ".mpg", ".mpga", ".mts", ".nist", ".oga", ".ogg", ".ogv",
+    ".ogx", ".opus", ".paf", ".pvf", ".ra", ".rf64", ".rm", ".sf", ".snd", ".sph", ".spx", ".svx",
+    ".tak", ".ts", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
-"""Extensions that are taken for audio, in lower case."""
+"""Extensions that are taken for audio, in lower case: formats that decoders know by content."""
+METADATA = ("metadata.csv", "metadata.jsonl")
+"""What Hugging Face's AudioFolder calls the table of a folder."""
+TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
 def clips(source: str) -> Iterator[Clip]:
@@ -35,57 +50,118 @@ def clips(source: str) -> Iterator[Clip]:
         source: Path or address of the folder.
 
     Raises:
-        UserError: it holds no audio, or a name that is not Unicode.
+        UserError: it holds no audio, a name that is not Unicode, or a table that cannot be used.
     """
     count = 0
-    for count, clip in enumerate(_walk(Folder(source)), 1):  # noqa: B007 (counts)
+    walk = _Walk()
+    for count, clip in enumerate(walk.clips(Folder(source)), 1):  # noqa: B007 (counts)
         yield clip
     if not count:
         raise UserError(
-            f"{source} holds no audio files (looked for {' '.join(AUDIO)}); give a folder "
-            "of audio, a JSON-lines manifest, a lhotse cut manifest or hf:DATASET"
+            f"{source} holds no audio files (looked for {' '.join(AUDIO)}; passed over "
+            f"{walk.passed_over() or 'nothing'}); give a folder of audio, a JSON-lines manifest, a "
+            "lhotse cut manifest or hf:DATASET"
         )
+    if walk.others:
+        log.warning("%s: passed over %s", source, walk.passed_over())
 
 
-def _walk(folder: Folder) -> Iterator[Clip]:
-    try:
-        names = [name for name in folder.names() if not name.startswith(".")]
-        folders = [name for name in folder.folders() if not name.startswith(".")]
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{folder.uri} holds the name {error.object!r}, which is not Unicode; rename it"
-        ) from None
-    texts = {name for name in names if name.endswith(".txt")}
-    for name in names:
-        if PurePosixPath(name).suffix.lower() in AUDIO:
-            yield _clip(folder, name, texts)
-    for name in folders:
-        yield from _walk(folder.child(name))
+class _Walk:
+    """One walk through a folder and those below it."""
+
+    def __init__(self) -> None:
+        self.others: Counter[str] = Counter()
+        """Extension -> files that were passed over."""
+        self._visited: set[str] = set()
+
+    def passed_over(self) -> str:
+        """What was no audio, in words."""
+        every = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
+        return ", ".join(f"{count:,} {name or 'without an extension'}" for name, count in every)
+
+    def clips(
+        self, folder: Folder, rows: Mapping[str, dict[str, Any]] | None = None
+    ) -> Iterator[Clip]:
+        """The clips of a folder.
+
+        Args:
+            folder: The folder.
+            rows: File -> row of the tables in the folders above.
+        """
+        if folder.path("") in self._visited:
+            return
+        self._visited.add(folder.path(""))
+        try:
+            names = [name for name in folder.names() if not name.startswith(".")]
+            folders = [name for name in folder.folders() if not name.startswith(".")]
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{folder.uri} holds the name {error.object!r}, which is not Unicode; rename it"
+            ) from None
+        rows = dict(rows or {})
+        for table in METADATA:
+            if table in names:
+                rows |= _table(folder, table)
+        texts = {name for name in names if name.endswith(".txt")}
+        used = set(METADATA)
+        for name in names:
+            if PurePosixPath(name).suffix.lower() in AUDIO:
+                used.add(f"{PurePosixPath(name).stem}.txt")
+                yield _clip(folder, name, texts, rows)
+        for name in names:
+            suffix = PurePosixPath(name).suffix.lower()
+            if suffix not in AUDIO and name not in used:
+                self.others[suffix] += 1
+        for name in folders:
+            yield from self.clips(folder.child(name), rows)
 
 
-def _clip(folder: Folder, name: str, texts: set[str]) -> Clip:
+def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[str, Any]]) -> Clip:
     uri = folder.path(name) if folder.is_local else f"{folder.uri}/{name}"
+    row = dict(rows.get(folder.path(name), {}))
     beside = f"{PurePosixPath(name).stem}.txt"
+    text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
+    text = row.pop(text_key, None) or None
+    if text is None and beside in texts:
+        text = _transcript(folder, beside)
+    clip_id = json_lines.given_id(row) or stable_id(uri, 0.0, None)
+    apart = {"file_name", *json_lines.ID_KEYS}
     return Clip(
-        clip_id=stable_id(uri, 0.0, None),
+        clip_id=clip_id,
         uri=uri,
-        duration=header_duration(uri) if folder.is_local else None,
-        text=_transcript(folder, beside) if beside in texts else None,
+        estimated_duration=probe.seconds_of(uri) if folder.is_local else None,
+        text=text,
+        labels={key: value for key, value in row.items() if key not in apart and value is not None},
     )
 
 
-def header_duration(file: str | BinaryIO) -> float | None:
-    """Seconds that a file's header states; None where libsndfile reads none."""
-    try:
-        info = soundfile.info(file)
-    except soundfile.LibsndfileError:
-        return None
-    return info.frames / info.samplerate if info.frames > 0 else None
+def _table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
+    """File -> row of a folder's table."""
+    where = f"{folder.uri}/{name}"
+    if name.endswith(".jsonl"):
+        every = list(json_lines.rows(folder.path(name) if folder.is_local else where))
+    else:
+        lines = io.StringIO(_text(folder, name), newline="")
+        every = [(f"{where}:{at}", row) for at, row in enumerate(csv.DictReader(lines), 2)]
+    rows = {}
+    for place, row in every:
+        file = row.get("file_name")
+        if not isinstance(file, str) or not file:
+            raise UserError(
+                f"{place}: expected file_name with a path below {folder.uri}, found the keys "
+                f"{', '.join(map(str, row)) or 'none'}"
+            )
+        rows[folder.path(str(PurePosixPath(file)))] = row
+    return rows
 
 
 def _transcript(folder: Folder, name: str) -> str:
+    return _text(folder, name).strip()
+
+
+def _text(folder: Folder, name: str) -> str:
     try:
-        return folder.read_bytes(name).decode("utf-8-sig").strip()
+        return folder.read_bytes(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{folder.uri}/{name} is not UTF-8 text ({error.reason} at byte {error.start}); "

@@ -3,9 +3,10 @@
     hf:openslr/librispeech_asr?name=clean&split=test
     hf:/data/my_dataset
 
-Rows stream, and audio is never decoded here: a row that names an existing file is left where it is,
-and a row that carries bytes has them written beside the corpus as they are. That copy costs disk
-once, and lets workers on any machine read single clips.
+Rows stream, and audio is never decoded here: a row that carries bytes has them written beside the
+corpus as they are, and a row that only names an existing file is left where it is. That copy costs
+disk once, and lets workers on any machine read single clips. A clip is all of its bytes, so that a
+column `duration` is an estimate, like the length in a header.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from manifests.clips import Clip, stable_id
-from manifests.corpus.sources.folder import header_duration
 from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number
+from manifests.decoders import probe
+from manifests.decoders.files import AudioFile
 from manifests.errors import UserError
 from manifests.storage import Folder
 
@@ -120,20 +122,21 @@ def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
 def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folder) -> Clip:
     stored = row[column] or {}
     data, path = stored.get("bytes"), stored.get("path") or ""
-    if os.path.isabs(path) and os.path.exists(path):
-        uri, duration = path, header_duration(path)
-        stable = stable_id(uri, 0.0, None)
-    elif data:
+    # Bytes come first, as in `datasets`: the path may be the recording that they were cut from.
+    if data:
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         name = f"{split}/{index // FILES_PER_FOLDER:05d}/{index:08d}-{digest}"
         name += PurePosixPath(path).suffix
         if not audio.exists(name):
             audio.write_atomic(name, data)
         uri = audio.path(name) if audio.is_local else f"{audio.uri}/{name}"
-        duration = header_duration(io.BytesIO(data))
+        estimate = probe.seconds(AudioFile(io.BytesIO(data), len(data)))
         stable = stable_id(f"{split}/{index}-{digest}", 0.0, None)
+    elif os.path.isabs(path) and os.path.exists(path):
+        uri, estimate = path, probe.seconds_of(path)
+        stable = stable_id(uri, 0.0, None)
     elif "://" in path:
-        uri, duration, stable = path, None, stable_id(path, 0.0, None)
+        uri, estimate, stable = path, None, stable_id(path, 0.0, None)
     else:
         raise UserError(f"no bytes, and no such file: {path!r}; the dataset lacks its audio")
     worded = (key for key in TEXT_KEYS if key in row and isinstance(row[key], str | None))
@@ -142,7 +145,7 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
     return Clip(
         clip_id=given_id(row) or stable,
         uri=uri,
-        duration=number(row, "duration") or duration,
+        estimated_duration=number(row, "duration") or estimate,
         text=row.get(text_key),
         labels={key: value for key, value in row.items() if key not in apart and _is_label(value)},
     )

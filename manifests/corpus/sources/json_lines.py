@@ -81,7 +81,10 @@ def number(row: dict[str, Any], key: str) -> float | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{key} must be a number of seconds, found {value!r}; mend the line")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise UserError(f"{key} is beyond any number of seconds; mend the line") from None
 
 
 def given_id(row: dict[str, Any]) -> str | None:
@@ -91,6 +94,12 @@ def given_id(row: dict[str, Any]) -> str | None:
 
 def _object(line: bytes) -> dict[str, Any]:
     found = json.loads(line)
+    if b"\\u" in line:
+        try:
+            json.dumps(found, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = error.object[error.start].encode(errors="backslashreplace").decode()
+            raise ValueError(f"half a character, {half}; its other half is missing") from None
     if not isinstance(found, dict):
         raise ValueError(f"a JSON {type(found).__name__}")
     return found

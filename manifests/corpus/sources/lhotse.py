@@ -14,19 +14,25 @@ from manifests.clips import Clip, stable_id
 from manifests.corpus.sources.json_lines import number, resolve, rows
 from manifests.errors import UserError
 
+TOLERANCE_S = 0.05
+"""A supervision may reach this far past its cut (rounding) and keep its whole text."""
+PARTIAL = "(partial)"
+"""Marks a supervision of which a part is said elsewhere, and it is not known which."""
 SAVE = "save such cuts as audio first (lhotse: cuts.save_audios), then use the manifest it returns"
 
 
 def is_cut(row: dict[str, Any]) -> bool:
     """Whether a JSON object is a cut."""
-    return str(row.get("type", "")).endswith("Cut") or "recording" in row
+    has_type = str(row.get("type", "")).endswith("Cut") and "audio_filepath" not in row
+    return has_type or isinstance(row.get("recording"), dict)
 
 
 def clips(source: str) -> Iterator[Clip]:
     """The cuts of a manifest as clips, in its order.
 
     The text is the supervisions' in order of time. One supervision gives its other fields as
-    labels; several become the label `supervisions`.
+    labels; several become the label `supervisions`. Of a supervision that reaches past its cut only
+    the words within are kept, by its alignment; without one the cut has no text.
 
     Args:
         source: Path or address of the file; relative audio paths are relative to its folder.
@@ -50,7 +56,9 @@ def _clip(cut: dict[str, Any], source: str) -> Clip:
         raise UserError(f"expected a MonoCut, found a {cut['type']}; {SAVE}")
     uri = resolve(_file(cut), source)
     offset, duration = number(cut, "start") or 0.0, number(cut, "duration")
-    said = sorted(cut.get("supervisions") or [], key=lambda one: number(one, "start") or 0.0)
+    supervisions = [_within(each, duration) for each in cut.get("supervisions") or []]
+    said = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)
+    is_partial = any(each.pop(PARTIAL, False) for each in said)
     labels = dict(cut.get("custom") or {})
     if len(said) == 1:
         labels |= _labels(said[0])
@@ -61,7 +69,7 @@ def _clip(cut: dict[str, Any], source: str) -> Clip:
         uri=uri,
         offset=offset,
         duration=duration,
-        text=" ".join(one["text"] for one in said if one.get("text")) or None,
+        text=None if is_partial else " ".join(filter(None, map(_text, said))) or None,
         labels=labels,
     )
 
@@ -86,6 +94,37 @@ def _file(cut: dict[str, Any]) -> str:
     if kind not in ("file", "url"):
         raise UserError(f"the recording is of type {kind!r}, expected 'file' or 'url'; {SAVE}")
     return holding[0]["source"]
+
+
+def _text(supervision: dict[str, Any]) -> str | None:
+    return supervision.get("text")
+
+
+def _within(supervision: dict[str, Any], duration: float | None) -> dict[str, Any] | None:
+    """The part of a supervision that lies in its cut (times count from the cut's start)."""
+    start, length = number(supervision, "start") or 0.0, number(supervision, "duration")
+    if duration is None or length is None:
+        return dict(supervision)
+    end = start + length
+    if start >= -TOLERANCE_S and end <= duration + TOLERANCE_S:
+        return dict(supervision)
+    first, last = max(start, 0.0), min(end, duration)
+    if last <= first:
+        return None
+    part = {**supervision, "start": first, "duration": last - first, "text": None}
+    words = (supervision.get("alignment") or {}).get("word")
+    if words:
+        inside = [word for word in words if _is_inside(word, duration)]
+        part["text"] = " ".join(word[0] for word in inside)
+        part["alignment"] = {**supervision["alignment"], "word": inside}
+    elif supervision.get("text"):
+        part[PARTIAL] = True
+    return part
+
+
+def _is_inside(word: list[Any], duration: float) -> bool:
+    start, length = float(word[1]), float(word[2])
+    return start >= -TOLERANCE_S and start + length <= duration + TOLERANCE_S
 
 
 def _labels(supervision: dict[str, Any]) -> dict[str, Any]:

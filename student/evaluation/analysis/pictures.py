@@ -48,7 +48,7 @@ def draw_reading(
                 origin="lower",
                 vmin=low,
                 vmax=high,
-                extent=(0, clip.duration or 1, 0, len(rows)),
+                extent=(0, clip.likely_duration or 1, 0, len(rows)),
                 interpolation="nearest",
             )
             axis.set_title(f"{name}, {what}", fontsize=9)

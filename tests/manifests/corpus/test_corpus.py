@@ -185,8 +185,8 @@ def test_what_a_reader_refuses(tmp_path: Path) -> None:
     head = json.loads((folder / "corpus.json").read_text())
     part = folder / "clips-00000.parquet"
 
-    (folder / "corpus.json").write_text(json.dumps(head | {"format": 2}))
-    with pytest.raises(UserError, match="format 2, this version reads up to 1; upgrade"):
+    (folder / "corpus.json").write_text(json.dumps(head | {"format": 3}))
+    with pytest.raises(UserError, match="format 3, this version reads up to 2; upgrade"):
         Corpus(folder)
     for damaged in ("{", "[]", "{}", json.dumps(head | {"unknown": 1})):
         (folder / "corpus.json").write_text(damaged)

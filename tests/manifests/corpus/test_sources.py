@@ -137,7 +137,8 @@ def test_a_folder(tmp_path: Path) -> None:
         "broken.mp3",
         "ünï 語.FLAC",
     ]
-    assert [clip.duration for clip in clips] == [pytest.approx(1.0), 0.5, None, 0.25]
+    assert [clip.estimated_duration for clip in clips] == [pytest.approx(1.0), 0.5, None, 0.25]
+    assert [clip.duration for clip in clips] == [None] * 4
     assert [clip.text for clip in clips] == [None, "two words", None, None]
     assert clips[1].clip_id == stable_id(str(tmp_path / "b.wav"), 0.0, None)
     assert read(tmp_path) == clips
@@ -200,7 +201,7 @@ def cut(**changes: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
 def test_lhotse_cuts(tmp_path: Path, name: str) -> None:
-    later = cut()["supervisions"][0] | {"start": 1.5, "text": "everyone"}
+    later = cut()["supervisions"][0] | {"start": 1.5, "duration": 1.0, "text": "everyone"}
     url = {"sources": [{"type": "url", "channels": [0], "source": "s3://bucket/rec.wav"}]}
     two = [{"type": "file", "channels": [n], "source": f"/abs/{n}.wav"} for n in (0, 1)]
     manifest = write_lines(
@@ -296,7 +297,8 @@ def test_a_dataset_of_parquet_files(parquet_dataset: Path, tmp_path: Path) -> No
     clips = read(f"hf:{parquet_dataset}?split=train", audio)
     assert [clip.text for clip in clips] == ["hello", None, "outside"]
     assert [clip.labels for clip in clips] == [{"mood": "calm"}, {"mood": "glad"}, {}]
-    assert [clip.duration for clip in clips] == [0.5, 0.5, 0.75]
+    assert [clip.estimated_duration for clip in clips] == [0.5, 0.5, 0.75]
+    assert [clip.duration for clip in clips] == [None] * 3
     first, second, third = (Path(clip.uri) for clip in clips)
     assert first.read_bytes() == second.read_bytes() == wav_bytes(0.5)
     assert first.is_relative_to(audio)
