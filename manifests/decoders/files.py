@@ -72,10 +72,10 @@ class AudioFile:
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Moves to a position."""
-        if whence == os.SEEK_SET:
-            offset += self._base
-        return self._inner.seek(offset, whence) - self._base
+        """Moves to a position, at most to the file's end, whatever a damaged header asks for."""
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.size}[whence]
+        position = min(max(start + offset, 0), self.size)
+        return self._inner.seek(position + self._base) - self._base
 
     def tell(self) -> int:
         """The position."""

@@ -27,7 +27,6 @@ LOSSLESS = {
     "wav-piped": ("wav", "-f wav -"),
     "rf64": ("wav", "-rf64 always"),
     "w64": ("w64", ""),
-    "w64-piped": ("w64", "-f w64 -"),
     "aiff": ("aiff", ""),
     "aiff-piped": ("aiff", "-f aiff -"),
     "au": ("au", ""),
