@@ -4,7 +4,7 @@ function showClips() {
   const section = byId("clips");
   if (!section) return;
   section.append(
-    el("p", { class: "quiet small" }, `What the heads of ${facts.predicting} read off its block, on clips that it never learnt from. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
+    el("p", { class: "quiet small" }, `What the heads of ${facts.predicting} predict from ${facts.read_from}, on held-out clips. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
     el("div", { id: "gallery" }));
   const cards = facts.clips.map((clip, at) => {
     const said = `${clip.question} “${clip.answered}”`;

@@ -55,7 +55,7 @@ def write(
         UserError: there is no run, or the caches lack what it learnt from.
     """
     found = files.read(find_runs(paths))
-    predicting = next((run for run in found if run.arm == "coat" and run.costs), None)
+    predicting = _choose_predicting(found)
     names: dict[str, str] = {}
     exhibits: list[Any] = []
     if caches and predicting is not None:
@@ -64,6 +64,7 @@ def write(
         "runs": found,
         "metrics": names,
         "predicting": predicting.name if predicting and exhibits else "",
+        "read_from": _read_from(predicting) if predicting else "",
         "clips": exhibits,
     }
     wanted = {
@@ -75,6 +76,20 @@ def write(
     return assemble.write(
         out, sections=sections, package="student.report", scripts=SCRIPTS, facts=facts
     )
+
+
+def _choose_predicting(found: Sequence[Run]) -> Run | None:
+    """The run whose predictions are shown: the first with heads and a finished stage, one with a
+    block if there is one."""
+    with_heads = [run for run in found if run.costs and RunFolder(run.folder).recipe.distils]
+    with_heads.sort(key=lambda run: not RunFolder(run.folder).recipe.has_block)
+    return with_heads[0] if with_heads else None
+
+
+def _read_from(run: Run) -> str:
+    """Which hidden states the heads of a run read, in words."""
+    has_block = RunFolder(run.folder).recipe.has_block
+    return "the thinking block" if has_block else "the audio tokens"
 
 
 def _predict(

@@ -1,4 +1,4 @@
-"""What a trained student reads off its block, beside what the experts heard: on held-out clips.
+"""What the heads of a trained student predict, beside the cached targets: on held-out clips.
 
 Both are drawn on the student's own time grid, with the same rows and scales, so that what differs
 to the eye differs in the numbers. Features are in standard deviations; logits are turned into the

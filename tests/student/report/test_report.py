@@ -81,7 +81,7 @@ def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -
     lines = (again / "metrics.jsonl").read_text().splitlines()
     redone = json.loads(lines[0]) | {"loss/answer": 123.0}
     (again / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(redone)]) + "\n")
-    (run,) = runs.read([again])
+    (run,) = runs.read(find_runs([again]))
     assert run.curves["answer"].steps == [1, 2]
     assert run.curves["answer"].values[0] == 123.0
 
@@ -129,6 +129,21 @@ def test_predictions_are_the_heads_own(trained: Path, world, tmp_path: Path) -> 
         assert clip["question"] in ("What is said?", "Which note?", "Name the note.")
         assert clip["audio"].startswith("data:audio/ogg")
         assert clip["absent"] == []
+
+
+def test_a_distill_run_is_predicted_too_and_a_block_comes_first(
+    trained: Path, tmp_path: Path
+) -> None:
+    for name in ("distill-0", "sft-0"):
+        shutil.copytree(trained / name.replace("distill", "coat"), tmp_path / name)
+    recipe = tmp_path / "distill-0" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("arm: coat", "arm: distill"))
+    chosen = page._choose_predicting(runs.read(find_runs([tmp_path])))
+    assert chosen is not None
+    assert (chosen.arm, page._read_from(chosen)) == ("distill", "the audio tokens")
+    chosen = page._choose_predicting(runs.read(find_runs([tmp_path, trained])))
+    assert chosen is not None
+    assert (chosen.arm, page._read_from(chosen)) == ("coat", "the thinking block")
 
 
 def test_scores_are_those_of_validation(trained: Path, world) -> None:
