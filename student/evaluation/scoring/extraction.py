@@ -16,16 +16,22 @@ from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, nam
 from student.evaluation.scoring.text import is_invisible, normalise, tokenise
 
 _ANSWER = (
-    r"\b(?:answer|option|choice|letter|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord"
-    r"|svar|odpowiedź|ответ|вариант|cevap)|उत्तर|정답|답|答案|答え|选项|選項|คำตอบ|الجواب|الإجابة"
+    r"\b(?:answer|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|svar|odpowiedź"
+    r"|ответ|cevap|(?:correct|right|best)\s+(?:option|choice|letter))"
+    r"|उत्तर|정답|답|答案|答え|คำตอบ|الجواب|الإجابة"
 )
+_OPTION = r"\b(?:option|choice|letter|вариант)|选项|選項"
 _IS = (
-    r"\s*(?:(?:is|are|was|would be|should be|must be|lautet|ist|est|es|è|é|är|jest)\b|है|은|는|คือ"
-    r"|هي|هو|是|为|為|は)?\s*(?:clearly|probably|likely|therefore|thus)?\s*(?:[:=-]\s*)*"
+    r"[\"']?\s*(?:(?:is|are|was|would be|should be|must be|lautet|ist|est|es|è|é|är|jest)\b|है|은|는"
+    r"|คือ|هي|هو|是|为|為|は)?\s*(?:clearly|probably|likely|therefore|thus)?\s*(?:[:=-]\s*)*"
     r"(?:(?:option|choice|letter)\s+)?"
 )
-_STATEMENT = re.compile(rf"(?:{_ANSWER}){_IS}", re.IGNORECASE)
-"""Up to where the option is expected: `The answer is`, `Antwort:`, `答案是`."""
+_STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in (_ANSWER, _OPTION))
+"""Up to where the option is expected: `The answer is`, `Antwort:`, `答案是`; then `Option`."""
+_IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
+                       r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
+_THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
+"""What a model says to itself; without an end, the limit of tokens came before the answer."""
 _SAYS = re.compile(r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with"
                    r"|so|thus|therefore|ist|est|es|è|é)\s*:?\s*|[选選]\s*",
                    re.IGNORECASE)  # fmt: skip
@@ -36,7 +42,7 @@ _FURTHER = re.compile(
     r"(?:\(([A-Z])\)|([A-Z])(?![\w'’]|\s+[a-z]))"
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_LEADING = re.compile(r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])(?=\s*[.):,\-–—]+(?:\s|$)|\s*$))")
+_LEADING = re.compile(r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])(?=\s*[.):,\-–—]+(?:\s|$)|[^\w(]*$))")
 _IS_RIGHT = re.compile(
     r"(?<![\w.'’])\(?([A-Z])\)?\s+(?:is|would be|seems|ist|est|es)\s+(?:\w+\s+){0,2}"
     r"(?:correct|right|answer|best|richtig|correcte?|correcta)\b"
@@ -59,19 +65,33 @@ def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
     is_letter = len(exact) == 1 and len(normalise(exact[0])) == 1
     if len(exact) == 1 and not is_letter:
         return exact[0]
-    for statement in reversed(list(_STATEMENT.finditer(text))):
-        sentence = _until(_BECAUSE, text[statement.end() :])
-        letters = _letters_at(text, statement.end(), choices)
-        if letters and not _is_denied_at(text, statement.start(), statement.end()):
-            return _only({choices[LETTERS.index(x)] for x in letters} | _texts(sentence, choices))
-        named = named_labels(statement[0] + sentence, choices)
-        if named:
-            return _only(named)
+    for pattern in _STATEMENTS:
+        for statement in reversed(list(pattern.finditer(text))):
+            named = _stated(text, statement, choices)
+            if named:
+                return _only(named)
+    first, _, rest = text.partition("\n")
+    if _LEADING.match(first) and not any(_LEADING.match(line) for line in rest.split("\n")):
+        return _only(_named_by_either(first, choices))
+    return _only(_named_by_either(text, choices))
+
+
+def _stated(text: str, statement: re.Match[str], choices: Sequence[str]) -> set[str]:
+    """Choices that a statement such as `The answer is ...` gives."""
+    sentence = _until(_BECAUSE, text[statement.end() :])
+    letters = _letters_at(text, statement.end(), choices)
+    if letters and not _is_denied_at(text, statement.start(), statement.end()):
+        if _IS_WRONG.match(text[statement.end() :].lstrip("(")[1:]):
+            return set()
+        return {choices[LETTERS.index(letter)] for letter in letters} | _texts(sentence, choices)
+    return named_labels(statement[0] + sentence, choices)
+
+
+def _named_by_either(text: str, choices: Sequence[str]) -> set[str]:
+    """Choices that a text names by letter or by text; none if the letters disagree."""
     letters = _marked_letters(text, choices)
     named = {choices[LETTERS.index(letter)] for letter in letters}
-    if len(named) > 1:
-        return None
-    return _only(named | _texts(text, choices))
+    return set() if len(named) > 1 else named | _texts(text, choices)
 
 
 def extract_label(reply: str, labels: Sequence[str]) -> str | None:
@@ -83,6 +103,7 @@ def extract_label(reply: str, labels: Sequence[str]) -> str | None:
 
 def _plain(reply: str) -> str:
     """A reply without markup; brackets and letters in their plain forms."""
+    reply = _THOUGHTS.sub(" ", reply)
     text = re.sub(r"\\(?:boxed|text|mathrm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)", reply)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"</?[A-Za-z]+>|[\\$]", " ", text)

@@ -66,6 +66,13 @@ def bootstrap(
     return Interval(value, float(low), float(high))
 
 
+def boundary_interval(value: float, count: int) -> tuple[float, float]:
+    """The exact interval (Clopper & Pearson 1934) of a share that is 0 or 1, where resampling knows
+    of no other outcome and would claim to be certain."""
+    reach = ((1 - LEVEL) / 2) ** (1 / count)
+    return (reach, 1.0) if value else (0.0, 1 - reach)
+
+
 def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:
     """Mean of per-question values (right or wrong) with its interval; one row per seed."""
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
-from student.evaluation.scoring.intervals import Draw, Interval, bootstrap
+from student.evaluation.scoring.intervals import Draw, Interval, bootstrap, boundary_interval
 from student.evaluation.scoring.text import normalise, words_of
 
 # Legend: S seeds, Q questions.
@@ -118,13 +118,16 @@ def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
     failures = np.mean([[answer.extracted is None for answer in run] for run in runs])
     ((errors_SQ, words_Q),) = task_tables(runs).values()
     interval = score_interval({questions[0].task: (errors_SQ, words_Q)}, resamples=resamples)
+    low, high = interval.low, interval.high
+    if kind != "transcription" and low is not None and interval.value in (0.0, 1.0):
+        low, high = boundary_interval(interval.value, len(questions))
     numbers = {
         "kind": kind,
         "metric": "1 - word error rate" if kind == "transcription" else "accuracy",
         "n": len(questions),
         "score": interval.value,
-        "low": interval.low,
-        "high": interval.high,
+        "low": low,
+        "high": high,
         "by_seed": [score_of(errors_Q[None], words_Q) for errors_Q in errors_SQ],
         "parse_failures": float(failures),
         "cut": float(np.mean([[answer.cut for answer in run] for run in runs])),

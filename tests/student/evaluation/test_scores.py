@@ -223,3 +223,11 @@ def test_one_question_is_drawn_without_whiskers(tmp_path: Path) -> None:
     report = {"arm": "sft", "seed": 0, "conditions": {"intact": scores, "no audio": scores}}
     draw_ablation(tmp_path / "a.png", [report])
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(("reply", "low", "high"), [("x", 0.9964, 1), ("y", 0, 0.0036)])
+def test_all_right_and_all_wrong_are_not_certain(reply: str, low: float, high: float) -> None:
+    """EleutherAI/lm-evaluation-harness#4070; 1 - 0.025 ** (1 / 1000) is 0.0037."""
+    answers = [read_reply(question("label", "x"), reply)] * 1000
+    task = score_answers([answers], resamples=10)["tasks"]["t"]
+    assert (task["low"], task["high"]) == pytest.approx((low, high), abs=2e-4)
