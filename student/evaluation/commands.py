@@ -16,7 +16,7 @@ from student.evaluation.analysis.ablate import build_table as ablation_table
 from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.analysis.probe import build_table as probe_table
-from student.evaluation.analysis.probe import probe
+from student.evaluation.analysis.probe import describe_clips, probe
 from student.evaluation.answering import TokenLimits
 from student.evaluation.benchmarks import load_benchmark
 from student.evaluation.evaluate import evaluate
@@ -87,7 +87,8 @@ def probe_runs(
     selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = probe(list(dict.fromkeys(runs)), selected, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
-    draw_probes(picture, list(reports.values()))
+    clips = " / ".join(dict.fromkeys(map(describe_clips, reports.values())))
+    draw_probes(picture, list(reports.values()), clips=clips)
     console.print(probe_table(reports))
     console.print(f"heat map: {picture}")
     for run, report in reports.items():

@@ -122,7 +122,9 @@ def _from_held_out(
     asked, listed = _split_options(text)
     task, recipe_task = tasks.get(asked, (asked, None))
     choices = tuple(row.get("choices") or listed)
-    kind = row.get("kind") or _kind(row["answer"], clip.get("text"), choices, recipe_task)
+    kind = row.get("kind") or _kind(row["answer"], clip.get("text"), choices)
+    if kind == "transcription" and recipe_task is not None and "text" not in recipe_task.answer:
+        kind = "label"  # one that happens to equal the clip's text
     answer = row["answer"]
     if choices:
         answer = find_answer(answer, choices) or answer
@@ -141,13 +143,11 @@ def _from_held_out(
     )
 
 
-def _kind(answer: str, text: str | None, choices: tuple[str, ...], task: TaskConfig | None) -> Any:
-    """What runs of earlier versions did not write down. A label that equals the clip's text is a
-    label where the recipe says so."""
+def _kind(answer: str, text: str | None, choices: tuple[str, ...]) -> Any:
+    """What runs of earlier versions did not write down."""
     if choices:
         return "choice"
-    reads_text = task is None or "text" in task.answer
-    return "transcription" if reads_text and answer == text else "label"
+    return "transcription" if answer == text else "label"
 
 
 def _split_options(text: str) -> tuple[str, tuple[str, ...]]:

@@ -85,5 +85,5 @@ function heatTable(run, found, kind) {
   };
   const heading = (layer) => [layer === found.tapped_layer ? `${layer} (heads)` : String(layer), true];
   const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, at) => cell(target.scores[kind][at]))]);
-  return [el("h4", {}, `${run.name}: ${kind} positions`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, at) => heading(at))], rows)];
+  return [el("h4", {}, `${run.name}: ${kind} positions${found.description ? `; ${found.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, at) => heading(at))], rows)];
 }

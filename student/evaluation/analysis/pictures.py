@@ -94,8 +94,14 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
     figure.savefig(path, dpi=DPI)
 
 
-def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
-    """Heat map: targets by layers, one panel per group, runs side by side."""
+def draw_probes(path: Path, reports: Sequence[Mapping], *, clips: str = "") -> None:
+    """Heat map: targets by layers, one panel per group, runs side by side.
+
+    Args:
+        path: Of the picture.
+        reports: Of runs.
+        clips: What the probed clips are, above the picture.
+    """
     groups = list(
         dict.fromkeys(
             group
@@ -135,6 +141,8 @@ def draw_probes(path: Path, reports: Sequence[Mapping]) -> None:
             title = f"{report['arm']}, seed {report['seed']}: " if row == 0 else ""
             axis.set_title(f"{title}{group}", fontsize=8)
     axes[-1, 0].set_xlabel("hidden state (0: embeddings)", fontsize=8)
+    if clips:
+        figure.suptitle(clips, fontsize=8)
     figure.savefig(path, dpi=DPI)
 
 

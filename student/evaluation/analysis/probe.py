@@ -55,8 +55,9 @@ def probe(
 
     Returns:
         Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
-        that it has learnt from; null where that is not known), `layers`, `targets`: target ->
-        metric, floor, n and `scores`, group -> one score per layer (the embeddings first).
+        that it has learnt from; null where that is not known) and `description` (the same in
+        words), `tapped_layer`, `targets`: target -> metric, floor, n and `scores`, group -> one
+        score per layer (the embeddings first).
 
     Raises:
         UserError: there are too few clips.
@@ -87,6 +88,7 @@ def probe(
             "tapped_layer": runner.trained.student.tap,
             "targets": _probed(runner, clips, targets, spans, testing_C, group_C),
         }
+        report["description"] = describe_clips(report)
         replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
         console.print(f"{run}: {len(targets)} targets probed", markup=False)
         reports[str(run)] = report

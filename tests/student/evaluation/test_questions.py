@@ -178,6 +178,12 @@ def test_held_out_files_of_today_say_it_themselves(tmp_path: Path) -> None:
     assert read.text == "Name it.\n(A) dog\n(B) cat"
 
 
+def test_a_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
+    row = held_out(0, "Which word?", "dog", spoken="dog", kind="transcription", task="Which word?")
+    (read,) = questions_of_run(run_folder(tmp_path, row))
+    assert read.kind == "label"
+
+
 def test_partners_are_other_recordings_whatever_the_batch() -> None:
     same = [question(number, answer="dog") for number in range(3)]
     partners = find_partners(same)
