@@ -60,7 +60,7 @@ function drawWords(canvas, width, { words }, seconds) {
   const font = `12px ${getComputedStyle(document.body).fontFamily}`;
   measure.font = font;
   const ends = [];
-  const placed = words.map(([text, start]) => {
+  const placed = words.map(({ text, start_s: start }) => {
     const size = measure.measureText(text).width;
     const left = Math.max(0, Math.min((start / seconds) * width, width - size));
     let lane = ends.findIndex((end) => end <= left);
@@ -71,7 +71,7 @@ function drawWords(canvas, width, { words }, seconds) {
   const base = Math.max(ends.length, 1) * LANE + 5;
   const context = sized(canvas, width, base + 7);
   context.font = font;
-  words.forEach(([text, start, end], at) => {
+  words.forEach(({ text, start_s: start, end_s: end }, at) => {
     const { left, lane } = placed[at];
     const [from, to] = [(start / seconds) * width, (end / seconds) * width];
     context.fillStyle = paint("accent", at % 2 ? 0.55 : 1);
@@ -139,7 +139,7 @@ function pitchTicks(low, high) {
 }
 
 function keyRange({ notes }) {
-  const keys = notes.length ? notes.map((note) => note[2]) : [60];
+  const keys = notes.length ? notes.map((note) => note.midi) : [60];
   let [low, high] = [Math.min(...keys) - 2, Math.max(...keys) + 2];
   while (high - low < 14) { low -= 1; high += 1; }
   return [low, high];
@@ -157,7 +157,7 @@ function drawNotes(canvas, width, height, data, seconds) {
     context.fillStyle = paint("line");
     if (key % 12 === 0) context.fillRect(0, top + row - 0.5, width, 1);
   }
-  for (const [start, end, key, strength = 1] of data.notes) {
+  for (const { start_s: start, end_s: end, midi: key, strength } of data.notes) {
     const [from, size] = [(start / seconds) * width, Math.max(((end - start) / seconds) * width, 1.5)];
     context.fillStyle = paint("accent", 0.35 + 0.65 * Math.min(1, strength));
     context.fillRect(from, (high - key) * row + 0.5, size, Math.max(row - 1, 2));

@@ -9,7 +9,7 @@ function plan(track) {
   if (kind === "words") {
     return {
       draw: (canvas, width, seconds) => drawWords(canvas, width, data, seconds),
-      says: (t) => data.words.filter((word) => word[1] <= t && t < word[2]).map((word) => `“${word[0]}”`)[0],
+      says: (t) => data.words.filter((word) => word.start_s <= t && t < word.end_s).map((word) => `“${word.text}”`)[0],
     };
   }
   if (kind === "pitch") {
@@ -28,7 +28,7 @@ function plan(track) {
     return {
       draw: (canvas, width, seconds) => drawNotes(canvas, width, HEIGHTS.notes, data, seconds),
       ticks,
-      says: (t) => data.notes.filter((note) => note[0] <= t && t < note[1]).map((note) => noteName(note[2])).join(" "),
+      says: (t) => data.notes.filter((note) => note.start_s <= t && t < note.end_s).map((note) => noteName(note.midi)).join(" "),
     };
   }
   if (kind === "curves") {

@@ -17,6 +17,7 @@ from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import track_kinds
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.streams.transcript import Transcript
 from pipeline.report import words
 from pipeline.report.histogram import Histogram
 from pipeline.report.sampling import Answer, Place, Sampled
@@ -192,7 +193,8 @@ class Observer:
 
     def _count_words(self, sampled: Sampled) -> tuple[str | None, int, str]:
         for answer in sampled.answers.values():
-            self._notes.add([note[2] for note in answer.metadata.get("notes", [])])
+            notes = Transcript.from_metadata(answer.metadata).notes or ()
+            self._notes.add([note.midi for note in notes])
         for answer in sampled.answers.values():
             if "text" in answer.metadata:
                 transcript = answer.metadata["text"].strip()

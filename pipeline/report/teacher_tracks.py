@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from manifests.cache.stream_sums import Statistics
 from manifests.page.tracks import Track, of_stream, track
 from manifests.streams.specs import TeacherSpec
+from manifests.streams.transcript import Transcript
 from pipeline.report.sampling import Answer
 
 # Legend: T frames, D columns of a stream.
@@ -24,13 +25,13 @@ def of_answer(
         seconds: Where the page stops showing the clip.
     """
     tracks = []
-    words, notes = answer.metadata.get("words"), answer.metadata.get("notes")
-    if words is not None:
-        shown = [word for word in words if word[1] < seconds]
-        tracks.append(track("words", "words", spec.name, {"words": shown}))
-    if notes is not None:
-        shown = [note for note in notes if note[0] < seconds]
-        tracks.append(track("notes", "notes", spec.name, {"notes": shown}))
+    written = Transcript.from_metadata(answer.metadata).before(seconds)
+    if written.words is not None:
+        words = [word._asdict() for word in written.words]
+        tracks.append(track("words", "words", spec.name, {"words": words}))
+    if written.notes is not None:
+        notes = [note._asdict() for note in written.notes]
+        tracks.append(track("notes", "notes", spec.name, {"notes": notes}))
     for stream in spec.streams:
         key = f"{spec.name}.{stream.name}"
         frames_TD = answer.frames[stream.name].decode()

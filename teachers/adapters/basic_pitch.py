@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from manifests.packaged_weights import packaged_file, sha256
+from manifests.streams.notes import decode_notes
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.frame_grid import num_frames
-from teachers.toolkit.notes import decode_notes
 
 # Legend: T frames, W windows.
 

@@ -31,6 +31,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.streams.transcript import Word
 from teachers.protocol import Targets
 from teachers.toolkit import checkpoints
 from teachers.toolkit.frame_grid import num_frames, windows
@@ -158,7 +159,7 @@ class WhisperCT2:
         ]
         lengths = [self._window_frames(counts[clip]) for clip, *_ in pieces]
         frames: list[list[np.ndarray]] = [[] for _ in waves]
-        words: list[list[list[Any]]] = [[] for _ in waves]
+        words: list[list[Word]] = [[] for _ in waves]
         for length in sorted(set(lengths)):
             same = [piece for piece, own in zip(pieces, lengths, strict=True) if own == length]
             for at in range(0, len(same), self._settings.batch_windows):

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.streams.transcript import Word
 from teachers.toolkit.windowing import Grid, Window, batches, cut, join
 from teachers.toolkit.words import within
 
@@ -41,7 +42,7 @@ class Clip:
     """What was heard in a clip."""
 
     frames_TD: np.ndarray
-    words: list[list[Any]]
+    words: list[Word]
     """[word, start s, end s]"""
     language: str
     """Of the first window that has words."""

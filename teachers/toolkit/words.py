@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from manifests.streams.transcript import Word
+
 # Legend: N tokens, T frames.
 
 
 def within(
     words: Sequence[Mapping[str, Any]], *, start: int, first: int, end: int, hop_s: float
-) -> list[list[Any]]:
-    """[word, start s, end s] of the words whose middle lies in the frames that a window gives.
+) -> list[Word]:
+    """The words of a window whose middle lies in the frames that it gives.
 
     Args:
         words: Of a window, with `word`, `start` and `end` in seconds from its beginning.
@@ -26,14 +28,14 @@ def within(
     for word in words:
         begins, ends = word["start"] + start * hop_s, word["end"] + start * hop_s
         if first <= (begins + ends) / 2 / hop_s < end:
-            kept.append([word["word"], round(float(begins), 2), round(float(ends), 2)])
+            kept.append(Word(word["word"], round(float(begins), 2), round(float(ends), 2)))
     return kept
 
 
-def transcript(words: Sequence[Sequence[Any]], language: str) -> dict[str, Any]:
+def transcript(words: Sequence[Word], language: str) -> dict[str, Any]:
     """A clip's metadata from the words of all its windows."""
-    text = "".join(word for word, _, _ in words).strip()
-    timed = [[word.strip(), start, end] for word, start, end in words]
+    text = "".join(word.text for word in words).strip()
+    timed = [word._replace(text=word.text.strip()) for word in words]
     return {"text": text, "words": timed, "language": language}
 
 

@@ -21,10 +21,12 @@ from torch.utils.data import DataLoader
 from manifests.clips import Clip
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.page.track_kinds import has_keys
 from manifests.streams.kinds import KINDS
+from manifests.streams.notes import decode_notes, note_f1
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
-from student.distill.kinds import constant_output, stream_details, stream_metric
+from student.distill.kinds import constant_output, stream_details, stream_metric, to_target_units
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.pictures import draw_reading
 from student.inference.generate import TrainedStudent
@@ -64,6 +66,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
         if outputs[name]:
             output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
             report["streams"][name] = _measure(stream, output_CND, target_CND)
+    report["notes"] = _note_scores(streams, outputs, targets, clips)
     folder.analysis_file(FILE).write_text(json.dumps(report, indent=1))
     for at in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
         shown = {
@@ -108,6 +111,51 @@ def _predict(
             outputs[name] += list(result.frames[name][covered_B].float().cpu().numpy())
             targets[name] += list(target_BND[covered_B].cpu().numpy())
     return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
+
+
+def _note_scores(
+    streams: dict[str, Stream],
+    outputs: dict[str, list[np.ndarray]],
+    targets: dict[str, list[np.ndarray]],
+    clips: list[Clip],
+) -> dict[str, dict[str, float]]:
+    """Teacher -> note precision, recall and F1: notes decoded from its heads and from its targets.
+
+    The student's grid is coarser than the teacher's, for both alike: with long clips it cannot
+    place an onset within 50 ms.
+    """
+    scores = {}
+    for name, stream in streams.items():
+        teacher, _, part = name.partition(".")
+        onsets = f"{teacher}.onsets"
+        spec = stream.reader.spec if stream.reader else None
+        if part != "notes" or spec is None or not has_keys(spec) or onsets not in streams:
+            continue
+        if not len(outputs[name]) == len(outputs[onsets]) == len(clips):
+            continue
+        found = []
+        for at, clip in enumerate(clips):
+            hop_s = (clip.duration or 0.0) / len(targets[name][at])
+            if not hop_s:
+                continue
+            heads = (to_target_units(streams[n].kind, outputs[n][at]) for n in (name, onsets))
+            cached = (targets[n][at] for n in (name, onsets))
+            predicted, reference = (
+                decode_notes(
+                    *pair, hop_s=hop_s, lowest_midi=int(spec.names[0].removeprefix("midi ")),
+                    onset_threshold=stream.threshold, note_threshold=0.6 * stream.threshold,
+                )
+                for pair in (heads, cached)
+            )  # fmt: skip
+            found.append(note_f1(reference, predicted))
+        if found:
+            scores[teacher] = {key: _nanmean([one[key] for one in found]) for key in found[0]}
+    return scores
+
+
+def _nanmean(values: list[float]) -> float:
+    known = [value for value in values if not np.isnan(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _measure(stream: Stream, output_CND: np.ndarray, target_CND: np.ndarray) -> dict:

@@ -1,4 +1,4 @@
-"""From note and onset posteriors to notes, for people and reports.
+"""From note and onset posteriors to notes, and how well two lists of notes agree.
 
 The rule of Basic Pitch (Bittner et al. 2022, section 3): a note begins where an onset posterior
 peaks above a threshold and lasts while the note posterior stays above a lower one, short gaps
@@ -8,7 +8,12 @@ Later notes are found first, and take what they use, so a repeated note ends the
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
+
 import numpy as np
+
+from manifests.streams.transcript import Note
 
 # Legend: T frames, K keys.
 
@@ -27,8 +32,8 @@ def decode_notes(
     lowest_midi: int,
     onset_threshold: float,
     note_threshold: float,
-) -> list[list[float]]:
-    """[onset in s, offset in s, MIDI key, mean posterior in [0, 1]] of each note, by onset."""
+) -> list[Note]:
+    """The notes that two posteriors spell, by their onsets."""
     shortest, gap = round(SHORTEST_S / hop_s), round(GAP_S / hop_s)
     strikes_TK = np.maximum(onsets_TK, _rises(notes_TK, onsets_TK))
     before_TK = np.vstack([np.zeros_like(strikes_TK[:1]), strikes_TK[:-1]])
@@ -47,12 +52,12 @@ def decode_notes(
         amplitude = float(notes_TK[start:end, key].mean())
         left_TK[start:end, key] = 0
         found.append(
-            [
+            Note(
                 round(float(start * hop_s), 4),
                 round(float(end * hop_s), 4),
                 int(key) + lowest_midi,
                 round(amplitude, 3),
-            ]
+            )
         )
     return sorted(found)
 
@@ -67,3 +72,33 @@ def _rises(notes_TK: np.ndarray, onsets_TK: np.ndarray) -> np.ndarray:
     rise_TK = np.min(steps, axis=0).clip(0)
     rise_TK[:RISE_FRAMES] = 0
     return rise_TK * (onsets_TK.max() / max(rise_TK.max(), 1e-9))
+
+
+ONSET_TOLERANCE_S = 0.05
+"""Onsets of one note may be this far apart (the usual rule, mir_eval's default)."""
+
+
+def note_f1(reference: Sequence[Note], estimated: Sequence[Note]) -> dict[str, float]:
+    """Precision, recall and F1 of notes by mir_eval's rules, offsets left aside.
+
+    An estimated note is right if it has the key of a reference note and an onset within 50 ms of
+    it; a note is matched once at most, and as many as possible are matched. NaN without any notes.
+    """
+    by_key: dict[int, list[float]] = defaultdict(list)
+    for note in reference:
+        by_key[note.midi].append(note.start_s)
+    hits = 0
+    for midi, starts in by_key.items():
+        wanted, given = sorted(starts), sorted(n.start_s for n in estimated if n.midi == midi)
+        place = 0
+        # Within one key the earliest possible partners make the largest matching.
+        for start in wanted:
+            while place < len(given) and round(start - given[place], 4) > ONSET_TOLERANCE_S:
+                place += 1
+            if place < len(given) and round(given[place] - start, 4) <= ONSET_TOLERANCE_S:
+                hits, place = hits + 1, place + 1
+    if not reference and not estimated:
+        return dict.fromkeys(("note_precision", "note_recall", "note_f1"), float("nan"))
+    precision, recall = hits / max(len(estimated), 1), hits / max(len(reference), 1)
+    f1 = 2 * precision * recall / (precision + recall) if hits else 0.0
+    return {"note_precision": precision, "note_recall": recall, "note_f1": f1}
