@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +182,9 @@ class Watch:
         """See `ProgressListener`."""
         if clips:
             self.done.append((time.perf_counter(), seconds))
+
+    def clips_decoded(self, warnings: Mapping[str, int]) -> None:
+        """See `ProgressListener`."""
 
     def committed(self, teacher: str, marker: Marker) -> None:
         """See `ProgressListener`."""

@@ -7,7 +7,7 @@ bytes, as an undisturbed one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,8 @@ class DecodeSummary:
     seconds: float
     num_bytes: int
     failures: list[Failure]
+    warnings: Mapping[str, int]
+    """Kind of `manifests.audio` warning -> clips that have it."""
 
 
 @dataclass(frozen=True, slots=True)

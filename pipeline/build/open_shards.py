@@ -108,6 +108,7 @@ class OpenShards:
         block.seconds = summary.seconds
         if summary.num_clips:
             self.clips_decoded += summary.num_clips
+            self._listener.clips_decoded(summary.warnings)
             self._release_held()
         self.through_decoding(block, summary.failures)
         if not summary.num_clips:

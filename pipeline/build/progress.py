@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol
@@ -26,6 +27,9 @@ class ProgressListener(Protocol):
 
     def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
         """Clips are through a teacher; negative numbers take a lost shard back."""
+
+    def clips_decoded(self, warnings: Mapping[str, int]) -> None:
+        """A block is decoded; warnings are kind -> clips."""
 
     def committed(self, teacher: str, marker: Marker) -> None:
         """A shard is safe."""
@@ -50,6 +54,8 @@ class BuildProgress:
         self.failures = dict.fromkeys(totals, 0)
         self.cache_bytes = dict.fromkeys(totals, 0)
         self.extract_seconds = dict.fromkeys(totals, 0.0)
+        self.warnings: Counter[str] = Counter()
+        """Kind of warning about audio that was decoded -> clips."""
         self._console = console
         self._totals = dict(totals)
         self._printed_at = self.began
@@ -101,6 +107,10 @@ class BuildProgress:
         self.clips[teacher] += clips
         self.seconds[teacher] += seconds
         self.failures[teacher] += failures
+
+    def clips_decoded(self, warnings: Mapping[str, int]) -> None:
+        """See `ProgressListener`."""
+        self.warnings.update(warnings)
 
     def committed(self, teacher: str, marker: Marker) -> None:
         """See `ProgressListener`."""

@@ -11,11 +11,9 @@ error after which the process can compute nothing more.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import stat
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +38,7 @@ from pipeline.build.setup import TeacherSetup
 from teachers.protocol import Targets, Teacher
 
 QUICK_TRIES = 3
-"""Tries per clip while its store does not answer, before the whole block is tried again later."""
-CLIP_ERRORS = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EINVAL, errno.ENODEV)
-"""Errors of opening a file that are about its name or its kind, not about the disk."""
+"""Tries while a store does not answer, before the block is tried again later."""
 
 
 class Worker:
@@ -89,18 +85,17 @@ class Worker:
         """
         decoded = Decoded([], [], [], {rate: [] for rate in sample_rates})
         failures: list[Failure] = []
-        for clip in clips:
+        warnings: Counter[str] = Counter()
+        for clip, wave in zip(clips, _decode_patiently(clips, max_seconds), strict=True):
             try:
-                wave = _decode_patiently(clip, max_seconds)
+                if isinstance(wave, Exception):
+                    raise wave
                 resampled = {rate: audio.resample(wave, rate) for rate in sample_rates}
-            except AudioError as error:
-                failures.append(_failure(clip.clip_id, "decode", error.reason, error))
-                continue
-            except StoreError:
-                raise
             except Exception as error:  # noqa: BLE001  (a decoder may raise anything on bad bytes)
-                failures.append(_failure(clip.clip_id, "decode", type(error).__name__, error))
+                reason = error.reason if isinstance(error, AudioError) else type(error).__name__
+                failures.append(_failure(clip.clip_id, "decode", reason, error))
                 continue
+            warnings.update({warning.kind for warning in wave.warnings})
             decoded.clip_ids.append(clip.clip_id)
             decoded.durations.append(len(wave.samples) / wave.sample_rate)
             decoded.digests.append(wave.digest)
@@ -108,7 +103,8 @@ class Worker:
                 decoded.waves[rate].append(samples)
         num_bytes = sum(wave.nbytes for waves in decoded.waves.values() for wave in waves)
         seconds = sum(decoded.durations)
-        return decoded, DecodeSummary(len(decoded.clip_ids), seconds, num_bytes, failures)
+        summary = DecodeSummary(len(decoded.clip_ids), seconds, num_bytes, failures, dict(warnings))
+        return decoded, summary
 
     def extract(
         self, name: str, decoded: Decoded, position: int | None = None
@@ -190,36 +186,26 @@ class Worker:
         return ""
 
 
-def _decode_patiently(clip: Clip, max_seconds: float) -> audio.Waveform:
-    """Decodes a clip, with a few tries where its store does not answer.
+def _decode_patiently(
+    clips: Sequence[Clip], max_seconds: float
+) -> list[audio.Waveform | Exception]:
+    """Decodes a block, with a few tries where a store does not answer.
 
     Raises:
-        AudioError: the clip itself cannot be used.
-        StoreError: its store could not be reached.
+        StoreError: the audio of a clip could not be reached.
     """
-    _refuse_special_files(clip)
     for attempt in range(QUICK_TRIES):
         try:
-            return audio.decode(clip, max_seconds=max_seconds)
+            return list(audio.decode_many(clips, max_seconds=max_seconds))
         except OSError as error:
-            if error.errno in CLIP_ERRORS:
-                raise AudioError("unreadable", f"{clip.uri} cannot be opened: {error}") from None
             if attempt == QUICK_TRIES - 1:
-                raise StoreError(f"{clip.clip_id}: {clip.uri}: {brief(error)}") from None
+                raise StoreError(brief(error)) from None
+        except Exception as error:  # noqa: BLE001  (a decoder may raise anything on bad bytes)
+            if len(clips) == 1:
+                return [error]
+            return [wave for clip in clips for wave in _decode_patiently([clip], max_seconds)]
         time.sleep(0.2 * 2**attempt)
     raise AssertionError("the last try returns or raises")
-
-
-def _refuse_special_files(clip: Clip) -> None:
-    """Only regular files are opened: a pipe without a writer would be waited on for ever."""
-    if "://" in clip.uri:
-        return
-    try:
-        mode = os.stat(clip.uri).st_mode
-    except OSError:
-        return  # `audio.decode` says what is wrong.
-    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-        raise AudioError("unreadable", f"{clip.uri} is not a regular file")
 
 
 def _checked_row(targets: Targets, decoded: Decoded, at: int, spec: TeacherSpec) -> Row:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +40,8 @@ class Silent:
     def workers(self, count: int, loading_seconds: float) -> None: ...
 
     def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None: ...
+
+    def clips_decoded(self, warnings: Mapping[str, int]) -> None: ...
 
     def committed(self, teacher: str, marker: Marker) -> None: ...
 
@@ -367,6 +371,60 @@ def test_failures_that_are_tried_again_may_fail_again(make_corpus: MakeCorpus, t
         (tmp_path / "audio" / f"{at:04d}.wav").write_bytes(kept[at])
     Run(corpus, tmp_path / "cache", retry_failures=True).go()
     assert len(failures(tmp_path / "cache")) == 150
+
+
+@pytest.mark.parametrize(
+    ("malformed", "reason"),
+    [
+        ("few", "ValueError"),
+        ("stream", "bad-result"),
+        ("nan", "bad-result"),
+        ("numpy", "bad-result"),
+    ],
+)
+def test_malformed_results_are_failures_of_their_clips(
+    make_corpus: MakeCorpus, tmp_path: Path, malformed: str, reason: str
+):
+    Run(make_corpus(6), tmp_path / "cache", runtime={"malformed": malformed}).go()
+    assert [failure.error for failure in failures(tmp_path / "cache")] == [reason] * 6
+
+
+def test_a_full_disk_ends_the_build_at_once(make_corpus: MakeCorpus, tmp_path: Path):
+    def fault(process: Process, method: str, arguments: tuple) -> None:
+        if method == "commit":
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(UserError, match=r"cannot write to the cache: .*No space left"):
+        Run(make_corpus(4), tmp_path / "cache", fault).go()
+
+
+def test_a_cache_out_of_reach_for_a_while_costs_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+    tries = iter(range(4))
+
+    def fault(process: Process, method: str, arguments: tuple) -> None:
+        if method == "commit" and next(tries, None) is not None:
+            raise OSError("AWS Error SLOW_DOWN during PutObject")
+
+    Run(make_corpus(4), tmp_path / "cache", fault).go()
+    assert committed(tmp_path / "cache") == 1
+
+
+def test_a_pool_without_room_says_so(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):  # fmt: skip
+    monkeypatch.setattr("pipeline.build.staffing.WAITING_REPORTED_AFTER_S", 0.2)
+    backend_of = InProcess.available
+    busy_until = time.monotonic() + 1
+    monkeypatch.setattr(
+        InProcess,
+        "available",
+        lambda self: {"CPU": 0.0} if time.monotonic() < busy_until else backend_of(self),
+    )
+    Run(make_corpus(4), tmp_path / "cache").go()
+    assert re.search(
+        r"no worker for teacher energy since \d\d:\d\d:\d\d: no node has room", caplog.text
+    )
 
 
 def test_room_is_counted_node_by_node(make_corpus: MakeCorpus, tmp_path: Path):

@@ -1,0 +1,82 @@
+"""A shard that is committed part by part: the same bytes, and memory that does not grow with it."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.cache import shards
+from manifests.cache.codecs import encode
+from manifests.cache.shards import Failure, Row
+from manifests.cache.stream_sums import Sums
+from manifests.errors import UserError
+from manifests.storage import Folder
+from pipeline.build.commit import commit_shard
+from pipeline.build.messages import CommitRequest, Extracted
+from tests.pipeline.fakes import Energy, EnergySettings
+
+SPEC = Energy("energy", EnergySettings()).spec()
+(STREAM,) = SPEC.streams
+
+
+def part(ids: list[str], frames: int, failed: tuple[str, ...] = ()) -> Extracted:
+    rows, sums = [], Sums.zero(STREAM.dim)
+    for clip_id in ids:
+        rng = np.random.default_rng(int(clip_id))
+        frames_TD = rng.standard_normal((frames, STREAM.dim)).astype(np.float32)
+        encoded = encode(frames_TD, STREAM)
+        sums.add(Sums.of(frames_TD, encoded))
+        rows.append(
+            Row(clip_id=clip_id, duration=1.0, audio_digest="0" * 32, metadata={},
+                frames={STREAM.name: encoded})
+        )  # fmt: skip
+    failures = [Failure(clip_id=x, stage="extract", error="e", message="m") for x in failed]
+    return Extracted(rows, failures, {STREAM.name: sums})
+
+
+def request(folder: Folder, ids: list[str], done: list[str] | None = None) -> CommitRequest:
+    return CommitRequest(
+        spec=SPEC, folder=folder, shard=0, ids=ids, done=done or ids, failures=[],
+        extract_seconds=1.0,
+    )  # fmt: skip
+
+
+def test_blocks_in_any_order_give_the_corpus_order(tmp_path: Path):
+    ids = [str(at) for at in range(20)]
+    folder = Folder(tmp_path / "a")
+    parts = [part(ids[10:], 30), part(ids[:9], 40, failed=("9",))]
+    marker = commit_shard(request(folder, ids), iter(parts))
+    rows = shards.read_rows(folder, marker, SPEC)
+    assert [row.clip_id for row in rows] == [clip_id for clip_id in ids if clip_id != "9"]
+    again = commit_shard(request(Folder(tmp_path / "b"), ids), iter(parts[::-1]))
+    assert again.data_sha256 == marker.data_sha256
+
+    mended = commit_shard(request(folder, ids, done=["9"]), iter([part(["9"], 40)]))
+    assert (mended.rows, mended.failures) == (20, {})
+
+
+def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("pipeline.build.row_spool.SPOOL_BYTES", 1 << 20)
+    monkeypatch.setattr(shards, "SPOOL_BYTES", 1 << 20)
+    ids = [f"{at:03d}" for at in range(128)]
+    frames = 8_000  # 128 kB a row: 16 MB in all
+
+    def parts() -> Iterator[Extracted]:
+        for first in range(0, len(ids), 4):
+            yield part(ids[first : first + 4], frames)
+
+    tracemalloc.start()
+    marker = commit_shard(request(Folder(tmp_path), ids), parts())
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert marker.data_bytes > 16e6
+    assert peak < 8e6
+
+
+def test_a_shard_that_vanished_is_said(tmp_path: Path):
+    with pytest.raises(UserError, match="is not committed any more"):
+        commit_shard(request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([part(["1"], 4)]))
