@@ -15,6 +15,9 @@ from manifests.cache.encoded_frames import EncodedFrames
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 
+BLOCK_FRAMES = 4096
+"""Frames that are summed at once, so that a long clip's float64 copies stay small."""
+
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
@@ -47,18 +50,22 @@ class Sums:
     @classmethod
     def of(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
         """Sums over one clip: its frames, and the same after the codec."""
-        lost_TD = (frames_TD - kept.decode()).astype(np.float64)
+        kept_TD = kept.decode()
         valid_frames = KINDS[kept.spec.kind].valid_frames
-        if valid_frames is not None:
-            lost_TD *= valid_frames(frames_TD)[:, None]
-        frames_TD = frames_TD.astype(np.float64)
-        return cls(
-            len(frames_TD),
-            frames_TD.sum(0),
-            np.square(frames_TD).sum(0),
-            np.square(lost_TD).sum(0),
-            float(np.abs(lost_TD).max()),
-        )
+        sums = cls.zero(frames_TD.shape[1])
+        for first in range(0, len(frames_TD), BLOCK_FRAMES):
+            part_TD = frames_TD[first : first + BLOCK_FRAMES].astype(np.float64)
+            lost_TD = (
+                frames_TD[first : first + BLOCK_FRAMES] - kept_TD[first : first + BLOCK_FRAMES]
+            ).astype(np.float64)
+            if valid_frames is not None:
+                lost_TD *= valid_frames(frames_TD[first : first + BLOCK_FRAMES])[:, None]
+            sums.num_frames += len(part_TD)
+            sums.total_D += part_TD.sum(0)
+            sums.square_D += np.square(part_TD).sum(0)
+            sums.lost_D += np.square(lost_TD).sum(0)
+            sums.max_lost = max(sums.max_lost, float(np.abs(lost_TD).max()))
+        return sums
 
     def add(self, other: Sums) -> None:
         """Adds another part's sums to these."""

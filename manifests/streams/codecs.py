@@ -81,6 +81,10 @@ class Codec:
         return self.bytes_per_clip(stream) + num_frames * self.bytes_per_frame(stream)
 
 
+BLOCK_FRAMES = 4096
+"""Frames that are encoded at once."""
+
+
 def _encode_fp16(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
     limit = float(np.finfo(np.float16).max)
     return frames_TD.clip(-limit, limit).astype("<f2").tobytes()
@@ -92,10 +96,15 @@ def _decode_fp16(blob: Blob, stream: CodedStream) -> np.ndarray:
 
 def _encode_int8(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
     # Scales are float32: in half precision they underflow on small posteriors.
-    scale_D = (np.abs(frames_TD).max(0) / 127).astype("<f4")
+    largest_D = np.abs(np.maximum(frames_TD.max(0), -frames_TD.min(0)))
+    scale_D = (largest_D / 127).astype("<f4")
     divisor_D = np.where(scale_D > 0, scale_D, 1)
-    levels_TD = np.rint(frames_TD / divisor_D).astype(np.int8)
-    return scale_D.tobytes() + levels_TD.tobytes()
+    levels_TD = np.empty(frames_TD.shape, np.int8)
+    # Block by block, so that a long clip's float copies stay small.
+    for first in range(0, len(frames_TD), BLOCK_FRAMES):
+        block = slice(first, first + BLOCK_FRAMES)
+        levels_TD[block] = np.rint(frames_TD[block] / divisor_D)
+    return b"".join((scale_D.tobytes(), levels_TD))
 
 
 def _decode_int8(blob: Blob, stream: CodedStream) -> np.ndarray:

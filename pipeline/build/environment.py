@@ -35,6 +35,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._received: int | None = None
+        self._timer: threading.Timer | None = None
 
     def check(self) -> None:
         """Raises `Interrupted` once a signal has come."""
@@ -45,9 +46,9 @@ class StopSignal:
         """The signal handler: the first signal counts, further ones change nothing."""
         if self._received is None:
             self._received = number
-            timer = threading.Timer(SHUTDOWN_S, os._exit, [128 + number])
-            timer.daemon = True
-            timer.start()
+            self._timer = threading.Timer(SHUTDOWN_S, os._exit, [128 + number])
+            self._timer.daemon = True
+            self._timer.start()
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -60,6 +61,8 @@ class StopSignal:
         try:
             yield
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             if self._received is None:
                 for number, handler in before.items():
                     signal.signal(number, handler)

@@ -1,0 +1,40 @@
+"""What a local cluster is protected by, and what a signal does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from manifests.errors import Interrupted
+from pipeline.build.environment import StopSignal
+
+SHOW = (
+    "import os; from pipeline.build.environment import prepare; prepare(local={});"
+    "print(os.environ.get('RAY_AUTH_MODE'), len(os.environ.get('RAY_AUTH_TOKEN', '')))"
+)
+
+
+@pytest.mark.parametrize(("local", "printed"), [(True, "token 64"), (False, "None 0")])
+def test_a_local_cluster_has_a_token_of_its_own(local: bool, printed: str):
+    """Ray refuses whoever does not have it, in the mode `token`."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", SHOW.format(local)]
+    done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_noticed_at_the_next_check(number: int, code: int):
+    stop = StopSignal()
+    with stop.installed():
+        stop.check()
+        for _ in range(3):
+            os.kill(os.getpid(), number)
+        with pytest.raises(Interrupted) as ended:
+            stop.check()
+        stop._received = None  # So that the handlers of before come back.
+    assert ended.value.exit_code == code
