@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from manifests.errors import UserError
+from manifests.storage import check_given_address
 
 SCHEMA = pa.schema(
     [
@@ -58,6 +59,7 @@ class Clip:
     def __post_init__(self) -> None:
         if not self.clip_id or not self.uri:
             raise UserError(f"a clip needs an id and a uri; found {self.clip_id!r}, {self.uri!r}")
+        check_given_address(self.uri)
         if not 0 <= self.offset < MAX_SECONDS:
             raise UserError(
                 f"clip {self.clip_id}: offset must be >= 0 s and below 1e9 s, found {self.offset}"

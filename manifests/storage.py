@@ -10,16 +10,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from manifests.errors import UserError
 
+REQUESTS = 64
+"""Requests under way at once where many small files of an object store are read."""
 TEMPORARY = ".tmp-"
 """Prefix of files that a killed writer may leave behind; no reader ever looks at them."""
 PIECE = 1 << 23
@@ -32,6 +36,49 @@ def cannot_write(why: str) -> UserError:
         f"cannot write to the cache: {why}; mend that (free space, permissions, credentials) and "
         "run the same command again: what is committed is kept"
     )
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_parallel(
+    function: Callable[[Item], Result], items: Sequence[Item], *, requests: int = REQUESTS
+) -> Iterator[Result]:
+    """`map(function, items)` in order, with many calls waiting for their answers at once.
+
+    At most a few results per request are held that nobody has taken yet.
+    """
+    if len(items) < 2:
+        yield from map(function, items)
+        return
+    with ThreadPoolExecutor(min(requests, len(items))) as pool:
+        for first in range(0, len(items), 8 * requests):
+            yield from pool.map(function, items[first : first + 8 * requests])
+
+
+def check_given_address(uri: str) -> None:
+    """Refuses an address that names more than a place, for addresses that a manifest gives.
+
+    pyarrow reads options from an address (`s3://bucket?endpoint_override=HOST/key`): with them, a
+    manifest would choose which host receives requests signed with this machine's credentials.
+    Addresses on the command line are the user's own and may have options.
+
+    Raises:
+        UserError: the scheme is another than s3, gs or file, or the bucket is not a plain name.
+    """
+    scheme, separator, key = uri.partition("://")
+    if not separator:
+        return
+    bucket = key.partition("/")[0]
+    is_plain = scheme == "file" and not bucket and "?" not in key
+    if scheme in ("s3", "gs"):
+        is_plain = re.fullmatch(r"\w[\w.-]*", bucket) is not None
+    if not is_plain:
+        raise UserError(
+            f"the address {uri} in the manifest is refused: expected a local path, s3://BUCKET/KEY "
+            "or gs://BUCKET/KEY, where BUCKET is a plain name without '?', ':' or '@'"
+        )
 
 
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
@@ -54,6 +101,9 @@ def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
 
 @functools.lru_cache(64)
 def _connect(uri: str) -> tuple[fs.FileSystem, str]:
+    # pyarrow's S3 client keeps as many connections as there are threads for input and output.
+    if pa.io_thread_count() < REQUESTS:
+        pa.set_io_thread_count(REQUESTS)
     try:
         return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -132,29 +182,43 @@ class Folder:
             raise
         _sync_folder(target.parent)
 
+    def read_many(self, names: Sequence[str]) -> Iterator[bytes]:
+        """The contents of many small files, in order; an object store is asked for many at once.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return map(self.read_bytes, names) if self.is_local else in_parallel(self.read_bytes, names)
+
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name."""
         return self._fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def size(self, name: str) -> int | None:
         """Bytes of a file, or None where there is none."""
+        stamp = self.stamp(name)
+        return stamp and stamp[0]
+
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """(bytes, time of change in ns since 1970) of a file, or None where there is none."""
         info = self._fs.get_file_info(self.path(name))
-        return info.size if info.type == fs.FileType.File else None
+        return (info.size, info.mtime_ns or 0) if info.type == fs.FileType.File else None
 
     def sizes(self) -> dict[str, int]:
         """Name -> bytes of every finished file directly within; one listing, sorted by name."""
-        return {
-            info.base_name: info.size
-            for info in self._entries()
-            if info.type == fs.FileType.File and not info.base_name.startswith(TEMPORARY)
-        }
+        return {name: size for name, (size, _) in self.stamps().items()}
 
-    def everything(self) -> dict[str, tuple[int, float]]:
-        """Name -> (bytes, time of change in s since 1970) of every file, unfinished ones too."""
+    def stamps(self, *, unfinished: bool = False) -> dict[str, tuple[int, int]]:
+        """Name -> (bytes, time of change in ns since 1970) of every file directly within.
+
+        Args:
+            unfinished: Include what killed writers left behind.
+        """
         return {
-            info.base_name: (info.size, info.mtime.timestamp() if info.mtime else 0.0)
+            info.base_name: (info.size, info.mtime_ns or 0)
             for info in self._entries()
             if info.type == fs.FileType.File
+            and (unfinished or not info.base_name.startswith(TEMPORARY))
         }
 
     def names(self) -> list[str]:

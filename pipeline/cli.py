@@ -5,14 +5,14 @@ Ray is imported by the commands that need it: the others answer at once.
 
 from __future__ import annotations
 
+from collections import Counter
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.table import Table
 
-from manifests.cache.layout import Layout
+from manifests.cache.layout import Layout, check_teacher_name
 from manifests.cache.reader import CacheReader
 from manifests.console import as_fields, console, messages, run_command
 from manifests.corpus.corpus import Corpus
@@ -75,31 +75,32 @@ def _say(outcome: BuildResult, cache: str) -> None:
 def plan_build(config: PlanOptions) -> None:
     """Say what `build` would run: clips, hours, bytes, worker hours."""
     corpus = Corpus(config.corpus)
-    layout = Layout(config.cache)
+    layout = Layout.planned(config.cache)
+    layout.compare(corpus)
     teachers = setup.teachers(config)
+    for teacher in teachers:
+        check_teacher_name(teacher.name)
     lacking = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
+    unknown = plan.unknown_lengths(corpus)
     every = [
-        (teacher.spec, plan.estimate(layout, corpus, teacher.spec, lacking[teacher.name]))
+        (
+            teacher.spec,
+            plan.estimate(
+                layout,
+                corpus,
+                teacher.spec,
+                lacking[teacher.name],
+                unknown=unknown,
+                num_cpus=teacher.resources.num_cpus,
+                price_per_core_hour=config.price_per_core_hour,
+            ),
+        )
         for teacher in teachers
     ]
     if config.json:
         _print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
         return
-    title = f"To do for corpus {corpus.name}"
-    shown = Table("teacher", "version", title=title, box=box.SIMPLE_HEAD, padding=0)
-    for heading in ("shards", "clips", "audio hours", "cache GB", "worker hours"):
-        shown.add_column(heading, justify="right")
-    for spec, todo in every:
-        shown.add_row(
-            spec.name,
-            spec.fingerprint,
-            f"{todo.shards:,}",
-            f"{todo.clips:,}",
-            f"{todo.audio_hours:,.2f}",
-            f"{todo.cache_bytes / 1e9:,.3f}",
-            "not yet measured" if todo.worker_hours is None else f"{todo.worker_hours:,.3f}",
-        )
-    console.print(shown)
+    console.print(plan.table(corpus.name, every))
 
 
 def cache_status(cache: str = "cache", json: bool = False) -> int:
@@ -169,12 +170,14 @@ def verify_cache(
             print(dumps(as_fields(damage)))
         else:
             shard = "" if damage.shard is None else f" shard {damage.shard}"
-            console.print(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
+            _print_line(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
     damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
     if repair:
-        for teacher, corpus, shard in sorted(damaged):
-            verify.quarantine(layout, teacher, corpus, shard)
-        messages.print(f"{len(damaged)} shards set aside; the next build refills them")
+        moved, whole = verify.repair(layout, found, deep=deep)
+        messages.print(
+            f"{moved} shards set aside; the next build refills them"
+            + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
+        )
     elif not json:
         console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
     return 1 if found else 0
@@ -187,44 +190,53 @@ def audit_cache(
     content_only: bool = False,
     repair: bool = False,
     seed: int = 0,
+    trust_remote_code: bool = False,
     json: bool = False,
 ) -> int:
-    """Hear random rows again and compare; exit code 1 if one differs.
+    """Extract random rows again and compare; exit code 1 if one differs or cannot be read.
 
     Args:
         cache: Folder or address of the cache.
-        teacher: Name or NAME@FINGERPRINT; the newest version of each if empty.
+        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
         sample: Rows per teacher; 0 means all.
         content_only: Compare the audio's digests alone, and run no expert.
-        repair: Set the shards of changed audio aside, so that the next build redoes them.
+        repair: Set the shards of changed audio aside, so that the next build redoes them. Audio
+            that cannot be read now, or targets that differ, set nothing aside.
         seed: Of the draw.
-        json: Print JSON, a line per row that was heard.
+        trust_remote_code: Run the code that the cache's teachers name: adapters of other projects,
+            and the Python files of models that were built with trust_remote_code.
+        json: Print JSON, a line per row that was compared.
     """
     layout = Layout.open(cache)
-    specs = [layout.teacher(teacher)] if teacher else list(layout.newest().values())
-    bad: set[tuple[str, str, int]] = set()
+    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    is_good = True
+    changed: set[tuple[str, str, int]] = set()
     for spec in specs:
-        heard = same = 0
-        for found in audit.audit(layout, spec, sample=sample, content_only=content_only, seed=seed):
-            heard += 1
+        verdicts: Counter[str] = Counter()
+        for found in audit.audit(
+            layout,
+            spec,
+            sample=sample,
+            content_only=content_only,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        ):
+            verdicts[found.verdict.partition(":")[0]] += 1
             if json:
                 print(dumps(as_fields(found)))
-            if found.verdict == "same":
-                same += 1
+            if found.verdict == audit.SAME:
                 continue
-            bad.add((found.teacher, found.corpus, found.shard))
+            is_good = False
+            if found.verdict == audit.CONTENT_CHANGED:
+                changed.add((found.teacher, found.corpus, found.shard))
             if not json:
-                console.print(
-                    f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}: "
-                    f"{found.verdict}" + (f" by {found.difference:.3f}" if found.difference else "")
-                )
+                _print_line(audit.line(found))
         if not json:
-            console.print(f"{spec.key}: {same} of {heard} rows are what the expert hears now")
+            _print_line(audit.summary(spec, verdicts))
     if repair:
-        for key, corpus, shard in sorted(bad):
-            verify.quarantine(layout, key, corpus, shard)
-        messages.print(f"{len(bad)} shards set aside; the next build redoes them")
-    return 1 if bad else 0
+        moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
+        messages.print(f"{moved} shards set aside; the next build redoes them")
+    return 0 if is_good else 1
 
 
 def coverage(cache: str = "cache", json: bool = False) -> None:
@@ -238,12 +250,7 @@ def coverage(cache: str = "cache", json: bool = False) -> None:
     if json:
         _print_json([as_fields(line) for line in lines])
         return
-    shown = Table("corpus", "clips", "targets by", "holes", title="Clips by teachers")
-    for line in lines:
-        holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))
-        teachers = ", ".join(line.teachers) or "none"
-        shown.add_row(line.corpus, f"{line.clips:,}", teachers, holes or "-")
-    console.print(shown)
+    console.print(maintenance.coverage_table(lines))
 
 
 def list_versions(cache: str = "cache", json: bool = False) -> None:
@@ -257,21 +264,7 @@ def list_versions(cache: str = "cache", json: bool = False) -> None:
     if json:
         _print_json([as_fields(line) for line in lines])
         return
-    shown = Table(title="Versions", box=box.SIMPLE_HEAD, padding=0)
-    for heading in ("teacher", "", "made", "clips", "MB"):
-        right = heading in ("clips", "MB")
-        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    shown.add_column("streams and settings", overflow="fold")
-    for line in lines:
-        shown.add_row(
-            line.teacher,
-            "newest" if line.newest else "older",
-            line.created[:10],
-            f"{line.clips:,}",
-            f"{line.cache_bytes / 1e6:,.1f}",
-            ", ".join([*line.streams, *(f"{key}={line.settings[key]}" for key in line.settings)]),
-        )
-    console.print(shown)
+    console.print(maintenance.versions_table(lines))
 
 
 def remove_version(version: str, cache: str = "cache") -> None:
@@ -288,15 +281,40 @@ def remove_version(version: str, cache: str = "cache") -> None:
     console.print(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
 
 
-def compact(cache: str = "cache", older_than_hours: float = 24.0) -> None:
-    """Delete superseded and quarantined data, and what kills left behind.
+def use_version(version: str, cache: str = "cache") -> None:
+    """Choose the version of a teacher that readers get.
+
+    Args:
+        version: NAME@FINGERPRINT, as `ls` shows it; NAME alone goes back to the newest complete
+            version.
+        cache: Folder or address of the cache.
+    """
+    layout = Layout.open(cache)
+    spec = layout.teacher(version)
+    if "@" in version:
+        layout.use(spec)
+    else:
+        layout.use_newest_complete(version)
+    choice = layout.current_versions()[spec.name]
+    _print_line(f"{spec.name}: readers get {choice.spec.key} ({choice.why})")
+
+
+def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
+    """Delete superseded and quarantined data and what kills left behind; index the markers.
 
     Args:
         cache: Folder or address of the cache.
-        older_than_hours: Younger files stay: a running build writes data before its marker.
+        older_than_hours: Data that was replaced or set aside less long ago stays: readers that were
+            opened before may still need it, and a running build writes data before its marker.
     """
-    files, size = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
-    console.print(f"{files} files, {size / 1e6:,.1f} MB freed")
+    done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
+    console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
+    if done.young_files:
+        console.print(
+            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB stay: not needed since "
+            f"less than {older_than_hours:g} h, so a reader that is open may still use them "
+            "(--older-than-hours)"
+        )
 
 
 def list_teachers(weights_dir: str = "", json: bool = False) -> None:
@@ -344,6 +362,11 @@ def fetch(config: FetchConfig) -> None:
     console.print(shown)
 
 
+def _print_line(text: str) -> None:
+    """Prints a line as it is: brackets in clip ids and labels are no markup."""
+    console.print(text, markup=False, soft_wrap=True)
+
+
 def _print_json(value: object) -> None:
     print(dumps(value, indent=1, ensure_ascii=False))
 
@@ -364,6 +387,7 @@ def main() -> None:
             "audit": audit_cache,
             "ls": list_versions,
             "rm": remove_version,
+            "use": use_version,
             "compact": compact,
             "teachers": list_teachers,
             "fetch": fetch,

@@ -133,5 +133,8 @@ class BuildConfig:
 class PlanOptions(BuildConfig):
     """The options of `coat-cache plan`: those of a build, and the form of the answer."""
 
+    price_per_core_hour: float = 0.0
+    """Price of a core for an hour, in any currency; 0 leaves the price out."""
+
     json: bool = False
     """Print JSON instead of a table."""

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from manifests.cache import marker_index
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from manifests.storage import cannot_write
@@ -84,7 +85,11 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
             # Ray reads its environment when it is imported.
             from pipeline.build.cluster import connected
 
-            with stop.installed(), connected(config, stop) as cluster:
+            with (
+                stop.installed(),
+                marker_index.kept_up_to_date(list(folders.values())),
+                connected(config, stop) as cluster,
+            ):
                 Scheduler(
                     cluster,
                     setups,

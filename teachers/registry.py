@@ -103,6 +103,11 @@ def settings_class(family: str) -> type:
     return _class(family).Settings
 
 
+def is_own(family: str) -> bool:
+    """Whether a family is one of this project's adapters, by its name or as `module:Class`."""
+    return family.startswith(GENERIC) or family in FAMILIES or family in FAMILIES.values()
+
+
 def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
     """A teacher called `name`, not yet loaded.
 

@@ -7,24 +7,75 @@
         spec.json                       the version, `manifests.streams.specs.TeacherSpec`
         CORPUS/markers/0000000.json     commit marker, written last: its presence means complete
         CORPUS/data/0000000-SHA.parquet targets
-        CORPUS/failures/...             clips without targets, with the reason
+        CORPUS/index/0000000.parquet    the markers, compacted (`manifests.cache.marker_index`)
+      teachers/NAME.use.json            the version that readers get, where one was chosen
 
-Nothing but cache.json is shared between teachers or jobs, and it never changes: what there is, is
-found by listing, so jobs that race cannot lose each other's entries.
+Nothing but cache.json is shared between teachers or jobs: what there is, is found by listing, so
+jobs that race cannot lose each other's entries.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from manifests.corpus.corpus import Corpus
+import pyarrow.parquet as pq
+
+from manifests.cache import marker_index, shards
+from manifests.clips import from_table
+from manifests.corpus.corpus import Corpus, Part
 from manifests.errors import UserError
-from manifests.storage import Folder
+from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 
-FORMAT = 1
-"""Version of the cache's format. A reader refuses newer ones."""
+log = logging.getLogger(__name__)
+
+FORMAT = 2
+"""Version of the cache's format. A reader refuses newer ones, and reads all older ones. A build
+that adds to a cache of an older format raises its number. 2: markers hold failures, audio digests
+and library versions themselves."""
+NAME = re.compile(r"\w[\w.-]*")
+"""Names of teachers and corpora, which are names of folders, too."""
+PART = re.compile(r"clips-\d{5,}\.parquet")
+"""Names of a corpus's parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentVersion:
+    """The version of a teacher that readers get when they ask by its name."""
+
+    spec: TeacherSpec
+    why: str
+    """`only version`, `chosen`, `newest complete`, `most complete` or `no targets yet`."""
+    newest: TeacherSpec
+    """The version that was created last."""
+    progress: dict[str, str]
+    """`NAME@FINGERPRINT` -> what there is of that version, e.g. `3 of 12 shards`."""
+
+    @property
+    def notice(self) -> str | None:
+        """What a reader should know if a newer version exists that it does not get."""
+        if self.spec.key == self.newest.key or self.why == "chosen":
+            return None
+        return (
+            f"{self.spec.name} is read from {self.spec.key} ({self.why}); the newer "
+            f"{self.newest.key} has {self.progress[self.newest.key]}; to choose: coat-cache use "
+            f"NAME@FINGERPRINT"
+        )
+
+
+def check_teacher_name(name: str) -> None:
+    """Refuses a name that cannot be the name of a folder.
+
+    Raises:
+        UserError: it has other characters than letters, digits, `_`, `-` and `.`.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"the teacher name {name!r} must be letters, digits, '_', '-' and '.'")
 
 
 class Layout:
@@ -41,28 +92,47 @@ class Layout:
             UserError: there is none, or its format is newer than this version reads.
         """
         layout = cls(uri)
-        try:
-            found = json.loads(layout.root.read_bytes("cache.json"))["format"]
-        except FileNotFoundError:
+        version = layout._format()
+        if version is None:
             raise UserError(
                 f"{uri} is not a teacher cache (it has no cache.json); "
                 "check the path, or make one with: coat-cache build --corpus CORPUS --cache CACHE"
-            ) from None
-        except (json.JSONDecodeError, KeyError):
-            raise UserError(f"{uri}/cache.json is not what we write; restore it") from None
-        if found > FORMAT:
+            )
+        if version > FORMAT:
             raise UserError(
-                f"{uri} has cache format {found}, this version reads up to {FORMAT}; "
+                f"{uri} has cache format {version}, this version reads up to {FORMAT}; "
                 "upgrade coat-distill"
             )
         return layout
 
     @classmethod
     def create(cls, uri: str | Path) -> Layout:
-        """The cache at an address, made if it is not there."""
-        if not Folder(uri).exists("cache.json"):
-            Folder(uri).write_atomic("cache.json", json.dumps({"format": FORMAT}).encode())
-        return cls.open(uri)
+        """The cache at an address, ready to be added to; it is made if it is not there."""
+        layout = cls.planned(uri)
+        if (layout._format() or 0) < FORMAT:
+            layout.root.write_atomic("cache.json", json.dumps({"format": FORMAT}).encode())
+        return layout
+
+    @classmethod
+    def planned(cls, uri: str | Path) -> Layout:
+        """The cache at an address, which need not be there yet; nothing is written.
+
+        Raises:
+            UserError: its format is newer than this version reads.
+        """
+        layout = cls(uri)
+        return layout if layout._format() is None else cls.open(uri)
+
+    def _format(self) -> int | None:
+        try:
+            version = json.loads(self.root.read_bytes("cache.json"))["format"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            version = None
+        if not isinstance(version, int):
+            raise UserError(f"{self.root.uri}/cache.json is not what we write; restore it")
+        return version
 
     def corpora(self) -> list[str]:
         """Names of the corpora, sorted."""
@@ -78,52 +148,199 @@ class Layout:
         Raises:
             UserError: the cache has another corpus of this name.
         """
+        known, added = self.compare(corpus)
+        if not added:
+            return
         target = self.root.child("corpora").child(corpus.name)
-        known = self.corpus(corpus.name).parts if target.exists("corpus.json") else []
+        for part in added:
+            target.write_atomic(part.file, corpus.folder.read_bytes(part.file))
+        contents = replace(corpus.contents, parts=(*known, *added))
+        target.write_atomic("corpus.json", contents.to_bytes())
+
+    def compare(self, corpus: Corpus) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """The parts of a corpus that the cache has, and those that it lacks.
+
+        Parts are compared by their rows, as another pyarrow writes other bytes for the same rows.
+
+        Raises:
+            UserError: the cache has another corpus of this name.
+        """
+        folder = self.root.child("corpora").child(corpus.name)
+        known = self.corpus(corpus.name).parts if folder.exists("corpus.json") else ()
         for ours, theirs in zip(known, corpus.parts, strict=False):
-            if ours.sha256 != theirs.sha256:
+            if ours.sha256 != theirs.sha256 and not self._same_rows(corpus, ours, theirs):
                 raise UserError(
                     f"the cache has a corpus {corpus.name!r} whose {ours.file} differs from "
                     f"{corpus.folder.uri}/{theirs.file}; a corpus only grows by added parts: "
                     "rebuild it over its old folder, or give the new one another --name"
                 )
-        for part in corpus.parts[len(known) :]:
-            target.write_atomic(part.file, corpus.folder.read_bytes(part.file))
-        if len(corpus.parts) > len(known):
-            target.write_atomic("corpus.json", corpus.folder.read_bytes("corpus.json"))
+        for part in corpus.parts:
+            if not PART.fullmatch(part.file):
+                raise UserError(
+                    f"{corpus.folder.uri}/corpus.json names the part {part.file!r}, which is no "
+                    "name that coat-corpus writes; restore it"
+                )
+        return known, corpus.parts[len(known) :]
+
+    def _same_rows(self, corpus: Corpus, ours: Part, theirs: Part) -> bool:
+        """Whether two parts hold the same clips in the same shards, whatever pyarrow wrote them."""
+        if (ours.clips, ours.shards, ours.first_shard) != (
+            theirs.clips, theirs.shards, theirs.first_shard,
+        ):  # fmt: skip
+            return False
+        with (
+            self.corpus(corpus.name).folder.open(ours.file) as old,
+            corpus.folder.open(theirs.file) as new,
+        ):
+            return from_table(pq.read_table(old)) == from_table(pq.read_table(new))
 
     def add_teacher(self, spec: TeacherSpec) -> None:
-        """Writes a version's spec.json, unless it is there."""
+        """Writes a version's spec.json, unless it is there.
+
+        Raises:
+            UserError: the teacher's name cannot be the name of a folder.
+        """
+        check_teacher_name(spec.name)
         folder = self.root.child("teachers").child(spec.key)
         if not folder.exists("spec.json"):
             folder.write_atomic("spec.json", spec.to_json().encode())
 
     def teachers(self) -> dict[str, TeacherSpec]:
-        """`NAME@FINGERPRINT` -> spec of every version, oldest first."""
+        """`NAME@FINGERPRINT` -> spec of every version, oldest first.
+
+        Raises:
+            UserError: a spec is not the one that its folder is named for.
+        """
         folder = self.root.child("teachers")
-        specs = [
-            TeacherSpec.from_json(folder.child(key).read_bytes("spec.json").decode())
-            for key in folder.folders()
-            if folder.child(key).exists("spec.json")
-        ]
+
+        def read(key: str) -> TeacherSpec | None:
+            try:
+                text = folder.child(key).read_bytes("spec.json").decode()
+            except FileNotFoundError:
+                return None
+            try:
+                spec = TeacherSpec.from_json(text)
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(
+                    f"{folder.uri}/{key}/spec.json is not what we write ({error}); restore it"
+                ) from None
+            if spec.key != key or not NAME.fullmatch(spec.name):
+                raise UserError(
+                    f"{folder.uri}/{key}/spec.json is of {spec.key!r}; restore the right one"
+                )
+            return spec
+
+        specs = [spec for spec in in_parallel(read, folder.folders()) if spec is not None]
         return {spec.key: spec for spec in sorted(specs, key=lambda spec: spec.created)}
 
-    def newest(self) -> dict[str, TeacherSpec]:
-        """Teacher name -> its newest version."""
-        return {spec.name: spec for spec in self.teachers().values()}
+    def use(self, spec: TeacherSpec) -> None:
+        """Makes a version the one that readers get, until `use_newest_complete`."""
+        content = json.dumps({"use": spec.key}).encode()
+        self.root.child("teachers").write_atomic(f"{spec.name}.use.json", content)
+
+    def use_newest_complete(self, name: str) -> None:
+        """Leaves it to `current` again which version of a teacher readers get."""
+        if self.root.child("teachers").exists(f"{name}.use.json"):
+            self.root.child("teachers").delete(f"{name}.use.json")
+
+    def current(self, corpora: Sequence[str] | None = None) -> dict[str, TeacherSpec]:
+        """Teacher name -> the version that readers get, see `current_versions`."""
+        return {name: found.spec for name, found in self.current_versions(corpora).items()}
+
+    def current_versions(self, corpora: Sequence[str] | None = None) -> dict[str, CurrentVersion]:
+        """Teacher name -> the version that readers get, and why.
+
+        That is the one chosen by `coat-cache use`, else the newest of the complete versions, else
+        the one with most shards. A version is complete if it has every shard of each corpus that
+        any version of the teacher was run on. A version without rows is never taken if another one
+        has some.
+
+        Args:
+            corpora: Names of those that count; all if None.
+        """
+        by_name: dict[str, list[TeacherSpec]] = {}
+        for spec in self.teachers().values():
+            by_name.setdefault(spec.name, []).append(spec)
+        names = self.corpora() if corpora is None else corpora
+        found = in_parallel(lambda specs: self._current(specs, names), list(by_name.values()))
+        return dict(zip(by_name, found, strict=True))
+
+    def _current(self, specs: list[TeacherSpec], corpora: Sequence[str]) -> CurrentVersion:
+        newest = specs[-1]
+        if len(specs) == 1:
+            return CurrentVersion(spec=newest, why="only version", newest=newest, progress={})
+        done = {
+            (spec.key, corpus): len(shards.committed(self.shards(spec, corpus)))
+            for spec in specs
+            for corpus in corpora
+        }
+        touched = [name for name in corpora if any(done[spec.key, name] for spec in specs)]
+        total = sum(self.corpus(name).num_shards for name in touched)
+        counts = {spec.key: sum(done[spec.key, name] for name in touched) for spec in specs}
+        has_rows = {
+            spec.key: counts[spec.key] > 0 and self._has_rows(spec, touched) for spec in specs
+        }
+        progress = {
+            spec.key: f"{counts[spec.key]:,} of {total:,} shards"
+            if has_rows[spec.key] or not counts[spec.key]
+            else "no targets, failures alone"
+            for spec in specs
+        }
+        chosen = self.chosen(newest.name)
+        for spec in specs:
+            if spec.key == chosen:
+                return CurrentVersion(spec=spec, why="chosen", newest=newest, progress=progress)
+        if chosen:
+            log.warning(
+                "%s was chosen by `coat-cache use` and is not in the cache any more", chosen
+            )
+        best = max(
+            enumerate(specs),
+            key=lambda item: (
+                has_rows[item[1].key],
+                counts[item[1].key] == total,
+                counts[item[1].key] if counts[item[1].key] < total else 0,
+                item[0],
+            ),
+        )[1]
+        why = "newest complete" if counts[best.key] == total else "most complete"
+        if not has_rows[best.key]:
+            why = "no targets yet"
+        return CurrentVersion(spec=best, why=why, newest=newest, progress=progress)
+
+    def chosen(self, name: str) -> str | None:
+        """The version of a teacher that `use` chose, as `NAME@FINGERPRINT`; None without one."""
+        try:
+            return json.loads(self.root.read_bytes(f"teachers/{name}.use.json"))["use"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{self.root.uri}/teachers/{name}.use.json is not what we write; run: coat-cache "
+                f"use {name}@FINGERPRINT"
+            ) from None
+
+    def _has_rows(self, spec: TeacherSpec, corpora: Sequence[str]) -> bool:
+        return any(
+            marker.rows
+            for corpus in corpora
+            for marker in marker_index.read_markers(self.shards(spec, corpus))
+        )
 
     def teacher(self, name: str) -> TeacherSpec:
-        """A version by `NAME@FINGERPRINT`, or the newest of `NAME`.
+        """A version by `NAME@FINGERPRINT`, or the current one of `NAME`.
 
         Raises:
             UserError: the cache has none such.
         """
         every = self.teachers()
-        found = every.get(name) or self.newest().get(name)
-        if found is None:
+        if name in every:
+            return every[name]
+        specs = [spec for spec in every.values() if spec.name == name]
+        if not specs:
             known = ", ".join(every) or "no teacher at all"
             raise UserError(f"{self.root.uri} has no teacher {name!r}; it has {known}")
-        return found
+        return self._current(specs, self.corpora()).spec
 
     def shards(self, spec: TeacherSpec, corpus: str) -> Folder:
         """Folder of one version's shards for one corpus."""

@@ -3,32 +3,34 @@
 A data file is never changed: its name carries the start of its SHA-256. The marker, a small JSON
 file written last and replaced atomically, says which data file and which failures belong to the
 shard. So a kill leaves either the old state or the new one, two jobs that race end in one
-consistent state whoever wins, and readers of the old state are not disturbed.
+consistent state whoever wins, and readers of the old state are not disturbed. Whoever needs the
+markers of many shards reads them through `manifests.cache.marker_index`.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.stream_sums import Sums
+from manifests.errors import UserError
 from manifests.storage import PIECE, Folder
 from manifests.streams.codecs import CODECS
 from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import TeacherSpec
 
-REQUESTS = 16
-"""Markers that are read at once from an object store."""
 ROWS_PER_GROUP = 8
 """Rows that a random access reads together; 4 to 16 read about equally fast."""
 SPOOL_BYTES = 64 << 20
@@ -65,7 +67,9 @@ class Failure:
     nodes) are never recorded. Caches written before this field existed read as `clip`."""
 
 
-FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in Failure.__dataclass_fields__])
+DATA_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
+"""Names of data and failures files. A marker that names anything else was not written by us."""
+MARKER_NAME = re.compile(r"(\d{7,})\.json")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,25 +94,59 @@ class Marker:
     """Name of the Parquet file."""
     data_bytes: int
     data_sha256: str
-    failures_data: str
-    """Name of the failures' Parquet file, or empty."""
-    failures_sha256: str
+    failures_data: str = ""
+    """Format 1 only: name of the failures' Parquet file, or empty."""
+    failures_sha256: str = ""
+    """Format 1 only."""
     sums: dict[str, dict] = field(default_factory=dict)
-    """Stream name -> `Sums.to_json`."""
+    """Stream name -> `Sums.to_json`. Empty in markers that come from the marker index."""
+    failed: tuple[Failure, ...] = ()
+    """The clips without targets, in the order of the slice. Format 1 has them in a file of their
+    own: `read_failures` reads both."""
+    digests: str = ""
+    """`hash_digests` of the rows, in base64. Empty in format 1 and in markers that come from the
+    marker index."""
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version in the processes that made the shard, decoders included."""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Marker:
-        """Reads a marker file."""
-        return cls(**json.loads(data))
+        """Reads a marker file.
+
+        Raises:
+            ValueError: it is not a marker that we wrote.
+        """
+        try:
+            fields = json.loads(data)
+            failed = tuple(Failure(**failure) for failure in fields.pop("failed", ()))
+            marker = cls(**fields, failed=failed)
+        except (TypeError, AttributeError) as error:
+            raise ValueError(str(error)) from None
+        for name in (marker.data, marker.failures_data or marker.data):
+            if not isinstance(name, str) or not DATA_NAME.fullmatch(name):
+                raise ValueError(f"it names the file {name!r}")
+        return marker
 
     def to_bytes(self) -> bytes:
         """The content of a marker file."""
         return json.dumps(asdict(self)).encode()
 
+    def row_digests(self) -> np.ndarray | None:
+        """A hash of each row's audio digest (`hash_digests`); None where the marker has none."""
+        if not self.digests:
+            return None
+        return np.frombuffer(base64.b64decode(self.digests), ">u8")
+
 
 def marker_name(shard: int) -> str:
     """File name of a shard's marker."""
     return f"{shard:07d}.json"
+
+
+def hash_digests(digests: Iterable[str]) -> np.ndarray:
+    """8 bytes of BLAKE2b over the text of each audio digest, as big-endian uint64."""
+    hashes = [hashlib.blake2b(digest.encode(), digest_size=8).digest() for digest in digests]
+    return np.frombuffer(b"".join(hashes), ">u8")
 
 
 def digest_ids(clip_ids: Iterable[str]) -> str:
@@ -187,11 +225,13 @@ class _Written:
     """The rows that went into a file, without their frames."""
 
     clip_ids: list[str]
+    digests: list[str]
     seconds: float
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
             self.clip_ids.append(row.clip_id)
+            self.digests.append(row.audio_digest)
             self.seconds += row.duration
             yield row
 
@@ -207,8 +247,9 @@ def write(
     sums: dict[str, Sums],
     extract_seconds: float,
     finished: str,
+    versions: Mapping[str, str] | None = None,
 ) -> Marker:
-    """Commits a shard: data, then failures, then the marker.
+    """Commits a shard: the data, then the marker.
 
     Rows are taken as they are written, and a file larger than `SPOOL_BYTES` grows on the local disk
     (`TMPDIR`), so memory holds `ROWS_PER_GROUP` rows whatever the size of the shard.
@@ -223,8 +264,9 @@ def write(
         sums: Per stream, over `rows`.
         extract_seconds: Worker time of the teacher.
         finished: UTC, ISO 8601.
+        versions: Library -> version in the processes that made the rows.
     """
-    written = _Written([], 0.0)
+    written = _Written([], [], 0.0)
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
         _write_rows(written.watch(rows), spec, file)
         accounted = sorted(written.clip_ids + [failure.clip_id for failure in failures])
@@ -236,18 +278,9 @@ def write(
             digest.update(piece)
         name = f"{shard:07d}-{digest.hexdigest()[:8]}.parquet"
         folder.write_atomic(f"data/{name}", file)
-    failures_name = failures_digest = ""
     counts: dict[str, int] = {}
-    if failures:
-        sink = pa.BufferOutputStream()
-        table = pa.Table.from_pylist([asdict(failure) for failure in failures], FAILURE_SCHEMA)
-        pq.write_table(table, sink, write_page_checksum=True)
-        buffer = sink.getvalue()
-        failures_digest = hashlib.sha256(buffer).hexdigest()
-        failures_name = f"{shard:07d}-{failures_digest[:8]}.parquet"
-        folder.write_atomic(f"failures/{failures_name}", buffer)
-        for failure in failures:
-            counts[failure.error] = counts.get(failure.error, 0) + 1
+    for failure in failures:
+        counts[failure.error] = counts.get(failure.error, 0) + 1
     marker = Marker(
         shard=shard,
         clips=len(clip_ids),
@@ -260,53 +293,59 @@ def write(
         data=name,
         data_bytes=size,
         data_sha256=digest.hexdigest(),
-        failures_data=failures_name,
-        failures_sha256=failures_digest,
         sums={name: part.to_json() for name, part in sums.items()},
+        failed=tuple(failures),
+        digests=base64.b64encode(hash_digests(written.digests).tobytes()).decode(),
+        versions=dict(versions or {}),
     )
     folder.write_atomic(f"markers/{marker_name(shard)}", marker.to_bytes())
     return marker
 
 
 def read_marker(folder: Folder, shard: int) -> Marker:
-    """A shard's marker.
+    """A shard's marker, with everything that it says.
 
     Raises:
         FileNotFoundError: the shard is not committed.
+        UserError: the file is not a marker.
     """
-    return Marker.from_bytes(folder.read_bytes(f"markers/{marker_name(shard)}"))
+    return parse_marker(folder, shard, folder.read_bytes(f"markers/{marker_name(shard)}"))
 
 
-def read_markers(folder: Folder) -> Iterator[Marker]:
-    """The markers of all committed shards, in order."""
-    for _, data in marker_files(folder):
-        yield Marker.from_bytes(data)
+def parse_marker(folder: Folder, shard: int, content: bytes) -> Marker:
+    """A marker from the content of its file.
 
-
-def marker_files(folder: Folder) -> Iterator[tuple[int, bytes]]:
-    """Shard numbers and marker files, in order; an object store is asked for many at once."""
-    numbers = committed(folder)
-
-    def read(number: int) -> tuple[int, bytes]:
-        return number, folder.read_bytes(f"markers/{marker_name(number)}")
-
-    if folder.is_local:
-        yield from map(read, numbers)
-        return
-    with ThreadPoolExecutor(REQUESTS) as pool:
-        for first in range(0, len(numbers), 8 * REQUESTS):
-            yield from pool.map(read, numbers[first : first + 8 * REQUESTS])
+    Raises:
+        UserError: the file is not a marker.
+    """
+    try:
+        return Marker.from_bytes(content)
+    except ValueError as error:
+        raise UserError(
+            f"{folder.uri}/markers/{marker_name(shard)} is not a marker ({error}); run: "
+            "coat-cache verify --repair, then build again"
+        ) from None
 
 
 def committed(folder: Folder) -> list[int]:
     """Numbers of the committed shards, by one listing."""
-    return [int(name.removesuffix(".json")) for name in folder.child("markers").names()]
+    return list(marker_stamps(folder))
+
+
+def marker_stamps(folder: Folder) -> dict[int, tuple[int, int]]:
+    """Number of each committed shard -> (bytes, time of change in ns) of its marker, ascending."""
+    stamps = {
+        int(found[1]): stamp
+        for name, stamp in folder.child("markers").stamps().items()
+        if (found := MARKER_NAME.fullmatch(name))
+    }
+    return dict(sorted(stamps.items()))
 
 
 def read_failures(folder: Folder, marker: Marker) -> list[Failure]:
     """The failures of a committed shard."""
-    if not marker.failures_data:
-        return []
+    if marker.failed or not marker.failures_data:
+        return list(marker.failed)
     with folder.open(f"failures/{marker.failures_data}") as file:
         return [Failure(**fields) for fields in pq.read_table(file).to_pylist()]
 

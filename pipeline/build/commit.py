@@ -8,6 +8,7 @@ size; `docs/cluster.md` says how much that is.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from manifests.cache import shards
@@ -35,7 +36,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
     with RowSpool() as spool:
         for part in parts:
             spool.add(part.rows)
-            merge(whole, Extracted([], part.failures, part.sums))
+            merge(whole, replace(part, rows=[]))
         if len(request.done) < len(request.ids):
             before = _marker_before(request)
             done = set(request.done)
@@ -59,6 +60,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
             },
             extract_seconds=extract_seconds,
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
+            versions=whole.versions,
         )
 
 
@@ -66,6 +68,9 @@ def merge(whole: Extracted, part: Extracted) -> None:
     """Adds a block's rows to those of others."""
     whole.rows.extend(part.rows)
     whole.failures.extend(part.failures)
+    for library, version in part.versions.items():
+        known = whole.versions.get(library, version).split(" and ")
+        whole.versions[library] = " and ".join(dict.fromkeys([*known, *version.split(" and ")]))
     for stream, sums in part.sums.items():
         if stream in whole.sums:
             whole.sums[stream].add(sums)
@@ -92,4 +97,4 @@ def _kept(request: CommitRequest, marker: Marker, done: set[str]) -> Extracted:
         if failure.clip_id not in done
     ]
     sums = {stream: Sums.from_json(fields) for stream, fields in marker.sums.items()}
-    return Extracted([], others, sums)
+    return Extracted([], others, sums, dict(marker.versions))

@@ -8,7 +8,7 @@ bytes, as an undisturbed one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class Extracted:
     rows: list[Row]
     failures: list[Failure]
     sums: dict[str, Sums]
+    versions: dict[str, str] = field(default_factory=dict)
+    """Library -> version in the process of the teacher."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,18 +1,24 @@
 """What a build would do: the shards that each teacher lacks, and what they will cost.
 
 Planning lists commit markers, one listing per teacher, and reads no clip: a corpus of ten million
-clips is planned in seconds.
+clips is planned in seconds. What the plan refuses is what the build would refuse.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from manifests.cache import shards
+import pyarrow.parquet as pq
+from rich import box
+from rich.table import Table
+
+from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
-from manifests.clips import Clip
-from manifests.corpus.corpus import Corpus
+from manifests.cache.totals import Totals, totals
+from manifests.clips import Clip, likely_durations
+from manifests.corpus.corpus import Corpus, Part
+from manifests.storage import in_parallel
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from pipeline.build.read_ahead import read_shards
@@ -32,28 +38,43 @@ class ShardWork:
     teachers: Sequence[str]
 
 
+CORE_SECONDS = {
+    "whisper_ct2": 0.308,
+    "crepe": 0.173,
+    "egemaps": 0.055,
+    "basic_pitch": 0.046,
+    "yamnet": 0.006,
+}
+"""Family -> core seconds per audio second where nothing was measured yet, from docs/cluster.md."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one teacher's missing shards amount to."""
+    """What one teacher's missing shards amount to; None stands for what is not known."""
 
     teacher: str
     shards: int
     clips: int
-    audio_hours: float
-    """Of clips whose length the corpus states."""
-    cache_bytes: float
+    clips_of_unknown_length: int
+    """Counted as long as the others are on average, in hours, bytes and worker hours."""
+    audio_hours: float | None
+    cache_bytes: float | None
     """Expected, by what each codec's blobs shrink to in Parquet."""
     worker_hours: float | None
-    """By the speed of what this cache already holds of the teacher; None if it holds nothing."""
+    is_provisional: bool
+    """Whether the worker hours come from the table in docs/cluster.md: this cache holds nothing of
+    the teacher that they could be measured on."""
+    price: float | None
+    """Of the workers' cores; None without a price per core hour."""
 
 
 def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
     """Shards without a commit marker, by teacher name."""
-    every = range(corpus.num_shards)
+    folders = [layout.shards(spec, corpus.name) for spec in specs]
     lacking = {}
-    for spec in specs:
-        done = set(shards.committed(layout.shards(spec, corpus.name)))
-        lacking[spec.name] = [number for number in every if number not in done]
+    for spec, numbers in zip(specs, in_parallel(shards.committed, folders), strict=True):
+        done = set(numbers)
+        lacking[spec.name] = [number for number in range(corpus.num_shards) if number not in done]
     return lacking
 
 
@@ -73,11 +94,11 @@ def failed(
     found: dict[str, dict[int, frozenset[str]]] = {}
     for spec in specs:
         folder = layout.shards(spec, corpus.name)
-        found[spec.name] = {}
-        for number in shards.committed(folder):
-            failures = shards.read_failures(folder, shards.read_marker(folder, number))
-            if failures:
-                found[spec.name][number] = frozenset(failure.clip_id for failure in failures)
+        found[spec.name] = {
+            marker.shard: frozenset(failure.clip_id for failure in marker.failed)
+            for marker in marker_index.read_markers(folder)
+            if marker.failed
+        }
     return found
 
 
@@ -96,21 +117,136 @@ def rework(
             yield ShardWork(number, ids, [c for c in clips if c.clip_id in wanted], names)
 
 
-def estimate(layout: Layout, corpus: Corpus, spec: TeacherSpec, numbers: Sequence[int]) -> Estimate:
-    """What extracting these shards will take."""
+def unknown_lengths(corpus: Corpus) -> int:
+    """Clips whose length the corpus neither states nor estimates, from the footers of its parts."""
+
+    def count(part: Part) -> int:
+        with corpus.folder.open(part.file) as file:
+            metadata = pq.ParquetFile(file).metadata
+            names = metadata.schema.to_arrow_schema().names
+            wanted = [
+                at for at, name in enumerate(names) if name in ("duration", "estimated_duration")
+            ]
+            chunks = [
+                metadata.row_group(group).column(at)
+                for group in range(metadata.num_row_groups)
+                for at in wanted
+            ]
+            if all(chunk.is_stats_set for chunk in chunks):
+                return part.clips - sum(chunk.statistics.num_values for chunk in chunks)
+            file.seek(0)
+            columns = pq.read_table(file, columns=[names[at] for at in wanted])
+            return likely_durations(columns).null_count
+
+    return sum(in_parallel(count, corpus.parts))
+
+
+def estimate(
+    layout: Layout,
+    corpus: Corpus,
+    spec: TeacherSpec,
+    numbers: Sequence[int],
+    *,
+    unknown: int = 0,
+    num_cpus: float = 1.0,
+    price_per_core_hour: float = 0.0,
+) -> Estimate:
+    """What extracting these shards will take.
+
+    Args:
+        layout: The cache.
+        corpus: The corpus.
+        spec: The teacher's version.
+        numbers: Of the missing shards.
+        unknown: Clips of the corpus without a stated length (`unknown_lengths`).
+        num_cpus: Cores of a worker.
+        price_per_core_hour: In any currency; 0 if it is not known.
+    """
     sizes = corpus.shard_sizes()
     clips = sum(sizes[number] for number in numbers)
-    seconds = corpus.seconds * clips / max(corpus.num_clips, 1)
+    measured = _measured(layout, corpus, spec)
+    known = corpus.num_clips - unknown
+    if known:
+        mean = corpus.seconds / known
+    else:
+        mean = measured.seconds / measured.rows if measured.rows else None
+    seconds = None if mean is None and clips else (mean or 0.0) * clips
     rate = sum(stored_bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
-    speed = _worker_seconds_per_second(layout, corpus, spec)
+    is_provisional = not measured.seconds
+    if is_provisional:
+        core_seconds = CORE_SECONDS.get(spec.family)
+        speed = None if core_seconds is None else core_seconds / max(num_cpus, 1.0)
+    else:
+        speed = measured.extract_seconds / measured.seconds
+    hours = None if seconds is None or speed is None else seconds * speed / 3600
+    priced = price_per_core_hour > 0 and hours is not None
     return Estimate(
         teacher=spec.name,
         shards=len(numbers),
         clips=clips,
-        audio_hours=seconds / 3600,
-        cache_bytes=seconds * rate,
-        worker_hours=None if speed is None else seconds * speed / 3600,
+        clips_of_unknown_length=round(unknown * clips / max(corpus.num_clips, 1)),
+        audio_hours=None if seconds is None else seconds / 3600,
+        cache_bytes=None if seconds is None else seconds * rate,
+        worker_hours=hours,
+        is_provisional=is_provisional,
+        price=hours * num_cpus * price_per_core_hour if priced and hours is not None else None,
     )
+
+
+def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
+    """Estimates for people, with their sum."""
+    shown = Table(
+        "teacher", "version", title=f"To do for corpus {corpus}", box=box.SIMPLE_HEAD, padding=0,
+        caption_justify="left",
+    )  # fmt: skip
+    has_price = any(todo.price is not None for _, todo in every)
+    for heading in ("shards", "clips", "audio h", "cache MB", "worker h"):
+        shown.add_column(heading, justify="right")
+    if has_price:
+        shown.add_column("price", justify="right")
+    for spec, todo in every:
+        hours = _number(todo.worker_hours, 3)
+        shown.add_row(
+            spec.name,
+            spec.fingerprint,
+            f"{todo.shards:,}",
+            f"{todo.clips:,}",
+            _number(todo.audio_hours, 2),
+            _number(todo.cache_bytes and todo.cache_bytes / 1e6, 1),
+            f"~{hours}" if todo.is_provisional and todo.worker_hours else hours,
+            *([_number(todo.price, 2)] if has_price else []),
+        )
+    if len(every) > 1:
+        todos = [todo for _, todo in every]
+        size = _sum(todo.cache_bytes for todo in todos)
+        shown.add_section()
+        shown.add_row(
+            "all", "", f"{sum(todo.shards for todo in todos):,}", "", "",
+            _number(size and size / 1e6, 1), _number(_sum(todo.worker_hours for todo in todos), 3),
+            *([_number(_sum(todo.price for todo in todos), 2)] if has_price else []),
+        )  # fmt: skip
+    notes = []
+    unknown = max((todo.clips_of_unknown_length for _, todo in every), default=0)
+    if unknown:
+        notes.append(
+            f"{unknown:,} clips have no stated length: they count as long as the others on average"
+            if every[0][1].audio_hours is not None
+            else f"{unknown:,} clips have no stated length, so hours and bytes are unknown"
+        )
+    if any(todo.is_provisional and todo.worker_hours for _, todo in every):
+        notes.append("~ nothing measured here yet: by the table in docs/cluster.md")
+    shown.caption = "\n".join(notes) or None
+    return shown
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "unknown" if value is None else f"{value:,.{digits}f}"
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    listed = list(values)
+    known = [value for value in listed if value is not None]
+    return sum(known) if len(known) == len(listed) else None
 
 
 def stored_bytes_per_frame(stream: StreamSpec) -> float:
@@ -119,14 +255,11 @@ def stored_bytes_per_frame(stream: StreamSpec) -> float:
     return codec.bytes_per_frame(stream) * codec.compressed_share
 
 
-def _worker_seconds_per_second(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> float | None:
-    """Measured on the first shards that any version of the teacher has for the corpus."""
+def _measured(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> Totals:
+    """What any version of the teacher took for the corpus so far, the newest one first."""
     for known in reversed(layout.teachers().values()):
-        if known.name != spec.name:
-            continue
-        folder = layout.shards(known, corpus.name)
-        markers = [shards.read_marker(folder, number) for number in shards.committed(folder)[:8]]
-        heard = sum(marker.seconds for marker in markers)
-        if heard:
-            return sum(marker.extract_seconds for marker in markers) / heard
-    return None
+        if known.name == spec.name:
+            total = totals(layout.shards(known, corpus.name))
+            if total.seconds:
+                return total
+    return Totals()

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from importlib import metadata
 from typing import Any
 
 from manifests.errors import UserError
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import TeacherSpec
+from pipeline.build.libraries import library_versions
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers import registry
 from teachers.protocol import Teacher
-
-RECORDED = ("coat-distill", "numpy", "torch", "transformers", "onnxruntime", "ctranslate2", "soxr")
-"""Libraries whose versions a spec records, where they are installed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +69,7 @@ def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:
             replace(stream, codec=_codec(config, stream.name) or stream.codec)
             for stream in spec.streams
         ),
-        versions=_versions() | spec.versions,
+        versions=library_versions() | spec.versions,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     for stream in config.codecs:
@@ -88,13 +84,3 @@ def _codec(config: TeacherConfig, stream: str) -> str | None:
     if name not in CODECS:
         raise UserError(f"unknown codec {name!r}; the codecs are {', '.join(CODECS)}")
     return name
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in RECORDED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -27,6 +27,7 @@ from manifests.errors import AudioError, StoreError, UserError
 from manifests.streams.specs import TeacherSpec
 from pipeline.build.commit import commit_shard, merge
 from pipeline.build.faults import SickProcess, brief, is_sick
+from pipeline.build.libraries import library_versions
 from pipeline.build.messages import (
     CommitRequest,
     Decoded,
@@ -121,7 +122,8 @@ class Worker:
         teacher, spec = self._teachers[name], self._setups[name].spec
         clip_ids = decoded.clip_ids
         began = time.perf_counter()
-        whole = Extracted([], [], {stream.name: Sums.zero(stream.dim) for stream in spec.streams})
+        sums = {stream.name: Sums.zero(stream.dim) for stream in spec.streams}
+        whole = Extracted([], [], sums, dict(library_versions()))
         try:
             results = list(teacher.extract(decoded.waves[spec.sample_rate]))
             if len(results) != len(clip_ids):

@@ -1,20 +1,22 @@
-"""Do the stored targets still say what the expert hears? A spot check by hearing again.
+"""Do the stored targets still say what the expert hears? A spot check by extracting again.
 
 Random rows are decoded and extracted anew, in this process, and compared with what is stored,
 within what the codec may lose. A file whose content changed behind an unchanged path shows as
-another digest, whatever it does to the targets.
+another digest, whatever it does to the targets. Audio that cannot be read now says nothing about
+the stored targets: it is reported, and never a reason to set a shard aside.
 """
 
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from manifests import audio
-from manifests.cache import shards
+from manifests.cache import marker_index, shards
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker, Row
@@ -28,26 +30,37 @@ from teachers.protocol import Teacher
 
 TOLERANCE = 0.05
 """Difference between stored and fresh targets, both through the codec, as `difference`."""
+SAME = "same"
+CONTENT_CHANGED = "content changed"
+"""The verdict on a clip whose audio is readable and another than the teacher heard."""
+SPARE_SECONDS = 3600.0
+"""How much longer than the stored clip its audio may be before the audit stops decoding it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One row, heard again."""
+    """One row, compared with what its audio gives now."""
 
     teacher: str
     corpus: str
     shard: int
     clip_id: str
     verdict: str
-    """`same`, `content changed`, `targets differ`, or why it could not be heard."""
+    """`same`, `content changed`, `targets differ`, or why the audio could not be read."""
     difference: float
     """The largest over the row's streams; 0 where it was not compared."""
 
 
 def audit(
-    layout: Layout, spec: TeacherSpec, *, sample: int, content_only: bool, seed: int
+    layout: Layout,
+    spec: TeacherSpec,
+    *,
+    sample: int,
+    content_only: bool,
+    seed: int,
+    trust_remote_code: bool = False,
 ) -> Iterator[Finding]:
-    """Hears some rows of one version again.
+    """Extracts some rows of one version again.
 
     Args:
         layout: The cache.
@@ -55,14 +68,17 @@ def audit(
         sample: Rows, drawn at random; 0 means all.
         content_only: Compare digests of the audio alone, and run no expert.
         seed: Of the draw.
+        trust_remote_code: Run the code of the cache's teachers: adapters that are not this
+            project's, and the Python files of model folders that the cache names.
 
     Raises:
-        UserError: this machine's weights or code would write another version.
+        UserError: this machine's weights or code would write another version, or the version needs
+            code that is not trusted.
     """
-    expert = None if content_only else _expert(spec)
+    expert = None if content_only else _expert(spec, trust_remote_code=trust_remote_code)
     for corpus_name in layout.corpora():
         corpus, folder = layout.corpus(corpus_name), layout.shards(spec, corpus_name)
-        markers = list(shards.read_markers(folder))
+        markers = list(marker_index.read_markers(folder))
         total = sum(marker.rows for marker in markers)
         drawn = random.Random(seed).sample(range(total), min(sample or total, total))
         wanted, first = sorted(drawn, reverse=True), 0
@@ -74,8 +90,12 @@ def audit(
             if not places:
                 continue
             clips = {clip.clip_id: clip for clip in corpus.shard(marker.shard)}
+            # Only the marker itself has the sums that differences are held against.
+            marker = shards.read_marker(folder, marker.shard)
             stored = shards.read_rows(folder, marker, spec)
-            for at in places:
+            for at in sorted(places):
+                if at >= len(stored):
+                    continue  # A retry has replaced the shard since.
                 row = stored[at]
                 verdict, difference = _again(row, clips[row.clip_id], spec, expert, marker)
                 yield Finding(
@@ -84,7 +104,21 @@ def audit(
                 )  # fmt: skip
 
 
-def _expert(spec: TeacherSpec) -> Teacher:
+def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
+    """The expert of a version, on this machine.
+
+    `spec.json` is data that somebody gave us: it must not choose which code runs here.
+    """
+    needs = []
+    if spec.settings.get("trust_remote_code"):
+        needs.append(f"the Python files of the model {spec.settings.get('model', '')!r}")
+    if not registry.is_own(spec.family):
+        needs.append(f"the adapter {spec.family!r}")
+    if needs and not trust_remote_code:
+        raise UserError(
+            f"auditing {spec.key} would run code that its spec.json names: {' and '.join(needs)}; "
+            "if you trust it: --trust-remote-code, else compare the audio alone: --content-only"
+        )
     expert = registry.make(spec.name, spec.family, spec.settings)
     here = expert.spec()
     if (here.weights, here.revision) != (spec.weights, spec.revision):
@@ -100,13 +134,15 @@ def _again(
     row: Row, clip: Clip, spec: TeacherSpec, expert: Teacher | None, marker: Marker
 ) -> tuple[str, float]:
     try:
-        wave = audio.decode(clip)
+        wave = audio.decode(clip, max_seconds=row.duration + SPARE_SECONDS)
     except audio.AudioError as error:
         return f"{error.reason}: {error}", 0.0
+    except OSError as error:
+        return f"unreachable: {error}", 0.0
     if wave.digest != row.audio_digest:
-        return "content changed", 0.0
+        return CONTENT_CHANGED, 0.0
     if expert is None:
-        return "same", 0.0
+        return SAME, 0.0
     fresh = expert.extract([audio.resample(wave, spec.sample_rate)])[0].frames
     worst = max(
         difference(
@@ -117,7 +153,7 @@ def _again(
         )
         for stream in spec.streams
     )
-    return ("same" if worst <= TOLERANCE else "targets differ"), worst
+    return (SAME if worst <= TOLERANCE else "targets differ"), worst
 
 
 def difference(
@@ -131,3 +167,20 @@ def difference(
         return float("inf")
     scale_D = sums.statistics().std_D if KINDS[stream.kind].is_physical else np.float32(1)
     return float(np.sqrt(np.square((stored_TD - fresh_TD) / scale_D).mean()))
+
+
+def line(found: Finding) -> str:
+    """A row that is not the same, for people."""
+    by = f" by {found.difference:.3f}" if found.difference else ""
+    place = f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}"
+    return f"{place}: {found.verdict}{by}"
+
+
+def summary(spec: TeacherSpec, verdicts: Counter[str]) -> str:
+    """How the rows of one version came out, for people."""
+    others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
+    rest = f" ({', '.join(others)})" if others else ""
+    return (
+        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows are what the expert hears "
+        f"now{rest}"
+    )

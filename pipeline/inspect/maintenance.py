@@ -1,14 +1,23 @@
-"""Growing old with a cache: which versions it has, dropping one, dropping what nothing names."""
+"""The versions in a cache, the clips that they cover, and the removal of what is not needed."""
 
 from __future__ import annotations
 
+import itertools
+import re
 import time
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from manifests.cache import shards
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
-from manifests.cache.shards import Marker
+from manifests.cache.shards import DATA_NAME
+from manifests.cache.totals import totals_of_all
 from manifests.storage import TEMPORARY
 from manifests.streams.specs import TeacherSpec
 from pipeline.inspect.verify import QUARANTINE
@@ -21,6 +30,11 @@ class Version:
     teacher: str
     """`NAME@FINGERPRINT`."""
     newest: bool
+    """Created last of its teacher's versions."""
+    used: bool
+    """Whether readers get it when they ask by the teacher's name."""
+    why: str
+    """Why it is used, or what there is of it."""
     created: str
     settings: dict
     streams: list[str]
@@ -31,26 +45,48 @@ class Version:
 
 def versions(layout: Layout) -> list[Version]:
     """Every version, oldest first."""
-    newest = layout.newest()
-    found = []
-    for spec in layout.teachers().values():
-        clips = size = 0
-        for corpus in layout.corpora():
-            folder = layout.shards(spec, corpus)
-            size += sum(folder.child("data").sizes().values())
-            clips += sum(marker.rows for marker in shards.read_markers(folder))
-        found.append(
+    current, specs, corpora = layout.current_versions(), layout.teachers(), layout.corpora()
+    folders = [layout.shards(spec, corpus) for spec in specs.values() for corpus in corpora]
+    totals = iter(totals_of_all(folders))
+    lines = []
+    for spec in specs.values():
+        parts = list(itertools.islice(totals, len(corpora)))
+        choice = current[spec.name]
+        used = choice.spec.key == spec.key
+        lines.append(
             Version(
                 teacher=spec.key,
-                newest=newest[spec.name].key == spec.key,
+                newest=choice.newest.key == spec.key,
+                used=used,
+                why=choice.why if used else choice.progress[spec.key],
                 created=spec.created,
                 settings=spec.settings,
                 streams=[f"{stream.name} ({stream.codec})" for stream in spec.streams],
-                clips=clips,
-                cache_bytes=size,
+                clips=sum(part.rows for part in parts),
+                cache_bytes=sum(part.data_bytes for part in parts),
             )
         )
-    return found
+    return lines
+
+
+def versions_table(lines: list[Version]) -> Table:
+    """The same for people."""
+    shown = Table(title="Versions", box=box.SIMPLE_HEAD, padding=0)
+    for heading in ("teacher", "readers get", "made", "clips", "MB"):
+        right = heading in ("clips", "MB")
+        shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
+    shown.add_column("streams and settings", overflow="fold")
+    for line in lines:
+        settings = [f"{key}={value}" for key, value in line.settings.items()]
+        shown.add_row(
+            line.teacher,
+            f"used: {line.why}" if line.used else line.why,
+            line.created[:10],
+            f"{line.clips:,}",
+            f"{line.cache_bytes / 1e6:,.1f}",
+            escape(", ".join([*line.streams, *settings])),
+        )
+    return shown
 
 
 def remove(layout: Layout, spec: TeacherSpec) -> int:
@@ -59,6 +95,8 @@ def remove(layout: Layout, spec: TeacherSpec) -> int:
     Returns:
         Bytes freed.
     """
+    if layout.chosen(spec.name) == spec.key:
+        layout.use_newest_complete(spec.name)
     folder = layout.root.child("teachers").child(spec.key)
     freed = 0
     for corpus in folder.folders():
@@ -69,31 +107,90 @@ def remove(layout: Layout, spec: TeacherSpec) -> int:
     return freed
 
 
-def compact(layout: Layout, *, older_than_hours: float) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compacted:
+    """What `compact` did."""
+
+    files: int
+    """Deleted."""
+    freed_bytes: int
+    young_files: int
+    """Not needed either, but left alone for now."""
+    young_bytes: int
+    indexes: int
+    """Files of the marker index that were written."""
+
+
+def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
     """Deletes data that no marker names, what kills left behind, and quarantined shards.
 
-    Args:
-        older_than_hours: Younger files are left alone: a running build writes data before markers.
+    A reader that was opened before a shard was replaced still reads the old data. So the age of
+    such a file counts from when its shard's marker was replaced, and the age of a quarantined file
+    from when it was set aside; of everything else, from its last change. Brings the marker index up
+    to date, too.
 
-    Returns:
-        Files and bytes freed.
+    Args:
+        layout: The cache.
+        older_than_hours: What has not been needed for less than this is left alone: open readers
+            may need it, and a running build writes data before markers.
     """
-    before = time.time() - older_than_hours * 3600
-    files = size = 0
+    files = size = young_files = young_bytes = indexes = 0
+    before = time.time_ns() - int(older_than_hours * 3600e9)
     for spec in layout.teachers().values():
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
+            # Files are listed before markers: what a build commits in between is not deleted.
+            found = {
+                f"{part}/{name}": stamp
+                for part in ("data", "failures", "markers", "index", QUARANTINE)
+                for name, stamp in folder.child(part).stamps(unfinished=True).items()
+            }
+            replaced = {number: at for number, (_, at) in shards.marker_stamps(folder).items()}
             named = set()
-            for marker in shards.read_markers(folder):
+            for marker in marker_index.read_markers(folder):
                 named |= {f"data/{marker.data}", f"failures/{marker.failures_data}"}
-            for part in ("data", "failures", "markers", QUARANTINE):
-                for name, (bytes_, modified) in folder.child(part).everything().items():
-                    place = f"{part}/{name}"
-                    keep = part == "markers" or place in named
-                    if modified < before and (name.startswith(TEMPORARY) or not keep):
-                        folder.delete(place)
-                        files, size = files + 1, size + bytes_
-    return files, size
+            for place, (bytes_, changed) in found.items():
+                since = _not_needed_since(place, changed, named, replaced)
+                if since is None:
+                    continue
+                if since < before:
+                    folder.delete(place)
+                    files, size = files + 1, size + bytes_
+                else:
+                    young_files, young_bytes = young_files + 1, young_bytes + bytes_
+            indexes += marker_index.refresh(folder)
+    return Compacted(
+        files=files,
+        freed_bytes=size,
+        young_files=young_files,
+        young_bytes=young_bytes,
+        indexes=indexes,
+    )
+
+
+def _not_needed_since(
+    place: str, changed: int, named: set[str], replaced: Mapping[int, int]
+) -> int | None:
+    """When a file stopped being needed, in ns since 1970; None if it is needed.
+
+    Args:
+        place: Folder and name.
+        changed: The file's own time.
+        named: Places that markers name.
+        replaced: Shard -> time of its present marker.
+    """
+    part, _, name = place.partition("/")
+    if name.startswith(TEMPORARY):
+        return changed
+    if part == QUARANTINE:
+        stated = re.match(r"(\d{8}T\d{6})Z-", name)
+        if stated is None:
+            return changed
+        moved = datetime.strptime(stated[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+        return int(moved.timestamp()) * 10**9
+    if part not in ("data", "failures") or place in named or not DATA_NAME.fullmatch(name):
+        return None
+    return max(changed, replaced.get(int(name.partition("-")[0]), 0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +199,7 @@ class Coverage:
 
     corpus: str
     teachers: tuple[str, ...]
-    """Names of the newest versions."""
+    """Names; of each the version that readers get."""
     clips: int
     holes: dict[str, int]
     """`TEACHER: reason` -> clips."""
@@ -113,41 +210,60 @@ def coverage(layout: Layout) -> list[Coverage]:
 
     Reads markers and failures, no targets.
     """
-    newest = layout.newest()
-    found = []
+    current = layout.current()
+    lines = []
     for name in layout.corpora():
-        corpus = layout.corpus(name)
-        folders = {teacher: layout.shards(spec, name) for teacher, spec in newest.items()}
-        failing: dict[str, dict[int, Marker | None]] = {
-            teacher: {
-                marker.shard: marker if marker.failures else None
-                for marker in shards.read_markers(folder)
-            }
-            for teacher, folder in folders.items()
+        tally = _Tally(tuple(current))
+        markers = {
+            teacher: marker_index.read_markers(layout.shards(spec, name))
+            for teacher, spec in current.items()
         }
-        patterns: Counter[tuple[str, ...]] = Counter()
-        holes: dict[tuple[str, ...], Counter[str]] = {}
-        for number, size in enumerate(corpus.shard_sizes()):
-            absent: dict[str, dict[str, str]] = {}
-            whole = []
-            for teacher, folder in folders.items():
-                if number not in failing[teacher]:
+        ahead = {teacher: next(those, None) for teacher, those in markers.items()}
+        for number, size in enumerate(layout.corpus(name).shard_sizes()):
+            absent: defaultdict[str, dict[str, str]] = defaultdict(dict)
+            unrun: dict[str, str] = {}
+            for teacher, those in markers.items():
+                marker = ahead[teacher]
+                if marker is None or marker.shard != number:
+                    unrun[teacher] = "not run"
                     continue
-                whole.append(teacher)
-                marker = failing[teacher][number]
-                for failure in shards.read_failures(folder, marker) if marker else ():
-                    reason = f"{failure.stage} {failure.error}"
-                    absent.setdefault(failure.clip_id, {})[teacher] = reason
-            unrun = {teacher: "not run" for teacher in folders if teacher not in whole}
-            for failed in [*absent.values(), *([{}] * (size - len(absent)))]:
-                reasons = failed | unrun
-                pattern = tuple(teacher for teacher in folders if teacher not in reasons)
-                patterns[pattern] += 1
-                holes.setdefault(pattern, Counter()).update(
-                    f"{teacher}: {reason}" for teacher, reason in reasons.items()
-                )
-        found += [
-            Coverage(corpus=name, teachers=pattern, clips=clips, holes=dict(holes[pattern]))
-            for pattern, clips in sorted(patterns.items(), key=lambda item: -len(item[0]))
+                for failure in marker.failed:
+                    absent[failure.clip_id][teacher] = f"{failure.stage} {failure.error}"
+                ahead[teacher] = next(those, None)
+            for failed in absent.values():
+                tally.add(failed | unrun, 1)
+            if size > len(absent):
+                tally.add(unrun, size - len(absent))
+        lines += [
+            Coverage(corpus=name, teachers=pattern, clips=clips, holes=dict(tally.holes[pattern]))
+            for pattern, clips in sorted(tally.clips.items(), key=lambda item: -len(item[0]))
         ]
-    return found
+    return lines
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Clips by the teachers that have targets for them."""
+
+    teachers: tuple[str, ...]
+    clips: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    holes: defaultdict[tuple[str, ...], Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )
+
+    def add(self, reasons: Mapping[str, str], clips: int) -> None:
+        """Counts clips that lack the teachers in `reasons`."""
+        pattern = tuple(teacher for teacher in self.teachers if teacher not in reasons)
+        self.clips[pattern] += clips
+        for teacher, reason in reasons.items():
+            self.holes[pattern][f"{teacher}: {reason}"] += clips
+
+
+def coverage_table(lines: list[Coverage]) -> Table:
+    """The same for people."""
+    shown = Table("corpus", "clips", "targets by", "holes", title="Clips by teachers")
+    for line in lines:
+        holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))
+        teachers = ", ".join(line.teachers) or "none"
+        shown.add_row(line.corpus, f"{line.clips:,}", teachers, escape(holes) or "-")
+    return shown

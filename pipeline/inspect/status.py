@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from rich import box
 from rich.table import Table
 
-from manifests.cache import shards
 from manifests.cache.layout import Layout
+from manifests.cache.totals import totals_of_all
 
 
 @dataclass(slots=True, kw_only=True)
@@ -38,22 +38,26 @@ class TeacherStatus:
 
 def status(layout: Layout) -> list[TeacherStatus]:
     """Every teacher version over every corpus that it has been run on."""
-    found = []
-    for corpus_name in layout.corpora():
-        corpus = layout.corpus(corpus_name)
-        for spec in layout.teachers().values():
-            folder = layout.shards(spec, corpus_name)
-            line = TeacherStatus(teacher=spec.key, corpus=corpus_name, clips=corpus.num_clips)
-            for marker in shards.read_markers(folder):
-                line.rows += marker.rows
-                line.failures.update(marker.failures)
-                line.audio_hours += marker.seconds / 3600
-                line.cache_bytes += marker.data_bytes
-                line.extract_seconds += marker.extract_seconds
-            line.missing = corpus.num_clips - line.rows - line.failures.total()
-            if line.missing < line.clips or len(layout.corpora()) == 1:
-                found.append(line)
-    return found
+    corpora = {name: layout.corpus(name) for name in layout.corpora()}
+    places = [(name, spec) for name in corpora for spec in layout.teachers().values()]
+    totals = totals_of_all([layout.shards(spec, name) for name, spec in places])
+    lines = []
+    for (name, spec), total in zip(places, totals, strict=True):
+        if total.shards or len(corpora) == 1:
+            lines.append(
+                TeacherStatus(
+                    teacher=spec.key,
+                    corpus=name,
+                    clips=corpora[name].num_clips,
+                    rows=total.rows,
+                    missing=corpora[name].num_clips - total.clips,
+                    failures=total.failures,
+                    audio_hours=total.seconds / 3600,
+                    cache_bytes=total.data_bytes,
+                    extract_seconds=total.extract_seconds,
+                )
+            )
+    return lines
 
 
 def table(lines: list[TeacherStatus]) -> Table:

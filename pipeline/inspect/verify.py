@@ -1,25 +1,33 @@
 """Is the cache what its markers say? Finds damage, names the shard, and can set it aside.
 
-The quick check compares markers with listings: what is missing or has another size. The deep one
-reads every byte: checksums, Parquet pages, every blob decoded, ids against the corpus. Repair moves
-damaged shards into the version's `quarantine` folder, so that the next build refills exactly those.
+The quick check compares markers with listings: what is missing or has another size; and it compares
+the audio digests of the teachers. The deep one reads every byte: checksums, Parquet pages, every
+blob decoded, ids against the corpus. `repair` moves damaged shards into the version's `quarantine`
+folder, so that the next build refills exactly those.
+
+Builds may run meanwhile. Markers are read before the files that they name are listed, and whatever
+looks damaged is looked at again, marker first, when it is reported and right before it is moved.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from manifests.cache import shards
+from manifests.cache import audio_digests, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
-from manifests.storage import Folder
+from manifests.storage import PIECE, Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 
 QUARANTINE = "quarantine"
@@ -35,6 +43,8 @@ class Damage:
     shard: int | None
     file: str
     what: str
+    can_repair: bool = True
+    """Whether setting the shard aside mends it."""
 
 
 def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
@@ -44,12 +54,15 @@ def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
             corpus = layout.corpus(name)
         except UserError as error:
             yield Damage(
-                place="corpora", corpus=name, shard=None, file="corpus.json", what=str(error)
-            )
+                place="corpora", corpus=name, shard=None, file="corpus.json", what=str(error),
+                can_repair=False,
+            )  # fmt: skip
             continue
         yield from _verify_corpus(corpus, deep=deep)
+        heard = _HeardAudio(corpus)
         for spec in layout.teachers().values():
-            yield from _verify_teacher(layout.shards(spec, name), spec, corpus, deep=deep)
+            folder = layout.shards(spec, name)
+            yield from _verify_teacher(folder, spec, corpus, heard, deep=deep)
 
 
 def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
@@ -57,33 +70,140 @@ def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
         if deep and hashlib.sha256(corpus.folder.read_bytes(part.file)).hexdigest() != part.sha256:
             yield Damage(
                 place="corpora", corpus=corpus.name, shard=None, file=part.file,
-                what="its SHA-256 is not the one in corpus.json",
+                what="its SHA-256 is not the one in corpus.json", can_repair=False,
             )  # fmt: skip
 
 
 def _verify_teacher(
-    folder: Folder, spec: TeacherSpec, corpus: Corpus, *, deep: bool
+    folder: Folder, spec: TeacherSpec, corpus: Corpus, heard: _HeardAudio, *, deep: bool
 ) -> Iterator[Damage]:
-    sizes = {name: folder.child(name).sizes() for name in ("data", "failures")}
-    for number, content in shards.marker_files(folder):
-        name = shards.marker_name(number)
+    def damage(number: int, file: str, what: str, *, can_repair: bool = True) -> Damage:
+        return Damage(
+            place=spec.key, corpus=corpus.name, shard=number, file=file, what=what,
+            can_repair=can_repair,
+        )  # fmt: skip
 
-        def damage(file: str, what: str, number: int = number) -> Damage:
-            return Damage(place=spec.key, corpus=corpus.name, shard=number, file=file, what=what)
+    def other_audio(number: int, marker: Marker, digest_N: np.ndarray | None) -> Iterator[Damage]:
+        for clip_id, other in heard.compare(spec, number, marker, digest_N):
+            yield damage(
+                number, f"data/{marker.data}",
+                f"clip {clip_id}: {other} heard other audio; to see which is right: coat-cache "
+                "audit --content-only --sample 0", can_repair=False,
+            )  # fmt: skip
 
+    def read(number: int) -> bytes | None:
+        return _read(folder, f"markers/{shards.marker_name(number)}")
+
+    numbers = shards.committed(folder)
+    contents = map(read, numbers) if folder.is_local else in_parallel(read, numbers)
+    suspects, markers = [], {}
+    for number, content in zip(numbers, contents, strict=True):
+        if content is None:
+            continue
         try:
             marker = Marker.from_bytes(content)
-        except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-            yield damage(f"markers/{name}", f"not a marker: {error}")
+        except ValueError:
+            suspects.append(number)
             continue
-        if number >= corpus.num_shards:
-            yield damage(f"markers/{name}", f"the corpus has only {corpus.num_shards} shards")
-            continue
-        found = list(_quick(marker, sizes)) or (
-            list(_deep(folder, marker, spec, corpus.shard_ids(number))) if deep else []
-        )
+        yield from other_audio(number, marker, marker.row_digests())
+        markers[number] = replace(marker, sums={}, digests="", failed=())
+    # Listed after the markers were read, so what they name is there unless it is damaged.
+    sizes = {name: folder.child(name).sizes() for name in ("data", "failures")}
+    for number, marker in markers.items():
+        if deep or number >= corpus.num_shards or any(_quick(marker, sizes)):
+            suspects.append(number)
+    for number in sorted(suspects):
+        content, found = _check(folder, spec, corpus, number, deep=deep)
         for file, what in found:
-            yield damage(file, what)
+            yield damage(number, file, what)
+        marker = Marker.from_bytes(content) if content and not found else None
+        if deep and marker is not None and not marker.digests:
+            with folder.open(f"data/{marker.data}") as source:
+                digest_N = audio_digests.read(folder, marker, pq.ParquetFile(source))
+            yield from other_audio(number, marker, digest_N)
+
+
+class _HeardAudio:
+    """The audio digests of the teachers over one corpus, as far as they were seen."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self._corpus = corpus
+        self._seen: dict[int, list[tuple[str, np.ndarray]]] = {}
+        """Shard -> teacher and digest by position, 0 where there is none. Teachers that heard the
+        same share an entry, so memory holds about 8 bytes per clip."""
+
+    def compare(
+        self, spec: TeacherSpec, number: int, marker: Marker, digest_N: np.ndarray | None
+    ) -> Iterator[tuple[str, str]]:
+        """(clip id, other teacher) where digests differ from those of teachers seen before."""
+        if digest_N is None or number >= self._corpus.num_shards:
+            return
+        by_position = np.zeros(marker.clips, ">u8")
+        if len(digest_N) == marker.clips:
+            by_position[:] = digest_N
+        else:
+            ids = self._corpus.shard_ids(number)
+            failed = {failure.clip_id for failure in marker.failed}
+            present = [at for at, clip_id in enumerate(ids) if clip_id not in failed]
+            if len(present) != len(digest_N) or len(ids) != marker.clips:
+                return
+            by_position[present] = digest_N
+        known = self._seen.setdefault(number, [])
+        differing = {}
+        for other, theirs in known:
+            if len(theirs) == len(by_position):
+                both = (theirs != 0) & (by_position != 0) & (theirs != by_position)
+                differing |= {int(at): other for at in np.flatnonzero(both)}
+        if differing:
+            ids = self._corpus.shard_ids(number)
+            yield from ((ids[at], other) for at, other in differing.items())
+        if not any(np.array_equal(theirs, by_position) for _, theirs in known):
+            known.append((spec.key, by_position))
+
+
+def _check(
+    folder: Folder, spec: TeacherSpec, corpus: Corpus, number: int, *, deep: bool
+) -> tuple[bytes | None, list[tuple[str, str]]]:
+    """A shard's marker as it is now, and (file, damage) of what it names; nothing if it is gone."""
+    name = f"markers/{shards.marker_name(number)}"
+    for _ in range(3):
+        content = _read(folder, name)
+        if content is None:
+            break
+        found = list(_check_content(folder, spec, corpus, number, content, deep=deep))
+        # A build that replaced the marker meanwhile has also replaced what it names.
+        if not found or _read(folder, name) == content:
+            return content, found
+    return None, []
+
+
+def _read(folder: Folder, name: str) -> bytes | None:
+    try:
+        return folder.read_bytes(name)
+    except FileNotFoundError:
+        return None
+
+
+def _check_content(
+    folder: Folder, spec: TeacherSpec, corpus: Corpus, number: int, content: bytes, *, deep: bool
+) -> Iterator[tuple[str, str]]:
+    name = f"markers/{shards.marker_name(number)}"
+    try:
+        marker = Marker.from_bytes(content)
+    except ValueError as error:
+        yield name, f"not a marker: {error}"
+        return
+    if number >= corpus.num_shards:
+        yield name, f"the corpus has only {corpus.num_shards} shards"
+        return
+    sizes = {
+        part: {file: size} if (size := folder.size(f"{part}/{file}")) is not None else {}
+        for part, file in (("data", marker.data), ("failures", marker.failures_data or "-"))
+    }
+    found = list(_quick(marker, sizes))
+    if not found and deep:
+        found = list(_deep(folder, marker, spec, corpus.shard_ids(number)))
+    yield from found
 
 
 def _quick(marker: Marker, sizes: dict[str, dict[str, int]]) -> Iterator[tuple[str, str]]:
@@ -101,41 +221,116 @@ def _quick(marker: Marker, sizes: dict[str, dict[str, int]]) -> Iterator[tuple[s
 def _deep(
     folder: Folder, marker: Marker, spec: TeacherSpec, ids: list[str]
 ) -> Iterator[tuple[str, str]]:
-    for file, digest in (
+    for file, expected in (
         (f"data/{marker.data}", marker.data_sha256),
         (f"failures/{marker.failures_data}", marker.failures_sha256),
     ):
-        if digest and hashlib.sha256(folder.read_bytes(file)).hexdigest() != digest:
+        if expected and _sha256(folder, file) != expected:
             yield file, "its SHA-256 is not the marker's"
             return
     if shards.digest_ids(ids) != marker.clips_digest:
         yield f"markers/{shards.marker_name(marker.shard)}", "made from other clips"
     try:
-        rows = shards.read_rows(folder, marker, spec)
         failed = {failure.clip_id for failure in shards.read_failures(folder, marker)}
-    except (OSError, pa.ArrowException, KeyError, TypeError) as error:
+        expected = (clip_id for clip_id in ids if clip_id not in failed)
+        rows = shards.iterate_rows(folder, marker, spec)
+        digests = []
+        for row, clip_id in itertools.zip_longest(rows, expected):
+            if row is None or row.clip_id != clip_id:
+                yield f"data/{marker.data}", "its rows are not the corpus's clips in their order"
+                return
+            digests.append(row.audio_digest)
+            for stream, frames in row.frames.items():
+                try:
+                    frames.decode()
+                except ValueError as error:
+                    yield f"data/{marker.data}", f"clip {row.clip_id}, stream {stream}: {error}"
+    except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as error:
         yield f"data/{marker.data}", f"not readable: {error}"
         return
-    if [row.clip_id for row in rows] != [clip_id for clip_id in ids if clip_id not in failed]:
-        yield f"data/{marker.data}", "its rows are not the corpus's clips in their order"
-    for row in rows:
-        for stream, frames in row.frames.items():
-            try:
-                frames.decode()
-            except ValueError as error:
-                yield f"data/{marker.data}", f"clip {row.clip_id}, stream {stream}: {error}"
+    stated = marker.row_digests()
+    if stated is not None and not np.array_equal(stated, shards.hash_digests(digests)):
+        yield f"data/{marker.data}", "its audio digests are not the marker's"
 
 
-def quarantine(layout: Layout, teacher: str, corpus: str, shard: int) -> None:
-    """Sets a shard aside: its marker first, so that no reader meets the rest."""
+def _sha256(folder: Folder, name: str) -> str:
+    digest = hashlib.sha256()
+    with folder.open(name) as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def repair(layout: Layout, damages: Iterable[Damage], *, deep: bool) -> tuple[int, int]:
+    """Sets aside the shards that are damaged still, each looked at again right before.
+
+    Returns:
+        Shards set aside, and shards that are whole by now.
+    """
+    moved = whole = 0
+    places = {
+        (damage.place, damage.corpus, damage.shard)
+        for damage in damages
+        if damage.can_repair and damage.shard is not None
+    }
+    versions = layout.teachers()
+    for teacher, corpus, number in sorted(places):
+        spec, folder = versions[teacher], layout.shards(versions[teacher], corpus)
+        content, found = _check(folder, spec, layout.corpus(corpus), number, deep=deep)
+        if content is not None and found and quarantine(layout, teacher, corpus, number, content):
+            moved += 1
+        else:
+            whole += 1
+    return moved, whole
+
+
+def quarantine(
+    layout: Layout, teacher: str, corpus: str, shard: int, judged: bytes | None = None
+) -> bool:
+    """Sets a shard aside: its marker first, so that no reader meets the rest.
+
+    Only the files that this marker names are moved. A build that commits the shard anew meanwhile
+    keeps what it wrote: a file that the new marker names, or that has changed, stays.
+
+    Args:
+        layout: The cache.
+        teacher: `NAME@FINGERPRINT`.
+        corpus: Name.
+        shard: Number.
+        judged: Content of the marker that was found wanting; another one is left alone.
+
+    Returns:
+        Whether the shard was set aside.
+    """
     folder = layout.root.child("teachers").child(teacher).child(corpus)
-    name = shards.marker_name(shard)
-    files = [f"data/{file}" for file in folder.child("data").names() if _of(file, shard)]
-    files += [f"failures/{file}" for file in folder.child("failures").names() if _of(file, shard)]
-    for file in [f"markers/{name}", *files]:
-        if folder.exists(file):
-            folder.move(file, f"{QUARANTINE}/{file.replace('/', '-')}")
+    name = f"markers/{shards.marker_name(shard)}"
+    content = _read(folder, name)
+    if content is None or (judged is not None and content != judged):
+        return False
+    named = _named_files(shard, content)
+    stamps = {file: folder.stamp(file) for file in named}
+    # The time in the name is what `compact` counts from.
+    aside = f"{QUARANTINE}/{datetime.now(UTC):%Y%m%dT%H%M%S}Z-"
+    kept = aside + name.replace("/", "-")
+    folder.move(name, kept)
+    if _read(folder, kept) != content:
+        # Another job replaced the marker between the last look and the move.
+        if _read(folder, name) is None:
+            folder.move(kept, name)
+        return False
+    for file in named:
+        renewed = _named_files(shard, _read(folder, name) or b"")
+        stamp = folder.stamp(file)
+        if stamp is not None and stamp == stamps[file] and file not in renewed:
+            folder.move(file, aside + file.replace("/", "-"))
+    return True
 
 
-def _of(file: str, shard: int) -> bool:
-    return file.startswith(f"{shard:07d}-")
+def _named_files(shard: int, marker: bytes) -> list[str]:
+    """The shard's own files that its marker names."""
+    try:
+        fields = Marker.from_bytes(marker)
+    except ValueError:
+        return []
+    named = [("data", fields.data), ("failures", fields.failures_data)]
+    return [f"{part}/{file}" for part, file in named if file.startswith(f"{shard:07d}-")]

@@ -133,7 +133,7 @@ def write(config: ReportConfig, console: Console) -> Path:
 def _statistics(layout: Layout, found: list[TeacherSurvey]) -> dict[str, Statistics]:
     """TEACHER.STREAM -> over all corpora, of every teacher's newest version."""
     totals: dict[str, Sums] = {}
-    for name, spec in layout.newest().items():
+    for name, spec in layout.current().items():
         for stream in spec.streams:
             total = totals[f"{name}.{stream.name}"] = Sums.zero(stream.dim)
             for line in found:

@@ -79,7 +79,7 @@ class Sampler:
     """
 
     def __init__(self, layout: Layout) -> None:
-        self.teachers = layout.newest()
+        self.teachers = layout.current()
         self._corpora = {name: layout.corpus(name) for name in layout.corpora()}
         self._folders = {
             (name, corpus): layout.shards(spec, corpus)

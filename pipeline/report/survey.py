@@ -1,32 +1,28 @@
 """What is known of every clip of a cache without reading a single target.
 
 Commit markers say rows, failures, bytes, time and sums per stream; the corpus's one column of
-durations says the rest. A million clips by five teachers are 20,000 small files, read by a few
-threads at once: seconds on a disk, a minute or two on an object store.
+durations says the rest. The markers come from the marker index, a few files per teacher
+(`manifests.cache.marker_index`).
 """
 
 from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from manifests.cache import shards
+from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
-from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus import Corpus, Part
+from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 
-READERS = 8
-"""Markers read at a time: on an object store, waiting is all there is to it."""
 FAILED_SHARDS = 64
 """Shards per teacher and corpus whose failures are read for examples, chosen at random."""
 EXAMPLES = 4
@@ -74,9 +70,6 @@ class TeacherSurvey:
         self.extract_seconds += marker.extract_seconds
         finished = datetime.fromisoformat(marker.finished).timestamp()
         self.commits.append((finished, marker.seconds, marker.extract_seconds))
-        for name, part in marker.sums.items():
-            total = self.sums.setdefault(name, Sums.zero(self.spec.stream(name).dim))
-            total.add(Sums.from_json(part))
 
 
 def survey(layout: Layout) -> list[TeacherSurvey]:
@@ -86,18 +79,15 @@ def survey(layout: Layout) -> list[TeacherSurvey]:
         clips = layout.corpus(name).num_clips
         for spec in layout.teachers().values():
             line = TeacherSurvey(spec=spec, corpus=name, clips=clips)
-            for marker in _markers(layout, spec, name):
-                line.add(marker)
+            for segment in marker_index.read(layout.shards(spec, name), sums=True):
+                for marker in segment.markers:
+                    line.add(marker)
+                for stream, sums in segment.sums.items():
+                    line.sums.setdefault(stream, Sums.zero(spec.stream(stream).dim)).add(sums)
             line.commits.sort()
             if line.shards:
                 found.append(line)
     return found
-
-
-def _markers(layout: Layout, spec: TeacherSpec, corpus: str) -> Iterator[Marker]:
-    folder = layout.shards(spec, corpus)
-    with ThreadPoolExecutor(READERS) as pool:
-        yield from pool.map(partial(shards.read_marker, folder), shards.committed(folder))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,8 +109,12 @@ def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reaso
         numbers = line.failed_shards
         chosen = random.Random(seed).sample(numbers, min(FAILED_SHARDS, len(numbers)))
         examples: defaultdict[str, list[Failure]] = defaultdict(list)
-        for number in sorted(chosen):
-            for failure in shards.read_failures(folder, shards.read_marker(folder, number)):
+
+        def failures(number: int, folder: Folder = folder) -> list[Failure]:
+            return shards.read_failures(folder, shards.read_marker(folder, number))
+
+        for shard in in_parallel(failures, sorted(chosen)):
+            for failure in shard:
                 if len(examples[failure.error]) < EXAMPLES:
                     examples[failure.error].append(failure)
         told += [
@@ -160,9 +154,10 @@ def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
 
 def durations(corpus: Corpus) -> np.ndarray:
     """Known durations of all clips in seconds; reads that one column."""
-    parts = [np.empty(0)]
-    for part in corpus.parts:
+
+    def read(part: Part) -> np.ndarray:
         with corpus.folder.open(part.file) as file:
-            column = pq.read_table(file, columns=["duration"]).column(0)
-        parts.append(column.drop_null().to_numpy())
-    return np.concatenate(parts)
+            column = pq.read_table(file, columns=["duration"], pre_buffer=True).column(0)
+        return column.drop_null().to_numpy()
+
+    return np.concatenate([np.empty(0), *in_parallel(read, corpus.parts, requests=8)])

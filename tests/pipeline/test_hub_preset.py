@@ -56,7 +56,7 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
 
     names = {*registry.preset("hub"), *MORE, "original_asr"}
     reader = CacheReader(str(cache))
-    newest = Layout.open(str(cache)).newest()
+    newest = Layout.open(str(cache)).current()
     assert set(newest) == names
     for name, spec in newest.items():
         for stream in spec.streams:

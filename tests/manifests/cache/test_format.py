@@ -84,7 +84,7 @@ def test_columns_carry_their_streams_description(tmp_path: Path):
 def test_the_files_that_the_document_names(tmp_path: Path):
     make_cache(tmp_path)
     cache = tmp_path / "cache"
-    assert json.loads((cache / "cache.json").read_text()) == {"format": 1}
+    assert json.loads((cache / "cache.json").read_text()) == {"format": 2}
     found = {
         re.sub(r"[0-9a-f]{12}|(?<=-)[0-9a-f]{8}", "#", str(path.relative_to(cache)))
         for path in cache.rglob("*.*")
@@ -99,5 +99,4 @@ def test_the_files_that_the_document_names(tmp_path: Path):
         "teachers/every@#/corpus/markers/0000001.json",
         "teachers/every@#/corpus/data/0000000-#.parquet",
         "teachers/every@#/corpus/data/0000001-#.parquet",
-        "teachers/every@#/corpus/failures/0000000-#.parquet",
     }

@@ -176,8 +176,8 @@ def test_a_version_by_its_fingerprint(cache: Path):
 
 
 def test_a_newer_format_is_refused(cache: Path):
-    (cache / "cache.json").write_text(json.dumps({"format": 2}))
-    with pytest.raises(UserError, match=r"cache format 2.*reads up to 1.*upgrade"):
+    (cache / "cache.json").write_text(json.dumps({"format": 3}))
+    with pytest.raises(UserError, match=r"cache format 3.*reads up to 2.*upgrade"):
         CacheReader(cache)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from manifests.cache import shards
+from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Marker
 from manifests.corpus.corpus import Corpus
@@ -110,7 +110,7 @@ def failures(cache: Path) -> list[Failure]:
     folder = layout.shards(layout.teacher("energy"), "corpus")
     return [
         failure
-        for marker in shards.read_markers(folder)
+        for marker in marker_index.read_markers(folder)
         for failure in shards.read_failures(folder, marker)
     ]
 

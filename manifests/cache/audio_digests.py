@@ -1,0 +1,55 @@
+"""Did the teachers of a cache hear the same audio? Their rows carry a digest of the samples.
+
+A file that was replaced between the builds of two teachers leaves targets that do not belong
+together. Markers hold a hash of each row's digest, so that a comparison reads no data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from manifests.cache import shards
+from manifests.cache.shards import Marker
+from manifests.storage import Folder
+
+# Legend: N rows.
+
+RowDigests = tuple[np.ndarray, np.ndarray]
+"""Position of each row in the corpus's slice, and a hash of its audio digest (uint64)."""
+
+
+def read(folder: Folder, marker: Marker, file: pq.ParquetFile | None) -> np.ndarray | None:
+    """A hash of the audio digest of each row of a shard, or None where it is not known cheaply.
+
+    Args:
+        folder: Of the teacher's shards.
+        marker: Of the shard, perhaps from the marker index, which leaves the digests out.
+        file: Its data file, for markers of format 1, which have no digests; None if it lies in an
+            object store, where reading a column of it costs too many requests.
+    """
+    try:
+        stored = shards.read_marker(folder, marker.shard)
+    except FileNotFoundError:
+        stored = marker
+    digest_N = stored.row_digests() if stored.data == marker.data else None
+    if digest_N is None and file is not None:
+        column = file.read(columns=["audio_digest"], use_threads=False).column(0)
+        digest_N = shards.hash_digests(column.to_pylist())
+    return digest_N
+
+
+def differing_rows(
+    rows: RowDigests | None, others: Mapping[str, RowDigests | None]
+) -> dict[int, str]:
+    """Row of a shard -> the other teacher that heard different audio for the same clip."""
+    differing: dict[int, str] = {}
+    for teacher, theirs in others.items():
+        if rows is None or theirs is None:
+            continue
+        _, mine_N, theirs_N = np.intersect1d(rows[0], theirs[0], return_indices=True)
+        for at in np.flatnonzero(rows[1][mine_N] != theirs[1][theirs_N]).tolist():
+            differing[int(mine_N[at])] = teacher
+    return differing

@@ -1,0 +1,258 @@
+"""The markers of a teacher's shards, compacted: a few files in place of tens of thousands.
+
+    teachers/NAME@FINGERPRINT/CORPUS/index/0000000.parquet    markers of shards 0 to 1023
+    teachers/NAME@FINGERPRINT/CORPUS/index/0001024.parquet    of the next 1024, and so on
+
+Ten million clips are 39,000 markers per teacher, hours of requests to an object store when they are
+read one by one. The index holds the same facts in 39 files. It is derived: the markers stay the
+truth, and every entry is checked against one listing of them (bytes and time of change). A marker
+that is new, changed or not indexed is read itself, so a missing or old index costs time and never
+gives another answer. Builds and `coat-cache compact` keep it up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.cache import shards
+from manifests.cache.shards import Marker
+from manifests.cache.stream_sums import Sums
+from manifests.storage import Folder, in_parallel
+
+log = logging.getLogger(__name__)
+
+SEGMENT = 1024
+"""Shards to an index file."""
+REFRESH_SECONDS = 300.0
+"""Time between two updates of the index while a build runs."""
+SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.int64(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False, metadata={"unit": "bytes"}),
+        pa.field("changed", pa.int64(), nullable=False, metadata={"unit": "ns since 1970"}),
+        pa.field("marker", pa.string(), nullable=False, metadata={"encoding": "JSON object"}),
+    ]
+)
+
+Stamp = tuple[int, int]
+"""Bytes and time of change of a marker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The markers of up to `SEGMENT` neighbouring shards."""
+
+    markers: list[Marker]
+    """In order, with their failures, without sums and digests."""
+    sums: dict[str, Sums]
+    """Stream name -> sums over all rows of these shards; empty unless asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Indexed:
+    """The content of an index file."""
+
+    markers: Mapping[int, tuple[Stamp, str]]
+    """Shard -> the marker's stamp when it was indexed, and its JSON."""
+    sums: dict[str, Sums]
+
+
+def read(folder: Folder, *, sums: bool = False) -> Iterator[Segment]:
+    """All markers of one teacher's version over one corpus, in order.
+
+    Args:
+        folder: `manifests.cache.layout.Layout.shards`.
+        sums: Give the sums per stream, too.
+
+    Raises:
+        UserError: a marker is broken.
+    """
+    for _, stamps, indexed in _segments(folder):
+        if sums:
+            yield _with_sums(folder, stamps, indexed)
+        else:
+            yield Segment(list(_markers(folder, stamps, indexed)), {})
+
+
+def read_markers(folder: Folder) -> Iterator[Marker]:
+    """All markers in order, with their failures, without sums and digests."""
+    for segment in read(folder):
+        yield from segment.markers
+
+
+def read_sums(folder: Folder) -> dict[str, Sums]:
+    """Stream name -> sums over all rows."""
+    total: dict[str, Sums] = {}
+    for segment in read(folder, sums=True):
+        _add(total, segment.sums)
+    return total
+
+
+def refresh(folder: Folder) -> int:
+    """Brings the index up to date with the markers.
+
+    Returns:
+        Index files written.
+    """
+    written = 0
+    for first, stamps, indexed in _segments(folder):
+        if _stamps(indexed) == stamps:
+            continue
+        segment = _with_sums(folder, stamps, indexed)
+        if not segment.markers:
+            continue
+        rows = [
+            {
+                "shard": marker.shard,
+                "size": stamps[marker.shard][0],
+                "changed": stamps[marker.shard][1],
+                "marker": json.dumps(asdict(marker)),
+            }
+            for marker in segment.markers
+            if marker.shard in stamps
+        ]
+        sums = {stream: part.to_json() for stream, part in segment.sums.items()}
+        schema = SCHEMA.with_metadata({"sums": json.dumps(sums)})
+        sink = pa.BufferOutputStream()
+        pq.write_table(
+            pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd",
+            write_page_checksum=True,
+        )  # fmt: skip
+        folder.write_atomic(f"index/{_file_name(first)}", sink.getvalue())
+        written += 1
+    return written
+
+
+@contextmanager
+def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
+    """Refreshes the index of some folders every few minutes, and once at the end.
+
+    An index that cannot be written costs readers time and nothing else, so that is only logged.
+    """
+    ended = threading.Event()
+
+    def refresh_all() -> None:
+        for folder in folders:
+            try:
+                refresh(folder)
+            except Exception as error:  # noqa: BLE001  (a derived file must never end a build)
+                log.warning("the marker index of %s was not written: %s", folder.uri, error)
+
+    def run() -> None:
+        while not ended.wait(REFRESH_SECONDS):
+            refresh_all()
+
+    thread = threading.Thread(target=run, name="marker-index", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        refresh_all()
+
+
+def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]]:
+    """(first shard, stamps of the markers there, what is indexed of them) of every segment."""
+    groups: dict[int, dict[int, Stamp]] = {}
+    for number, stamp in shards.marker_stamps(folder).items():
+        groups.setdefault(number // SEGMENT * SEGMENT, {})[number] = stamp
+    present = set(folder.child("index").names()) if groups else set()
+
+    def load(first: int) -> _Indexed:
+        return _load(folder, first) if _file_name(first) in present else _Indexed({}, {})
+
+    firsts = list(groups)
+    loaded = map(load, firsts) if folder.is_local else in_parallel(load, firsts, requests=16)
+    for first, indexed in zip(firsts, loaded, strict=True):
+        yield first, groups[first], indexed
+
+
+def _load(folder: Folder, first: int) -> _Indexed:
+    try:
+        content = folder.read_bytes(f"index/{_file_name(first)}")
+        table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
+        table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
+        sums = json.loads((table.schema.metadata or {})[b"sums"])
+        columns = table.to_pydict()
+        stamps = zip(columns["size"], columns["changed"], strict=True)
+        return _Indexed(
+            dict(zip(columns["shard"], zip(stamps, columns["marker"], strict=True), strict=True)),
+            {stream: Sums.from_json(part) for stream, part in sums.items()},
+        )
+    except (OSError, pa.ArrowException, ValueError, KeyError) as error:
+        log.info("the marker index %s/%s is not used: %s", folder.uri, _file_name(first), error)
+        return _Indexed({}, {})
+
+
+def _stamps(indexed: _Indexed) -> dict[int, Stamp]:
+    return {number: stamp for number, (stamp, _) in indexed.markers.items()}
+
+
+def _markers(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Iterator[Marker]:
+    """The markers of a segment, from the index where it is up to date."""
+    known = {
+        number: Marker.from_bytes(indexed.markers[number][1].encode())
+        for number, stamp in stamps.items()
+        if number in indexed.markers and indexed.markers[number][0] == stamp
+    }
+    others = (number for number in stamps if number not in known)
+    fresh = {marker.shard: marker for marker in _read(folder, list(others))}
+    for number in stamps:
+        if number in known:
+            yield known[number]
+        elif number in fresh:
+            yield _slim(fresh[number])
+
+
+def _with_sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Segment:
+    """The same with sums: the indexed ones hold if no marker that they sum up has changed."""
+    still = all(stamps.get(number) == stamp for number, stamp in _stamps(indexed).items())
+    base = indexed if still else _Indexed({}, {})
+    found = {number: Marker.from_bytes(text.encode()) for number, (_, text) in base.markers.items()}
+    total: dict[str, Sums] = {}
+    _add(total, base.sums)
+    for marker in _read(folder, [number for number in stamps if number not in base.markers]):
+        _add(total, {stream: Sums.from_json(part) for stream, part in marker.sums.items()})
+        found[marker.shard] = _slim(marker)
+    return Segment([found[number] for number in stamps if number in found], total)
+
+
+def _read(folder: Folder, numbers: Sequence[int]) -> Iterator[Marker]:
+    """Markers as they are; those that were set aside since they were listed are left out."""
+
+    def marker(number: int) -> Marker | None:
+        try:
+            found = shards.read_marker(folder, number)
+        except FileNotFoundError:
+            return None
+        if found.failures_data and not found.failed:
+            found = replace(found, failed=tuple(shards.read_failures(folder, found)))
+        return replace(found, shard=number)
+
+    found = map(marker, numbers) if folder.is_local else in_parallel(marker, numbers)
+    return (each for each in found if each is not None)
+
+
+def _slim(marker: Marker) -> Marker:
+    return replace(marker, sums={}, digests="")
+
+
+def _add(total: dict[str, Sums], more: Mapping[str, Sums]) -> None:
+    for stream, part in more.items():
+        if stream in total:
+            total[stream].add(part)
+        else:
+            total[stream] = replace(part)
+
+
+def _file_name(first: int) -> str:
+    return f"{first:07d}.parquet"

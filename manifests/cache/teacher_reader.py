@@ -1,0 +1,333 @@
+"""One teacher's targets, read by clip or in storage order, as `CacheReader` hands them out."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.cache import audio_digests, marker_index, shards
+from manifests.cache.clip_index import ClipIndex, CorpusClips, clip_keys
+from manifests.cache.encoded_frames import EncodedFrames
+from manifests.cache.layout import Layout
+from manifests.cache.page_offsets import BlobsInPlace, locate
+from manifests.cache.row_views import row_views, stream_columns
+from manifests.cache.shards import Failure, Marker
+from manifests.cache.stream_sums import Statistics, Sums
+from manifests.corpus.corpus import Corpus
+from manifests.errors import UserError
+from manifests.storage import Folder
+from manifests.streams.specs import TeacherSpec
+
+GROUPS_IN_PLACE = 1 << 16
+"""Row groups of which a teacher's reader remembers where the blobs lie (a few kB each)."""
+SHARDS_AHEAD = 3
+"""Shards of a remote cache that a scan with local copies fetches at once, the next one first."""
+OPEN_FILES = 128
+"""Parquet files kept open per teacher (footers parsed, memory-mapped where local)."""
+COMPARED_SHARDS = 4096
+"""Shards whose audio digests are remembered, to compare those of several teachers (2 kB each)."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """One committed shard, and where its files are."""
+
+    folder: Folder
+    corpus: str
+    marker: Marker
+    """Without failures, sums and digests: those are read when they are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A shard's data file, open."""
+
+    parquet: pq.ParquetFile
+    content: memoryview | None
+    """All of it, memory-mapped, if it is on a local disk."""
+
+
+class OpenCache(Protocol):
+    """What a teacher's reader asks of the cache that it belongs to."""
+
+    layout: Layout
+
+    def opened(self) -> list[TeacherReader]:
+        """The teachers that were asked for so far."""
+        ...
+
+    def clips_of(self, corpora: Sequence[str]) -> CorpusClips:
+        """The clips of some of the corpora."""
+        ...
+
+
+class TeacherReader:
+    """One version of one teacher, over all its committed shards."""
+
+    def __init__(
+        self,
+        cache: OpenCache,
+        spec: TeacherSpec,
+        corpora: Mapping[str, Corpus],
+        local_copies: str | Path | None,
+        check_pages: bool,
+    ) -> None:
+        self.spec = spec
+        self._cache = cache
+        self._check_pages = check_pages
+        self._copies = Folder(local_copies).child(spec.key) if local_copies else None
+        self._corpora = corpora
+        self.shards: list[_Shard] = []
+        failed: list[str] = []
+        for corpus in corpora:
+            folder = cache.layout.shards(spec, corpus)
+            for marker in marker_index.read_markers(folder):
+                failed += [failure.clip_id for failure in marker.failed]
+                self.shards.append(_Shard(folder, corpus, replace(marker, failed=())))
+        clips = cache.clips_of(list(dict.fromkeys(shard.corpus for shard in self.shards)))
+        self._index = ClipIndex(
+            clips, [self._checked_ordinal(clips, shard) for shard in self.shards], clip_keys(failed)
+        )
+        self._columns: list[str] = ["clip_id", "duration"]
+        self._file = functools.lru_cache(OPEN_FILES)(self._open)
+        self._group = functools.lru_cache(4)(self._read_group)
+        self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
+        self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
+        self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __contains__(self, clip_id: str) -> bool:
+        return self._index.find(clip_id) is not None
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the clips that have targets, in storage order."""
+        return [clip_id for at in range(len(self.shards)) for clip_id in self._row_ids(at)]
+
+    def failures(self) -> Iterator[Failure]:
+        """The clips without targets, with the reason."""
+        for corpus in self._corpora:
+            for marker in marker_index.read_markers(self._cache.layout.shards(self.spec, corpus)):
+                yield from marker.failed
+
+    def statistics(self, stream: str) -> Statistics:
+        """Mean and deviation of a stream over all its stored frames."""
+        total = Sums.zero(self.spec.stream(stream).dim)
+        for sums in self._sums:
+            if stream in sums:
+                total.add(sums[stream])
+        return total.statistics()
+
+    @functools.cached_property
+    def _sums(self) -> list[dict[str, Sums]]:
+        """The sums over each corpus."""
+        return [
+            marker_index.read_sums(self._cache.layout.shards(self.spec, corpus))
+            for corpus in self._corpora
+        ]
+
+    def row(self, clip_id: str, stream: str) -> tuple[float, EncodedFrames]:
+        """(duration in seconds, frames) of a clip.
+
+        Raises:
+            KeyError: there is no row for the clip.
+        """
+        ordinal, group, at = self._find(clip_id)
+        in_place, content = self._in_place(ordinal, group, stream), self._file(ordinal).content
+        if in_place is None or content is None:
+            batch = self._batch(clip_id, ordinal, group, at, self._want(stream))
+            (frames,) = row_views(batch.slice(at, 1), self.spec.stream(stream))
+            return batch.column("duration")[at].as_py(), frames
+        if in_place.ids[at] != clip_id:
+            raise self._misplaced(ordinal, in_place.ids[at], clip_id)
+        return in_place.row(at, content)
+
+    def metadata(self, clip_id: str) -> dict[str, Any]:
+        """What the teacher says of a clip in words.
+
+        Raises:
+            KeyError: there is no row for the clip.
+        """
+        ordinal, group, at = self._find(clip_id)
+        batch = self._batch(clip_id, ordinal, group, at, ("clip_id", "metadata"))
+        return json.loads(batch.column("metadata")[at].as_py())
+
+    def scan(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, EncodedFrames]]]:
+        """(clip id, stream -> frames) of every row, in storage order."""
+        specs = [self.spec.stream(name) for name in streams]
+        columns = ["clip_id", *(name for spec in specs for name in stream_columns(spec.name))]
+        for ordinal, file in enumerate(self._files_in_order()):
+            expected, row = self._row_ids(ordinal), 0
+            changed = self._changed_rows(ordinal)
+            for batch in file.iter_batches(64, columns=columns, use_threads=False):
+                ids = batch.column("clip_id").to_pylist()
+                for clip_id, sought in zip(ids, expected[row : row + len(ids)], strict=True):
+                    if clip_id != sought:
+                        raise self._misplaced(ordinal, clip_id, sought)
+                for at in changed:
+                    if row <= at < row + len(ids):
+                        raise self._other_audio(ids[at - row], changed[at])
+                row += len(ids)
+                views = {spec.name: row_views(batch, spec) for spec in specs}
+                for at, clip_id in enumerate(ids):
+                    yield clip_id, {name: view[at] for name, view in views.items()}
+
+    def make_copies(self) -> None:
+        """Fetches the shards that have no local copy yet, in storage order; for another thread."""
+        for ordinal in range(len(self.shards) if self._copies is not None else 0):
+            self._fetch(ordinal)
+
+    def _want(self, stream: str) -> tuple[str, ...]:
+        """Columns of every stream asked for so far: one read then serves them all."""
+        if f"{stream}.frames" not in self._columns:
+            self.spec.stream(stream)
+            self._columns += stream_columns(stream)
+        return tuple(self._columns)
+
+    def _find(self, clip_id: str) -> tuple[int, int, int]:
+        """(shard ordinal, row group, row within it) of a clip."""
+        found = self._index.find(clip_id)
+        if found is None:
+            raise KeyError(f"teacher {self.spec.key} has no targets for the clip {clip_id}")
+        ordinal, row = found
+        changed = self._changed_rows(ordinal)
+        if row in changed:
+            raise self._other_audio(clip_id, changed[row])
+        return ordinal, *divmod(row, shards.ROWS_PER_GROUP)
+
+    def _batch(
+        self, clip_id: str, ordinal: int, group: int, at: int, columns: tuple[str, ...]
+    ) -> pa.RecordBatch:
+        """A row group, once its row `at` proved to be the clip's."""
+        batch = self._group(ordinal, group, columns)
+        stored = batch.column("clip_id")[at].as_py()
+        if stored != clip_id:
+            raise self._misplaced(ordinal, stored, clip_id)
+        return batch
+
+    def _misplaced(self, ordinal: int, found: str, sought: str) -> UserError:
+        return UserError(
+            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {found!r} where {sought!r} "
+            "should be; run: coat-cache verify --deep --repair, then build again"
+        )
+
+    def _read_group(self, ordinal: int, group: int, columns: tuple[str, ...]) -> pa.RecordBatch:
+        table = self._file(ordinal).parquet.read_row_group(
+            group, columns=columns, use_threads=False
+        )
+        return table.combine_chunks().to_batches()[0]
+
+    def _locate_blobs(self, ordinal: int, group: int, stream: str) -> BlobsInPlace | None:
+        file, spec = self._file(ordinal), self.spec.stream(stream)
+        if file.content is None:
+            return None
+        return locate(file.parquet, file.content, group, spec, check=self._check_pages)
+
+    def _files_in_order(self) -> Iterator[pq.ParquetFile]:
+        """Every shard's file; of a remote cache, those to come are fetched in the background."""
+        with ThreadPoolExecutor(SHARDS_AHEAD) as background:
+            coming = deque[Future[Folder]]()
+            try:
+                for ordinal in range(len(self.shards)):
+                    for ahead in range(ordinal + len(coming), ordinal + SHARDS_AHEAD):
+                        if self._copies is not None and ahead < len(self.shards):
+                            coming.append(background.submit(self._fetch, ahead))
+                    if coming:
+                        coming.popleft().result()
+                    yield self._file(ordinal).parquet
+            finally:
+                background.shutdown(cancel_futures=True)
+
+    def _fetch(self, ordinal: int) -> Folder:
+        """Where to read a shard's data from: its local copy, made if need be, if there are any."""
+        shard = self.shards[ordinal]
+        if self._copies is None or shard.folder.is_local:
+            return shard.folder
+        copy, name = self._copies.child(shard.corpus), f"data/{shard.marker.data}"
+        if copy.size(name) != shard.marker.data_bytes:
+            copy.write_atomic(name, shard.folder.read_bytes(name))
+        return copy
+
+    def _open(self, ordinal: int) -> _File:
+        marker = self.shards[ordinal].marker
+        folder = self._fetch(ordinal)
+        source = folder.open(f"data/{marker.data}", memory_map=True)
+        file = pq.ParquetFile(source, page_checksum_verification=self._check_pages)
+        if file.metadata.num_rows != marker.rows:
+            raise UserError(
+                f"{marker.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
+                f"says {marker.rows}; run: coat-cache verify --deep --repair, then build again"
+            )
+        return _File(file, memoryview(source.read_buffer()) if folder.is_local else None)
+
+    def _checked_ordinal(self, clips: CorpusClips, shard: _Shard) -> int:
+        """A shard's place among the corpora's, once it proved to be made from their clips."""
+        number = shard.marker.shard
+        if number < self._corpora[shard.corpus].num_shards:
+            ordinal = clips.ordinal(shard.corpus, number)
+            if clips.digests[ordinal] == shard.marker.clips_digest:
+                return ordinal
+        raise UserError(
+            f"shard {number} of {self.spec.key} was made from other clips than corpus "
+            f"{shard.corpus!r} has; run: coat-cache verify --repair, then build again"
+        )
+
+    def _row_ids(self, ordinal: int) -> list[str]:
+        shard = self.shards[ordinal]
+        failed = self._index.failed_positions(ordinal)
+        ids = self._corpora[shard.corpus].shard_ids(shard.marker.shard)
+        return [clip_id for position, clip_id in enumerate(ids) if position not in failed]
+
+    def row_digests(self, corpus: str, number: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Position and audio digest of each row of a shard (`audio_digests.read`)."""
+        ordinal = self._ordinals.get((corpus, number))
+        if ordinal is None:
+            return None
+        shard, file = self.shards[ordinal], self._file(ordinal)
+        digest_N = audio_digests.read(
+            shard.folder, shard.marker, file.parquet if file.content is not None else None
+        )
+        if digest_N is None:
+            return None
+        failed = self._index.failed_positions(ordinal)
+        position_N = np.array([at for at in range(shard.marker.clips) if at not in failed])
+        return position_N, digest_N
+
+    def _changed_rows(self, ordinal: int) -> dict[int, str]:
+        """Rows of a shard for which another open teacher heard other audio -> that teacher."""
+        opened = self._cache.opened()
+        return self._changed(ordinal, len(opened)) if len(opened) > 1 else {}
+
+    def _compare_digests(self, ordinal: int, _: int) -> dict[int, str]:
+        """See `_changed_rows`; the second argument makes the answer anew for each new teacher."""
+        place = self.shards[ordinal].corpus, self.shards[ordinal].marker.shard
+        others = [other for other in self._cache.opened() if other is not self]
+        return audio_digests.differing_rows(
+            self._digests(*place), {other.spec.key: other._digests(*place) for other in others}
+        )
+
+    @functools.cached_property
+    def _ordinals(self) -> dict[tuple[str, int], int]:
+        """(corpus, number) of each shard -> its ordinal."""
+        return {
+            (shard.corpus, shard.marker.shard): ordinal for ordinal, shard in enumerate(self.shards)
+        }
+
+    def _other_audio(self, clip_id: str, other: str) -> UserError:
+        return UserError(
+            f"{self.spec.key} and {other} heard different audio for the clip {clip_id!r}: its file "
+            "changed between their builds; run: coat-cache audit --content-only --sample 0 "
+            "--repair, then build again"
+        )

@@ -1,0 +1,55 @@
+"""What a teacher's version holds of a corpus, summed over its markers once.
+
+`status`, `ls`, `plan` and the report all show these numbers; they come from the marker index where
+there is one (`manifests.cache.marker_index`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from manifests.cache import marker_index
+from manifests.cache.shards import Marker
+from manifests.storage import Folder, in_parallel
+
+
+@dataclass(slots=True)
+class Totals:
+    """Sums over the committed shards of one version for one corpus."""
+
+    shards: int = 0
+    clips: int = 0
+    """In these shards: with targets or with a recorded failure."""
+    rows: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    """Error code -> clips."""
+    seconds: float = 0.0
+    """Audio in the rows."""
+    data_bytes: int = 0
+    extract_seconds: float = 0.0
+    """Worker time."""
+
+    def add(self, marker: Marker) -> None:
+        """Counts one shard in."""
+        self.shards += 1
+        self.clips += marker.clips
+        self.rows += marker.rows
+        self.failures.update(marker.failures)
+        self.seconds += marker.seconds
+        self.data_bytes += marker.data_bytes
+        self.extract_seconds += marker.extract_seconds
+
+
+def totals(folder: Folder) -> Totals:
+    """The totals of one version over one corpus (`manifests.cache.layout.Layout.shards`)."""
+    found = Totals()
+    for marker in marker_index.read_markers(folder):
+        found.add(marker)
+    return found
+
+
+def totals_of_all(folders: Sequence[Folder]) -> list[Totals]:
+    """The totals of several folders, whose requests to an object store wait side by side."""
+    return list(in_parallel(totals, folders, requests=8))
