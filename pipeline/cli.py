@@ -24,7 +24,7 @@ from pipeline.fetch import FetchConfig
 from pipeline.inspect import audit, maintenance, show, status, verify
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
-from teachers import catalogue
+from teachers import catalogue, registry
 
 if TYPE_CHECKING:
     from pipeline.job import BuildResult
@@ -119,17 +119,22 @@ def cache_status(cache: str = "cache", json: bool = False) -> int:
 
 
 def show_clip(
-    clip_id: str, cache: str = "cache", picture: str | None = None, json: bool = False
+    clip_id: str,
+    cache: str = "cache",
+    corpus: str | None = None,
+    picture: str | None = None,
+    json: bool = False,
 ) -> None:
     """Show one clip's targets: as numbers, and as a picture of all streams over time.
 
     Args:
         clip_id: Id of the clip.
         cache: Folder or address of the cache.
+        corpus: Name of the corpus to look in; all corpora of the cache if None.
         picture: PNG file to draw; CLIP_ID.png if None.
         json: Print the numbers alone, as JSON.
     """
-    reader = CacheReader(cache)
+    reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
     clip = show.find_clip(reader, clip_id)
     found = show.numbers(reader, clip)
     if json:
@@ -326,7 +331,7 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
     """
     rows = []
     for family in catalogue.CATALOGUE:
-        state, spec = catalogue.here(family, weights_dir)
+        state, spec = registry.availability(family, weights_dir)
         rows.append(as_fields(family) | {"here": state, "spec": as_fields(spec) if spec else None})
     if json:
         _print_json(rows)

@@ -1,4 +1,4 @@
-"""Which families of experts there are, and which of them a preset runs.
+"""Makes teachers: by a family of `teachers.catalogue`, or by an address of one's own; and presets.
 
 A family is one adapter class, named `module:Class` and imported when it is used, so that no build
 pays for experts that it does not run. A teacher of one's own needs no entry here: its
@@ -9,28 +9,17 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
 from manifests.errors import UserError
+from manifests.streams.specs import TeacherSpec
+from teachers.catalogue import CATALOGUE, Family
 from teachers.protocol import Teacher
 
-FAMILIES: dict[str, str] = {
-    "whisper_ct2": "teachers.adapters.whisper_ct2:WhisperCT2",
-    "egemaps": "teachers.adapters.egemaps:EGeMAPS",
-    "crepe": "teachers.adapters.crepe:Crepe",
-    "swift_f0": "teachers.adapters.swift_f0:SwiftF0",
-    "yamnet": "teachers.adapters.yamnet:YAMNet",
-    "basic_pitch": "teachers.adapters.basic_pitch:BasicPitch",
-    "whisper": "teachers.adapters.whisper_hf:Whisper",
-    "openai_whisper": "teachers.adapters.openai_whisper:OpenAIWhisper",
-    "ctc": "teachers.adapters.ctc:CTC",
-    "audio_classifier": "teachers.adapters.audio_classifier:AudioClassifier",
-    "audeering": "teachers.adapters.audio_classifier:AudEERING",
-    "clap": "teachers.adapters.clap:CLAP",
-    "mert": "teachers.adapters.encoder:MERT",
-    "encoder": "teachers.adapters.encoder:Encoder",
-}
+FAMILIES: dict[str, str] = {family.name: family.address for family in CATALOGUE}
+"""Family -> `module:Class`."""
 
 MUSIC = [
     "singing", "a choir", "an acoustic guitar", "an electric guitar", "a bass guitar", "a piano",
@@ -150,3 +139,24 @@ def _class(family: str) -> Any:
         return getattr(importlib.import_module(module_name), class_name)
     except (ModuleNotFoundError, AttributeError) as error:
         raise UserError(f"cannot load {address}: {error}") from None
+
+
+INSTALL = {
+    "transformers": "pip install -e '.[hub]'",
+    "whisper": "pip install -e '.[openai-whisper]'",
+}
+"""Module -> how to get it; the others come with the pipeline extra."""
+
+
+def availability(family: Family, weights_dir: str = "") -> tuple[str, TeacherSpec | None]:
+    """Whether a family can run on this machine, in words, and its spec if it can."""
+    for module in family.needs:
+        if importlib.util.find_spec(module) is None:
+            return INSTALL.get(module, "pip install -e '.[pipeline]'"), None
+    settings = {"model": family.model} if family.model else {}
+    if weights_dir and hasattr(settings_class(family.name), "weights_dir"):
+        settings["weights_dir"] = weights_dir
+    try:
+        return "yes", make(family.name, family.name, settings).spec()
+    except UserError as error:
+        return str(error).rpartition("run: ")[2], None

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from manifests.errors import UserError
 from teachers import registry
+from teachers.catalogue import CATALOGUE
 
 EMBEDDED = registry.preset("embedded")
 
@@ -81,3 +85,22 @@ def test_a_spec_loads_no_model():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+def test_the_document_lists_every_family_with_its_licence_and_size():
+    """docs/teachers.md is held to the one table of families."""
+    text = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text()
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
+    documented = {row[1].strip().strip("`"): row for row in rows}
+    for family in CATALOGUE:
+        row = documented["transformers:MODEL_ID" if family.name == "encoder" else family.name]
+        licence = family.license.partition(":")[0]
+        assert licence in row[4], (family.name, row[4])
+        assert (f"{family.memory_gb}" if family.memory_gb else "-") == row[5].strip(), family.name
+
+
+def test_every_address_of_the_table_is_a_class_with_settings():
+    for family in CATALOGUE:
+        if all(importlib.util.find_spec(module) for module in family.needs):
+            settings = registry.settings_class(family.name)
+            assert dataclasses.is_dataclass(settings), family.name
