@@ -35,7 +35,7 @@ function showGallery() {
 
 function exhibit(clip, at) {
   const chips = [
-    ...Object.keys(clip.absent).map((name) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${name}`)),
+    ...byReason(clip.absent).map(([, names]) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${names.length > 1 && !clip.teachers.length ? "targets" : names.join(", ")}`)),
     ...clip.suspicions.map((kind) => el("span", { class: "chip warn" }, kind)),
   ];
   const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
@@ -47,7 +47,7 @@ function about(clip) {
   const items = [];
   if (clip.text) items.push(["Text", clip.text]);
   if (clip.transcript) items.push(["Transcript", clip.transcript]);
-  for (const [name, why] of Object.entries(clip.absent)) items.push([`No ${name}`, el("span", { class: "chip bad" }, why)]);
+  for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: "chip bad" }, why)]);
   for (const one of facts.suspicions.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
   const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
   if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);
@@ -106,3 +106,10 @@ showDistributions();
 showSuspicions();
 showGallery();
 chooseTheme();
+
+/** [reason, names of the teachers] of a clip without targets: a decoding error is said once. */
+function byReason(absent) {
+  const names = new Map();
+  for (const [name, why] of Object.entries(absent)) names.set(why, [...(names.get(why) ?? []), name]);
+  return [...names];
+}

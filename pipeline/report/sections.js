@@ -13,8 +13,8 @@ function showTitle() {
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
     ["Teachers", whole(new Set(newest.map((one) => one.name)).size), `${whole(newest.reduce((total, one) => total + one.streams.length, 0))} streams`],
-    ["Complete", percent((sum("rows") + sum("failed")) / wanted), sum("missing") ? `${whole(sum("missing"))} answers missing` : "no answer missing"],
-    ["Failed", whole(sum("failed")), `of ${whole(wanted)} answers (clip × teacher)`],
+    ["With targets", percent(sum("rows") / wanted), `${whole(sum("rows"))} of ${whole(wanted)} (clip × teacher)`],
+    ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(sum("missing"))} not run yet`],
     ["Size", bytes(facts.teachers.reduce((total, one) => total + one.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
   ];
   head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);
