@@ -434,7 +434,10 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
     """A recipe from its YAML file, with some fields changed."""
     if not Path(path).is_file():
         raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
-    values = yaml.safe_load(Path(path).read_text())
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a YAML mapping of recipe fields")
     return replace(parse_recipe(values, str(path)), **changes)
@@ -443,6 +446,11 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes a recipe as YAML, every field stated."""
     path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
+
+
+STAGE_SEEDS = {"align": 0, "joint": 1}
+"""What each stage adds to the recipe's seed: by name, so that an arm without `align` has the order
+and the dropout of the others in `joint`."""
 
 
 def recipes_folder() -> Path:

@@ -8,6 +8,7 @@ weights.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
-from student.config import Blinded, Recipe, TrainOptions
+from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig, TrainOptions
 from student.data.dataset import ExampleDataset, usable
 from student.data.examples import Example, build_examples, read_chats, split
 from student.data.prompts import Prompter
@@ -31,8 +32,12 @@ from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Numbers, Run
+from student.runs.identity import build_identity, fit_stage
+from student.runs.lock import training_lock
 from student.runs.sources import build_sources
-from student.training.out_of_memory import explained_shortage
+from student.training.failures import explained_failures
+from student.training.processes import name_wrapped_layer, start_processes
+from student.training.reading import SkippingDataset
 from student.training.trainer import (
     Counts,
     StudentTrainer,
@@ -52,16 +57,26 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     Returns:
         `before` and each stage -> the numbers of its validation.
     """
-    recipe, run = options.recipe(), Run(options.out)
-    run.check_same(recipe)
-    process = PartialState()
+    process = start_processes(options)
     console.quiet = not process.is_main_process
+    run = Run(options.out)
+    lock = training_lock(run.folder) if process.is_main_process else contextlib.nullcontext()
+    with lock:
+        return _train(options, run, process)
+
+
+def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, Numbers]:
+    recipe = options.recipe()
+    with process.main_process_first():
+        run.check_same(recipe)
 
     # Data: which clips, what is asked about them, and what the teachers heard in them.
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
-    streams = open_streams(caches, recipe.streams, local_copies=options.local_copies)
+    wanted, versions = run.pinned_streams(recipe)
+    streams = open_streams(caches, wanted, local_copies=options.local_copies, versions=versions)
     copy_ahead(streams)
-    heard = usable(Corpus(options.corpus).clips(), streams, recipe.data.max_duration)
+    corpus = Corpus(options.corpus)
+    heard = usable(corpus.clips(), streams, recipe.data.max_duration)
     clips = {clip.clip_id: clip for clip in heard}
     learning, checking = _split(_examples(recipe, clips), recipe)
     console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
@@ -69,9 +84,17 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
                          examples=len(learning), held_out=len(checking))  # fmt: skip
 
     # Model: the backbone with its block, adapters and heads.
+    identity = build_identity(
+        recipe,
+        corpus.digest,
+        [teacher.key for teacher in sources.teachers],
+        num_processes=process.num_processes,
+    )
     with process.main_process_first():
-        run.create(recipe, sources, learning=learning, held_out=checking, clips=clips)
+        run.create(recipe, sources, identity, learning=learning, held_out=checking, clips=clips)
+    identity.check_same(run.identity)
     backbone, model, processor = load_backbone(recipe.model, run.base)
+    name_wrapped_layer(model)
     student = build_student(recipe, backbone, model, processor, streams)
     distilled = streams if recipe.distils else {}
     grid = Grid.from_recipe(recipe, distilled)
@@ -101,7 +124,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
             run.write_report(report)
 
     # Stages: each a run of the trainer, from the last one's weights.
-    for number, (name, stage) in enumerate(stages.items()):
+    for name, stage in stages.items():
         if student.is_sharded:
             # FSDP cuts a model once: the next stage begins with a whole one.
             student = build_student(recipe, *load_backbone(recipe.model, run.base), streams)
@@ -109,29 +132,34 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
         last = run.state(name)
         student.train_only(stage.train)
         if name not in report:
+            stage = _fitted(name, stage, run, process)
+            seed = recipe.seed + STAGE_SEEDS[name]
+            readable = SkippingDataset(learning)
             if stage.checkpointing:
                 student.base.gradient_checkpointing_enable({"use_reentrant": False})
             trainer = StudentTrainer(
                 student,
                 stage,
-                training_arguments(recipe, stage, run.stage(name), seed=recipe.seed + number),
+                training_arguments(recipe, stage, run.stage(name), seed=seed),
                 count=functools.partial(count_targets, streams=distilled),
                 losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
                 validate=validate,
-                examples=learning,
+                examples=readable,
                 held_out=checking,
                 collate=as_batch,
                 lengths=learning.lengths() if recipe.data.group_by_length else None,
             )
-            set_seed(recipe.seed + number)
+            set_seed(seed)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
             with process.main_process_first():
                 run.remove_unfinished(name)
                 checkpoints = run.checkpoints(name)
-            with explained_shortage(name, stage):
+            with explained_failures(name, stage, run.folder), trainer.progress:
                 trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
-            report[name] = validate(student)
-            trainer.save_model()
+                report[name] = validate(student)
+                trainer.save_model()
+            if readable.num_skipped:
+                console.print(f"{name}: {readable.num_skipped} times an example was left out")
             if process.is_main_process:
                 run.write_report(report)
             process.wait_for_everyone()
@@ -162,7 +190,7 @@ def step_losses(
     recipe: Recipe,
     streams: dict[str, Stream],
     stage: str,
-) -> tuple[Numbers, Tensor]:
+) -> tuple[dict[str, Tensor], Tensor]:
     """A batch's share of the loss: answer cross-entropy + lambda * sum_s w_s * L_s.
 
     In `align` the distillation loss stands alone; the pause arm, which has none, aligns its block
@@ -200,7 +228,7 @@ def step_losses(
                 part = (sums_P / counts[name].clamp(min=1)).sum()
                 parts[name + suffix] = part
                 total = total + scale * stream.config.weight * part
-    return {name: float(value.detach()) for name, value in parts.items()}, total
+    return {name: value.detach() for name, value in parts.items()}, total
 
 
 def bottleneck_now(recipe: Recipe, stage: str, done: float) -> Blinded | None:
@@ -231,6 +259,20 @@ def _split(examples: list[Example], recipe: Recipe) -> tuple[list[Example], list
             "out; both are needed: see data.tasks, data.validation and the corpus' text and labels"
         )
     return learning, checking[: recipe.data.validation_limit]
+
+
+def _fitted(name: str, stage: StageConfig, run: Run, process: PartialState) -> StageConfig:
+    """The stage with the run's own number of examples per step, on this number of processes."""
+    examples_per_step = run.identity.examples_per_step.get(name)
+    if examples_per_step is None:  # begun by an older version
+        return stage
+    fitted = fit_stage(name, stage, examples_per_step, num_processes=process.num_processes)
+    if fitted != stage:
+        console.print(
+            f"{name}: batches of {fitted.batch_size} and accumulation {fitted.accumulation} on "
+            f"{process.num_processes} processes keep {examples_per_step} examples per step"
+        )
+    return fitted
 
 
 def _trainable(student: Student) -> str:

@@ -72,6 +72,7 @@ def open_streams(
     wanted: Mapping[str, StreamConfig] | None,
     *,
     local_copies: str | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> dict[str, Stream]:
     """The wanted streams, each from the first cache that has its teacher.
 
@@ -79,6 +80,7 @@ def open_streams(
         caches: Folders or addresses.
         wanted: Stream -> how it is supervised; every stream that can be learnt if None.
         local_copies: Folder where shards of remote caches are kept once read.
+        versions: Name of a teacher -> its `NAME@FINGERPRINT`, where it must be that one.
 
     Raises:
         UserError: no cache has the stream, or it is not one to learn from.
@@ -86,7 +88,7 @@ def open_streams(
     readers = [CacheReader(cache, local_copies=_place(local_copies, cache)) for cache in caches]
     if wanted is None:
         wanted = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
-    return {name: _open(name, config, readers) for name, config in wanted.items()}
+    return {name: _open(name, config, readers, versions or {}) for name, config in wanted.items()}
 
 
 def _place(local_copies: str | None, cache: str) -> Path | None:
@@ -126,14 +128,20 @@ def _learnable(reader: CacheReader) -> list[str]:
     ]
 
 
-def _open(name: str, config: StreamConfig, readers: Sequence[CacheReader]) -> Stream:
+def _open(
+    name: str,
+    config: StreamConfig,
+    readers: Sequence[CacheReader],
+    versions: Mapping[str, str],
+) -> Stream:
     if name == RECONSTRUCTION:
         return Stream(name=name, kind="features", dim=0, config=config)
     teacher = name.partition(".")[0].partition("@")[0]
     for cache in readers:
         if teacher not in cache.teachers:
             continue
-        reader = cache.stream(name)
+        own, _, stream = name.partition(".")
+        reader = cache.stream(f"{versions.get(own, own)}.{stream}")
         spec = reader.spec
         if not KINDS[spec.kind].is_trainable:
             raise UserError(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
@@ -239,13 +239,8 @@ class Student(nn.Module):
         kept = trainable | {"tower_mean_H", "tower_std_H"}
         return {name: value.detach().contiguous() for name, value in state.items() if name in kept}
 
-    def save(self, path: Path, state: Mapping[str, Tensor] | None = None) -> None:
-        """Writes what training has changed."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(self.learnt(state), path)
-
     def load(self, path: Path) -> None:
-        """Reads what `save` wrote, heads only as far as this student has them.
+        """Reads what training has changed, heads only as far as this student has them.
 
         Raises:
             UserError: the file is of another model, block or adapter.

@@ -2,6 +2,7 @@
 
 RUN/recipe.yaml        the recipe, every field stated
 RUN/sources.json       corpus, teachers with licences, what each stream means
+RUN/identity.json      what must stay the same while the run goes on
 RUN/held_out.jsonl     the held-out examples, with where their audio is
 RUN/base/              the checkpoint of a small student that was built on the spot
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -31,6 +33,7 @@ from student.data.examples import HELD_OUT_FILE, Example, read_held_out, write_h
 from student.distill.streams import Stream
 from student.model.small import build_small
 from student.model.tiny import build_tiny
+from student.runs.identity import Identity
 from student.runs.sources import Sources
 
 STATE_FILE = "student.safetensors"
@@ -49,6 +52,7 @@ class Run:
         self.folder = Path(folder)
         self.recipe_file = self.folder / "recipe.yaml"
         self.sources_file = self.folder / "sources.json"
+        self.identity_file = self.folder / "identity.json"
         self.held_out_file = self.folder / HELD_OUT_FILE
         self.log_file = self.folder / "metrics.jsonl"
         self.report_file = self.folder / "report.json"
@@ -98,6 +102,25 @@ class Run:
             )
         return Sources.from_fields(json.loads(self.sources_file.read_text("utf-8")))
 
+    @functools.cached_property
+    def identity(self) -> Identity:
+        """What must stay the same while the run goes on; of an older run, its teachers alone."""
+        if self.identity_file.is_file():
+            return Identity.from_fields(json.loads(self.identity_file.read_text("utf-8")))
+        return Identity(teachers=sorted(teacher.key for teacher in self.sources.teachers))
+
+    def pinned_streams(
+        self, recipe: Recipe
+    ) -> tuple[Mapping[str, StreamConfig] | None, dict[str, str]]:
+        """(the streams of a run, name of a teacher -> its version), as the run was begun with."""
+        if not self.exists:
+            return recipe.streams, {}
+        wanted = recipe.streams
+        if wanted is None:
+            wanted = {name: StreamConfig() for name in self.sources.streams}
+        keys = [teacher.key for teacher in self.sources.teachers]
+        return wanted, {key.partition("@")[0]: key for key in keys}
+
     def streams(self) -> dict[str, Stream]:
         """The distilled streams without their cache: enough to load heads and read their output."""
         if not self.recipe.distils:
@@ -113,13 +136,16 @@ class Run:
         return read_held_out(self.folder)
 
     def check_same(self, recipe: Recipe) -> None:
-        """Refuses to go on with a run of another recipe.
+        """Refuses to go on with a run of another recipe, unless nothing was trained yet: then the
+        run begins anew.
 
         Raises:
             UserError: it says which fields differ.
         """
         changed = differences(recipe, self.recipe) if self.exists else []
-        if changed:
+        if changed and not self.has_trained:
+            self.clear()
+        elif changed:
             raise UserError(
                 f"{self.folder} was begun with another recipe ({'; '.join(changed)}); go on with "
                 "that one, or choose another --out"
@@ -129,6 +155,7 @@ class Run:
         self,
         recipe: Recipe,
         sources: Sources,
+        identity: Identity,
         *,
         learning: Sequence[Example],
         held_out: Sequence[Example],
@@ -146,7 +173,24 @@ class Run:
             build_tiny(self.base_folder, recipe.model.tiny, texts, seed=recipe.seed)
         write_held_out(self.folder, held_out, clips)
         self.sources_file.write_text(json.dumps(asdict(sources), indent=1))
+        self.identity_file.write_text(json.dumps(asdict(identity), indent=1))
         save_recipe(recipe, self.recipe_file)
+
+    @property
+    def has_trained(self) -> bool:
+        """Whether there is a checkpoint or a finished stage."""
+        stages = self.recipe.stages()
+        return any(self.checkpoints(name) or self.state(name).is_file() for name in stages)
+
+    def clear(self) -> None:
+        """Takes away what a run that has trained nothing has left."""
+        for file in (self.recipe_file, self.sources_file, self.identity_file, self.held_out_file,
+                     self.log_file, self.report_file):  # fmt: skip
+            file.unlink(missing_ok=True)
+        for folder in (self.base_folder, self.stage("align"), self.stage("joint")):
+            shutil.rmtree(folder, ignore_errors=True)
+        for cached in ("recipe", "sources", "identity"):
+            vars(self).pop(cached, None)
 
     def stage(self, name: str) -> Path:
         """Folder of a stage."""
@@ -179,11 +223,18 @@ class Run:
 
     def report(self) -> dict[str, Numbers]:
         """`before` and each finished stage -> its numbers."""
-        return json.loads(self.report_file.read_text()) if self.report_file.is_file() else {}
+        if not self.report_file.is_file():
+            return {}
+        report = json.loads(self.report_file.read_text("utf-8"))
+        return {
+            stage: {name: math.nan if value is None else value for name, value in numbers.items()}
+            for stage, numbers in report.items()
+        }
 
     def write_report(self, report: Mapping[str, Numbers]) -> None:
         """Replaces the report, whole or not at all."""
-        replace_text(self.report_file, json.dumps(report, indent=1))
+        text = json.dumps(_finite(report), indent=1, allow_nan=False)
+        replace_text(self.report_file, text)
 
     def log(self) -> list[dict[str, Any]]:
         """Every log line, as it was written; a line that was cut by a kill is left out."""
@@ -197,9 +248,9 @@ class Run:
         return lines
 
     def append_log(self, line: Mapping[str, Any]) -> None:
-        """Adds one log line."""
+        """Adds one log line; what is no number is null."""
         with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
     def analysis_file(self, name: str) -> Path:
         """Where an analysis (`ablation`, `probes`, `reading`) keeps its numbers."""
@@ -238,6 +289,13 @@ def replace_text(path: Path, text: str) -> None:
     part = path.with_name(f"{path.name}.part")
     part.write_text(text, encoding="utf-8")
     part.rename(path)
+
+
+def _finite(value: Any) -> Any:
+    """The same with None for numbers that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _is_whole(checkpoint: Path) -> bool:

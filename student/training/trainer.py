@@ -9,22 +9,25 @@ learning rates of their own.
 from __future__ import annotations
 
 import itertools
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
+from manifests.errors import UserError
 from student.batch import Batch, PreparedExample
 from student.config import Recipe, StageConfig
 from student.data.length_grouping import ByLength
 from student.model.student import Student
 from student.runs.folder import STATE_FILE, Numbers, Run
+from student.training.failures import check_finite
+from student.training.progress import TrainingProgress
 
 Counts = dict[str, Tensor]
 """Stream (or `answer`) -> counts_P over the whole accumulated batch."""
@@ -52,7 +55,7 @@ class StudentTrainer(Trainer):
         arguments: TrainingArguments,
         *,
         count: Callable[[Batch], Counts],
-        losses: Callable[[torch.nn.Module, Batch, Counts, float], tuple[Numbers, Tensor]],
+        losses: Callable[[torch.nn.Module, Batch, Counts, float], tuple[dict[str, Tensor], Tensor]],
         validate: Callable[[Student], Numbers],
         examples: Dataset,
         held_out: Dataset,
@@ -72,12 +75,15 @@ class StudentTrainer(Trainer):
         self._losses = losses
         self._validate = validate
         self._lengths = lengths
-        self._parts: dict[str, float] = defaultdict(float)
+        self._name = Path(str(arguments.output_dir)).name
+        self._names: list[str] = []
+        self._sums: Tensor | None = None
         self._parts_since = 0
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        if not arguments.disable_tqdm:
-            self.add_callback(_Progress())
+        together = arguments.gradient_accumulation_steps * arguments.world_size
+        self.progress = TrainingProgress(self._name, stage.batch_size * together)
+        self.add_callback(self.progress)
         self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
 
     def get_batch_samples(
@@ -89,7 +95,11 @@ class StudentTrainer(Trainer):
         for batch in batches:
             for name, count_P in self._count(batch).items():
                 counts[name] = counts.get(name, 0) + count_P.to(device, torch.float32)
-        return batches, {name: self.accelerator.reduce(count_P) for name, count_P in counts.items()}
+        if not counts:
+            return batches, {}
+        lengths = [len(count_P) for count_P in counts.values()]
+        whole = self.accelerator.reduce(torch.cat(list(counts.values())))
+        return batches, dict(zip(counts, whole.split(lengths), strict=True))
 
     def compute_loss(
         self,
@@ -101,10 +111,22 @@ class StudentTrainer(Trainer):
         """This batch's share of the loss of the whole accumulated batch."""
         done = self.state.global_step / max(self.state.max_steps, 1)
         parts, loss = self._losses(model, inputs, num_items_in_batch, done)
-        for name, value in parts.items():
-            self._parts[name] += value
+        self._add_parts(parts, loss.detach())
         loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, parts) if return_outputs else loss
+
+    def _add_parts(self, parts: dict[str, Tensor], loss: Tensor) -> None:
+        """Adds to the sums of the next log line, without waiting for the device."""
+        self._names = list(parts)
+        sums = torch.stack([*parts.values(), loss]).double()
+        self._sums = sums if self._sums is None else self._sums + sums
+
+    def _take_parts(self) -> tuple[Numbers, float]:
+        """(each loss by name, the total), summed over all processes since the last call."""
+        assert self._sums is not None
+        *sums, total = self.accelerator.reduce(self._sums).tolist()
+        self._sums = None
+        return dict(zip(self._names, sums, strict=True)), total
 
     def floating_point_ops(self, inputs: Any) -> int:
         """Not counted: the stock trainer looks for token ids in a mapping."""
@@ -161,17 +183,21 @@ class StudentTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Adds each part's loss to the trainer's own log of the loss."""
         steps = self.state.global_step - self._parts_since
-        if "loss" in logs and steps:
-            logs |= {f"loss/{name}": value / steps for name, value in self._parts.items()}
-            self._parts.clear()
+        if "loss" in logs and steps and self._sums is not None:
+            parts, total = self._take_parts()
+            check_finite(total, stage=self._name, step=self.state.global_step)
+            logs |= {f"loss/{name}": value / steps for name, value in parts.items()}
             self._parts_since = self.state.global_step
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            self.student.save(
-                Path(output_dir or str(self.args.output_dir)) / STATE_FILE, state_dict
-            )
+            learnt = self.student.learnt(state_dict)
+            if not all(value.isfinite().all() for value in learnt.values()):
+                check_finite(float("nan"), stage=self._name, step=self.state.global_step)
+            path = Path(output_dir or str(self.args.output_dir)) / STATE_FILE
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(learnt, path)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         self.student.load(Path(resume_from_checkpoint) / STATE_FILE)
@@ -195,6 +221,7 @@ def training_arguments(
         "save_strategy": "steps",
         "save_steps": stage.save_steps,
         "save_total_limit": 2,
+        "logging_nan_inf_filter": False,
         "eval_strategy": "steps" if stage.eval_steps else "no",
         "eval_steps": stage.eval_steps or None,
         "dataloader_num_workers": recipe.data.workers,
@@ -204,15 +231,24 @@ def training_arguments(
         "seed": seed,
         "data_seed": seed,
     }
-    return TrainingArguments(**(settings | recipe.trainer))
+    try:
+        return _OneGpuPerProcess(**(settings | recipe.trainer))
+    except (ValueError, TypeError, ImportError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"recipe: trainer: {reason}") from None
 
 
-class _Progress(ProgressCallback):
-    """The trainer's progress bar, with the loss in it instead of a line for each log."""
+class _OneGpuPerProcess(TrainingArguments):
+    """Arguments under which a single process uses a single GPU.
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if self.training_bar is not None and logs and "loss" in logs:
-            self.training_bar.set_postfix(loss=f"{float(logs['loss']):.3f}")
+    The stock trainer would spread a batch over all GPUs that one process sees (DataParallel), which
+    multiplies the batch and cannot hold packed rows.
+    """
+
+    @property
+    def n_gpu(self) -> int:
+        """GPUs of this process."""
+        return min(1, super().n_gpu)
 
 
 class _JsonLines(TrainerCallback):

@@ -1,0 +1,120 @@
+"""What a run was begun with, besides its recipe: going on with something else is refused.
+
+Targets, examples and the number of examples per optimizer step decide what a run learns, so they
+are written down when it begins. Teachers are pinned to the version that the run began with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from manifests.errors import UserError
+from student.config import Recipe, StageConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """What must stay the same while a run goes on."""
+
+    version: str = ""
+    """Of this program, for people to read."""
+    corpus: str = ""
+    """Digest of the corpus' clips."""
+    chats: dict[str, str] = field(default_factory=dict)
+    """Digest of each file of conversations."""
+    teachers: list[str] = field(default_factory=list)
+    """`NAME@FINGERPRINT` of every teacher."""
+    examples_per_step: dict[str, int] = field(default_factory=dict)
+    """Stage -> examples of one optimizer step, over all processes."""
+
+    @classmethod
+    def from_fields(cls, values: Mapping[str, Any]) -> Identity:
+        """From what JSON holds of it."""
+        return cls(**values)
+
+    def check_same(self, begun: Identity) -> None:
+        """Refuses to go on with other data.
+
+        Args:
+            begun: What the run was begun with; what an older version has not written is empty.
+
+        Raises:
+            UserError: it says what differs.
+        """
+        changed = []
+        if begun.corpus and begun.corpus != self.corpus:
+            changed.append("the corpus has other clips")
+        changed += [
+            f"{path} has other conversations"
+            for path, digest in begun.chats.items()
+            if self.chats.get(path) != digest
+        ]
+        theirs, ours = set(begun.teachers), set(self.teachers)
+        if theirs != ours:
+            changed.append(
+                f"the teachers were {_listed(theirs - ours)} and are {_listed(ours - theirs)}"
+            )
+        if changed:
+            raise UserError(
+                f"the run was begun with other data: {'; '.join(changed)}; go on with what it was "
+                "begun with, or choose another --out"
+            )
+
+
+def build_identity(
+    recipe: Recipe, corpus: str, teachers: list[str], *, num_processes: int
+) -> Identity:
+    """What a run that begins now is made of.
+
+    Args:
+        recipe: Of the run.
+        corpus: Digest of the corpus.
+        teachers: Their keys.
+        num_processes: That train together.
+    """
+    return Identity(
+        version=metadata.version("coat-distill"),
+        corpus=corpus,
+        chats={
+            path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            for path in recipe.data.chats
+            if Path(path).is_file()
+        },
+        teachers=sorted(teachers),
+        examples_per_step={
+            name: stage.batch_size * stage.accumulation * num_processes
+            for name, stage in recipe.stages().items()
+        },
+    )
+
+
+def fit_stage(
+    name: str, stage: StageConfig, examples_per_step: int, *, num_processes: int
+) -> StageConfig:
+    """A stage that takes a given number of examples per step with this number of processes.
+
+    Batches of all processes are consecutive parts of one order, so any division of the same number
+    sees the same examples in the same step.
+
+    Raises:
+        UserError: the examples cannot be divided among the processes.
+    """
+    if examples_per_step == stage.batch_size * stage.accumulation * num_processes:
+        return stage
+    if examples_per_step % num_processes:
+        raise UserError(
+            f"{name} takes {examples_per_step} examples per step, which {num_processes} processes "
+            "cannot share equally; go on with as many as the run was begun with"
+        )
+    share = examples_per_step // num_processes
+    size = max(size for size in range(1, stage.batch_size + 1) if share % size == 0)
+    return replace(stage, batch_size=size, accumulation=share // size)
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "fewer"

@@ -1,0 +1,35 @@
+"""One training per folder: a lock that ends with its process, however the process ends."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from manifests.errors import UserError
+
+
+@contextmanager
+def training_lock(folder: Path) -> Iterator[None]:
+    """Holds a folder for one training.
+
+    Raises:
+        UserError: the folder cannot be made, or another training holds it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "training.lock").open("w")
+    except OSError as error:
+        raise UserError(
+            f"--out {folder} cannot be used as a folder: {error.strerror}; choose another"
+        ) from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"another training is at work in {folder}; wait for its end, or choose another "
+                "--out"
+            ) from None
+        yield

@@ -1,0 +1,78 @@
+"""Failures of a training that the user can mend, each as one line that says how."""
+
+from __future__ import annotations
+
+import errno
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from manifests.errors import UserError
+from student.config import StageConfig
+
+DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+"""What libraries say when a disk is full, where they raise an error of their own."""
+
+
+@contextmanager
+def explained_failures(name: str, stage: StageConfig, folder: Path) -> Iterator[None]:
+    """Turns a failed allocation and a full disk into what to do about it.
+
+    Args:
+        name: Of the stage.
+        stage: Its settings, which the advice starts from.
+        folder: Of the run.
+
+    Raises:
+        UserError: memory or disk space ran out within.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(_memory_advice(name, stage)) from error
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if "can't allocate memory" in str(error):
+            raise UserError(_memory_advice(name, stage)) from error
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or any(sign in str(error) for sign in DISK_FULL):
+            raise UserError(
+                f"the disk of {folder} is full; free some space and run the same command again: "
+                "it goes on from the last whole checkpoint"
+            ) from error
+        raise
+
+
+def check_finite(loss: float, *, stage: str, step: int) -> None:
+    """Stops a training that has diverged.
+
+    Raises:
+        UserError: the loss is not a number.
+    """
+    if not math.isfinite(loss):
+        raise UserError(
+            f"{stage} has diverged: the loss is {loss} at step {step}; checkpoints before it are "
+            f"kept. Lower {stage}.lr, {stage}.embeddings_lr or {stage}.heads_lr, or raise "
+            f"{stage}.warmup, and choose another --out"
+        )
+
+
+def _memory_advice(name: str, stage: StageConfig) -> str:
+    steps = []
+    if stage.batch_size > 1:
+        factor = 2 if stage.batch_size % 2 == 0 else stage.batch_size
+        steps.append(
+            f"lower {name}.batch_size from {stage.batch_size} to {stage.batch_size // factor} and "
+            f"raise {name}.accumulation from {stage.accumulation} to {stage.accumulation * factor} "
+            "(the result is the same)"
+        )
+    if not stage.checkpointing:
+        steps.append(f"set {name}.checkpointing to true")
+    steps.append("lower data.max_duration, or load the backbone by model.quantize: 4bit")
+    return (
+        f"out of memory in {name} with batches of {stage.batch_size}: {'; '.join(steps)}; "
+        "a run that has trained already needs another --out for a changed recipe"
+    )

@@ -1,0 +1,59 @@
+"""How many processes train together, and on what; refused early where it cannot work."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import PartialState
+
+from manifests.console import console
+from manifests.errors import UserError
+from student.config import Recipe
+
+
+def start_processes(recipe: Recipe) -> PartialState:
+    """Joins the processes of a launcher, if there is one.
+
+    Raises:
+        UserError: the recipe asks for a GPU that is not there, or for what FSDP cannot shard.
+    """
+    on_cpu = bool(recipe.trainer.get("use_cpu")) or not torch.cuda.is_available()
+    wants_half = [name for name in ("bf16", "fp16") if recipe.trainer.get(name)]
+    if wants_half and on_cpu and not recipe.trainer.get("use_cpu"):
+        raise UserError(
+            f"recipe: trainer.{wants_half[0]} needs a GPU, and PyTorch sees none; train on one, or "
+            "set trainer.use_cpu to true to try the recipe on a CPU"
+        )
+    if uses_fsdp(recipe) and recipe.model.dtype == "bfloat16":
+        raise UserError(
+            "recipe: FSDP shards parameters of one dtype, and adapters and heads are float32; set "
+            "model.dtype to float32 and trainer.bf16 to true"
+        )
+    process = PartialState(cpu=on_cpu)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if process.num_processes != launched:
+        raise UserError(
+            f"a launcher started {launched} processes, but they do not see each other; launch by "
+            "torchrun or accelerate launch, with a GPU for each process"
+        )
+    seen = torch.cuda.device_count()
+    if launched == 1 and seen > 1 and not on_cpu:
+        console.print(
+            f"one of {seen} GPUs is used; accelerate launch --num-processes {seen} -m student.cli "
+            "train ... uses all of them"
+        )
+    return process
+
+
+def uses_fsdp(recipe: Recipe) -> bool:
+    """Whether the launcher or the recipe shards the model."""
+    by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
+    return by_launcher or bool(recipe.trainer.get("fsdp"))
+
+
+def name_wrapped_layer(model: Any) -> None:
+    """Tells FSDP which class to wrap: the decoder layer of this backbone's language model."""
+    layer = type(model.model.language_model.layers[0]).__name__
+    os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layer

@@ -1,0 +1,111 @@
+"""How far a training is: a bar on a terminal, a line a minute anywhere else."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from transformers import TrainerCallback
+
+from manifests.console import console, messages
+
+SECONDS_BETWEEN_LINES = 60
+
+
+class TrainingProgress(TrainerCallback):
+    """Shows step, loss, examples per second, time left and memory of one stage.
+
+    Args:
+        stage: Its name.
+        examples_per_step: Of all processes.
+    """
+
+    def __init__(self, stage: str, examples_per_step: int) -> None:
+        self._stage = stage
+        self._examples_per_step = examples_per_step
+        self._bar: Progress | None = None
+        self._task: Any = None
+        self._loss = float("nan")
+        self._first_step = 0
+        self._begun = self._last_line = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Says from where a stage goes on, and starts the bar."""
+        self._first_step = state.global_step
+        self._begun = self._last_line = time.monotonic()
+        if not state.is_world_process_zero:
+            return
+        if state.global_step:
+            console.print(
+                f"{self._stage}: going on from step {state.global_step} of {state.max_steps}"
+            )
+        if messages.is_terminal and not args.disable_tqdm:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[told]}"),
+                TimeRemainingColumn(),
+                console=messages,
+                transient=True,
+            )
+            self._task = self._bar.add_task(
+                self._stage, total=state.max_steps, completed=state.global_step, told=""
+            )
+            self._bar.start()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """Remembers the newest loss."""
+        if logs and "loss" in logs:
+            self._loss = float(logs["loss"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Moves the bar, or prints a line if a minute has passed."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=state.global_step, told=self._told(state))
+        elif state.is_world_process_zero and not args.disable_tqdm:
+            now = time.monotonic()
+            if now - self._last_line >= SECONDS_BETWEEN_LINES:
+                self._last_line = now
+                rate = (state.global_step - self._first_step) / max(now - self._begun, 1e-9)
+                left = (state.max_steps - state.global_step) / max(rate, 1e-9)
+                messages.print(
+                    f"{self._stage}: step {state.global_step} of {state.max_steps}, "
+                    f"{self._told(state)}, {left / 60:.0f} min left"
+                )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Takes the bar away."""
+        self.stop()
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()  # also where training has failed
+
+    def stop(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _told(self, state: Any) -> str:
+        seconds = max(time.monotonic() - self._begun, 1e-9)
+        examples = (state.global_step - self._first_step) * self._examples_per_step
+        return (
+            f"loss {self._loss:.3f}, {examples / seconds:.1f} examples/s, "
+            f"{memory_used() / 1e9:.1f} GB"
+        )
+
+
+def memory_used() -> int:
+    """Most bytes in use so far: on the GPU if there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used if sys.platform == "darwin" else used * 1024

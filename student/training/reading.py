@@ -1,0 +1,72 @@
+"""Examples for training that a bad clip or a restless network does not end.
+
+An example that cannot be prepared is replaced by the next one, up to a limit; what a store refuses
+is asked for again. Validation uses the examples as they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from manifests.errors import StoreError, UserError
+from student.batch import PreparedExample
+
+logger = logging.getLogger(__name__)
+
+MAX_SKIPPED_SHARE = 0.01
+MAX_SKIPPED_AT_LEAST = 10
+"""So many examples may be replaced before training stops: this share, or this number."""
+RETRY_SECONDS = (1.0, 5.0, 25.0)
+"""Waits before a store is asked again."""
+
+
+class SkippingDataset(Dataset):
+    """Examples of a dataset, the next one in place of one that cannot be prepared.
+
+    Args:
+        dataset: Raises UserError for an example that cannot be prepared.
+    """
+
+    def __init__(self, dataset: Dataset[PreparedExample] | Sequence[PreparedExample]) -> None:
+        self._dataset: Any = dataset
+        self._limit = max(MAX_SKIPPED_AT_LEAST, round(MAX_SKIPPED_SHARE * len(self._dataset)))
+        self._skipped = multiprocessing.get_context("fork").Value("q", 0)
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    @property
+    def num_skipped(self) -> int:
+        """How often an example was replaced, in all workers of this process."""
+        return self._skipped.value
+
+    def __getitem__(self, at: int) -> PreparedExample:
+        while True:
+            try:
+                return self._patiently(at)
+            except UserError as error:
+                with self._skipped.get_lock():
+                    self._skipped.value += 1
+                    count = self._skipped.value
+                if count > self._limit:
+                    raise UserError(
+                        f"{count} examples could not be prepared, more than the {self._limit} that "
+                        f"are left out; the last one: {error}"
+                    ) from None
+                logger.warning("example %d is left out: %s", at, error)
+                at = (at + 1) % len(self)
+
+    def _patiently(self, at: int) -> PreparedExample:
+        for seconds in RETRY_SECONDS:
+            try:
+                return self._dataset[at]
+            except StoreError as error:
+                logger.warning("%s; asking again in %g s", error, seconds)
+                time.sleep(seconds)
+        return self._dataset[at]
