@@ -9,6 +9,8 @@ from pathlib import Path
 
 from manifests.errors import UserError
 
+LOCK_FILE = "training.lock"
+
 
 @contextmanager
 def training_lock(folder: Path) -> Iterator[None]:
@@ -19,7 +21,7 @@ def training_lock(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "training.lock").open("w")
+        file = (folder / LOCK_FILE).open("w")
     except OSError as error:
         raise UserError(
             f"--out {folder} cannot be used as a folder: {error.strerror}; choose another"
@@ -32,4 +34,14 @@ def training_lock(folder: Path) -> Iterator[None]:
                 f"another training is at work in {folder}; wait for its end, or choose another "
                 "--out"
             ) from None
-        yield
+        try:
+            yield
+        finally:
+            _remove_if_alone(folder, LOCK_FILE)
+
+
+def _remove_if_alone(folder: Path, name: str) -> None:
+    """Takes a folder away in which nothing but the lock is: no run has begun in it."""
+    if [file.name for file in folder.iterdir()] == [name]:
+        (folder / name).unlink()
+        folder.rmdir()

@@ -1,0 +1,303 @@
+"""A run goes on with what it was begun with, one training at a time, and says what went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from manifests.corpus.corpus import build
+from manifests.errors import StoreError, UserError
+from student.config import STAGE_SEEDS, StageConfig, save_recipe
+from student.runs.folder import Run
+from student.runs.identity import Identity, fit_stage
+from student.runs.lock import training_lock
+from student.train import step_losses, train
+from student.training.reading import SkippingDataset
+from student.training.trainer import StudentTrainer, training_arguments
+from tests.student.conftest import SPEC, model_of, write_cache
+
+STAGE = {"batch_size": 4, "max_steps": 4, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
+
+
+class _Stopped(Exception):
+    pass
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends a training as a kill would, once a step is done and saved."""
+    whole = StudentTrainer.training_step
+
+    def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step:
+            raise _Stopped
+        return whole(self, *args, **kwargs)
+
+    monkeypatch.setattr(StudentTrainer, "training_step", training_step)
+
+
+def joint_only(world: Any, out: Path, checkpoints: Any, **changes: Any) -> Any:
+    return world.options(
+        out,
+        model=model_of(checkpoints, "qwen2_audio"),
+        align=None,
+        joint=StageConfig(train="lora", **STAGE),
+        **changes,
+    )
+
+
+def stopped_run(world: Any, out: Path, checkpoints: Any) -> Any:
+    options = joint_only(world, out, checkpoints)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(_Stopped):
+            train(options)
+    return options
+
+
+def test_joint_has_one_order_in_every_arm(world: Any, tmp_path: Path, checkpoints: Any) -> None:
+    """sft has no `align`; its joint stage has the seed of the others all the same."""
+    orders = {}
+    for arm in ("sft", "coat"):
+        seeds = []
+        begin = StudentTrainer.__init__
+
+        def note(self: Any, *args: Any, begin: Any = begin, seeds: Any = seeds, **kw: Any) -> None:
+            begin(self, *args, **kw)
+            seeds.append((self.args.seed, self.args.data_seed))
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StudentTrainer, "__init__", note)
+            train(
+                world.options(tmp_path / arm, arm=arm, model=model_of(checkpoints, "qwen2_audio"))
+            )
+        orders[arm] = seeds
+    assert orders["sft"] == orders["coat"][1:] == [(STAGE_SEEDS["joint"],) * 2]
+
+
+def test_another_corpus_is_refused(world: Any, tmp_path: Path, checkpoints: Any) -> None:
+    options = stopped_run(world, tmp_path / "run", checkpoints)
+    build(world.clips[:40], tmp_path / "toy")
+    other = dataclasses.replace(options, corpus=str(tmp_path / "toy"))
+    with pytest.raises(UserError, match="begun with other data: the corpus has other clips"):
+        train(other)
+
+
+def test_a_new_version_of_a_teacher_is_left_aside(
+    world: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    """The run keeps the version that it was begun with."""
+    import numpy as np
+
+    from manifests.corpus.corpus import Corpus
+    from tests.student.conftest import sing, targets
+
+    rng = np.random.default_rng(0)
+    heard = {clip.clip_id: targets(*sing(rng, clip.duration)) for clip in world.clips}
+    cache = tmp_path / "cache"
+    corpus = Corpus(str(world.corpus))
+    write_cache(cache, corpus, heard)
+    options = dataclasses.replace(
+        joint_only(world, tmp_path / "run", checkpoints), cache=str(cache)
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(_Stopped):
+            train(options)
+    newer = dataclasses.replace(SPEC, revision=2, created="2030-01-01T00:00:00+00:00")
+    write_cache(cache, corpus, heard, newer)
+    train(options)
+    assert [teacher.key for teacher in Run(options.out).sources.teachers] == [SPEC.key]
+
+
+@pytest.mark.parametrize(
+    ("processes", "expected"), [(1, (4, 4)), (2, (4, 2)), (8, (2, 1)), (16, (1, 1))]
+)
+def test_a_stage_is_fitted_to_other_processes(processes: int, expected: tuple[int, int]) -> None:
+    stage = fit_stage("joint", StageConfig(batch_size=4), 16, num_processes=processes)
+    assert (stage.batch_size, stage.accumulation) == expected
+    assert stage.batch_size * stage.accumulation * processes == 16
+
+
+def test_processes_that_cannot_share_a_step_are_refused() -> None:
+    with pytest.raises(UserError, match="16 examples per step, which 3 processes cannot share"):
+        fit_stage("joint", StageConfig(batch_size=4), 16, num_processes=3)
+
+
+def test_what_an_older_version_has_not_written_is_not_compared() -> None:
+    Identity(corpus="x", teachers=["a@1"]).check_same(Identity(teachers=["a@1"]))
+    with pytest.raises(UserError, match="the teachers were a@1 and are a@2"):
+        Identity(corpus="x", teachers=["a@2"]).check_same(Identity(teachers=["a@1"]))
+
+
+def test_one_training_per_folder(world: Any, tmp_path: Path) -> None:
+    with training_lock(tmp_path / "run"), pytest.raises(UserError, match="another training"):
+        train(world.options(tmp_path / "run"))
+    assert not (tmp_path / "run").exists(), "nothing was trained, so nothing is left"
+
+
+def test_an_out_that_cannot_be_a_folder(world: Any, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(UserError, match="cannot be used as a folder"):
+            train(world.options(out))
+
+
+def test_a_half_written_checkpoint_never_blocks(
+    world: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    """Left twice, as a full disk does: each time the run goes on from the one before."""
+    for _ in range(2):
+        options = stopped_run(world, tmp_path / "run", checkpoints)
+        half = tmp_path / "run" / "joint" / "checkpoint-3"
+        half.mkdir()
+        (half / "trainer_state.json").write_text('{"half":')
+    (tmp_path / "run" / "joint" / "unfinished-checkpoint-3").mkdir()
+    train(options)
+    left = {path.name for path in (tmp_path / "run" / "joint").iterdir()}
+    assert left == {"checkpoint-3", "checkpoint-4", "student.safetensors"}
+
+
+def test_a_recipe_may_change_until_something_is_trained(
+    world: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    options = joint_only(world, tmp_path / "run", checkpoints)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(0, patch)
+        with pytest.raises(_Stopped):
+            train(options)
+    changed = dataclasses.replace(options, seed=7)
+    stopped_run_options = changed
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(_Stopped):
+            train(stopped_run_options)
+    assert Run(options.out).recipe.seed == 7
+    with pytest.raises(UserError, match="seed: 7 there, 0 here"):
+        train(options)
+
+
+def test_divergence_stops_and_says_so(
+    world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole checkpoints stay, and no log line has a number that JSON has not."""
+
+    def diverging(model: Any, batch: Any, counts: Any, **options: Any) -> tuple[Any, Tensor]:
+        parts, total = step_losses(model, batch, counts, **options)
+        diverging.calls += 1
+        return parts, total * (float("nan") if diverging.calls > 2 else 1)
+
+    diverging.calls = 0
+    monkeypatch.setattr("student.train.step_losses", diverging)
+    with pytest.raises(UserError, match="joint has diverged: the loss is nan at step 3"):
+        train(joint_only(world, tmp_path / "run", checkpoints))
+    run = Run(tmp_path / "run")
+    assert [path.name for path in run.checkpoints("joint")] == ["checkpoint-1", "checkpoint-2"]
+    assert "NaN" not in run.log_file.read_text()
+    assert not run.state("joint").exists()
+
+
+def test_no_number_that_json_has_not(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append_log({"loss": float("inf"), "step": 1})
+    run.write_report({"before": {"a/metric": float("nan"), "answer_loss": 1.0}})
+    assert run.log() == [{"loss": None, "step": 1}]
+    assert "NaN" not in run.report_file.read_text()
+    assert str(run.report()["before"]) == "{'a/metric': nan, 'answer_loss': 1.0}"
+
+
+def test_a_full_disk_is_one_line(
+    world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"the disk of .*run is full; free some space"):
+        train(joint_only(world, tmp_path / "run", checkpoints))
+
+
+class _Examples:
+    """Stands for a dataset: some examples cannot be prepared, a store answers the second time."""
+
+    def __init__(self, bad: set[int], busy: set[int]) -> None:
+        self.bad, self.busy = bad, busy
+
+    def __len__(self) -> int:
+        return 100
+
+    def __getitem__(self, at: int) -> Any:
+        if at in self.bad:
+            raise UserError(f"clip {at} cannot be read")
+        if at in self.busy:
+            self.busy.remove(at)
+            raise StoreError("the store is busy")
+        return at
+
+
+def test_a_bad_clip_is_left_out_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("student.training.reading.RETRY_SECONDS", (0.0, 0.0))
+    data = SkippingDataset(_Examples({3, 4}, {7}))  # pyright: ignore[reportArgumentType]
+    assert [data[at] for at in (2, 3, 7)] == [2, 5, 7]
+    assert data.num_skipped == 2
+    data = SkippingDataset(_Examples(set(range(100)), set()))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(UserError, match="11 examples could not be prepared, more than the 10"):
+        data[0]
+
+
+def test_one_process_uses_one_gpu(
+    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stock trainer would wrap the student in DataParallel."""
+    from transformers import TrainingArguments
+
+    recipe = world.options(tmp_path).recipe()
+    arguments = training_arguments(recipe, StageConfig(), tmp_path / "joint", seed=0)
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 8))
+    assert arguments.n_gpu == 1
+
+
+def test_a_wrong_trainer_argument_is_one_line(world: Any, tmp_path: Path) -> None:
+    options = dataclasses.replace(world.options(tmp_path), trainer={"bf61": True})
+    with pytest.raises(UserError, match=r"recipe: trainer: .*bf61"):
+        training_arguments(options.recipe(), StageConfig(), tmp_path / "joint", seed=0)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs: a machine without GPU")
+def test_bf16_without_a_gpu_is_one_line(world: Any, tmp_path: Path) -> None:
+    options = dataclasses.replace(world.options(tmp_path / "run"), trainer={"bf16": True})
+    with pytest.raises(UserError, match=r"trainer.bf16 needs a GPU"):
+        train(options)
+
+
+def test_a_broken_recipe_file_is_one_line(world: Any, tmp_path: Path) -> None:
+    """A tab in RUN/recipe.yaml, through the command line."""
+    options = world.options(tmp_path / "run")
+    save_recipe(options.recipe(), tmp_path / "recipe.yaml")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text("model:\n\tbuild: tiny\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "student.cli", "train", "--config", str(tmp_path / "recipe.yaml"),
+         "--corpus", options.corpus, "--cache", options.cache, "--out", options.out],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "recipe.yaml is not YAML" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_run_that_goes_on_says_from_where(
+    world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = stopped_run(world, tmp_path / "run", checkpoints)
+    train(options)
+    assert "joint: going on from step 2 of 4" in capsys.readouterr().out
+    lines = [json.loads(line) for line in Run(options.out).log_file.read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
