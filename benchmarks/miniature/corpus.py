@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.miniature import audio
+from benchmarks.miniature import audio, hearing
 from benchmarks.miniature.audio import Row
+from benchmarks.miniature.task import Task
 from student.config import TaskConfig
 from student.data.examples import fraction
 
@@ -33,22 +34,14 @@ class Sizes:
     sounds: int = 110
     new_notes: int = 120
     new_melodies: int = 64
+    hearing: int = 200
+    """Clips of each kind of sound in the study `hearing`."""
+    new_hearing: int = 48
 
 
 FULL = Sizes()
 QUICK = Sizes(prompts=0, digits=80, languages_each=10, notes=160, melodies=72, sounds=0,
-              new_notes=40, new_melodies=24)  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """One question, where its answer is, and how it is scored."""
-
-    question: str
-    label: str
-    """`text` or a label of the clip."""
-    kind: str = "label"
-    choices: tuple[str, ...] = ()
+              new_notes=40, new_melodies=24, hearing=36, new_hearing=12)  # fmt: skip
 
 
 TASKS = {
@@ -70,7 +63,11 @@ KIND_SHARE = 0.25
 """Of the clips that are also asked what kind they are."""
 
 
-def task_configs() -> list[TaskConfig]:
+STUDIES = {"labels": TASKS, "hearing": hearing.TASKS}
+"""Study -> its tasks. `labels` is the first edition; `hearing` needs what the experts hear."""
+
+
+def task_configs(study: str) -> list[TaskConfig]:
     """The tasks as templates of the trainer's recipe."""
     return [
         TaskConfig(
@@ -78,17 +75,41 @@ def task_configs() -> list[TaskConfig]:
             answer=["text" if task.label == "text" else f"labels.{task.label}"],
             weight=KIND_SHARE if name == "kind" else 1.0,
         )
-        for name, task in TASKS.items()
+        for name, task in STUDIES[study].items()
     ]
 
 
-def make(out: Path, sizes: Sizes) -> dict[str, list[Row]]:
+def make(out: Path, sizes: Sizes, study: str) -> dict[str, list[Row]]:
     """Writes the audio, a manifest per corpus and the questions per split.
 
     Returns:
         Corpus -> rows.
     """
     source = out / "source"
+    rows = _hearing_rows if study == "hearing" else _label_rows
+    known, new = rows(source, sizes)
+    known = [row for row in known if row["duration"] <= MAX_SECONDS]
+    corpora = {
+        "train": [row for row in known if not _is_test(row)],
+        "test": [row for row in known if _is_test(row)],
+        "sources": [row for row in new if study == "labels" or row["duration"] <= MAX_SECONDS],
+    }
+    for name, split in corpora.items():
+        _write_lines(source / f"{name}.jsonl", split)
+    validation = [row for row in corpora["train"] if is_validation(row)]
+    for name, split in {"validation": validation, **corpora}.items():
+        _write_lines(out / "questions" / f"{name}.jsonl", questions(split, study))
+    return corpora
+
+
+def _hearing_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
+    """Clips of known and of new sources."""
+    known = hearing.known_rows(source, sizes.hearing)
+    return [*known], [*hearing.new_rows(source, sizes.new_hearing)]
+
+
+def _label_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
+    """Clips of known and of new sources."""
     known = [
         *audio.spoken_prompts(source, sizes.prompts),
         *audio.spoken_digits(source, sizes.digits),
@@ -98,28 +119,18 @@ def make(out: Path, sizes: Sizes) -> dict[str, list[Row]]:
         *audio.melodies(source, "TimGM6mb", sizes.melodies),
         *audio.other_sounds(source, sizes.sounds),
     ]
-    known = [row for row in known if row["duration"] <= MAX_SECONDS]
-    corpora = {
-        "train": [row for row in known if not _is_test(row)],
-        "test": [row for row in known if _is_test(row)],
-        "sources": [
-            *_thinned(audio.drums(source, new_kits=True), sizes),
-            *audio.notes(source, "FluidR3", sizes.new_notes),
-            *audio.melodies(source, "FluidR3", sizes.new_melodies),
-        ],
-    }
-    for name, rows in corpora.items():
-        _write_lines(source / f"{name}.jsonl", rows)
-    validation = [row for row in corpora["train"] if is_validation(row)]
-    for split, rows in {"validation": validation, **corpora}.items():
-        _write_lines(out / "questions" / f"{split}.jsonl", questions(rows))
-    return corpora
+    new = [
+        *_thinned(audio.drums(source, new_kits=True), sizes),
+        *audio.notes(source, "FluidR3", sizes.new_notes),
+        *audio.melodies(source, "FluidR3", sizes.new_melodies),
+    ]
+    return known, new
 
 
-def questions(rows: Iterable[Row]) -> list[dict]:
+def questions(rows: Iterable[Row], study: str) -> list[dict]:
     """What `coat-student eval` asks about some clips: every task that a clip has an answer for."""
     asked = []
-    for name, task in TASKS.items():
+    for name, task in STUDIES[study].items():
         for row in rows:
             answer = row["text"] if task.label == "text" else row["labels"].get(task.label)
             skipped = name == "kind" and fraction("kind", row["id"]) >= KIND_SHARE

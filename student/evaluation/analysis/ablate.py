@@ -6,7 +6,8 @@ by side, each paired, question by question, with the intact student.
 
 Reading the table: `markers only` and `block removed` change the prompt's length and what the
 student was trained on; `no audio` is what can be guessed from the question; `other audio` must fall
-to chance if the student listens at all.
+to chance if the student listens at all. `audio hidden` leaves text nothing of the clip but what the
+block holds, `block hidden` nothing but the audio tokens.
 """
 
 from __future__ import annotations
@@ -24,6 +25,13 @@ from rich.table import Table
 
 from manifests.console import messages
 from manifests.errors import UserError
+from student.evaluation.analysis.attention_edits import (
+    Hidden,
+    attention_shares,
+    block_states,
+    collapse,
+    hidden_from_text,
+)
 from student.evaluation.analysis.state_edits import REPLACEMENTS, Replacement, replaced
 from student.evaluation.answering import (
     Prompt,
@@ -46,6 +54,8 @@ from student.evaluation.scoring.scores import (
 from student.runs.folder import Run, replace_text
 
 FILE = "ablation"
+MEASURED_QUESTIONS = 64
+"""About so many questions say where attention goes and how block states differ."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +107,13 @@ def _replace_states(setting: Setting, *, kind: Replacement) -> StateEdit:
     return edit
 
 
+def _hide(setting: Setting, *, hidden: Hidden) -> StateEdit:
+    def edit(batch: QuestionBatch) -> AbstractContextManager[None]:
+        return hidden_from_text(setting.runner.trained.student, batch.inputs, hidden)
+
+    return edit
+
+
 CONDITIONS = (
     Condition(name="intact", needs_block=False),
     *(
@@ -107,6 +124,8 @@ CONDITIONS = (
         )
         for kind in REPLACEMENTS
     ),
+    Condition(name="audio hidden", edit_states=functools.partial(_hide, hidden="audio")),
+    Condition(name="block hidden", edit_states=functools.partial(_hide, hidden="block")),
     Condition(name="markers only", edit_prompt=functools.partial(_without_tokens, markers=False)),
     Condition(name="block removed", edit_prompt=functools.partial(_without_tokens, markers=True)),
     Condition(
@@ -147,6 +166,7 @@ def ablate(
         `without_true_partner` (questions for which there is no clip of the same task with another
         answer), `conditions`: condition -> scores (see `score_answers`), `change`, the paired
         difference to the intact student, and `same_reply`, the share of replies that are the same.
+        With a block also `attention` (see `attention_shares`) and `block_states` (see `collapse`).
 
     Raises:
         UserError: there is no such layer, or all questions are about one recording.
@@ -185,9 +205,29 @@ def ablate(
         "layers": list(range(first_layer, num_layers)) if student.block else [],
         "tapped_layer": student.tap,
         "conditions": scores,
+        **_measure_block(setting),
     }
     replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
     return report
+
+
+def _measure_block(setting: Setting) -> dict:
+    """Where the answer's attention goes, and how much the block's states depend on the clip."""
+    student = setting.runner.trained.student
+    if student.block is None:
+        return {}
+    stride = max(1, len(setting.questions) // MEASURED_QUESTIONS)
+    asked = list(setting.questions)[::stride]
+    others = with_audio_of(setting.questions, setting.partners)[::stride]
+    step = setting.runner.batch_size
+    own, other = (
+        [setting.runner.batch(each[at : at + step]).inputs for at in range(0, len(each), step)]
+        for each in (asked, others)
+    )
+    states = [
+        torch.cat([block_states(student, inputs) for inputs in each]) for each in (own, other)
+    ]
+    return {"attention": attention_shares(student, own), "block_states": collapse(*states)}
 
 
 def _ask(setting: Setting, condition: Condition) -> list[Reply]:
@@ -233,7 +273,18 @@ def build_table(report: dict) -> Table:
         f"{untrue} of {report['questions']} questions have no clip of their task with another "
         "answer: for them, `other clip` and `other audio` show less"
     )
-    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, caption=note if untrue else None)
+    notes = [note] if untrue else []
+    if "attention" in report:
+        shares = {group: sum(each) / len(each) for group, each in report["attention"].items()}
+        states = report["block_states"]
+        notes.append(
+            "the answer's attention, mean over layers: "
+            + ", ".join(f"{group} {share:.2f}" for group, share in shares.items())
+            + f"; block states: cosine between clips {states['cosine_between_clips']:.2f}, "
+            f"change with other audio {states['change_with_other_audio']:.2f}"
+        )
+    caption = "\n".join(notes) or None
+    table = Table(title=title, box=box.SIMPLE_HEAD, padding=0, caption=caption)
     table.add_column("condition", no_wrap=True)
     table.add_column("mean score", justify="right")
     table.add_column("change", justify="right")

@@ -23,6 +23,9 @@ ARM_COLOURS = {
     "pause": "tab:orange",
     "distill": "tab:purple",
     "coat": "tab:green",
+    "livr": "tab:red",
+    "coat+bottleneck": "tab:olive",
+    "both": "tab:cyan",
 }
 MAX_ROWS = 64
 DPI = 90

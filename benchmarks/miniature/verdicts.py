@@ -1,0 +1,51 @@
+"""The questions of the second edition, written down before its first run, and their answers.
+
+Pre-registered on 26 November 2026, before any arm was trained on the tasks of `hearing.py`:
+
+- "The block is used" by an arm: the gain is its mean score on the test questions minus its score
+  without audio. Another clip's block states must cost at least a third of the gain, and with audio
+  hidden from text more than half of the gain must be left; both as means over seeds.
+- "The block helps": the paired difference of an arm with a block to `distill` on held-out clips,
+  over all seeds, lies above 0 with its whole 95 % interval.
+
+Shares of the bottleneck, K, the tapped layer and lambda are varied on validation questions alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+USED_COST = 1 / 3
+"""Least share of the gain that another clip's states must cost."""
+USED_LEFT = 1 / 2
+"""Share of the gain that must be left, and more, with audio hidden from text."""
+
+
+def describe_use(arm: str, reports: Sequence[Mapping]) -> str:
+    """Whether an arm uses its block, by the ablations of its seeds, in one sentence."""
+
+    def score(condition: str) -> float:
+        means = [report["conditions"][condition]["mean"]["score"] for report in reports]
+        return statistics.mean(means)
+
+    intact = score("intact")
+    gain = intact - score("no audio")
+    cost, left = intact - score("other clip"), score("audio hidden") - score("no audio")
+    if gain <= 0:
+        return f"{arm}: audio gains nothing ({gain:+.3f}), so nothing can be said of its block"
+    used = cost >= USED_COST * gain and left > USED_LEFT * gain
+    return (
+        f"{arm}: the block is {'used' if used else 'not used'}: of a gain of {gain:.3f} another "
+        f"clip's states cost {cost:.3f} ({cost / gain:.0%}), and {left:.3f} ({left / gain:.0%}) are "
+        "left with audio hidden"
+    )
+
+
+def describe_benefit(arm: str, difference: Mapping) -> str:
+    """Whether an arm's block helps, by its paired difference to `distill`, in one sentence."""
+    helps = difference["low"] > 0
+    return (
+        f"{arm}: the block {'helps' if helps else 'does not help'}: {difference['score']:+.3f} "
+        f"({difference['low']:+.3f} .. {difference['high']:+.3f}) against distill"
+    )
