@@ -37,8 +37,8 @@ def describe_use(arm: str, reports: Sequence[Mapping]) -> str:
     used = cost >= USED_COST * gain and left > USED_LEFT * gain
     return (
         f"{arm}: the block is {'used' if used else 'not used'}: of a gain of {gain:.3f} another "
-        f"clip's states cost {cost:.3f} ({cost / gain:.0%}), and {left:.3f} ({left / gain:.0%}) are "
-        "left with audio hidden"
+        f"clip's states cost {cost:.3f} ({cost / gain:.0%}), and with audio hidden {left:.3f} "
+        f"({left / gain:.0%}) are left"
     )
 
 
