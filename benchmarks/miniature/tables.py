@@ -15,7 +15,8 @@ from pathlib import Path
 from rich.console import Console
 
 from benchmarks import hardware
-from student.config import ARMS, WITH_BLOCK, WITH_HEADS
+from benchmarks.miniature.verdicts import describe_benefit, describe_use
+from student.config import ARMS, PLAIN_ARMS, WITH_BLOCK, WITH_HEADS, Arm
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.comparison import build_table, compare
 from student.evaluation.question_files import read_questions
@@ -27,43 +28,61 @@ SETS = {
 }
 
 
-def write(out: Path, seeds: Sequence[int], folder: Path) -> str:
-    """Writes results.txt, JSON and pictures of a finished miniature into a folder.
+def write(
+    base: Path, runs_folder: Path, data: Path, seeds: Sequence[int], folder: Path, command: str
+) -> str:
+    """Writes results.txt, JSON and pictures of a finished study into a folder.
 
     Args:
-        out: Folder of the miniature.
+        base: The checkpoint that all arms start from.
+        runs_folder: Where the arms' runs are.
+        data: Where the questions are.
         seeds: That were trained.
         folder: Where results go.
+        command: What was run, for the first line.
 
     Returns:
         The text.
     """
     folder.mkdir(parents=True, exist_ok=True)
     console = Console(width=170, record=True, file=(folder / "results.txt").open("w"))
-    console.print(f"python -m benchmarks.miniature; {hardware.describe()}; seeds {list(seeds)}")
-    runs = {arm: [out / "runs" / f"{arm}-{seed}" for seed in seeds] for arm in ARMS}
+    console.print(f"{command}; {hardware.describe()}; seeds {list(seeds)}")
+    runs = {arm: [runs_folder / f"{arm}-{seed}" for seed in seeds] for arm in ARMS}
+    comparisons = {}
     for name, what in SETS.items():
-        questions = read_questions(out / "questions" / f"{name}.jsonl")
-        answers = {"base": [read_answers(runs["sft"][0] / "base", questions, name)]}
+        questions = read_questions(data / "questions" / f"{name}.jsonl")
+        answers = {"base": [read_answers(base, questions, name)]}
         answers |= {
             arm: [read_answers(run, questions, name) for run in paths]
             for arm, paths in runs.items()
         }
-        blind = out / "runs" / f"coat-{seeds[0]}"
+        blind = runs["coat"][0]
         if (blind / "eval" / f"{name}-blind.answers.jsonl").is_file():
-            heard_nothing = [read_answers(run, questions, f"{name}-blind") for run in runs["coat"]]
-            answers = {"no audio": heard_nothing, **answers}
-        comparison = compare(answers, against=ARMS[:-1])
+            without_audio = [read_answers(run, questions, f"{name}-blind") for run in runs["coat"]]
+            answers = {"no audio": without_audio, **answers}
+        comparison = comparisons[name] = compare(answers, against=PLAIN_ARMS)
         (folder / f"{name}.json").write_text(json.dumps(comparison, indent=1))
         table = build_table(comparison)
         table.title = f"{what}: {table.title}"
         console.print(table)
         _write_differences(console, comparison)
+    _write_verdicts(console, runs, comparisons["test"]["differences"])
     _ablations(console, folder, runs)
-    _probes(console, folder, runs)
+    _probes(console, folder, base, runs)
     _cost(console, runs)
     console.file.close()
     return (folder / "results.txt").read_text()
+
+
+def _write_verdicts(console: Console, runs: dict[Arm, list[Path]], differences: dict) -> None:
+    console.print("\nThe questions that were asked beforehand (benchmarks/miniature/verdicts.py)")
+    for arm in WITH_BLOCK:
+        reports = [_json(run / "ablation.json") for run in runs[arm]]
+        console.print(f"  {describe_use(arm, reports)}")
+    for arm in WITH_BLOCK:
+        ours = f"{arm} - distill"
+        if ours in differences:
+            console.print(f"  {describe_benefit(arm, differences[ours]['mean'])}")
 
 
 def _write_differences(console: Console, comparison: dict) -> None:
@@ -76,7 +95,7 @@ def _write_differences(console: Console, comparison: dict) -> None:
         console.print(f"{name}: {'; '.join(cells)}; McNemar's p by seed: {p}")
 
 
-def _ablations(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None:
+def _ablations(console: Console, folder: Path, runs: dict[Arm, list[Path]]) -> None:
     """Means over seeds of the change under each condition, for the arms with a block."""
     chosen = [
         _json(run / "ablation.json")
@@ -101,8 +120,8 @@ def _ablations(console: Console, folder: Path, runs: dict[str, list[Path]]) -> N
     draw_ablation(folder / "ablations.png", [r for r in chosen if r["seed"] == chosen[0]["seed"]])
 
 
-def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None:
-    paths = [runs["sft"][0] / "base", *(runs[arm][0] for arm in ARMS)]
+def _probes(console: Console, folder: Path, base: Path, runs: dict[Arm, list[Path]]) -> None:
+    paths = [base, *(runs[arm][0] for arm in ARMS)]
     reports = [_json(path / "probes.json") for path in paths if (path / "probes.json").is_file()]
     if not reports:
         return
@@ -141,7 +160,7 @@ def _probes(console: Console, folder: Path, runs: dict[str, list[Path]]) -> None
         )
 
 
-def _cost(console: Console, runs: dict[str, list[Path]]) -> None:
+def _cost(console: Console, runs: dict[Arm, list[Path]]) -> None:
     console.print("\nWall time of training, pauses included, and held-out (validation) answer loss")
     for arm, paths in runs.items():
         seconds, losses = [], []

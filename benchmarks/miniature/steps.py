@@ -1,0 +1,108 @@
+"""The steps of a study, by the commands that one would type oneself.
+
+Every step is skipped when its result is there, so an interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.miniature import corpus
+from student.config import ARMS, SWITCHES, Arm, load_recipe, save_recipe
+
+HERE = Path(__file__).parent
+BIN = Path(sys.executable).parent
+
+
+def run(*command: str | Path) -> None:
+    """Runs one command of ours, shown as one would type it."""
+    words = [str(word) for word in command]
+    print(f"\n$ {shlex.join(words)}", flush=True)
+    began = time.monotonic()
+    done = subprocess.run([str(BIN / words[0]), *words[1:]], check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    print(f"({time.monotonic() - began:.0f} s)", flush=True)
+
+
+def prepare(out: Path, sizes: corpus.Sizes, study: str) -> None:
+    """Audio, questions, corpora and the teacher cache."""
+    if not (out / "questions" / "sources.jsonl").is_file():
+        made = corpus.make(out, sizes, study)
+        for name, rows in made.items():
+            minutes = sum(row["duration"] for row in rows) / 60
+            print(f"{name}: {len(rows)} clips, {minutes:.1f} min")
+    for name in ("train", "test"):
+        if not (out / "corpora" / name).is_dir():
+            run("coat-corpus", "build", out / f"source/{name}.jsonl", "--out",
+                out / "corpora" / name, "--clips-per-shard", "64")  # fmt: skip
+        run("coat-cache", "build", "--config", HERE / "cache.yaml", "--corpus",
+            out / "corpora" / name, "--cache", out / "cache")  # fmt: skip
+
+
+def write_recipe(recipe_file: Path, path: Path, study: str, steps: int | None) -> None:
+    """A recipe with the study's tasks, and other steps than its own if given."""
+    recipe = load_recipe(recipe_file)
+    recipe = replace(recipe, data=replace(recipe.data, tasks=corpus.task_configs(study)))
+    if steps:
+        assert recipe.joint is not None
+        recipe = replace(recipe, joint=replace(recipe.joint, max_steps=steps))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_recipe(recipe, path)
+
+
+def train(recipe: Path, data: Path, runs: Path, seeds: Sequence[int], *changes: str) -> None:
+    """Every arm with every seed.
+
+    Args:
+        recipe: Its file.
+        data: Folder of corpora and cache.
+        runs: Folder of the runs.
+        seeds: One run per arm and seed.
+        changes: Further options of `coat-student arms`.
+    """
+    listed = ",".join(map(str, seeds))
+    run("coat-student", "arms", "--config", recipe, "--corpus", data / "corpora/train", "--cache",
+        data / "cache", "--out", runs, "--seeds", f"[{listed}]", "--arms", f"[{','.join(ARMS)}]",
+        *changes)  # fmt: skip
+
+
+def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
+    """Tests every arm, with and without audio; whether it uses its block; what its states hold.
+
+    Args:
+        base: The checkpoint that all arms start from.
+        runs: Folder of the runs.
+        data: Folder of questions and cache.
+        seeds: That were trained.
+    """
+    folders: dict[tuple[int, Arm], Path] = {
+        (seed, arm): runs / f"{arm}-{seed}" for seed in seeds for arm in ARMS
+    }
+    test = data / "questions" / "test.jsonl"
+    for name in ("test", "sources"):
+        asked = data / "questions" / f"{name}.jsonl"
+        waiting = _without([base, *folders.values()], f"eval/{name}.json")
+        if waiting:
+            run("coat-student", "eval", *waiting, "--questions", asked, "--batch-size", "32")
+    deaf = [folder for (_, arm), folder in folders.items() if arm == "coat"]
+    deaf = _without(deaf, "eval/test-blind.json")
+    if deaf:
+        run("coat-student", "eval", *deaf, "--questions", test, "--blind", "--batch-size", "32")
+    with_block = [folder for (_, arm), folder in folders.items() if SWITCHES[arm].block]
+    waiting = _without(with_block, "ablation.json")
+    if waiting:
+        run("coat-student", "ablate", *waiting, "--questions", test, "--batch-size", "32")
+    probed = [base, *(folders[seeds[0], arm] for arm in ARMS)]
+    if _without(probed, "probes.json"):
+        run("coat-student", "probe", *probed, "--cache", data / "cache", "--questions", test)
+
+
+def _without(paths: list[Path], result: str) -> list[Path]:
+    return [path for path in paths if not (path / result).is_file()]
