@@ -20,11 +20,14 @@ import logging
 import os
 import platform
 import re
+import signal
 import sys
+import threading
 import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from types import FrameType
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -88,6 +91,8 @@ def run_command(
         description: One line for `--help`.
         arguments: In place of `sys.argv`.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         sys.exit(_run(name, commands, description, arguments))
     except UserError as error:
@@ -99,6 +104,10 @@ def run_command(
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
 
 
 def _run(

@@ -63,7 +63,8 @@ class Codec:
     bytes_per_clip: Callable[[CodedStream], int] = lambda stream: 0
     """Bytes of a blob beyond those of its frames."""
     max_loss: float
-    """A shard whose `Sums.codec_loss` is above this is refused."""
+    """A build warns about a shard that loses more, and ends if shard after shard does
+    (`pipeline.build.codec_gate`)."""
     compressed_share: float
     """Expected size in the Parquet file relative to the blobs, as measured on the demo's cache."""
     is_compressed: bool

@@ -40,6 +40,9 @@ class StreamKind:
     is_physical: bool = False
     """Whether errors are compared with each column's own deviation; otherwise columns share the
     scale of probabilities."""
+    smallest_spread: float = 0.01
+    """Of a physical kind: the share of a column's RMS value that counts as its deviation at least
+    when the loss of a codec is judged. A steady column has next to no deviation."""
     has_pitch_bins: bool = False
     """Whether all columns but the last are bins of a pitch grid, and the last is voicing."""
     valid_frames: Callable[[np.ndarray], np.ndarray] | None = None
@@ -106,6 +109,7 @@ KINDS: dict[str, StreamKind] = {
             target_unit="",
             appearance="curves",
             is_physical=True,
+            smallest_spread=0.05,
         ),
     )
 }

@@ -18,13 +18,11 @@ from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
 from manifests.streams.codecs import CODECS
+from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 
 log = logging.getLogger(__name__)
 
-SMALLEST_SPREAD = {"curve": 0.05}
-"""Kind -> share of a column's RMS value that counts as its spread at least."""
-DEFAULT_SMALLEST_SPREAD = 0.01
 MAX_COLUMN_LOSS = 0.5
 """RMS error of the worst column in units of its spread. A column that the codec drops has 1."""
 MIN_SHARE = 1e-3
@@ -83,7 +81,7 @@ class CodecGate:
 def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:
     """What is too much about a loss, or nothing."""
     limit = CODECS[spec.codec].max_loss
-    if spec.kind not in ("features", "curve"):
+    if not KINDS[spec.kind].is_physical:
         # Probabilities and salience: relative to their size, over all columns.
         size = max(part.square_D.sum() / part.num_frames, total.square_D.sum() / total.num_frames)
         loss = float(np.sqrt(part.lost_D.sum() / part.num_frames / max(size, 1e-12)))
@@ -107,10 +105,10 @@ def _spread(total: Sums, spec: StreamSpec) -> np.ndarray:
     mean_D = total.total_D / total.num_frames
     square_D = total.square_D / total.num_frames
     deviation_D = np.sqrt((square_D - mean_D**2).clip(0))
-    share = SMALLEST_SPREAD.get(spec.kind, DEFAULT_SMALLEST_SPREAD)
-    floor_D = share * np.sqrt(square_D)
+    kind = KINDS[spec.kind]
+    floor_D = kind.smallest_spread * np.sqrt(square_D)
     # Columns that hardly ever differ from zero are judged by what the others are worth.
     widest = float(deviation_D.max(initial=0.0))
-    if spec.kind == "features":
+    if kind.is_standardised:
         floor_D = np.maximum(floor_D, MIN_SHARE * widest)
     return np.maximum(np.maximum(deviation_D, floor_D), 1e-12)

@@ -10,6 +10,8 @@ SECONDS_PER_AUDIO_SECOND = 30.0
 """The slowest embedded expert takes 0.3 s on a core of 2.8 GHz."""
 GRACES_TO_START = 5
 GRACES_TO_COMMIT = 5
+LEAST_S = 60.0
+"""Starting a process and loading a teacher take their time however short the clips are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +23,16 @@ class TimeLimits:
     @property
     def place(self) -> float:
         """From asking for a worker on a node that has room to its process."""
-        return self.grace
+        return max(LEAST_S, self.grace)
 
     @property
     def start(self) -> float:
         """For a process to load its teachers."""
-        return GRACES_TO_START * self.grace
+        return max(LEAST_S, GRACES_TO_START * self.grace)
 
     def task(self, task: Task) -> float:
         """For one call of a worker."""
         if task.kind == "commit":
-            return GRACES_TO_COMMIT * self.grace
+            return max(LEAST_S, GRACES_TO_COMMIT * self.grace)
         assert task.block is not None
         return self.grace + SECONDS_PER_AUDIO_SECOND * task.block.seconds

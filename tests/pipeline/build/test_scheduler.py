@@ -288,6 +288,7 @@ def test_a_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.build.time_limits.GRACES_TO_START", 1)
+        patch.setattr("pipeline.build.time_limits.LEAST_S", 0.0)
         run = Run(make_corpus(4), tmp_path / "cache", fault, nodes={"a": {"CPU": 1}})
         run.options["hang_seconds"] = 1
         run.go()
