@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from manifests.cache import shards
-from manifests.cache.codecs import encode
+from manifests.cache.encoded_frames import encode
 from manifests.cache.shards import Failure, Row
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
@@ -62,6 +62,8 @@ def test_blocks_in_any_order_give_the_corpus_order(tmp_path: Path):
 def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.build.row_spool.SPOOL_BYTES", 1 << 20)
     monkeypatch.setattr(shards, "SPOOL_BYTES", 1 << 20)
+    monkeypatch.setattr(shards, "PIECE", 1 << 20)
+    monkeypatch.setattr("manifests.storage.PIECE", 1 << 20)
     ids = [f"{at:03d}" for at in range(128)]
     frames = 8_000  # 128 kB a row: 16 MB in all
 
