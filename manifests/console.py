@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import json
 import logging
+import math
 import os
 import platform
 import re
@@ -34,7 +36,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
-from manifests.errors import Interrupted, UserError
+from manifests.errors import Interrupted, StoreError, UserError
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -46,6 +48,8 @@ messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty
 """Where progress and log lines go: stderr."""
 
 Command = Callable[..., int | None]
+BROKEN_PIPE = 141
+"""Exit code when whoever reads the output has gone, as of a program that SIGPIPE ends."""
 
 
 class _Parser(ArgumentParser):
@@ -103,7 +107,44 @@ def run_command(
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(BROKEN_PIPE)
+    except OSError as error:
+        reason = _store_error(error)
+        if reason is None:
+            raise
+        print(f"{name}: error: {reason}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _store_error(error: OSError) -> str | None:
+    """One line on a store that does not answer or lacks the bucket; None for other errors.
+
+    pyarrow gives such errors no class of their own, only the words of the store's client.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, StoreError):
+        return text
+    if not re.search(r"When \w+|AWS Error|google::cloud|storage.googleapis", text):
+        return None
+    if re.search(r"NO_SUCH_BUCKET|[Bb]ucket .*does not exist|NoSuchBucket", text):
+        return f"there is no such bucket; create it or correct the address: {text}"
+    return (
+        f"the object store could not be used: {text}; check the address, the network, the "
+        "credentials and AWS_ENDPOINT_URL, then run the same command again"
+    )
+
+
+def to_json(value: Any, *, indent: int | None = 1) -> str:
+    """Strict JSON of anything that `as_fields` takes: what is no number in JSON becomes null."""
+
+    def finite(item: Any) -> Any:
+        if isinstance(item, float) and not math.isfinite(item):
+            return None
+        if isinstance(item, dict):
+            return {key: finite(part) for key, part in item.items()}
+        return [finite(part) for part in item] if isinstance(item, list) else item
+
+    return json.dumps(finite(as_fields(value)), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

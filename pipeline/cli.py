@@ -1,12 +1,8 @@
-"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, nothing else.
-
-Ray is imported by the commands that need it: the others answer at once.
-"""
+"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, no more."""
 
 from __future__ import annotations
 
 from collections import Counter
-from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,14 +10,14 @@ from rich.table import Table
 
 from manifests.cache.layout import Layout, check_teacher_name
 from manifests.cache.reader import CacheReader
-from manifests.console import as_fields, console, messages, run_command
+from manifests.console import as_fields, console, messages, run_command, to_json
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from pipeline import fetch as downloads
 from pipeline.build import plan, setup
 from pipeline.config import BuildConfig, PlanOptions
 from pipeline.fetch import FetchConfig
-from pipeline.inspect import audit, maintenance, show, status, verify
+from pipeline.inspect import audit, failures, families, maintenance, show, status, verify
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
 from teachers import catalogue, registry
@@ -36,7 +32,7 @@ def build(config: BuildConfig) -> None:
 
     outcome = job.build(config, messages)
     if not outcome.clips:
-        console.print(f"{config.cache} has everything already; nothing was computed")
+        _print_line(f"{config.cache} has everything already; nothing was computed")
         return
     _say(outcome, config.cache)
 
@@ -44,32 +40,24 @@ def build(config: BuildConfig) -> None:
 def report(config: ReportConfig) -> None:
     """Make one HTML page of the cache: coverage, distributions, suspicious clips, a gallery."""
     target = page.write(config, messages)
-    console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    _print_line(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def retry_failures(config: BuildConfig) -> None:
-    """Try the clips that failed before once more, and nothing else."""
+    """Try the clips that failed before once more, in the versions that stand in the cache."""
     from pipeline import job
 
     outcome = job.build(config, messages, retry_failures=True)
     if not outcome.clips:
-        console.print(f"{config.cache} has no failures to retry")
+        _print_line(f"{config.cache} has no failures to retry")
         return
     _say(outcome, config.cache)
 
 
 def _say(outcome: BuildResult, cache: str) -> None:
-    heard = max(outcome.audio_seconds.values())
-    failed = max(outcome.failures.values())
-    why = f" (why: coat-cache coverage --cache {cache})" if failed else ""
-    console.print(
-        f"{max(outcome.clips.values()):,} clips, {heard / 3600:.3f} h of audio by "
-        f"{len(outcome.clips)} teachers in {outcome.working_seconds:.1f} s "
-        f"({heard / max(outcome.working_seconds, 1e-9):.1f} x real time; start-up "
-        f"{outcome.startup_seconds:.1f} s), {sum(outcome.cache_bytes.values()) / 1e6:.1f} MB, "
-        f"{failed} failed{why}",
-        soft_wrap=True,
-    )
+    _print_line(outcome.summary)
+    if any(outcome.failures.values()):
+        _print_line(f"which clips failed, and why: coat-cache failures --cache {cache}")
 
 
 def plan_build(config: PlanOptions) -> None:
@@ -140,21 +128,10 @@ def show_clip(
     if json:
         _print_json(found)
         return
-    shown = Table("stream", "kind", title=f"{clip_id}  {clip.text or ''}")
-    for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
-        shown.add_column(heading, justify="right")
-    for name, teacher in found["teachers"].items():
-        if "absent" in teacher:
-            shown.add_row(name, f"no targets: {teacher['absent']}")
-            continue
-        for stream, facts in teacher["streams"].items():
-            numbers = [facts[key] for key in ("frames", "dim", "frame_rate_hz")]
-            numbers += [facts[key] for key in ("min", "mean", "max")]
-            shown.add_row(f"{name}.{stream}", facts["kind"], *(f"{value:g}" for value in numbers))
-    console.print(shown)
+    console.print(show.table(found))
     path = Path(picture or f"{clip_id}.png")
     drawn = show.picture(reader, clip, path)
-    console.print(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
+    _print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
 
 
 def verify_cache(
@@ -172,11 +149,10 @@ def verify_cache(
     found = list(verify.verify(layout, deep=deep))
     for damage in found:
         if json:
-            print(dumps(as_fields(damage)))
+            print(to_json(damage, indent=None))
         else:
             shard = "" if damage.shard is None else f" shard {damage.shard}"
             _print_line(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
-    damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
     if repair:
         moved, whole = verify.repair(layout, found, deep=deep)
         messages.print(
@@ -184,6 +160,7 @@ def verify_cache(
             + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
         )
     elif not json:
+        damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
         console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
     return 1 if found else 0
 
@@ -228,7 +205,7 @@ def audit_cache(
         ):
             verdicts[found.verdict.partition(":")[0]] += 1
             if json:
-                print(dumps(as_fields(found)))
+                print(to_json(found, indent=None))
             if found.verdict == audit.SAME:
                 continue
             is_good = False
@@ -258,6 +235,35 @@ def coverage(cache: str = "cache", json: bool = False) -> None:
     console.print(maintenance.coverage_table(lines))
 
 
+def list_failures(
+    cache: str = "cache",
+    corpus: str = "",
+    teacher: str = "",
+    export: str = "",
+    json: bool = False,
+) -> None:
+    """List the clips without targets: id, file, and why, by every teacher that lacks them.
+
+    Args:
+        cache: Folder or address of the cache.
+        corpus: Name of one corpus; all if empty.
+        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
+        export: JSON lines file to write: a manifest of these clips, with the reasons as label
+            `failures`. Mend it, then: coat-corpus build FILE --out MENDED.
+        json: Print JSON instead of a table.
+    """
+    layout = Layout.open(cache)
+    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
+    if export:
+        failures.export(lines, Path(export))
+        messages.print(f"{len(lines)} clips in {export}", markup=False)
+    if json:
+        _print_json([failures.as_json(line) for line in lines])
+    elif not export:
+        console.print(failures.table(lines) if lines else "no clip has failed")
+
+
 def list_versions(cache: str = "cache", json: bool = False) -> None:
     """List the versions of every teacher: settings, clips, bytes.
 
@@ -283,7 +289,7 @@ def remove_version(version: str, cache: str = "cache") -> None:
         raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
     layout = Layout.open(cache)
     freed = maintenance.remove(layout, layout.teacher(version))
-    console.print(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
+    _print_line(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
 
 
 def use_version(version: str, cache: str = "cache") -> None:
@@ -300,8 +306,8 @@ def use_version(version: str, cache: str = "cache") -> None:
         layout.use(spec)
     else:
         layout.use_newest_complete(version)
-    choice = layout.current_versions()[spec.name]
-    _print_line(f"{spec.name}: readers get {choice.spec.key} ({choice.why})")
+    now = layout.current_versions()[spec.name]
+    _print_line(f"{spec.name}: readers get {now.spec.key} ({now.why})")
 
 
 def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
@@ -336,22 +342,12 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
     if json:
         _print_json(rows)
         return
-    shown = Table(title="Families of experts")
-    shown.add_column("family", no_wrap=True)
-    for heading in ("expert", "streams: width @ Hz", "licence"):
-        shown.add_column(heading, overflow="fold")
-    shown.add_column("GB", justify="right", no_wrap=True)
-    shown.add_column("runs here", justify="center")
-    for row in rows:
-        runs = "yes" if row["spec"] else "no"
-        memory = f"{row['memory_gb']:.1f}"
-        shown.add_row(row["name"], row["expert"], row["streams"], row["license"], memory, runs)
-    console.print(shown)
+    console.print(families.table(rows))
     lacking = [row for row in rows if not row["spec"]]
     if lacking:
         console.print("What the others lack:")
     for row in lacking:
-        console.print(f"  {row['name']}: {row['here']}", soft_wrap=True, highlight=False)
+        _print_line(f"  {row['name']}: {row['here']}")
 
 
 def fetch(config: FetchConfig) -> None:
@@ -373,7 +369,7 @@ def _print_line(text: str) -> None:
 
 
 def _print_json(value: object) -> None:
-    print(dumps(value, indent=1, ensure_ascii=False))
+    print(to_json(value))
 
 
 def main() -> None:
@@ -387,6 +383,7 @@ def main() -> None:
             "coverage": coverage,
             "show": show_clip,
             "report": report,
+            "failures": list_failures,
             "retry-failures": retry_failures,
             "verify": verify_cache,
             "audit": audit_cache,

@@ -42,6 +42,18 @@ class BuildResult:
     extract_seconds: dict[str, float]
     """Worker seconds that each teacher took."""
 
+    @property
+    def summary(self) -> str:
+        """One line on what was done."""
+        seconds, failed = max(self.audio_seconds.values()), max(self.failures.values())
+        return (
+            f"{max(self.clips.values()):,} clips, {seconds / 3600:.3f} h of audio by "
+            f"{len(self.clips)} teachers in {self.working_seconds:.1f} s "
+            f"({seconds / max(self.working_seconds, 1e-9):.1f} x real time; start-up "
+            f"{self.startup_seconds:.1f} s), {sum(self.cache_bytes.values()) / 1e6:.1f} MB, "
+            f"{failed} failed"
+        )
+
 
 def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> BuildResult:
     """Fills the cache with the targets that it lacks of the corpus.
@@ -57,8 +69,13 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
     """
     config = _with_absolute_paths(config)
     corpus = Corpus(config.corpus)
-    setups = setup.teachers(config)
-    layout = _prepared(config.cache, corpus, setups)
+    if retry_failures:
+        layout = Layout.open(config.cache)
+        setups = setup.standing(layout, config)
+        layout = _prepared(config.cache, corpus, [])
+    else:
+        setups = setup.teachers(config)
+        layout = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]
     if retry_failures:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from manifests.cache.layout import Layout
 from manifests.errors import UserError
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import TeacherSpec
@@ -13,6 +15,8 @@ from pipeline.build.libraries import library_versions
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers import registry
 from teachers.protocol import Teacher
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,23 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
     Raises:
         UserError: an unknown preset, teacher, family, setting, stream or codec.
     """
+    chosen = _chosen(config)
+    wanted = _listed(config.teachers) or list(chosen)
+    for name in wanted:
+        if name not in chosen:
+            raise UserError(
+                f"unknown teacher {name!r}; preset {config.preset} and the configuration have "
+                f"{', '.join(chosen)}"
+            )
+    return [_setup(name, chosen[name], config.weights_dir) for name in wanted]
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
+    """The teachers of the preset and of the configuration."""
     chosen: dict[str, TeacherConfig] = {}
     for name, (family, settings) in registry.preset(config.preset).items():
         chosen[name] = TeacherConfig(family=family, settings=settings)
@@ -46,14 +67,67 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
             family=changes.family or base.family,
             settings={**base.settings, **changes.settings},
         )
-    wanted = [name.strip() for name in config.teachers.split(",") if name.strip()] or list(chosen)
+    return chosen
+
+
+def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
+    """The versions that stand in a cache, as far as they can be run here.
+
+    For each teacher that is the configured version, or else the version that readers get. The
+    configuration's own teachers come with their run-time settings and resources; of the others the
+    cache says family and settings. Code that only the cache names, another project's adapter or a
+    model's Python files, is not run.
+
+    Raises:
+        UserError: a teacher that was asked for is not in the cache, or cannot be run here.
+    """
+    here: dict[str, TeacherSetup] = {}
+    chosen = _chosen(config)
+    current, versions = layout.current(), layout.teachers()
+    wanted = _listed(config.teachers) or list(current)
     for name in wanted:
-        if name not in chosen:
+        if name not in current:
             raise UserError(
-                f"unknown teacher {name!r}; preset {config.preset} and the configuration have "
-                f"{', '.join(chosen)}"
+                f"{layout.root.uri} has no teacher {name!r} to retry; it has {', '.join(current)}"
             )
-    return [_setup(name, chosen[name], config.weights_dir) for name in wanted]
+        spec = current[name]
+        known = chosen.get(name, TeacherConfig())
+        same = None
+        if known.family:
+            try:
+                same = _setup(name, known, config.weights_dir)
+            except UserError:
+                same = None
+        if same is not None and same.spec.key in versions:
+            here[name] = replace(same, spec=versions[same.spec.key])
+            continue
+        why = _why_not(spec, known)
+        if why is None:
+            codecs = {stream.name: stream.codec for stream in spec.streams}
+            stored = replace(known, family=spec.family, settings=spec.settings, codecs=codecs)
+            try:
+                remade = _setup(name, stored, config.weights_dir)
+            except UserError as error:
+                why = str(error)
+            else:
+                if remade.spec.fingerprint == spec.fingerprint:
+                    here[name] = replace(remade, spec=spec)
+                    continue
+                why = "its code or weights here are others than those that made it"
+        if config.teachers:
+            raise UserError(f"{spec.key} cannot be run here: {why}")
+        log.warning("%s is left out: %s", spec.key, why)
+    return list(here.values())
+
+
+def _why_not(spec: TeacherSpec, known: TeacherConfig) -> str | None:
+    """Why a version's family and settings are not taken from the cache; None if they are."""
+    trusted = known.settings.get("trust_remote_code", False)
+    if spec.settings.get("trust_remote_code") and not trusted:
+        return "it runs a model's own code; give its configuration (--config) to allow that"
+    if not registry.is_own(spec.family) and known.family != spec.family:
+        return f"its adapter {spec.family} is not this project's; give its configuration (--config)"
+    return None
 
 
 def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from rich.markup import escape
+from rich.table import Table
 
 from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
@@ -76,6 +78,22 @@ def numbers(reader: CacheReader, clip: Clip) -> dict[str, Any]:
             }
         found["teachers"][name] = {"metadata": teacher.metadata(clip.clip_id), "streams": streams}
     return found
+
+
+def table(found: dict[str, Any]) -> Table:
+    """What `numbers` gives, for people."""
+    shown = Table("stream", "kind", title=escape(f"{found['clip_id']}  {found['text'] or ''}"))
+    for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
+        shown.add_column(heading, justify="right")
+    for name, teacher in found["teachers"].items():
+        if "absent" in teacher:
+            shown.add_row(name, escape(f"no targets: {teacher['absent']}"))
+            continue
+        for stream, facts in teacher["streams"].items():
+            values = [facts[key] for key in ("frames", "dim", "frame_rate_hz")]
+            values += [facts[key] for key in ("min", "mean", "max")]
+            shown.add_row(f"{name}.{stream}", facts["kind"], *(f"{value:g}" for value in values))
+    return shown
 
 
 def picture(reader: CacheReader, clip: Clip, path: Path) -> bool:

@@ -24,8 +24,11 @@ from manifests.errors import UserError
 from manifests.packaged_weights import sha256
 
 PINS = "pins.json"
-DESCRIBING = ("config.json", "preprocessor_config.json", "generation_config.json",
-              "tokenizer.json", "vocab.json")  # fmt: skip
+DESCRIBING = (
+    "config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json",
+    "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json",
+    "tokenizer_config.json", "normalizer.json", "*.model",
+)  # fmt: skip
 """Small files that change what a checkpoint computes; their digests count like the weights'."""
 RUNTIME = ("batch_seconds", "weights_dir", "license")
 """Settings that do not change features."""
@@ -70,6 +73,8 @@ class Checkpoint:
     model: str
     folder: Path
     weights: tuple[Path, ...]
+    trusts_code: bool = False
+    """Whether Python files of the folder are run, so that they count like weights."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,8 +93,11 @@ class Checkpoint:
 
     def digests(self) -> dict[str, str]:
         """File name -> SHA-256 of weights and of the small files that describe the network."""
-        small = [self.folder / name for name in DESCRIBING if (self.folder / name).is_file()]
-        return {path.name: sha256(path) for path in (*self.weights, *small)}
+        small = [path for name in DESCRIBING for path in sorted(self.folder.glob(name))]
+        code = sorted(self.folder.rglob("*.py")) if self.trusts_code else []
+        return {path.name: sha256(path) for path in (*self.weights, *small)} | {
+            path.relative_to(self.folder).as_posix(): sha256(path) for path in code
+        }
 
     def license(self, stated: str) -> str:
         """`stated`, or what the model card's header says."""
@@ -125,7 +133,8 @@ def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
     if lacking or not files:
         expected = ", ".join(lacking) or "model.safetensors (or its shards, or pytorch_model.bin)"
         raise UserError(f"{folder} has no {expected}; {_remedy(settings.model)}")
-    return Checkpoint(settings.model, folder, tuple(files))
+    trusts_code = bool(getattr(settings, "trust_remote_code", False))
+    return Checkpoint(settings.model, folder, tuple(files), trusts_code)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -1,0 +1,74 @@
+"""How the command lines end when a store, a bucket or a reader of the output is not there."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+
+from manifests.console import run_command, to_json
+from manifests.errors import StoreError
+
+
+def ended(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[object, str]:
+    def command() -> None:
+        """Raises."""
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run_command("coat-x", {"go": command}, description="d", arguments=["go"])
+    return end.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("When reading information for key 'x' in bucket 'y': AWS Error NETWORK_CONNECTION "
+                "during HeadObject operation: curlCode: 7,\n Couldn't connect to server"),
+        OSError("google::cloud::Status(UNAVAILABLE: Retry policy exhausted)"),
+        StoreError("s3://data/a.wav: timed out"),
+    ],
+)  # fmt: skip
+def test_a_store_that_does_not_answer_is_one_line(error: OSError, capsys: pytest.CaptureFixture):
+    code, said = ended(error, capsys)
+    assert code == 2
+    assert said.count("\n") == 1
+
+
+def test_a_bucket_that_is_not_there_is_said(capsys: pytest.CaptureFixture):
+    error = OSError("When listing objects in bucket 'y': AWS Error NO_SUCH_BUCKET during List")
+    assert "there is no such bucket" in ended(error, capsys)[1]
+
+
+def test_another_error_keeps_its_traceback():
+    def command() -> None:
+        """Raises."""
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        run_command("coat-x", {"go": command}, description="d", arguments=["go"])
+
+
+def test_a_reader_that_has_gone_is_an_exit_code():
+    code = (
+        "from manifests.console import run_command\n"
+        "def go():\n    '''Prints.'''\n    for _ in range(100000): print('x' * 100)\n"
+        "run_command('coat-x', {'go': go}, description='d', arguments=['go'])\n"
+    )
+    writer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert writer.stdout is not None
+    assert writer.stderr is not None
+    writer.stdout.read(10)
+    writer.stdout.close()
+    assert writer.wait(60) == 141
+    assert writer.stderr.read() == b""
+
+
+def test_json_has_no_infinity():
+    value = {"a": [math.inf, {"b": math.nan}], "c": 1.5}
+    assert json.loads(to_json(value)) == {"a": [None, {"b": None}], "c": 1.5}

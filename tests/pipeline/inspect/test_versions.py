@@ -1,0 +1,264 @@
+"""Which version readers get, corpora that share ids, and the failures of a cache."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
+from manifests.errors import UserError
+from pipeline import cli
+from pipeline.build import plan, setup
+from pipeline.config import BuildConfig, PlanOptions, TeacherConfig
+from pipeline.inspect import maintenance
+from tests.pipeline.conftest import ENERGY, MakeCorpus, noise_corpus
+from tests.pipeline.here import fill
+
+FIRST, SECOND = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout.create(tmp_path / "cache")
+
+
+def test_an_interrupted_build_of_other_settings_is_not_what_readers_get(
+    layout: Layout, make_corpus: MakeCorpus, caplog: pytest.LogCaptureFixture
+):
+    corpus = make_corpus(12)
+    old = fill(layout, corpus, created=FIRST)
+    new = fill(layout, corpus, gain=2.0, created=SECOND, numbers=[])
+    with caplog.at_level(logging.WARNING):
+        assert CacheReader(layout.root.uri).teachers["energy"] == old
+    assert f"the newer {new.key} has 0 of 3 shards" in caplog.text
+    fill(layout, corpus, gain=2.0, created=SECOND, numbers=[0, 1])
+    assert layout.teacher("energy") == old
+    fill(layout, corpus, gain=2.0, created=SECOND, numbers=[2])
+    assert layout.teacher("energy") == new
+    lines = {line.teacher: (line.used, line.why) for line in maintenance.versions(layout)}
+    assert lines == {old.key: (False, "3 of 3 shards"), new.key: (True, "newest complete")}
+
+
+def test_a_version_of_failures_alone_is_not_taken(layout: Layout, make_corpus: MakeCorpus):
+    corpus = make_corpus(4)
+    old = fill(layout, corpus, created=FIRST)
+    kept = {clip.uri: Path(clip.uri).read_bytes() for clip in corpus.clips()}
+    for path in kept:
+        Path(path).write_text("no audio")
+    fill(layout, corpus, gain=2.0, created=SECOND)
+    assert layout.current()["energy"] == old
+
+
+def test_going_back_to_earlier_settings_on_a_grown_corpus(
+    layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
+):
+    old = fill(layout, make_corpus(8), created=FIRST)
+    new = fill(layout, make_corpus(8), gain=2.0, created=SECOND)
+    assert layout.current()["energy"] == new
+    grown = noise_corpus(tmp_path, 12)
+    fill(layout, grown, created=FIRST)
+    assert layout.current()["energy"] == old
+
+
+def test_a_version_can_be_chosen(
+    layout: Layout, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture
+):
+    corpus, cache = make_corpus(8), layout.root.uri
+    old = fill(layout, corpus, created=FIRST)
+    new = fill(layout, corpus, gain=2.0, created=SECOND)
+    cli.use_version(old.key, cache)
+    assert f"readers get {old.key} (chosen)" in capsys.readouterr().out
+    assert CacheReader(cache).teacher("energy").spec == old
+    with pytest.raises(UserError, match="has no teacher"):
+        cli.use_version("energy@000000000000", cache)
+    cli.use_version("energy", cache)
+    assert layout.current()["energy"] == new
+    cli.use_version(old.key, cache)
+    maintenance.remove(layout, old)
+    assert layout.current()["energy"] == new
+
+
+def test_corpora_that_share_ids_are_read_one_at_a_time(layout: Layout, tmp_path: Path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    pilot = noise_corpus(tmp_path / "a", 4)
+    whole = noise_corpus(tmp_path / "b", 8, seed=1)
+    pilot = build(pilot.clips(), tmp_path / "pilot", clips_per_shard=4)
+    whole = build(whole.clips(), tmp_path / "whole", clips_per_shard=4)
+    fill(layout, pilot)
+    fill(layout, whole)
+    cache = layout.root.uri
+    with pytest.raises(UserError, match=r"'pilot' and 'whole'.*'clip000.'.*--corpus"):
+        CacheReader(cache).stream("energy.bands")
+    with pytest.raises(UserError, match="--corpus NAME"):
+        cli.show_clip("clip0001", cache)
+    assert len(CacheReader(cache, corpora=["pilot"]).stream("energy.bands")) == 4
+    assert len(CacheReader(cache, corpora=["whole"]).stream("energy.bands")) == 8
+    cli.show_clip("clip0001", cache, corpus="whole", picture=str(tmp_path / "clip.png"))
+    with pytest.raises(UserError, match="no corpus 'other'"):
+        cli.show_clip("clip0001", cache, corpus="other")
+
+
+def test_the_same_rows_by_another_writer_are_the_same_corpus(
+    layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
+):
+    corpus = make_corpus(8)
+    layout.register(corpus)
+    (part,) = corpus.parts
+    path = tmp_path / "corpus" / part.file
+    table = pq.read_table(path)
+    pq.write_table(table, path, row_group_size=4, compression="gzip")
+    index = json.loads((tmp_path / "corpus" / "corpus.json").read_text())
+    index["parts"][0] |= {"bytes": path.stat().st_size, "sha256": "0" * 64}
+    (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(index))
+    layout.register(Corpus(tmp_path / "corpus"))
+    assert layout.corpus("corpus").parts == (part,)
+
+    changed = table.set_column(1, table.schema.field(1), [table["uri"].to_pylist()[::-1]])
+    pq.write_table(changed, path, row_group_size=4)
+    index["parts"][0]["bytes"] = path.stat().st_size
+    (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="another --name"):
+        layout.register(Corpus(tmp_path / "corpus"))
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://data?endpoint_override=localhost:9&scheme=http/a.wav",
+        "s3://user:secret@data/a.wav",
+        "gs://data?x=1/a.wav",
+        "hdfs://host:9/a.wav",
+        "http://host/a.wav",
+        "file://host/a.wav",
+    ],
+)
+def test_a_manifest_names_no_host(uri: str):
+    with pytest.raises(UserError, match="in the manifest is refused"):
+        Clip(clip_id="a", uri=uri)
+
+
+@pytest.mark.parametrize("uri", ["/a?b.wav", "s3://my-data.x/a?b#c%.wav", "gs://b/a b.wav"])
+def test_keys_may_have_any_characters(uri: str):
+    assert Clip(clip_id="a", uri=uri).uri == uri
+
+
+@pytest.mark.parametrize("name", ["../../../evil.parquet", "/etc/passwd", "x.parquet", 3])
+def test_a_marker_names_only_files_that_we_write(
+    layout: Layout, make_corpus: MakeCorpus, name: object
+):
+    spec = fill(layout, make_corpus(4))
+    folder = layout.shards(spec, "corpus")
+    path = Path(folder.path("markers/0000000.json"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"data": name}))
+    with pytest.raises(UserError, match=r"is not a marker.*verify --repair"):
+        CacheReader(layout.root.uri).teacher("energy")
+
+
+def test_a_teacher_is_named_like_a_folder(layout: Layout, make_corpus: MakeCorpus):
+    with pytest.raises(UserError, match="must be letters"):
+        fill(layout, make_corpus(4), name="../evil")
+
+
+@pytest.fixture
+def failing(layout: Layout, make_corpus: MakeCorpus) -> Corpus:
+    """A cache in which two of eight clips failed."""
+    corpus = make_corpus(8)
+    Path(corpus.shard(0)[1].uri).write_text("no audio")
+    Path(corpus.shard(1)[2].uri).unlink()
+    fill(layout, corpus)
+    fill(layout, corpus, name="second")
+    return corpus
+
+
+def test_failures_are_listed_and_exported(
+    layout: Layout, failing: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    cache, manifest = layout.root.uri, tmp_path / "failed.jsonl"
+    cli.list_failures(cache, json=True)
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["clip_id"], second["clip_id"]) == ("clip0001", "clip0006")
+    assert first["uri"] == failing.shard(0)[1].uri
+    assert {each["error"] for each in second["failures"]} == {"missing"}
+    assert len(second["failures"]) == 2
+    cli.list_failures(cache)
+    shown = capsys.readouterr().out
+    assert "clip0001" in shown
+    assert "decode: unreadable" in shown
+    assert shown.count("clip0006") == 1
+
+    cli.list_failures(cache, export=str(manifest))
+    mended = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert "unreadable" in json.dumps(mended[0]["labels"]["failures"])
+    again = build(
+        [Clip(clip_id=row["id"], uri=row["audio_filepath"]) for row in mended], tmp_path / "mended"
+    )
+    assert again.num_clips == 2
+
+
+def config(corpus: Corpus, cache: str, **options) -> BuildConfig:
+    return BuildConfig(corpus=corpus.folder.uri, cache=cache, **options)
+
+
+def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
+    """Settings and adapter come from what stands in the cache, within what is trusted."""
+    before = layout.teachers()
+    ask = config(failing, layout.root.uri)
+    assert setup.standing(layout, ask) == []  # Adapters of others need their configuration.
+    own = {"energy": TeacherConfig(family=ENERGY, settings={"gain": 9.0})}
+    (found,) = setup.standing(layout, config(failing, layout.root.uri, teacher=own))
+    assert found.spec.key == layout.teacher("energy").key
+    assert found.settings["gain"] == 1.0
+    assert layout.teachers() == before
+    with pytest.raises(UserError, match=r"cannot be run here: its adapter"):
+        setup.standing(layout, config(failing, layout.root.uri, teachers="second"))
+    assert plan.failed(layout, failing, [found.spec]) == {
+        "energy": {0: frozenset({"clip0001"}), 1: frozenset({"clip0006"})}
+    }
+
+
+def test_plan_refuses_what_build_refuses(layout: Layout, tmp_path: Path, make_corpus: MakeCorpus):
+    layout.register(make_corpus(8))
+    (tmp_path / "b").mkdir()
+    other = build([Clip(clip_id="x", uri="/x.wav")], tmp_path / "b" / "corpus", clips_per_shard=4)
+    options = PlanOptions(corpus=other.folder.uri, cache=layout.root.uri)
+    with pytest.raises(UserError, match="another --name"):
+        cli.plan_build(options)
+    (tmp_path / "cache" / "cache.json").write_text('{"format": 99}')
+    with pytest.raises(UserError, match="upgrade"):
+        cli.plan_build(options)
+
+
+def test_plan_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture):
+    own = {"energy": TeacherConfig(family=ENERGY)}
+    build([Clip(clip_id="x", uri="/x.wav"), Clip(clip_id="y", uri="/y.wav")], tmp_path / "none")
+    options = {"cache": str(tmp_path / "cache"), "preset": "none", "teacher": own}
+    cli.plan_build(PlanOptions(corpus=str(tmp_path / "none"), json=True, **options))
+    (todo,) = json.loads(capsys.readouterr().out)
+    assert (todo["audio_hours"], todo["cache_bytes"], todo["worker_hours"]) == (None, None, None)
+    assert todo["clips_of_unknown_length"] == 2
+    cli.plan_build(PlanOptions(corpus=str(tmp_path / "none"), **options))
+    assert "unknown" in capsys.readouterr().out
+
+    clips = [
+        Clip(clip_id="x", uri="/x.wav", duration=3600.0), Clip(clip_id="y", uri="/y.wav")
+    ]  # fmt: skip
+    build(clips, tmp_path / "half")
+    options = {"cache": str(tmp_path / "cache"), "price_per_core_hour": 0.04}
+    cli.plan_build(PlanOptions(corpus=str(tmp_path / "half"), json=True, **options))
+    found = {todo["teacher"]: todo for todo in json.loads(capsys.readouterr().out)}
+    assert found["asr"]["audio_hours"] == 2.0
+    assert found["asr"]["clips_of_unknown_length"] == 1
+    assert found["asr"]["is_provisional"]
+    assert found["asr"]["price"] == pytest.approx(2 * 0.308 * 0.04)
+    cli.plan_build(PlanOptions(corpus=str(tmp_path / "half"), **options))
+    shown = capsys.readouterr().out
+    assert "all" in shown
+    assert "1 clips have no stated length" in shown
