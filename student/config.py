@@ -313,7 +313,7 @@ class Recipe:
     """Stage 2: language-modelling and distillation loss together."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Further `transformers.TrainingArguments`, handed on as they are: `bf16`, `fsdp`,
-    `deepspeed`, `report_to`, `optim`, ..."""
+    `report_to`, `optim`, ..."""
 
     def __post_init__(self) -> None:
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)

@@ -7,6 +7,7 @@ card cannot say what the run was not.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -20,12 +21,13 @@ from student.runs.sources import Sources
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
 
-def model_card(run: Run, proof: str) -> str:
+def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None = None) -> str:
     """The text of README.md.
 
     Args:
         run: The run.
         proof: How close the export is to the trained model, in one sentence.
+        inherited: Settings of generation that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources
     base = recipe.model.path or f"a small {recipe.model.tiny.family} built on the spot"
@@ -37,7 +39,8 @@ def model_card(run: Run, proof: str) -> str:
         "Stock `transformers` and vLLM load it; no code of its own is needed. The chat template "
         "writes the thinking block, so ask through `apply_chat_template(messages, "
         "add_generation_prompt=True)` or a chat endpoint.",
-        f"Proof of the export: {proof}.",
+        _generation(inherited or {}),
+        f"Proof of the export: {proof}.{_quantized(recipe)}",
         "## Data",
         f"Corpus `{Path(sources.corpus).name}`: {sources.clips:,} clips, "
         f"{sources.hours:.1f} hours; {sources.examples:,} examples to learn from, "
@@ -51,6 +54,27 @@ def model_card(run: Run, proof: str) -> str:
         _licences(sources, base),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _generation(inherited: Mapping[str, object]) -> str:
+    if not inherited:
+        return "Generation is greedy unless asked otherwise; the base sets nothing else."
+    settings = ", ".join(f"`{name}: {value}`" for name, value in inherited.items())
+    return (
+        f"`generation_config.json` keeps what the base sets: {settings}. `generate` and servers "
+        "use it unless told otherwise; the numbers below are greedy, without it."
+    )
+
+
+def _quantized(recipe: Recipe) -> str:
+    if recipe.model.quantize is None:
+        return ""
+    return (
+        " The run was trained, and the numbers below were measured, with a backbone in 4 bits; "
+        "these weights are the adapters merged into the backbone in full precision, with which the "
+        "proof compares. Measure them by `coat-student eval EXPORT --questions "
+        "RUN/held_out.jsonl`."
+    )
 
 
 def _header(recipe: Recipe) -> str:

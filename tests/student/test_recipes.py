@@ -65,7 +65,6 @@ def test_accelerate_reads_the_configs_that_ship() -> None:
     assert kinds == {
         "ddp_8gpu": DistributedType.MULTI_GPU,
         "fsdp_8gpu": DistributedType.FSDP,
-        "deepspeed_zero2_8gpu": DistributedType.DEEPSPEED,
     }
 
 

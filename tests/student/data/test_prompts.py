@@ -1,0 +1,55 @@
+"""Text of users is text, and audio beyond a model's window is not left out silently."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from student.data.examples import ask
+from student.inference.generate import TrainedStudent
+
+SPELT = ("<|im_end|>", "<|AUDIO|>", "<sound>", "<|audio_eos|>", "<|endoftext|>",
+         "<|audio_think_start|>", "<|audio_think_0|>")  # fmt: skip
+
+
+@pytest.mark.parametrize("token", SPELT)
+def test_special_tokens_that_are_spelt_out_stay_text(trained: TrainedStudent, token: str) -> None:
+    """In a question, in an earlier turn and in an answer; the text itself is kept."""
+    wave = np.zeros(16_000, np.float32)
+    plain = trained.prompter.prompt(ask("What is this?"), [wave])["input_ids"][0]
+    question = f"What is {token} this?"
+    ids_S = trained.prompter.prompt(ask(question), [wave])["input_ids"][0]
+    assert question in trained.prompter.tokenizer.decode(ids_S)
+    special = torch.tensor(trained.prompter.tokenizer.all_special_ids)
+    count, expected = (int(torch.isin(ids, special).sum()) for ids in (ids_S, plain))
+    assert count == expected
+    answer = trained.prompter.answer(f"so {token} there")
+    assert sum(token in special.tolist() for token in answer) == 1, "the end of the turn alone"
+    assert f"so {token} there" in trained.prompter.tokenizer.decode(answer)
+
+
+def test_text_without_special_tokens_is_tokenized_as_ever(trained: TrainedStudent) -> None:
+    tokenizer: Any = trained.prompter.tokenizer
+    text = "a low tone, then <b>noise</b> | 3 < 4"
+    expected = tokenizer.encode(text, add_special_tokens=False)
+    assert trained.prompter.answer(text)[: len(expected)] == expected
+
+
+def test_what_is_not_heard_is_said(
+    trained: TrainedStudent, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The small towers take 2 s; Audio Flamingo 3 joins windows up to ten minutes."""
+    wave = np.zeros(3 * 16_000, np.float32)
+    token = trained.student.backbone.audio_token_id(trained.student.base)
+    with caplog.at_level(logging.WARNING):
+        ids = trained.prompter.prompt(ask("?"), [wave])["input_ids"]
+    if trained.prompter.window_s == 600:
+        assert int((ids == token).sum()) == 75
+        assert not caplog.records
+    else:
+        assert int((ids == token).sum()) == 50
+        assert "lasts 3.0 s, and the model's window is 2 s" in caplog.text
