@@ -15,17 +15,17 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 from transformers import set_seed
 
-from manifests.clips import Clip
 from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
 from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig, TrainOptions
-from student.data.dataset import ExampleDataset, usable
-from student.data.examples import Example, build_examples, read_chats, split
+from student.data.build_table import open_examples
+from student.data.dataset import ExampleDataset
+from student.data.example_table import ExampleTable
 from student.data.prompts import Prompter
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
@@ -76,12 +76,12 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     streams = open_streams(caches, wanted, local_copies=options.local_copies, versions=versions)
     copy_ahead(streams)
     corpus = Corpus(options.corpus)
-    heard = usable(corpus.clips(), streams, recipe.data.max_duration)
-    clips = {clip.clip_id: clip for clip in heard}
-    learning, checking = _split(_examples(recipe, clips), recipe)
-    console.print(f"{len(clips)} clips, {len(learning)} examples, {len(checking)} held out")
-    sources = build_sources(options.corpus, caches, heard, streams,
-                         examples=len(learning), held_out=len(checking))  # fmt: skip
+    with process.main_process_first():
+        table = open_examples(run.examples_folder, corpus, streams, recipe.data, begun=run.exists)
+    learning, held_out = _both_sides(table)
+    console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
+    sources = build_sources(options.corpus, caches, table.summary, streams,
+                            examples=len(learning), held_out=len(held_out))  # fmt: skip
 
     # Model: the backbone with its block, adapters and heads.
     identity = build_identity(
@@ -91,7 +91,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         num_processes=process.num_processes,
     )
     with process.main_process_first():
-        run.create(recipe, sources, identity, learning=learning, held_out=checking, clips=clips)
+        run.create(recipe, sources, identity, learning=learning, held_out=held_out)
     identity.check_same(run.identity)
     backbone, model, processor = load_backbone(recipe.model, run.base)
     name_wrapped_layer(model)
@@ -100,13 +100,16 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     grid = Grid.from_recipe(recipe, distilled)
     as_dataset = functools.partial(
         ExampleDataset,
-        clips=clips,
+        clips=table.clips,
         prompter=Prompter(backbone, processor),
         grid=grid,
         audio_token_id=backbone.audio_token_id(model),
         keep=recipe.data.keep_in_memory,
     )
-    learning, checking = as_dataset(learning), as_dataset(checking)
+    calibrated = as_dataset(learning.drawn(CALIBRATION_EXAMPLES))
+    validated = as_dataset(held_out.drawn(recipe.data.validation_limit))
+    lengths = learning.lengths().tolist() if recipe.data.group_by_length else None
+    learning = as_dataset(learning)
     pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id, packed=recipe.data.packing)
     student.to(process.device)
@@ -114,9 +117,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     # How good it is before, and what "good" means: means over training clips are the baseline.
     stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
-    some = Subset(learning, range(min(len(learning), CALIBRATION_EXAMPLES)))
-    means = calibrate(student, DataLoader(some, batch_size, collate_fn=as_batch), distilled)
-    validate = Validator(DataLoader(checking, batch_size, collate_fn=as_batch), distilled, means)
+    means = calibrate(student, DataLoader(calibrated, batch_size, collate_fn=as_batch), distilled)
+    validate = Validator(DataLoader(validated, batch_size, collate_fn=as_batch), distilled, means)
     report = run.report()
     if "before" not in report:
         report["before"] = validate(student)
@@ -145,9 +147,9 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
                 validate=validate,
                 examples=readable,
-                held_out=checking,
+                held_out=validated,
                 collate=as_batch,
-                lengths=learning.lengths() if recipe.data.group_by_length else None,
+                lengths=lengths,
             )
             set_seed(seed)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
@@ -244,21 +246,14 @@ def distill_weight_now(recipe: Recipe, done: float) -> float:
     return recipe.distill_weight if done < recipe.distill_until else 0.0
 
 
-def _examples(recipe: Recipe, clips: dict[str, Clip]) -> list[Example]:
-    examples = list(build_examples(clips.values(), recipe.data.tasks))
-    for path, weight in recipe.data.chats.items():
-        examples += read_chats(path, clips, weight=weight)
-    return examples
-
-
-def _split(examples: list[Example], recipe: Recipe) -> tuple[list[Example], list[Example]]:
-    learning, checking = split(examples, recipe.data.validation)
-    if not learning or not checking:
+def _both_sides(table: ExampleTable) -> tuple[ExampleTable, ExampleTable]:
+    learning, held_out = table.learning(), table.held_out()
+    if not learning or not held_out:
         raise UserError(
-            f"{len(examples)} examples gave {len(learning)} to learn from and {len(checking)} held "
+            f"{len(table)} examples gave {len(learning)} to learn from and {len(held_out)} held "
             "out; both are needed: see data.tasks, data.validation and the corpus' text and labels"
         )
-    return learning, checking[: recipe.data.validation_limit]
+    return learning, held_out
 
 
 def _fitted(name: str, stage: StageConfig, run: Run, process: PartialState) -> StageConfig:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from manifests.cache.clip_index import CorpusClips
+from manifests.cache.clip_index import CorpusClips, clip_keys
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
 from manifests.cache.stream_sums import Statistics
@@ -122,9 +122,24 @@ class StreamReader:
     def __getitem__(self, clip_id: str) -> EncodedFrames:
         return self.teacher.row(clip_id, self.spec.name)[1]
 
+    def row(self, clip_id: str) -> tuple[float, EncodedFrames]:
+        """(seconds of audio that the frames are about, frames) of a clip.
+
+        Raises:
+            KeyError: there is no row for the clip.
+        """
+        return self.teacher.row(clip_id, self.spec.name)
+
     def duration(self, clip_id: str) -> float:
-        """Seconds of audio that the frames are about."""
-        return self.teacher.row(clip_id, self.spec.name)[0]
+        """Seconds of audio that the frames are about.
+
+        Raises:
+            KeyError: there is no row for the clip.
+        """
+        (seconds,) = self.teacher.durations(clip_keys([clip_id])).tolist()
+        if seconds != seconds:
+            raise KeyError(f"teacher {self.teacher.spec.key} has no targets for the clip {clip_id}")
+        return seconds
 
     def statistics(self) -> Statistics:
         """Mean and deviation over all stored frames."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import audio_digests, marker_index, shards
-from manifests.cache.clip_index import ClipIndex, CorpusClips, clip_keys
+from manifests.cache.clip_index import (
+    ABSENT,
+    ROW_BITS,
+    ROW_MASK,
+    ClipIndex,
+    CorpusClips,
+    clip_keys,
+)
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
 from manifests.cache.page_offsets import BlobsInPlace, locate
@@ -100,6 +108,7 @@ class TeacherReader:
         )
         self._columns: list[str] = ["clip_id", "duration"]
         self._file = functools.lru_cache(OPEN_FILES)(self._open)
+        self._durations = functools.lru_cache(8)(self._read_durations)
         self._group = functools.lru_cache(4)(self._read_group)
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
@@ -137,6 +146,29 @@ class TeacherReader:
             marker_index.read_sums(self._cache.layout.shards(self.spec, corpus))
             for corpus in self._corpora
         ]
+
+    @property
+    def digest(self) -> str:
+        """Changes with any committed shard: a hash of the data files' names, which name content."""
+        names = "\n".join(f"{shard.corpus}/{shard.marker.data}" for shard in self.shards)
+        return hashlib.sha256(f"{self.spec.key}\n{names}".encode()).hexdigest()
+
+    def covers(self, key_N: np.ndarray) -> np.ndarray:
+        """Which clips have targets, by the keys of their ids (`clip_index.clip_keys`)."""
+        return self._index.places(key_N) != ABSENT
+
+    def durations(self, key_N: np.ndarray) -> np.ndarray:
+        """Seconds of audio behind the targets of many clips, NaN where there are none.
+
+        Reads the column of durations alone, never frames.
+        """
+        place_N = self._index.places(key_N)
+        seconds_N = np.full(len(key_N), np.nan)
+        ordinal_N = np.where(place_N == ABSENT, ABSENT, place_N >> ROW_BITS)
+        for ordinal in np.unique(ordinal_N[ordinal_N != ABSENT]).tolist():
+            rows = np.flatnonzero(ordinal_N == ordinal)
+            seconds_N[rows] = self._durations(ordinal)[place_N[rows] & ROW_MASK]
+        return seconds_N
 
     def row(self, clip_id: str, stream: str) -> tuple[float, EncodedFrames]:
         """(duration in seconds, frames) of a clip.
@@ -229,6 +261,10 @@ class TeacherReader:
         )
         return table.combine_chunks().to_batches()[0]
 
+    def _read_durations(self, ordinal: int) -> np.ndarray:
+        table = self._file(ordinal).parquet.read(columns=["duration"], use_threads=False)
+        return table.column(0).to_numpy()
+
     def _locate_blobs(self, ordinal: int, group: int, stream: str) -> BlobsInPlace | None:
         file, spec = self._file(ordinal), self.spec.stream(stream)
         if file.content is None:
@@ -263,14 +299,20 @@ class TeacherReader:
     def _open(self, ordinal: int) -> _File:
         marker = self.shards[ordinal].marker
         folder = self._fetch(ordinal)
-        source = folder.open(f"data/{marker.data}", memory_map=True)
+        source: Any = folder.open(f"data/{marker.data}", memory_map=True)
+        content = None
+        if folder.is_local:
+            # The map outlives the file: a shard that is open costs no handle.
+            with source:
+                content = source.read_buffer()
+            source = pa.BufferReader(content)
         file = pq.ParquetFile(source, page_checksum_verification=self._check_pages)
         if file.metadata.num_rows != marker.rows:
             raise UserError(
                 f"{marker.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
                 f"says {marker.rows}; run: coat-cache verify --deep --repair, then build again"
             )
-        return _File(file, memoryview(source.read_buffer()) if folder.is_local else None)
+        return _File(file, None if content is None else memoryview(content))
 
     def _checked_ordinal(self, clips: CorpusClips, shard: _Shard) -> int:
         """A shard's place among the corpora's, once it proved to be made from their clips."""

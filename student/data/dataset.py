@@ -7,9 +7,7 @@ A clip that lacks a stream keeps its place in the batch with that stream masked.
 
 from __future__ import annotations
 
-import logging
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -21,13 +19,11 @@ from manifests.clips import Clip
 from manifests.errors import UserError
 from student.batch import IGNORE, Grid, PreparedExample
 from student.data.examples import Example
-from student.data.prompts import MIN_SECONDS, Prompter
+from student.data.prompts import Prompter
 from student.distill.alignment import span_weights
-from student.distill.streams import RECONSTRUCTION, Stream
+from student.distill.streams import RECONSTRUCTION
 
 # Legend: B examples, S tokens, N student frames (K * R), D columns.
-
-logger = logging.getLogger(__name__)
 
 TOKENS_PER_SECOND = 25
 """Audio tokens of all three backbones: 10 ms mel frames, a stride of 2, a pooling of 2."""
@@ -55,19 +51,6 @@ class ExampleDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.examples)
-
-    def lengths(self) -> list[int]:
-        """About how many tokens each example has, without preparing it."""
-        return [
-            round(
-                TOKENS_PER_SECOND
-                * sum(
-                    _seconds(self._clips[clip_id], self._grid.streams) for clip_id in each.clip_ids
-                )
-            )
-            + len(each.answer) // 4
-            for each in self.examples
-        ]
 
     def __getitem__(self, at: int) -> PreparedExample:
         if self._kept is None:
@@ -117,44 +100,3 @@ class ExampleDataset(Dataset):
                          duration=len(last_A) * hop_s, num_spans=self._grid.num_frames)
         )  # fmt: skip
         return weights_NS
-
-
-def usable(clips: Iterable[Clip], streams: Mapping[str, Stream], max_seconds: float) -> list[Clip]:
-    """The clips that a model can hear whole; says how many are left out, and each stream's reach.
-
-    Raises:
-        UserError: no clip is left, or a stream has targets for none of them.
-    """
-    clips = list(clips)
-    kept = [clip for clip in clips if MIN_SECONDS <= _seconds(clip, streams) <= max_seconds]
-    if len(kept) < len(clips):
-        logger.warning(
-            "%d of %d clips are left out: shorter than %s s or longer than %s s",
-            len(clips) - len(kept), len(clips), MIN_SECONDS, max_seconds,
-        )  # fmt: skip
-    if not kept:
-        raise UserError(
-            f"none of the corpus' {len(clips)} clips can be used; see data.max_duration"
-        )
-    reach: defaultdict[int, list[str]] = defaultdict(list)
-    for stream in streams.values():
-        covered = sum(stream.covers(clip.clip_id) for clip in kept)
-        if not covered:
-            raise UserError(
-                f"the cache has stream {stream.name} for none of the corpus' {len(kept)} clips; "
-                "was it built from this corpus? (coat-cache status)"
-            )
-        reach[covered].append(stream.name)
-    for covered, names in reach.items():
-        if covered < len(kept):
-            logger.warning("%d of %d clips have %s", covered, len(kept), ", ".join(names))
-    return kept
-
-
-def _seconds(clip: Clip, streams: Mapping[str, Stream]) -> float:
-    if clip.likely_duration is not None:
-        return clip.likely_duration
-    for stream in streams.values():
-        if stream.reader is not None and clip.clip_id in stream.reader:
-            return stream.reader.duration(clip.clip_id)
-    return MIN_SECONDS

@@ -62,8 +62,8 @@ class Stream:
     def frames(self, clip_id: str, num_frames: int) -> np.ndarray:
         """frames_ND, float32, of a clip that is covered; features standardised."""
         assert self.reader is not None
-        duration = self.reader.duration(clip_id)
-        frames_ND = student_frames(self.reader[clip_id], duration, num_frames)
+        duration, encoded = self.reader.row(clip_id)
+        frames_ND = student_frames(encoded, duration, num_frames)
         return standardised(frames_ND, self.statistics) if self.statistics else frames_ND
 
 

@@ -27,7 +27,8 @@ from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
-from student.data.examples import Example, read_held_out
+from student.data.examples import Example
+from student.data.held_out import read_held_out
 from student.distill.kinds import stream_metric, to_target_units
 from student.distill.streams import Stream
 from student.inference.generate import TrainedStudent

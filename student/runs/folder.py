@@ -4,6 +4,7 @@ RUN/recipe.yaml        the recipe, every field stated
 RUN/sources.json       corpus, teachers with licences, what each stream means
 RUN/identity.json      what must stay the same while the run goes on
 RUN/held_out.jsonl     the held-out examples, with where their audio is
+RUN/examples/          clips and examples as mapped files, made anew if need be
 RUN/base/              the checkpoint of a small student that was built on the spot
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
 RUN/metrics.jsonl      every log line
@@ -29,7 +30,9 @@ from typing import Any
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.config import Recipe, StreamConfig, differences, load_recipe, save_recipe
-from student.data.examples import HELD_OUT_FILE, Example, read_held_out, write_held_out
+from student.data.example_table import ExampleTable
+from student.data.examples import Example
+from student.data.held_out import HELD_OUT_FILE, read_held_out, write_held_out
 from student.distill.streams import Stream
 from student.model.small import build_small
 from student.model.tiny import build_tiny
@@ -57,6 +60,7 @@ class Run:
         self.log_file = self.folder / "metrics.jsonl"
         self.report_file = self.folder / "report.json"
         self.base_folder = self.folder / "base"
+        self.examples_folder = self.folder / "examples"
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -157,9 +161,8 @@ class Run:
         sources: Sources,
         identity: Identity,
         *,
-        learning: Sequence[Example],
-        held_out: Sequence[Example],
-        clips: Mapping[str, Clip],
+        learning: ExampleTable,
+        held_out: ExampleTable,
     ) -> None:
         """Makes the folder; a run that is there already stays as it is."""
         if self.exists:
@@ -171,7 +174,7 @@ class Run:
             questions = [example.messages[-1]["content"][-1]["text"] for example in learning]
             texts = questions + [example.answer for example in learning]
             build_tiny(self.base_folder, recipe.model.tiny, texts, seed=recipe.seed)
-        write_held_out(self.folder, held_out, clips)
+        write_held_out(self.folder, held_out, held_out.clips)
         self.sources_file.write_text(json.dumps(asdict(sources), indent=1))
         self.identity_file.write_text(json.dumps(asdict(identity), indent=1))
         save_recipe(recipe, self.recipe_file)

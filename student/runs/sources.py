@@ -7,16 +7,16 @@ therefore written beside the recipe when the run begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from manifests.cache.stream_sums import Statistics
-from manifests.clips import Clip
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 from student.config import StreamConfig
+from student.data.example_table import Summary
 from student.distill.streams import Stream
 
 
@@ -93,14 +93,13 @@ def _stream_source(values: Mapping[str, Any]) -> StreamSource:
 def build_sources(
     corpus: str,
     caches: list[str],
-    clips: Iterable[Clip],
+    summary: Summary,
     streams: Mapping[str, Stream],
     *,
     examples: int,
     held_out: int,
 ) -> Sources:
     """Gathers what a run begins with."""
-    clips = list(clips)
     specs = {
         stream.reader.teacher.spec.key: stream.reader.teacher.spec
         for stream in streams.values()
@@ -109,19 +108,21 @@ def build_sources(
     return Sources(
         corpus=corpus,
         caches=caches,
-        clips=len(clips),
-        hours=sum(clip.likely_duration or 0.0 for clip in clips) / 3600,
+        clips=summary.clips,
+        hours=summary.hours,
         examples=examples,
         held_out=held_out,
         teachers=[
             TeacherSource(key=key, family=spec.family, license=spec.license, weights=spec.weights)
             for key, spec in specs.items()
         ],
-        streams={name: _described(stream, clips) for name, stream in streams.items()},
+        streams={
+            name: _described(stream, summary.covered[name]) for name, stream in streams.items()
+        },
     )
 
 
-def _described(stream: Stream, clips: list[Clip]) -> StreamSource:
+def _described(stream: Stream, covered: int) -> StreamSource:
     spec = stream.reader.spec if stream.reader is not None else None
     statistics = stream.statistics
     return StreamSource(
@@ -129,7 +130,7 @@ def _described(stream: Stream, clips: list[Clip]) -> StreamSource:
         dim=stream.dim,
         names=list(spec.names) if spec else [],
         unit=spec.unit if spec else "",
-        covered=sum(stream.covers(clip.clip_id) for clip in clips),
+        covered=covered,
         mean=statistics.mean_D.tolist() if statistics else None,
         std=statistics.std_D.tolist() if statistics else None,
         pitch_bins=stream.pitch_bins,

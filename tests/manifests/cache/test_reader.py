@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from manifests.cache import shards
+from manifests.cache.clip_index import clip_keys
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
@@ -194,3 +196,30 @@ def test_an_edited_spec_is_refused(cache: Path):
     path.write_text(path.read_text().replace('"revision": 1', '"revision": 2'))
     with pytest.raises(UserError, match="the file was edited"):
         CacheReader(cache)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+def test_an_open_shard_costs_no_file_handle(cache: Path):
+    """One for each shard before: 128 for each teacher in each worker, of the usual 1,024."""
+    reader = CacheReader(cache)
+    found = reader.stream("every.int8")
+    for at in PRESENT:
+        assert len(found[f"clip{at:02d}"].blob)
+    names = [path.name for path in cache.rglob("data/*.parquet")]
+    opened = []
+    for handle in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            opened.append(handle.readlink().name)
+    assert names
+    assert not set(names) & set(opened)
+
+
+def test_durations_and_coverage_of_many_clips_in_one_look_up(cache: Path, monkeypatch):
+    """Frames were read and checked for each duration."""
+    teacher = CacheReader(cache).teacher("every")
+    monkeypatch.setattr(teacher, "row", None)
+    key_N = clip_keys([*(f"clip{at:02d}" for at in range(20)), "other"])
+    expected = [1.0 + at if at != FAILED else np.nan for at in range(20)] + [np.nan]
+    np.testing.assert_array_equal(teacher.durations(key_N), expected)
+    np.testing.assert_array_equal(teacher.covers(key_N), ~np.isnan(expected))
+    assert teacher.digest == CacheReader(cache).teacher("every").digest

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from student.batch import IGNORE, Grid, collate
 from student.config import ModelConfig, StreamConfig, TaskConfig
-from student.data.dataset import ExampleDataset, usable
-from student.data.examples import Example, ask, build_examples, read_chats, split
+from student.data.dataset import ExampleDataset
+from student.data.examples import Example, ask, build_examples, read_chats
 from student.data.length_grouping import ByLength
 from student.data.prompts import Prompter
 from student.distill.streams import RECONSTRUCTION, open_streams
@@ -77,53 +76,28 @@ def test_multiple_choice_offers_the_right_answer_among_others() -> None:
         list(build_examples(heard[:1], [task]))
 
 
-def test_the_split_is_by_clip_and_never_changes() -> None:
-    examples = list(build_examples(clips(1000), TASKS))
-    kept, held = (_last_clips(side) for side in split(examples, 0.2))
-    assert not held & kept
-    assert 0.15 < len(held) / (len(held) + len(kept)) < 0.25
-    fewer, grown = split(examples, 0.1)[1], split(build_examples(clips(2000), TASKS), 0.2)[1]
-    assert _last_clips(fewer) < held < _last_clips(grown)
-
-
-def test_a_small_corpus_too_has_a_clip_held_out() -> None:
-    for count in range(2, 12):
-        examples = list(build_examples(clips(count), TASKS))
-        kept, held = (_last_clips(side) for side in split(examples, 1e-6))
-        assert len(held) == 1
-        assert kept | held == _last_clips(examples)
-        assert not kept & held
-    assert split([], 0.1) == ([], [])
-
-
-def _last_clips(examples: Iterable[Example]) -> set[str]:
-    return {example.clip_ids[-1] for example in examples}
-
-
 def test_conversations_from_json_lines(tmp_path: Path) -> None:
-    known = {clip.clip_id: clip for clip in clips(3)}
     audio = {"type": "audio", "clip_id": "c1"}
     user = {"role": "user", "content": [audio, {"type": "text", "text": "hm?"}]}
     good = {"messages": [user, {"role": "assistant", "content": "yes"}]}
     path = tmp_path / "chats.jsonl"
     path.write_text(json.dumps(good) + "\n")
-    (example,) = read_chats(path, known)
-    assert (example.clip_ids, example.answer) == (("c1",), "yes")
+    ((line, example),) = read_chats(path)
+    assert (line, example.clip_ids, example.answer) == (1, ("c1",), "yes")
+    assert (example.task, example.question) == ("chats", "hm?")
     for wrong, message in (
         ({"messages": [user]}, "the last message must be the assistant's"),
         ({"messages": good["messages"][1:]}, "no audio"),
-        ({"messages": [{**user, "content": [{**audio, "clip_id": "zz"}]}, good["messages"][1]]},
-         "no clip 'zz'"),
-    ):  # fmt: skip
+    ):
         path.write_text(json.dumps(good) + "\n" + json.dumps(wrong) + "\n")
         with pytest.raises(UserError, match=f"line 2.*{message}"):
-            list(read_chats(path, known))
+            list(read_chats(path))
     path.write_text((json.dumps(good) + "\n") * 40)
-    assert len(list(read_chats(path, known, weight=2))) == 80
-    chosen = len(list(read_chats(path, known, weight=0.5)))
+    assert len(list(read_chats(path, weight=2))) == 80
+    chosen = len(list(read_chats(path, weight=0.5)))
     assert 10 < chosen < 30
     moved = path.rename(tmp_path / "moved.jsonl")
-    assert len(list(read_chats(moved, known, weight=0.5))) == chosen
+    assert len(list(read_chats(moved, weight=0.5))) == chosen
 
 
 def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, dataset: Any) -> None:
@@ -137,7 +111,7 @@ def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, datas
     ]
     path = world.corpus.parent / "turns.jsonl"
     path.write_text(json.dumps({"messages": turns}))
-    (example,) = read_chats(path, {clip.clip_id: clip for clip in world.clips})
+    ((_, example),) = read_chats(path)
     data.examples = [example]
     row = data[0]
     assert tokenizer.decode(row.labels_S[row.labels_S != IGNORE]) == "high<|im_end|>"
@@ -242,7 +216,7 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
         grid,
         audio_token_id=token,
     )
-    batch = collate(list(data), grid=grid, pad_id=0)
+    batch = collate([data[at] for at in range(len(data))], grid=grid, pad_id=0)
     read = []
     head = next(iter(student.heads.values()))
     head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
@@ -267,13 +241,3 @@ def test_features_are_standardised_by_the_cache(world: Any) -> None:
     every = torch.cat(frames)
     assert every.mean(0).abs().max() < 0.25
     assert 0.5 < every.std(0).mean() < 1.1
-
-
-def test_clips_that_cannot_be_heard_are_left_out(caplog: Any) -> None:
-    short = Clip(clip_id="short", uri="/x.wav", duration=0.05)
-    long = Clip(clip_id="long", uri="/x.wav", duration=31.0)
-    kept = usable([*clips(3), short, long], {}, 30.0)
-    assert [clip.clip_id for clip in kept] == ["c0", "c1", "c2"]
-    assert "2 of 5 clips are left out" in caplog.text
-    with pytest.raises(UserError, match="none of the corpus' 1 clips"):
-        usable([short], {}, 30.0)

@@ -1,0 +1,211 @@
+"""A run's examples on disk, mapped into memory: millions of them cost a process next to nothing.
+
+RUN/examples/
+  clips.arrow          the clips that can be used, `manifests.clips.SCHEMA`
+  clip_index.npy       their ids' hashes, sorted, with the rows (`CLIP_INDEX`)
+  shards.npy           the corpus' shard of each clip: what is stored together
+  examples.npy         a few numbers for each example (`EXAMPLE`); conversations are made on demand
+  chats.arrow          conversations from files, as JSON
+  answers-TASK.arrow   all answers of a task that offers choices
+  summary.json         what it was made from, and counts; written last
+
+The first process of a run makes them, in one pass over the corpus; all others, and every worker,
+map them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from manifests.cache.clip_index import clip_keys
+from manifests.clips import Clip
+from student.config import TaskConfig
+from student.data.arrow_files import ArrowRows
+from student.data.dataset import TOKENS_PER_SECOND
+from student.data.examples import Example, build_example, task_names
+from student.data.held_out import HELD_OUT, LEARNT, draw_by_task
+
+CLIP_INDEX = np.dtype([("key", "<u8"), ("row", "<i4")])
+EXAMPLE = np.dtype(
+    [
+        ("clip", "<i4"),  # row of the last clip, whose targets are distilled
+        ("task", "<i2"),  # number of the task; files of conversations come after the tasks
+        ("repeat", "<i2"),
+        ("chat", "<i4"),  # row of the conversation, -1 for a task's example
+        ("seconds", "<f4"),  # of all its audio
+        ("letters", "<i4"),  # of the answer
+        ("key", "<u8"),  # a hash by which examples are drawn
+        ("side", "u1"),  # of the split
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a folder of examples was made from, and what is in it."""
+
+    made_from: str
+    """A hash of corpus, caches and settings: another one makes the folder anew."""
+    clips: int
+    hours: float
+    covered: dict[str, int]
+    """Stream -> clips that have targets."""
+    by_last_clip: bool = False
+    """Whether examples are split, and drawn, as versions did that had no such folder."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Summary | None:
+        """The summary of a folder that is complete."""
+        path = folder / "summary.json"
+        return cls(**json.loads(path.read_text())) if path.is_file() else None
+
+
+class ClipTable(Mapping[str, Clip]):
+    """The usable clips of a corpus, by id."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._rows = ArrowRows(folder / "clips.arrow")
+        self._index = np.load(folder / "clip_index.npy", mmap_mode="r")
+
+    def __reduce__(self) -> tuple[type[ClipTable], tuple[Path]]:
+        return ClipTable, (self._folder,)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[str]:
+        return (row["clip_id"] for row in self._rows)
+
+    def __getitem__(self, clip_id: str) -> Clip:
+        key = clip_keys([clip_id])[0]
+        at = int(np.searchsorted(self._index["key"], key))
+        if at < len(self._index) and self._index["key"][at] == key:
+            clip = self.row(int(self._index["row"][at]))
+            if clip.clip_id == clip_id:
+                return clip
+        raise KeyError(clip_id)
+
+    def row(self, number: int) -> Clip:
+        """The clip of a row."""
+        row = self._rows[number]
+        return Clip(**{**row, "labels": json.loads(row["labels"])})
+
+
+class ExampleTable(Sequence[Example]):
+    """Examples of one folder, or some of them; each is made when it is asked for.
+
+    Args:
+        folder: Made by `student.data.build_table`.
+        tasks: Of the recipe.
+        chosen: Rows of the folder's examples, in order; all of them if None.
+    """
+
+    def __init__(
+        self, folder: Path, tasks: Sequence[TaskConfig], chosen: np.ndarray | None = None
+    ) -> None:
+        self.folder = folder
+        summary = Summary.read(folder)
+        assert summary is not None
+        self.summary = summary
+        self.clips = ClipTable(folder)
+        self._tasks = tasks
+        self._names = task_names(tasks)
+        self._examples = np.load(folder / "examples.npy", mmap_mode="r")
+        self._chosen = np.arange(len(self._examples), dtype=np.int32) if chosen is None else chosen
+        self._chats = ArrowRows(folder / "chats.arrow")
+        self._answers = {
+            number: _Answers(folder / f"answers-{number}.arrow")
+            for number, task in enumerate(tasks)
+            if task.choices
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ExampleTable, (self.folder, self._tasks, self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return self.subset(np.arange(len(self))[at])
+        record = self._examples[self._chosen[at]]
+        clip = self.clips.row(int(record["clip"]))
+        number, repeat = int(record["task"]), int(record["repeat"])
+        if record["chat"] >= 0:
+            return _chat(self._chats[int(record["chat"])], clip, repeat)
+        return build_example(
+            clip, self._tasks[number], number=number, name=self._names[number], repeat=repeat,
+            answers=self._answers.get(number, ()),
+        )  # fmt: skip
+
+    def subset(self, places: np.ndarray) -> ExampleTable:
+        """Some of these examples, by their places."""
+        return ExampleTable(self.folder, self._tasks, np.asarray(self._chosen[places], np.int32))
+
+    def learning(self) -> ExampleTable:
+        """Those to learn from."""
+        return self._on_side(LEARNT)
+
+    def held_out(self) -> ExampleTable:
+        """Those held out, in the order of their hashes: any prefix represents them all."""
+        held = self._on_side(HELD_OUT)
+        if self.summary.by_last_clip:
+            return held
+        return held.subset(np.argsort(held.column("key"), kind="stable"))
+
+    def drawn(self, limit: int) -> ExampleTable:
+        """At most `limit` examples that represent all tasks, in the order of the table."""
+        if self.summary.by_last_clip:
+            return self.subset(np.arange(min(limit, len(self))))
+        places = draw_by_task(self.column("key"), self.column("task"), limit)
+        chosen = self.subset(places)
+        return chosen.subset(np.argsort(chosen._chosen, kind="stable"))
+
+    def column(self, name: str) -> np.ndarray:
+        """One field of `EXAMPLE` for each example."""
+        return self._examples[name][self._chosen]
+
+    def lengths(self) -> np.ndarray:
+        """About how many tokens each example has."""
+        tokens = np.rint(TOKENS_PER_SECOND * self.column("seconds")).astype(np.int64)
+        return tokens + self.column("letters") // 4
+
+    def shards(self) -> np.ndarray:
+        """The corpus' shard in which the last clip of each example is stored."""
+        return np.load(self.folder / "shards.npy", mmap_mode="r")[self.column("clip")]
+
+    def _on_side(self, side: int) -> ExampleTable:
+        return self.subset(np.flatnonzero(self.column("side") == side))
+
+
+class _Answers(Sequence[str]):
+    """A task's answers, sorted."""
+
+    def __init__(self, path: Path) -> None:
+        self._rows = ArrowRows(path)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._rows[at]["answer"]
+
+
+def _chat(row: dict[str, Any], clip: Clip, repeat: int) -> Example:
+    transcribes = len(row["clip_ids"]) == 1 and row["answer"] == clip.text
+    return Example(
+        tuple(row["clip_ids"]),
+        json.loads(row["messages"]),
+        row["answer"],
+        task=row["task"],
+        kind="transcription" if transcribes else "label",
+        question=row["question"],
+        id=f"{row['task']}:{row['line']}" + (f"/{repeat}" if repeat else ""),
+    )

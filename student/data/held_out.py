@@ -1,0 +1,163 @@
+"""Held-out examples: which they are, which of them are validated on, and their file.
+
+No recording is on both sides. A recording is every clip of one audio file and every clip of one
+`group` label; it is drawn by a hash of its first clip's id, so every run, arm and backbone holds
+out the same ones, a corpus that grows keeps its split, and each task has its share. Never is a
+prefix taken: the clips of a corpus come by speaker, by source and by task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse import csgraph
+
+from manifests.clips import Clip
+from manifests.console import as_fields
+from student.data.examples import Example
+
+# Legend: C clips, R recordings, E examples, L links (one for each clip of each example).
+
+HELD_OUT_FILE = "held_out.jsonl"
+LEARNT, HELD_OUT, LEFT_OUT = 0, 1, 2
+"""Sides of a split. Left out are the examples with a clip that a held-out conversation has too."""
+SMALL_TASK = 16
+"""Examples of each task that are drawn before tasks share the rest by their sizes."""
+
+
+def recordings(uri_C: np.ndarray, group_C: np.ndarray) -> np.ndarray:
+    """The recording of each clip, numbered by first clip.
+
+    Args:
+        uri_C: A number for each audio file.
+        group_C: A number for each `group` label; negative where a clip has none.
+
+    Returns:
+        recording_C: the row of the first clip of the clip's recording.
+    """
+    _, file_C = np.unique(uri_C, return_inverse=True)
+    labelled = np.flatnonzero(group_C >= 0)
+    component_C = file_C
+    if len(labelled):
+        _, label = np.unique(group_C[labelled], return_inverse=True)
+        num_files = int(file_C.max()) + 1
+        num_nodes = num_files + int(label.max()) + 1
+        links = (np.ones(len(labelled), bool), (file_C[labelled], num_files + label))
+        graph = sparse.coo_array(links, shape=(num_nodes, num_nodes))
+        component_C = csgraph.connected_components(graph, directed=False)[1][file_C]
+    _, first, of_C = np.unique(component_C, return_index=True, return_inverse=True)
+    return first[of_C]
+
+
+def split(
+    recording_L: np.ndarray,
+    example_L: np.ndarray,
+    task_E: np.ndarray,
+    draw_R: np.ndarray,
+    share: float,
+) -> np.ndarray:
+    """The side of each example.
+
+    An example is held out if any of its recordings is drawn. What else a held-out conversation has
+    in it is not learnt from either. Where chance spares every recording of a task, as it may with a
+    dozen, the one that it came nearest to is drawn.
+
+    Args:
+        recording_L: For each link, the recording of the clip.
+        example_L: For each link, the example; ascending.
+        task_E: A number for each task.
+        draw_R: A number in [0, 1) for each recording.
+        share: Recordings below it are drawn.
+
+    Returns:
+        side_E: LEARNT, HELD_OUT or LEFT_OUT.
+    """
+    num_examples = len(task_E)
+    drawn_R = draw_R < share
+    task_L = task_E[example_L]
+    for chosen in [*(task_L == task for task in np.unique(task_E)), np.ones(len(task_L), bool)]:
+        candidates = np.unique(recording_L[chosen])
+        if len(candidates) > 1 and not drawn_R[candidates].any():
+            drawn_R[candidates[draw_R[candidates].argmin()]] = True
+    held_E = np.zeros(num_examples, bool)
+    held_E[example_L[drawn_R[recording_L]]] = True
+    heard_R = drawn_R.copy()
+    heard_R[recording_L[held_E[example_L]]] = True
+    met_E = np.zeros(num_examples, bool)
+    met_E[example_L[heard_R[recording_L]]] = True
+    return np.where(held_E, HELD_OUT, np.where(met_E, LEFT_OUT, LEARNT)).astype(np.uint8)
+
+
+def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarray:
+    """Places of at most `limit` examples that represent all tasks, ascending.
+
+    Each task gives those with the smallest keys: 16 of each (fewer where tasks are many), and
+    beyond them as many as its share of the examples.
+
+    Args:
+        key_E: A hash of each example, uint64.
+        task_E: A number for each task.
+        limit: How many.
+    """
+    if len(key_E) <= limit:
+        return np.arange(len(key_E))
+    _, task_E, sizes = np.unique(task_E, return_inverse=True, return_counts=True)
+    floor = np.minimum(sizes, min(SMALL_TASK, limit // len(sizes)))
+    rest = limit - floor.sum()
+    shares = (sizes - floor) * (rest / max((sizes - floor).sum(), 1))
+    quotas = floor + shares.astype(int)
+    by_remainder = np.argsort(-(shares % 1), kind="stable")
+    quotas[by_remainder[: limit - quotas.sum()]] += 1
+    order = np.lexsort((key_E, task_E))
+    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[rank < quotas[task_E[order]]])
+
+
+def write_held_out(run: Path, examples: Iterable[Example], clips: Mapping[str, Clip]) -> None:
+    """Keeps held-out examples with where their audio is, for what comes after training.
+
+    A line has what it takes to score a reply (`id`, `task`, `kind`, `question`, `choices`,
+    `answer`), the conversation as it was learnt (`messages`, `response`), and the clips.
+    """
+    part = run / f"{HELD_OUT_FILE}.part"
+    with part.open("w", encoding="utf-8") as file:
+        for example in examples:
+            row = {
+                "id": example.id,
+                "task": example.task,
+                "kind": example.kind,
+                "question": example.question,
+                "choices": list(example.choices),
+                "answer": example.bare_answer,
+                "messages": example.messages,
+                "response": example.answer,
+                "clips": [as_fields(clips[clip_id]) for clip_id in example.clip_ids],
+            }
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    part.rename(run / HELD_OUT_FILE)
+
+
+def read_held_out(run: Path) -> Iterator[tuple[Example, list[Clip]]]:
+    """The held-out examples of a run, with their clips, in an order of which any prefix is fair.
+
+    Runs of older versions have only `messages`, `answer` and `clips`, in the corpus' order.
+    """
+    with (run / HELD_OUT_FILE).open(encoding="utf-8") as lines:
+        for line in lines:
+            row = json.loads(line)
+            clips = [Clip(**fields) for fields in row["clips"]]
+            ids = tuple(clip.clip_id for clip in clips)
+            if "response" not in row:
+                yield Example(ids, row["messages"], row["answer"]), clips
+                continue
+            yield (
+                Example(
+                    ids, row["messages"], row["response"], task=row["task"], kind=row["kind"],
+                    question=row["question"], choices=tuple(row["choices"]), id=row["id"],
+                ),
+                clips,
+            )  # fmt: skip

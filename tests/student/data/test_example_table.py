@@ -1,0 +1,183 @@
+"""Examples on disk: the same as those made in memory, and as good as free for a process."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.clips import Clip
+from manifests.corpus.corpus import build
+from manifests.errors import UserError
+from student.config import DataConfig, StreamConfig, TaskConfig
+from student.data.build_table import open_examples
+from student.data.example_table import ExampleTable
+from student.data.examples import build_examples
+from student.distill.streams import open_streams
+from tests.student.conftest import TASKS, World
+
+SAID = TaskConfig(questions=["What is said?"], answer=["text"])
+
+
+def clips(count: int) -> list[Clip]:
+    return [
+        Clip(clip_id=f"c{n}", uri=f"/{n}.wav", duration=1.0 + n % 7,
+             text="words" if n % 4 == 0 else None, labels={"note": f"n{n % 5}"} if n % 2 else {})
+        for n in range(count)
+    ]  # fmt: skip
+
+
+def test_a_table_has_the_examples_that_templates_make(tmp_path: Path) -> None:
+    corpus = build(clips(700), tmp_path / "corpus")
+    tasks = [
+        SAID,
+        TaskConfig(questions=["A?", "B?"], answer=["labels.note"], choices=3, weight=1.5),
+        TaskConfig(questions=["What is said?"], answer=["labels.note"], weight=2),
+    ]
+    table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=tasks))
+    expected = list(build_examples(clips(700), tasks))
+    assert list(table) == expected
+    assert [example.task for example in table[::300]] == [e.task for e in expected[::300]]
+    seconds = [table.clips[example.clip_ids[0]].duration or 0 for example in expected]
+    lengths = [round(25 * s) + len(e.answer) // 4 for s, e in zip(seconds, expected, strict=True)]
+    assert table.lengths().tolist() == lengths
+    assert len({example.id for example in expected}) == len(expected)
+    shards = {clip_id: n for n in range(corpus.num_shards) for clip_id in corpus.shard_ids(n)}
+    assert table.shards().tolist() == [shards[example.clip_ids[0]] for example in expected]
+
+
+def test_a_table_is_made_once_and_anew_when_its_sources_change(tmp_path: Path) -> None:
+    def opened(count: int, **data: Any) -> tuple[ExampleTable, float]:
+        corpus = build(clips(count), tmp_path / "corpus")
+        table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID], **data))
+        return table, (tmp_path / "examples" / "summary.json").stat().st_mtime_ns
+
+    first, made = opened(100)
+    assert opened(100)[1] == made
+    assert opened(100, workers=2)[1] == made
+    shorter, changed = opened(100, max_duration=3.0)
+    assert changed > made
+    assert 0 < len(shorter) < len(first)
+    assert len(opened(300)[0]) == 75
+    assert len(first) == 25  # what is mapped stays, though the folder was replaced
+
+
+def test_workers_get_a_table_as_its_path(tmp_path: Path) -> None:
+    corpus = build(clips(3000), tmp_path / "corpus")
+    table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID])).learning()
+    packed = pickle.dumps(table)
+    assert len(packed) < 5 * len(table) + 2000
+    assert list(pickle.loads(packed)) == list(table)
+
+
+def test_unusable_clips_and_conversations_about_them_are_left_out(
+    tmp_path: Path, caplog: Any
+) -> None:
+    short = Clip(clip_id="short", uri="/x.wav", duration=0.05)
+    long = Clip(clip_id="long", uri="/x.wav", duration=31.0)
+    corpus = build([*clips(9), short, long], tmp_path / "corpus")
+    path = tmp_path / "chats.jsonl"
+
+    def write(*names: str) -> None:
+        lines = []
+        for name in names:
+            content = [{"type": "audio", "clip_id": name}, {"type": "text", "text": "hm?"}]
+            turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "yes"}]
+            lines.append(json.dumps({"messages": turns}))
+        path.write_text("\n".join(lines) + "\n")
+
+    data = DataConfig(tasks=[SAID], chats={str(path): 2.0})
+    write("c1", "long", "c2")
+    table = open_examples(tmp_path / "examples", corpus, {}, data)
+    assert [e.clip_ids[0] for e in table if e.task == "chats"] == ["c1", "c1", "c2", "c2"]
+    assert [e.id for e in table][-2:] == ["chats:3", "chats:3/1"]
+    assert set(table.clips) == {f"c{n}" for n in range(9)}
+    with pytest.raises(KeyError):
+        table.clips["long"]
+    assert "2 of 11 clips are left out" in caplog.text
+    assert "1 conversations are left out: a clip of theirs is" in caplog.text
+    write("c1", "nowhere")
+    with pytest.raises(UserError, match=r"chats.jsonl, line 2.*no clip 'nowhere'"):
+        open_examples(tmp_path / "examples", corpus, {}, data)
+    only = build([short], tmp_path / "only")
+    with pytest.raises(UserError, match="none of the corpus' 1 clips"):
+        open_examples(tmp_path / "examples", only, {}, DataConfig(tasks=[SAID]))
+
+
+def test_unknown_lengths_come_from_the_cache_without_its_frames(
+    world: World, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Every start of every rank read and checked the frames of a whole stream for them.
+
+    A clip that no stream covers was taken for 0.1 s long; now its audio is measured.
+    """
+    unmeasured = [
+        Clip(clip_id=clip.clip_id, uri=clip.uri, text=clip.text, labels=clip.labels)
+        for clip in world.clips
+    ]
+    lost = Clip(clip_id="gone", uri=str(tmp_path / "gone.wav"), text="gone")
+    corpus = build([*unmeasured, lost], tmp_path / "corpus")
+    streams = open_streams([str(world.cache)], {"toy.bands": StreamConfig()})
+    reader = streams["toy.bands"].reader
+    assert reader is not None
+    monkeypatch.setattr(reader.teacher, "row", None)
+    table = open_examples(tmp_path / "examples", corpus, streams, DataConfig(tasks=TASKS))
+    known = {clip.clip_id: clip.duration for clip in world.clips}
+    assert set(table.clips) == set(known)  # the file that is gone is left out
+    by_example = zip(table, table.column("seconds"), strict=True)
+    for example, seconds in by_example:
+        assert seconds == pytest.approx(known[example.clip_ids[0]], abs=1e-3)
+    assert table.summary.covered == {"toy.bands": 46}
+    assert table.summary.hours == pytest.approx(
+        sum(clip.duration or 0.0 for clip in world.clips) / 3600, rel=1e-3
+    )
+
+
+MEASURE = """
+import sys
+from pathlib import Path
+from manifests.corpus.corpus import Corpus
+from student.config import DataConfig, TaskConfig
+from student.data.build_table import open_examples
+from student.data.example_table import ExampleTable
+TASKS = [TaskConfig(questions=["What is said?"], answer=["text"]),
+         TaskConfig(questions=["What is heard?"], answer=["labels.note"])]
+
+def private():
+    fields = dict(line.split(":") for line in Path("/proc/self/smaps_rollup").read_text()
+                  .splitlines()[1:])
+    return sum(int(fields[name].split()[0]) for name in ("Private_Dirty", "Private_Clean"))
+
+folder, before = Path(sys.argv[1]), private()
+table = open_examples(folder / "examples", Corpus(folder / "corpus"), {}, DataConfig(tasks=TASKS))
+learning = table.learning()
+for place in range(0, len(learning), 7):
+    learning[place]
+print(len(table), private() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
+def test_a_process_that_maps_a_table_owns_few_bytes_of_it(tmp_path: Path) -> None:
+    """2.2 kB for each clip before, again in every worker that had looked at it."""
+    every = [
+        Clip(clip_id=f"clip-{n:09d}", uri=f"/data/recordings/{n}.wav", duration=9.0,
+             text=f"some words of the clip with the number {n}", labels={"note": f"n{n % 5}"})
+        for n in range(20_000)
+    ]  # fmt: skip
+    build(every, tmp_path / "corpus")
+    owned = []
+    for _ in range(2):  # the first makes the table
+        ran = subprocess.run(
+            [sys.executable, "-c", MEASURE, str(tmp_path)],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        count, kilobytes = map(int, ran.stdout.split())
+        assert count == 40_000
+        owned.append(1024 * kilobytes / 20_000)
+    assert owned[1] < 500  # bytes for each clip; most are pyarrow's and do not grow

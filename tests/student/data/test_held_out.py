@@ -1,0 +1,199 @@
+"""Held-out examples represent the data, and share no recording with what is learnt."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
+from student.config import DataConfig, TaskConfig
+from student.data.build_table import open_examples
+from student.data.example_table import ExampleTable
+from student.data.examples import fraction
+from student.data.held_out import draw_by_task, read_held_out, recordings, write_held_out
+
+SAID = TaskConfig(questions=["What is said?"], answer=["text"])
+HEARD = TaskConfig(questions=["What is heard?", "Name it."], answer=["labels.sound"])
+CHOICE = TaskConfig(questions=["Which sound?"], answer=["labels.sound"], choices=3)
+
+
+def clip(number: int, **fields: object) -> Clip:
+    values = {"clip_id": f"c{number}", "uri": f"/{number}.wav", "duration": 1.0, **fields}
+    return Clip(**values)  # pyright: ignore[reportArgumentType]
+
+
+def speech_then_sounds(speech: int, sounds: int) -> list[Clip]:
+    """A corpus as most are: one kind of clip after the other."""
+    names = ("dog", "rain", "bell", "car")
+    return [clip(n, text=f"words {n}") for n in range(speech)] + [
+        clip(speech + n, labels={"sound": names[n % 4]}) for n in range(sounds)
+    ]
+
+
+def open_table(tmp_path: Path, clips: list[Clip] | Corpus, **data: object) -> ExampleTable:
+    corpus = clips if isinstance(clips, Corpus) else build(clips, tmp_path / "corpus")
+    return open_examples(tmp_path / "run" / "examples", corpus, {}, DataConfig(**data))  # pyright: ignore
+
+
+def write_chats(path: Path, pairs: list[tuple[int, ...]]) -> Path:
+    with path.open("w") as file:
+        for pair in pairs:
+            parts = [{"type": "audio", "clip_id": f"c{number}"} for number in pair]
+            asked = {"role": "user", "content": [*parts, {"type": "text", "text": "same?"}]}
+            line = {"messages": [asked, {"role": "assistant", "content": "no"}]}
+            file.write(json.dumps(line) + "\n")
+    return path
+
+
+def heard(table: ExampleTable) -> set[str]:
+    return {clip_id for example in table for clip_id in example.clip_ids}
+
+
+def test_every_task_is_held_out_validated_and_calibrated_on(tmp_path: Path) -> None:
+    """Prefixes showed the first task's first clips alone: 256 of 985 speech, 0 of 1,015 sounds."""
+    table = open_table(tmp_path, speech_then_sounds(1500, 500), tasks=[SAID, HEARD], validation=0.2)
+    held = table.held_out()
+    assert 330 < len(held) < 470
+    validated = held.drawn(64)
+    assert len(validated) == 64
+    count = Counter(example.task for example in validated)
+    assert 40 < count["What is said?"] < 52  # three quarters
+    numbers = [int(clip_id[1:]) for clip_id in heard(validated) if int(clip_id[1:]) < 1500]
+    assert np.mean(numbers) == pytest.approx(750, abs=200)  # from everywhere, not the first clips
+    calibrated = table.learning().drawn(256)
+    count = Counter(example.task for example in calibrated)
+    assert 170 < count["What is said?"] < 215
+    assert count["What is heard?"] == 256 - count["What is said?"]
+
+
+def test_the_file_has_all_held_out_examples_and_any_prefix_is_fair(tmp_path: Path) -> None:
+    table = open_table(tmp_path, speech_then_sounds(600, 600), tasks=[SAID, CHOICE], validation=0.2)
+    held = table.held_out()
+    write_held_out(tmp_path, held, table.clips)
+    rows = list(read_held_out(tmp_path))
+    assert [example for example, _ in rows] == list(held)
+    assert len({example.id for example, _ in rows}) == len(rows) > 150
+    first = Counter(example.task for example, _ in rows[:60])
+    assert min(first.values()) > 15
+    for example, (source,) in rows:
+        if example.kind == "choice":
+            assert example.bare_answer in example.choices
+            assert len(example.choices) == 3
+            assert example.question == "Which sound?"
+            assert example.bare_answer == source.labels["sound"]
+        else:
+            assert (example.kind, example.bare_answer) == ("transcription", source.text)
+    line = json.loads((tmp_path / "held_out.jsonl").read_text().splitlines()[0])
+    assert set(line) == {
+        "id", "task", "kind", "question", "choices", "answer", "messages", "response", "clips",
+    }  # fmt: skip
+    assert {"clip_id", "uri", "offset", "duration"} <= set(line["clips"][0])
+
+
+def test_files_of_older_runs_are_read(tmp_path: Path) -> None:
+    clips = [{"clip_id": "c1", "uri": "/1.wav", "offset": 0.0, "duration": 1.0, "text": "a",
+              "labels": {}}]  # fmt: skip
+    row = {"messages": [{"role": "user", "content": []}], "answer": "(A) dog", "clips": clips}
+    (tmp_path / "held_out.jsonl").write_text(json.dumps(row) + "\n")
+    ((example, (source,)),) = read_held_out(tmp_path)
+    assert (example.answer, example.bare_answer, source.clip_id) == ("(A) dog", "(A) dog", "c1")
+
+
+def test_conversations_are_held_out_by_any_of_their_clips(tmp_path: Path) -> None:
+    """The split looked at the last clip alone: 69 of 1,700 examples had a held-out clip."""
+    rng = np.random.default_rng(0)
+    pairs = [tuple(rng.choice(2000, 2, replace=False).tolist()) for _ in range(1700)]
+    chats = write_chats(tmp_path / "pairs.jsonl", pairs)
+    clips = [clip(n) for n in range(2000)]
+    table = open_table(tmp_path, clips, tasks=[SAID], chats={str(chats): 1.0}, validation=0.02)
+    held, learning = table.held_out(), table.learning()
+    assert 40 < len(held) < 100
+    drawn = {f"c{n}" for n in range(2000) if fraction("validation", f"c{n}") < 0.02}
+    assert all(set(example.clip_ids) & drawn for example in held)
+    assert not heard(learning) & heard(held)
+    assert not heard(learning) & drawn
+    assert len(learning) > 1450
+    assert {example.task for example in held} == {"pairs"}
+
+
+@pytest.mark.parametrize("by", ["file", "group"])
+def test_recordings_are_on_one_side(tmp_path: Path, by: str) -> None:
+    """Segments of one file, or clips of one `group`, fell on both sides."""
+
+    def segment(n: int) -> Clip:
+        if by == "file":
+            return clip(n, uri=f"/{n // 10}.wav", offset=float(n % 10), text="a")
+        return clip(n, labels={"group": f"speaker {n // 10}"}, text="a")
+
+    table = open_table(tmp_path, [segment(n) for n in range(1000)], tasks=[SAID], validation=0.2)
+    sides = [
+        {int(clip_id[1:]) // 10 for clip_id in heard(side)}
+        for side in (table.held_out(), table.learning())
+    ]
+    assert not sides[0] & sides[1]
+    assert len(sides[0] | sides[1]) == 100
+    assert 10 < len(sides[0]) < 32
+    assert len(table.held_out()) == 10 * len(sides[0])
+
+
+def test_files_and_groups_that_overlap_are_one_recording() -> None:
+    uri_C = np.array([7, 7, 8, 9, 9, 10])
+    group_C = np.array([-1, 3, 3, -1, 4, -1])
+    assert recordings(uri_C, group_C).tolist() == [0, 0, 0, 3, 3, 5]
+    assert recordings(uri_C, np.full(6, -1)).tolist() == [0, 0, 2, 3, 3, 5]
+
+
+def test_the_split_is_that_of_the_clips_own_hash_and_grows_with_the_corpus(tmp_path: Path) -> None:
+    clips = [clip(n, text="a") for n in range(1000)]
+    small = open_table(tmp_path / "small", clips[:500], tasks=[SAID], validation=0.2)
+    large = open_table(tmp_path / "large", clips, tasks=[SAID], validation=0.2)
+    assert heard(small.held_out()) < heard(large.held_out())
+    assert heard(large.held_out()) == {
+        each.clip_id for each in clips if fraction("validation", each.clip_id) < 0.2
+    }
+
+
+def test_a_small_corpus_has_a_clip_of_each_task_held_out(tmp_path: Path) -> None:
+    for count in range(2, 9):
+        clips = speech_then_sounds(count, count)
+        table = open_table(tmp_path / str(count), clips, tasks=[SAID, HEARD], validation=1e-6)
+        tasks = Counter(example.task for example in table.held_out())
+        assert tasks == {"What is said?": 1, "What is heard?": 1}
+        assert len(table.learning()) == 2 * count - 2
+
+
+def test_draws_give_each_task_its_share() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        sizes = rng.integers(1, 400, rng.integers(1, 6))
+        task_E = rng.permutation(np.repeat(np.arange(len(sizes)), sizes))
+        limit = int(rng.integers(1, 300))
+        places = draw_by_task(rng.integers(0, 2**63, len(task_E)).astype("u8"), task_E, limit)
+        assert len(places) == min(limit, len(task_E))
+        assert (np.diff(places) > 0).all()
+        if limit < len(task_E):
+            counts = np.bincount(task_E[places], minlength=len(sizes))
+            floor = np.minimum(sizes, min(16, limit // len(sizes)))
+            assert (counts >= floor).all()
+            rest = limit - floor.sum()
+            shares = floor + (sizes - floor) * (rest / max((sizes - floor).sum(), 1))
+            assert (np.abs(counts - shares) <= 1 + 1e-9).all()
+
+
+def test_runs_of_older_versions_keep_their_split(tmp_path: Path) -> None:
+    chats = write_chats(tmp_path / "pairs.jsonl", [(n, n + 1) for n in range(300)])
+    corpus = build([clip(n, uri="/same.wav") for n in range(301)], tmp_path / "corpus")
+    data = DataConfig(tasks=[SAID], chats={str(chats): 1.0}, validation=0.1)
+    for begun_again in range(2):
+        table = open_examples(tmp_path / "examples", corpus, {}, data, begun=True)
+        held = [fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.held_out()]
+        learnt = [fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.learning()]
+        assert (all(held), any(learnt), len(held) + len(learnt)) == (True, False, 300), begun_again
+        first = [example.clip_ids[-1] for example in table.held_out().drawn(9)]
+        drawn = [f"c{n}" for n in range(1, 301) if fraction("validation", f"c{n}") < 0.1]
+        assert first == drawn[:9]
