@@ -69,7 +69,7 @@ def make_base(out: Path, number: int | None) -> Path:
     for folder, options in ((checkpoint, []), (checkpoint, ["--blind"])):
         name = "base-blind" if options else "base"
         if not (folder / f"eval/{name}.json").is_file():
-            steps.run("coat-student", "eval", folder, "--questions", questions, "--batch-size", "16",
+            steps.run("coat-student", "eval", folder, "--questions", questions, "--batch-size", "8",
                       *options)  # fmt: skip
     RESULTS.mkdir(parents=True, exist_ok=True)
     scores = {
