@@ -59,7 +59,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
     """Fills the cache with the targets that it lacks of the corpus.
 
     Args:
-        config: What to build.
+        config: The options of the build.
         console: Where progress is shown.
         retry_failures: Try the clips that failed before, and nothing else.
 

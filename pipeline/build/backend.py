@@ -61,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def available(self) -> Mapping[str, float]:
-        """What nobody uses at the moment, summed over the nodes; it may lag by a second."""
+        """Resources that nobody uses at the moment, summed over the nodes; may lag by a second."""
         ...
 
     def start_worker(
@@ -76,7 +76,7 @@ class Backend(Protocol):
         Args:
             worker: From `start_worker`.
             method: Name of a method of `pipeline.build.worker.Worker`.
-            arguments: Handles of kept results among them arrive as what they stand for.
+            arguments: Handles of kept results among them arrive as their values.
             keep: The method returns a pair: the first is kept on the worker's node, the second
                 is the call's result.
         """
@@ -87,7 +87,7 @@ class Backend(Protocol):
         ...
 
     def result(self, call: Call) -> Any:
-        """What a completed call returned.
+        """The value that a completed call returned.
 
         Raises:
             WorkerLost: the worker is gone.

@@ -173,7 +173,7 @@ def _loss_cause(error: exceptions.RayError) -> LossCause:
         return "node"
     if "killed by `ray.kill`" in text:
         return "killed"
-    # Ray says so of a process that ended without being told to.
+    # This is Ray's text for a process that ended unexpectedly.
     crashed = "worker process has died" in text and "INTENDED" not in text
     return "process" if crashed or isinstance(error, exceptions.WorkerCrashedError) else "node"
 

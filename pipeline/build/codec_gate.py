@@ -1,9 +1,9 @@
 """Notices a codec that loses too much of a stream.
 
-What a codec loses is judged against the spread of each column over the version so far, and at least
-against a share of the column's own size: a steady tone has hardly any spread, and its loss means
-nothing. One shard never ends a build, because its loss is recorded in its marker; a codec that
-loses too much of shard after shard does.
+The loss is judged against the spread of each column over the version so far, and at least against a
+share of the column's own size: a steady tone has hardly any spread, and its loss means nothing.
+One shard never ends a build, because its loss is recorded in its marker; a codec that loses too
+much of shard after shard does.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class CodecGate:
 
 
 def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:
-    """What is too much about a loss, or nothing."""
+    """The part of a loss that is too large, in words; empty if none is."""
     limit = CODECS[spec.codec].max_loss
     if not KINDS[spec.kind].is_physical:
         # Probabilities and salience: relative to their size, over all columns.

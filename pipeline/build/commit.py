@@ -23,7 +23,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
     """Writes a shard; its marker.
 
     Args:
-        request: What to write.
+        request: The shard to write.
         parts: The rows of the shard's blocks, in the order in which their sums are added.
 
     Raises:

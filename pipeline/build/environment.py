@@ -1,4 +1,4 @@
-"""What has to be in the environment before Ray is imported, and how a build ends on a signal."""
+"""The environment that Ray needs before it is imported, and the signals that end a build."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can go wrong in a build: whose fault it is, and how often it is tried again."""
+"""Kinds of failures in a build, and how often each is tried again."""
 
 from __future__ import annotations
 

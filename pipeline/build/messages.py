@@ -1,4 +1,4 @@
-"""What travels between the steps of a build.
+"""Messages between the steps of a build.
 
 A block is a few clips of one shard that are decoded together and pass each teacher together. Blocks
 are cut from a shard by its content alone, so a resumed build forms the same batches, hence the same
@@ -42,7 +42,7 @@ class Decoded:
 
 @dataclass(frozen=True, slots=True)
 class DecodeSummary:
-    """What the driver needs to know of a decoded block."""
+    """The driver's summary of a decoded block."""
 
     num_clips: int
     """Clips that were decoded, failures left out."""
@@ -55,7 +55,7 @@ class DecodeSummary:
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A block's rows by one teacher, with what was summed over them."""
+    """A block's rows by one teacher, with the sums over them."""
 
     rows: list[Row]
     failures: list[Failure]
@@ -66,7 +66,7 @@ class Extracted:
 
 @dataclass(frozen=True, slots=True)
 class ExtractSummary:
-    """What the driver needs to know of an extracted block."""
+    """The driver's summary of an extracted block."""
 
     num_clips: int
     seconds: float
@@ -80,7 +80,7 @@ class ExtractSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRequest:
-    """All that a worker needs to write a shard of one teacher, but the rows."""
+    """A shard of one teacher that is to be written, without its rows."""
 
     spec: TeacherSpec
     folder: Folder
@@ -98,7 +98,7 @@ class CommitRequest:
 
 
 UNKNOWN_SECONDS = 30.0
-"""What a clip of undeclared length counts for when blocks are cut."""
+"""Assumed length of a clip of unknown length when blocks are cut."""
 
 
 def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[list[Clip]]:

@@ -1,4 +1,4 @@
-"""The shards that a build has begun: what of them is through which step, and what follows.
+"""The shards that a build has begun: which of their clips are through which step.
 
 A result that arrives here has been believed; who is believed is `pipeline.build.recovery`'s
 business.
@@ -34,7 +34,7 @@ class OpenShards:
     Args:
         backlog: Where tasks wait.
         failure_rate: Stops the build when too many clips fail.
-        listener: Is told of every step.
+        listener: Receives every step.
         block_clips: Most clips in a block.
         block_seconds: Most audio seconds in a block of several clips.
     """

@@ -1,8 +1,8 @@
 """Where workers fit: this build's own account of the resources of every node.
 
-A node's totals less what this build's workers take. GPUs are counted one by one, because a share of
-a GPU cannot be put together from two of them. What other jobs take is known only as a sum over the
-cluster, and is respected as a sum.
+Free is a node's total less the share of this build's workers. GPUs are counted one by one, because
+a share of a GPU cannot be put together from two of them. The share of other jobs is known only as a
+sum over the cluster, and is respected as a sum.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Account:
         nodes: The live nodes.
         taken: (node, resources) of every worker of this build.
         placed: Resources of those workers that run already: the cluster counts them as used.
-        available: What the cluster says that nobody uses, as a sum; None to believe the totals.
+        available: Resources that the cluster reports as unused, as a sum; None means all are.
     """
 
     def __init__(

@@ -37,7 +37,7 @@ class WorkerHandle:
     ready: bool = False
     """Whether it has loaded its teachers."""
     tasks: list[Task] = field(default_factory=list)
-    """What it has been given, oldest (running) first."""
+    """The tasks that it has been given, oldest (running) first."""
     task_began: float = 0.0
     """When the oldest of its tasks began."""
 

@@ -1,4 +1,4 @@
-"""What is waiting to be done, and which of it goes first.
+"""Tasks that wait for a worker, and the order in which they go.
 
 One queue per teacher, one for decoding, one for commits. Decoding runs ahead only while its audio
 has room on the worker's node; among the teachers the slowest goes first, so that a build ends with

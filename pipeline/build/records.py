@@ -102,7 +102,7 @@ class Task:
 
     @property
     def description(self) -> str:
-        """What it does, for messages."""
+        """A phrase for messages that says which step of which shard this is."""
         if self.kind == "commit":
             return f"committing shard {self.job.number} of {self.teacher}"
         clip = self.block.clips[0].clip_id if self.block and self.block.clips else ""

@@ -1,7 +1,7 @@
 """Decides what follows from a failure: try again, ask another process, split, record, or end.
 
-Three kinds of causes are kept apart. A clip's own fault is recorded with the clip. What the
-surroundings did (a store that does not answer, a lost node) is tried again with pauses and never
+Three kinds of causes are kept apart. A clip's own fault is recorded with the clip. Failures of the
+surroundings (a store that does not answer, a lost node) are tried again with pauses and never
 recorded: at worst the shard is left for the next build. A worker is suspected when a task costs
 its process or when a whole block fails on it; the task goes to another, and two must agree.
 """
@@ -38,7 +38,7 @@ AGREEMENTS = 2
 
 
 class Recovery:
-    """What a build does about failures.
+    """Reacts to failed calls, lost workers and results that are not believed.
 
     Args:
         backend: The cluster.

@@ -1,4 +1,4 @@
-"""Which worker does what next: the driver's loop between decoding and commit.
+"""The driver's loop between decoding and commit: it gives every worker its next task.
 
 The driver holds handles and small summaries; audio and targets stay where they were made and move
 from worker to worker. `queues` says what goes first among what waits, `open_shards` what follows
@@ -53,10 +53,10 @@ class Scheduler:
     Args:
         backend: The cluster.
         setups: The teachers.
-        work: What is missing, in order.
+        work: The shards to be made, in order.
         folders: Teacher -> folder of its shards.
         config: The build's own limits.
-        listener: Is told of every step.
+        listener: Receives every step.
         accept_failures: Whether clips may fail at any rate, as when failures are tried again.
         check_stop: Raises when the build shall end.
     """

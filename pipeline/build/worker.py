@@ -175,7 +175,7 @@ class Worker:
         """Writes a shard of one teacher, in the corpus's order.
 
         Args:
-            request: What to write.
+            request: The shard to write.
             parts: Handles of the blocks' rows (`Extracted`), which are fetched one by one.
         """
         return commit_shard(request, map(self._fetch, parts))
