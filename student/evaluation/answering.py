@@ -34,7 +34,7 @@ class TokenLimits:
     """Longest replies, in tokens; one that ends there counts as cut."""
 
     answer: int = 64
-    transcription: int = 448
+    transcription: int = 256
 
     def limit(self, kind: str) -> int:
         """The limit for a kind of question."""

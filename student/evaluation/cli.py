@@ -14,7 +14,7 @@ def evaluate(
     batch_size: int = 16,
     blind: bool = False,
     max_tokens: int = 64,
-    max_transcript_tokens: int = 448,
+    max_transcript_tokens: int = 256,
 ) -> None:
     """Score runs on questions with answers, arms beside each other, with intervals.
 
@@ -48,7 +48,7 @@ def ablate(
     limit: int = 0,
     batch_size: int = 16,
     max_tokens: int = 64,
-    max_transcript_tokens: int = 448,
+    max_transcript_tokens: int = 256,
 ) -> None:
     """Is the block used? Replace its states, remove it, swap or drop the audio, and ask again.
 
