@@ -151,12 +151,13 @@ def _probes(console: Console, folder: Path, base: Path, runs: dict[Arm, list[Pat
     for name in readings["coat"][0]["streams"] if readings["coat"] else ():
         first = readings["coat"][0]["streams"][name]
         scores = [
-            f"{arm} " + ", ".join(f"{reading['streams'][name]['score']:.3f}" for reading in found)
+            f"{arm} "
+            + ", ".join(f"{_number(reading['streams'][name]['score'])}" for reading in found)
             for arm, found in readings.items()
         ]
         console.print(
             f"  head {name:22s} {first['metric']:20s} mean predictor "
-            f"{first['mean_predictor']:.3f}, heads of {'; '.join(scores)}"
+            f"{_number(first['mean_predictor'])}, heads of {'; '.join(scores)}"
         )
 
 
@@ -174,3 +175,8 @@ def _cost(console: Console, runs: dict[Arm, list[Path]]) -> None:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def _number(value: float | None) -> str:
+    """A score, or a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3f}"

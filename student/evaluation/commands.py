@@ -120,12 +120,21 @@ def _reading_table(run: str, report: dict) -> Table:
     for name, numbers in report["streams"].items():
         known = ("kind", "clips", "metric", "score", "mean_predictor")
         more = {key: value for key, value in numbers.items() if key not in known}
-        besides = ", ".join(f"{key.replace('_', ' ')} {value:.2f}" for key, value in more.items())
+        besides = ", ".join(
+            f"{key.replace('_', ' ')} {_number(value, '.2f')}" for key, value in more.items()
+        )
         table.add_row(
             name,
             numbers["metric"],
-            f"{numbers['mean_predictor']:.3f}",
-            f"{numbers['score']:.3f}",
+            _number(numbers["mean_predictor"]),
+            _number(numbers["score"]),
             besides,
         )
+    for teacher, scores in report.get("notes", {}).items():
+        shown = [f"{key.replace('_', ' ')} {_number(value)}" for key, value in scores.items()]
+        table.add_row(f"{teacher}: notes", "mir_eval", "", "", ", ".join(shown))
     return table
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, form)

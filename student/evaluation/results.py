@@ -7,8 +7,10 @@ overwritten under the same name.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from manifests.errors import UserError
 from student.evaluation.answering import Reply
@@ -66,6 +68,15 @@ def write_answers(
     file.parent.mkdir(exist_ok=True)
     replace_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return [answer for reply, answer in answers if not reply.failure]
+
+
+def finite(value: Any) -> Any:
+    """The same numbers with None for those that are not defined: JSON knows no NaN."""
+    if isinstance(value, Mapping):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_scores(run: str | Path, name: str, report: dict) -> None:

@@ -15,11 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from manifests.clips import Clip
-from manifests.console import messages
 from manifests.errors import UserError
 from manifests.page.track_kinds import has_keys
 from manifests.streams.kinds import KINDS
@@ -29,8 +27,10 @@ from student.data.dataset import ExampleDataset
 from student.distill.kinds import constant_output, stream_details, stream_metric, to_target_units
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.pictures import draw_reading
+from student.evaluation.progress import progress
+from student.evaluation.results import finite
 from student.inference.generate import TrainedStudent
-from student.runs.folder import Run
+from student.runs.folder import Run, replace_text
 
 # Legend: C clips, N frames (K * R), D columns.
 
@@ -67,7 +67,8 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
             output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
             report["streams"][name] = _measure(stream, output_CND, target_CND)
     report["notes"] = _note_scores(streams, outputs, targets, clips)
-    folder.analysis_file(FILE).write_text(json.dumps(report, indent=1))
+    report = finite(report)
+    replace_text(folder.analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
     for at in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
         shown = {
             name: (stream, outputs[name][at], targets[name][at])
@@ -104,12 +105,16 @@ def _predict(
     )
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
-    for batch in track(batches, "what the heads read", console=messages, transient=True):
-        batch = batch.to(trained.device)
-        result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False)
-        for name, (target_BND, covered_B) in stream_targets(batch, result).items():
-            outputs[name] += list(result.frames[name][covered_B].float().cpu().numpy())
-            targets[name] += list(target_BND[covered_B].cpu().numpy())
+    with progress("what the heads read", len(batches), "batches") as advance:
+        for batch in batches:
+            batch = batch.to(trained.device)
+            result = student(
+                batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False
+            )
+            for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+                outputs[name] += list(result.frames[name][covered_B].float().cpu().numpy())
+                targets[name] += list(target_BND[covered_B].cpu().numpy())
+            advance()
     return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
 
 

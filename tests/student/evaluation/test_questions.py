@@ -21,7 +21,7 @@ from student.evaluation.question_files import (
     write_questions,
 )
 from student.evaluation.questions import Question, check_questions, digest, find_answer
-from student.evaluation.results import check_name, read_answers, write_answers, write_scores
+from student.evaluation.results import check_name, finite, read_answers, write_answers, write_scores
 from student.evaluation.scoring.scores import read_reply, score_answers
 
 
@@ -263,3 +263,10 @@ def test_the_documentation_of_the_question_file_is_true(tmp_path: Path) -> None:
         for key in re.findall(r"`(\w+)`", row.split("|")[1])
     }  # fmt: skip
     assert keys == set(KEYS)
+
+
+def test_numbers_that_are_not_defined_are_null() -> None:
+    report = finite({"a": float("nan"), "b": [float("inf"), 1.0], "c": {"d": 2, "e": "x"}})
+    assert json.loads(json.dumps(report, allow_nan=False)) == {
+        "a": None, "b": [None, 1.0], "c": {"d": 2, "e": "x"},
+    }  # fmt: skip
