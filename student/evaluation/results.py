@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from manifests.console import messages
 from manifests.errors import UserError
 from student.evaluation.answering import Reply
 from student.evaluation.questions import Question, digest
@@ -82,6 +83,20 @@ def finite(value: Any) -> Any:
 def write_scores(run: str | Path, name: str, report: dict) -> None:
     """Writes the scores of a set of questions."""
     file = Run(run).scores_file(name)
+    replace_text(file, json.dumps(report, indent=1, allow_nan=False))
+
+
+def write_analysis(run: str | Path, name: str, report: dict) -> None:
+    """Writes what an analysis measured; what it measured of other questions is kept beside it."""
+    file = Run(run).analysis_file(name)
+    if file.is_file():
+        earlier = json.loads(file.read_text()).get("digest", "earlier")
+        if earlier != report["digest"]:
+            kept = file.with_name(f"{name}-{earlier}.json")
+            file.rename(kept)
+            messages.print(
+                f"{file} was of other questions; it is kept as {kept.name}", markup=False
+            )
     replace_text(file, json.dumps(report, indent=1, allow_nan=False))
 
 

@@ -13,7 +13,6 @@ block holds, `block hidden` nothing but the audio tokens.
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -43,7 +42,8 @@ from student.evaluation.answering import (
     TokenLimits,
 )
 from student.evaluation.partners import Partners, find_partners, with_audio_of
-from student.evaluation.questions import Question
+from student.evaluation.questions import Question, digest
+from student.evaluation.results import write_analysis
 from student.evaluation.scoring.scores import (
     Answer,
     paired_interval,
@@ -51,7 +51,6 @@ from student.evaluation.scoring.scores import (
     score_answers,
     task_tables,
 )
-from student.runs.folder import Run, replace_text
 
 FILE = "ablation"
 MEASURED_QUESTIONS = 64
@@ -200,6 +199,7 @@ def ablate(
         "arm": runner.trained.recipe.arm,
         "seed": runner.trained.recipe.seed,
         "questions": len(questions),
+        "digest": digest(questions),
         "unreadable": len(runner.failures),
         "without_true_partner": partners.num_untrue,
         "layers": list(range(first_layer, num_layers)) if student.block else [],
@@ -207,7 +207,7 @@ def ablate(
         "conditions": scores,
         **_measure_block(setting),
     }
-    replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
+    write_analysis(run, FILE, report)
     return report
 
 

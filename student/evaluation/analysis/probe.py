@@ -8,7 +8,6 @@ Recordings of one file or group are fitted on or scored, never both.
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,8 +24,9 @@ from student.evaluation.analysis.probe_targets import Target, label_targets, sco
 from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.progress import progress
-from student.evaluation.questions import Question, absolute
-from student.runs.folder import Run, replace_text
+from student.evaluation.questions import Question, absolute, digest
+from student.evaluation.results import write_analysis
+from student.runs.folder import Run
 
 # Legend: C clips.
 
@@ -84,12 +84,13 @@ def probe(
             "arm": runner.trained.recipe.arm if Run(run).exists else "base",
             "seed": runner.trained.recipe.seed,
             "clips": len(clips),
+            "digest": digest(questions),
             **_origin(Run(run), clips, streams.values()),
             "tapped_layer": runner.trained.student.tap,
             "targets": _probed(runner, clips, targets, spans, testing_C, group_C),
         }
         report["description"] = describe_clips(report)
-        replace_text(Run(run).analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
+        write_analysis(run, FILE, report)
         console.print(f"{run}: {len(targets)} targets probed", markup=False)
         reports[str(run)] = report
     return reports

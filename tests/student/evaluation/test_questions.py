@@ -21,7 +21,14 @@ from student.evaluation.question_files import (
     write_questions,
 )
 from student.evaluation.questions import Question, check_questions, digest, find_answer
-from student.evaluation.results import check_name, finite, read_answers, write_answers, write_scores
+from student.evaluation.results import (
+    check_name,
+    finite,
+    read_answers,
+    write_analysis,
+    write_answers,
+    write_scores,
+)
 from student.evaluation.scoring.scores import read_reply, score_answers
 
 
@@ -270,3 +277,17 @@ def test_numbers_that_are_not_defined_are_null() -> None:
     assert json.loads(json.dumps(report, allow_nan=False)) == {
         "a": None, "b": [None, 1.0], "c": {"d": 2, "e": "x"},
     }  # fmt: skip
+
+
+def test_an_analysis_of_other_questions_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ablation.json").write_text('{"arm": "coat"}')  # of an earlier version
+    for digest_ in ("aa", "aa", "bb"):
+        write_analysis(tmp_path, "ablation", {"digest": digest_})
+    assert {path.name: json.loads(path.read_text()) for path in tmp_path.iterdir()} == {
+        "ablation-earlier.json": {"arm": "coat"},
+        "ablation-aa.json": {"digest": "aa"},
+        "ablation.json": {"digest": "bb"},
+    }
+    assert capsys.readouterr().err.count("was of other questions; it is kept as") == 2
