@@ -63,7 +63,7 @@ def probe(
         UserError: there are too few clips.
     """
     clips, labels = _by_clip(questions)
-    recordings = [clip.group or absolute(clip.audio) for clip in clips]
+    recordings = _recordings(clips)
     testing_C = np.array([fraction("probe", recording) < TEST_SHARE for recording in recordings])
     if min(testing_C.sum(), (~testing_C).sum()) < 8:
         raise UserError(
@@ -121,6 +121,16 @@ def _probed(
                "scores": scores[name]}
         for name, target in targets.items()
     }  # fmt: skip
+
+
+def _recordings(clips: Sequence[Question]) -> list[str]:
+    """For each clip the first id of its group, or of its file: an id that no path is part of, so
+    that the split is the same on every machine."""
+    origins = [clip.group or absolute(clip.audio) for clip in clips]
+    first: dict[str, str] = {}
+    for origin, clip in zip(origins, clips, strict=True):
+        first[origin] = min(first.get(origin, clip.id), clip.id)
+    return [first[origin] for origin in origins]
 
 
 def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, list[str | None]]]:

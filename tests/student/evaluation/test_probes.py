@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
-from student.evaluation.analysis.probe import build_table, describe_clips
+from student.evaluation.analysis.probe import _recordings, build_table, describe_clips
 from student.evaluation.analysis.probe_targets import label_targets, score
+from student.evaluation.questions import Question
 
 
 def plain_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float):
@@ -64,6 +65,21 @@ def test_recordings_of_one_group_are_never_on_both_sides() -> None:
     mixed = score(states_C1H, targets, rng.random(200) < 0.3, np.arange(200))["t"]
     assert mixed > 0.95
     assert kept_apart < 0.75
+
+
+def test_the_split_knows_files_and_groups_and_no_paths() -> None:
+    def clip(number: int, audio: str, group: str | None = None) -> Question:
+        return Question(id=f"c{number}", kind="label", audio=audio, question="?", answer="x",
+                        group=group)  # fmt: skip
+
+    def clips(folder: str) -> list[Question]:
+        return [
+            clip(3, f"{folder}/a.wav"), clip(1, f"{folder}/a.wav"), clip(2, f"{folder}/b.wav"),
+            clip(5, f"{folder}/c.wav", "anna"), clip(4, f"{folder}/d.wav", "anna"),
+        ]  # fmt: skip
+
+    assert _recordings(clips("/here")) == ["c1", "c1", "c2", "c4", "c4"]
+    assert _recordings(clips("/there")) == _recordings(clips("/here"))
 
 
 @pytest.mark.parametrize(
