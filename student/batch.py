@@ -146,8 +146,15 @@ def collate(
 
 
 def collate_audio(audios: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The audio inputs of several prompts in one; a prompt may have several audios or windows."""
-    return {name: torch.cat([audio[name] for audio in audios]) for name in audios[0]}
+    """The audio inputs of several prompts in one; a prompt may have several audios or windows.
+
+    Where a backbone takes any number of frames, the last dimension is padded to the longest.
+    """
+    batch = {}
+    for name in audios[0]:
+        length = max(audio[name].shape[-1] for audio in audios)
+        batch[name] = torch.cat([_padded(audio[name], length, 0) for audio in audios])
+    return batch
 
 
 def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:

@@ -20,6 +20,7 @@ from transformers import (
 
 from manifests.errors import UserError
 from student.config import TinyConfig
+from student.model.backbones.log_mel import fill_inputs, samples_needed
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
 
@@ -67,6 +68,7 @@ class AudioFlamingo3(Backbone):
             raise UserError(
                 f"Audio Flamingo 3 takes one audio per conversation, found {len(waves)}"
             )
-        inputs = processor(text=[prompt], audio=list(waves))
+        needed = samples_needed(processor.feature_extractor, waves)
+        inputs = processor(text=[prompt], audio=list(waves), audio_kwargs={"max_length": needed})
         del inputs["attention_mask"]
-        return dict(inputs)
+        return fill_inputs(inputs, processor.feature_extractor, "input_features_mask")

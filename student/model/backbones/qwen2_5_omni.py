@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from student.config import TinyConfig
+from student.model.backbones.log_mel import samples_needed
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
 
@@ -114,10 +115,13 @@ class Qwen2_5Omni(Backbone):
         heard = processor.extractor(
             list(waves),
             sampling_rate=self.sample_rate,
+            max_length=samples_needed(processor.extractor, waves),
             return_attention_mask=True,
             return_tensors="pt",
         )
-        mask_AF = heard["attention_mask"]
+        # The tower takes any number of frames, so nothing is filled; 300 s of silence would be.
+        num_frames = int(heard["attention_mask"].sum(-1).max())
+        mask_AF = heard["attention_mask"][:, :num_frames]
         before, *pieces = prompt.split("<|AUDIO|>")
         assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
         for frames, piece in zip(mask_AF.sum(-1).tolist(), pieces, strict=True):
@@ -125,7 +129,7 @@ class Qwen2_5Omni(Backbone):
         ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
         return {
             "input_ids": ids["input_ids"],
-            "input_features": heard["input_features"],
+            "input_features": heard["input_features"][..., :num_frames],
             "feature_attention_mask": mask_AF,
         }
 

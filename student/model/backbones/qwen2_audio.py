@@ -18,6 +18,7 @@ from transformers import (
 
 from manifests.errors import UserError
 from student.config import TinyConfig
+from student.model.backbones.log_mel import fill_inputs, samples_needed
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.ct2_weights import load_whisper_encoder
 from student.model.tiny import MEL_BANDS, qwen2_fields, tower_fields
@@ -68,8 +69,11 @@ class Qwen2Audio(Backbone):
         inputs = processor(
             text=[prompt],
             audio=list(waves),
-            sampling_rate=self.sample_rate,
+            audio_kwargs={
+                "sampling_rate": self.sample_rate,
+                "max_length": samples_needed(processor.feature_extractor, waves),
+            },
             return_tensors="pt",
         )
         del inputs["attention_mask"]
-        return dict(inputs)
+        return fill_inputs(inputs, processor.feature_extractor, "feature_attention_mask")

@@ -1,0 +1,55 @@
+"""Log-mel features of what is there: silence that only fills a window is not computed.
+
+Whisper's feature extractor pads audio to 30 s, Qwen2.5-Omni's to 300 s, before it computes
+anything. Beyond the audio every frame has the same value in every band, so it is enough to compute
+the audio and one frame more. Models that need a whole window get it filled with that value; the
+features are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# Legend: A audios, M mel bands, F mel frames.
+
+
+def samples_needed(extractor: Any, waves: Sequence[np.ndarray]) -> int:
+    """Samples to pad to, so that the last frame meets nothing but silence; at most a window.
+
+    Args:
+        extractor: transformers' `WhisperFeatureExtractor`.
+        waves: Audio at the extractor's rate.
+    """
+    hop = extractor.hop_length
+    longest = max(len(wave) for wave in waves)
+    # The last frame but one ends n_fft / 2 after its centre.
+    needed = longest + extractor.n_fft + hop
+    return min(-(-needed // hop) * hop, extractor.n_samples)
+
+
+def fill_window(features_AMF: Tensor, num_frames: int) -> Tensor:
+    """Features of padded audio, filled up to a whole window with their last frame."""
+    missing = num_frames - features_AMF.shape[-1]
+    if missing <= 0:
+        return features_AMF
+    return torch.cat([features_AMF, features_AMF[..., -1:].expand(-1, -1, missing)], dim=-1)
+
+
+def fill_inputs(inputs: Mapping[str, Tensor], extractor: Any, mask: str) -> dict[str, Tensor]:
+    """Model inputs whose features and mask fill a window.
+
+    Args:
+        inputs: With `input_features` (A, M, F) and a mask (A, F).
+        extractor: It says how long a window is.
+        mask: Name of the mask.
+    """
+    features_AMF = fill_window(inputs["input_features"], extractor.nb_max_frames)
+    mask_AF = inputs[mask]
+    filled_AF = mask_AF.new_zeros(len(mask_AF), features_AMF.shape[-1])
+    filled_AF[:, : mask_AF.shape[1]] = mask_AF
+    return {**inputs, "input_features": features_AMF, mask: filled_AF}
