@@ -1,10 +1,14 @@
 """Planning, resuming and status of millions of clips; and 64 workers kept busy by one driver.
 
-    python -m benchmarks.scale                     both parts
+    python -m benchmarks.scale                     all parts
     python -m benchmarks.scale --part markers      only the first
+    python -m benchmarks.scale --part store        five teachers on an object store 40 ms away
 
 Part one: synthetic corpora and the commit markers of one teacher (384 columns, 256 clips to a
 shard), every step in a process of its own, whose peak memory is what the operating system says.
+Part "store": the same corpus with five teachers, read through a store whose every request takes
+40 ms (`benchmarks.distant_store`). "Before" is arithmetic: the requests per shard and teacher of
+commit 652e439, counted by instrumenting its store, times 40 ms, over its parallel requests.
 Part two: a real build on a local Ray cluster that claims 64 CPUs, with a teacher that sleeps. Its
 efficiency is the share of the workers' time that the teacher had, from the moment when all 64 were
 ready to the last commit; decoding, writing, waiting for the driver and the tail are the rest.
@@ -32,16 +36,21 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import distant_store
 from benchmarks.hardware import describe
 from benchmarks.reader import SPEC, STREAM
-from manifests.cache import shards
+from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
-from manifests.cache.shards import Marker
+from manifests.cache.reader import CacheReader
+from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.clips import SCHEMA, Clip
 from manifests.corpus.corpus import CLIPS_PER_PART, Corpus, CorpusIndex, Part, build
+from manifests.streams.specs import TeacherSpec
 from pipeline.build import plan
+from pipeline.inspect import maintenance
 from pipeline.inspect.status import status
+from pipeline.report import survey
 
 console = Console(highlight=False, width=110)
 
@@ -64,6 +73,7 @@ def make_corpus(folder: Path, clips: int) -> Corpus:
             pa.array(np.full(count, 6.0)),
             pa.array(["some words that were said"] * count),
             pa.array(["{}"] * count),
+            pa.nulls(count, pa.float64()),
         ]
         name = f"clips-{len(parts):05d}.parquet"
         table = pa.table(columns, schema=SCHEMA)
@@ -83,37 +93,131 @@ def make_corpus(folder: Path, clips: int) -> Corpus:
     return Corpus(folder)
 
 
+TEACHERS = 5
+FAILED = 2
+"""Clips of every shard that have no targets."""
+
+
 def make_markers(layout: Layout, corpus: Corpus) -> None:
     """Commits every shard of one teacher, without the data."""
     folder = Path(layout.shards(SPEC, corpus.name).path("markers"))
     folder.mkdir(parents=True)
     total = Sums.zero(STREAM.dim)
     total.total_D = np.random.default_rng(0).standard_normal(STREAM.dim)
-    marker = Marker(
-        shard=0,
-        clips=PER_SHARD,
-        rows=PER_SHARD - 2,
-        failures={"empty": 2},
-        seconds=6.0 * PER_SHARD,
-        extract_seconds=100.0,
-        finished="2026-01-01T00:00:00+00:00",
-        clips_digest="0" * 32,
-        data="0000000-12345678.parquet",
-        data_bytes=1 << 24,
-        data_sha256="0" * 64,
-        failures_data="0000000-12345678.parquet",
-        failures_sha256="0" * 64,
-        sums={STREAM.name: total.to_json()},
-    )
-    for number in range(corpus.num_shards):
-        name = shards.marker_name(number)
-        (folder / name).write_bytes(replace(marker, shard=number).to_bytes())
+    sums = {STREAM.name: total.to_json()}
+    for number, size in enumerate(corpus.shard_sizes()):
+        ids = [f"clip{at:08d}" for at in range(number * PER_SHARD, number * PER_SHARD + size)]
+        marker = Marker(
+            shard=number,
+            clips=size,
+            rows=size - FAILED,
+            failures={"empty": FAILED},
+            seconds=6.0 * size,
+            extract_seconds=100.0,
+            finished="2026-01-01T00:00:00+00:00",
+            clips_digest=shards.digest_ids(ids),
+            data="0000000-12345678.parquet",
+            data_bytes=1 << 24,
+            data_sha256="0" * 64,
+            sums=sums,
+            failed=tuple(
+                Failure(clip_id=clip_id, stage="decode", error="empty", message="no samples")
+                for clip_id in ids[:FAILED]
+            ),
+        )
+        (folder / shards.marker_name(number)).write_bytes(marker.to_bytes())
 
 
-def measure(step: str, cache: Path) -> None:
-    """Prints {seconds, megabytes} of one step, as JSON."""
-    began = time.perf_counter()
+def distant_specs() -> list[TeacherSpec]:
+    """Five teachers that differ in name."""
+    return [replace(SPEC, name=f"teacher{at}") for at in range(TEACHERS)]
+
+
+BEFORE = {
+    # step: (requests per shard and teacher one after the other, requests at once)
+    "status": ((2, 16),),
+    "ls": ((2, 16),),
+    "coverage": ((2, 16), (3, 1)),
+    "retry": ((2, 1), (3, 1)),
+    "reader": ((2, 16), (1, 1), (3, 1)),
+    "survey": ((2, 8),),
+}
+"""How commit 652e439 read: a marker is 2 requests (HEAD and GET), a table of failures 3, the ids of
+a shard 1; every shard has failures here."""
+
+
+def before_seconds(step: str, num_shards: int) -> float:
+    """What a step took at 652e439, by its requests alone."""
     if step in ("plan", "resume"):
+        return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
+    per_shard = sum(count / at_once for count, at_once in BEFORE[step])
+    return TEACHERS * num_shards * per_shard * distant_store.LATENCY_S
+
+
+def distant_step(step: str, cache: str) -> None:
+    """One step against the store that is far away."""
+    distant_store.plant()
+    layout = Layout.open(cache)
+    if step in ("plan", "resume"):
+        corpus = layout.corpus("corpus")
+        lacking = plan.missing(layout, corpus, distant_specs())
+        for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
+            pass
+    elif step == "status":
+        status(layout)
+    elif step == "ls":
+        maintenance.versions(layout)
+    elif step == "coverage":
+        maintenance.coverage(layout)
+    elif step == "retry":
+        plan.failed(layout, layout.corpus("corpus"), distant_specs())
+    elif step == "survey":
+        survey.survey(layout)
+    elif step == "reader":
+        reader = CacheReader(cache)
+        for spec in distant_specs():
+            reader.teacher(spec.name).statistics(STREAM.name)
+
+
+def store(clips: int) -> None:
+    """Part "store"."""
+    folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
+    corpus = make_corpus(folder / "corpora" / "corpus", clips)
+    layout = Layout.create(folder)
+    layout.add_teacher(SPEC)
+    make_markers(layout, corpus)
+    began = time.perf_counter()
+    marker_index.refresh(layout.shards(SPEC, corpus.name))
+    console.print(f"marker index of one teacher, from its markers on this disk: "
+                  f"{time.perf_counter() - began:.1f} s")  # fmt: skip
+    first = Path(layout.root.path(f"teachers/{SPEC.key}"))
+    for spec in distant_specs():
+        layout.add_teacher(spec)
+        Path(layout.root.path(f"teachers/{spec.key}/corpus")).symlink_to(first / "corpus")
+    (first / "spec.json").unlink()
+    table = Table(title=f"{clips:,} clips, {corpus.num_shards:,} shards, {TEACHERS} teachers, "
+                        f"{distant_store.LATENCY_S * 1000:g} ms a request")  # fmt: skip
+    for heading in ("", "before (652e439)", "now", "peak memory", "requests now", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    address = f"s3://{str(folder)[1:]}"
+    for step in ("plan", "status", "ls", "coverage", "retry", "reader", "survey"):
+        seconds, megabytes, requests = measured(f"distant {step}", address)
+        before = before_seconds(step, corpus.num_shards)
+        table.add_row(
+            step, f"{before:,.0f} s", f"{seconds:.1f} s", f"{megabytes:,.0f} MB", f"{requests:,}",
+            f"{before / seconds:,.0f} x",
+        )  # fmt: skip
+    console.print(table)
+    shutil.rmtree(folder)
+
+
+def measure(step: str, address: str) -> None:
+    """Prints {seconds, megabytes, requests} of one step, as JSON."""
+    cache = Path(address)
+    began = time.perf_counter()
+    if step.startswith("distant "):
+        distant_step(step.removeprefix("distant "), address)
+    elif step in ("plan", "resume"):
         corpus = Corpus(cache / "corpora" / "corpus")
         lacking = plan.missing(Layout.open(cache), corpus, [SPEC])
         for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
@@ -123,15 +227,15 @@ def measure(step: str, cache: Path) -> None:
     seconds = time.perf_counter() - began
     # Of this program alone: ru_maxrss would begin with what the parent had.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps({"seconds": seconds, "megabytes": int(peak) / 1024}))
+    print(json.dumps([seconds, int(peak) / 1024, distant_store.requests]))
 
 
-def measured(step: str, cache: Path) -> tuple[float, float]:
-    """(seconds, megabytes) of a step in a process of its own."""
+def measured(step: str, cache: Path | str) -> tuple[float, float, int]:
+    """(seconds, megabytes, requests to a distant store) of a step in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scale", "--measure", step, "--cache", str(cache)]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    fields = json.loads(said)
-    return fields["seconds"], fields["megabytes"]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    seconds, megabytes, requests = json.loads(said)
+    return seconds, megabytes, requests
 
 
 def markers(sizes: list[int]) -> None:
@@ -149,13 +253,13 @@ def markers(sizes: list[int]) -> None:
         layout.add_teacher(SPEC)
         steps = {"nothing (imports)": "nothing", "plan, nothing done": "plan"}
         for name, step in steps.items():
-            found.setdefault(name, []).append(measured(step, folder))
+            found.setdefault(name, []).append(measured(step, folder)[:2])
         make_markers(layout, corpus)
-        found.setdefault("status, all done", []).append(measured("status", folder))
+        found.setdefault("status, all done", []).append(measured("status", folder)[:2])
         inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
         for number in range(0, corpus.num_shards, 2):
             (inside / shards.marker_name(number)).unlink()
-        found.setdefault("resume, every second done", []).append(measured("resume", folder))
+        found.setdefault("resume, every second done", []).append(measured("resume", folder)[:2])
         shutil.rmtree(folder)
     for name, results in found.items():
         growth = results[-1][0] / max(results[0][0], 1e-9)
@@ -263,20 +367,22 @@ def busy(workers: int, clips: int) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--part", choices=["markers", "busy", "both"], default="both")
+    parser.add_argument("--part", choices=["markers", "store", "busy", "all"], default="all")
     parser.add_argument("--clips", type=int, nargs="+", default=[1_000_000, 10_000_000])
     parser.add_argument("--workers", type=int, default=64)
     parser.add_argument("--busy-clips", type=int, default=14_000)
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    parser.add_argument("--cache", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--cache", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         measure(options.measure, options.cache)
         return
     console.print(describe())
-    if options.part in ("markers", "both"):
+    if options.part in ("markers", "all"):
         markers(options.clips)
-    if options.part in ("busy", "both"):
+    if options.part in ("store", "all"):
+        store(max(options.clips))
+    if options.part in ("busy", "all"):
         busy(options.workers, options.busy_clips)
 
 

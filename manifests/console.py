@@ -42,9 +42,11 @@ VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
 )  # fmt: skip
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+_AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}
+"""Texts, labels and ids are shown as they are: `[noise]` and `:x:` are no markup."""
+console = Console(width=None if sys.stdout.isatty() else 160, **_AS_IT_IS)
 """Where results go: stdout."""
-messages = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 160)
+messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, **_AS_IT_IS)
 """Where progress and log lines go: stderr."""
 
 Command = Callable[..., int | None]

@@ -257,7 +257,7 @@ def list_failures(
     lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
     if export:
         failures.export(lines, Path(export))
-        messages.print(f"{len(lines)} clips in {export}", markup=False)
+        messages.print(f"{len(lines)} clips in {export}")
     if json:
         _print_json([failures.as_json(line) for line in lines])
     elif not export:
@@ -364,8 +364,8 @@ def fetch(config: FetchConfig) -> None:
 
 
 def _print_line(text: str) -> None:
-    """Prints a line as it is: brackets in clip ids and labels are no markup."""
-    console.print(text, markup=False, soft_wrap=True)
+    """Prints a line that the terminal may break, but not the program."""
+    console.print(text, soft_wrap=True)
 
 
 def _print_json(value: object) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from manifests.cache import marker_index
@@ -99,10 +98,10 @@ def table(lines: Sequence[FailedClip]) -> Table:
             if line.clip.uri not in message:
                 message = f"{message} ({line.clip.uri})"
             shown.add_row(
-                escape(line.clip.clip_id),
-                escape(f"{failure.stage}: {failure.error}"),
-                escape(message),
-                "all" if len(teachers) == len(line.reasons) > 1 else escape(", ".join(teachers)),
+                line.clip.clip_id,
+                f"{failure.stage}: {failure.error}",
+                message,
+                "all" if len(teachers) == len(line.reasons) > 1 else ", ".join(teachers),
             )
     if len(lines) > SHOWN:
         shown.caption = f"{len(lines) - SHOWN:,} more: --json or --export FILE give all"

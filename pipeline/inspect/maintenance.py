@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from manifests.cache import marker_index, shards
@@ -84,7 +83,7 @@ def versions_table(lines: list[Version]) -> Table:
             line.created[:10],
             f"{line.clips:,}",
             f"{line.cache_bytes / 1e6:,.1f}",
-            escape(", ".join([*line.streams, *settings])),
+            ", ".join([*line.streams, *settings]),
         )
     return shown
 
@@ -265,5 +264,5 @@ def coverage_table(lines: list[Coverage]) -> Table:
     for line in lines:
         holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))
         teachers = ", ".join(line.teachers) or "none"
-        shown.add_row(line.corpus, f"{line.clips:,}", teachers, escape(holes) or "-")
+        shown.add_row(line.corpus, f"{line.clips:,}", teachers, holes or "-")
     return shown

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from rich.markup import escape
 from rich.table import Table
 
 from manifests.audio import Waveform
@@ -82,12 +81,12 @@ def numbers(reader: CacheReader, clip: Clip) -> dict[str, Any]:
 
 def table(found: dict[str, Any]) -> Table:
     """What `numbers` gives, for people."""
-    shown = Table("stream", "kind", title=escape(f"{found['clip_id']}  {found['text'] or ''}"))
+    shown = Table("stream", "kind", title=f"{found['clip_id']}  {found['text'] or ''}")
     for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
         shown.add_column(heading, justify="right")
     for name, teacher in found["teachers"].items():
         if "absent" in teacher:
-            shown.add_row(name, escape(f"no targets: {teacher['absent']}"))
+            shown.add_row(name, f"no targets: {teacher['absent']}")
             continue
         for stream, facts in teacher["streams"].items():
             values = [facts[key] for key in ("frames", "dim", "frame_rate_hz")]

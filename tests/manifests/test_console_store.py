@@ -6,10 +6,14 @@ import json
 import math
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from manifests.console import run_command, to_json
+from manifests.clips import Clip
+from manifests.console import console, run_command, to_json
+from manifests.corpus import stats
+from manifests.corpus.corpus import build
 from manifests.errors import StoreError
 
 
@@ -72,3 +76,12 @@ def test_a_reader_that_has_gone_is_an_exit_code():
 def test_json_has_no_infinity():
     value = {"a": [math.inf, {"b": math.nan}], "c": 1.5}
     assert json.loads(to_json(value)) == {"a": [None, {"b": None}], "c": 1.5}
+
+
+@pytest.mark.parametrize("text", ["[noise]", "a [/INAUDIBLE] b", "x[/b]", ":warning:", "[red]"])
+def test_texts_are_shown_as_they_are(text: str, tmp_path: Path):
+    clips = [Clip(clip_id=f"{text}{at}", uri="/a.wav", labels={text: text}) for at in range(2)]
+    corpus = build(clips, tmp_path / "corpus")
+    with console.capture() as captured:
+        console.print(stats.shown(stats.collect(corpus.tables())))
+    assert captured.get().count(text) >= 3
