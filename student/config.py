@@ -305,6 +305,10 @@ class Recipe:
     distill_until: float = 1.0
     """Share of the joint stage's steps after which lambda is 0: targets then no longer hold the
     weights that answers need (HASTE, arXiv 2505.16792). 1 keeps it to the end."""
+    distill_reaches_audio: bool = True
+    """Whether distillation at the block may change keys and values of audio tokens. False gives the
+    heads a forward pass of their own, in which these are constants: the block then learns to read
+    what is there, and answers alone shape the audio tokens (twice the time per step)."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     align: StageConfig | None = field(default_factory=lambda: StageConfig(train="rows"))
@@ -318,6 +322,14 @@ class Recipe:
     def __post_init__(self) -> None:
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)
         _require(0 <= self.distill_until <= 1, "distill_until", "in [0, 1]", self.distill_until)
+        if not self.distill_reaches_audio:
+            stages = [stage for stage in (self.align, self.joint) if stage is not None]
+            _require(
+                not any(stage.checkpointing for stage in stages),
+                "distill_reaches_audio",
+                "true with `checkpointing`, which would recompute without it",
+                False,
+            )
         if self.align is not None:
             _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
         if self.joint is not None:

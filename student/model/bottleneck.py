@@ -11,7 +11,9 @@ arbitrary mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -103,3 +105,28 @@ def as_attention_mask(visible_BSS: Tensor, model: PreTrainedModel) -> Tensor:
         return mask_B1SS
     scores_B1SS = torch.zeros(mask_B1SS.shape, device=mask_B1SS.device)
     return scores_B1SS.masked_fill(~mask_B1SS, torch.finfo(scores_B1SS.dtype).min)
+
+
+@contextmanager
+def constant_keys_and_values(model: PreTrainedModel, places_BS: Tensor) -> Iterator[None]:
+    """A context in which losses cannot change the keys and values of some positions.
+
+    Args:
+        model: A backbone; its language model's projections are `k_proj` and `v_proj`.
+        places_BS: The positions.
+    """
+
+    def constant(module: Any, args: Any, output_BSC: Tensor) -> Tensor:
+        return torch.where(places_BS[..., None], output_BSC.detach(), output_BSC)
+
+    language_model: Any = model.model
+    handles = [
+        projection.register_forward_hook(constant)
+        for layer in language_model.language_model.layers
+        for projection in (layer.self_attn.k_proj, layer.self_attn.v_proj)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -24,6 +24,7 @@ from student.model.block import Block, add_block, template_with_block, template_
 from student.model.bottleneck import (
     as_attention_mask,
     check_kernel,
+    constant_keys_and_values,
     text_that_is_blind,
     visible,
 )
@@ -57,6 +58,7 @@ class Student(nn.Module):
         num_positions: int,
         *,
         audio_heads: bool = False,
+        reaches_audio: bool = True,
     ) -> None:
         """
         Args:
@@ -67,6 +69,7 @@ class Student(nn.Module):
             config: Sizes of the heads.
             num_positions: K.
             audio_heads: Give the audio tokens heads of their own beside the block's.
+            reaches_audio: Whether the block's heads may change keys and values of audio tokens.
         """
         super().__init__()
         self.backbone = backbone
@@ -76,6 +79,7 @@ class Student(nn.Module):
         self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
         width = text_config.hidden_size
         self.num_positions = num_positions
+        self.reaches_audio = reaches_audio
 
         def heads(predicted: Mapping[str, Stream]) -> nn.ModuleDict:
             return nn.ModuleDict(
@@ -130,13 +134,14 @@ class Student(nn.Module):
             `audio_weights_BNS`.
         """
         inputs = self.cast(inputs)
-        outputs = self.base.model(
-            **(
-                inputs | self.backbone.positions(inputs) | self._mask(inputs, labels_BS, bottleneck)
-            ),
-            output_hidden_states=bool(self.heads),
-            use_cache=False,
+        masked = (
+            inputs | self.backbone.positions(inputs) | self._mask(inputs, labels_BS, bottleneck)
         )
+
+        def read() -> Any:
+            return self.base.model(**masked, output_hidden_states=bool(self.heads), use_cache=False)
+
+        outputs = read()
         logits_AV = labels_A = tower_BNH = None
         frames: dict[str, Tensor] = {}
         audio_frames: dict[str, Tensor] = {}
@@ -148,7 +153,12 @@ class Student(nn.Module):
         if self.heads:
             tapped_BSH = outputs.hidden_states[self.tap]
             if self.block is not None:
-                hidden_BKH = self._thinking(tapped_BSH, inputs["input_ids"], self.block)
+                block_BSH = tapped_BSH
+                if not self.reaches_audio and torch.is_grad_enabled():
+                    audio_BS = inputs["input_ids"] == self.backbone.audio_token_id(self.base)
+                    with constant_keys_and_values(self.base, audio_BS):
+                        block_BSH = read().hidden_states[self.tap]
+                hidden_BKH = self._thinking(block_BSH, inputs["input_ids"], self.block)
             else:
                 assert audio_weights_BNS is not None
                 hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
@@ -321,6 +331,7 @@ def build_student(
     return Student(
         backbone, wrapped, block, distilled, recipe.heads, num_positions,
         audio_heads=switches.distill_audio and switches.distill_block,
+        reaches_audio=recipe.distill_reaches_audio,
     )  # fmt: skip
 
 

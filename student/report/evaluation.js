@@ -25,10 +25,22 @@ function ablation(ablated) {
   ]));
   const about = "mean score over tasks with its 95% interval, with the block or the audio tampered with; a block that is read falls with another clip's states";
   const headings = [["Run"], ["Condition"], ["Score", true], ["Change", true], ["95% interval", true], ["Same reply", true]];
+  const measured = ablated.filter(({ found }) => found.attention);
   return [
     panel("Token replacement", about, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: run.name, tint: tintOf(run), dash: 0 })))),
     el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Changes against the intact student, question by question"), table(headings, lines))),
+    ...(measured.length ? [panel("Attention and block states", "share of the attention that the position before the answer pays to audio, block and text, by layer; block states that are alike for all clips, or do not change with the audio, hold nothing of it", ...measured.map(blockUse))] : []),
   ];
+}
+
+/** Where the answer's attention goes, and how much the block's states depend on the clip. */
+function blockUse({ run, found }) {
+  const layers = found.attention.audio.map((_, at) => [String(at), true]);
+  const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, value.toFixed(2));
+  const rows = Object.entries(found.attention).map(([group, shares]) => [group, ...shares.map(share)]);
+  const states = found.block_states;
+  const said = `${run.name}: cosine of block states between clips ${states.cosine_between_clips.toFixed(2)}, change with other audio ${states.change_with_other_audio.toFixed(2)}`;
+  return el("div", {}, el("h4", {}, said), table([["Attention to"], ...layers], rows));
 }
 
 /** Rows of values with intervals: [name, [{score, low, high, name, tint}]]. */

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, PreparedExample, collate, pad_prompts
-from student.config import Recipe, StageConfig
+from student.config import ModelConfig, Recipe, StageConfig
 from student.data.examples import ask
 from student.inference.generate import TrainedStudent
 from student.model.bottleneck import (
@@ -22,7 +22,7 @@ from student.model.bottleneck import (
     text_that_is_blind,
     visible,
 )
-from student.train import bottleneck_now, train
+from student.train import bottleneck_now, distill_weight_now, train
 from student.training.trainer import StudentTrainer
 from tests.student.conftest import model_of, states
 from tests.student.training.test_training import _KillAt, _Killed
@@ -244,3 +244,48 @@ def test_a_recipe_states_the_share(world: Any, tmp_path: Path) -> None:
         recipe(arm="sft", joint=stage)
     with pytest.raises(UserError, match=r"bottleneck must be in \[0, 1\]"):
         StageConfig(bottleneck=1.5)
+
+
+def test_distillation_may_spare_the_audio_tokens_keys_and_values(
+    world: Any, runs: Callable[[str], Path]
+) -> None:
+    """The heads at the block then see the same states, but teach the audio tokens nothing."""
+    trained = TrainedStudent(runs("qwen2_audio"), heads=True)
+    student, batch = trained.student, batch_of(world, trained, "right")
+    audio_BS = batch.inputs["input_ids"] == student.backbone.audio_token_id(student.base)
+    embedded: list[Tensor] = []
+
+    def keep(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        embedded.append(kwargs["inputs_embeds"].detach().requires_grad_())
+        return args, kwargs | {"inputs_embeds": embedded[-1]}
+
+    base: Any = student.base.model
+    handle = base.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    frames, gradients = [], []
+    try:
+        for reaches in (True, False):
+            student.reaches_audio = reaches
+            embedded.clear()
+            result = student(batch.inputs, batch.labels_BS)
+            frames.append(torch.cat([each.flatten() for each in result.frames.values()]))
+            frames[-1].square().sum().backward()
+            gradient = embedded[-1].grad
+            assert gradient is not None
+            gradients.append(gradient[audio_BS])
+    finally:
+        handle.remove()
+    torch.testing.assert_close(*frames)
+    assert (gradients[0] != 0).any(-1).float().mean() > 0.9
+    assert (gradients[1] == 0).all()
+    with pytest.raises(UserError, match="distill_reaches_audio must be true with"):
+        Recipe(model=ModelConfig(build="tiny"), distill_reaches_audio=False,
+               joint=StageConfig(checkpointing=True))  # fmt: skip
+
+
+def test_the_distillation_loss_may_end_early(world: Any, tmp_path: Path) -> None:
+    recipe = world.options(tmp_path, distill_weight=2.0, distill_until=0.5).recipe()
+    weights = [distill_weight_now(recipe, done) for done in (0.0, 0.49, 0.5, 0.99)]
+    assert weights == [2.0, 2.0, 0.0, 0.0]
+    assert distill_weight_now(world.options(tmp_path).recipe(), 0.99) == 1.0
+    with pytest.raises(UserError, match=r"distill_until must be in \[0, 1\]"):
+        world.options(tmp_path, distill_until=1.5)
