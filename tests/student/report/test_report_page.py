@@ -24,6 +24,8 @@ ABLATION = {
         "zero": {"mean": SCORE, "change": LOW, "same_reply": 0.25},
         "other audio": {},
     },
+    "attention": {"audio": [0.25, 0.31], "block": [0.125, 0.42], "text": [0.625, 0.27]},
+    "block_states": {"cosine_between_clips": 0.87, "change_with_other_audio": 0.33},
 }
 PROBES = {
     "arm": "coat",
@@ -118,7 +120,8 @@ def test_evaluations_are_shown_where_there_are_any(visit: Any) -> None:
     section = page.locator("#evaluation")
     section.locator("summary").click()
     said = section.inner_text()
-    for part in ("zero", "-0.200", "-0.300 to -0.100", "25%", "2 (heads)", "0.70"):
+    for part in ("zero", "-0.200", "-0.300 to -0.100", "25%", "2 (heads)", "0.70",
+                 "cosine of block states between clips 0.87", "0.42"):  # fmt: skip
         assert part in said, part
     section.locator("button[data-kind=audio]").click()
     assert "0.90" in section.inner_text()
