@@ -135,8 +135,12 @@ def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) 
         ) from None
     finally:
         file.check(uri)
-    chunk = headers.audio_chunk(file)
+    chunk, is_broken = headers.audio_chunk(file), headers.is_broken_page(file)
     for samples in collected:
+        if is_broken and samples.is_cut_by_end:
+            samples.warn(
+                "truncated", "ends in the middle of a page; it is not known what is missing"
+            )
         if chunk and chunk.trailing and samples.is_cut_by_end:
             samples.warn("trailing", f"has {chunk.trailing} bytes behind its audio, not decoded")
     return collected

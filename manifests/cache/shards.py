@@ -15,6 +15,7 @@ import itertools
 import json
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import IO, Any
@@ -72,6 +73,10 @@ DATA_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
 MARKER_NAME = re.compile(r"(\d{7,})\.json")
 
 
+AUDIO_WARNINGS = "audio_warnings"
+"""Key of a row's metadata that lists what is wrong with the clip's audio (`AudioWarning.kind`)."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Marker:
     """The commit of one shard."""
@@ -108,6 +113,8 @@ class Marker:
     marker index."""
     versions: dict[str, str] = field(default_factory=dict)
     """Library -> version in the processes that made the shard, decoders included."""
+    warnings: dict[str, int] = field(default_factory=dict)
+    """What is wrong with the audio of clips that have targets -> clips (`docs/audio.md`)."""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Marker:
@@ -227,12 +234,14 @@ class _Written:
     clip_ids: list[str]
     digests: list[str]
     seconds: float
+    warnings: Counter[str] = field(default_factory=Counter)
 
     def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
         for row in rows:
             self.clip_ids.append(row.clip_id)
             self.digests.append(row.audio_digest)
             self.seconds += row.duration
+            self.warnings.update(row.metadata.get(AUDIO_WARNINGS, ()))
             yield row
 
 
@@ -297,6 +306,7 @@ def write(
         failed=tuple(failures),
         digests=base64.b64encode(hash_digests(written.digests).tobytes()).decode(),
         versions=dict(versions or {}),
+        warnings=dict(sorted(written.warnings.items())),
     )
     folder.write_atomic(f"markers/{marker_name(shard)}", marker.to_bytes())
     return marker

@@ -25,6 +25,8 @@ class Totals:
     rows: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """Error code -> clips."""
+    warnings: Counter[str] = field(default_factory=Counter)
+    """What is wrong with the audio of clips that have targets -> clips."""
     seconds: float = 0.0
     """Audio in the rows."""
     data_bytes: int = 0
@@ -37,6 +39,7 @@ class Totals:
         self.clips += marker.clips
         self.rows += marker.rows
         self.failures.update(marker.failures)
+        self.warnings.update(marker.warnings)
         self.seconds += marker.seconds
         self.data_bytes += marker.data_bytes
         self.extract_seconds += marker.extract_seconds

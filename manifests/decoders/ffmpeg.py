@@ -32,8 +32,8 @@ OVERLAP_S = 1.0
 """Time stamps that go back by more begin anew (files put one behind the other)."""
 RESTARTING = {"mpegts", "ogg"}
 """Containers whose time stamps may begin anew at any place."""
-LONGEST_JUMP_S = 10.0
-"""In these, a longer jump ahead is a new beginning too, as for the ffmpeg command."""
+LONGEST_JUMP_S = {"mpegts": 10.0}
+"""Container -> seconds; a longer jump ahead is a new beginning too, as for the ffmpeg command."""
 PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0,
              "alac": 1.0}  # fmt: skip
 """Decoder -> seconds before a clip from which decoding gives, bit for bit, what decoding from the
@@ -51,6 +51,7 @@ class _Timeline:
     origin: float
     """Time stamp in seconds of position 0."""
     restarts: bool
+    longest_jump: float
     next: int = 0
     resumes: bool = False
     """Whether packets were passed over, so that the next time stamp counts to the sample: a decoder
@@ -65,10 +66,9 @@ class _Timeline:
             stamped = (time - self.origin) * self.rate
             jump = (stamped - self.next) / self.rate
             back = 0.0 if self.restarts else OVERLAP_S
-            ahead = LONGEST_JUMP_S if self.restarts else float("inf")
             if self.resumes:
                 position = round(stamped + self._shift)
-            elif jump < -max(back, JITTER_S) or jump > ahead:
+            elif jump < -max(back, JITTER_S) or jump > self.longest_jump:
                 self.origin = time - self.next / self.rate
             elif abs(jump) > JITTER_S:
                 position = round(stamped)
@@ -159,7 +159,8 @@ class _Pass:
         else:
             origin = min(max(start / av.time_base, 0.0), time)
         names = set(self._container.format.name.split(","))
-        timeline = _Timeline(rate, origin, bool(names & RESTARTING))
+        longest_jump = min(LONGEST_JUMP_S.get(name, float("inf")) for name in names)
+        timeline = _Timeline(rate, origin, bool(names & RESTARTING), longest_jump)
         if time is not None:
             # The very first sample is placed exactly, however small its delay.
             timeline.next = round((time - origin) * rate)

@@ -17,6 +17,8 @@ also the 2 GiB and more that a header of 32 bits can state only in part."""
 MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b".snd", b"riff", b"fLaC")
 LONGEST = 1 << 60
 """64-bit lengths from here on are what programs write that cannot seek back."""
+OGG_PAGE = 65_307
+"""The largest page."""
 TRAILING_BYTES = 4096
 """Fewer bytes behind the audio are padding."""
 
@@ -84,6 +86,17 @@ def is_unfinished(file: AudioFile, chunk: AudioChunk) -> bool:
     """Whether a RIFF file of length 0 was left by a recorder that was killed, and is not empty."""
     whole = int.from_bytes(file.peek(4, 4), "little")
     return chunk.declared == 0 and chunk.available > 0 and whole + 8 < chunk.start + chunk.available
+
+
+def is_broken_page(file: AudioFile) -> bool:
+    """Whether an Ogg file ends in the middle of a page."""
+    if file.peek(0, 4) != b"OggS":
+        return False
+    tail = file.peek(max(0, file.size - OGG_PAGE), OGG_PAGE)
+    page = tail[max(tail.rfind(b"OggS"), 0) :]
+    if len(page) < 27 or len(page) < 27 + page[26]:
+        return True
+    return len(page) < 27 + page[26] + sum(page[27 : 27 + page[26]])
 
 
 def _search(

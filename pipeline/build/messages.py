@@ -29,6 +29,8 @@ class Decoded:
     digests: list[str]
     waves: dict[int, list[np.ndarray]]
     """Sample rate in Hz -> a float32 mono waveform per clip."""
+    warnings: list[list[str]] = field(default_factory=list)
+    """What is wrong with each clip's audio though it was decoded (`AudioWarning.kind`)."""
 
     def only(self, position: int) -> Decoded:
         """The clip at one position, alone."""
@@ -37,6 +39,7 @@ class Decoded:
             [self.durations[position]],
             [self.digests[position]],
             {rate: [waves[position]] for rate, waves in self.waves.items()},
+            self.warnings[position : position + 1],
         )
 
 

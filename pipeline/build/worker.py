@@ -20,7 +20,7 @@ from typing import Any
 
 from manifests import audio
 from manifests.cache.encoded_frames import encode
-from manifests.cache.shards import Failure, Marker, Row
+from manifests.cache.shards import AUDIO_WARNINGS, Failure, Marker, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
 from manifests.errors import AudioError, StoreError, UserError
@@ -96,7 +96,9 @@ class Worker:
                 reason = error.reason if isinstance(error, AudioError) else type(error).__name__
                 failures.append(_failure(clip.clip_id, "decode", reason, error))
                 continue
-            warnings.update({warning.kind for warning in wave.warnings})
+            kinds = sorted({warning.kind for warning in wave.warnings})
+            warnings.update(kinds)
+            decoded.warnings.append(kinds)
             decoded.clip_ids.append(clip.clip_id)
             decoded.durations.append(len(wave.samples) / wave.sample_rate)
             decoded.digests.append(wave.digest)
@@ -229,11 +231,16 @@ def _checked_row(targets: Targets, decoded: Decoded, at: int, spec: TeacherSpec)
         clip_id=decoded.clip_ids[at],
         duration=decoded.durations[at],
         audio_digest=decoded.digests[at],
-        metadata=targets.metadata,
+        metadata=targets.metadata | _audio_warnings(decoded, at),
         frames={
             stream.name: encode(targets.frames[stream.name], stream) for stream in spec.streams
         },
     )
+
+
+def _audio_warnings(decoded: Decoded, at: int) -> dict[str, list[str]]:
+    kinds = decoded.warnings[at] if decoded.warnings else []
+    return {AUDIO_WARNINGS: kinds} if kinds else {}
 
 
 def _failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:

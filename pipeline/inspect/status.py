@@ -26,6 +26,8 @@ class TeacherStatus:
     """Clips in shards not yet committed."""
     failures: Counter[str] = field(default_factory=Counter)
     """Error code -> clips."""
+    warnings: Counter[str] = field(default_factory=Counter)
+    """What is wrong with the audio of clips that have targets -> clips (`docs/audio.md`)."""
     audio_hours: float = 0.0
     cache_bytes: int = 0
     extract_seconds: float = 0.0
@@ -52,6 +54,7 @@ def status(layout: Layout) -> list[TeacherStatus]:
                     rows=total.rows,
                     missing=corpora[name].num_clips - total.clips,
                     failures=total.failures,
+                    warnings=total.warnings,
                     audio_hours=total.seconds / 3600,
                     cache_bytes=total.data_bytes,
                     extract_seconds=total.extract_seconds,
@@ -84,5 +87,7 @@ def table(lines: list[TeacherStatus]) -> Table:
         shown.add_row(line.teacher, *([line.corpus] if several else []), *cells)
         told = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
         reasons += [f"{line.teacher} failed: {told}"] if told else []
+        counts = ", ".join(f"{kind} {count:,}" for kind, count in line.warnings.most_common())
+        reasons += [f"{line.teacher} audio: {counts}"] if counts else []
     shown.caption = "\n".join(reasons) or None
     return shown

@@ -126,6 +126,26 @@ def test_truncated_files_are_counted(tmp_path: Path, reference: Path, suffix: st
     assert not audio.decode(clip(path, offset=0.5, duration=1.0)).warnings
 
 
+def test_a_broken_off_ogg_file_is_counted(tmp_path: Path, reference: Path):
+    """An Ogg file does not say how long it is, but its last page says how long the page is."""
+    path = tmp_path / "broken.opus"
+    ffmpeg("-i", reference, "-c:a", "libopus", path)
+    assert not audio.decode(clip(path)).warnings
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert kinds(audio.decode(clip(path))) == {"truncated"}
+
+
+def test_a_wav_whose_length_is_too_small_is_counted(tmp_path: Path, reference: Path):
+    """As in files of more than 4 GiB, whose length does not fit the header."""
+    data = bytearray(reference.read_bytes())
+    data[40:44] = (2 * RATE).to_bytes(4, "little")
+    path = tmp_path / "wrapped.wav"
+    path.write_bytes(data)
+    wave = audio.decode(clip(path))
+    assert len(wave.samples) == len(heard_by_ffmpeg(path, RATE)) == RATE
+    assert kinds(wave) == {"trailing"}
+
+
 def test_two_wav_files_in_one_are_counted(tmp_path: Path, reference: Path):
     path = tmp_path / "joined.wav"
     path.write_bytes(reference.read_bytes() * 2)
