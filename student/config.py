@@ -216,6 +216,10 @@ class DataConfig:
     """Longer clips are left out, in seconds (the audio tower would cut them)."""
     group_by_length: bool = False
     """Batch clips of similar length, chosen anew every epoch: less padding, the same examples."""
+    shuffle: Literal["auto", "clips", "blocks"] = "auto"
+    """`clips` draws from the whole corpus. `blocks` gives each worker a few shards at a time and
+    draws from those, so that a corpus larger than memory is read about once per epoch. `auto` is
+    `clips` up to 32,768 clips."""
     packing: bool = False
     """Put the examples of a batch into one row, without padding and without attention between them,
     in place of a row each. Pays with `model.attention: flash_attention_2`, which computes nothing

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from transformers import set_seed
 
 from manifests.console import console
@@ -23,10 +22,12 @@ from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
 from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig, TrainOptions
+from student.data.block_shuffle import shuffles_blocks
 from student.data.build_table import open_examples
 from student.data.dataset import ExampleDataset
 from student.data.example_table import ExampleTable
 from student.data.prompts import Prompter
+from student.data.workers import build_loader
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
@@ -109,6 +110,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     calibrated = as_dataset(learning.drawn(CALIBRATION_EXAMPLES))
     validated = as_dataset(held_out.drawn(recipe.data.validation_limit))
     lengths = learning.lengths().tolist() if recipe.data.group_by_length else None
+    shards = learning.shards() if shuffles_blocks(recipe.data, len(table.clips)) else None
     learning = as_dataset(learning)
     pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id, packed=recipe.data.packing)
@@ -117,8 +119,9 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     # How good it is before, and what "good" means: means over training clips are the baseline.
     stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
-    means = calibrate(student, DataLoader(calibrated, batch_size, collate_fn=as_batch), distilled)
-    validate = Validator(DataLoader(validated, batch_size, collate_fn=as_batch), distilled, means)
+    as_loader = functools.partial(build_loader, data=recipe.data, collate=as_batch)
+    means = calibrate(student, as_loader(calibrated, batch_size), distilled)
+    validate = Validator(as_loader(validated, batch_size), distilled, means)
     report = run.report()
     if "before" not in report:
         report["before"] = validate(student)
@@ -150,6 +153,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 held_out=validated,
                 collate=as_batch,
                 lengths=lengths,
+                shards=shards,
             )
             set_seed(seed)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")

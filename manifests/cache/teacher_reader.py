@@ -36,7 +36,7 @@ from manifests.errors import UserError
 from manifests.storage import Folder
 from manifests.streams.specs import TeacherSpec
 
-GROUPS_IN_PLACE = 1 << 16
+GROUPS_IN_PLACE = 1 << 14
 """Row groups of which a teacher's reader remembers where the blobs lie (a few kB each)."""
 SHARDS_AHEAD = 3
 """Shards of a remote cache that a scan with local copies fetches at once, the next one first."""

@@ -20,6 +20,7 @@ from manifests.errors import UserError
 from student.batch import IGNORE, Grid, PreparedExample
 from student.data.examples import Example
 from student.data.prompts import Prompter
+from student.data.workers import one_thread
 from student.distill.alignment import span_weights
 from student.distill.streams import RECONSTRUCTION
 
@@ -53,11 +54,13 @@ class ExampleDataset(Dataset):
         return len(self.examples)
 
     def __getitem__(self, at: int) -> PreparedExample:
-        if self._kept is None:
-            return self._make(self.examples[at])
-        if at not in self._kept:
-            self._kept[at] = self._make(self.examples[at])
-        return self._kept[at]
+        if self._kept is not None and at in self._kept:
+            return self._kept[at]
+        with one_thread():
+            prepared = self._make(self.examples[at])
+        if self._kept is not None:
+            self._kept[at] = prepared
+        return prepared
 
     def _make(self, example: Example) -> PreparedExample:
         waves = [self._load_audio(self._clips[clip_id]) for clip_id in example.clip_ids]

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -23,6 +24,7 @@ from transformers.trainer_callback import PrinterCallback
 from manifests.errors import UserError
 from student.batch import Batch, PreparedExample
 from student.config import Recipe, StageConfig
+from student.data.block_shuffle import BlockShuffle
 from student.data.length_grouping import ByLength
 from student.model.student import Student
 from student.runs.folder import STATE_FILE, Numbers, Run
@@ -44,6 +46,7 @@ class StudentTrainer(Trainer):
             name, and the total to descend.
         validate: Student -> numbers.
         lengths: Of the examples; given, they are batched with others of similar length.
+        shards: Of the examples; given, they are shuffled by blocks (`student.data.block_shuffle`).
     """
 
     loss_is_scaled_for_ga = True
@@ -61,6 +64,7 @@ class StudentTrainer(Trainer):
         held_out: Dataset,
         collate: Callable[[list[PreparedExample]], Batch],
         lengths: Sequence[int] | None = None,
+        shards: np.ndarray | None = None,
     ) -> None:
         super().__init__(
             model=student,
@@ -75,6 +79,7 @@ class StudentTrainer(Trainer):
         self._losses = losses
         self._validate = validate
         self._lengths = lengths
+        self._shards = shards
         self._name = Path(str(arguments.output_dir)).name
         self._names: list[str] = []
         self._sums: Tensor | None = None
@@ -158,6 +163,14 @@ class StudentTrainer(Trainer):
         return self.optimizer
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        if self._shards is not None:
+            return BlockShuffle(
+                self._shards,
+                batch_size=self.args.train_batch_size,
+                lanes=self.args.world_size * max(1, self.args.dataloader_num_workers),
+                seed=self.args.data_seed or 0,
+                lengths=self._lengths,
+            )
         if self._lengths is None:
             return super()._get_train_sampler(train_dataset)
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps
