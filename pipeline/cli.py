@@ -119,7 +119,7 @@ def show_clip(
         clip_id: Id of the clip.
         cache: Folder or address of the cache.
         corpus: Name of the corpus to look in; all corpora of the cache if None.
-        picture: PNG file to draw; CLIP_ID.png if None.
+        picture: PNG file to draw; CLIP_ID.png (with _ for /) if None.
         json: Print the numbers alone, as JSON.
     """
     reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
@@ -129,7 +129,7 @@ def show_clip(
         _print_json(found)
         return
     console.print(show.table(found))
-    path = Path(picture or f"{clip_id}.png")
+    path = Path(picture or f"{clip_id.replace('/', '_')}.png")
     drawn = show.picture(reader, clip, path)
     _print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
 

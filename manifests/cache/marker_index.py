@@ -91,8 +91,9 @@ def read_markers(folder: Folder) -> Iterator[Marker]:
 def read_sums(folder: Folder) -> dict[str, Sums]:
     """Stream name -> sums over all rows."""
     total: dict[str, Sums] = {}
-    for segment in read(folder, sums=True):
-        _add(total, segment.sums)
+    for _, stamps, indexed in _segments(folder):
+        is_whole = _stamps(indexed) == stamps
+        _add(total, indexed.sums if is_whole else _with_sums(folder, stamps, indexed).sums)
     return total
 
 
