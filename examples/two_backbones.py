@@ -45,7 +45,7 @@ def options(family: str, *, corpus: str, cache: str, out: str, steps: int) -> Tr
         block=BlockConfig(tokens=8),
         heads=HeadConfig(width=64, layers=1),
         data=DataConfig(tasks=QUESTIONS, validation=0.2, max_duration=4, keep_in_memory=True),
-        align=StageConfig(train="rows", **stage),
+        align=StageConfig(train="embeddings", **stage),
         joint=StageConfig(train="full", **stage),
         corpus=corpus,
         cache=cache,

@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from manifests.console import console, messages, run_command
+from manifests.errors import UserError
 from student.config import ArmsOptions, TrainOptions
 from student.evaluation.cli import ablate, evaluate, probe
 from student.quiet import quiet_imports
-
-if TYPE_CHECKING:
-    from student.inference.generate import TrainedStudent
+from student.recipe_names import settle_arguments
 
 
 def train(options: TrainOptions) -> None:
@@ -175,7 +174,8 @@ def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
         print(json.dumps(line, ensure_ascii=False), flush=True)
 
 
-def _trained(run: str) -> TrainedStudent:
+def _trained(run: str) -> Any:
+    # The type would be imported for the signature's sake, and torch with it.
     from student.inference.generate import TrainedStudent
     from student.quiet import quiet_libraries
 
@@ -186,12 +186,19 @@ def _trained(run: str) -> TrainedStudent:
 def main() -> None:
     """Entry point of `coat-student`."""
     quiet_imports()
+    recipes = {"train": TrainOptions, "base": TrainOptions, "arms": ArmsOptions}
+    try:
+        arguments = settle_arguments(sys.argv[1:], recipes)
+    except UserError as error:
+        print(f"coat-student: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        sys.exit(2)
     run_command(
         "coat-student",
         {"train": train, "base": base, "arms": arms, "generate": generate, "reply": reply,
          "demo": demo, "eval": evaluate, "ablate": ablate, "probe": probe,
          "report": report, "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
+        arguments=arguments,
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from manifests.console import as_fields
 from manifests.errors import UserError
+from student.recipe_names import RENAMED_VALUES, check_fields, rename_fields
 
 Arm = Literal["sft", "pause", "distill", "coat", "livr", "coat+bottleneck", "both"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
@@ -114,7 +115,7 @@ class ModelConfig:
     attention: str = ""
     """Kernel of attention, as transformers' `attn_implementation` (`flash_attention_2` needs
     flash-attn and a GPU); empty leaves it to transformers."""
-    remember_audio: bool = False
+    cache_audio_tower: bool = False
     """Keep the frozen audio tower's outputs in memory, per clip: for small corpora."""
 
     def __post_init__(self) -> None:
@@ -257,17 +258,17 @@ class StageConfig:
     """Forward passes per optimizer step."""
     lr: float = 1e-4
     """Peak learning rate of the backbone's part: LoRA, or the weights in `train: full`."""
-    rows_lr: float = 1e-3
-    """Peak learning rate of the block's embedding rows."""
+    embeddings_lr: float = 1e-3
+    """Peak learning rate of the block's embeddings."""
     heads_lr: float = 1e-3
     """Peak learning rate of the heads."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises; then it falls as a cosine."""
     weight_decay: float = 0.0
-    train: Literal["rows", "lora", "projector+lora", "full"] = "lora"
-    """What learns besides the heads: the rows alone; rows and LoRA; rows, LoRA and the projector
-    (for a model that is to learn to listen); rows and the whole language model with its projector
-    (for the tiny student, whose language model starts random)."""
+    train: Literal["embeddings", "lora", "projector+lora", "full"] = "lora"
+    """What learns besides the heads: the block's embeddings alone; these and LoRA; these, LoRA and
+    the projector (for a model that is to learn to listen); or these and the whole language model
+    with its projector (for the tiny student, whose language model starts random)."""
     bottleneck: float = 0.0
     """Share of the steps, at the beginning, during which text cannot attend to audio: only the
     block's thinking positions can, so that the answer must read them (joint stage of an arm with a
@@ -283,6 +284,8 @@ class StageConfig:
     """Recompute activations of the language model in the backward pass: less memory, more time."""
 
     def __post_init__(self) -> None:
+        learns: Any = RENAMED_VALUES.get(("train", self.train), self.train)
+        object.__setattr__(self, "train", learns)
         for name in ("batch_size", "accumulation", "save_steps", "log_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         _require(0 <= self.bottleneck <= 1, "bottleneck", "in [0, 1]", self.bottleneck)
@@ -315,8 +318,9 @@ class Recipe:
     what is there, and answers alone shape the audio tokens (twice the time per step)."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
-    align: StageConfig | None = field(default_factory=lambda: StageConfig(train="rows"))
-    """Stage 1: the backbone is frozen; rows and heads learn from the distillation loss alone."""
+    align: StageConfig | None = field(default_factory=lambda: StageConfig(train="embeddings"))
+    """Stage 1: the backbone is frozen; the block's embeddings and the heads learn from the
+    distillation loss alone."""
     joint: StageConfig | None = field(default_factory=StageConfig)
     """Stage 2: language-modelling and distillation loss together."""
     trainer: dict[str, Any] = field(default_factory=dict)
@@ -335,10 +339,13 @@ class Recipe:
                 False,
             )
         if self.align is not None:
-            _require(self.align.train == "rows", "align.train", "'rows'", self.align.train)
+            learns = self.align.train
+            _require(learns == "embeddings", "align.train", "'embeddings'", learns)
         if self.joint is not None:
             learns = ("lora", "projector+lora", "full")
-            _require(self.joint.train in learns, "joint.train", f"one of {learns}", "rows")
+            _require(
+                self.joint.train in learns, "joint.train", f"one of {learns}", self.joint.train
+            )
         _require(bool(self.stages()), "align, joint", "not both null (nor joint for sft)", None)
         self._settle_bottleneck()
 
@@ -432,22 +439,26 @@ def _parser() -> ArgumentParser:
     return parser
 
 
-def parse_recipe(values: Mapping[str, Any], source: str = "recipe") -> Recipe:
+def parse_recipe(
+    values: Mapping[str, Any], source: str = "recipe", *, quiet: bool = False
+) -> Recipe:
     """A recipe from the values of its YAML file.
 
     Raises:
         UserError: an unknown field, a value of the wrong type or out of bounds.
     """
+    values = rename_fields(values, source, quiet=quiet)
+    check_fields(values, Recipe, source)
     parser = _parser()
     try:
-        parsed = parser.parse_object(dict(values))
+        parsed = parser.parse_object(values)
         return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from None
 
 
-def load_recipe(path: str | Path, **changes: Any) -> Recipe:
-    """A recipe from its YAML file, with some fields changed."""
+def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Recipe:
+    """A recipe from its YAML file, with some fields changed; old names are told unless `quiet`."""
     if not Path(path).is_file():
         raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
     try:
@@ -456,7 +467,7 @@ def load_recipe(path: str | Path, **changes: Any) -> Recipe:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a YAML mapping of recipe fields")
-    return replace(parse_recipe(values, str(path)), **changes)
+    return replace(parse_recipe(values, str(path), quiet=quiet), **changes)
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -227,7 +227,7 @@ class Student(nn.Module):
             return "heads"
         return "rows" if "trainable_tokens" in name else "backbone"
 
-    def train_only(self, what: Literal["rows", "lora", "projector+lora", "full"]) -> None:
+    def train_only(self, what: Literal["embeddings", "lora", "projector+lora", "full"]) -> None:
         """Freezes everything but the heads, the block's rows, and what a stage trains besides."""
         projector = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.projector)
         full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
@@ -321,9 +321,9 @@ def build_student(
     set_template(processor, recipe, backbone.audio_end)
     if recipe.has_block:
         block = add_block(model, processor.tokenizer, num_positions)
-    if recipe.model.remember_audio:
+    if recipe.model.cache_audio_tower:
         if not backbone.tower_by_rows:
-            raise UserError("model.remember_audio is not for this backbone; take it out")
+            raise UserError("model.cache_audio_tower is not for this backbone; take it out")
         cache_tower_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
     distilled = streams if recipe.distils else {}

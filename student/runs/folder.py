@@ -85,7 +85,7 @@ class Run:
     @functools.cached_property
     def recipe(self) -> Recipe:
         """The recipe that the run was begun with."""
-        return load_recipe(self.recipe_file)
+        return load_recipe(self.recipe_file, quiet=True)
 
     @property
     def base(self) -> str:

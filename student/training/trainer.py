@@ -141,7 +141,7 @@ class StudentTrainer(Trainer):
         """One group of parameters for each learning rate."""
         if self.optimizer is None:
             rates = {
-                "rows": self._stage.rows_lr,
+                "rows": self._stage.embeddings_lr,
                 "backbone": self._stage.lr,
                 "heads": self._stage.heads_lr,
             }

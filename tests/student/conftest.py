@@ -190,7 +190,7 @@ class World:
             "heads": HeadConfig(frames_per_position=2, width=32, layers=1),
             "streams": {name: StreamConfig() for name in STREAM_NAMES},
             "data": DataConfig(tasks=TASKS, validation=0.25, keep_in_memory=True),
-            "align": StageConfig(train="rows", **stage),
+            "align": StageConfig(train="embeddings", **stage),
             "joint": StageConfig(train="lora", **stage),
             "trainer": {"report_to": [], "disable_tqdm": True},
         }
@@ -273,8 +273,8 @@ def runs(
             world.options(
                 out,
                 model=model_of(checkpoints, family),
-                align=StageConfig(train="rows", rows_lr=0.03, **stage),
-                joint=StageConfig(train="lora", rows_lr=0.03, lr=0.01, **stage),
+                align=StageConfig(train="embeddings", embeddings_lr=0.03, **stage),
+                joint=StageConfig(train="lora", embeddings_lr=0.03, lr=0.01, **stage),
             )
         )
         return out

@@ -122,7 +122,7 @@ def test_out_of_memory_says_what_to_lower(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_error: bool
 ) -> None:
     monkeypatch.setattr("student.train.step_losses", _Greedy(device_error))
-    stage = StageConfig(train="rows", batch_size=8, accumulation=3, max_steps=1)
+    stage = StageConfig(train="embeddings", batch_size=8, accumulation=3, max_steps=1)
     with pytest.raises(UserError) as caught:
         train(world.options(tmp_path / "run", align=stage, joint=None))
     text = str(caught.value)

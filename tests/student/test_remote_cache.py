@@ -39,7 +39,7 @@ def test_a_bucket_gives_the_same_student(
         options = world.options(
             tmp_path / name,
             model=model_of(checkpoints, "qwen2_audio"),
-            align=StageConfig(train="rows", **STAGE),
+            align=StageConfig(train="embeddings", **STAGE),
             joint=None,
             trainer={"report_to": [], "disable_tqdm": True, "dataloader_num_workers": workers},
         )

@@ -113,7 +113,7 @@ def test_4_tied_or_not_the_head_never_says_the_block(
     _, model, _ = load_backbone(config, str(folder))
     shared = model.lm_head.weight is model.get_input_embeddings().weight
     assert shared == (family == "qwen2_5_omni")
-    stage = StageConfig(train="lora", rows_lr=0.03, **STAGE)
+    stage = StageConfig(train="lora", embeddings_lr=0.03, **STAGE)
     train(world.options(tmp_path / "run", model=config, align=None, joint=stage))
     proof = export(tmp_path / "run", tmp_path / "out")
     assert proof.largest_difference < 1e-4

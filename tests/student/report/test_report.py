@@ -89,7 +89,7 @@ def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -
 def test_cost_counts_what_learnt(trained: Path) -> None:
     coat, sft = runs.read(find_runs([str(trained)]))
     align, joint = coat.costs
-    assert (align.learns, align.steps, joint.learns, joint.steps) == ("rows", 2, "lora", 2)
+    assert (align.learns, align.steps, joint.learns, joint.steps) == ("embeddings", 2, "lora", 2)
     assert align.parameters["rows"] == (4 + 2) * 64
     assert align.parameters["backbone"] == 0 < align.parameters["heads"]
     assert joint.parameters["backbone"] > 0

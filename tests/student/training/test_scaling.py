@@ -137,7 +137,7 @@ def test_a_backbone_that_is_cut_over_two_processes(
         tmp_path / "1",
         model=dataclasses.replace(model_of(checkpoints, "qwen2_audio"), dtype="float32"),
         lora=lora_without_dropout,
-        align=StageConfig(train="rows", **STAGE),
+        align=StageConfig(train="embeddings", **STAGE),
         joint=StageConfig(train="lora", **stage),
         trainer=PLAIN_DESCENT | {"use_cpu": True},
     )

@@ -112,7 +112,7 @@ def test_a_killed_run_ends_at_the_same_bits(
     changes = {
         "model": model_of(checkpoints, family),
         "data": data,
-        "align": StageConfig(train="rows", **stage),
+        "align": StageConfig(train="embeddings", **stage),
         "joint": StageConfig(train="lora", **stage),
     }
     whole = tmp_path / "whole"
@@ -190,8 +190,8 @@ def test_a_student_learns_every_stream_on_clips_that_it_has_not_heard(
     report = train(
         world.options(
             tmp_path / "run",
-            model=ModelConfig(build="tiny", tiny=tiny, remember_audio=True),
-            align=StageConfig(train="rows", epochs=2, batch_size=8),
+            model=ModelConfig(build="tiny", tiny=tiny, cache_audio_tower=True),
+            align=StageConfig(train="embeddings", epochs=2, batch_size=8),
             joint=StageConfig(train="full", epochs=14, batch_size=8, lr=2e-3),
         )
     )

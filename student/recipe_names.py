@@ -1,0 +1,148 @@
+"""Names of recipe fields: those of earlier versions still work, and a wrong one is answered with
+the nearest right one, before anything heavy is imported."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tempfile
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import yaml
+
+from manifests.console import messages
+from manifests.errors import UserError
+
+RENAMED = {"remember_audio": "cache_audio_tower", "rows_lr": "embeddings_lr"}
+"""Name of a field in earlier versions -> its name now."""
+RENAMED_VALUES = {("train", "rows"): "embeddings"}
+"""(field, its value in earlier versions) -> the value now."""
+
+
+def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
+    """The values of a recipe under today's names; each renamed one is told, unless `quiet`."""
+    if isinstance(values, list):
+        return [rename_fields(value, source, quiet=quiet) for value in values]
+    if not isinstance(values, Mapping):
+        return values
+    renamed = {}
+    for name, value in values.items():
+        new = RENAMED.get(name, name)
+        if new != name and not quiet:
+            messages.print(f"{source}: {name} is called {new} now", markup=False)
+        plain = value if isinstance(value, str) else None
+        if (new, plain) in RENAMED_VALUES:
+            if not quiet:
+                messages.print(
+                    f"{source}: {new}: {plain} is called {RENAMED_VALUES[new, plain]} now",
+                    markup=False,
+                )
+            value = RENAMED_VALUES[new, plain]
+        renamed[new] = rename_fields(value, source, quiet=quiet)
+    return renamed
+
+
+def check_fields(values: Mapping[str, Any], config: type, source: str, place: str = "") -> None:
+    """Looks whether all names are fields of a dataclass, as deep as there are dataclasses.
+
+    Raises:
+        UserError: one is not; the message has its place and the nearest field.
+    """
+    hints = typing.get_type_hints(config)
+    names = [item.name for item in dataclasses.fields(config)]
+    for name, value in values.items():
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+            nearest = f"; did you mean {place}{near[0]}?" if near else ""
+            raise UserError(
+                f"{source}: there is no field {place}{name}{nearest} "
+                f"(fields here: {', '.join(names)})"
+            )
+        inner = _dataclass_in(hints[name])
+        if inner is None:
+            continue
+        if isinstance(value, list):
+            for number, item in enumerate(value):
+                if isinstance(item, Mapping):
+                    check_fields(item, inner, source, f"{place}{name}.{number}.")
+        elif isinstance(value, Mapping):
+            if _is_mapping(hints[name]):
+                for key, item in value.items():
+                    if isinstance(item, Mapping):
+                        check_fields(item, inner, source, f"{place}{name}.{key}.")
+            else:
+                check_fields(value, inner, source, f"{place}{name}.")
+
+
+def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[str]:
+    """A command line under today's names, its recipe file read and checked.
+
+    Args:
+        words: The arguments.
+        configs: Command that takes a recipe -> the dataclass of its options.
+
+    Raises:
+        UserError: the recipe has a field that does not exist, or is not YAML.
+    """
+    command = next((word for word in words if word in configs), None)
+    if command is None:
+        return list(words)
+    settled: list[str] = []
+    for at, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if words[at - 1 : at] == ["--config"]:
+            word = _settle_file(word, configs[command])
+        elif option == "--config" and equals:
+            word = f"--config={_settle_file(value, configs[command])}"
+        elif option.startswith("--"):
+            word = _settle_option(option) + equals + value
+        settled.append(word)
+    return settled
+
+
+def _settle_option(option: str) -> str:
+    parts = option[2:].replace("-", "_").split(".")
+    renamed = [RENAMED.get(part, part) for part in parts]
+    if parts == renamed:
+        return option
+    messages.print(f"{option} is called --{'.'.join(renamed)} now", markup=False)
+    return f"--{'.'.join(renamed)}"
+
+
+def _settle_file(path: str, config: type) -> str:
+    """The file itself if it uses today's names, else a copy that does."""
+    if not Path(path).is_file():
+        raise UserError(f"--config {path}: there is no such file")
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, Mapping):
+        raise UserError(f"{path} must be a YAML mapping of recipe fields")
+    renamed = rename_fields(values, path)
+    check_fields(renamed, config, path)
+    if renamed == values:
+        return path
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as copy:
+        yaml.safe_dump(renamed, copy, sort_keys=False)
+    return copy.name
+
+
+def _dataclass_in(hint: Any) -> type | None:
+    """The dataclass that a type hint holds: itself, or inside of an option, list or mapping."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return hint
+    return next(
+        (inner for part in typing.get_args(hint) if (inner := _dataclass_in(part)) is not None),
+        None,
+    )
+
+
+def _is_mapping(hint: Any) -> bool:
+    parts = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return any(re.match(r"dict\[", str(part)) for part in parts)

@@ -1,0 +1,90 @@
+"""Old names of recipe fields work with a notice; wrong ones are answered at once."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import UserError
+from student.config import TrainOptions, load_recipe, parse_recipe
+from student.recipe_names import settle_arguments
+
+OLD = """\
+model: {build: tiny, remember_audio: true}
+align: {train: rows, rows_lr: 0.5}
+"""
+
+
+def run(*words: str) -> tuple[int, str, str]:
+    """(exit code, the program's own lines on stderr, names of the modules that were imported)."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "student.cli", *words],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    lines = done.stderr.splitlines()
+    own = "\n".join(line for line in lines if not line.startswith("import time:"))
+    imported = {line.rpartition("|")[2].strip() for line in lines}
+    return done.returncode, own, " ".join(sorted(imported & {"torch", "transformers"}))
+
+
+def test_help_and_wrong_recipes_import_nothing_heavy(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("model: {build: tiny}\njoint: {epoch: 3}\n")
+    assert run("--help") == (0, "", "")
+    assert run("train", "--help") == (0, "", "")
+    begun = time.monotonic()
+    code, said, imported = run("train", "--config", str(recipe), "--corpus", "c", "--cache", "k",
+                               "--out", str(tmp_path / "o"))  # fmt: skip
+    assert (code, imported) == (2, "")
+    assert "there is no field joint.epoch; did you mean joint.epochs?" in said
+    assert len(said.splitlines()) == 1
+    assert time.monotonic() - begun < 20, "a second on a quiet machine"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("model: {build: tiny}\nstreams: {asr.encoder: {wieght: 2}}\n",
+         "streams.asr.encoder.wieght; did you mean streams.asr.encoder.weight"),
+        ("model: {build: tiny}\ndata: {tasks: [{question: [a]}]}\n",
+         "data.tasks.0.question; did you mean data.tasks.0.questions"),
+        ("model: {build: tiny}\nzebra: 1\n", "there is no field zebra "),
+    ],
+)  # fmt: skip
+def test_a_wrong_key_has_its_place_and_the_nearest_right_one(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(text)
+    with pytest.raises(UserError, match=said):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_old_names_keep_working(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD)
+    recipe = load_recipe(tmp_path / "recipe.yaml")
+    assert recipe.model.cache_audio_tower
+    assert recipe.align is not None
+    assert (recipe.align.train, recipe.align.embeddings_lr) == ("embeddings", 0.5)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "rows_lr is called embeddings_lr now" in said
+    assert load_recipe(tmp_path / "recipe.yaml", quiet=True) == recipe
+    assert not capsys.readouterr().err
+    new = {"model": {"build": "tiny", "cache_audio_tower": True},
+           "align": {"train": "embeddings", "embeddings_lr": 0.5}}  # fmt: skip
+    assert parse_recipe(new) == recipe
+
+
+def test_old_options_and_files_keep_working(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD)
+    words = ["train", "--config", str(tmp_path / "recipe.yaml"), "--joint.rows-lr=0.1",
+             "--model.remember-audio", "true", "--out", "rows_lr"]  # fmt: skip
+    settled = settle_arguments(words, {"train": TrainOptions})
+    assert settled[3:] == [
+        "--joint.embeddings_lr=0.1", "--model.cache_audio_tower", "true", "--out", "rows_lr"
+    ]  # fmt: skip
+    assert load_recipe(settled[2]) == load_recipe(tmp_path / "recipe.yaml")
+    assert settle_arguments(["eval", "--config", "x"], {"train": TrainOptions})[2] == "x"
