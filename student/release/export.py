@@ -103,7 +103,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    reloaded, _ = backbone.load(str(part), dtype=dtype)
+    reloaded: Any = backbone.load(str(part), dtype=dtype)[0]
     reloaded.to(device).eval()
     found = [_logits(reloaded, inputs) for inputs in prompts]
     proof = _compare(expected, found, block_ids, dtype)

@@ -103,7 +103,7 @@ class StudentTrainer(Trainer):
         if not counts:
             return batches, {}
         lengths = [len(count_P) for count_P in counts.values()]
-        whole = self.accelerator.reduce(torch.cat(list(counts.values())))
+        whole: Any = self.accelerator.reduce(torch.cat(list(counts.values())))
         return batches, dict(zip(counts, whole.split(lengths), strict=True))
 
     def compute_loss(
@@ -129,7 +129,8 @@ class StudentTrainer(Trainer):
     def _take_parts(self) -> tuple[Numbers, float]:
         """(each loss by name, the total), summed over all processes since the last call."""
         assert self._sums is not None
-        *sums, total = self.accelerator.reduce(self._sums).tolist()
+        reduced: Any = self.accelerator.reduce(self._sums)
+        *sums, total = reduced.tolist()
         self._sums = None
         return dict(zip(self._names, sums, strict=True)), total
 

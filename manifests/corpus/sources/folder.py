@@ -103,7 +103,7 @@ class _Walk:
             if table in names:
                 rows |= _table(folder, table)
         texts = {name for name in names if name.endswith(".txt")}
-        used = set(METADATA)
+        used: set[str] = set(METADATA)
         for name in names:
             if PurePosixPath(name).suffix.lower() in AUDIO:
                 used.add(f"{PurePosixPath(name).stem}.txt")
