@@ -1,8 +1,8 @@
 """Opening a clip's file, local or in an object store; whose fault an error is.
 
 A file that is not there or is no regular file is the clip's own fault (`AudioError`). A store that
-does not answer, refused credentials or a failing disk are not (`StoreError`). libsndfile calls back
-from C, where an exception would be lost, so `AudioFile` keeps an error for its user to raise.
+does not answer, refused credentials or a failing disk are not (`StoreError`). Exceptions are lost
+in libsndfile, which calls back from C, so `AudioFile` keeps an error for its user to raise.
 """
 
 from __future__ import annotations
