@@ -140,7 +140,7 @@ def _note_scores(
             continue
         found = []
         for at, clip in enumerate(clips):
-            hop_s = (clip.duration or 0.0) / len(targets[name][at])
+            hop_s = (clip.likely_duration or 0.0) / len(targets[name][at])
             if not hop_s:
                 continue
             heads = (to_target_units(streams[n].kind, outputs[n][at]) for n in (name, onsets))
