@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from manifests.audio_address import split_address
 from manifests.errors import UserError
 from manifests.storage import check_given_address
 
@@ -44,7 +45,8 @@ class Clip:
     clip_id: str
     """Unique within a corpus; given, or `stable_id`."""
     uri: str
-    """Absolute local path, or an address with a scheme (`s3://bucket/key`)."""
+    """Absolute local path, or an address with a scheme (`s3://bucket/key`), perhaps followed by the
+    part of that file which is meant (`manifests.audio_address`)."""
     offset: float = 0.0
     """Start within the file, in seconds."""
     duration: float | None = None
@@ -59,7 +61,7 @@ class Clip:
     def __post_init__(self) -> None:
         if not self.clip_id or not self.uri:
             raise UserError(f"a clip needs an id and a uri; found {self.clip_id!r}, {self.uri!r}")
-        check_given_address(self.uri)
+        check_given_address(split_address(self.uri)[0])
         if not 0 <= self.offset < MAX_SECONDS:
             raise UserError(
                 f"clip {self.clip_id}: offset must be >= 0 s and below 1e9 s, found {self.offset}"

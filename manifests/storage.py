@@ -65,7 +65,8 @@ def check_given_address(uri: str) -> None:
     Addresses on the command line are the user's own and may have options.
 
     Raises:
-        UserError: the scheme is another than s3, gs or file, or the bucket is not a plain name.
+        UserError: the scheme is another than s3, gs, http, https or file, or the bucket or host is
+            not a plain name.
     """
     scheme, separator, key = uri.partition("://")
     if not separator:
@@ -74,10 +75,13 @@ def check_given_address(uri: str) -> None:
     is_plain = scheme == "file" and not bucket and "?" not in key
     if scheme in ("s3", "gs"):
         is_plain = re.fullmatch(r"\w[\w.-]*", bucket) is not None
+    elif scheme in ("http", "https"):
+        is_plain = re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?", bucket) is not None
     if not is_plain:
         raise UserError(
-            f"the address {uri} in the manifest is refused: expected a local path, s3://BUCKET/KEY "
-            "or gs://BUCKET/KEY, where BUCKET is a plain name without '?', ':' or '@'"
+            f"the address {uri} in the manifest is refused: expected a local path, "
+            "s3://BUCKET/KEY, gs://BUCKET/KEY or https://HOST/PATH, where BUCKET is a plain name "
+            "without '?', ':' or '@'"
         )
 
 

@@ -15,8 +15,11 @@ from typing import BinaryIO
 
 import pyarrow as pa
 
+from manifests.audio_address import ByteRange, ParquetRow, split_address
+from manifests.decoders.parquet_rows import read_row
+from manifests.decoders.remote import check_inside, fetch
+from manifests.decoders.window import open_window
 from manifests.errors import AudioError, StoreError, UserError
-from manifests.storage import filesystem
 
 CLIPS_FAULT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of a path that names no file, whatever the state of the disk."""
@@ -109,18 +112,22 @@ class AudioFile:
 
 
 def open_audio(uri: str) -> AudioFile:
-    """Opens a clip's file; an object of a store is fetched whole.
+    """Opens a clip's file, or the part of a file that its uri names (`manifests.audio_address`).
+
+    What lies in a store or on a web server is fetched: the part alone where one is named.
 
     Raises:
         AudioError: there is no such file, or it is not a regular one.
         StoreError: the disk, the store, the network or the credentials failed.
     """
     try:
-        if "://" not in uri:
-            return _open_local(uri)
-        files, path = filesystem(uri)
-        with files.open_input_stream(path) as stream:
-            data = stream.read()
+        file, part = split_address(uri)
+        if isinstance(part, ParquetRow):
+            data = read_row(file, part)
+        elif "://" not in file:
+            return _open_local(file, part)
+        else:
+            data = fetch(file, part)
         return AudioFile(io.BytesIO(data), len(data))
     except StoreError:
         raise
@@ -138,7 +145,7 @@ def open_audio(uri: str) -> AudioFile:
         raise StoreError(f"{uri} could not be opened: {error}") from error
 
 
-def _open_local(uri: str) -> AudioFile:
+def _open_local(uri: str, part: ByteRange | None) -> AudioFile:
     path = os.path.expanduser(uri)
     mode = os.stat(path).st_mode
     if stat.S_ISDIR(mode):
@@ -148,5 +155,14 @@ def _open_local(uri: str) -> AudioFile:
             stat.S_IFMT(mode), "a device"
         )
         raise AudioError("unreadable", f"{uri} is {kind}, expected a regular file")
-    inner = open(path, "rb")  # noqa: SIM115  (AudioFile closes it)
-    return AudioFile(inner, os.fstat(inner.fileno()).st_size)
+    buffering = -1 if part is None else 0
+    inner = open(path, "rb", buffering)  # noqa: SIM115  (AudioFile closes it)
+    size = os.fstat(inner.fileno()).st_size
+    if part is None:
+        return AudioFile(inner, size)
+    try:
+        check_inside(uri, part, size)
+    except AudioError:
+        inner.close()
+        raise
+    return AudioFile(open_window(inner, part), part.size)

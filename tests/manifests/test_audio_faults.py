@@ -350,7 +350,9 @@ def test_a_failing_disk_is_not_the_clips_fault(
 
     right = files._open_local
     monkeypatch.setattr(
-        files, "_open_local", lambda uri: files.AudioFile(Failing(right(uri)._inner), 200_000)
+        files,
+        "_open_local",
+        lambda uri, part: files.AudioFile(Failing(right(uri, part)._inner), 200_000),
     )
     with pytest.raises(StoreError, match="Input/output error"):
         audio.decode(clip(path))

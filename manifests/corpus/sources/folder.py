@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from manifests.audio_address import check_file_name
 from manifests.clips import Clip, stable_id
 from manifests.corpus.sources import json_lines
 from manifests.decoders import probe
@@ -118,6 +119,7 @@ class _Walk:
 
 def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[str, Any]]) -> Clip:
     uri = folder.path(name) if folder.is_local else f"{folder.uri}/{name}"
+    check_file_name(uri)
     row = dict(rows.get(folder.path(name), {}))
     beside = f"{PurePosixPath(name).stem}.txt"
     text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")

@@ -1,0 +1,93 @@
+"""The part of a file that a clip's uri names: nothing, a range of bytes, or a row of Parquet.
+
+    /data/a.wav                                     the whole file
+    s3://bucket/shard.tar#bytes=512-33323           bytes 512 to 33323, both included
+    /data/train.parquet#row_group=0&row=3&column=audio
+
+Numbers count from 0. A byte range is written as HTTP's Range header writes it. The part is text at
+the end of the uri, so that it goes wherever a uri goes: rows, messages, lists of failures. The
+price: a file whose own name ends in such a part must be renamed.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, unquote
+
+from manifests.errors import UserError
+
+_BYTES = re.compile(r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})")
+_ROW = re.compile(r"(0|[1-9][0-9]{0,8})&row=(0|[1-9][0-9]{0,8})&column=([A-Za-z0-9_.~%-]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """Bytes of a file."""
+
+    first: int
+    last: int
+    """The last byte, which is part of the range."""
+
+    @property
+    def size(self) -> int:
+        """Count of bytes."""
+        return self.last - self.first + 1
+
+    def __str__(self) -> str:
+        return f"#bytes={self.first}-{self.last}"
+
+
+@dataclass(frozen=True, slots=True)
+class ParquetRow:
+    """The bytes of one row in a column of audio."""
+
+    row_group: int
+    row: int
+    """Counted within the row group."""
+    column: str
+
+    def __str__(self) -> str:
+        return f"#row_group={self.row_group}&row={self.row}&column={quote(self.column, safe='')}"
+
+
+def split_address(uri: str) -> tuple[str, ByteRange | ParquetRow | None]:
+    """The file of a uri, and the part of it that is meant; None for the whole file.
+
+    Raises:
+        UserError: the uri ends in a part that is malformed.
+    """
+    if "#" not in uri:
+        return uri, None
+    file, separator, text = uri.rpartition("#bytes=")
+    if separator:
+        match = _BYTES.fullmatch(text)
+        if match and file and int(match[1]) <= int(match[2]):
+            return file, ByteRange(int(match[1]), int(match[2]))
+        raise UserError(
+            f"{uri} has a malformed byte range; expected FILE#bytes=FIRST-LAST with "
+            "0 <= FIRST <= LAST, such as a.tar#bytes=512-1535"
+        )
+    file, separator, text = uri.rpartition("#row_group=")
+    if separator:
+        match = _ROW.fullmatch(text)
+        if match and file:
+            return file, ParquetRow(int(match[1]), int(match[2]), unquote(match[3]))
+        raise UserError(
+            f"{uri} has a malformed row; expected FILE#row_group=G&row=R&column=NAME, such as "
+            "a.parquet#row_group=0&row=3&column=audio"
+        )
+    return uri, None
+
+
+def check_file_name(uri: str) -> None:
+    """Refuses a file whose own name reads as a part of a file.
+
+    Raises:
+        UserError: the name ends in `#bytes=...` or `#row_group=...`.
+    """
+    if "#bytes=" in uri or "#row_group=" in uri:
+        raise UserError(
+            f"the name {uri} holds '#bytes=' or '#row_group=', which would be read as a part of a "
+            "file; rename it"
+        )

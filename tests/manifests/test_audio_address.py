@@ -1,0 +1,191 @@
+"""A clip may name a part of a file: bytes of a tar, a row of Parquet, on a disk or a web server."""
+
+from __future__ import annotations
+
+import http.server
+import io
+import threading
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from manifests import audio
+from manifests.audio_address import ByteRange, ParquetRow, check_file_name, split_address
+from manifests.clips import Clip
+from manifests.errors import AudioError, StoreError, UserError
+from tests.manifests.reference_audio import noise
+
+
+def encoded(seed: int, form: str = "FLAC") -> tuple[bytes, np.ndarray]:
+    """A file's bytes, and the samples that soundfile reads from them."""
+    sink = io.BytesIO()
+    soundfile.write(sink, noise(0.2, 16000, seed=seed), 16000, format=form)
+    return sink.getvalue(), soundfile.read(io.BytesIO(sink.getvalue()), dtype="float32")[0]
+
+
+def clip(uri: str, **fields: Any) -> Clip:
+    return Clip(clip_id="a", uri=uri, **fields)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> tuple[Path, list[tuple[ByteRange, np.ndarray]]]:
+    """Three files one behind the other in one, with other bytes between."""
+    data, parts = b"junk", []
+    for seed, form in enumerate(("FLAC", "WAV", "OGG")):
+        piece, samples = encoded(seed, form)
+        parts.append((ByteRange(len(data), len(data) + len(piece) - 1), samples))
+        data += piece + b"\0" * 100
+    path = tmp_path / "packed.bin"
+    path.write_bytes(data)
+    return path, parts
+
+
+class Ranged(http.server.SimpleHTTPRequestHandler):
+    """A web server's folder, with ranges unless it is told not to know them."""
+
+    ranges = True
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/busy"):
+            return self.send_error(503)
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", "file:///etc/hostname")
+            return self.end_headers()
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            return self.send_error(404)
+        data, asked = path.read_bytes(), self.headers.get("Range")
+        if asked and self.ranges:
+            first, last = map(int, asked.removeprefix("bytes=").split("-"))
+            if first >= len(data):
+                return self.send_error(416)
+            data = data[first : last + 1]
+        self.send_response(206 if asked and self.ranges else 200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+        return None
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(Ranged, directory=str(tmp_path))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_bytes_of_a_local_file_decode_like_a_file_of_their_own(packed: Any, tmp_path: Path):
+    path, parts = packed
+    for index, (part, samples) in enumerate(parts):
+        whole = audio.decode(clip(f"{path}{part}"))
+        own = tmp_path / f"{index}.audio"
+        own.write_bytes(path.read_bytes()[part.first : part.last + 1])
+        assert whole.digest == audio.decode(clip(str(own))).digest
+        assert not whole.warnings
+        if index < 2:
+            assert np.array_equal(whole.samples, samples)
+            cut = audio.decode(clip(f"{path}{part}", offset=0.05, duration=0.1))
+            assert np.array_equal(cut.samples, samples[800:2400])
+
+
+def test_bytes_of_a_file_on_a_web_server(packed: Any, web: str, monkeypatch: pytest.MonkeyPatch):
+    path, ((part, samples), *_) = packed
+    address = f"{web}/{path.name}"
+    assert np.array_equal(audio.decode(clip(f"{address}{part}")).samples, samples)
+    (path.parent / "a b%.flac").write_bytes(path.read_bytes()[part.first : part.last + 1])
+    assert np.array_equal(audio.decode(clip(f"{web}/a b%25.flac")).samples, samples)
+    for uri, reason in (
+        (f"{web}/none.flac", "missing"),
+        (f"{address}#bytes=999999-1000000", "unreadable"),
+        (f"{address}#bytes=10-1000000", "unreadable"),
+        (f"{address}#bytes=0-999999999999", "unreadable"),
+    ):
+        with pytest.raises(AudioError) as error:
+            audio.decode(clip(uri))
+        assert error.value.reason == reason
+    for uri in (f"{web}/busy.wav", f"{web}/moved.wav", "http://127.0.0.1:9/a.wav"):
+        with pytest.raises(StoreError, match="could not be fetched"):
+            audio.decode(clip(uri))
+    monkeypatch.setattr(Ranged, "ranges", False)
+    with pytest.raises(AudioError, match="ignores ranges"):
+        audio.decode(clip(f"{address}{part}"))
+
+
+def test_bytes_of_an_object_in_a_store(packed: Any, s3: Any):
+    path, ((part, samples), *_) = packed
+    with s3.open_output_stream("data/packed #1.bin") as stream:
+        stream.write(path.read_bytes())
+    uri = "s3://data/packed #1.bin"
+    assert np.array_equal(audio.decode(clip(f"{uri}{part}")).samples, samples)
+    with pytest.raises(AudioError, match="beyond the file's end"):
+        audio.decode(clip(f"{uri}#bytes=10-99999"))
+    with pytest.raises(AudioError) as error:
+        audio.decode(clip(f"s3://data/nothing.tar{part}"))
+    assert error.value.reason == "missing"
+
+
+def test_a_row_of_parquet(tmp_path: Path):
+    both = [encoded(seed) for seed in range(5)]
+    audios = [{"bytes": data, "path": None} for data, _ in both]
+    audios[4] = {"bytes": None, "path": "x"}
+    path = tmp_path / "a.parquet"
+    table = pa.table({"my audio": audios, "plain": [data for data, _ in both], "n": range(5)})
+    pq.write_table(table, path, row_group_size=2)
+    for index, (_, samples) in enumerate(both[:4]):
+        for column in ("my audio", "plain"):
+            uri = f"{path}{ParquetRow(index // 2, index % 2, column)}"
+            assert split_address(uri) == (str(path), ParquetRow(index // 2, index % 2, column))
+            assert np.array_equal(audio.decode(clip(uri)).samples, samples)
+    for row in (
+        ParquetRow(3, 0, "plain"),
+        ParquetRow(2, 1, "plain"),
+        ParquetRow(2, 0, "my audio"),
+        ParquetRow(0, 0, "n"),
+        ParquetRow(0, 0, "none"),
+    ):
+        with pytest.raises(AudioError):
+            audio.decode(clip(f"{path}{row}"))
+
+
+@pytest.mark.parametrize(
+    "part",
+    ["#bytes=", "#bytes=5", "#bytes=5-4", "#bytes=-5-9", "#bytes=0-\u0663", "#bytes=01-2",
+     "#bytes=1-2/a", "#bytes=0-1e3", f"#bytes=0-{10**17}", "#bytes=1-2,4-5", "#row_group=0",
+     "#row_group=0&row=-1&column=a", "#row_group=0&row=1&column=", "#row_group=0&row=1&column=a b"],
+)  # fmt: skip
+def test_a_malformed_part_makes_no_clip(part: str):
+    with pytest.raises(UserError, match="malformed"):
+        clip(f"/data/a.tar{part}")
+
+
+def test_names_with_a_hash_stay_names():
+    for uri in ("/a/#1.wav", "/a/b#c=2.wav", "s3://bucket/#/x.wav"):
+        assert split_address(uri) == (uri, None)
+        check_file_name(uri)
+    with pytest.raises(UserError, match="rename"):
+        check_file_name("/a/b#bytes=0-1")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://user:key@host/a.wav", "https://host?x/a.wav", "ftp://host/a.wav", "http:///a.wav",
+     "s3://b?endpoint_override=h/a.tar#bytes=0-1"],
+)  # fmt: skip
+def test_addresses_that_say_more_than_a_place_are_refused(uri: str):
+    with pytest.raises(UserError, match="refused"):
+        clip(uri)
