@@ -21,6 +21,8 @@ RESULTS = Path("benchmarks/results")
 QUICK_STEPS = 100
 FOLDERS = {"labels": "full", "hearing": "hearing"}
 """Study -> its folder below `build/miniature`, `-quick` appended with --quick."""
+RESULT_FOLDERS = {"labels": "miniature", "hearing": "miniature-hearing"}
+"""Study -> its folder below `benchmarks/results`; the two are kept apart."""
 
 
 def main() -> None:
@@ -41,7 +43,7 @@ def main() -> None:
     steps.train(out / "recipe.yaml", out, out / "runs", seeds)
     base = out / "runs" / f"sft-{seeds[0]}" / "base"
     steps.ask(base, out / "runs", out, seeds)
-    results = out / "results" if options.quick else RESULTS / f"miniature-{options.study}"
+    results = out / "results" if options.quick else RESULTS / RESULT_FOLDERS[options.study]
     command = f"python -m benchmarks.miniature --study {options.study}"
     print(tables.write(base, out / "runs", out, seeds, results, command))
 

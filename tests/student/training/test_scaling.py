@@ -130,7 +130,8 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
 def test_a_backbone_that_is_cut_over_two_processes(
     world: Any, checkpoints: Any, tmp_path: Path
 ) -> None:
-    """FSDP 2 takes the steps of one process in both stages, also over a kill."""
+    """FSDP 2 takes the steps of one process in both stages, in the bottleneck and after it, also
+    over a kill."""
     lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
     stage = STAGE | {"max_steps": 4, "save_steps": 1}
     options = world.options(
@@ -138,7 +139,8 @@ def test_a_backbone_that_is_cut_over_two_processes(
         model=dataclasses.replace(model_of(checkpoints, "qwen2_audio"), dtype="float32"),
         lora=lora_without_dropout,
         align=StageConfig(train="embeddings", **STAGE),
-        joint=StageConfig(train="lora", **stage),
+        arm="coat+bottleneck",
+        joint=StageConfig(train="lora", bottleneck=0.5, **stage),
         trainer=PLAIN_DESCENT | {"use_cpu": True},
     )
     train(options)
@@ -150,7 +152,6 @@ def test_a_backbone_that_is_cut_over_two_processes(
     config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
     told = {name.removeprefix("fsdp_").upper(): value
             for name, value in config["fsdp_config"].items()}  # fmt: skip
-    told["TRANSFORMER_CLS_TO_WRAP"] = told.pop("TRANSFORMER_LAYER_CLS_TO_WRAP")
     environment = {f"FSDP_{name}": str(value).lower() if isinstance(value, bool) else str(value)
                    for name, value in told.items()}  # fmt: skip
     environment["ACCELERATE_USE_FSDP"] = "true"
