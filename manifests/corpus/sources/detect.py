@@ -8,17 +8,22 @@ from pathlib import Path
 from pyarrow import fs
 
 from manifests.clips import Clip
-from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse
+from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse, webdataset
+from manifests.corpus.sources.tar_index import expand
 from manifests.errors import UserError
 from manifests.storage import Folder, filesystem
+
+IDS_BY_TAR = "?ids=tar"
+"""Behind a source of tars: the tar's name becomes a part of each clip's id."""
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:
     """The clips of a source, in a stream.
 
     Args:
-        source: A JSON-lines manifest, a lhotse cut manifest, a folder of audio files, a folder
-            that is a Hugging Face dataset, or `hf:` and the name of one.
+        source: A JSON-lines manifest, a lhotse cut manifest, a folder of audio files or of tars, a
+            tar or a pattern of tars (`a-{000..012}.tar`), a folder that is a Hugging Face dataset,
+            or `hf:` and the name of one.
         audio: Where audio is written that a dataset holds as bytes.
 
     Raises:
@@ -29,6 +34,10 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         if Path(named).is_dir() and not hugging_face.is_dataset(Path(named)):
             return folder.clips(named)  # an AudioFolder
         return hugging_face.clips(named, audio)
+    ids_by_tar = source.endswith(IDS_BY_TAR)
+    source = source.removesuffix(IDS_BY_TAR)
+    if webdataset.IS_TAR.search(source):
+        return webdataset.clips(source, expand(source), ids_by_tar=ids_by_tar)
     system, path = filesystem(source)
     try:
         kind = system.get_file_info(path).type
@@ -42,6 +51,8 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
     if kind == fs.FileType.Directory:
         if "://" not in source and hugging_face.is_dataset(Path(source)):
             return hugging_face.clips(source, audio)
+        if tars := webdataset.tars_within(Folder(source)):
+            return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
         return folder.clips(source)
     first = next(json_lines.rows(source), None)
     if first is None:

@@ -1,0 +1,165 @@
+"""The members of uncompressed tars, so that each is read as a range of bytes and nothing is copied.
+
+Headers alone are read, many tars at once. What would give a clip other bytes than the member's own,
+or would silently leave members out, is refused: compression, sparse members, damage, a second
+archive behind the first.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from manifests.audio_address import ByteRange, check_file_name
+from manifests.errors import UserError
+from manifests.storage import filesystem, in_parallel
+
+AT_ONCE = 16
+"""Tars that are read at once."""
+READ_AHEAD = 1 << 16
+"""Bytes that are read with a header: small members behind it need no read of their own."""
+COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+"""First bytes of compressed files."""
+MAX_SMALL = 1 << 24
+"""Bytes of a member that is read as text or JSON, at most."""
+BLOCK = tarfile.BLOCKSIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A regular file in a tar."""
+
+    name: str
+    first: int
+    """Its first byte, from the tar's start."""
+    size: int
+    content: bytes | None
+    """What it holds, where that was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tar:
+    """One tar and its members in order."""
+
+    uri: str
+    members: list[Member]
+
+    def address(self, member: Member) -> str:
+        """The uri of a member that is not empty."""
+        return f"{self.uri}{ByteRange(member.first, member.first + member.size - 1)}"
+
+
+def read_tars(uris: Sequence[str], content_of: re.Pattern[str] | None = None) -> Iterator[Tar]:
+    """Indexes tars in parallel, and gives them in order.
+
+    Args:
+        uris: Paths or addresses.
+        content_of: Members whose name it finds have their content read.
+
+    Raises:
+        UserError: a tar is missing, compressed, damaged, or has sparse members.
+    """
+    return in_parallel(lambda uri: _read(uri, content_of), uris, requests=AT_ONCE)
+
+
+def expand(pattern: str) -> list[str]:
+    """The names of a pattern with `{000..012}`, `{a,b}` or NeMo's `_OP_0..7_CL_`, in order.
+
+    Numbers are filled up with zeros to the width in which they are written.
+
+    Raises:
+        UserError: a brace is malformed, or a range has more than a million numbers.
+    """
+    text = pattern.replace("_OP_", "{").replace("_CL_", "}")
+    match = re.search(r"\{([^{}]*)\}", text)
+    if not match:
+        if "{" in text or "}" in text:
+            raise UserError(f"{pattern} has a brace without its other half; expected {{000..012}}")
+        return [text]
+    span = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", match[1])
+    if span:
+        first, last = int(span[1]), int(span[2])
+        if not first <= last < first + 1_000_000:
+            raise UserError(f"{pattern}: the range {match[1]} is empty or too long")
+        is_padded = any(len(end) > 1 and end[0] == "0" for end in span.groups())
+        width = max(map(len, span.groups())) if is_padded else 0
+        inner = [f"{number:0{width}d}" for number in range(first, last + 1)]
+    elif "," in match[1]:
+        inner = match[1].split(",")
+    else:
+        raise UserError(f"{pattern}: expected {{000..012}} or {{a,b}}, found {match[0]}")
+    head, tail = text[: match.start()], text[match.end() :]
+    return [f"{head}{each}{rest}" for each in inner for rest in expand(tail)]
+
+
+def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
+    check_file_name(uri)
+    system, path = filesystem(uri)
+    try:
+        with system.open_input_file(path) as inner:
+            size = inner.size()
+            file = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inner), READ_AHEAD))
+            return Tar(path if "://" not in uri else uri, _members(uri, file, size, content_of))
+    except FileNotFoundError:
+        raise UserError(f"there is no {uri}; expected a tar") from None
+    except (tarfile.TarError, UnicodeDecodeError) as error:
+        raise UserError(f"{uri} is damaged or no tar ({error}); copy or make it again") from None
+    except OSError as error:
+        raise UserError(f"{uri} cannot be read ({error})") from None
+
+
+def _members(
+    uri: str, file: BinaryIO, size: int, content_of: re.Pattern[str] | None
+) -> list[Member]:
+    head = file.read(8)
+    for magic, name in COMPRESSED.items():
+        if head.startswith(magic):
+            raise UserError(
+                f"{uri} is compressed ({name}), and single clips cannot be read from it; unpack it "
+                "into a plain tar and build again"
+            )
+    file.seek(0)
+    members = []
+    with tarfile.open(fileobj=file, mode="r:") as tar:
+        for info in tar:
+            if info.issparse():
+                raise UserError(
+                    f"{uri}: {info.name} is a sparse member, whose bytes are not its file's; write "
+                    "the tar again without --sparse"
+                )
+            if info.isreg():
+                members.append(_member(uri, file, info, content_of))
+            # tarfile would keep every header in memory.
+            tar.members = []
+        end = tar.offset
+    _check_end(uri, file, end, size)
+    return members
+
+
+def _member(
+    uri: str, file: BinaryIO, info: tarfile.TarInfo, content_of: re.Pattern[str] | None
+) -> Member:
+    content = None
+    if content_of and content_of.search(info.name):
+        if info.size > MAX_SMALL:
+            raise UserError(f"{uri}: {info.name} has {info.size} bytes, expected a small text")
+        file.seek(info.offset_data)
+        content = file.read(info.size)
+    return Member(info.name, info.offset_data, info.size, content)
+
+
+def _check_end(uri: str, file: BinaryIO, end: int, size: int) -> None:
+    """Python's tarfile takes a damaged header in the middle for the end, without a word."""
+    if end > size:
+        raise UserError(f"{uri} ends after {size} bytes, in the middle of a member; copy it again")
+    file.seek(end)
+    rest = file.read(MAX_SMALL)
+    if rest.strip(b"\0"):
+        where = (
+            "a damaged header" if rest[:BLOCK].strip(b"\0") else "a second archive behind its end"
+        )
+        raise UserError(f"{uri} has {where} at byte {end}; make the tar again")

@@ -1,0 +1,152 @@
+"""WebDataset: tars in which the members of one sample follow each other and share a key.
+
+    speech/000.flac  speech/000.json  speech/000.txt      one sample, whose key is speech/000
+
+The audio stays in the tar. `txt` is the text, the fields of `json` are labels (a transcript among
+them is the text where there is no `txt`), and members such as `cls` or `speaker.txt` are labels. A
+clip's id is its sample's key.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import PurePosixPath
+from typing import Any
+
+from manifests.clips import Clip
+from manifests.corpus.sources.folder import AUDIO, TEXT_KEYS
+from manifests.corpus.sources.json_lines import number
+from manifests.corpus.sources.tar_index import Member, Tar, read_tars
+from manifests.decoders import probe
+from manifests.errors import UserError
+from manifests.storage import Folder
+
+log = logging.getLogger(__name__)
+
+_NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
+"""A key and what follows the first dot of the file's name, as the package webdataset splits it."""
+IS_TAR = re.compile(r"\.(tar|tgz|tar\.\w+)$")
+TEXT = ("txt", "text", "transcript")
+NUMBER = ("cls", "cls2", "class", "count", "index", "inx", "id")
+JSON = ("json", "jsn")
+_SMALL = re.compile(rf"\.({'|'.join((*TEXT, *NUMBER, *JSON))})$", re.IGNORECASE)
+
+
+def tars_within(folder: Folder) -> list[str]:
+    """Paths or addresses of a folder's tars, sorted; compressed ones too.
+
+    A folder that holds audio files or other folders beside its tars counts as having none.
+    """
+    names = [name for name in folder.names() if not name.startswith(".")]
+    if any(PurePosixPath(name).suffix.lower() in AUDIO for name in names):
+        return []
+    names = [name for name in names if IS_TAR.search(name)]
+    if not names or any(not name.startswith(".") for name in folder.folders()):
+        return []
+    return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in names]
+
+
+def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iterator[Clip]:
+    """The samples of tars as clips, in the order of the tars and of the samples in them.
+
+    Args:
+        source: What was given, for messages.
+        tars: Paths or addresses.
+        ids_by_tar: Put the tar's name before each id, where keys repeat from tar to tar.
+
+    Raises:
+        UserError: a tar or a sample cannot be used, or no sample has audio.
+    """
+    passed_over: Counter[str] = Counter()
+    count = 0
+    for tar in read_tars(tars, _SMALL):
+        for key, sample in _samples(tar):
+            try:
+                clip_id = f"{PurePosixPath(tar.uri).stem}/{key}" if ids_by_tar else key
+                clip = _clip(tar, clip_id, sample, passed_over)
+            except (UserError, ValueError) as error:
+                raise UserError(f"{tar.uri}, sample {key}: {error}") from None
+            if clip is not None:
+                count += 1
+                yield clip
+    what = ", ".join(f"{count:,} {name}" for name, count in passed_over.most_common())
+    if not count:
+        raise UserError(
+            f"{source} holds no sample with audio (passed over {what or 'nothing'}); expected "
+            "tars with members such as 000.flac and 000.json"
+        )
+    if what:
+        log.warning("%s: passed over %s", source, what)
+
+
+def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Key -> members by what follows the key, in lower case."""
+    named = []
+    for member in tar.members:
+        match = _NAME.fullmatch(member.name)
+        is_note = "/" not in member.name and re.fullmatch(r"__.*__", member.name)
+        if match and not is_note:
+            named.append((match[1], match[2].lower(), member))
+    for key, group in groupby(named, lambda each: each[0]):
+        sample: dict[str, Member] = {}
+        for _, suffix, member in group:
+            if suffix in sample:
+                raise UserError(
+                    f"{tar.uri}: two members {key}.{suffix} follow each other; give each sample a "
+                    "key of its own"
+                )
+            sample[suffix] = member
+        yield key, sample
+
+
+def _clip(
+    tar: Tar, clip_id: str, sample: dict[str, Member], passed_over: Counter[str]
+) -> Clip | None:
+    audio = [name for name in sample if f".{name.rpartition('.')[2]}" in AUDIO]
+    if len(audio) > 1:
+        raise UserError(
+            f"found the audio members {', '.join(audio)}, expected one; write tars with one each"
+        )
+    if not audio:
+        passed_over["samples without audio"] += 1
+        return None
+    member = sample.pop(audio[0])
+    if not member.size:
+        passed_over["samples whose audio is empty"] += 1
+        return None
+    labels: dict[str, Any] = {}
+    for name, each in sample.items():
+        if each.content is None:
+            passed_over[f"members .{name}"] += 1
+            continue
+        labels |= _labels(name, each.content)
+    texts = [each for each in (*TEXT, *TEXT_KEYS) if isinstance(labels.get(each), str)]
+    text = labels.pop(texts[0]) or None if texts else None
+    seconds = labels.get("duration")
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    uri = tar.address(member)
+    estimate = number(labels, "duration") if is_number and seconds > 0 else None
+    if estimate is None and "://" not in uri:
+        estimate = probe.seconds_of(uri)
+    return Clip(clip_id=clip_id, uri=uri, text=text, labels=labels, estimated_duration=estimate)
+
+
+def _labels(name: str, content: bytes) -> dict[str, Any]:
+    """The labels that a small member gives."""
+    kind = name.rpartition(".")[2]
+    try:
+        if kind in JSON:
+            value = json.loads(content)
+            whole = isinstance(value, dict) and name == kind
+            return value if whole else {name.removesuffix(f".{kind}"): value}
+        value = content.decode("utf-8-sig").strip()
+        if kind in NUMBER:
+            return {name: int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value}
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise UserError(f"the member .{name} cannot be read ({error}); mend it") from None
+    return {name if name == kind else name.removesuffix(f".{kind}"): value}

@@ -1,0 +1,180 @@
+"""Corpora of tars: what webdataset itself reads from them, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import webdataset
+from webdataset.tariterators import tarfile_samples
+
+from manifests import audio
+from manifests.clips import Clip
+from manifests.corpus import corpus
+from manifests.corpus.sources import detect
+from manifests.corpus.sources.tar_index import expand
+from manifests.errors import UserError
+from manifests.storage import Folder
+from tests.manifests.reference_audio import noise
+
+
+def read(source: Path | str) -> list[Clip]:
+    return list(detect.clips(str(source), Folder("/nowhere")))
+
+
+def flac(seed: int, seconds: float = 0.1) -> bytes:
+    sink = io.BytesIO()
+    soundfile.write(sink, noise(seconds, 16000, seed=seed), 16000, format="FLAC")
+    return sink.getvalue()
+
+
+def write_tar(path: Path, *members: tuple[str, bytes], form: int = tarfile.PAX_FORMAT) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def write_set(folder: Path) -> str:
+    """Two tars as webdataset writes them; the pattern of their names."""
+    folder.mkdir()
+    for shard in range(2):
+        with webdataset.TarWriter(str(folder / f"a-{shard:03d}.tar")) as writer:
+            for index in range(3):
+                seed = 3 * shard + index
+                writer.write(
+                    {
+                        "__key__": f"spéech/{seed:04d}",
+                        "flac": flac(seed),
+                        "json": {"speaker": f"s{seed}", "duration": 0.1, "text": "from json"},
+                        "txt": f"words {seed}",
+                        "cls": seed,
+                        "emotion.txt": "calm",
+                    }
+                )
+    return str(folder / "a-{000..001}.tar")
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_a_corpus_is_what_webdataset_reads(tmp_path: Path, as_folder: bool):
+    pattern = write_set(tmp_path / "set")
+    made = corpus.build(read(tmp_path / "set" if as_folder else pattern), tmp_path / "corpus")
+    urls = [{"url": str(tmp_path / "set" / f"a-{shard:03d}.tar")} for shard in range(2)]
+    expected = list(tarfile_samples(urls))
+    clips = list(made.clips())
+    assert [clip.clip_id for clip in clips] == [sample["__key__"] for sample in expected]
+    for clip, sample in zip(clips, expected, strict=True):
+        assert clip.text == sample["txt"].decode()
+        assert clip.labels["cls"] == int(sample["cls"])
+        assert clip.labels["speaker"] == json.loads(sample["json"])["speaker"]
+        assert clip.labels["emotion"] == "calm"
+        assert clip.estimated_duration == 0.1
+        samples, _ = soundfile.read(io.BytesIO(sample["flac"]), dtype="float32")
+        assert np.array_equal(audio.decode(clip).samples, samples)
+    again = corpus.build(read(tmp_path / "set"), tmp_path / "corpus")
+    assert again.digest == made.digest
+
+
+def test_every_way_to_write_a_tar(tmp_path: Path):
+    name = "long/" + "x" * 150 + "/ü.1.FLAC"
+    for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
+        path = write_tar(tmp_path / f"{form}.tar", (name, flac(form)), form=form)
+        (clip,) = read(path)
+        assert clip.clip_id == name.removesuffix(".1.FLAC")
+        expected, _ = soundfile.read(io.BytesIO(flac(form)), dtype="float32")
+        assert np.array_equal(audio.decode(clip).samples, expected)
+
+
+def test_keys_that_repeat_from_tar_to_tar(tmp_path: Path):
+    for name in ("a", "b"):
+        write_tar(tmp_path / "set" / f"{name}.tar", ("0.flac", flac(0)))
+    with pytest.raises(UserError, match="occurs twice"):
+        corpus.build(read(tmp_path / "set"), tmp_path / "corpus")
+    ids = [clip.clip_id for clip in read(f"{tmp_path}/set?ids=tar")]
+    assert ids == ["a/0", "b/0"]
+
+
+def test_what_is_passed_over_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    members = [("0.flac", flac(0)), ("0.npy", b"x"), ("1.txt", b"alone"), ("2.wav", b"")]
+    (clip,) = read(write_tar(tmp_path / "a.tar", *members))
+    assert clip.clip_id == "0"
+    assert "1 members .npy" in caplog.text
+    assert "1 samples without audio" in caplog.text
+    assert "1 samples whose audio is empty" in caplog.text
+
+
+def test_audio_beside_tars_stays_a_folder_of_audio(tmp_path: Path):
+    write_tar(tmp_path / "set" / "a.tar", ("0.flac", flac(0)))
+    (tmp_path / "set" / "own.flac").write_bytes(flac(1))
+    assert [clip.uri for clip in read(tmp_path / "set")] == [f"{tmp_path}/set/own.flac"]
+
+
+def test_tars_in_an_object_store(tmp_path: Path, s3: object):
+    path = write_tar(tmp_path / "a.tar", ("0.flac", flac(0)), ("0.txt", b"hi"))
+    Folder("s3://data/tars").write_atomic("a.tar", path.read_bytes())
+    (clip,) = read("s3://data/tars")
+    assert clip.text == "hi"
+    assert clip.uri.startswith("s3://data/tars/a.tar#bytes=")
+    expected, _ = soundfile.read(io.BytesIO(flac(0)), dtype="float32")
+    assert np.array_equal(audio.decode(clip).samples, expected)
+
+
+def refused(path: Path, data: bytes, match: str) -> None:
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=match):
+        read(path)
+
+
+def test_tars_that_cannot_be_read_in_place_are_refused(tmp_path: Path):
+    import bz2
+    import gzip
+    import lzma
+
+    good = write_tar(tmp_path / "good.tar", *((f"{i}.flac", flac(i)) for i in range(3)))
+    data = good.read_bytes()
+    for suffix, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
+        refused(tmp_path / f"a.tar{suffix}", pack(data), "unpack it")
+        refused(tmp_path / "named_plain.tar", pack(data), "unpack it")
+    second = [clip.uri for clip in read(good)][1]
+    first = int(second.rpartition("=")[2].split("-")[0])
+    refused(tmp_path / "b.tar", data[: first + 50], "damaged")
+    refused(
+        tmp_path / "c.tar", data[: first - 512] + b"\x07" * 512 + data[first:], "damaged header"
+    )
+    refused(tmp_path / "d.tar", data + data, "second archive")
+    refused(tmp_path / "e.tar", b"no tar at all" * 100, "no tar")
+    refused(tmp_path / "f.tar", b"", "no tar")
+    with pytest.raises(UserError, match="there is no"):
+        read(tmp_path / "none-{0..1}.tar")
+    both = write_tar(tmp_path / "g.tar", ("0.flac", flac(0)), ("0.wav", flac(1)))
+    with pytest.raises(UserError, match="expected one"):
+        read(both)
+    with pytest.raises(UserError, match="no sample with audio"):
+        read(write_tar(tmp_path / "h.tar", ("0.txt", b"x")))
+    with pytest.raises(UserError, match=r"sample 0: the member .json"):
+        read(write_tar(tmp_path / "i.tar", ("0.flac", flac(0)), ("0.json", b"{")))
+
+
+def test_a_sparse_member_is_refused(tmp_path: Path):
+    info = tarfile.TarInfo("0.wav")
+    info.type = tarfile.GNUTYPE_SPARSE
+    (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    with pytest.raises(UserError, match="sparse"):
+        read(tmp_path / "a.tar")
+
+
+def test_patterns():
+    assert expand("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
+    assert expand("{x,y}/a__OP_0..1_CL_.tar") == [f"{d}/a_{i}.tar" for d in "xy" for i in (0, 1)]
+    assert expand("plain.tar") == ["plain.tar"]
+    for bad in ("a{1..0}.tar", "a{0..99999999}.tar", "a{0..1.tar", "a{x}.tar"):
+        with pytest.raises(UserError, match="a"):
+            expand(bad)
