@@ -42,7 +42,7 @@ VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
 )  # fmt: skip
 
-_AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}
+_AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 """Texts, labels and ids are shown as they are: `[noise]` and `:x:` are no markup."""
 console = Console(width=None if sys.stdout.isatty() else 160, **_AS_IT_IS)
 """Where results go: stdout."""

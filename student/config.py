@@ -451,7 +451,7 @@ def parse_recipe(
     check_fields(values, Recipe, source)
     parser = _parser()
     try:
-        parsed = parser.parse_object(values)
+        parsed = parser.parse_object(dict(values))
         return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from None

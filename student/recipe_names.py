@@ -35,14 +35,11 @@ def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
         new = RENAMED.get(name, name)
         if new != name and not quiet:
             messages.print(f"{source}: {name} is called {new} now", markup=False)
-        plain = value if isinstance(value, str) else None
-        if (new, plain) in RENAMED_VALUES:
+        if isinstance(value, str) and (new, value) in RENAMED_VALUES:
+            current = RENAMED_VALUES[new, value]
             if not quiet:
-                messages.print(
-                    f"{source}: {new}: {plain} is called {RENAMED_VALUES[new, plain]} now",
-                    markup=False,
-                )
-            value = RENAMED_VALUES[new, plain]
+                messages.print(f"{source}: {new}: {value} is called {current} now", markup=False)
+            value = current
         renamed[new] = rename_fields(value, source, quiet=quiet)
     return renamed
 

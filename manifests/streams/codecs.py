@@ -105,7 +105,7 @@ def _encode_int8(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
     for first in range(0, len(frames_TD), BLOCK_FRAMES):
         block = slice(first, first + BLOCK_FRAMES)
         levels_TD[block] = np.rint(frames_TD[block] / divisor_D)
-    return b"".join((scale_D.tobytes(), memoryview(levels_TD)))
+    return b"".join((scale_D.tobytes(), levels_TD.data))
 
 
 def _decode_int8(blob: Blob, stream: CodedStream) -> np.ndarray:
