@@ -8,7 +8,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from manifests.clips import Clip
-from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse, webdataset
+from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse, nemo, webdataset
 from manifests.corpus.sources.tar_index import expand
 from manifests.errors import UserError
 from manifests.storage import Folder, filesystem
@@ -34,9 +34,11 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         if Path(named).is_dir() and not hugging_face.is_dataset(Path(named)):
             return folder.clips(named)  # an AudioFolder
         return hugging_face.clips(named, audio)
+    if nemo.is_pattern(source) and not Path(source).exists():
+        return nemo.clips(source)
     ids_by_tar = source.endswith(IDS_BY_TAR)
     source = source.removesuffix(IDS_BY_TAR)
-    if webdataset.IS_TAR.search(source):
+    if webdataset.IS_TAR.search(source) and not Path(source).is_dir():
         return webdataset.clips(source, expand(source), ids_by_tar=ids_by_tar)
     system, path = filesystem(source)
     try:
@@ -57,4 +59,6 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
     first = next(json_lines.rows(source), None)
     if first is None:
         raise UserError(f"{source} is empty; expected one JSON object for each line")
+    if nemo.is_tarred(first[1], source):
+        return nemo.clips(source)
     return lhotse.clips(source) if lhotse.is_cut(first[1]) else json_lines.clips(source)

@@ -32,7 +32,7 @@ def clips(source: str) -> Iterator[Clip]:
     """
     for where, row in rows(source):
         try:
-            yield _clip(row, source)
+            yield clip_from_row(row, source)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -105,7 +105,12 @@ def _object(line: bytes) -> dict[str, Any]:
     return found
 
 
-def _clip(row: dict[str, Any], source: str) -> Clip:
+def clip_from_row(row: dict[str, Any], source: str) -> Clip:
+    """The clip of one line; a relative path is relative to the folder of `source`.
+
+    Raises:
+        UserError: the line cannot be used.
+    """
     path = row.get("audio_filepath")
     if not isinstance(path, str) or not path:
         keys = ", ".join(row) or "none"

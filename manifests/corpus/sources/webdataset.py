@@ -42,7 +42,10 @@ def tars_within(folder: Folder) -> list[str]:
 
     A folder that holds audio files or other folders beside its tars counts as having none.
     """
-    names = [name for name in folder.names() if not name.startswith(".")]
+    try:
+        names = [name for name in folder.names() if not name.startswith(".")]
+    except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+        return []
     if any(PurePosixPath(name).suffix.lower() in AUDIO for name in names):
         return []
     names = [name for name in names if IS_TAR.search(name)]

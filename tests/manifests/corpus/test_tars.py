@@ -178,3 +178,64 @@ def test_patterns():
     for bad in ("a{1..0}.tar", "a{0..99999999}.tar", "a{0..1.tar", "a{x}.tar"):
         with pytest.raises(UserError, match="a"):
             expand(bad)
+
+
+# NeMo's tarred sets
+
+
+def write_tarred(folder: Path) -> list[dict]:
+    """A set as NeMo's convert_to_tarred_audio_dataset lays it out; its rows."""
+    rows = []
+    for shard in range(2):
+        write_tar(
+            folder / f"audio_{shard}.tar", *((f"d_{i}.flac", flac(2 * shard + i)) for i in (0, 1))
+        )
+        own = [
+            {"audio_filepath": "d_0.flac", "duration": 0.1, "text": f"a{shard}", "shard_id": shard},
+            {"audio_filepath": "d_1.flac", "duration": 0.04, "text": "b", "shard_id": shard},
+            {
+                "audio_filepath": "d_1-sub1.flac",
+                "offset": 0.05,
+                "duration": 0.05,
+                "shard_id": shard,
+            },
+        ]
+        lines = "".join(json.dumps(row) + "\n" for row in own)
+        (folder / "sharded_manifests").mkdir(exist_ok=True)
+        (folder / "sharded_manifests" / f"manifest_{shard}.json").write_text(lines)
+        rows += own
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "tarred_audio_manifest.json").write_text(text)
+    return rows
+
+
+def test_a_tarred_set_of_nemo(tmp_path: Path):
+    rows = write_tarred(tmp_path)
+    clips = read(tmp_path / "tarred_audio_manifest.json")
+    assert clips == read(tmp_path / "sharded_manifests" / "manifest__OP_0..1_CL_.json")
+    (tmp_path / "tars").mkdir()
+    for shard in range(2):
+        (tmp_path / f"audio_{shard}.tar").rename(tmp_path / "tars" / f"x{shard}.tar")
+    with pytest.raises(UserError, match="say where the tars are"):
+        read(tmp_path / "tarred_audio_manifest.json")
+    clips = read(f"{tmp_path}/tarred_audio_manifest.json?tars=tars/x_OP_0..1_CL_.tar")
+    assert [clip.text for clip in clips] == [row.get("text") for row in rows]
+    for clip, row in zip(clips, rows, strict=True):
+        seed = 2 * row["shard_id"] + int(row["audio_filepath"][2])
+        whole, _ = soundfile.read(io.BytesIO(flac(seed)), dtype="float32")
+        start = round(row.get("offset", 0) * 16000)
+        stop = start + round(row["duration"] * 16000)
+        assert np.array_equal(audio.decode(clip).samples, whole[start:stop])
+
+
+def test_rows_without_their_member_end_the_build(tmp_path: Path):
+    write_tarred(tmp_path)
+    manifest = tmp_path / "m.json"
+    for row, match in (
+        ({"audio_filepath": "none.flac", "shard_id": 0}, "has no audio 'none.flac'"),
+        ({"audio_filepath": "d_0.flac", "shard_id": 7}, r"there is no .*audio_7\.tar"),
+        ({"audio_filepath": "d_0.flac", "shard_id": "x"}, "expected shard_id"),
+    ):
+        manifest.write_text(json.dumps(row) + "\n")
+        with pytest.raises(UserError, match=match):
+            read(manifest)
