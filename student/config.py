@@ -214,7 +214,8 @@ class DataConfig:
     validation_limit: int = 256
     """At most so many held-out examples are validated on."""
     max_duration: float = 30.0
-    """Longer clips are left out, in seconds (the audio tower would cut them)."""
+    """Longer clips are left out, in seconds; so are those longer than the backbone's window, whose
+    end it would not hear (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s)."""
     group_by_length: bool = False
     """Batch clips of similar length, chosen anew every epoch: less padding, the same examples."""
     shuffle: Literal["auto", "clips", "blocks"] = "auto"

@@ -31,6 +31,7 @@ from student.data.workers import build_loader
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
+from student.model.backbones.registry import window_of
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
@@ -78,7 +79,10 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     copy_ahead(streams)
     corpus = Corpus(options.corpus)
     with process.main_process_first():
-        table = open_examples(run.examples_folder, corpus, streams, recipe.data, begun=run.exists)
+        table = open_examples(
+            run.examples_folder, corpus, streams, recipe.data,
+            window_s=window_of(recipe.model), begun=run.exists,
+        )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
     sources = build_sources(options.corpus, caches, table.summary, streams,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +26,9 @@ from manifests.cache.clip_index import clip_keys
 from manifests.clips import SCHEMA, from_table, likely_durations, to_table
 from manifests.console import as_fields, messages
 from manifests.corpus.corpus import Corpus
-from manifests.errors import UserError
 from student.config import DataConfig
 from student.data.arrow_files import ArrowWriter
+from student.data.coverage import count_covered, tell_left_out
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
 from student.data.examples import (
     answer_of,
@@ -67,6 +68,7 @@ def open_examples(
     streams: Mapping[str, Stream],
     data: DataConfig,
     *,
+    window_s: float = math.inf,
     begun: bool = False,
 ) -> ExampleTable:
     """The examples of a run, made if the folder has not those of this corpus, cache and recipe.
@@ -76,8 +78,11 @@ def open_examples(
         corpus: The clips.
         streams: What their durations and targets are looked up in.
         data: Of the recipe.
+        window_s: Longest audio in seconds that the backbone takes; longer clips are left out, as
+            targets would cover what it does not hear.
         begun: Whether the run has begun. If it did so with a version that had no such folder, its
-            examples are split as that version did, by the id of a conversation's last clip alone.
+            examples are split as that version did, by the id of a conversation's last clip alone;
+            and if it did so with one that did not look at the window, clips beyond it stay.
 
     Raises:
         UserError: no clip can be used, a stream has targets for none of them, a task offers
@@ -85,19 +90,26 @@ def open_examples(
     """
     summary = Summary.read(folder)
     by_last_clip = begun if summary is None else summary.by_last_clip
-    made_from = _made_from(corpus, streams, data, by_last_clip)
+    keeps_longer = begun and (summary is None or summary.longest_s is None)
+    longest_s = data.max_duration if keeps_longer else min(data.max_duration, window_s)
+    made_from = _made_from(corpus, streams, data, longest_s, by_last_clip)
     if summary is None or summary.made_from != made_from:
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
-        _Builder(part, streams, data).build(corpus, made_from, by_last_clip)
+        builder = _Builder(part, streams, data, longest_s)
+        builder.build(corpus, made_from, by_last_clip, keeps_longer=keeps_longer)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return ExampleTable(folder, data.tasks)
 
 
 def _made_from(
-    corpus: Corpus, streams: Mapping[str, Stream], data: DataConfig, by_last_clip: bool
+    corpus: Corpus,
+    streams: Mapping[str, Stream],
+    data: DataConfig,
+    longest_s: float,
+    by_last_clip: bool,
 ) -> str:
     caches = {
         name: stream.reader.teacher.digest
@@ -106,7 +118,7 @@ def _made_from(
     }
     chats = {path: _content(path) for path in data.chats}
     kept = {name: as_fields(data)[name] for name in ("tasks", "chats", "validation")}
-    known = [VERSION, corpus.digest, caches, chats, kept, data.max_duration, by_last_clip]
+    known = [VERSION, corpus.digest, caches, chats, kept, longest_s, by_last_clip]
     return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
 
 
@@ -131,10 +143,14 @@ class _TaskRows:
 class _Builder:
     """Gathers what one pass over a corpus gives."""
 
-    def __init__(self, folder: Path, streams: Mapping[str, Stream], data: DataConfig) -> None:
+    def __init__(
+        self, folder: Path, streams: Mapping[str, Stream], data: DataConfig, longest_s: float
+    ) -> None:
         self._folder = folder
         self._streams = streams
         self._data = data
+        self._longest_s = longest_s
+        self._num_beyond_window = 0
         self._tasks = [_TaskRows() for _ in data.tasks]
         self._usable: list[np.ndarray] = []
         self._seconds: list[np.ndarray] = []
@@ -145,7 +161,9 @@ class _Builder:
         self._num_usable = 0
         self._group_numbers: dict[str, int] = {}
 
-    def build(self, corpus: Corpus, made_from: str, by_last_clip: bool) -> None:
+    def build(
+        self, corpus: Corpus, made_from: str, by_last_clip: bool, *, keeps_longer: bool
+    ) -> None:
         """Writes the folder."""
         with ArrowWriter(self._folder / "clips.arrow", SCHEMA) as clips:
             tables = track(
@@ -160,7 +178,11 @@ class _Builder:
         usable_C = np.concatenate(self._usable)
         seconds_C = np.concatenate(self._seconds)
         key_C = np.concatenate(self._keys)
-        covered = self._check_coverage(key_C, usable_C, corpus)
+        tell_left_out(
+            corpus.num_clips, int(usable_C.sum()), self._num_beyond_window,
+            self._data.max_duration, self._longest_s,
+        )  # fmt: skip
+        covered = count_covered(key_C[usable_C], self._streams)
         row_C = np.where(usable_C, np.cumsum(usable_C) - 1, -1).astype(np.int32)
         self._write_index(key_C, usable_C, row_C, corpus)
 
@@ -199,6 +221,7 @@ class _Builder:
             hours=float(seconds_C[usable_C].sum()) / 3600,
             covered=covered,
             by_last_clip=by_last_clip,
+            longest_s=None if keeps_longer else self._longest_s,
         )
         (self._folder / "summary.json").write_text(json.dumps(asdict(summary)))
 
@@ -212,7 +235,9 @@ class _Builder:
         seconds_N = likely_durations(table).to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isnan(seconds_N).any():
             seconds_N = self._measured(table, key_N, seconds_N)
-        usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= self._data.max_duration)
+        usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= self._longest_s)
+        within_N = seconds_N <= self._data.max_duration
+        self._num_beyond_window += int((within_N & (seconds_N > self._longest_s)).sum())
         self._keys.append(key_N)
         self._seconds.append(seconds_N)
         self._usable.append(usable_N)
@@ -256,38 +281,6 @@ class _Builder:
             with ThreadPoolExecutor(DECODERS) as threads:
                 seconds_N[unknown] = list(threads.map(_decoded_seconds, clips))
         return seconds_N
-
-    def _check_coverage(
-        self, key_C: np.ndarray, usable_C: np.ndarray, corpus: Corpus
-    ) -> dict[str, int]:
-        """How many usable clips each stream covers; says so where it is not all."""
-        count = int(usable_C.sum())
-        if count < corpus.num_clips:
-            logger.warning(
-                "%d of %d clips are left out: shorter than %s s, longer than %s s or not readable",
-                corpus.num_clips - count, corpus.num_clips, MIN_SECONDS, self._data.max_duration,
-            )  # fmt: skip
-        if not count:
-            raise UserError(
-                f"none of the corpus' {corpus.num_clips} clips can be used; see data.max_duration"
-            )
-        key_U = key_C[usable_C]
-        covered: dict[str, int] = {}
-        names: dict[int, list[str]] = {}
-        for name, stream in self._streams.items():
-            covered[name] = count
-            if stream.reader is not None:
-                covered[name] = int(stream.reader.teacher.covers(key_U).sum())
-            if not covered[name]:
-                raise UserError(
-                    f"the cache has stream {name} for none of the corpus' {count} clips; "
-                    "was it built from this corpus? (coat-cache status)"
-                )
-            names.setdefault(covered[name], []).append(name)
-        for number, alike in names.items():
-            if number < count:
-                logger.warning("%d of %d clips have %s", number, count, ", ".join(alike))
-        return covered
 
     def _write_index(
         self, key_C: np.ndarray, usable_C: np.ndarray, row_C: np.ndarray, corpus: Corpus

@@ -58,6 +58,8 @@ class Summary:
     """Stream -> clips that have targets."""
     by_last_clip: bool = False
     """Whether examples are split, and drawn, as versions did that had no such folder."""
+    longest_s: float | None = None
+    """Longer clips are left out; None where clips beyond the backbone's window were kept."""
 
     @classmethod
     def read(cls, folder: Path) -> Summary | None:

@@ -41,7 +41,10 @@ class AudioFlamingo3(Backbone):
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         model = AudioFlamingo3ForConditionalGeneration.from_pretrained(path, **options)
-        return model, AudioFlamingo3Processor.from_pretrained(path)
+        return model, self.load_processor(path)
+
+    def load_processor(self, path: str) -> Processor:
+        return AudioFlamingo3Processor.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         model = AudioFlamingo3ForConditionalGeneration(
@@ -58,8 +61,13 @@ class AudioFlamingo3(Backbone):
         return model, AudioFlamingo3Processor(extractor, tokenizer, chat_template=template)
 
     def window_s(self, processor: Any) -> float:
-        """The tower's windows are joined, up to this length."""
-        return processor.max_audio_len
+        """The tower's windows are joined, as many as this length has."""
+        one = processor.feature_extractor.chunk_length
+        return processor.max_audio_len // one * one
+
+    def tiny_window_s(self, config: TinyConfig) -> float:
+        """The same of the processor's default, ten minutes."""
+        return 600 // config.window_s * config.window_s
 
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]

@@ -63,6 +63,10 @@ class Backbone(Protocol):
         """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
         ...
 
+    def load_processor(self, path: str) -> Processor:
+        """The checkpoint's processor alone."""
+        ...
+
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         """A small model of the class with random weights."""
         ...
@@ -81,6 +85,10 @@ class Backbone(Protocol):
     def window_s(self, processor: Any) -> float:
         """Longest audio in seconds that the model takes; what is behind it is not heard."""
         return processor.feature_extractor.chunk_length
+
+    def tiny_window_s(self, config: TinyConfig) -> float:
+        """The `window_s` of the model that `tiny` makes."""
+        return config.window_s
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """What the inner model must be told besides `attention_mask`, so that padding on the left

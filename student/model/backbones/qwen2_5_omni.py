@@ -78,11 +78,14 @@ class Qwen2_5Omni(Backbone):
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, **options)
+        return model, self.load_processor(path)
+
+    def load_processor(self, path: str) -> Processor:
         tokenizer = AutoTokenizer.from_pretrained(path)
         extractor = WhisperFeatureExtractor.from_pretrained(path)
         fields, _ = Qwen2_5OmniProcessor.get_processor_dict(path)
         template = fields.get("chat_template") or tokenizer.chat_template
-        return model, AudioTextProcessor(tokenizer, extractor, template)
+        return AudioTextProcessor(tokenizer, extractor, template)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         ids = tokenizer.get_vocab()

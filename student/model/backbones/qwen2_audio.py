@@ -45,7 +45,10 @@ class Qwen2Audio(Backbone):
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         model = Qwen2AudioForConditionalGeneration.from_pretrained(path, **options)
-        return model, Qwen2AudioProcessor.from_pretrained(path)
+        return model, self.load_processor(path)
+
+    def load_processor(self, path: str) -> Processor:
+        return Qwen2AudioProcessor.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         model = Qwen2AudioForConditionalGeneration(

@@ -7,6 +7,7 @@ from importlib import import_module
 from transformers import AutoConfig
 
 from manifests.errors import UserError
+from student.config import ModelConfig
 from student.model.backbones.protocol import Backbone
 
 BACKBONES = {
@@ -38,3 +39,13 @@ def backbone_for(path: str) -> Backbone:
         known = ", ".join(BACKBONES)
         raise UserError(f"{path} is a {model_type} model; there are adapters for {known}")
     return named_backbone(model_type)
+
+
+def window_of(config: ModelConfig) -> float:
+    """Longest audio in seconds that a recipe's backbone takes; no weights are loaded for it."""
+    if config.build == "small":
+        return config.small.window_s
+    if config.path is None:
+        return named_backbone(config.tiny.family).tiny_window_s(config.tiny)
+    backbone = backbone_for(config.path)
+    return backbone.window_s(backbone.load_processor(config.path))

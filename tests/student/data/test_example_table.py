@@ -14,12 +14,13 @@ import pytest
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
-from student.config import DataConfig, StreamConfig, TaskConfig
+from student.config import DataConfig, ModelConfig, StreamConfig, TaskConfig, TinyConfig
 from student.data.build_table import open_examples
 from student.data.example_table import ExampleTable
 from student.data.examples import build_examples
 from student.distill.streams import open_streams
-from tests.student.conftest import TASKS, World
+from student.model.backbones.registry import window_of
+from tests.student.conftest import FAMILIES, TASKS, World
 
 SAID = TaskConfig(questions=["What is said?"], answer=["text"])
 
@@ -30,6 +31,14 @@ def clips(count: int) -> list[Clip]:
              text="words" if n % 4 == 0 else None, labels={"note": f"n{n % 5}"} if n % 2 else {})
         for n in range(count)
     ]  # fmt: skip
+
+
+def said(count: int) -> list[Clip]:
+    """Clips of 1, 2, ... seconds, each with a text."""
+    return [
+        Clip(clip_id=f"s{n}", uri=f"/s{n}.wav", duration=1.0 + n, text="words")
+        for n in range(count)
+    ]
 
 
 def test_a_table_has_the_examples_that_templates_make(tmp_path: Path) -> None:
@@ -105,8 +114,37 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
     with pytest.raises(UserError, match=r"chats.jsonl, line 2.*no clip 'nowhere'"):
         open_examples(tmp_path / "examples", corpus, {}, data)
     only = build([short], tmp_path / "only")
-    with pytest.raises(UserError, match="none of the corpus' 1 clips"):
+    with pytest.raises(UserError, match=r"none of the corpus' 1 clips can be used: .* than 30 s"):
         open_examples(tmp_path / "examples", only, {}, DataConfig(tasks=[SAID]))
+
+
+@pytest.mark.parametrize(("window_s", "kept"), [(10, 7), (3, 3), (30, 8)])
+def test_clips_beyond_the_window_are_left_out(
+    tmp_path: Path, caplog: Any, window_s: int, kept: int
+) -> None:
+    """By default a tiny model takes 10 s and clips of up to 30 s were taken: the targets covered
+    the whole clip, and the audio its first 10 s. A run that began so keeps its examples."""
+    long = Clip(clip_id="long", uri="/x.wav", duration=12.0, text="words")
+    corpus = build([*said(7), long], tmp_path / "corpus")
+    data = DataConfig(tasks=[SAID])
+    model = ModelConfig(build="tiny", tiny=TinyConfig(window_s=window_s))
+    folder = tmp_path / "examples"
+    table = open_examples(folder, corpus, {}, data, window_s=window_of(model))
+    assert len(table) == len(table.clips) == kept
+    said_so = f"{8 - kept} of 8 clips are left out: longer than {window_s} s, the window of the"
+    assert (said_so in caplog.text) == (kept < 8)
+    begun = open_examples(folder, corpus, {}, data, window_s=window_s, begun=True)
+    assert len(begun) == kept
+    older = tmp_path / "older"
+    assert len(open_examples(older, corpus, {}, data, window_s=window_s, begun=True)) == 8
+
+
+def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
+    assert window_of(ModelConfig(build="tiny")) == 10
+    for family, window_s in zip(FAMILIES, (2, 2, 600), strict=True):
+        assert window_of(ModelConfig(path=checkpoints(family))) == window_s
+        tiny = TinyConfig(family=family, window_s=2)
+        assert window_of(ModelConfig(build="tiny", tiny=tiny)) == window_s
 
 
 def test_unknown_lengths_come_from_the_cache_without_its_frames(

@@ -1,0 +1,75 @@
+"""What of a corpus can be learnt from: usable clips, and those that each stream has targets for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+
+from manifests.errors import UserError
+from student.data.prompts import MIN_SECONDS
+from student.distill.streams import Stream
+
+# Legend: U usable clips.
+
+logger = logging.getLogger(__name__)
+
+
+def tell_left_out(
+    num_clips: int, num_usable: int, num_beyond: int, max_duration: float, longest_s: float
+) -> None:
+    """Says how many clips are left out, and why.
+
+    Args:
+        num_clips: Of the corpus.
+        num_usable: Those that are taken.
+        num_beyond: Those that `max_duration` would take, and the backbone's window does not.
+        max_duration: Of the recipe.
+        longest_s: The smaller of `max_duration` and the window.
+
+    Raises:
+        UserError: no clip is left.
+    """
+    if num_beyond:
+        logger.warning(
+            "%d of %d clips are left out: longer than %g s, the window of the backbone",
+            num_beyond, num_clips, longest_s,
+        )  # fmt: skip
+    others = num_clips - num_usable - num_beyond
+    if others:
+        logger.warning(
+            "%d of %d clips are left out: shorter than %s s, longer than %s s or not readable",
+            others, num_clips, MIN_SECONDS, max_duration,
+        )  # fmt: skip
+    if not num_usable:
+        raise UserError(
+            f"none of the corpus' {num_clips} clips can be used: each is shorter than "
+            f"{MIN_SECONDS} s, longer than {longest_s:g} s or not readable; see data.max_duration, "
+            "and the window of the backbone"
+        )
+
+
+def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str, int]:
+    """How many usable clips each stream covers; says so where it is not all.
+
+    Raises:
+        UserError: a stream covers none.
+    """
+    count = len(key_U)
+    covered: dict[str, int] = {}
+    names: dict[int, list[str]] = {}
+    for name, stream in streams.items():
+        covered[name] = count
+        if stream.reader is not None:
+            covered[name] = int(stream.reader.teacher.covers(key_U).sum())
+        if not covered[name]:
+            raise UserError(
+                f"the cache has stream {name} for none of the corpus' {count} clips; "
+                "was it built from this corpus? (coat-cache status)"
+            )
+        names.setdefault(covered[name], []).append(name)
+    for number, alike in names.items():
+        if number < count:
+            logger.warning("%d of %d clips have %s", number, count, ", ".join(alike))
+    return covered
