@@ -158,7 +158,7 @@ def _teacher(line: TeacherSurvey, newest: bool) -> dict[str, Any]:
         "corpus": line.corpus,
         "newest": newest,
         "license": line.spec.license,
-        "clips": line.clips,
+        "clips": line.corpus_clips,
         "rows": line.rows,
         "failed": line.failures.total(),
         "missing": line.missing,

@@ -8,7 +8,7 @@ durations says the rest. The markers come from the marker index, a few files per
 from __future__ import annotations
 
 import random
-from collections import Counter, defaultdict
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -19,6 +19,7 @@ from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
+from manifests.cache.totals import Totals
 from manifests.corpus.corpus import Corpus, Part
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
@@ -32,22 +33,13 @@ POINTS = 80
 
 
 @dataclass(slots=True, kw_only=True)
-class TeacherSurvey:
-    """One version of one teacher over one corpus, as its markers tell."""
+class TeacherSurvey(Totals):
+    """The totals of one version of a teacher over one corpus, and what the report plots of them."""
 
     spec: TeacherSpec
     corpus: str
-    clips: int
-    """Of the corpus."""
-    shards: int = 0
-    rows: int = 0
-    failures: Counter[str] = field(default_factory=Counter)
-    """Error code -> clips."""
+    corpus_clips: int
     failed_shards: list[int] = field(default_factory=list)
-    seconds: float = 0.0
-    """Audio in the rows."""
-    data_bytes: int = 0
-    extract_seconds: float = 0.0
     commits: list[tuple[float, float, float]] = field(default_factory=list)
     """(finished, as seconds since 1970; audio seconds; worker seconds) of every shard, by time."""
     sums: dict[str, Sums] = field(default_factory=dict)
@@ -55,19 +47,14 @@ class TeacherSurvey:
 
     @property
     def missing(self) -> int:
-        """Clips in shards that are not committed."""
-        return self.clips - self.rows - self.failures.total()
+        """Number of clips in shards that are not committed."""
+        return self.corpus_clips - self.rows - self.failures.total()
 
     def add(self, marker: Marker) -> None:
-        """Counts one shard in."""
-        self.shards += 1
-        self.rows += marker.rows
-        self.failures.update(marker.failures)
+        """Adds one shard."""
+        Totals.add(self, marker)
         if marker.failures:
             self.failed_shards.append(marker.shard)
-        self.seconds += marker.seconds
-        self.data_bytes += marker.data_bytes
-        self.extract_seconds += marker.extract_seconds
         finished = datetime.fromisoformat(marker.finished).timestamp()
         self.commits.append((finished, marker.seconds, marker.extract_seconds))
 
@@ -78,7 +65,7 @@ def survey(layout: Layout) -> list[TeacherSurvey]:
     for name in layout.corpora():
         clips = layout.corpus(name).num_clips
         for spec in layout.teachers().values():
-            line = TeacherSurvey(spec=spec, corpus=name, clips=clips)
+            line = TeacherSurvey(spec=spec, corpus=name, corpus_clips=clips)
             for segment in marker_index.read(layout.shards(spec, name), sums=True):
                 for marker in segment.markers:
                     line.add(marker)
