@@ -72,6 +72,7 @@ def read_audio(parquet: pq.ParquetFile, row_group: int, column: str) -> pa.Chunk
     if isinstance(kind, pa.StructType):
         chunks = [chunk.field("bytes") for chunk in values.chunks]
         values = pa.chunked_array(chunks, pa.binary()) if not chunks else pa.chunked_array(chunks)
-    if not (pa.types.is_binary(values.type) or pa.types.is_large_binary(values.type)):
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
+    if not any(is_kind(values.type) for is_kind in kinds):
         raise AudioError("unreadable", f"the column {leaf} holds {values.type}, expected bytes")
     return values

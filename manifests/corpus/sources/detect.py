@@ -8,7 +8,15 @@ from pathlib import Path
 from pyarrow import fs
 
 from manifests.clips import Clip
-from manifests.corpus.sources import folder, hugging_face, json_lines, lhotse, nemo, webdataset
+from manifests.corpus.sources import (
+    folder,
+    hugging_face,
+    json_lines,
+    lhotse,
+    nemo,
+    parquet,
+    webdataset,
+)
 from manifests.corpus.sources.tar_index import expand
 from manifests.errors import UserError
 from manifests.storage import Folder, filesystem
@@ -51,14 +59,26 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
             "folder of audio files or hf:DATASET"
         )
     if kind == fs.FileType.Directory:
+        files = [] if _is_saved_dataset(source) else parquet.files_within(Folder(source))
+        if files and not audio.folders():
+            return parquet.clips(files)
+        # A corpus that was begun with copies of the audio goes on with copies.
         if "://" not in source and hugging_face.is_dataset(Path(source)):
             return hugging_face.clips(source, audio)
         if tars := webdataset.tars_within(Folder(source)):
             return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
         return folder.clips(source)
+    if source.endswith(".parquet"):
+        return parquet.clips([source])
     first = next(json_lines.rows(source), None)
     if first is None:
         raise UserError(f"{source} is empty; expected one JSON object for each line")
     if nemo.is_tarred(first[1], source):
         return nemo.clips(source)
     return lhotse.clips(source) if lhotse.is_cut(first[1]) else json_lines.clips(source)
+
+
+def _is_saved_dataset(source: str) -> bool:
+    """Whether a local folder was made by `save_to_disk`."""
+    marks = ("dataset_info.json", "dataset_dict.json")
+    return "://" not in source and any((Path(source) / mark).exists() for mark in marks)

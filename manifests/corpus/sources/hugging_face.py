@@ -147,11 +147,11 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
         uri=uri,
         estimated_duration=number(row, "duration") or estimate,
         text=row.get(text_key),
-        labels={key: value for key, value in row.items() if key not in apart and _is_label(value)},
+        labels={key: value for key, value in row.items() if key not in apart and is_label(value)},
     )
 
 
-def _is_label(value: Any) -> bool:
+def is_label(value: Any) -> bool:
     """Whether there is a value, and JSON can hold it (it cannot hold an image)."""
     try:
         json.dumps(value)

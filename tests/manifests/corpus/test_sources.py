@@ -306,7 +306,7 @@ def test_a_dataset_of_parquet_files(parquet_dataset: Path, tmp_path: Path) -> No
     assert third == tmp_path / "outside.wav"
     assert len({clip.clip_id for clip in clips}) == 3
     # Ids do not depend on where the corpus is; both splits are read where none is asked for.
-    elsewhere = {clip.clip_id for clip in read(parquet_dataset, tmp_path / "elsewhere")}
+    elsewhere = {clip.clip_id for clip in read(f"hf:{parquet_dataset}", tmp_path / "elsewhere")}
     assert {clip.clip_id for clip in clips} < elsewhere
     assert len(elsewhere) == 4
 

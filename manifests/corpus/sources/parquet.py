@@ -1,0 +1,195 @@
+"""Parquet files with audio in a column, read in place: a clip's uri names file, row group and row.
+
+The column is a struct of bytes and path, as the Audio feature of Hugging Face's datasets is stored,
+or plain bytes. Bytes come before the path, as in datasets. Class numbers become class names where
+the file's schema names the classes.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from manifests.audio_address import ParquetRow, check_file_name
+from manifests.clips import Clip, stable_id
+from manifests.corpus.sources.hugging_face import TEXT_KEYS, is_label
+from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number, resolve
+from manifests.decoders import probe
+from manifests.decoders.files import AudioFile
+from manifests.decoders.parquet_rows import read_audio
+from manifests.errors import AudioError, UserError
+from manifests.storage import Folder, filesystem
+
+MAX_ROW_GROUP = 1 << 31
+"""Bytes of audio in one row group, at most: a reader holds a whole one in memory."""
+
+
+def files_within(folder: Folder) -> list[str]:
+    """Paths or addresses of the Parquet files in a folder, or in its folder `data`, sorted."""
+    for place in (folder, folder.child("data")):
+        try:
+            names = [name for name in place.names() if name.endswith(".parquet")]
+        except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+            return []
+        if names:
+            return [place.path(name) if place.is_local else f"{place.uri}/{name}" for name in names]
+    return []
+
+
+def clips(files: list[str]) -> Iterator[Clip]:
+    """The rows of Parquet files as clips, in order.
+
+    Raises:
+        UserError: a file cannot be read or has no audio column, or a row has no audio.
+    """
+    for file in files:
+        check_file_name(file)
+        try:
+            system, path = filesystem(file)
+            uri = file if "://" in file else path
+            with pq.ParquetFile(system.open_input_file(path)) as opened:
+                yield from _File(uri, opened).clips()
+        except (pa.ArrowException, AudioError, OSError) as error:
+            raise UserError(f"{file} cannot be read ({error}); copy or write it again") from None
+
+
+class _File:
+    """One Parquet file, open."""
+
+    def __init__(self, uri: str, opened: pq.ParquetFile) -> None:
+        self._uri, self._file = uri, opened
+        schema = opened.schema_arrow
+        stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+        self._features: Mapping[str, Any] = (stated.get("info") or {}).get("features") or {}
+        self._column = self._audio_column(schema)
+        kind = schema.field(self._column).type
+        self._is_struct = isinstance(kind, pa.StructType)
+        self._has_path = self._is_struct and kind.get_field_index("path") >= 0
+
+    def clips(self) -> Iterator[Clip]:
+        """Every row as a clip."""
+        others = [name for name in self._file.schema_arrow.names if name != self._column]
+        for group in range(self._file.num_row_groups):
+            rows = self._file.read_row_group(group, columns=others).to_pylist()
+            audio, paths = self._audio(group), self._paths(group)
+            for index in range(self._file.metadata.row_group(group).num_rows):
+                place = ParquetRow(group, index, self._column)
+                row = rows[index] if rows else {}
+                named = {name: _named(row[name], self._features.get(name)) for name in row}
+                data = audio[index].as_py() if audio is not None else b""
+                path = paths[index].as_py() if paths is not None and data is None else None
+                try:
+                    yield self._clip(named, place, data, path)
+                except UserError as error:
+                    raise UserError(f"{self._uri}{place}: {error}") from None
+
+    def _clip(
+        self, row: dict[str, Any], place: ParquetRow, data: bytes | None, path: str | None
+    ) -> Clip:
+        """A row's clip.
+
+        Args:
+            row: Its other columns.
+            place: Where it is.
+            data: Its audio; empty where it is not read, None where there is none.
+            path: What is named where there are no bytes.
+        """
+        if data is not None:
+            uri = f"{self._uri}{place}"
+        elif path and "://" in path:
+            uri = path
+        else:
+            uri = resolve(path or "", self._uri)
+            if not path or ("://" not in uri and not Path(uri).is_file()):
+                raise UserError(f"no bytes, and no such file: {path!r}; the file lacks its audio")
+        estimate = number(row, "duration")
+        if not estimate and data:
+            estimate = probe.seconds(AudioFile(io.BytesIO(data), len(data)))
+        text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
+        apart = {"duration", text_key, *ID_KEYS}
+        return Clip(
+            clip_id=given_id(row) or stable_id(uri, 0.0, None),
+            uri=uri,
+            text=row.get(text_key),
+            labels={
+                key: value for key, value in row.items() if key not in apart and is_label(value)
+            },
+            estimated_duration=estimate or None,
+        )
+
+    def _audio_column(self, schema: pa.Schema) -> str:
+        names = [
+            field.name
+            for field in schema
+            if _is_audio(field.type, field.name) and not self._is_picture(field.name)
+        ]
+        if "audio" in names:
+            return "audio"
+        if len(names) != 1:
+            raise UserError(
+                f"{self._uri} should have one column of audio, or one named audio (a struct of "
+                f"bytes and path, or bytes); found {', '.join(names) or 'none'} among the columns "
+                f"{', '.join(schema.names)}"
+            )
+        return names[0]
+
+    def _is_picture(self, name: str) -> bool:
+        feature = self._features.get(name)
+        return isinstance(feature, dict) and feature.get("_type") in ("Image", "Video", "Pdf")
+
+    def _audio(self, group: int) -> pa.ChunkedArray | None:
+        """The audio of a row group; None where it is remote and every row has bytes."""
+        leaf = f"{self._column}.bytes" if self._is_struct else self._column
+        meta = self._file.metadata.row_group(group)
+        columns = [meta.column(index) for index in range(meta.num_columns)]
+        stored = next(each for each in columns if each.path_in_schema == leaf)
+        if stored.total_uncompressed_size > MAX_ROW_GROUP:
+            raise UserError(
+                f"{self._uri} has {stored.total_uncompressed_size / 1e9:.1f} GB of audio in row "
+                f"group {group}, expected at most 2.1 GB; write it with smaller row groups "
+                "(datasets: to_parquet(batch_size=100))"
+            )
+        counts = stored.statistics
+        if "://" in self._uri and counts and counts.has_null_count and not counts.null_count:
+            return None
+        return read_audio(self._file, group, self._column)
+
+    def _paths(self, group: int) -> pa.ChunkedArray | None:
+        if not self._has_path:
+            return None
+        column = self._file.read_row_group(group, columns=[f"{self._column}.path"]).column(0)
+        return pa.chunked_array([chunk.field("path") for chunk in column.chunks], pa.string())
+
+
+def _is_audio(kind: pa.DataType, name: str) -> bool:
+    if isinstance(kind, pa.StructType):
+        return kind.get_field_index("bytes") >= 0
+    return name == "audio" and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value with class names in place of class numbers, wherever they stand; -1 is no class."""
+    if value is None or feature is None:
+        return value
+    if isinstance(feature, list):
+        feature = {"_type": "List", "feature": feature[0]}
+    kind = feature.get("_type")
+    if kind == "ClassLabel":
+        names = feature.get("names") or []
+        return names[value] if 0 <= value < len(names) else None
+    if kind in ("Sequence", "List", "LargeList"):
+        inner = feature.get("feature")
+        if isinstance(value, dict):
+            return {
+                key: [_named(one, inner.get(key)) for one in each] for key, each in value.items()
+            }
+        return [_named(one, inner) for one in value]
+    if kind is None and isinstance(value, dict):
+        return {key: _named(each, feature.get(key)) for key, each in value.items()}
+    return value
