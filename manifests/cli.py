@@ -28,9 +28,9 @@ def build(
     Args:
         source: A JSON-lines manifest (audio_filepath, duration, offset, text; anything else is a
             label), a lhotse cut manifest, a folder of audio files, WebDataset tars (their folder
-            or a pattern such as 'a-{000..012}.tar'), Parquet with audio, or a Hugging Face
-            dataset: its folder, or hf:NAME, to which ?name=CONFIGURATION&split=SPLIT may be added.
-            docs/corpora.md describes each.
+            or a pattern such as 'a-{000..012}.tar'), Parquet with audio, a Kaldi data folder, or a
+            Hugging Face dataset: its folder, or hf:NAME, to which
+            ?name=CONFIGURATION&split=SPLIT may be added. docs/corpora.md describes each.
         out: Folder or address of the corpus.
         name: Name of a new corpus, by which a cache knows it; that of the folder if null.
         clips_per_shard: Clips that are extracted and committed together, for a new corpus; 256 if

@@ -12,6 +12,7 @@ from manifests.corpus.sources import (
     folder,
     hugging_face,
     json_lines,
+    kaldi,
     lhotse,
     nemo,
     parquet,
@@ -58,6 +59,8 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
             f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"
         )
+    if kind == fs.FileType.Directory and kaldi.is_data_folder(Folder(source)):
+        return kaldi.clips(source)
     if kind == fs.FileType.Directory:
         files = [] if _is_saved_dataset(source) else parquet.files_within(Folder(source))
         if files and not audio.folders():
