@@ -20,7 +20,7 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 from manifests.streams.transcript import Transcript
 from pipeline.report import words
 from pipeline.report.histogram import Histogram
-from pipeline.report.sampling import Answer, Place, Sampled
+from pipeline.report.sampling import Place, SampledClip, TeacherTargets
 
 # Legend: T frames, D columns.
 
@@ -38,8 +38,8 @@ class ClipSummary:
 
     clip: Clip
     place: Place
-    heard: dict[str, Answer]
-    """Teacher -> its answer, without frames."""
+    targets: dict[str, TeacherTargets]
+    """Teacher -> its targets, without frames."""
     failed: tuple[str, ...]
     """Teachers that failed."""
     transcript: str | None
@@ -66,7 +66,7 @@ class Chart:
     bars: list[tuple[str, float]] = field(default_factory=list)
 
 
-class Observer:
+class Summarizer:
     """Looks at sampled clips one by one.
 
     Args:
@@ -93,15 +93,15 @@ class Observer:
         self._word_rate = Histogram(np.arange(0, 8.01, 0.25))
         self._errors = Histogram(np.arange(0, 1.51, 0.05))
 
-    def observe(self, sampled: Sampled) -> ClipSummary:
+    def summarize(self, sampled: SampledClip) -> ClipSummary:
         """Counts one clip in, and says what is to be kept of it."""
         norms: dict[str, float] = {}
         speech = None
         for key, spec in self._streams.items():
-            answer = sampled.answers.get(key.partition(".")[0])
-            if answer is None:
+            target = sampled.targets.get(key.partition(".")[0])
+            if target is None:
                 continue
-            frames_TD = answer.frames[spec.name].decode()
+            frames_TD = target.frames[spec.name].decode()
             self._clips[key] += 1
             if track_kinds.has_f0(spec):
                 self._count_f0(key, frames_TD)
@@ -120,14 +120,14 @@ class Observer:
         return ClipSummary(
             clip=sampled.clip,
             place=sampled.place,
-            heard={
-                name: Answer(
-                    duration=answer.duration,
-                    audio_digest=answer.audio_digest,
+            targets={
+                name: TeacherTargets(
+                    duration=target.duration,
+                    audio_digest=target.audio_digest,
                     metadata={},
                     frames={},
                 )
-                for name, answer in sampled.answers.items()
+                for name, target in sampled.targets.items()
             },
             failed=tuple(sampled.failures),
             transcript=transcript,
@@ -191,17 +191,17 @@ class Observer:
         standard_TD = (frames_TD - overall.mean_D) / overall.std_D
         return float(np.sqrt(np.mean(np.square(standard_TD))))
 
-    def _count_words(self, sampled: Sampled) -> tuple[str | None, int, str]:
-        for answer in sampled.answers.values():
-            notes = Transcript.from_metadata(answer.metadata).notes or ()
+    def _count_words(self, sampled: SampledClip) -> tuple[str | None, int, str]:
+        for target in sampled.targets.values():
+            notes = Transcript.from_metadata(target.metadata).notes or ()
             self._notes.add([note.midi for note in notes])
-        for answer in sampled.answers.values():
-            if "text" in answer.metadata:
-                transcript = answer.metadata["text"].strip()
+        for target in sampled.targets.values():
+            if "text" in target.metadata:
+                transcript = target.metadata["text"].strip()
                 spoken = len(words.units(transcript))
-                if spoken and answer.duration:
-                    self._word_rate.add([spoken / answer.duration])
-                return transcript, spoken, answer.metadata.get("language", "")
+                if spoken and target.duration:
+                    self._word_rate.add([spoken / target.duration])
+                return transcript, spoken, target.metadata.get("language", "")
         return None, 0, ""
 
 

@@ -14,8 +14,8 @@ from manifests.page.tracks import Track
 from manifests.streams.specs import TeacherSpec
 from pipeline.report.clip_summary import ClipSummary
 from pipeline.report.quality_checks import QualityFinding
-from pipeline.report.sampling import Place, Sampled
-from pipeline.report.teacher_tracks import of_answer
+from pipeline.report.sampling import Place, SampledClip
+from pipeline.report.teacher_tracks import build_tracks
 
 LONGEST_S = 30.0
 """Seconds of a clip that are shown and played."""
@@ -43,7 +43,7 @@ class GalleryClip:
     """Teacher -> why it has no targets."""
     failed: bool
     """Whether a teacher failed on it."""
-    suspicions: list[str]
+    findings: list[str]
     """Kinds."""
     audio: str
     """Data URI, or empty."""
@@ -55,21 +55,21 @@ class GalleryClip:
 
 
 def pick(
-    seen: Sequence[ClipSummary], suspicions: Sequence[QualityFinding], count: int
+    seen: Sequence[ClipSummary], findings: Sequence[QualityFinding], count: int
 ) -> list[Place]:
     """Places of the clips to show, in storage order.
 
-    Up to a quarter are the gravest suspicions, kind by kind in turn; up to a quarter have failed;
+    Up to a quarter are the gravest findings, kind by kind in turn; up to a quarter have failed;
     the others are spread evenly over the sample.
     """
     places = {one.clip.clip_id: one.place for one in seen}
     ranks: dict[str, int] = {}
     turns = []
-    for one in suspicions:
+    for one in findings:
         ranks[one.kind] = ranks.get(one.kind, -1) + 1
         turns.append((ranks[one.kind], one.clip_id))
-    suspects = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
-    chosen = dict.fromkeys([places[clip_id] for clip_id in suspects][: count // 4])
+    gravest = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
+    chosen = dict.fromkeys([places[clip_id] for clip_id in gravest][: count // 4])
     chosen |= dict.fromkeys(spread([one.place for one in seen if one.failed], count // 4))
     others = [one.place for one in seen if one.place not in chosen]
     chosen |= dict.fromkeys(spread(others, count - len(chosen)))
@@ -83,11 +83,11 @@ def spread(things: list[T], count: int) -> list[T]:
     return [things[int((at + 0.5) * len(things) / count)] for at in range(count)]
 
 
-def exhibits(
-    clips: Iterator[Sampled],
+def gallery_clips(
+    clips: Iterator[SampledClip],
     teachers: Mapping[str, TeacherSpec],
     statistics: Mapping[str, Statistics],
-    suspicions: Sequence[QualityFinding],
+    findings: Sequence[QualityFinding],
 ) -> Iterator[GalleryClip]:
     """Clips as the page shows them.
 
@@ -95,36 +95,36 @@ def exhibits(
         clips: With the frames of all streams.
         teachers: Name -> newest version.
         statistics: TEACHER.STREAM -> over the whole cache.
-        suspicions: Of all sampled clips.
+        findings: Of all sampled clips.
     """
     for sampled in clips:
-        kinds = [one.kind for one in suspicions if one.clip_id == sampled.clip.clip_id]
+        kinds = [one.kind for one in findings if one.clip_id == sampled.clip.clip_id]
         yield _exhibit(sampled, teachers, statistics, kinds)
 
 
 def _exhibit(
-    sampled: Sampled,
+    sampled: SampledClip,
     teachers: Mapping[str, TeacherSpec],
     statistics: Mapping[str, Statistics],
-    suspicions: list[str],
+    findings: list[str],
 ) -> GalleryClip:
-    clip, answers = sampled.clip, sampled.answers
+    clip, targets = sampled.clip, sampled.targets
     wave = sound.decode(clip)
     heard = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
-    full_seconds = max([heard, *(answer.duration for answer in answers.values())])
+    full_seconds = max([heard, *(target.duration for target in targets.values())])
     seconds = min(full_seconds, LONGEST_S)
-    absent = {name: "not run yet" for name in teachers if name not in answers}
+    absent = {name: "not run yet" for name in teachers if name not in targets}
     absent |= {
         name: f"{failure.stage}: {failure.error}, {failure.message}"
         for name, failure in sampled.failures.items()
     }
     transcripts = [
-        answer.metadata["text"] for answer in answers.values() if "text" in answer.metadata
+        target.metadata["text"] for target in targets.values() if "text" in target.metadata
     ]
     shown = [
         track
-        for name, answer in answers.items()
-        for track in of_answer(teachers[name], answer, statistics, seconds)
+        for name, target in targets.items()
+        for track in build_tracks(teachers[name], target, statistics, seconds)
     ]
     return GalleryClip(
         clip_id=clip.clip_id,
@@ -135,10 +135,10 @@ def _exhibit(
         text=clip.text or "",
         transcript=next(iter(transcripts), ""),
         labels={key: _label(value) for key, value in clip.labels.items()},
-        teachers=list(answers),
+        teachers=list(targets),
         absent=absent,
         failed=bool(sampled.failures),
-        suspicions=list(dict.fromkeys(suspicions)),
+        findings=list(dict.fromkeys(findings)),
         tracks=sorted(shown, key=_reading_order),
         **sound.parts(wave, seconds),
     )

@@ -36,7 +36,7 @@ function showGallery() {
 function exhibit(clip, at) {
   const chips = [
     ...byReason(clip.absent).map(([, names]) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${names.length > 1 && !clip.teachers.length ? "targets" : names.join(", ")}`)),
-    ...clip.suspicions.map((kind) => el("span", { class: "chip warn" }, kind)),
+    ...clip.findings.map((kind) => el("span", { class: "chip warn" }, kind)),
   ];
   const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
   const text = [clip.clip_id, clip.text, clip.transcript, clip.uri, ...Object.values(clip.labels)].join("\n").toLocaleLowerCase();
@@ -48,7 +48,7 @@ function about(clip) {
   if (clip.text) items.push(["Text", clip.text]);
   if (clip.transcript) items.push(["Transcript", clip.transcript]);
   for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: "chip bad" }, why)]);
-  for (const one of facts.suspicions.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
+  for (const one of facts.findings.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
   const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
   if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);
   items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);
@@ -71,7 +71,7 @@ function filters() {
   const names = [...new Set(newest.map((one) => one.name))];
   const teacher = el("select", { name: "teacher" }, option("", "any"), option("all", "has all"),
     ...names.map((name) => option(`has ${name}`)), ...names.map((name) => option(`lacks ${name}`)));
-  const kinds = facts.checks.map((check) => check.kind).filter((kind) => facts.clips.some((clip) => clip.suspicions.includes(kind)));
+  const kinds = facts.checks.map((check) => check.kind).filter((kind) => facts.clips.some((clip) => clip.findings.includes(kind)));
   const problem = el("select", { name: "problem" }, option("", "any or none"), option("none"), option("failed", "a teacher failed"),
     option("suspicious", "suspicious"), ...kinds.map((kind) => option(`suspicious:${kind}`, `suspicious: ${kind}`)));
   form.append(
@@ -86,9 +86,9 @@ function filters() {
       return (clip) => clip.teachers.includes(name) === has;
     },
     problem: (wanted) => (clip) => {
-      if (wanted === "none") return !clip.failed && !clip.suspicions.length;
+      if (wanted === "none") return !clip.failed && !clip.findings.length;
       if (wanted === "failed") return clip.failed;
-      return wanted === "suspicious" ? clip.suspicions.length > 0 : clip.suspicions.includes(wanted.slice("suspicious:".length));
+      return wanted === "suspicious" ? clip.findings.length > 0 : clip.findings.includes(wanted.slice("suspicious:".length));
     },
   };
   const wanted = () => {

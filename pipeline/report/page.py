@@ -22,7 +22,7 @@ from manifests.corpus import stats
 from manifests.errors import UserError
 from manifests.page import assemble, track_kinds
 from pipeline.report import audio_check, gallery, quality_checks
-from pipeline.report.clip_summary import Observer
+from pipeline.report.clip_summary import Summarizer
 from pipeline.report.histogram import Histogram
 from pipeline.report.sampling import Sampler, draw
 from pipeline.report.survey import TeacherSurvey, durations, reasons, survey, throughput
@@ -87,23 +87,23 @@ def write(config: ReportConfig, console: Console) -> Path:
             name: [stream.name for stream in spec.streams if track_kinds.wanted(stream)]
             for name, spec in sampler.teachers.items()
         }
-        observer = Observer(sampler.teachers, statistics)
+        observer = Summarizer(sampler.teachers, statistics)
         reading = progress.track(sampler.read(places, wanted), len(places), description="reading")
-        seen = [observer.observe(sampled) for sampled in reading]
+        seen = [observer.summarize(sampled) for sampled in reading]
 
         heard = [one.clip for one in gallery.spread(seen, config.listen)]
         listening = progress.track(audio_check.listen(heard), len(heard), description="listening")
         sounds = {sound.clip_id: sound for sound in listening}
-        suspects = quality_checks.find(seen, sounds)
+        findings = quality_checks.find(seen, sounds)
 
-        shown = gallery.pick(seen, suspects, config.clips)
+        shown = gallery.pick(seen, findings, config.clips)
         every = {
             name: [stream.name for stream in spec.streams]
             for name, spec in sampler.teachers.items()
         }
         clips = sampler.read(shown, every)
-        drawing = gallery.exhibits(clips, sampler.teachers, statistics, suspects)
-        exhibits = list(progress.track(drawing, len(shown), description="drawing"))
+        drawing = gallery.gallery_clips(clips, sampler.teachers, statistics, findings)
+        gallery_clips = list(progress.track(drawing, len(shown), description="drawing"))
 
     facts = {
         "where": layout.root.uri,
@@ -121,9 +121,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         "listened": sum(not sound.problem for sound in sounds.values()),
         "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
         "checks": quality_checks.CHECKS,
-        "suspicion_counts": Counter(one.kind for one in suspects),
-        "suspicions": quality_checks.gravest(suspects, {one.clip_id for one in exhibits}),
-        "clips": exhibits,
+        "finding_counts": Counter(one.kind for one in findings),
+        "findings": quality_checks.gravest(findings, {one.clip_id for one in gallery_clips}),
+        "clips": gallery_clips,
     }
     return assemble.write(
         config.out, sections=SECTIONS, package="pipeline.report", scripts=SCRIPTS, facts=facts

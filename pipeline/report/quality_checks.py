@@ -72,7 +72,7 @@ CHECKS = (
 
 
 def find(seen: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
-    """All suspicions, by kind in the order of `CHECKS`, the gravest of a kind first.
+    """All findings, by kind in the order of `CHECKS`, the gravest of a kind first.
 
     Args:
         seen: The sampled clips.
@@ -101,23 +101,25 @@ def gravest(found: Sequence[QualityFinding], shown: Collection[str]) -> list[Qua
 
 
 def _of_sound(seen: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
-    suspect = _suspect(seen)
+    make_finding = _suspect(seen)
     if sound.rms_db < SILENT_DB:
         detail = f"RMS {sound.rms_db:.0f} dB, peak {sound.peak_db:.0f} dB"
-        yield suspect("silent", detail, -sound.rms_db)
+        yield make_finding("silent", detail, -sound.rms_db)
     if sound.clipped > CLIPPED:
-        yield suspect("clipped", f"{sound.clipped:.2%} of the samples", sound.clipped)
-    strangers = [name for name, answer in seen.heard.items() if answer.audio_digest != sound.digest]
+        yield make_finding("clipped", f"{sound.clipped:.2%} of the samples", sound.clipped)
+    strangers = [
+        name for name, target in seen.targets.items() if target.audio_digest != sound.digest
+    ]
     if strangers:
         detail = f"than {', '.join(strangers)} heard: {seen.clip.uri} was replaced"
-        yield suspect("other audio", detail, len(strangers))
+        yield make_finding("other audio", detail, len(strangers))
 
 
 def _of_length(seen: ClipSummary) -> Iterator[QualityFinding]:
     stated = seen.clip.likely_duration
-    if stated is None or not seen.heard:
+    if stated is None or not seen.targets:
         return
-    worst = max(seen.heard.values(), key=lambda answer: abs(answer.duration - stated))
+    worst = max(seen.targets.values(), key=lambda target: abs(target.duration - stated))
     drift = worst.duration - stated
     if abs(drift) > DRIFT_S:
         detail = f"{stated:.2f} s in the corpus, {worst.duration:.2f} s heard"
@@ -125,24 +127,24 @@ def _of_length(seen: ClipSummary) -> Iterator[QualityFinding]:
 
 
 def _of_words(seen: ClipSummary) -> Iterator[QualityFinding]:
-    suspect = _suspect(seen)
+    make_finding = _suspect(seen)
     if seen.error_rate is not None and seen.error_rate > WRONG:
         detail = f"{seen.error_rate:.0%} word errors: “{_short(seen.transcript or '')}”"
-        yield suspect("transcript", detail, seen.error_rate)
+        yield make_finding("transcript", detail, seen.error_rate)
     if not seen.transcript:
         return
     labelled = [str(seen.clip.labels[key]) for key in LANGUAGE_KEYS if key in seen.clip.labels]
     if labelled and seen.language and labelled[0][:2].casefold() != seen.language[:2].casefold():
         detail = f"labelled {labelled[0]}, transcribed as {seen.language}"
-        yield suspect("language", detail, 1.0)
-    heard = max(answer.duration for answer in seen.heard.values())
+        yield make_finding("language", detail, 1.0)
+    heard = max(target.duration for target in seen.targets.values())
     pace = len(seen.transcript) / max(heard, 1e-3)
     if pace > LETTERS_PER_S:
         detail = f"{pace:.0f} letters per second: “{_short(seen.transcript)}”"
-        yield suspect("repetition", detail, pace)
+        yield make_finding("repetition", detail, pace)
     if seen.num_words and seen.speech is not None and seen.speech < NO_SPEECH:
         detail = f"speech at most {seen.speech:.1%}, yet: “{_short(seen.transcript)}”"
-        yield suspect("no speech", detail, -seen.speech)
+        yield make_finding("no speech", detail, -seen.speech)
 
 
 def _outliers(seen: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
@@ -162,10 +164,10 @@ def _outliers(seen: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
 
 
 def _suspect(seen: ClipSummary) -> Callable[[str, str, float], QualityFinding]:
-    def suspect(kind: str, detail: str, weight: float) -> QualityFinding:
+    def make_finding(kind: str, detail: str, weight: float) -> QualityFinding:
         return QualityFinding(kind=kind, clip_id=seen.clip.clip_id, detail=detail, weight=weight)
 
-    return suspect
+    return make_finding
 
 
 def _short(text: str) -> str:

@@ -31,7 +31,7 @@ Place = tuple[str, int, int]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class TeacherTargets:
     """What one teacher says of one clip."""
 
     duration: float
@@ -43,12 +43,12 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sampled:
+class SampledClip:
     """One clip with all that the cache says of it."""
 
     clip: Clip
     place: Place
-    answers: dict[str, Answer] = field(default_factory=dict)
+    targets: dict[str, TeacherTargets] = field(default_factory=dict)
     """Teacher name -> its targets; a teacher that failed or has not run yet is left out."""
     failures: dict[str, Failure] = field(default_factory=dict)
     """Teacher name -> why there are no targets."""
@@ -89,7 +89,7 @@ class Sampler:
 
     def read(
         self, places: Sequence[Place], streams: Mapping[str, Sequence[str]]
-    ) -> Iterator[Sampled]:
+    ) -> Iterator[SampledClip]:
         """The clips at some places, one shard in memory at a time.
 
         Args:
@@ -105,7 +105,7 @@ class Sampler:
         for (corpus, shard), wanted in by_shard.items():
             clips = self._corpora[corpus].shard(shard)
             found = {
-                clips[place[2]].clip_id: Sampled(clip=clips[place[2]], place=place)
+                clips[place[2]].clip_id: SampledClip(clip=clips[place[2]], place=place)
                 for place in wanted
             }
             for name, spec in self.teachers.items():
@@ -117,20 +117,20 @@ class Sampler:
                 for failure in shards.read_failures(folder, marker):
                     if failure.clip_id in found:
                         found[failure.clip_id].failures[name] = failure
-                answers = _answers(folder, marker, spec, found.keys(), streams.get(name, ()))
-                for clip_id, answer in answers:
-                    found[clip_id].answers[name] = answer
+                targets = _read_targets(folder, marker, spec, found.keys(), streams.get(name, ()))
+                for clip_id, target in targets:
+                    found[clip_id].targets[name] = target
             yield from found.values()
 
 
-def _answers(
+def _read_targets(
     folder: Folder,
     marker: Marker,
     spec: TeacherSpec,
     clip_ids: Collection[str],
     streams: Sequence[str],
-) -> list[tuple[str, Answer]]:
-    """(clip id, answer) of those clips that are in a shard; reads their row groups alone."""
+) -> list[tuple[str, TeacherTargets]]:
+    """(clip id, target) of those clips that are in a shard; reads their row groups alone."""
     columns = ["clip_id", "duration", "audio_digest", "metadata"]
     columns += [f"{name}.{part}" for name in streams for part in ("frames", "num_frames")]
     try:
@@ -149,7 +149,7 @@ def _answers(
     return [
         (
             row["clip_id"],
-            Answer(
+            TeacherTargets(
                 duration=row["duration"],
                 audio_digest=row["audio_digest"],
                 metadata=json.loads(row["metadata"]),

@@ -122,21 +122,21 @@ function showSuspicions() {
   const section = byId("suspicious");
   const unheard = facts.unheard.length ? ` Some have no audio here (${facts.unheard[0]}).` : "";
   section.append(el("p", { class: "quiet small" }, `Checked: ${plural(facts.sampled, "sampled clip")}, of which ${whole(facts.listened)} were decoded.${unheard} Each line is a reason to listen, not a verdict.`));
-  const found = facts.checks.filter((check) => facts.suspicion_counts[check.kind]);
-  const clean = facts.checks.filter((check) => !facts.suspicion_counts[check.kind]);
+  const found = facts.checks.filter((check) => facts.finding_counts[check.kind]);
+  const clean = facts.checks.filter((check) => !facts.finding_counts[check.kind]);
   const box = el("div", { class: "panel" });
   section.append(box);
   if (found.length) {
     const body = el("div");
-    const total = found.reduce((sum, check) => sum + facts.suspicion_counts[check.kind], 0);
+    const total = found.reduce((sum, check) => sum + facts.finding_counts[check.kind], 0);
     const show = (kind) => {
       const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
-        facts.suspicions.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
+        facts.findings.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
         rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), one.detail]), { stacking: true }),
         kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more of it.`));
     };
-    const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.suspicion_counts[kind])}`, about]);
+    const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);
     box.append(choices("Reason", [["", `all ${whole(total)}`, "The gravest of each kind"], ...kinds], show), body);
   }
   const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");

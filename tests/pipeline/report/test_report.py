@@ -51,7 +51,7 @@ def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> Non
 def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_path: Path) -> None:
     found = facts(cache, tmp_path)
     by_kind = {}
-    for one in found["suspicions"]:
+    for one in found["findings"]:
         by_kind.setdefault(one["kind"], []).append(one["clip_id"])
     assert by_kind["silent"] == ["clip001"]
     assert by_kind["clipped"] == ["clip002"]
@@ -66,7 +66,7 @@ def test_replaced_audio_is_noticed(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     (tmp_path / "audio" / "009.wav").write_bytes((tmp_path / "audio" / "010.wav").read_bytes())
     found = facts(cache, tmp_path)
-    replaced = [one["clip_id"] for one in found["suspicions"] if one["kind"] == "other audio"]
+    replaced = [one["clip_id"] for one in found["findings"] if one["kind"] == "other audio"]
     assert replaced == ["clip009"]
 
 
@@ -76,7 +76,7 @@ def test_gallery_shows_the_failed_the_suspicious_and_others(cache: Path, tmp_pat
     assert len(shown) == 12
     assert {"clip001", "clip002", "clip006"} <= set(shown)
     assert shown["clip006"]["absent"] == {"music": "extract: expert, the expert choked"}
-    assert sum(not clip["suspicions"] and not clip["failed"] for clip in shown.values()) >= 6
+    assert sum(not clip["findings"] and not clip["failed"] for clip in shown.values()) >= 6
     sources = {track["source"] for track in shown["clip002"]["tracks"]}
     assert sources >= {f"{spec.name}.{one.name}" for spec in TEACHERS for one in spec.streams}
 
@@ -110,7 +110,7 @@ def test_sample_reads_the_right_answers(cache: Path) -> None:
     assert places == sorted(set(places))
     for sampled in sampling.Sampler(layout).read(places, {"asr": ["encoder"]}):
         assert sampled.clip == layout.corpus("things").shard(sampled.place[1])[sampled.place[2]]
-        assert sampled.answers["asr"].frames["encoder"].num_frames == 100
+        assert sampled.targets["asr"].frames["encoder"].num_frames == 100
         assert ("music" in sampled.failures) == (sampled.clip.clip_id == "clip006")
 
 
