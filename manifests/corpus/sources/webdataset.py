@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
 """A key and what follows the first dot of the file's name, as the package webdataset splits it."""
 IS_TAR = re.compile(r"\.(tar|tgz|tar\.\w+)$")
+_MANIFEST = re.compile(r"(cuts\.|.*manifest).*\.jsonl?(\.gz)?$")
+"""Manifests that lhotse's Shar and NeMo write beside tars."""
 TEXT = ("txt", "text", "transcript")
 NUMBER = ("cls", "cls2", "class", "count", "index", "inx", "id")
 JSON = ("json", "jsn")
@@ -41,6 +43,9 @@ def tars_within(folder: Folder) -> list[str]:
     """Paths or addresses of a folder's tars, sorted; compressed ones too.
 
     A folder that holds audio files or other folders beside its tars counts as having none.
+
+    Raises:
+        UserError: a manifest lies beside the tars, which would lack its texts.
     """
     try:
         names = [name for name in folder.names() if not name.startswith(".")]
@@ -48,7 +53,14 @@ def tars_within(folder: Folder) -> list[str]:
         return []
     if any(PurePosixPath(name).suffix.lower() in AUDIO for name in names):
         return []
+    manifest = next((name for name in names if _MANIFEST.match(name)), None)
     names = [name for name in names if IS_TAR.search(name)]
+    if names and manifest:
+        raise UserError(
+            f"{folder.uri} holds {manifest} beside its tars, so these are not WebDataset's; for a "
+            f"tarred set of NeMo give {folder.uri}/{manifest}; lhotse's Shar is not read: save its "
+            "cuts as audio first (lhotse: cuts.save_audios), then use the manifest it returns"
+        )
     if not names or any(not name.startswith(".") for name in folder.folders()):
         return []
     return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in names]
