@@ -85,6 +85,10 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
+    held_out_of = held_out.task_counts()
+    for name, count in learning.task_counts().items():
+        told = f"{name}: {count} examples, {held_out_of.get(name, 0)} held out"
+        console.print(told, markup=False)
     sources = build_sources(options.corpus, caches, table.summary, streams,
                             examples=len(learning), held_out=len(held_out))  # fmt: skip
 

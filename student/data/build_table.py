@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -28,7 +29,7 @@ from manifests.console import as_fields, messages
 from manifests.corpus.corpus import Corpus
 from student.config import DataConfig
 from student.data.arrow_files import ArrowWriter
-from student.data.coverage import count_covered, tell_left_out
+from student.data.coverage import check_tasks, count_covered, tell_left_out
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
 from student.data.examples import (
     answer_of,
@@ -38,7 +39,7 @@ from student.data.examples import (
     read_chats,
     times_shown,
 )
-from student.data.held_out import LEFT_OUT, recordings, split
+from student.data.held_out import LEFT_OUT, mixed, recordings, split
 from student.data.prompts import MIN_SECONDS
 from student.distill.streams import Stream
 
@@ -86,7 +87,8 @@ def open_examples(
 
     Raises:
         UserError: no clip can be used, a stream has targets for none of them, a task offers
-            choices where there are none, or a line of a file is no conversation.
+            choices where there are none, a task has no example, or a line of a file is no
+            conversation.
     """
     summary = Summary.read(folder)
     by_last_clip = begun if summary is None else summary.by_last_clip
@@ -98,7 +100,7 @@ def open_examples(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         builder = _Builder(part, streams, data, longest_s)
-        builder.build(corpus, made_from, by_last_clip, keeps_longer=keeps_longer)
+        builder.build(corpus, made_from, by_last_clip, keeps_longer=keeps_longer, begun=begun)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return ExampleTable(folder, data.tasks)
@@ -136,6 +138,8 @@ class _TaskRows:
     clips: list[np.ndarray] = field(default_factory=list)
     repeats: list[np.ndarray] = field(default_factory=list)
     letters: list[np.ndarray] = field(default_factory=list)
+    num_answered: int = 0
+    """Clips that have an answer, before the task's weight chooses among them."""
     answers: set[str] = field(default_factory=set)
     """Kept for tasks with choices alone."""
 
@@ -160,9 +164,10 @@ class _Builder:
         self._groups: list[np.ndarray] = []
         self._num_usable = 0
         self._group_numbers: dict[str, int] = {}
+        self._fields: Counter[str] = Counter()
 
     def build(
-        self, corpus: Corpus, made_from: str, by_last_clip: bool, *, keeps_longer: bool
+        self, corpus: Corpus, made_from: str, by_last_clip: bool, *, keeps_longer: bool, begun: bool
     ) -> None:
         """Writes the folder."""
         with ArrowWriter(self._folder / "clips.arrow", SCHEMA) as clips:
@@ -182,6 +187,9 @@ class _Builder:
             corpus.num_clips, int(usable_C.sum()), self._num_beyond_window,
             self._data.max_duration, self._longest_s,
         )  # fmt: skip
+        if not begun:
+            answered = [found.num_answered for found in self._tasks]
+            check_tasks(self._data.tasks, answered, self._fields)
         covered = count_covered(key_C[usable_C], self._streams)
         row_C = np.where(usable_C, np.cumsum(usable_C) - 1, -1).astype(np.int32)
         self._write_index(key_C, usable_C, row_C, corpus)
@@ -245,12 +253,15 @@ class _Builder:
         self._files.append(np.array([hash(uri) for uri in uris]))
         self._groups.append(np.array([self._group(each.get(GROUP)) for each in labels]))
         rows = np.flatnonzero(usable_N).tolist()
+        self._fields["text"] += sum(texts[row] not in (None, "") for row in rows)
+        self._fields.update(f"labels.{key}" for row in rows for key in labels[row])
         for number, (task, found) in enumerate(zip(self._data.tasks, self._tasks, strict=True)):
             clips, repeats, letters = [], [], []
             for place, row in enumerate(rows):
                 answer = answer_of(texts[row], labels[row], task)
                 if answer is None:
                     continue
+                found.num_answered += 1
                 if task.choices:
                     found.answers.add(answer)
                 for repeat in range(times_shown(task.weight, number, ids[row])):
@@ -380,13 +391,3 @@ def _write_answers(path: Path, answers: Iterable[str]) -> None:
     schema = pa.schema([("answer", pa.string())])
     with ArrowWriter(path, schema) as writer:
         writer.write(pa.table({"answer": pa.array(answers, pa.string())}, schema=schema))
-
-
-def mixed(key_E: np.ndarray, task: int, repeat_E: np.ndarray) -> np.ndarray:
-    """A hash of clip, task and repeat, uint64 (the finaliser of splitmix64)."""
-    with np.errstate(over="ignore"):
-        salt = np.uint64(task + 1) * np.uint64(0x9E3779B97F4A7C15)
-        value = key_E + salt + repeat_E.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
-        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return value ^ (value >> np.uint64(31))

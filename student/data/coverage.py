@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from manifests.errors import UserError
+from student.config import TaskConfig
 from student.data.prompts import MIN_SECONDS
 from student.distill.streams import Stream
 
@@ -73,3 +74,26 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
         if number < count:
             logger.warning("%d of %d clips have %s", number, count, ", ".join(alike))
     return covered
+
+
+def check_tasks(
+    tasks: Sequence[TaskConfig], num_answered: Sequence[int], fields: Mapping[str, int]
+) -> None:
+    """Checks that the corpus answers each task.
+
+    Args:
+        tasks: Of the recipe.
+        num_answered: Usable clips that have an answer, for each task.
+        fields: `text` or `labels.KEY` -> usable clips that have it.
+
+    Raises:
+        UserError: a task has no example.
+    """
+    known = ", ".join(f"{name} ({count} clips)" for name, count in sorted(fields.items()) if count)
+    for task, count in zip(tasks, num_answered, strict=True):
+        if not count:
+            raise UserError(
+                f"data.tasks: {task.questions[0]!r} has no example: no usable clip has "
+                f"{' or '.join(task.answer)}, and what they have is {known or 'nothing'}; change "
+                "its `answer`, or take the task out"
+            )

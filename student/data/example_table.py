@@ -174,6 +174,18 @@ class ExampleTable(Sequence[Example]):
         """One field of `EXAMPLE` for each example."""
         return self._examples[name][self._chosen]
 
+    def task_counts(self) -> dict[str, int]:
+        """Name of a task, or of a file of conversations -> how many of these examples it has."""
+        numbers, first, counts = np.unique(
+            self.column("task"), return_index=True, return_counts=True
+        )
+        counted = dict.fromkeys(self._names, 0)
+        for number, place, count in zip(numbers, first, counts, strict=True):
+            is_chat = number >= len(self._names)
+            name = self[int(place)].task if is_chat else self._names[number]
+            counted[name] = counted.get(name, 0) + int(count)
+        return counted
+
     def lengths(self) -> np.ndarray:
         """About how many tokens each example has."""
         tokens = np.rint(TOKENS_PER_SECOND * self.column("seconds")).astype(np.int64)

@@ -92,6 +92,16 @@ def split(
     return np.where(held_E, HELD_OUT, np.where(met_E, LEFT_OUT, LEARNT)).astype(np.uint8)
 
 
+def mixed(key_E: np.ndarray, task: int, repeat_E: np.ndarray) -> np.ndarray:
+    """A hash of clip, task and repeat, uint64 (the finaliser of splitmix64)."""
+    with np.errstate(over="ignore"):
+        salt = np.uint64(task + 1) * np.uint64(0x9E3779B97F4A7C15)
+        value = key_E + salt + repeat_E.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+        value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return value ^ (value >> np.uint64(31))
+
+
 def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarray:
     """Places of at most `limit` examples that represent all tasks, ascending.
 

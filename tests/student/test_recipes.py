@@ -101,7 +101,7 @@ def test_another_block_than_the_run_began_with(world: Any, tmp_path: Path) -> No
 
 def test_nothing_to_ask_about(world: Any, tmp_path: Path) -> None:
     tasks = [TaskConfig(questions=["?"], answer=["labels.none"])]
-    with pytest.raises(UserError, match="0 examples"):
+    with pytest.raises(UserError, match=r"'\?' has no example: no usable clip has labels\.none"):
         train(world.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
 
 

@@ -118,6 +118,21 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
         open_examples(tmp_path / "examples", only, {}, DataConfig(tasks=[SAID]))
 
 
+def test_a_task_without_examples_is_refused(tmp_path: Path) -> None:
+    """It was left out without a word; a run that began so goes on."""
+    corpus = build(clips(16), tmp_path / "corpus")
+    asked = TaskConfig(questions=["Which bird?"], answer=["labels.bird", "labels.animal"])
+    data = DataConfig(tasks=[SAID, asked])
+    expected = (
+        r"'Which bird\?' has no example: no usable clip has labels.bird or labels.animal, and "
+        r"what they have is labels.note \(8 clips\), text \(4 clips\)"
+    )
+    with pytest.raises(UserError, match=expected):
+        open_examples(tmp_path / "examples", corpus, {}, data)
+    table = open_examples(tmp_path / "examples", corpus, {}, data, begun=True)
+    assert table.task_counts() == {"What is said?": 4, "Which bird?": 0}
+
+
 @pytest.mark.parametrize(("window_s", "kept"), [(10, 7), (3, 3), (30, 8)])
 def test_clips_beyond_the_window_are_left_out(
     tmp_path: Path, caplog: Any, window_s: int, kept: int
