@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 class CacheReader:
     """One cache, open for reading.
 
+    It can be pickled, for workers that are spawned: a copy opens the cache again by its address,
+    and a stream's copy reads the same version of its teacher.
+
     Args:
         cache: Folder or address of the cache.
         corpora: Names of the corpora to read; all of them if None.
@@ -64,6 +67,17 @@ class CacheReader:
             zip(self.corpora, in_parallel(self.layout.corpus, self.corpora), strict=True)
         )
         self._clips = functools.lru_cache(4)(self._read_clips)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "cache": self.layout.root.uri,
+            "corpora": self.corpora,
+            "local_copies": self._local_copies,
+            "check_pages": self._check_pages,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)
 
     def teacher(self, name: str) -> TeacherReader:
         """One teacher's targets, by `NAME` (see `Layout.current`) or `NAME@FINGERPRINT`."""

@@ -70,6 +70,10 @@ class OpenCache(Protocol):
 
     layout: Layout
 
+    def teacher(self, name: str) -> TeacherReader:
+        """One teacher's targets."""
+        ...
+
     def opened(self) -> list[TeacherReader]:
         """The teachers that were asked for so far."""
         ...
@@ -113,6 +117,9 @@ class TeacherReader:
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
         self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._cache, self.spec.key)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -373,3 +380,8 @@ class TeacherReader:
             "changed between their builds; run: coat-cache audit --content-only --sample 0 "
             "--repair, then build again"
         )
+
+
+def _open_again(cache: OpenCache, key: str) -> TeacherReader:
+    """The reader of a version, in the process that a pickled one was sent to."""
+    return cache.teacher(key)

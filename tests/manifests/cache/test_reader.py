@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import pickle
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,19 @@ def test_several_streams_in_one_pass(cache: Path):
         at = int(clip_id[4:])
         for codec in ("int8", "pitch"):
             np.testing.assert_array_equal(streams[codec].decode(), stored(codec, at))
+
+
+def test_readers_can_be_sent_to_spawned_workers(cache: Path):
+    reader = CacheReader(cache, corpora=["corpus"], check_pages=False)
+    first, second = reader.stream("every.int8"), reader.stream("every.pitch")
+    assert first["clip07"].num_frames == 17  # what is open and kept does not travel
+    sent = pickle.dumps((first, second))
+    assert len(sent) < 20_000
+    copy, other = pickle.loads(sent)
+    np.testing.assert_array_equal(copy["clip07"].decode(), stored("int8", 7))
+    assert copy.teacher.spec.key == first.teacher.spec.key
+    assert copy.teacher is other.teacher
+    assert copy.teacher is not first.teacher
 
 
 def test_words_and_failures(cache: Path):
