@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ import manifests.cli
 import pipeline.cli
 import student.cli
 from manifests import console
+from manifests.cache.layout import Layout
+from manifests.corpus.corpus import build
+from tests.pipeline import report_cache
 from tests.pipeline.report_cache import make_cache
 
 ROOT = Path(__file__).parents[1]
@@ -191,3 +195,46 @@ def test_messages_of_troubleshooting_are_the_real_ones() -> None:
     assert len(quoted) > 15
     for message in quoted:
         assert message.rstrip("…").strip() in code, message
+
+
+def test_programs_that_read_a_cache_run(tmp_path: Path) -> None:
+    """All Python of the page, one block after the other in one program."""
+    clips = report_cache.make_clips(tmp_path / "audio", 10)
+    corpus = build(clips, tmp_path / "corpus", clips_per_shard=3)
+    layout = Layout.create(tmp_path / "cache")
+    layout.register(corpus)
+    asr, _, _, music, _, _ = report_cache.TEACHERS
+    events = report_cache.stream("events", "multilabel", 3, 0.1, "uint8", *report_cache.CLASSES)
+    pitch = (
+        report_cache.stream("salience", "pitch", 361, 0.01, "pitch"),
+        replace(
+            report_cache.stream("f0", "curve", 2, 0.01, "fp16", "f0", "voicing"),
+            unit="Hz, probability",
+        ),
+    )
+    for spec in (
+        asr,
+        music,
+        report_cache.teacher("sound_event", events),
+        report_cache.teacher("pitch", *pitch),
+    ):
+        layout.add_teacher(spec)
+        for number in range(corpus.num_shards):
+            report_cache.write_shard(layout, spec, corpus, number, {"clip005": "it choked"})
+    page = (ROOT / "docs" / "read_a_cache.md").read_text("utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 9
+    (tmp_path / "page.py").write_text("\n".join(blocks), "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning:__main__", "page.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "('f0', 'voicing') Hz, probability" in lines
+    assert "tone 1.0 1.5" in lines
+    assert "60 261.6255653005986 1.0 1.5 0.9" in lines
