@@ -1,0 +1,398 @@
+"""Preparing training data: the table of examples, targets, features and the order of clips.
+
+    python -m benchmarks.student_data --clips 100000
+
+The columns "before" stand for commit 652e439, and are computed in this run, by this code:
+
+- targets: the dense weights and products of that commit, copied here, on today's `decode()`;
+- features: the call of transformers that it made, which pads to the whole window;
+- examples: clips and examples as Python objects, as it kept them, but made by today's
+  `build_examples`; that commit itself was not run;
+- order: a permutation of all clips, which was its order. Reads are counted, not timed.
+
+The peer is what one writes with `datasets` and torch's DataLoader over the same Parquet files: it
+joins teachers by row number, which is right only while no clip has failed, and averages with
+`adaptive_avg_pool1d`: whole frames, unvoiced ones included. Its table of clips has no examples.
+
+Times are CPU seconds of one process, with one thread in BLAS and torch, the best of some passes.
+(`datasets` and pyarrow may use more threads where they open files; those count too.) Memory is what
+a process owns besides what it shares (Linux). Figures for a million clips are computed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch.nn.functional import adaptive_avg_pool1d
+from torch.utils.data import DataLoader, Dataset
+from transformers import WhisperFeatureExtractor
+
+from benchmarks.hardware import describe
+from manifests.cache import shards
+from manifests.cache.encoded_frames import EncodedFrames, encode
+from manifests.cache.layout import Layout
+from manifests.cache.shards import Row
+from manifests.cache.stream_sums import Sums
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
+from manifests.streams.kinds import VOICED
+from manifests.streams.specs import StreamSpec, TeacherSpec
+from student.config import DataConfig, TaskConfig
+from student.data.block_shuffle import BlockShuffle
+from student.data.build_table import open_examples
+from student.data.examples import build_examples
+from student.data.workers import limit_worker_threads
+from student.distill.alignment import student_frames
+from student.distill.streams import Stream, open_streams
+from student.model.backbones.log_mel import fill_window, samples_needed
+
+console = Console(highlight=False, width=110)
+RATE, NUM_SPANS = 16_000, 128
+TASKS = [
+    TaskConfig(questions=["What is said?"], answer=["text"]),
+    TaskConfig(questions=["What is heard?"], answer=["labels.sound"]),
+]
+STREAMS = {
+    "asr.encoder": ("features", "int8", 1280, 0.02),
+    "pitch.salience": ("pitch", "pitch", 361, 0.01),
+    "emotion.lld": ("features", "int8", 25, 0.01),
+    "music.notes": ("multilabel", "uint8", 88, 0.0116),
+    "music.contours": ("multilabel", "uint8", 264, 0.0116),
+    "sound_event.events": ("multilabel", "topk16", 521, 0.48),
+}
+
+FED = tuple(STREAMS)[:3]
+"""The streams that shuffled batches are made of."""
+
+
+def milliseconds(run: Callable[[], object], times: int = 7) -> float:
+    """CPU time of the best of some runs."""
+    taken = []
+    for _ in range(times):
+        began = time.process_time()
+        run()
+        taken.append(time.process_time() - began)
+    return 1000 * min(taken)
+
+
+def owned() -> int:
+    """Bytes of memory that no other process shares."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Dirty", "Private_Clean"))
+
+
+def make_clips(count: int) -> list[Clip]:
+    """Clips with a text and a label."""
+    return [
+        Clip(
+            clip_id=f"clip-{n:09d}",
+            uri=f"/data/recordings/{n:09d}.flac",
+            duration=10.0,
+            text=f"some eight words of the clip with number {n}",
+            labels={"sound": f"sound {n % 50}"},
+        )
+        for n in range(count)
+    ]
+
+
+def load_parquet(paths: list[str], folder: str) -> object:
+    """A `datasets` view of Parquet files; the first one copies them to Arrow files of its own."""
+    import datasets
+
+    cache_dir = str(Path(folder) / "datasets")
+    return datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=cache_dir)
+
+
+def corpus_files(folder: str) -> list[str]:
+    """The tables of a corpus."""
+    return [str(path) for path in (Path(folder) / "corpus").rglob("clips-*.parquet")]
+
+
+def measure_examples(folder: str, how: str, answers: multiprocessing.Queue) -> None:
+    """Opens the examples in one way, in a process of its own: (seconds, bytes)."""
+    import datasets
+
+    datasets.disable_progress_bars()
+    corpus, before, began = Corpus(Path(folder) / "corpus"), owned(), time.process_time()
+    if how == "datasets":
+        kept: object = load_parquet(sorted(corpus_files(folder)), folder)
+    elif how == "objects":
+        clips = {clip.clip_id: clip for clip in corpus.clips()}
+        kept = clips, list(build_examples(clips.values(), TASKS))
+    else:
+        table = open_examples(Path(folder) / "examples", corpus, {}, DataConfig(tasks=TASKS))
+        kept = table, table.learning(), table.held_out()
+    answers.put((time.process_time() - began, owned() - before))
+    del kept
+
+
+def examples_table(count: int) -> Table:
+    """Time and memory of a process that opens its examples."""
+    table = Table(title=f"Opening the examples of {count:,} clips, two tasks")
+    for heading in ("", "us a clip", "bytes a clip", "1 M clips", ""):
+        table.add_column(heading, justify="right" if heading else "left")
+    with tempfile.TemporaryDirectory(prefix="coat-bench-") as folder:
+        build(make_clips(count), Path(folder) / "corpus")
+        for how, name in (
+            ("objects", "before: Python objects, each process"),
+            ("table", "mapped files, first process"),
+            ("table", "mapped files, every other process"),
+            ("datasets", "peer: datasets, clips alone, first process"),
+            ("datasets", "peer: every other process"),
+        ):
+            answers = multiprocessing.get_context("spawn").Queue()
+            process = multiprocessing.get_context("spawn").Process(
+                target=measure_examples, args=(folder, how, answers)
+            )
+            process.start()
+            seconds, size = answers.get()
+            process.join()
+            table.add_row(
+                name,
+                f"{1e6 * seconds / count:.1f}",
+                f"{size / count:,.0f}",
+                f"{1e6 * seconds / count:,.1f} s",
+                f"{size / count:,.0f} MB",
+            )
+    return table
+
+
+def dense_frames(encoded: EncodedFrames) -> np.ndarray:
+    """Targets of a clip of 30 s by dense weights and products: the lines of 652e439."""
+    frames_TD, spec = encoded.decode(), encoded.spec
+    midpoints = spec.start_s + spec.hop_s * (np.arange(1, len(frames_TD)) - 0.5)
+    edges = np.concatenate([[0.0], midpoints.clip(0.0, 30.0), [30.0]])
+    spans = np.linspace(0.0, 30.0, NUM_SPANS + 1)
+    begin_NT = np.maximum(spans[:-1, None], edges[None, :-1])
+    end_NT = np.minimum(spans[1:, None], edges[None, 1:])
+    overlap_NT = (end_NT - begin_NT).clip(0.0)
+    weights_NT = (overlap_NT / overlap_NT.sum(1, keepdims=True)).astype(np.float32)
+    frames_ND = weights_NT @ frames_TD
+    if spec.kind == "pitch":
+        voiced_T = frames_TD[:, -1] >= VOICED
+        share_N = weights_NT @ voiced_T.astype(np.float32)
+        salience_ND = (weights_NT * voiced_T) @ frames_TD[:, :-1]
+        frames_ND[:, :-1] = salience_ND / np.maximum(share_N, 1e-6)[:, None]
+    return frames_ND
+
+
+def stream_spec(name: str) -> StreamSpec:
+    """One of `STREAMS`."""
+    kind, codec, dim, hop_s = STREAMS[name]
+    return StreamSpec(
+        name=name.partition(".")[2], kind=kind, dim=dim, codec=codec,
+        start_s=hop_s / 2, hop_s=hop_s, window_s=hop_s,
+    )  # fmt: skip
+
+
+def noise(spec: StreamSpec, seconds: float, *, seed: int) -> EncodedFrames:
+    """Frames of noise, some of them voiced if it is pitch."""
+    shape = int(seconds / spec.hop_s), spec.dim
+    frames_TD = np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
+    return encode(frames_TD, spec)
+
+
+def targets_table() -> Table:
+    """Milliseconds for the targets of a clip of 30 s."""
+    table = Table(title=f"Targets of a clip of 30 s on {NUM_SPANS} student frames, ms")
+    for heading in ("", "before: dense", "sparse", "ratio"):
+        table.add_column(heading, justify="right" if heading else "left")
+    sums = np.zeros(2)
+    for name in STREAMS:
+        encoded = noise(stream_spec(name), 30, seed=0)
+        both = [
+            milliseconds(functools.partial(dense_frames, encoded)),
+            milliseconds(functools.partial(student_frames, encoded, 30.0, NUM_SPANS)),
+        ]
+        np.testing.assert_allclose(
+            dense_frames(encoded), student_frames(encoded, 30.0, NUM_SPANS), atol=1e-4
+        )
+        sums += both
+        table.add_row(name, *(f"{ms:.2f}" for ms in both), f"{both[0] / both[1]:.1f}")
+    table.add_row("all", *(f"{ms:.2f}" for ms in sums), f"{sums[0] / sums[1]:.1f}")
+    return table
+
+
+def features_table() -> Table:
+    """Milliseconds for the features of a clip of 10 s."""
+    table = Table(title="Features of a clip of 10 s, 128 bands, ms")
+    for heading in ("window", "before: padded", "of what is there", "ratio"):
+        table.add_column(heading, justify="right")
+    wave = np.random.default_rng(0).standard_normal(10 * RATE).astype(np.float32)
+    options = {"sampling_rate": RATE, "return_tensors": "pt"}
+
+    def short(extractor: WhisperFeatureExtractor, window_s: int) -> object:
+        needed = samples_needed(extractor, [wave])
+        found = extractor(wave, max_length=needed, **options)["input_features"]
+        return found if window_s == 300 else fill_window(found, extractor.nb_max_frames)
+
+    for window_s in (30, 300):
+        extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=window_s)
+        padded = milliseconds(functools.partial(extractor, wave, **options), 3)
+        ours = milliseconds(functools.partial(short, extractor, window_s))
+        table.add_row(f"{window_s} s", f"{padded:.1f}", f"{ours:.1f}", f"{padded / ours:.1f}")
+    return table
+
+
+def order_table(clips: int) -> Table:
+    """How often a row group of 8 rows is read for the first time by one of the workers."""
+    table = Table(
+        title=f"Row groups read in an epoch of {clips:,} clips, by 8 x 8 workers (counted)"
+    )
+    for heading in ("order", "reads of a group", "shards of a worker"):
+        table.add_column(heading, justify="right" if heading != "order" else "left")
+    lanes, batch, shards = 64, 8, np.arange(clips) // 256
+    blocks = BlockShuffle(shards, batch_size=batch, lanes=lanes, seed=0)
+    plain = np.random.default_rng(0).permutation(clips)
+    for name, order in (("clips", plain), ("blocks", np.fromiter(blocks, np.int64, clips))):
+        lane = np.arange(clips) // batch % lanes
+        reads = len(np.unique(order // 8 * lanes + lane)) / (clips / 8)
+        opened = len(np.unique(order // 256 * lanes + lane)) / lanes
+        table.add_row(name, f"{reads:.2f}", f"{opened:,.0f}")
+    return table
+
+
+def make_cache(folder: Path, clips: int) -> Path:
+    """A cache of the first three streams of `STREAMS`, a teacher each, for clips of 10 s."""
+    corpus = build(make_clips(clips), folder / "fed")
+    layout = Layout.create(folder / "cache")
+    layout.register(corpus)
+    for name in FED:
+        stream = stream_spec(name)
+        spec = TeacherSpec(
+            name=name.partition(".")[0], family="none", revision=1, settings={}, weights={},
+            sample_rate=RATE, streams=(stream,), license="none",
+        )  # fmt: skip
+        layout.add_teacher(spec)
+        encoded = [noise(stream, 10, seed=seed) for seed in range(8)]
+        for number in range(corpus.num_shards):
+            ids = corpus.shard_ids(number)
+            rows = [
+                Row(clip_id=clip_id, duration=10.0, audio_digest=f"{at:032x}", metadata={},
+                    frames={stream.name: encoded[at % 8]})
+                for at, clip_id in enumerate(ids)
+            ]  # fmt: skip
+            sums = {stream.name: Sums.of(encoded[0].decode(), encoded[0])}
+            shards.write(
+                layout.shards(spec, corpus.name), spec, shard=number, clip_ids=ids, rows=rows,
+                failures=[], sums=sums, extract_seconds=1.0, finished="",
+            )  # fmt: skip
+    return folder / "cache"
+
+
+class Targets(Dataset):
+    """The targets of each clip as the trainer makes them."""
+
+    def __init__(self, streams: dict[str, Stream], ids: list[str]) -> None:
+        self._streams, self._ids = streams, ids
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
+        return {
+            name: torch.from_numpy(stream.frames(self._ids[at], NUM_SPANS))
+            for name, stream in self._streams.items()
+        }
+
+
+def pool_rows(rows: dict[str, list], streams: dict[str, Stream]) -> dict[str, list[torch.Tensor]]:
+    """The peer's transform: decodes each blob and averages its frames."""
+    pooled = {}
+    for name, stream in streams.items():
+        spec, statistics = stream_spec(name), stream.statistics
+        blobs, counts = rows[f"{spec.name}.frames"], rows[f"{spec.name}.num_frames"]
+        pooled[name] = []
+        for blob, count in zip(blobs, counts, strict=True):
+            frames_DT = torch.from_numpy(EncodedFrames(spec, blob, count).decode()).T
+            frames_ND = adaptive_avg_pool1d(frames_DT[None], NUM_SPANS)[0].T
+            if statistics:
+                mean_D, std_D = map(torch.from_numpy, (statistics.mean_D, statistics.std_D))
+                frames_ND = (frames_ND - mean_D) / std_D
+            pooled[name].append(frames_ND)
+    return pooled
+
+
+def feeding_table(clips: int) -> Table:
+    """Clips per second of shuffled batches of targets, by our reader and by the peer."""
+    import datasets
+
+    table = Table(title=f"Shuffled batches of 8 clips of 10 s, targets of {', '.join(FED)}")
+    for heading in ("", "clips/s", "ms a clip", "opening, ms", "copied to disk first"):
+        table.add_column(heading, justify="right" if heading else "left")
+    with tempfile.TemporaryDirectory(prefix="coat-bench-") as name:
+        folder = Path(name)
+        cache = make_cache(folder, clips)
+        began = time.process_time()
+        streams = open_streams([str(cache)], None)
+        ids = next(iter(streams.values())).reader.ids  # pyright: ignore[reportOptionalMemberAccess]
+        opened = time.process_time() - began
+        order = BlockShuffle(np.arange(clips) // 256, batch_size=8, lanes=1, seed=0)
+        ours = DataLoader(Targets(streams, ids), 8, sampler=order)
+
+        began = time.process_time()
+        columns = [
+            load_parquet(
+                sorted(str(path) for path in cache.glob(f"teachers/{teacher}@*/*/data/*.parquet")),
+                name,
+            ).select_columns([f"{stream}.frames", f"{stream}.num_frames"])  # pyright: ignore
+            for teacher, _, stream in (fed.partition(".") for fed in FED)
+        ]
+        joined = datasets.concatenate_datasets(columns, axis=1)
+        transformed = joined.with_transform(functools.partial(pool_rows, streams=streams))
+        theirs = DataLoader(transformed, 8, shuffle=True)  # pyright: ignore[reportArgumentType]
+        peer_opened = time.process_time() - began
+        copied = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
+
+        taken = {"peer": [], "ours": []}
+        for _ in range(3):
+            for who, loader in (("peer", theirs), ("ours", ours)):
+                taken[who].append(milliseconds(functools.partial(exhaust, loader), 1) / clips)
+    for label, ms, opening, copy in (
+        ("peer: datasets + DataLoader", min(taken["peer"]), peer_opened, f"{copied / 1e6:,.0f} MB"),
+        ("ours, shuffled by blocks", min(taken["ours"]), opened, "nothing"),
+    ):
+        table.add_row(label, f"{1000 / ms:,.0f}", f"{ms:.2f}", f"{1000 * opening:,.0f}", copy)
+    return table
+
+
+def exhaust(loader: DataLoader) -> None:
+    """Takes every batch of an epoch."""
+    for _ in loader:
+        pass
+
+
+def main() -> None:
+    """Prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--clips", type=int, default=100_000)
+    parser.add_argument("--fed", type=int, default=1024, help="clips of the cache that is read")
+    options = parser.parse_args()
+    console.print(describe())
+    limit_worker_threads()
+    torch.set_num_threads(1)
+    import datasets
+
+    datasets.disable_progress_bars()
+    console.print(f"{datetime.date.today()}; datasets {datasets.__version__}")
+    console.print(targets_table())
+    console.print(features_table())
+    console.print(order_table(1_000_000))
+    console.print(feeding_table(options.fed))
+    console.print(examples_table(options.clips))
+
+
+if __name__ == "__main__":
+    main()
