@@ -2,39 +2,56 @@
 
 Published relatives of this method gained little over plain controls once someone checked, so the
 controls are one command. An arm is a row of switches (student.config.SWITCHES); arms of one seed
-share data, order, steps, adapters and starting weights.
+share data, the joint stage's order and steps, adapters and starting weights. They differ in
+`align`, which sft has not and in which pause learns from answers: the table has the steps of each.
 """
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 
 from rich.table import Table
 
 from manifests.console import console
 from student.config import ArmsOptions
-from student.runs.folder import Numbers
+from student.runs.folder import Numbers, Run
 from student.train import train
 
 
 def run_arms(options: ArmsOptions) -> Table:
     """Trains every arm with every seed, or goes on where that was interrupted."""
     ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
+    steps: dict[str, dict[str, int]] = {}
     for seed in options.seeds:
         for arm in options.arms:
             console.rule(f"{arm}, seed {seed}")
-            report = train(options.arm_options(arm, seed))
+            own = options.arm_options(arm, seed)
+            report = train(own)
             ends[arm].append(report[list(report)[-1]])
-    return build_arms_table(ends)
+            steps[arm] = count_steps(Run(own.out))
+    return build_arms_table(ends, steps)
 
 
-def build_arms_table(ends: dict[str, list[Numbers]]) -> Table:
-    """Held-out answer loss by arm: mean and standard deviation over seeds."""
+def count_steps(run: Run) -> dict[str, int]:
+    """Stage -> the optimizer steps that a run has taken in it."""
+    steps: dict[str, int] = {}
+    for line in run.log():
+        steps[line["stage"]] = max(steps.get(line["stage"], 0), line["step"])
+    return steps
+
+
+def build_arms_table(
+    ends: Mapping[str, Sequence[Numbers]], steps: Mapping[str, Mapping[str, int]]
+) -> Table:
+    """Held-out answer loss by arm: mean and standard deviation over seeds; and what is not equal
+    between arms, the steps of `align`."""
     table = Table("arm", title="held-out answer loss")
-    for heading in ("seeds", "mean", "deviation"):
+    for heading in ("seeds", "mean", "deviation", "align steps", "joint steps"):
         table.add_column(heading, justify="right")
     for arm, numbers in ends.items():
         losses = [number["answer_loss"] for number in numbers]
         spread = f"{statistics.stdev(losses):.4f}" if len(losses) > 1 else "-"
-        table.add_row(arm, str(len(losses)), f"{statistics.mean(losses):.4f}", spread)
+        taken = [str(steps[arm].get(stage, 0)) for stage in ("align", "joint")]
+        table.add_row(arm, str(len(losses)), f"{statistics.mean(losses):.4f}", spread, *taken)
     return table

@@ -301,7 +301,7 @@ class Recipe:
     """coat: block and distillation. Its controls: distill (distillation at the audio tokens, no
     block), pause (block, no distillation), sft (neither). livr is pause, coat+bottleneck is coat
     with a bottleneck (see joint.bottleneck); both distils at block and audio tokens. Arms share
-    data, order, steps, seed and adapters."""
+    data, adapters, and the seed, order and steps of `joint`; sft has no `align`."""
     seed: int = 0
     block: BlockConfig = field(default_factory=BlockConfig)
     heads: HeadConfig = field(default_factory=HeadConfig)
