@@ -11,6 +11,7 @@ import functools
 import hashlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -211,32 +212,66 @@ def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 def launch(
     options: TrainOptions,
-    *module: str,
+    module: str = "student.cli",
+    *,
+    processes: int = 1,
     environment: Mapping[str, str] | None = None,
     killed_at: Path | None = None,
 ) -> None:
     """Runs `coat-student train` in processes of its own.
 
+    The ranks are started here and not by torchrun, whose workers have sessions of their own: a kill
+    of its group leaves them, and they train to the end.
+
     Args:
         options: Of the run.
-        module: What `python -m` runs, with its arguments.
+        module: What `python -m` runs.
+        processes: How many ranks there are.
         environment: Besides this process' own.
-        killed_at: A file; once it is there, all processes are killed at once.
+        killed_at: A file of a checkpoint; once it is there, every rank is killed, in the middle of
+            that checkpoint's stage.
     """
     recipe = Path(f"{options.out}.yaml")
     save_recipe(options.recipe(), recipe)
-    running = subprocess.Popen(
-        [sys.executable, "-m", *module, "train", "--config", str(recipe), "--corpus",
-         options.corpus, "--cache", options.cache, "--out", options.out],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {}),
-    )  # fmt: skip
-    while killed_at and running.poll() is None and not killed_at.is_file():
-        time.sleep(0.01)
-    if killed_at and running.poll() is None:
-        os.killpg(running.pid, signal.SIGKILL)
-    _, said = running.communicate()
-    assert running.returncode == (-signal.SIGKILL if killed_at else 0), said[-3000:]
+    shared = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {})
+    if processes > 1:
+        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}  # fmt: skip
+    ranks: list[subprocess.Popen[bytes]] = []
+    logs = [Path(f"{options.out}.{rank}.log") for rank in range(processes)]
+    for rank, log in enumerate(logs):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        with log.open("wb") as said:
+            ranks.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", module, "train", "--config", str(recipe), "--corpus",
+                     options.corpus, "--cache", options.cache, "--out", options.out],
+                    stdout=subprocess.DEVNULL, stderr=said, env=shared | own,
+                    start_new_session=True,
+                )
+            )  # fmt: skip
+    try:
+        while any(rank.poll() is None for rank in ranks):
+            if any(rank.poll() for rank in ranks) or (killed_at and killed_at.is_file()):
+                break
+            time.sleep(0.01)
+    finally:
+        for rank in ranks:
+            if rank.poll() is None:
+                os.killpg(rank.pid, signal.SIGKILL)
+    codes = [rank.wait() for rank in ranks]
+    expected = -signal.SIGKILL if killed_at else 0
+    said = "\n".join(log.read_text()[-3000:] for log in logs)
+    assert codes == [expected] * processes, said
+    if killed_at:
+        assert killed_at.is_file(), said
+        assert not (killed_at.parents[1] / "student.safetensors").exists(), "it had finished"
+
+
+def _free_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return server.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
