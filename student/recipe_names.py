@@ -35,8 +35,8 @@ def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
         new = RENAMED.get(name, name)
         if new != name and not quiet:
             messages.print(f"{source}: {name} is called {new} now", markup=False)
-        if isinstance(value, str) and (new, value) in RENAMED_VALUES:
-            current = RENAMED_VALUES[new, value]
+        current = RENAMED_VALUES.get((str(new), value)) if isinstance(value, str) else None
+        if current is not None:
             if not quiet:
                 messages.print(f"{source}: {new}: {value} is called {current} now", markup=False)
             value = current

@@ -304,10 +304,10 @@ def test_silent_and_clipped_clips_are_counted(tmp_path: Path):
 # Whose fault it is
 
 
-def test_only_regular_files_are_opened(tmp_path: Path):
+def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     os.mkfifo(tmp_path / "pipe.wav")
     with socket.socket(socket.AF_UNIX) as listener:
-        os.chdir(tmp_path)  # the path of a socket may have 107 bytes
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have 107 bytes
         listener.bind("s.wav")
     for path in (tmp_path / "pipe.wav", tmp_path / "s.wav", "/dev/zero"):
         with pytest.raises(AudioError, match="expected a regular file") as caught:

@@ -84,5 +84,5 @@ def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Pat
     (setup,) = teachers(config)
     assert "weights_dir" not in setup.spec.settings
     monkeypatch.setenv("COAT_WEIGHTS_DIR", str(tmp_path / "weights"))
-    expert = audit._expert(setup.spec)
+    expert = audit._expert(setup.spec, trust_remote_code=False)
     assert expert.spec().fingerprint == setup.spec.fingerprint

@@ -134,7 +134,7 @@ def _members(
             if info.isreg():
                 members.append(_member(uri, file, info, content_of))
             # tarfile would keep every header in memory.
-            tar.members = []
+            tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
         end = tar.offset
     _check_end(uri, file, end, size)
     return members

@@ -143,9 +143,10 @@ def _clip(
     texts = [each for each in (*TEXT, *TEXT_KEYS) if isinstance(labels.get(each), str)]
     text = labels.pop(texts[0]) or None if texts else None
     seconds = labels.get("duration")
-    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
     uri = tar.address(member)
-    estimate = number(labels, "duration") if is_number and seconds > 0 else None
+    estimate = None
+    if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
+        estimate = number(labels, "duration")
     if estimate is None and "://" not in uri:
         estimate = probe.seconds_of(uri)
     return Clip(clip_id=clip_id, uri=uri, text=text, labels=labels, estimated_duration=estimate)
