@@ -1,7 +1,7 @@
 """All arms from one recipe, with several seeds: is it the block, its targets, or both that help?
 
 Published relatives of this method gained little over plain controls once someone checked, so the
-controls are one command. An arm is a row of switches (student.config.SWITCHES); arms of one seed
+controls are one command. An arm is a row of switches (student.arm_switches); arms of one seed
 share data, the joint stage's order and steps, adapters and starting weights. They differ in
 `align`, which sft has not and in which pause learns from answers: the table has the steps of each.
 """

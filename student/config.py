@@ -6,57 +6,20 @@ CoAT paper (arXiv 2606.18273) leaves open is a field here, with our assumption a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
-import yaml
-from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
-
-from manifests.console import as_fields
 from manifests.errors import UserError
-from student.recipe_names import RENAMED_VALUES, check_fields, rename_fields
+from student.arm_switches import BOTTLENECK_SHARE, PLAIN_ARMS, SWITCHES, Arm, ArmSwitches
+from student.recipe_names import RENAMED_VALUES
 
-Arm = Literal["sft", "pause", "distill", "coat", "livr", "coat+bottleneck", "both"]
-ARMS: tuple[Arm, ...] = get_args(Arm)
-PLAIN_ARMS: tuple[Arm, ...] = ("sft", "pause", "distill", "coat")
-"""The arms that `coat-student arms` trains unless others are named."""
 Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
-
-@dataclass(frozen=True, kw_only=True)
-class ArmSwitches:
-    """What an arm has; everything else is the same in all arms of a study."""
-
-    block: bool = False
-    """There are thinking positions in the prompt."""
-    distill_block: bool = False
-    """Heads at the block learn what the experts hear."""
-    distill_audio: bool = False
-    """Heads at the audio tokens learn what the experts hear."""
-    bottleneck: bool = False
-    """At the beginning of the joint stage the text reads the audio through the block alone."""
-
-
-SWITCHES: dict[Arm, ArmSwitches] = {
-    "sft": ArmSwitches(),
-    "pause": ArmSwitches(block=True),
-    "distill": ArmSwitches(distill_audio=True),
-    "coat": ArmSwitches(block=True, distill_block=True),
-    "livr": ArmSwitches(block=True, bottleneck=True),
-    "coat+bottleneck": ArmSwitches(block=True, distill_block=True, bottleneck=True),
-    "both": ArmSwitches(block=True, distill_block=True, distill_audio=True),
-}
-"""The arms; `livr` is the two-stage bottleneck of arXiv 2512.21218."""
-WITH_BLOCK: tuple[Arm, ...] = tuple(arm for arm in ARMS if SWITCHES[arm].block)
-WITH_HEADS: tuple[Arm, ...] = tuple(
-    arm for arm in ARMS if SWITCHES[arm].distill_block or SWITCHES[arm].distill_audio
-)
-BOTTLENECK_SHARE = 0.4
-"""Share of the joint stage's steps in the arms with a bottleneck, unless `joint.bottleneck` says
-another: the best of arXiv 2512.21218, where 4 of 10 epochs beat 8 of 10."""
+STAGE_SEEDS = {"align": 0, "joint": 1}
+"""What each stage adds to the recipe's seed: by name, so that an arm without `align` has the order
+and the dropout of the others in `joint`."""
 
 
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
@@ -431,71 +394,3 @@ class ArmsOptions(TrainOptions):
             "out": str(Path(self.out) / f"{arm}-{seed}"),
         }
         return TrainOptions(**(common | own))
-
-
-def _parser() -> ArgumentParser:
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Recipe)
-    return parser
-
-
-def parse_recipe(
-    values: Mapping[str, Any], source: str = "recipe", *, quiet: bool = False
-) -> Recipe:
-    """A recipe from the values of its YAML file.
-
-    Raises:
-        UserError: an unknown field, a value of the wrong type or out of bounds.
-    """
-    values = rename_fields(values, source, quiet=quiet)
-    check_fields(values, Recipe, source)
-    parser = _parser()
-    try:
-        parsed = parser.parse_object(dict(values))
-        return Recipe(**vars(parser.instantiate(parsed)))
-    except ArgumentError as error:
-        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
-
-
-def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Recipe:
-    """A recipe from its YAML file, with some fields changed; old names are told unless `quiet`."""
-    if not Path(path).is_file():
-        raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
-    try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a YAML mapping of recipe fields")
-    return replace(parse_recipe(values, str(path), quiet=quiet), **changes)
-
-
-def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes a recipe as YAML, every field stated."""
-    path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
-
-
-STAGE_SEEDS = {"align": 0, "joint": 1}
-"""What each stage adds to the recipe's seed: by name, so that an arm without `align` has the order
-and the dropout of the others in `joint`."""
-
-
-def recipes_folder() -> Path:
-    """Where the recipes that ship lie."""
-    return Path(__file__).with_name("recipes")
-
-
-def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """Dotted names of the fields in which two recipes differ, with both values."""
-    return _differences(as_fields(ours), as_fields(theirs), "")
-
-
-def _differences(ours: Any, theirs: Any, name: str) -> list[str]:
-    if isinstance(ours, dict) and isinstance(theirs, dict):
-        return [
-            line
-            for key in {**ours, **theirs}
-            for line in _differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
-        ]
-    return [] if ours == theirs else [f"{name}: {theirs!r} there, {ours!r} here"]

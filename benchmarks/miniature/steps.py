@@ -14,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.miniature import corpus
-from student.config import ARMS, SWITCHES, Arm, load_recipe, save_recipe
+from student.arm_switches import ARMS, SWITCHES, Arm
+from student.recipe_files import load_recipe, save_recipe
 
 HERE = Path(__file__).parent
 BIN = Path(sys.executable).parent

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from benchmarks import hardware
 from benchmarks.miniature.verdicts import describe_benefit, describe_use
-from student.config import ARMS, PLAIN_ARMS, WITH_BLOCK, WITH_HEADS, Arm
+from student.arm_switches import ARMS, PLAIN_ARMS, WITH_BLOCK, WITH_HEADS, Arm
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.comparison import build_table, compare
 from student.evaluation.question_files import read_questions

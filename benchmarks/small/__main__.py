@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.miniature import corpus, steps, tables
 from benchmarks.small import base_corpus
-from student.config import recipes_folder
+from student.recipe_files import recipes_folder
 
 OUT = Path("build/small")
 DATA = Path("build/miniature/hearing")

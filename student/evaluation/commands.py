@@ -9,7 +9,7 @@ from rich.table import Table
 
 from manifests.console import console, messages
 from manifests.errors import UserError
-from student.config import WITH_HEADS
+from student.arm_switches import WITH_HEADS
 from student.evaluation import comparison
 from student.evaluation.analysis.ablate import ablate
 from student.evaluation.analysis.ablate import build_table as ablation_table

@@ -15,9 +15,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from student.config import ARMS, Recipe, differences
+from student.arm_switches import ARMS
+from student.config import Recipe
 from student.evaluation.scoring.intervals import mcnemar
 from student.evaluation.scoring.scores import Answer, paired_interval, score_answers, task_tables
+from student.recipe_files import differences
 from student.runs.folder import Run
 
 ORDER = ("base", *ARMS)

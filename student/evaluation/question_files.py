@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
-from student.config import TaskConfig, load_recipe
+from student.config import TaskConfig
 from student.evaluation.questions import (
     LETTERS,
     Question,
@@ -21,6 +21,7 @@ from student.evaluation.questions import (
     check_questions,
     find_answer,
 )
+from student.recipe_files import load_recipe
 
 EXAMPLE = (
     '{"audio": "a.wav", "question": "Which drum?", "answer": "snare", "choices": ["kick", "snare"]}'

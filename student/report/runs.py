@@ -18,7 +18,8 @@ from typing import Any
 
 from safetensors import safe_open
 
-from student.config import Recipe, differences
+from student.config import Recipe
+from student.recipe_files import differences
 from student.runs.folder import Run as RunFolder
 
 EVALUATIONS = ("ablation", "probes")

@@ -29,13 +29,14 @@ from typing import Any
 
 from manifests.clips import Clip
 from manifests.errors import UserError
-from student.config import Recipe, StreamConfig, differences, load_recipe, save_recipe
+from student.config import Recipe, StreamConfig
 from student.data.example_table import ExampleTable
 from student.data.examples import Example
 from student.data.held_out import HELD_OUT_FILE, read_held_out, write_held_out
 from student.distill.streams import Stream
 from student.model.small import build_small
 from student.model.tiny import build_tiny
+from student.recipe_files import differences, load_recipe, save_recipe
 from student.runs.identity import Identity
 from student.runs.sources import Sources
 

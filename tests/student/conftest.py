@@ -42,10 +42,10 @@ from student.config import (
     TaskConfig,
     TinyConfig,
     TrainOptions,
-    save_recipe,
 )
 from student.inference.generate import TrainedStudent
 from student.model.tiny import build_tiny
+from student.recipe_files import save_recipe
 from student.train import train
 
 RATE = 16000

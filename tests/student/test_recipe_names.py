@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UserError
-from student.config import TrainOptions, load_recipe, parse_recipe
+from student.config import TrainOptions
+from student.recipe_files import load_recipe, parse_recipe
 from student.recipe_names import settle_arguments
 
 OLD = """\

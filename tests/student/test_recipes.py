@@ -14,17 +14,9 @@ from accelerate.utils import DistributedType
 
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
-from student.config import (
-    BlockConfig,
-    DataConfig,
-    StageConfig,
-    StreamConfig,
-    TaskConfig,
-    load_recipe,
-    parse_recipe,
-    recipes_folder,
-)
+from student.config import BlockConfig, DataConfig, StageConfig, StreamConfig, TaskConfig
 from student.inference.generate import TrainedStudent
+from student.recipe_files import load_recipe, parse_recipe, recipes_folder
 from student.train import train
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from manifests.errors import UserError
-from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskConfig, save_recipe
+from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskConfig
 from student.evaluation.answering import Reply
 from student.evaluation.comparison import common_answers, group_runs, shared_seeds
 from student.evaluation.partners import find_partners, with_audio_of
@@ -30,6 +30,7 @@ from student.evaluation.results import (
     write_scores,
 )
 from student.evaluation.scoring.scores import read_reply, score_answers
+from student.recipe_files import save_recipe
 
 
 def question(number: int = 0, **changes: Any) -> Question:

@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 from manifests.errors import UserError
-from student.config import load_recipe
 from student.distill.kinds import stream_metric, to_target_units
+from student.recipe_files import load_recipe
 from student.report import page, predictions, runs
 from student.runs.folder import find_runs
 from student.train import train

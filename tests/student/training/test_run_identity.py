@@ -15,7 +15,8 @@ from torch import Tensor
 
 from manifests.corpus.corpus import build
 from manifests.errors import StoreError, UserError
-from student.config import STAGE_SEEDS, StageConfig, save_recipe
+from student.config import STAGE_SEEDS, StageConfig
+from student.recipe_files import save_recipe
 from student.runs.folder import Run
 from student.runs.identity import Identity, fit_stage
 from student.runs.lock import training_lock

@@ -11,7 +11,9 @@ import pytest
 import torch
 import yaml
 
-from student.config import Arm, StageConfig, recipes_folder
+from student.arm_switches import Arm
+from student.config import StageConfig
+from student.recipe_files import recipes_folder
 from student.runs.folder import Run
 from student.train import train
 from tests.student.conftest import FAMILIES, launch, model_of, states

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from student.config import ARMS, WITH_BLOCK, WITH_HEADS, ModelConfig, StageConfig
+from student.arm_switches import ARMS, WITH_BLOCK, WITH_HEADS
+from student.config import ModelConfig, StageConfig
 from student.inference.generate import load_student
 from student.model.student import build_student, load_backbone
 from student.runs.folder import Run

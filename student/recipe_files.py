@@ -1,0 +1,79 @@
+"""Recipes as YAML files: read, checked, written and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
+
+from manifests.console import as_fields
+from manifests.errors import UserError
+from student.config import Recipe
+from student.recipe_names import check_fields, rename_fields
+
+
+def _parser() -> ArgumentParser:
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Recipe)
+    return parser
+
+
+def parse_recipe(
+    values: Mapping[str, Any], source: str = "recipe", *, quiet: bool = False
+) -> Recipe:
+    """A recipe from the values of its YAML file.
+
+    Raises:
+        UserError: an unknown field, a value of the wrong type or out of bounds.
+    """
+    values = rename_fields(values, source, quiet=quiet)
+    check_fields(values, Recipe, source)
+    parser = _parser()
+    try:
+        parsed = parser.parse_object(dict(values))
+        return Recipe(**vars(parser.instantiate(parsed)))
+    except ArgumentError as error:
+        raise UserError(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Recipe:
+    """A recipe from its YAML file, with some fields changed; old names are told unless `quiet`."""
+    if not Path(path).is_file():
+        raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a YAML mapping of recipe fields")
+    return replace(parse_recipe(values, str(path), quiet=quiet), **changes)
+
+
+def save_recipe(recipe: Recipe, path: Path) -> None:
+    """Writes a recipe as YAML, every field stated."""
+    path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
+
+
+def recipes_folder() -> Path:
+    """Where the recipes that ship lie."""
+    return Path(__file__).with_name("recipes")
+
+
+def differences(ours: Recipe, theirs: Recipe) -> list[str]:
+    """Dotted names of the fields in which two recipes differ, with both values."""
+    return _differences(as_fields(ours), as_fields(theirs), "")
+
+
+def _differences(ours: Any, theirs: Any, name: str) -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in {**ours, **theirs}
+            for line in _differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
+        ]
+    return [] if ours == theirs else [f"{name}: {theirs!r} there, {ours!r} here"]
