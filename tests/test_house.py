@@ -64,6 +64,11 @@ def test_skipped_tests_beyond_the_allowed_number_fail_the_run(tmp_path: Path):
         assert done.returncode == code, done.stdout
 
 
+def test_no_file_is_longer_than_four_hundred_lines():
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert not {path: n for path in files if (n := len(path.read_text().splitlines())) > 400}
+
+
 IMPORT_NAMES = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub", "mir_eval": "mir_eval"}
 
 
