@@ -46,7 +46,7 @@ def test_base_rows_keep_their_bits(loaded, family: str) -> None:
 def test_a_shorter_block_than_the_checkpoint_has_is_refused(loaded) -> None:
     _, model, processor = loaded()
     add_block(model, processor.tokenizer, 6)
-    with pytest.raises(UserError, match="block of 6 positions, and block.tokens is 4"):
+    with pytest.raises(UserError, match=r"block of 6 positions, and block.tokens is 4"):
         add_block(model, processor.tokenizer, 4)
 
 
