@@ -136,7 +136,7 @@ def test_the_same_rows_by_another_writer_are_the_same_corpus(
         "s3://user:secret@data/a.wav",
         "gs://data?x=1/a.wav",
         "hdfs://host:9/a.wav",
-        "http://host/a.wav",
+        "http://user:secret@host/a.wav",
         "file://host/a.wav",
     ],
 )
