@@ -27,6 +27,10 @@ class DeadlyMetadata(dict):
     def __reduce__(self) -> tuple:
         return _die, ()
 
+    def __or__(self, other: dict) -> DeadlyMetadata:
+        # The worker adds the warnings about a clip's audio; the sum is as deadly.
+        return self
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnergySettings:
