@@ -275,10 +275,10 @@ def test_a_block_that_hangs_is_taken_away(make_corpus: MakeCorpus, tmp_path: Pat
     began = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.build.time_limits.SECONDS_PER_AUDIO_SECOND", 0.0)
-        Run(corpus, tmp_path / "cache", fault, options={"hang_seconds": 1}).go()
+        Run(corpus, tmp_path / "cache", fault, options={"hang_seconds": 4}).go()
     (failure,) = failures(tmp_path / "cache")
     assert (failure.clip_id, failure.error, failure.cause) == ("clip0002", "timed-out", "worker")
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 90
 
 
 def test_a_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
