@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from manifests.console import as_fields
 from manifests.errors import UserError
 from student.config import Recipe
-from student.recipe_names import check_fields, rename_fields
+from student.recipe_names import check_fields, read_fields, rename_fields
 
 
 def _parser() -> ArgumentParser:
@@ -45,13 +45,7 @@ def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Rec
     """A recipe from its YAML file, with some fields changed; old names are told unless `quiet`."""
     if not Path(path).is_file():
         raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
-    try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} must be a YAML mapping of recipe fields")
-    return replace(parse_recipe(values, str(path), quiet=quiet), **changes)
+    return replace(parse_recipe(read_fields(path), str(path), quiet=quiet), **changes)
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:

@@ -24,6 +24,21 @@ RENAMED_VALUES = {("train", "rows"): "embeddings"}
 """(field, its value in earlier versions) -> the value now."""
 
 
+def read_fields(path: str | Path) -> dict[str, Any]:
+    """The fields of a recipe's YAML file, as they are written there.
+
+    Raises:
+        UserError: the file is not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a YAML mapping of recipe fields")
+    return values
+
+
 def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
     """The values of a recipe under today's names; each renamed one is told, unless `quiet`."""
     if isinstance(values, list):
@@ -115,12 +130,7 @@ def _settle_file(path: str, config: type) -> str:
     """The file itself if it uses today's names, else a copy that does."""
     if not Path(path).is_file():
         raise UserError(f"--config {path}: there is no such file")
-    try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, Mapping):
-        raise UserError(f"{path} must be a YAML mapping of recipe fields")
+    values = read_fields(path)
     renamed = rename_fields(values, path)
     check_fields(renamed, config, path)
     if renamed == values:
