@@ -10,13 +10,11 @@ import numpy as np
 
 from manifests import audio
 from manifests.clips import Clip
+from manifests.decoders.checks import clipped_share
 from manifests.page.sound import decode
 
 DECODERS = 4
 """Clips decoded at a time."""
-FULL_SCALE = 0.999
-RUN = 3
-"""Neighbouring samples at full scale that count as clipped; single ones are honest peaks."""
 FLOOR_DB = -120.0
 
 
@@ -46,16 +44,13 @@ def listen(clips: Iterable[Clip]) -> Iterator[Sound]:
 def measure(clip_id: str, wave: audio.Waveform) -> Sound:
     """The numbers of one waveform."""
     magnitudes = np.abs(wave.samples)
-    full = magnitudes >= FULL_SCALE
-    inner = np.convolve(full, np.ones(RUN), mode="valid") == RUN
-    flat = np.convolve(inner, np.ones(RUN), mode="full") > 0 if len(full) >= RUN else full[:0]
     return Sound(
         clip_id=clip_id,
         digest=wave.digest,
         seconds=wave.seconds,
         peak_db=_decibel(float(magnitudes.max())),
         rms_db=_decibel(float(np.sqrt(np.mean(magnitudes.astype(np.float64) ** 2)))),
-        clipped=float(flat.sum()) / len(magnitudes),
+        clipped=clipped_share(wave.samples),
     )
 
 
