@@ -11,6 +11,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from manifests.console import as_fields, console, messages, run_command
 from manifests.corpus import corpus, stats
+from manifests.corpus.relabel import describe_ids
 from manifests.corpus.sources import detect
 from manifests.storage import Folder
 
@@ -21,7 +22,11 @@ PLAIN_EVERY_S = 15.0
 
 
 def build(
-    source: str, out: str = "corpus", name: str | None = None, clips_per_shard: int | None = None
+    source: str,
+    out: str = "corpus",
+    name: str | None = None,
+    clips_per_shard: int | None = None,
+    update_labels: bool = False,
 ) -> None:
     """Make a corpus, or add to the one that is there what is new in its source.
 
@@ -35,12 +40,19 @@ def build(
         name: Name of a new corpus, by which a cache knows it; that of the folder if null.
         clips_per_shard: Clips that are extracted and committed together, for a new corpus; 256 if
             null. Fewer lose less when a job is killed, more make fewer files.
+        update_labels: Take the source's new texts and labels for clips that the corpus has
+            already. Their audio must be the same; no cache computes anything again.
     """
     began = time.monotonic()
     folder = Folder(out)
     before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
     found = _watched(detect.clips(source, folder.child("audio")), "clips read")
-    made = corpus.build(found, out, name=name, clips_per_shard=clips_per_shard)
+    made = corpus.build(
+        found, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
+    )
+    if made.relabelled:
+        ids = describe_ids(made.relabelled)
+        console.print(f"{len(made.relabelled):,} clips have new texts or labels: {ids}")
     console.print(
         f"{out}: corpus {made.name!r}, {made.num_clips:,} clips ({made.num_clips - before:,} new) "
         f"in {made.num_shards:,} shards, {made.seconds / 3600:.3f} h of known length, "

@@ -19,15 +19,17 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import marker_index, shards
 from manifests.clips import from_table
-from manifests.corpus.corpus import Corpus, Part
+from manifests.corpus.corpus import Corpus, Part, next_part_file
+from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
@@ -143,47 +145,67 @@ class Layout:
         return Corpus(f"{self.root.uri}/corpora/{name}")
 
     def register(self, corpus: Corpus) -> None:
-        """Copies a corpus into the cache, or the parts by which it has grown.
+        """Copies a corpus into the cache: the parts that it has grown by or has new labels in.
 
         Raises:
             UserError: the cache has another corpus of this name.
         """
-        known, added = self.compare(corpus)
-        if not added:
+        kept, lacking = self.compare(corpus)
+        if not lacking:
             return
         target = self.root.child("corpora").child(corpus.name)
-        for part in added:
-            target.write_atomic(part.file, corpus.folder.read_bytes(part.file))
-        contents = replace(corpus.contents, parts=(*known, *added))
-        target.write_atomic("corpus.json", contents.to_bytes())
+        taken = {file for file in target.sizes() if PART.fullmatch(file)}
+        parts = list(kept)
+        for part in lacking:
+            # A reader that is open may still read the file that is replaced.
+            file = next_part_file(taken) if part.file in taken else part.file
+            taken.add(file)
+            target.write_atomic(file, corpus.folder.read_bytes(part.file))
+            parts.append(replace(part, file=file))
+        parts.sort(key=lambda part: part.first_shard)
+        target.write_atomic("corpus.json", replace(corpus.contents, parts=tuple(parts)).to_bytes())
 
     def compare(self, corpus: Corpus) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """The parts of a corpus that the cache has, and those that it lacks.
+        """The parts of a corpus that the cache has, and those that it has to copy.
 
         Parts are compared by their rows, as another pyarrow writes other bytes for the same rows.
+        A part with other texts or labels for the same audio replaces the one that the cache has.
 
         Raises:
             UserError: the cache has another corpus of this name.
         """
         folder = self.root.child("corpora").child(corpus.name)
         known = self.corpus(corpus.name).parts if folder.exists("corpus.json") else ()
+        kept: list[Part] = []
+        lacking = list(corpus.parts[len(known) :])
         for ours, theirs in zip(known, corpus.parts, strict=False):
-            if ours.sha256 != theirs.sha256 and not self._same_rows(corpus, ours, theirs):
+            if ours.sha256 == theirs.sha256 or self._same(corpus, ours, theirs, _same_rows):
+                kept.append(ours)
+            elif self._same(corpus, ours, theirs, same_audio):
+                lacking.append(theirs)
+            else:
                 raise UserError(
                     f"the cache has a corpus {corpus.name!r} whose {ours.file} differs from "
                     f"{corpus.folder.uri}/{theirs.file}; a corpus only grows by added parts: "
                     "rebuild it over its old folder, or give the new one another --name"
                 )
+        kept.extend(known[len(corpus.parts) :])
         for part in corpus.parts:
             if not PART.fullmatch(part.file):
                 raise UserError(
                     f"{corpus.folder.uri}/corpus.json names the part {part.file!r}, which is no "
                     "name that coat-corpus writes; restore it"
                 )
-        return known, corpus.parts[len(known) :]
+        return tuple(kept), tuple(lacking)
 
-    def _same_rows(self, corpus: Corpus, ours: Part, theirs: Part) -> bool:
-        """Whether two parts hold the same clips in the same shards, whatever pyarrow wrote them."""
+    def _same(
+        self,
+        corpus: Corpus,
+        ours: Part,
+        theirs: Part,
+        same: Callable[[pa.Table, pa.Table], bool],
+    ) -> bool:
+        """Whether two parts have the same shards, and tables that are the same by some measure."""
         if (ours.clips, ours.shards, ours.first_shard) != (
             theirs.clips, theirs.shards, theirs.first_shard,
         ):  # fmt: skip
@@ -192,7 +214,7 @@ class Layout:
             self.corpus(corpus.name).folder.open(ours.file) as old,
             corpus.folder.open(theirs.file) as new,
         ):
-            return from_table(pq.read_table(old)) == from_table(pq.read_table(new))
+            return same(pq.read_table(old), pq.read_table(new))
 
     def add_teacher(self, spec: TeacherSpec) -> None:
         """Writes a version's spec.json, unless it is there.
@@ -345,3 +367,7 @@ class Layout:
     def shards(self, spec: TeacherSpec, corpus: str) -> Folder:
         """Folder of one version's shards for one corpus."""
         return self.root.child("teachers").child(spec.key).child(corpus)
+
+
+def _same_rows(ours: pa.Table, theirs: pa.Table) -> bool:
+    return from_table(ours) == from_table(theirs)

@@ -5,8 +5,9 @@
       clips-00000.parquet    up to 65,536 clips, `manifests.clips.SCHEMA`
 
 A row group of a part is a shard, the unit of a teacher's work. Shard i is the same clips for ever:
-a corpus grows by added parts and rewrites none. The price: a changed row is an error rather than an
-update, and the last shard of each build stays short.
+a corpus grows by added parts. New texts and labels are taken on request
+(`manifests.corpus.relabel`), other audio under a known id is an error. The price: the last shard of
+each build stays short.
 """
 
 from __future__ import annotations
@@ -15,19 +16,23 @@ import functools
 import hashlib
 import itertools
 import json
+import logging
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table, likely_durations, to_table
+from manifests.corpus import relabel
 from manifests.corpus.duplicate_index import DuplicateIndex
 from manifests.errors import UserError
 from manifests.storage import Folder
+
+log = logging.getLogger(__name__)
 
 FORMAT = 2
 """Version of the corpus's format. A reader refuses newer ones. Since 2 a row tells a stated
@@ -136,6 +141,8 @@ class Corpus:
         self.num_clips = sum(part.clips for part in self.parts)
         self.num_shards = sum(part.shards for part in self.parts)
         self.seconds = sum(part.seconds for part in self.parts)
+        self.relabelled: tuple[str, ...] = ()
+        """Clips whose text or labels `build` has just updated."""
         self._file = functools.lru_cache(OPEN_FILES)(self._open)
 
     @property
@@ -196,17 +203,20 @@ def build(
     *,
     name: str | None = None,
     clips_per_shard: int | None = None,
+    update_labels: bool = False,
 ) -> Corpus:
     """Makes a corpus, or adds to the one at `out` the clips whose ids it does not have.
 
     Nothing of it is seen before the last clip is in, and no existing part is touched. Holds one
-    part and 24 bytes for each clip in memory.
+    part, 24 bytes for each clip and the clips with new labels in memory.
 
     Args:
         clips: The whole source, in an order that stays.
         out: Folder or address of the corpus.
         name: Of a new corpus; the name of the folder if None.
         clips_per_shard: Of a new corpus; 256 if None.
+        update_labels: Give clips that the corpus has the text and labels that they now have in the
+            source; otherwise they keep theirs, and a warning names them.
 
     Raises:
         UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
@@ -236,8 +246,21 @@ def build(
     if not grown.num_clips:
         raise UserError("the source has no clips; nothing was written")
     ledger.close(grown.clip)
+    if ledger.relabelled and update_labels:
+        contents = _with_labels(grown, ledger.relabelled)
+        grown = Corpus(out, contents)
+        grown.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
+    elif ledger.relabelled:
+        ids = relabel.describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
+        log.warning(
+            "%d clips have another text or other labels in the source: %s; the corpus keeps the "
+            "old ones. To take the new ones, run the same command with --update-labels; nothing "
+            "is computed again",
+            len(ledger.relabelled), ids,
+        )  # fmt: skip
     if contents != before.contents:
         folder.write_atomic("corpus.json", contents.to_bytes())
+    _delete_replaced(folder, before.contents, contents)
     return grown
 
 
@@ -267,6 +290,15 @@ def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
 
 def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusIndex:
     """Writes a part, and returns the contents that count it in."""
+    first_shard = sum(part.shards for part in contents.parts)
+    part = _write_part(folder, contents, table, first_shard=first_shard)
+    return replace(contents, parts=(*contents.parts, part))
+
+
+def _write_part(
+    folder: Folder, contents: CorpusIndex, table: pa.Table, *, first_shard: int
+) -> Part:
+    """Writes a part under a number that no part of the corpus has or had."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -276,20 +308,48 @@ def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusI
         write_page_checksum=True,
     )
     data = sink.getvalue()
-    parts = contents.parts
     part = Part(
-        file=f"clips-{len(parts):05d}.parquet",
+        file=next_part_file(part.file for part in contents.parts),
         clips=len(table),
         shards=-(-len(table) // contents.clips_per_shard),
-        first_shard=sum(part.shards for part in parts),
+        first_shard=first_shard,
         seconds=round(likely_durations(table).drop_null().to_numpy().sum().item(), 6),
         bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
     )
     folder.write_atomic(part.file, data)
-    return CorpusIndex(
-        name=contents.name, clips_per_shard=contents.clips_per_shard, parts=(*parts, part)
-    )
+    return part
+
+
+def next_part_file(files: Iterable[str]) -> str:
+    """The name of a further part, with a number above those of all these."""
+    return f"clips-{max(map(_number, files), default=-1) + 1:05d}.parquet"
+
+
+def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
+    """Writes the parts of these rows anew, with other texts and labels; the contents with them."""
+    contents = corpus.contents
+    for ordinal, rows in relabel.rows_by_part(corpus, changed).items():
+        old = contents.parts[ordinal]
+        with corpus.folder.open(old.file) as source:
+            table = relabel.update_table(pq.read_table(source), rows)
+        new = _write_part(corpus.folder, contents, table, first_shard=old.first_shard)
+        parts = (*contents.parts[:ordinal], new, *contents.parts[ordinal + 1 :])
+        contents = replace(contents, parts=parts)
+    return contents
+
+
+def _delete_replaced(folder: Folder, before: CorpusIndex, after: CorpusIndex) -> None:
+    """Deletes parts that an earlier update replaced; those that this one replaced stay for now."""
+    named = {part.file for part in (*before.parts, *after.parts)}
+    newest = max(_number(part.file) for part in after.parts)
+    for file in folder.sizes():
+        if _is_part(file) and file not in named and _number(file) < newest:
+            folder.delete(file)
+
+
+def _number(file: str) -> int:
+    return int(re.sub(r"\D", "", file.removesuffix(".parquet")))
 
 
 def _is_part(name: str) -> bool:

@@ -8,7 +8,6 @@ among new clips are therefore found at the end of the build, in one sort, before
 from __future__ import annotations
 
 import hashlib
-import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -16,8 +15,6 @@ import pyarrow as pa
 
 from manifests.clips import Clip, from_table, likely_durations
 from manifests.errors import UserError
-
-log = logging.getLogger(__name__)
 
 _NONE = np.empty(0, np.uint64)
 
@@ -42,7 +39,8 @@ class DuplicateIndex:
         self._new_keys = [_NONE]
         self._new_places = [np.empty(0, np.uint32)]
         self._place = 1
-        self._relabelled = 0
+        self.relabelled: dict[int, Clip] = {}
+        """Row of the corpus -> the source's clip, where that has another text or other labels."""
 
     def admit(self, batch: pa.Table) -> pa.Table:
         """Takes the next rows of the source and returns those that the corpus does not have.
@@ -94,15 +92,9 @@ class DuplicateIndex:
                 (f"clip {at_first} of the source", f"clip {at_second}"),
                 others=len(again) - 1,
             )
-        if self._relabelled:
-            log.warning(
-                "%d clips come with another text or other labels than the corpus has; they stay as "
-                "they were (to take the new ones, build into another folder)",
-                self._relabelled,
-            )
 
     def _compare(self, row: int, now: Clip, place: int) -> None:
-        """A known id comes with another row: new labels are let pass, new audio is not."""
+        """A known id comes with another row: new labels are kept aside, new audio is refused."""
         before = self._clip(row)
         if before.clip_id != now.clip_id:
             raise _duplicate((before, now), ("a clip of the corpus", f"clip {place} of the source"))
@@ -115,7 +107,8 @@ class DuplicateIndex:
                 f"of the source has {_audio(now)}; give the changed clip a new id, or build into "
                 "another folder"
             )
-        self._relabelled += 1
+        if (before.text, before.labels) != (now.text, now.labels):
+            self.relabelled[row] = now
 
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -151,13 +151,48 @@ def test_changed_audio_under_an_id(tmp_path: Path, change: dict) -> None:
     assert content(tmp_path / "c") == before
 
 
-def test_changed_labels_stay_and_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clips = make(5)
+def test_changed_labels_stay_and_the_clips_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = make(9)
     build(clips, tmp_path / "c")
     with caplog.at_level(logging.WARNING):
-        build([replace(clip, text="other") for clip in clips], tmp_path / "c")
-    assert "5 clips come with another text" in caplog.text
+        build([replace(clip, text="other") for clip in clips[:7]] + clips[7:], tmp_path / "c")
+    assert "7 clips have another text or other labels in the source: clip-0, clip-1" in caplog.text
+    assert "and 2 more; the corpus keeps the old ones" in caplog.text
+    assert "--update-labels" in caplog.text
     assert list(Corpus(tmp_path / "c").clips()) == clips
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_new_texts_and_labels_are_taken_when_asked_for(tmp_path: Path) -> None:
+    clips = make(230)
+    before = build(clips, tmp_path / "c", clips_per_shard=32)
+    changed = [replace(clips[150], text="corrected"), replace(clips[151], labels={"k": "neu"})]
+    wanted = [*clips[:150], *changed, *clips[152:], *make(3, "new")]
+    after = build(iter(wanted), tmp_path / "c", update_labels=True)
+    assert list(Corpus(tmp_path / "c").clips()) == wanted
+    assert after.relabelled == ("clip-150", "clip-151")
+    assert after.shard_sizes()[: before.num_shards] == before.shard_sizes()
+    # One part of three was written anew, the file that it replaces is still there for open readers.
+    kept = [part.file for part in before.parts if part in after.parts]
+    assert kept == ["clips-00000.parquet", "clips-00002.parquet"]
+    assert list(before.clips()) == clips
+    assert after.digest != before.digest
+
+    again = [replace(wanted[0], text="also corrected"), *wanted[1:]]
+    build(again, tmp_path / "c", update_labels=True)
+    assert list(Corpus(tmp_path / "c").clips()) == again
+    assert list(after.clips()) == wanted
+    assert not (tmp_path / "c" / "clips-00001.parquet").exists()
+    assert build(again, tmp_path / "c", update_labels=True).relabelled == ()
+
+
+def test_an_update_of_labels_refuses_other_audio(tmp_path: Path) -> None:
+    clips = make(5)
+    build(clips, tmp_path / "c")
+    with pytest.raises(UserError, match="'clip-3' has changed"):
+        build([replace(clips[3], text="new", uri="/b.wav")], tmp_path / "c", update_labels=True)
 
 
 def test_what_a_build_refuses(tmp_path: Path) -> None:

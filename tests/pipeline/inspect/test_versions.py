@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -127,6 +128,35 @@ def test_the_same_rows_by_another_writer_are_the_same_corpus(
     (tmp_path / "corpus" / "corpus.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="another --name"):
         layout.register(Corpus(tmp_path / "corpus"))
+
+
+def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
+    layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
+):
+    corpus = make_corpus(8)
+    spec = fill(layout, corpus)
+    folder = Path(layout.root.path("")) / "teachers"
+    targets = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    opened = CacheReader(layout.root.uri)
+
+    clips = list(corpus.clips())
+    wanted = [replace(clips[0], text="corrected", labels={"sound": "bell"}), *clips[1:]]
+    relabelled = build(wanted, tmp_path / "corpus", update_labels=True)
+    assert plan.missing(layout, relabelled, [spec]) == {"energy": []}
+    layout.register(relabelled)
+    assert list(layout.corpus("corpus").clips()) == wanted
+    assert plan.missing(layout, relabelled, [spec]) == {"energy": []}
+    assert targets == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert len(opened.stream("energy.bands")) == 8
+    assert len(CacheReader(layout.root.uri).stream("energy.bands")) == 8
+
+    # The same clips as another build of the corpus names its parts: no file is overwritten.
+    (part,) = layout.corpus("corpus").parts
+    fresh = build([*clips], tmp_path / "again" / "corpus", clips_per_shard=4)
+    layout.register(fresh)
+    (third,) = layout.corpus("corpus").parts
+    assert len({corpus.parts[0].file, part.file, third.file}) == 3
+    assert list(layout.corpus("corpus").clips()) == clips
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,68 @@
+"""New texts and labels for clips that a corpus has already.
+
+Targets depend on audio alone, so a corrected transcript costs no expert a second run. The parts
+whose rows change are written anew under names of their own, with the same clips in the same shards,
+and corpus.json then names those. The replaced files stay until the next update, because a training
+run that is open may still read them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from manifests.clips import Clip
+
+if TYPE_CHECKING:
+    from manifests.corpus.corpus import Corpus
+
+AUDIO_COLUMNS = ("clip_id", "uri", "offset", "duration", "estimated_duration")
+"""The columns of a corpus that say which audio a clip is; targets depend on these alone."""
+
+
+def update_table(table: pa.Table, changed: Mapping[int, Clip]) -> pa.Table:
+    """A part's table with the text and the labels of other clips in some of its rows.
+
+    Args:
+        table: The part, in any format; its other columns stay as they are.
+        changed: Row of the table -> the clip whose text and labels it gets.
+    """
+    texts, labels = table["text"].to_pylist(), table["labels"].to_pylist()
+    for row, clip in changed.items():
+        texts[row] = clip.text
+        labels[row] = json.dumps(dict(clip.labels), ensure_ascii=False, sort_keys=True)
+    for name, values in (("text", texts), ("labels", labels)):
+        column = table.schema.get_field_index(name)
+        field = table.schema.field(column)
+        table = table.set_column(column, field, pa.array(values, field.type))
+    return table
+
+
+def same_audio(ours: pa.Table, theirs: pa.Table) -> bool:
+    """Whether two tables of clips have the same audio under the same ids, row by row."""
+    if ours.column_names != theirs.column_names:
+        return False
+    columns = [name for name in AUDIO_COLUMNS if name in ours.column_names]
+    return ours.select(columns).equals(theirs.select(columns))
+
+
+def rows_by_part(corpus: Corpus, changed: Mapping[int, Clip]) -> dict[int, dict[int, Clip]]:
+    """The changed rows of a corpus, by ordinal of the part and by row of that part."""
+    placed: dict[int, dict[int, Clip]] = {}
+    first = 0
+    rows = sorted(changed)
+    for ordinal, part in enumerate(corpus.parts):
+        inside = {row - first: changed[row] for row in rows if first <= row < first + part.clips}
+        if inside:
+            placed[ordinal] = inside
+        first += part.clips
+    return placed
+
+
+def describe_ids(clip_ids: Sequence[str]) -> str:
+    """Up to five clip ids, and how many more there are."""
+    more = f" and {len(clip_ids) - 5:,} more" if len(clip_ids) > 5 else ""
+    return ", ".join(clip_ids[:5]) + more
