@@ -96,6 +96,13 @@ CATALOGUE: tuple[Family, ...] = (
         needs=HF,
     ),
     Family(
+        name="pe_audio_frame", address="teachers.adapters.pe_audio_frame:PEAudioFrame",
+        expert="PE-A-Frame: sounds in any words, every 40 ms",
+        model="facebook/pe-a-frame-large",
+        streams="posteriors 527 or your phrases @ 25, frames 1024 @ 25", license="Apache-2.0",
+        memory_gb=2.8, needs=HF,
+    ),
+    Family(
         name="audeering", address="teachers.adapters.audio_classifier:AudEERING",
         expert="arousal, dominance, valence",
         model="audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim",

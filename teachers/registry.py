@@ -50,12 +50,8 @@ PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         ),
         "pitch": ("crepe", {"model": "full"}),
         "sound_event": (
-            "audio_classifier",
-            {
-                "model": "MIT/ast-finetuned-audioset-10-10-0.4593",
-                "dtype": "float16",
-                "scores": "sigmoid",
-            },
+            "pe_audio_frame",
+            {"model": "facebook/pe-a-frame-large", "dtype": "bfloat16"},
         ),
         "music": (
             "clap",

@@ -30,6 +30,9 @@ DESCRIBING = (
     "tokenizer_config.json", "normalizer.json", "*.model",
 )  # fmt: skip
 """Small files that change what a checkpoint computes; their digests count like the weights'."""
+PROCESSOR = "processor_config.json"
+"""Newer checkpoints keep the feature extractor's settings in it. Its digest counts only where it is
+the only file that has them, so that teachers from before keep their versions."""
 RUNTIME = ("batch_seconds", "weights_dir", "license")
 """Settings that do not change features."""
 
@@ -91,9 +94,18 @@ class Checkpoint:
         except ValueError as error:
             raise UserError(f"{path} is no JSON ({error}); fetch the checkpoint again") from None
 
+    @property
+    def extractor(self) -> dict[str, Any]:
+        """Settings of the feature extractor: `preprocessor_config.json`, or the part of
+        `processor_config.json` into which newer checkpoints write them."""
+        own = self.read("preprocessor_config.json")
+        return own or self.read(PROCESSOR).get("feature_extractor", {})
+
     def digests(self) -> dict[str, str]:
         """File name -> SHA-256 of weights and of the small files that describe the network."""
         small = [path for name in DESCRIBING for path in sorted(self.folder.glob(name))]
+        if not (self.folder / "preprocessor_config.json").is_file():
+            small += sorted(self.folder.glob(PROCESSOR))
         code = sorted(self.folder.rglob("*.py")) if self.trusts_code else []
         return {path.name: sha256(path) for path in (*self.weights, *small)} | {
             path.relative_to(self.folder).as_posix(): sha256(path) for path in code

@@ -21,6 +21,7 @@ PLACES = {
     "openai/whisper-large-v3": checkpoints.whisper,
     "superb/hubert-large-superb-er": checkpoints.emotion,
     "MIT/ast-finetuned-audioset-10-10-0.4593": checkpoints.ast,
+    "facebook/pe-a-frame-large": checkpoints.pe_audio_frame,
     "laion/larger_clap_music": checkpoints.clap,
     "facebook/wav2vec2-lv-60-espeak-cv-ft": checkpoints.ctc,
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": checkpoints.audeering,
@@ -29,6 +30,10 @@ PLACES = {
 }
 MORE = {
     "phones": {"family": "ctc"},
+    "ast": {
+        "family": "audio_classifier",
+        "settings": {"model": "MIT/ast-finetuned-audioset-10-10-0.4593", "scores": "sigmoid"},
+    },
     "dimensions": {"family": "audeering"},
     "mert": {"family": "mert", "settings": {"layer": 2}},
     "ssl": {"family": "transformers:microsoft/wavlm-large", "runtime": {"batch_seconds": 5}},

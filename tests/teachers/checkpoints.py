@@ -128,6 +128,33 @@ def clap(folder: Path, *, fused: bool = False) -> Path:
     )
     truncation = "fusion" if fused else "rand_trunc"
     save(folder, model, transformers.ClapFeatureExtractor(truncation=truncation))
+    return word_tokenizer(folder)
+
+
+def pe_audio_frame(folder: Path) -> Path:
+    torch.manual_seed(0)
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "vocab_size": 50, "pad_token_id": 1, "bos_token_id": 0,
+            "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}  # fmt: skip
+    dac = {"encoder_hidden_size": 4, "downsampling_ratios": [2, 8, 10, 12], "hidden_size": 64,
+           "codebook_dim": 8}  # fmt: skip
+    audio = {"dac_config": dac, "hidden_size": 32, "intermediate_size": 48, "head_dim": 16,
+             "num_hidden_layers": 2, "num_attention_heads": 2}  # fmt: skip
+    config = transformers.PeAudioConfig(text_config=text, audio_config=audio)
+    model = transformers.PeAudioFrameLevelModel(config)
+    with torch.no_grad():
+        # The convolutions are drawn so small that little of the audio would reach the frames.
+        for module in model.modules():
+            if isinstance(module, torch.nn.Conv1d):
+                module.weight.mul_(0.7 / (0.02 * module.weight[0].numel() ** 0.5))
+                module.bias.normal_(std=0.1)
+        model.text_audio_logit_scale.fill_(20.0)
+    save(folder, model, transformers.PeAudioFeatureExtractor())
+    return word_tokenizer(folder)
+
+
+def word_tokenizer(folder: Path) -> Path:
+    """A tokenizer of a few words."""
     words = models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>")
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -179,6 +206,11 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
     "audeering": (audeering, "audeering", {}),
     "ast": (ast, "audio_classifier", {"scores": "sigmoid"}),
     "clap": (clap, "clap", {"labels": ["violin", "drums"]}),
+    "pe_audio_frame": (
+        pe_audio_frame,
+        "pe_audio_frame",
+        {"phrases": ["This is music", "a violin", "drums ."]},
+    ),
 }
 """Name -> maker, family, settings."""
 

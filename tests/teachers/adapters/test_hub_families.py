@@ -159,6 +159,7 @@ def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path
         ("ast encoder", {}, 26, 10.0),
         ("emotion", {}, 20, 8.0),
         ("clap", {}, 30, 15_015 * 24 / 48_000),
+        ("pe_audio_frame", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
         ("whisper", {"transcribe": False}, 70, 25.0),
     ],
 )
