@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from pipeline.fetch import FetchConfig
 from pipeline.inspect import audit, failures, families, maintenance, show, status, verify
 from pipeline.report import page
 from pipeline.report.page import ReportConfig
+from pipeline.teacher_options import merge_teacher_options
 from teachers import catalogue, registry
 
 if TYPE_CHECKING:
@@ -374,6 +376,11 @@ def _print_json(value: object) -> None:
 
 def main() -> None:
     """Entry point of `coat-cache`."""
+    try:
+        arguments = merge_teacher_options(sys.argv[1:])
+    except UserError as error:
+        print(f"coat-cache: error: {error}", file=sys.stderr)
+        sys.exit(2)
     run_command(
         "coat-cache",
         {
@@ -395,4 +402,5 @@ def main() -> None:
             "fetch": fetch,
         },
         description="Stage 1: a teacher cache of what audio experts hear in a corpus.",
+        arguments=arguments,
     )

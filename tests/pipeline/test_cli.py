@@ -13,7 +13,9 @@ import pytest
 from manifests.cache.layout import Layout
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
+from manifests.errors import UserError
 from pipeline import cli
+from pipeline.teacher_options import merge_teacher_options
 from tests.pipeline.report_cache import make_cache
 
 
@@ -117,3 +119,67 @@ def test_colours_are_for_terminals(cache: Path) -> None:
     )
     assert "\x1b" not in done.stdout + done.stderr
     assert "Versions" in done.stdout
+
+
+TEACHER_FILE = """
+teacher:
+  energy: {family: "tests.pipeline.fakes:Energy", settings: {gain: 2.0}, resources: {num_cpus: 0.5}}
+  other: {family: "tests.pipeline.fakes:Energy"}
+"""
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+@pytest.mark.parametrize("command", ["plan", "build", "retry-failures"])
+def test_teacher_options_change_the_file_and_do_not_replace_it(
+    tmp_path: Path, command: str, *, file_first: bool
+) -> None:
+    file = tmp_path / "build.yaml"
+    file.write_text(TEACHER_FILE)
+    config = ["--config", str(file)]
+    option = ["--teacher", '{"energy": {"runtime": {"fail": "no"}, "settings": {"rate": 8000}}}']
+    words = [*config, *option] if file_first else [*option, *config]
+    settled = merge_teacher_options([command, "--cache", "c", *words, "--part", "1/2"])
+    assert settled[:3] == [command, "--cache", "c"]
+    assert settled[-2:] == ["--part", "1/2"]
+    (given,) = [word for word in settled if word.startswith("--teacher")]
+    assert settled.index(given) > settled.index("--config")
+    assert json.loads(given.partition("=")[2]) == {
+        "energy": {
+            "family": "tests.pipeline.fakes:Energy",
+            "settings": {"gain": 2.0, "rate": 8000},
+            "resources": {"num_cpus": 0.5},
+            "runtime": {"fail": "no"},
+        },
+        "other": {"family": "tests.pipeline.fakes:Energy"},
+    }
+
+
+@pytest.mark.parametrize("file_first", [True, False])
+def test_plan_shows_the_teachers_of_file_and_option(
+    cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, *, file_first: bool
+) -> None:
+    file = tmp_path / "build.yaml"
+    file.write_text(
+        'teacher:\n  energy: {family: "tests.pipeline.fakes:Energy", settings: {gain: 2.0}}\n'
+        "teachers: energy\n"
+    )
+    config = ("--config", file)
+    option = ("--teacher", '{"energy": {"resources": {"num_cpus": 0.5}}}')
+    both = (*config, *option) if file_first else (*option, *config)
+    corpus = ("--corpus", cache.parent / "things", "--cache", tmp_path / "new", "--json")
+    (alone,) = json.loads(run(capsys, "plan", *corpus, *config)[1])
+    code, out, err = run(capsys, "plan", *corpus, *both)
+    assert (code, err) == (0, "")
+    (changed,) = json.loads(out)
+    assert changed["version"] == alone["version"]
+
+
+def test_a_teacher_option_starts_another_family_anew_and_must_be_a_mapping() -> None:
+    words = ["build", '--teacher={"asr": {"family": "a:B", "settings": {"x": 1}}}']
+    words += ["--teacher", '{"asr": {"family": "c:D"}}']
+    assert json.loads(merge_teacher_options(words)[-1].partition("=")[2]) == {
+        "asr": {"family": "c:D"}
+    }
+    assert merge_teacher_options(["build", "--teacher", "{}"]) == ["build", "--teacher", "{}"]
+    with pytest.raises(UserError, match="--teacher must be a mapping"):
+        merge_teacher_options(["build", "--teacher", "asr", "--teacher", "{}"])
