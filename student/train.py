@@ -26,6 +26,7 @@ from student.data.block_shuffle import shuffles_blocks
 from student.data.build_table import open_examples
 from student.data.dataset import ExampleDataset
 from student.data.example_table import ExampleTable
+from student.data.held_out import check_sides
 from student.data.prompts import Prompter
 from student.data.workers import build_loader
 from student.distill.kinds import stream_counts, stream_sums
@@ -85,10 +86,11 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
-    held_out_of = held_out.task_counts()
-    for name, count in learning.task_counts().items():
-        told = f"{name}: {count} examples, {held_out_of.get(name, 0)} held out"
-        console.print(told, markup=False)
+    learnt_by_task, held_out_by_task = learning.task_counts(), held_out.task_counts()
+    for name, count in learnt_by_task.items():
+        line = f"{name}: {count} examples, {held_out_by_task.get(name, 0)} held out"
+        console.print(line, markup=False)
+    check_sides(learnt_by_task, held_out_by_task, recipe.data.validation)
     sources = build_sources(options.corpus, caches, table.summary, streams,
                             examples=len(learning), held_out=len(held_out))  # fmt: skip
 

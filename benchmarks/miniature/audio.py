@@ -78,7 +78,7 @@ def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
             found.append((key, said, file))
     for key, said, file in shuffled(found, "prompts")[:count]:
         path = out / "prompts" / f"{key.replace('/', '-')}.wav"
-        yield write(path, _g722(file), PROMPT_RATE, group="prompts", text=said, kind="speech")
+        yield write(path, _g722(file), PROMPT_RATE, collection="prompts", text=said, kind="speech")
 
 
 def spoken_digits(out: Path, count: int) -> Iterator[Row]:
@@ -96,7 +96,7 @@ def spoken_digits(out: Path, count: int) -> Iterator[Row]:
         wave += 0.003 * np.random.default_rng(number).standard_normal(len(wave))
         text = " ".join(DIGITS[digit] for digit in chosen)
         path = out / "digits" / f"{number:04d}.wav"
-        yield write(path, wave[: int(MAX_SECONDS * PROMPT_RATE)], PROMPT_RATE, group="digits",
+        yield write(path, wave[: int(MAX_SECONDS * PROMPT_RATE)], PROMPT_RATE, collection="digits",
                     text=text, kind="speech")  # fmt: skip
 
 
@@ -116,7 +116,7 @@ def languages(out: Path, each: int) -> Iterator[Row]:
             word = file.stem.rpartition("_desc_")[0]
             wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
             path = out / "languages" / f"{code}-{file.parent.name}-{word}.wav"
-            yield write(path, wave.mean(1), rate, group="languages", key=f"word {word}",
+            yield write(path, wave.mean(1), rate, collection="languages", key=f"word {word}",
                         language=language, kind="speech")  # fmt: skip
 
 
@@ -139,7 +139,7 @@ def drums(out: Path, *, new_kits: bool) -> Iterator[Row]:
         if len(wave) < 0.12 * rate or np.abs(wave).max() < 1e-3:
             continue
         path = out / "drums" / f"{file.parent.name}-{file.stem}.wav".replace(" ", "-")
-        yield write(path, wave, rate, group="drums", drum=drum, kind="sound")
+        yield write(path, wave, rate, collection="drums", drum=drum, kind="sound")
 
 
 def notes(out: Path, font_name: str, count: int) -> Iterator[Row]:
@@ -152,7 +152,7 @@ def notes(out: Path, font_name: str, count: int) -> Iterator[Row]:
         begin = rng.uniform(0.02, 0.2)
         wave = font.play(program, [Note(begin, begin + length, midi)], begin + length + 0.1)
         path = out / "notes" / f"{font_name}-{number:04d}.wav"
-        yield write(path, wave * rng.uniform(0.3, 1.0), SAMPLE_RATE, group="notes",
+        yield write(path, wave * rng.uniform(0.3, 1.0), SAMPLE_RATE, collection="notes",
                     instrument=name, note=PITCH_CLASSES[midi % 12], kind="music")  # fmt: skip
 
 
@@ -174,7 +174,7 @@ def melodies(out: Path, font_name: str, count: int) -> Iterator[Row]:
                  for at, key in enumerate(keys)]  # fmt: skip
         wave = font.play(program, score, score[-1].offset_s + 0.1)
         path = out / "melodies" / f"{font_name}-{number:04d}.wav"
-        yield write(path, wave * rng.uniform(0.3, 1.0), SAMPLE_RATE, group="melodies",
+        yield write(path, wave * rng.uniform(0.3, 1.0), SAMPLE_RATE, collection="melodies",
                     instrument=name, melody=direction, kind="music")  # fmt: skip
 
 
@@ -199,11 +199,11 @@ def other_sounds(out: Path, count: int) -> Iterator[Row]:
         if len(wave) < 0.2 * rate or np.abs(wave).max() < 1e-3:
             continue
         path = out / "sounds" / f"{file.parent.name}-{file.stem}.wav".replace(" ", "-")
-        yield write(path, wave, rate, group="sounds", kind="sound")
+        yield write(path, wave, rate, collection="sounds", kind="sound")
 
 
 def write(
-    path: Path, wave: np.ndarray, rate: int, *, group: str, key: str | None = None,
+    path: Path, wave: np.ndarray, rate: int, *, collection: str, key: str | None = None,
     text: str | None = None, **labels: str,
 ) -> Row:  # fmt: skip
     """Writes a file and describes it; `key` is what is held out together."""
@@ -215,7 +215,7 @@ def write(
         "audio_filepath": str(path.absolute()),
         "duration": len(wave) / rate,
         "text": text,
-        "labels": {"group": group, "key": key or clip_id, **labels},
+        "labels": {"collection": collection, "group": key or clip_id, **labels},
     }
 
 

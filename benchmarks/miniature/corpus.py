@@ -8,7 +8,7 @@ training never meets). Questions with answers go to JSON lines, as `coat-student
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def make(out: Path, sizes: Sizes, study: str) -> dict[str, list[Row]]:
     }
     for name, split in corpora.items():
         _write_lines(source / f"{name}.jsonl", split)
-    validation = [row for row in corpora["train"] if is_validation(row)]
+    validation = validation_rows(corpora["train"])
     for name, split in {"validation": validation, **corpora}.items():
         _write_lines(out / "questions" / f"{name}.jsonl", questions(split, study))
     return corpora
@@ -151,13 +151,19 @@ def questions(rows: Iterable[Row], study: str) -> list[dict]:
     return asked
 
 
-def is_validation(row: Row) -> bool:
-    """Whether the trainer holds this clip out, by the rule of `student.data.examples.held_out`."""
-    return fraction("validation", row["id"]) < VALIDATION_SHARE
+def validation_rows(rows: Sequence[Row]) -> list[Row]:
+    """The rows that the trainer holds out: a group's draw is that of its first clip's id."""
+    first: dict[str, str] = {}
+    for row in rows:
+        first.setdefault(row["labels"]["group"], row["id"])
+    drawn = {
+        group for group, id_ in first.items() if fraction("validation", id_) < VALIDATION_SHARE
+    }
+    return [row for row in rows if row["labels"]["group"] in drawn]
 
 
 def _is_test(row: Row) -> bool:
-    return fraction("test", row["labels"]["key"]) < TEST_SHARE
+    return fraction("test", row["labels"]["group"]) < TEST_SHARE
 
 
 def _thinned(rows: Iterable[Row], sizes: Sizes) -> list[Row]:

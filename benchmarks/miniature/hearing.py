@@ -79,7 +79,7 @@ def glides(out: Path, count: int) -> Iterator[Row]:
         noise = np.random.default_rng(number).standard_normal(len(times))
         wave = rng.uniform(0.1, 0.3) * wave + 0.003 * noise
         yield write(out / "glides" / f"{number:04d}.wav", wave.astype(np.float32), RATE,
-                    group="glides", glide=name, kind="sound")  # fmt: skip
+                    collection="glides", glide=name, kind="sound")  # fmt: skip
 
 
 def intervals(out: Path, font_name: str, count: int) -> Iterator[Row]:
@@ -97,7 +97,7 @@ def intervals(out: Path, font_name: str, count: int) -> Iterator[Row]:
                  for at, key in enumerate(keys)]  # fmt: skip
         wave = font.play(program, score, score[-1].offset_s + 0.1) * rng.uniform(0.3, 1.0)
         yield write(out / "intervals" / f"{font_name}-{number:04d}.wav", wave, SAMPLE_RATE,
-                    group="intervals", interval=name, kind="music")  # fmt: skip
+                    collection="intervals", interval=name, kind="music")  # fmt: skip
 
 
 def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
@@ -120,7 +120,7 @@ def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
             wave[at : at + len(hit)] += hit
             start += rng.uniform(0.25, 0.45)
         end = min(len(wave), int((start + 0.1) * RATE))
-        yield write(out / "hits" / f"{source}-{number:04d}.wav", wave[:end], RATE, group="hits",
+        yield write(out / "hits" / f"{source}-{number:04d}.wav", wave[:end], RATE, collection="hits",
                     count=name, first=first, kind="sound")  # fmt: skip
 
 
@@ -136,7 +136,7 @@ def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
                   for word, voice in zip(words, (first, second), strict=True)]  # fmt: skip
         wave = np.concatenate([pieces[0], np.zeros(800, np.float32), pieces[1]])
         yield write(out / "speakers" / f"{voices[0]}-{number:04d}.wav", wave, RATE,
-                    group="speakers", speakers=name, kind="speech")  # fmt: skip
+                    collection="speakers", speakers=name, kind="speech")  # fmt: skip
 
 
 def manners(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
@@ -153,7 +153,7 @@ def manners(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
                         pitch_spread_hz=spread * rng.uniform(0.8, 1.2))  # fmt: skip
         wave = _level(say(" ".join(rng.sample(NOUNS, 2)), voice, manner))
         wave = wave * level * rng.uniform(0.7, 1.1)
-        yield write(out / "manners" / f"{voice}-{number:04d}.wav", wave, RATE, group="manners",
+        yield write(out / "manners" / f"{voice}-{number:04d}.wav", wave, RATE, collection="manners",
                     manner=name, kind="speech")  # fmt: skip
 
 
@@ -172,7 +172,7 @@ def mixtures(out: Path, font_name: str, count: int) -> Iterator[Row]:
             waves.append(_level(wave) * rng.uniform(0.5, 1.0))
         wave = 0.5 * (waves[0] + waves[1])
         yield write(out / "mixtures" / f"{font_name}-{number:04d}.wav", wave, SAMPLE_RATE,
-                    group="mixtures", mixture=name, kind="music")  # fmt: skip
+                    collection="mixtures", mixture=name, kind="music")  # fmt: skip
 
 
 def _font(name: str) -> SoundFont:

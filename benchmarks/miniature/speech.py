@@ -95,5 +95,5 @@ def spoken_phrases(out: Path, count: int) -> Iterator[Row]:
         voice = VOICES[number % len(VOICES)]
         wave = say(text, voice, Manner(stretch=rng.uniform(0.8, 1.1))) * rng.uniform(0.4, 1.0)
         path = out / "phrases" / f"{number:04d}-{voice}.wav"
-        yield write(path, wave, RATE, group="phrases", key=f"phrase {text}", text=text,
+        yield write(path, wave, RATE, collection="phrases", key=f"phrase {text}", text=text,
                     kind="speech", voice=voice)  # fmt: skip

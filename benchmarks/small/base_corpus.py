@@ -68,7 +68,7 @@ def spoken_names(out: Path) -> Iterator[Row]:
         text = _first_line(file.with_name(file.name.replace("_desc.ogg", ".txt")))
         if text and len(wave) >= 0.3 * rate:
             path = out / "names" / f"{file.parent.name}-{file.stem}.wav"
-            yield audio.write(path, wave.mean(1), rate, group="names", text=audio.normal(text),
+            yield audio.write(path, wave.mean(1), rate, collection="names", text=audio.normal(text),
                              kind="speech")  # fmt: skip
 
 
@@ -85,7 +85,7 @@ def named_sounds(out: Path) -> Iterator[Row]:
         if len(wave) < 0.2 * rate or np.abs(wave).max() < 1e-3:
             continue
         path = out / "named" / f"{file.parent.name}-{file.stem}.wav".replace(" ", "-")
-        yield audio.write(path, wave.mean(1), rate, group="named", kind="sound",
+        yield audio.write(path, wave.mean(1), rate, collection="named", kind="sound",
                          sound=audio.normal(text), caption=text)  # fmt: skip
 
 
@@ -130,4 +130,4 @@ def _first_line(path: Path) -> str:
 
 
 def _is_test(row: Row) -> bool:
-    return fraction("test", row["labels"]["key"]) < TEST_SHARE
+    return fraction("test", row["labels"]["group"]) < TEST_SHARE

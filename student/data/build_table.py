@@ -39,7 +39,7 @@ from student.data.examples import (
     read_chats,
     times_shown,
 )
-from student.data.held_out import LEFT_OUT, mixed, recordings, split
+from student.data.held_out import GROUP, LEFT_OUT, mixed, recordings, split
 from student.data.prompts import MIN_SECONDS
 from student.distill.streams import Stream
 
@@ -47,8 +47,6 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Of the folder's format and of the rules by which examples are drawn."""
-GROUP = "group"
-"""Label of clips that belong together, e.g. of one speaker or one concert."""
 CHAT_SCHEMA = pa.schema(
     [
         ("task", pa.string()),

@@ -9,6 +9,7 @@ prefix taken: the clips of a corpus come by speaker, by source and by task.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -18,13 +19,20 @@ from scipy.sparse import csgraph
 
 from manifests.clips import Clip
 from manifests.console import as_fields
+from manifests.errors import UserError
 from student.data.examples import Example
+
+logger = logging.getLogger(__name__)
 
 # Legend: C clips, R recordings, E examples, L links (one for each clip of each example).
 
 HELD_OUT_FILE = "held_out.jsonl"
 LEARNT, HELD_OUT, LEFT_OUT = 0, 1, 2
 """Sides of a split. Left out are the examples with a clip that a held-out conversation has too."""
+GROUP = "group"
+"""Label of clips that belong together, e.g. of one speaker or one concert."""
+FAR_ABOVE = 3.0
+"""Times the asked share from which a warning says that far more is held out."""
 SMALL_TASK = 16
 """Examples of each task that are drawn before tasks share the rest by their sizes."""
 
@@ -63,8 +71,9 @@ def split(
     """The side of each example.
 
     An example is held out if any of its recordings is drawn. What else a held-out conversation has
-    in it is not learnt from either. Where chance spares every recording of a task, as it may with a
-    dozen, the one that it came nearest to is drawn.
+    in it is not learnt from either. Where chance draws every recording of a task, the one that it
+    came to last is learnt from; where it spares all of several, as it may with a dozen, the one
+    that it came nearest to is drawn.
 
     Args:
         recording_L: For each link, the recording of the clip.
@@ -79,8 +88,12 @@ def split(
     num_examples = len(task_E)
     drawn_R = draw_R < share
     task_L = task_E[example_L]
-    for chosen in [*(task_L == task for task in np.unique(task_E)), np.ones(len(task_L), bool)]:
-        candidates = np.unique(recording_L[chosen])
+    groups = [*(task_L == task for task in np.unique(task_E)), np.ones(len(task_L), bool)]
+    candidates_of = [np.unique(recording_L[chosen]) for chosen in groups]
+    for candidates in candidates_of:
+        if share < 1 and drawn_R[candidates].all():
+            drawn_R[candidates[draw_R[candidates].argmax()]] = False
+    for candidates in candidates_of:
         if len(candidates) > 1 and not drawn_R[candidates].any():
             drawn_R[candidates[draw_R[candidates].argmin()]] = True
     held_E = np.zeros(num_examples, bool)
@@ -90,6 +103,35 @@ def split(
     met_E = np.zeros(num_examples, bool)
     met_E[example_L[heard_R[recording_L]]] = True
     return np.where(held_E, HELD_OUT, np.where(met_E, LEFT_OUT, LEARNT)).astype(np.uint8)
+
+
+def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share: float) -> None:
+    """Refuses a task that is held out whole, and warns where far more is held out than asked for.
+
+    Args:
+        learning: Task -> its examples to learn from.
+        held_out: Task -> its held-out examples.
+        share: `data.validation`.
+
+    Raises:
+        UserError: A task has held-out examples alone.
+    """
+    for task, count in held_out.items():
+        if count and not learning.get(task):
+            raise UserError(
+                f"{task}: all {count} examples are held out and none is left to learn from; clips "
+                f"of one audio file, and of one `{GROUP}` label, are never on both sides, so a "
+                f"label like the name of a source holds all of it out: give each recording or "
+                "speaker a label of its own, or leave the label out"
+            )
+    num_held_out = sum(held_out.values())
+    num_examples = num_held_out + sum(learning.values())
+    if num_held_out > FAR_ABOVE * share * num_examples and num_held_out > SMALL_TASK:
+        logger.warning(
+            "%d of %d examples (%.0f %%) are held out, where data.validation asks for %.3g %%: clips "
+            "of one audio file, and of one `%s` label, stay together, and a large one was drawn",
+            num_held_out, num_examples, 100 * num_held_out / num_examples, 100 * share, GROUP,
+        )  # fmt: skip
 
 
 def mixed(key_E: np.ndarray, task: int, repeat_E: np.ndarray) -> np.ndarray:

@@ -11,11 +11,18 @@ import pytest
 
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus, build
+from manifests.errors import UserError
 from student.config import DataConfig, TaskConfig
 from student.data.build_table import open_examples
 from student.data.example_table import ExampleTable
 from student.data.examples import fraction
-from student.data.held_out import draw_by_task, read_held_out, recordings, write_held_out
+from student.data.held_out import (
+    check_sides,
+    draw_by_task,
+    read_held_out,
+    recordings,
+    write_held_out,
+)
 
 SAID = TaskConfig(questions=["What is said?"], answer=["text"])
 HEARD = TaskConfig(questions=["What is heard?", "Name it."], answer=["labels.sound"])
@@ -139,6 +146,28 @@ def test_recordings_are_on_one_side(tmp_path: Path, by: str) -> None:
     assert len(sides[0] | sides[1]) == 100
     assert 10 < len(sides[0]) < 32
     assert len(table.held_out()) == 10 * len(sides[0])
+
+
+def test_a_task_keeps_a_recording_to_learn_from(tmp_path: Path) -> None:
+    """Two recordings of a task, both drawn by their hashes: it was held out whole."""
+    clips = [clip(n, labels={"group": f"session {n // 50}"}, text="a") for n in range(100)]
+    share = max(fraction("validation", f"c{n}") for n in (0, 50)) + 1e-6
+    table = open_table(tmp_path, clips, tasks=[SAID], validation=share)
+    assert len(table.learning()) == len(table.held_out()) == 50
+
+
+def test_a_task_that_is_held_out_whole_is_refused() -> None:
+    with pytest.raises(UserError, match="How is it said.: all 151 examples are held out .* label"):
+        check_sides({"Where?": 700, "How is it said?": 0}, {"How is it said?": 151}, 0.12)
+
+
+def test_far_more_held_out_than_asked_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    check_sides({"a": 368, "b": 900}, {"a": 2089, "b": 0}, 0.03)
+    assert "2089 of 3357 examples (62 %) are held out" in caplog.text
+    caplog.clear()
+    check_sides({"a": 900, "b": 80}, {"a": 40, "b": 2}, 0.03)
+    check_sides({"a": 5}, {"a": 5}, 0.03)
+    assert not caplog.text
 
 
 def test_files_and_groups_that_overlap_are_one_recording() -> None:
