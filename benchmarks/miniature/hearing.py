@@ -120,8 +120,8 @@ def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
             wave[at : at + len(hit)] += hit
             start += rng.uniform(0.25, 0.45)
         end = min(len(wave), int((start + 0.1) * RATE))
-        yield write(out / "hits" / f"{source}-{number:04d}.wav", wave[:end], RATE, collection="hits",
-                    count=name, first=first, kind="sound")  # fmt: skip
+        yield write(out / "hits" / f"{source}-{number:04d}.wav", wave[:end], RATE,
+                    collection="hits", count=name, first=first, kind="sound")  # fmt: skip
 
 
 def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
