@@ -129,7 +129,7 @@ def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share:
     if num_held_out > FAR_ABOVE * share * num_examples and num_held_out > SMALL_TASK:
         logger.warning(
             "%d of %d examples (%.0f %%) are held out, where data.validation asks for %.3g %%: "
-            "clips of one audio file, and of one `%s` label, stay together, and a large one was drawn",
+            "clips of one file, and of one `%s` label, stay together, and a large one was drawn",
             num_held_out, num_examples, 100 * num_held_out / num_examples, 100 * share, GROUP,
         )  # fmt: skip
 
