@@ -51,7 +51,12 @@ class InstantCluster:
         return {"CPU": float(CORES_PER_NODE * len(self._nodes))}
 
     def start_worker(
-        self, resources: Resources, setups: Sequence[setup.TeacherSetup], *, node_id: str | None
+        self,
+        resources: Resources,
+        setups: Sequence[setup.TeacherSetup],
+        *,
+        node_id: str | None,
+        calls_at_once: int = 1,
     ) -> Any:
         return node_id
 

@@ -80,9 +80,9 @@ class BuildConfig:
     """Resources of the workers that decode audio and write shards. The default joins the workers of
     CPU teachers; ask for something else to keep decoding on nodes of its own."""
     block_clips: int = 0
-    """Clips that travel together from decoding through a teacher; 0 means 4, or 64 with a GPU."""
-    block_seconds: float = 240.0
-    """Most audio seconds in a block of several clips."""
+    """Clips that travel together from decoding through a teacher; 0 means 4, or 128 with a GPU."""
+    block_seconds: float = 0.0
+    """Most audio seconds in a block of several clips; 0 means 240, or 600 with a GPU."""
     max_clip_seconds: float = 3600.0
     """Longer clips are recorded as failures (cut them by offset and duration in the manifest)."""
     memory_fraction: float = 0.3
@@ -106,7 +106,7 @@ class BuildConfig:
     def __post_init__(self) -> None:
         for name, low, high in (
             ("block_clips", 0, 4096),
-            ("block_seconds", 1, 86400),
+            ("block_seconds", 0, 86400),
             ("max_clip_seconds", 1, 86400),
             ("memory_fraction", 0.01, 0.8),
             ("max_failure_rate", 0, 1),

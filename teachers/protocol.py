@@ -26,7 +26,13 @@ class Targets:
 
 
 class Teacher(Protocol):
-    """An expert, as the pipeline sees it. Constructed cheaply: `Teacher(name, settings)`."""
+    """An expert, as the pipeline sees it. Constructed cheaply: `Teacher(name, settings)`.
+
+    Two attributes are optional. `overlaps = True` says that `extract` may run in two threads at
+    once and itself takes `teachers.toolkit.device.turn` for its network; without it, a worker gives
+    one thread the device for the whole call. `budget`, a `teachers.toolkit.batching.BatchBudget`,
+    is the padded audio per forward pass, which a build with `--batch-seconds auto` searches for.
+    """
 
     def spec(self) -> TeacherSpec:
         """Describes this version; reads weight files to digest them, loads no model."""

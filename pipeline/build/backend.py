@@ -65,13 +65,25 @@ class Backend(Protocol):
         ...
 
     def start_worker(
-        self, resources: Resources, setups: Sequence[TeacherSetup], *, node_id: str | None
+        self,
+        resources: Resources,
+        setups: Sequence[TeacherSetup],
+        *,
+        node_id: str | None,
+        calls_at_once: int = 1,
     ) -> Any:
-        """Asks for a worker process, on a given node or wherever there will be room."""
+        """Asks for a worker process, on a given node or wherever there will be room.
+
+        Args:
+            resources: What it takes of a node.
+            setups: Its teachers.
+            node_id: The node; None for any.
+            calls_at_once: Calls that it runs at the same time, each in a thread.
+        """
         ...
 
     def call(self, worker: Any, method: str, *arguments: Any, keep: bool = False) -> Call:
-        """Calls a worker's method; the calls of one worker run one after the other.
+        """Calls a worker's method; a worker runs as many calls at once as it was started for.
 
         Args:
             worker: From `start_worker`.

@@ -67,7 +67,12 @@ class RayBackend:
         return ray.available_resources()
 
     def start_worker(
-        self, resources: Resources, setups: Sequence[TeacherSetup], *, node_id: str | None
+        self,
+        resources: Resources,
+        setups: Sequence[TeacherSetup],
+        *,
+        node_id: str | None,
+        calls_at_once: int = 1,
     ) -> Any:
         """See `Backend`."""
         threads = str(resources.num_threads)
@@ -75,6 +80,7 @@ class RayBackend:
             "num_cpus": resources.num_cpus,
             "num_gpus": resources.num_gpus,
             "max_restarts": 0,
+            "max_concurrency": calls_at_once,
             "runtime_env": {"env_vars": dict.fromkeys(THREAD_LIMITS, threads)},
         }
         if resources.custom:

@@ -32,15 +32,19 @@ class Decoded:
     warnings: list[list[str]] = field(default_factory=list)
     """What is wrong with each clip's audio though it was decoded (`AudioWarning.kind`)."""
 
-    def only(self, position: int) -> Decoded:
-        """The clip at one position, alone."""
+    def only(self, positions: slice) -> Decoded:
+        """Some of the clips."""
         return Decoded(
-            [self.clip_ids[position]],
-            [self.durations[position]],
-            [self.digests[position]],
-            {rate: [waves[position]] for rate, waves in self.waves.items()},
-            self.warnings[position : position + 1],
+            self.clip_ids[positions],
+            self.durations[positions],
+            self.digests[positions],
+            {rate: waves[positions] for rate, waves in self.waves.items()},
+            self.warnings[positions],
         )
+
+    def singly(self) -> list[Decoded]:
+        """Every clip alone."""
+        return [self.only(slice(at, at + 1)) for at in range(len(self.clip_ids))]
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ from pipeline.config import Resources
 
 QUEUE_DEPTH = 2
 """Tasks given to a worker at once: the next one is there when it has finished one."""
+CALLS_AT_ONCE = 2
+"""Calls that a worker with a GPU runs at once: the network of one, what is around it of another."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,13 +53,19 @@ class Pool:
         self.members: list[WorkerHandle] = []
         self.avoided: dict[str, str] = {}
         """Node -> why no worker of this pool is started there any more."""
-        self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(QUEUE_DEPTH + 1)]
+        self._depth = QUEUE_DEPTH + self.calls_at_once - 1
+        self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(self._depth + 1)]
 
     @property
     def description(self) -> str:
         """The workers' job, for messages."""
         names = ", ".join(setup.name for setup in self.setups)
         return f"teacher {names}" if names else "decoding"
+
+    @property
+    def calls_at_once(self) -> int:
+        """Calls that one of its workers runs at the same time."""
+        return CALLS_AT_ONCE if self.resources.num_gpus else 1
 
     @property
     def is_open_ended(self) -> bool:
@@ -70,8 +78,10 @@ class Pool:
 
     def free(self) -> Iterator[WorkerHandle]:
         """The ready workers that can take one more task, those with nothing to do first."""
-        for load in range(QUEUE_DEPTH):
-            yield from list(self._by_load[load])
+        for load in range(self._depth):
+            for member in list(self._by_load[load]):
+                if not member.tasks or not member.tasks[0].alone:
+                    yield member
 
     def mark_ready(self, member: WorkerHandle) -> None:
         """Lets a member take tasks."""

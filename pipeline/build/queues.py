@@ -101,6 +101,8 @@ class Backlog:
         names.sort(key=lambda name: -self._cost.get(name, UNMEASURED))
         if decodes:
             names = ["commit", "decode", *names]
+        if member.tasks and any(self._waits_for_empty_worker(name) for name in names):
+            return None
         for name in names:
             queue = self._queues[name]
             while queue:
@@ -112,6 +114,10 @@ class Backlog:
                     break
                 return queue.popleft()
         return None
+
+    def _waits_for_empty_worker(self, name: str) -> bool:
+        queue = self._queues[name]
+        return bool(queue) and queue[0].alone and not queue[0].job.abandoned
 
     def _has_room(self, node_id: str, task: Task, oldest: ShardJob | None, idle: bool) -> bool:
         limit = self._store_bytes.get(node_id, math.inf)

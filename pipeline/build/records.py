@@ -90,6 +90,9 @@ class Task:
     """Tries that failed because a store could not be reached."""
     first_attempt_at: float = 0.0
     """When the first of those failed."""
+    alone: bool = False
+    """Whether nothing else may run in its worker: it has been in a worker that died while running
+    several calls, so the next death must say which of them it was."""
     doubter: WorkerHandle | None = None
     """The worker on which every clip failed; another one has to agree."""
     payload: Any = None

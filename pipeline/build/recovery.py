@@ -134,9 +134,11 @@ class Recovery:
         log.warning("a worker on %s is gone (%s); its tasks go to others", node, why)
         tasks = member.pool.drop(member)
         self._backend.kill(member.worker)
+        at_once = member.pool.calls_at_once
         for at, task in enumerate(tasks):
             if task.job.abandoned:
                 continue
+            task.alone = task.alone or 1 < at_once > at
             if at:
                 self._requeue(task)
             elif cause == "process":
@@ -208,7 +210,8 @@ class Recovery:
                     self._shards.add_block(job, block.number, [clip], first=at)
             else:
                 for at in range(block.waiting[task.teacher]):
-                    self._backlog.add(Task("extract", job, block, task.teacher, position=at))
+                    part = Task("extract", job, block, task.teacher, position=at, alone=task.alone)
+                    self._backlog.add(part)
             return
         if task.kind == "decode":
             clip_id = block.clips[0].clip_id

@@ -37,6 +37,9 @@ GROW_EVERY_S = 3.0
 HURRY_S = 0.5
 """In place of `GROW_EVERY_S` while a pool has no worker."""
 CHECK_EVERY_S = 1.0
+BLOCK_CLIPS, BLOCK_SECONDS = 4, 240.0
+GPU_BLOCK_CLIPS, GPU_BLOCK_SECONDS = 128, 600.0
+"""A block fills a GPU's batch of 600 s."""
 BLOCKS_AHEAD = 8
 """Blocks per worker that are decoded or waiting for it."""
 WAIT_S = 0.5
@@ -90,8 +93,9 @@ class Scheduler:
             self._backlog,
             FailureRate(None if accept_failures else config.max_failure_rate),
             listener,
-            block_clips=config.block_clips or (64 if uses_gpu else 4),
-            block_seconds=config.block_seconds,
+            block_clips=config.block_clips or (GPU_BLOCK_CLIPS if uses_gpu else BLOCK_CLIPS),
+            block_seconds=config.block_seconds
+            or (GPU_BLOCK_SECONDS if uses_gpu else BLOCK_SECONDS),
         )
         self._staffing = Staffing(backend, self._pools, self._limits, config.cache)
         self._recovery = Recovery(

@@ -109,7 +109,9 @@ class Staffing:
         return node_id is not None
 
     def _start(self, pool: Pool, node_id: str | None, now: float) -> None:
-        worker = self._backend.start_worker(pool.resources, pool.setups, node_id=node_id)
+        worker = self._backend.start_worker(
+            pool.resources, pool.setups, node_id=node_id, calls_at_once=pool.calls_at_once
+        )
         member = WorkerHandle(worker, pool, now, node_id or "")
         pool.members.append(member)
         self._starting[self._backend.call(worker, "place")] = member, "place"

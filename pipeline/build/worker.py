@@ -4,14 +4,14 @@ Every worker can do each step for the teachers that share its resources. On a CP
 of worker does everything, so that no core waits while another step is behind; teachers that ask for
 a GPU get workers of their own, and decoding stays with the CPU workers.
 
-A bad clip ends here: whatever a decoder or an expert raises about a clip becomes a `Failure` of
-that clip alone. What says nothing about the clip is raised: a store that cannot be reached, and an
-error after which the process can compute nothing more.
+A bad clip ends here: whatever a decoder raises about a clip becomes a `Failure` of that clip
+alone, as what an expert raises does in `pipeline.build.extraction`. What says nothing about the
+clip is raised: a store that cannot be reached, and an error after which the process can compute
+nothing more.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from manifests import audio
-from manifests.cache.encoded_frames import encode
-from manifests.cache.shards import AUDIO_WARNINGS, Failure, Marker, Row
-from manifests.cache.stream_sums import Sums
+from manifests.cache.shards import Failure, Marker
 from manifests.clips import Clip
 from manifests.errors import AudioError, StoreError, UserError
-from manifests.streams.specs import TeacherSpec
-from pipeline.build.commit import commit_shard, merge
-from pipeline.build.faults import SickProcess, brief, is_sick
-from pipeline.build.libraries import library_versions
+from pipeline.build.commit import commit_shard
+from pipeline.build.extraction import SharedClock, TeacherRunner, clip_failure
+from pipeline.build.faults import brief
 from pipeline.build.messages import (
     CommitRequest,
     Decoded,
@@ -36,7 +33,6 @@ from pipeline.build.messages import (
     ExtractSummary,
 )
 from pipeline.build.setup import TeacherSetup
-from teachers.protocol import Targets, Teacher
 
 QUICK_TRIES = 3
 """Tries while a store does not answer, before the block is tried again later."""
@@ -49,7 +45,8 @@ class Worker:
         self._setups = {setup.name: setup for setup in setups}
         self._device = device
         self._num_threads = num_threads
-        self._teachers: dict[str, Teacher] = {}
+        self._clock = SharedClock()
+        self._runners: dict[str, TeacherRunner] = {}
 
     def place(self) -> str:
         """The id of the node on which the process runs."""
@@ -73,7 +70,7 @@ class Worker:
         for setup in self._setups.values():
             teacher = setup.make()
             teacher.load(device=self._device, num_threads=self._num_threads)
-            self._teachers[setup.name] = teacher
+            self._runners[setup.name] = TeacherRunner(teacher, setup.spec, self._clock)
         return time.perf_counter() - began
 
     def decode(
@@ -94,7 +91,7 @@ class Worker:
                 resampled = {rate: audio.resample(wave, rate) for rate in sample_rates}
             except Exception as error:  # noqa: BLE001  (a decoder may raise anything on bad bytes)
                 reason = error.reason if isinstance(error, AudioError) else type(error).__name__
-                failures.append(_failure(clip.clip_id, "decode", reason, error))
+                failures.append(clip_failure(clip.clip_id, "decode", reason, error))
                 continue
             kinds = sorted({warning.kind for warning in wave.warnings})
             warnings.update(kinds)
@@ -114,64 +111,12 @@ class Worker:
     ) -> tuple[Extracted, ExtractSummary]:
         """A teacher's rows for a block, or for the clip at one position of it.
 
-        Once a batch fails, its clips are tried one by one.
-
         Raises:
             SickProcess: the GPU of this process can compute nothing more.
         """
         if position is not None:
-            decoded = decoded.only(position)
-        teacher, spec = self._teachers[name], self._setups[name].spec
-        clip_ids = decoded.clip_ids
-        began = time.perf_counter()
-        sums = {stream.name: Sums.zero(stream.dim) for stream in spec.streams}
-        whole = Extracted([], [], sums, dict(library_versions()))
-        try:
-            results = list(teacher.extract(decoded.waves[spec.sample_rate]))
-            if len(results) != len(clip_ids):
-                raise ValueError(
-                    f"the expert gave {len(results)} results for {len(clip_ids)} clips"
-                )
-        except Exception as error:  # noqa: BLE001  (an expert may raise anything; see the docstring)
-            if is_sick(error):
-                raise SickProcess(f"{name}: {type(error).__name__}: {brief(error)}") from None
-            if len(clip_ids) > 1:
-                return self._extract_singly(name, decoded)
-            results = []
-            whole.failures.append(_failure(clip_ids[0], "extract", type(error).__name__, error))
-        num_bytes = 0
-        for at, targets in enumerate(results):
-            try:
-                row = _checked_row(targets, decoded, at, spec)
-            except (ValueError, TypeError, AttributeError) as error:
-                reason = "bad-frames" if "stream " in str(error) else "bad-result"
-                whole.failures.append(_failure(clip_ids[at], "extract", reason, error))
-                continue
-            for stream, encoded in row.frames.items():
-                whole.sums[stream].add(Sums.of(targets.frames[stream], encoded))
-                num_bytes += len(encoded.blob)
-            whole.rows.append(row)
-        summary = ExtractSummary(
-            len(clip_ids),
-            sum(decoded.durations),
-            time.perf_counter() - began,
-            num_bytes,
-            whole.failures,
-        )
-        return whole, summary
-
-    def _extract_singly(self, name: str, decoded: Decoded) -> tuple[Extracted, ExtractSummary]:
-        whole = Extracted([], [], {})
-        elapsed, num_bytes = 0.0, 0
-        for position in range(len(decoded.clip_ids)):
-            part, summary = self.extract(name, decoded, position)
-            merge(whole, part)
-            elapsed += summary.elapsed
-            num_bytes += summary.num_bytes
-        summary = ExtractSummary(
-            len(decoded.clip_ids), sum(decoded.durations), elapsed, num_bytes, whole.failures
-        )
-        return whole, summary
+            decoded = decoded.only(slice(position, position + 1))
+        return self._runners[name].extract(decoded)
 
     def commit(self, request: CommitRequest, parts: Sequence[Any]) -> Marker:
         """Writes a shard of one teacher, in the corpus's order.
@@ -210,38 +155,3 @@ def _decode_patiently(
             return [wave for clip in clips for wave in _decode_patiently([clip], max_seconds)]
         time.sleep(0.2 * 2**attempt)
     raise AssertionError("the last try returns or raises")
-
-
-def _checked_row(targets: Targets, decoded: Decoded, at: int, spec: TeacherSpec) -> Row:
-    """A clip's row, once it is sure that it can be written and read again.
-
-    Raises:
-        ValueError, TypeError: the expert's result is not what its spec promises.
-    """
-    lacking = [stream.name for stream in spec.streams if stream.name not in targets.frames]
-    if lacking:
-        raise ValueError(f"the expert's result lacks {', '.join(lacking)}")
-    try:
-        json.dumps(targets.metadata, allow_nan=False)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"the expert's metadata is not JSON: {error}") from None
-    if not isinstance(targets.metadata, dict):
-        raise ValueError("the expert's metadata is not a JSON object")
-    return Row(
-        clip_id=decoded.clip_ids[at],
-        duration=decoded.durations[at],
-        audio_digest=decoded.digests[at],
-        metadata=targets.metadata | _audio_warnings(decoded, at),
-        frames={
-            stream.name: encode(targets.frames[stream.name], stream) for stream in spec.streams
-        },
-    )
-
-
-def _audio_warnings(decoded: Decoded, at: int) -> dict[str, list[str]]:
-    kinds = decoded.warnings[at] if decoded.warnings else []
-    return {AUDIO_WARNINGS: kinds} if kinds else {}
-
-
-def _failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:
-    return Failure(clip_id=clip_id, stage=stage, error=error, message=str(why)[:500])

@@ -23,7 +23,7 @@ from teachers.adapters.encoder import Encoder, EncoderSettings
 from teachers.protocol import Targets
 from teachers.toolkit import checkpoints
 from teachers.toolkit.frame_grid import num_frames
-from teachers.toolkit.windowing import Window, batches, join, pooled
+from teachers.toolkit.windowing import Window, join, pooled
 
 # Legend: B batch, T frames, D columns, C classes, W windows.
 
@@ -90,13 +90,11 @@ class AudioClassifier(Encoder):
         """See `teachers.protocol.Teacher`."""
         grid = self._input.grid
         pieces = [piece for clip, wave in enumerate(waves) for piece in self._cut(clip, wave)]
-        heard: list[dict[str, np.ndarray]] = [{} for _ in pieces]
-        lengths = [len(piece.samples) for piece in pieces]
-        budget = self._settings.budget(self._device) * grid.sample_rate
-        for batch in batches(lengths, budget):
-            found = self._forward_batch([pieces[at].samples for at in batch])
-            for at, frames in zip(batch, found, strict=True):
-                heard[at] = frames
+        heard = self.budget.run(
+            [len(piece.samples) for piece in pieces],
+            lambda batch: self._forward_batch([pieces[at].samples for at in batch]),
+            per_second=grid.sample_rate,
+        )
         targets = []
         for clip in range(len(waves)):
             own = [at for at, piece in enumerate(pieces) if piece.clip == clip]

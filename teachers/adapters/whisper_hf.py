@@ -15,7 +15,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
-from teachers.toolkit import checkpoints
+from teachers.toolkit import checkpoints, device
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.whisper_windows import (
     GRID,
@@ -60,6 +60,7 @@ class Whisper:
     """Encoder frames every 20 ms, and what is said."""
 
     Settings = WhisperSettings
+    overlaps = True
 
     def __init__(self, name: str, settings: WhisperSettings) -> None:
         if not 1 <= settings.silence_step <= 16:
@@ -73,6 +74,7 @@ class Whisper:
             raise UserError(f"teacher {name}: {settings.model} is no Whisper checkpoint")
         self._pool = GRID.pool(settings.frame_rate)
         self._device = "cpu"
+        self.budget = settings.budget("cpu")
         self._model: Any = None
         self._mel: Any = None
         self._tokenizer: Any = None
@@ -99,6 +101,7 @@ class Whisper:
         from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration
 
         self._device = device
+        self.budget = self._settings.budget(device)
         self._model = checkpoints.load(
             WhisperForConditionalGeneration, self._checkpoint, self._settings,
             device=device, num_threads=num_threads,
@@ -118,7 +121,7 @@ class Whisper:
         from teachers.toolkit.whisper_network import kept_frames
 
         heard = over_windows(
-            waves, self._forward_batch, budget_s=self._settings.budget(self._device),
+            waves, self._forward_batch, budget=self.budget,
             alike=lambda spoken: kept_frames(spoken, self._settings.silence_step),
         )  # fmt: skip
         return [
@@ -140,13 +143,14 @@ class Whisper:
         step = self._settings.silence_step
         spoken = [GRID.count(len(piece.samples)) for piece in pieces]
         kept = kept_frames(spoken[0], step)
-        with torch.inference_mode():
+        with device.turn(), torch.inference_mode():
             tapped_BTD, states_BTD = encode(
                 self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
                 silence_step=step, layer=self._settings.layer,
             )  # fmt: skip
-            frames_BTD = tapped_BTD[:, : max(spoken)].float().cpu().numpy()
+            copy = device.HostCopy(tapped_BTD[:, : max(spoken)].float())
             said = self._transcribe(states_BTD, spoken)
+        frames_BTD = copy.array()
         return [
             WindowResult(frames_BTD[row, :count], *said[row]) for row, count in enumerate(spoken)
         ]

@@ -22,6 +22,8 @@ import yaml
 
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
+from teachers.toolkit.batching import BatchBudget
+from teachers.toolkit.device import on_device
 
 PINS = "pins.json"
 DESCRIBING = (
@@ -53,8 +55,8 @@ class HubSettings:
     license: str = ""
     """Licence of the weights, where the model card does not state it."""
     batch_seconds: float = 0.0
-    """Padded audio per forward pass, in seconds; 0 means 60 on a CPU, 600 on a GPU. Does not change
-    the features."""
+    """Padded audio per forward pass, in seconds; 0 means 60 on a CPU, 600 on a GPU. A batch that
+    runs out of memory is run again in halves. Does not change the features."""
     weights_dir: str = ""
     """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
 
@@ -64,9 +66,10 @@ class HubSettings:
         return {key: list(value) if isinstance(value, tuple) else value
                 for key, value in fields.items()}  # fmt: skip
 
-    def budget(self, device: str) -> float:
+    def budget(self, device: str) -> BatchBudget:
         """Seconds per forward pass on `device`."""
-        return self.batch_seconds or (600.0 if device.startswith("cuda") else 60.0)
+        default = 600.0 if device.startswith("cuda") else 60.0
+        return BatchBudget(self.batch_seconds or default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +207,7 @@ def load(
 def moved(prepared: Mapping[str, Any], model: Any) -> dict[str, Any]:
     """Inputs on the model's device, floating ones in its precision."""
     return {
-        key: value.to(model.device, model.dtype if value.is_floating_point() else None)
+        key: on_device(value, model.device).to(model.dtype if value.is_floating_point() else None)
         for key, value in prepared.items()
     }
 

@@ -15,6 +15,7 @@ waveforms of different lengths, and says which of the model's states are frames:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,18 @@ from teachers.toolkit.windowing import Grid
 # Legend: B batch, L samples, S states of the model, T frames, D columns.
 
 MEL_HOP, MEL_WINDOW = 160, 400
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Waveforms that are ready for the model."""
+
+    inputs: dict[str, Any]
+    """The model's arguments."""
+    lengths: list[int]
+    """Samples of each waveform."""
+    shares: list[float]
+    """The share of each that is not padding, by the model's own mask; empty if it has none."""
 
 
 class Input:
@@ -47,10 +60,14 @@ class Input:
 
         self._extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
 
-    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
-        """The model's arguments for a batch."""
+    def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
+        """The model's arguments for a batch. Keeps nothing, so threads may prepare at once."""
         rate = self.grid.sample_rate
-        return dict(self._extractor(list(waves), sampling_rate=rate, return_tensors="pt"))
+        inputs = self._extractor(list(waves), sampling_rate=rate, return_tensors="pt")
+        return Batch(dict(inputs), [len(wave) for wave in waves], [])
+
+    def enter(self, batch: Batch) -> None:
+        """Tells the model about a batch that it is about to compute."""
 
     def frames(self, states_BSD: Any) -> Any:
         """States that are frames: (B, T, D)."""
@@ -60,9 +77,9 @@ class Input:
         """Frames of a waveform."""
         return self.grid.count(num_samples)
 
-    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
-        """Frames of each waveform of the batch last prepared, of `states` with padding."""
-        return [min(states, self.count(len(wave))) for wave in waves]
+    def counts(self, batch: Batch, states: int) -> list[int]:
+        """Frames of each waveform of a batch, of `states` with padding."""
+        return [min(states, self.count(length)) for length in batch.lengths]
 
 
 def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
@@ -115,7 +132,7 @@ class Waveform(Input):
                 module.layer_norm = _masked_group_norm(norm)
                 self._norms.append(module.layer_norm)
 
-    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+    def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
         """See `Input`."""
         import torch
 
@@ -127,13 +144,16 @@ class Waveform(Input):
                 wave = (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7)
             values_BL[row, : len(wave)] = wave
             mask_BL[row, : len(wave)] = 1
-        kernel, stride = self._first
-        for norm in self._norms:
-            norm.lengths = [(len(wave) - kernel) // stride + 1 for wave in waves]
         inputs = {"input_values": torch.from_numpy(values_BL)}
         if min(map(len, waves)) < longest:
             inputs["attention_mask"] = torch.from_numpy(mask_BL)
-        return inputs
+        return Batch(inputs, [len(wave) for wave in waves], [])
+
+    def enter(self, batch: Batch) -> None:
+        """See `Input`. The group norms leave out what is padding in this batch."""
+        kernel, stride = self._first
+        for norm in self._norms:
+            norm.lengths = [(length - kernel) // stride + 1 for length in batch.lengths]
 
 
 class Patches(Input):
@@ -158,9 +178,10 @@ class Patches(Input):
         super().attach(model)
         self._mel = KaldiMel(self._extractor, model.device)
 
-    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+    def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
         """See `Input`."""
-        return {"input_values": self._mel([_at_least(wave, MEL_WINDOW) for wave in waves])}
+        values = self._mel([_at_least(wave, MEL_WINDOW) for wave in waves])
+        return Batch({"input_values": values}, [len(wave) for wave in waves], [])
 
     def frames(self, states_BSD: Any) -> Any:
         """See `Input`. Two class tokens, then patches by frequency and time."""
@@ -190,21 +211,20 @@ class Extracted(Input):
         rate = extractor.get("sampling_rate", 16_000)
         hop = round(hop_s * rate)
         super().__init__(folder, Grid(sample_rate=rate, hop=hop, field=hop, centre=hop / 2))
-        self._shares: list[float] = []
 
-    def prepare(self, waves: Sequence[np.ndarray]) -> dict[str, Any]:
+    def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
         """See `Input`."""
         prepared = dict(self._extractor(
             list(waves), sampling_rate=self.grid.sample_rate, padding=True, return_tensors="pt",
             return_attention_mask=True,
         ))  # fmt: skip
         mask_BS = prepared.get("attention_mask")
-        self._shares = [1.0] * len(waves) if mask_BS is None else mask_BS.float().mean(1).tolist()
-        return prepared
+        shares = [1.0] * len(waves) if mask_BS is None else mask_BS.float().mean(1).tolist()
+        return Batch(prepared, [len(wave) for wave in waves], shares)
 
-    def counts(self, waves: Sequence[np.ndarray], states: int) -> list[int]:
+    def counts(self, batch: Batch, states: int) -> list[int]:
         """See `Input`. As large a share of the states as of the mask."""
-        return [max(1, round(share * states)) for share in self._shares]
+        return [max(1, round(share * states)) for share in batch.shares]
 
 
 def _at_least(wave: np.ndarray, least: int) -> np.ndarray:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from manifests.streams.transcript import Word
-from teachers.toolkit.windowing import Grid, Window, batches, cut, join
+from teachers.toolkit.batching import BatchBudget
+from teachers.toolkit.windowing import Grid, Window, cut, join
 from teachers.toolkit.words import within
 
 # Legend: T frames of 20 ms, D width.
@@ -52,7 +53,7 @@ def over_windows(
     waves: Sequence[np.ndarray],
     hear: Callable[[Sequence[Window]], Sequence[WindowResult]],
     *,
-    budget_s: float,
+    budget: BatchBudget,
     alike: Callable[[int], int] = lambda frames: WINDOW_FRAMES,
 ) -> list[Clip]:
     """Frames and words of clips of any length.
@@ -60,7 +61,7 @@ def over_windows(
     Args:
         waves: At 16 kHz.
         hear: The network, over a batch of windows.
-        budget_s: Seconds per batch; each window counts 30, for it is padded to that.
+        budget: Seconds per batch; each window counts 30, for it is padded to that.
         alike: Frames of a window -> what it must have in common with the rest of its batch.
     """
     pieces = cut(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
@@ -69,9 +70,13 @@ def over_windows(
         groups[alike(GRID.count(len(piece.samples)))].append(at)
     heard: dict[int, WindowResult] = {}
     for group in groups.values():
-        for batch in batches([WINDOW_FRAMES] * len(group), budget_s / HOP_S):
-            own = [group[at] for at in batch]
-            heard |= zip(own, hear([pieces[at] for at in own]), strict=True)
+        windows = [pieces[at] for at in group]
+        results = budget.run(
+            [WINDOW_FRAMES] * len(group),
+            lambda batch, windows=windows: hear([windows[at] for at in batch]),
+            per_second=1 / HOP_S,
+        )
+        heard |= zip(group, results, strict=True)
     clips: list[list[tuple[int, WindowResult]]] = [[] for _ in waves]
     for at, piece in enumerate(pieces):
         clips[piece.clip].append((piece.first, heard[at]))

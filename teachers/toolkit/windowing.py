@@ -9,13 +9,14 @@ dropped and the middle half is a linear cross-fade: no seam shows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec
+from teachers.toolkit.batching import BatchBudget
 
 # Legend: T frames, D columns.
 
@@ -104,21 +105,6 @@ def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> lis
     return pieces
 
 
-def batches(lengths: Sequence[int], budget: float) -> Iterator[list[int]]:
-    """Positions in batches of like length, each of at most `budget` with its padding.
-
-    A piece longer than the budget is a batch of its own.
-    """
-    batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
-        if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch
-
-
 def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     """Frames of a whole clip from (first frame, frames_TD) of its pieces, in order."""
     if len(pieces) == 1:
@@ -144,13 +130,32 @@ def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
     """Means of every `times` frames; a rest of half a group and more makes a frame of its own."""
     if times == 1:
         return frames_TD
-    groups = max(1, int(len(frames_TD) / times + 0.5))
-    return np.stack([part.mean(0) for part in (
-        frames_TD[at * times : (at + 1) * times] for at in range(groups))])  # fmt: skip
+    num_frames, dim = frames_TD.shape
+    groups = max(1, int(num_frames / times + 0.5))
+    whole = min(groups, num_frames // times)
+    pooled_GD = np.empty((groups, dim), np.float32)
+    grouped_GND = frames_TD[: whole * times].reshape(whole, times, dim)
+    if dim == 1:
+        pooled_GD[:whole] = grouped_GND[:, :, 0].mean(1)[:, None]
+    else:
+        # All groups at once, in the order in which `mean` adds along the first axis.
+        np.add(grouped_GND[:, 0], grouped_GND[:, 1], out=pooled_GD[:whole])
+        for at in range(2, times):
+            pooled_GD[:whole] += grouped_GND[:, at]
+        pooled_GD[:whole] /= np.float32(times)
+    if groups > whole:
+        pooled_GD[whole] = frames_TD[whole * times :].mean(0)
+    return pooled_GD
 
 
 def over_clips(
-    waves: Sequence[np.ndarray], grid: Grid, run: Run, *, size: int, overlap: int, budget_s: float
+    waves: Sequence[np.ndarray],
+    grid: Grid,
+    run: Run,
+    *,
+    size: int,
+    overlap: int,
+    budget: BatchBudget,
 ) -> list[dict[str, np.ndarray]]:
     """Stream -> frames_TD of each clip, by `run` over batches of pieces.
 
@@ -160,15 +165,14 @@ def over_clips(
         run: The network.
         size: Frames of its longest window.
         overlap: Frames that windows of a long clip share.
-        budget_s: Padded seconds per batch.
+        budget: Padded seconds per batch.
     """
     pieces = cut(waves, grid, size=size, step=size - overlap)
-    heard: list[dict[str, np.ndarray]] = [{} for _ in pieces]
-    lengths = [len(piece.samples) for piece in pieces]
-    for batch in batches(lengths, budget_s * grid.sample_rate):
-        found = run([pieces[at].samples for at in batch])
-        for at, frames in zip(batch, found, strict=True):
-            heard[at] = frames
+    heard = budget.run(
+        [len(piece.samples) for piece in pieces],
+        lambda batch: run([pieces[at].samples for at in batch]),
+        per_second=grid.sample_rate,
+    )
     clips: list[list[int]] = [[] for _ in waves]
     for at, piece in enumerate(pieces):
         clips[piece.clip].append(at)

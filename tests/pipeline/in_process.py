@@ -51,14 +51,18 @@ class LocalWorker(Worker):
 
 
 class Process:
-    """A worker's thread and what is asked of it."""
+    """A worker's threads and what is asked of it."""
 
-    def __init__(self, backend: InProcess, worker: LocalWorker, number: int) -> None:
+    def __init__(
+        self, backend: InProcess, worker: LocalWorker, number: int, calls_at_once: int
+    ) -> None:
         self.backend, self.worker, self.number = backend, worker, number
         self.calls: queue.SimpleQueue[tuple[Call, str, tuple, bool] | None] = queue.SimpleQueue()
         self.pending: dict[Call, None] = {}
         self.lost: WorkerLost | None = None
-        threading.Thread(target=self.serve, daemon=True).start()
+        self.threads = calls_at_once
+        for _ in range(self.threads):
+            threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self) -> None:
         while (asked := self.calls.get()) is not None:
@@ -92,7 +96,8 @@ class Process:
                 call.result = None, self.lost
                 self.backend.finished.put(call)
             self.pending.clear()
-            self.calls.put(None)
+            for _ in range(self.threads):
+                self.calls.put(None)
 
 
 Fault = Callable[[Process, str, tuple], None]
@@ -135,13 +140,18 @@ class InProcess:
         return total
 
     def start_worker(
-        self, resources: Resources, setups: Sequence[TeacherSetup], *, node_id: str | None
+        self,
+        resources: Resources,
+        setups: Sequence[TeacherSetup],
+        *,
+        node_id: str | None,
+        calls_at_once: int = 1,
     ) -> Any:
         worker = LocalWorker(setups, device="cpu", num_threads=1)
         worker.node_id = node_id or next(iter(self.alive))
         worker.asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}  # type: ignore[attr-defined]
         self.started.append(worker.node_id)
-        process = Process(self, worker, next(self._numbers))
+        process = Process(self, worker, next(self._numbers), calls_at_once)
         self.processes[process.number] = process
         return process
 

@@ -7,6 +7,7 @@ import pytest
 
 from manifests.cache.encoded_frames import encode
 from manifests.cache.stream_sums import Sums
+from manifests.streams.specs import StreamSpec
 from tests.manifests.frames import KINDS, frames, stream
 
 
@@ -57,3 +58,51 @@ def test_pitch_loses_nothing_on_unvoiced_frames():
     assert Sums.of(given_TD, encode(given_TD, spec)).lost_D.sum() == 0
     given_TD[:, -1] = 0.6
     assert Sums.of(given_TD, encode(given_TD, spec)).lost_D.sum() > 0
+
+
+@pytest.mark.parametrize(("dim", "count"), [(2, 9000), (384, 1500), (521, 40), (1280, 750)])
+def test_sums_in_parts_are_the_sums_of_the_whole(dim: int, count: int):
+    """Narrow streams to the bit as they were summed before, wide ones to float32's precision."""
+    rng = np.random.default_rng(dim)
+    frames_TD = (rng.normal(50, 1, (count, dim)) * np.logspace(-3, 3, dim)).astype(np.float32)
+    spec = StreamSpec(
+        name="x", kind="features", dim=dim, start_s=0, hop_s=0.02, window_s=0.02, codec="int8"
+    )
+    encoded = encode(frames_TD, spec)
+    sums = Sums.of(frames_TD, encoded)
+    total_D, square_D, lost_D = np.zeros(dim), np.zeros(dim), np.zeros(dim)
+    for first in range(0, count, 4096):
+        part_TD = frames_TD[first : first + 4096]
+        total_D += part_TD.astype(np.float64).sum(0)
+        square_D += np.square(part_TD.astype(np.float64)).sum(0)
+        lost_D += np.square((part_TD - encoded.decode()[first : first + 4096]).astype(float)).sum(0)
+    if dim < 640:
+        assert np.array_equal(sums.total_D, total_D)
+        assert np.array_equal(sums.square_D, square_D)
+    else:
+        exact = Sums(count, total_D, square_D, lost_D, 0.0).statistics()
+        np.testing.assert_allclose(sums.statistics().mean_D, exact.mean_D, rtol=2e-7)
+        np.testing.assert_allclose(sums.statistics().std_D, exact.std_D, rtol=2e-6)
+    np.testing.assert_allclose(sums.lost_D, lost_D, rtol=1e-5)
+    assert sums.max_lost == np.abs(frames_TD - encoded.decode()).max()
+
+
+def test_wide_frames_keep_constant_and_huge_columns():
+    frames_TD = np.random.default_rng(0).normal(size=(300, 1280)).astype(np.float32)
+    frames_TD[:, 7] = 1234.567
+    frames_TD[:, 8] *= np.float32(1e25)
+    spec = StreamSpec(
+        name="x", kind="features", dim=1280, start_s=0, hop_s=0.02, window_s=0.02, codec="int8"
+    )
+    statistics = Sums.of(frames_TD, encode(frames_TD, spec)).statistics()
+    assert statistics.std_D[7] == 1
+    np.testing.assert_allclose(statistics.std_D[8], frames_TD[:, 8].astype(float).std(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("codec", ["int8", "fp16", "uint8"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(codec: str, value: float):
+    frames_TD = np.zeros((9, 40), np.float32)
+    frames_TD[5, 3] = value
+    with pytest.raises(ValueError, match="not finite"):
+        encode(frames_TD, stream(codec))

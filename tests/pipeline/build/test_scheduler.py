@@ -195,7 +195,7 @@ def sick(number: int, error: Exception) -> Fault:
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if process.number == number and method == "extract":
-            teacher = next(iter(process.worker._teachers.values()))
+            teacher = next(iter(process.worker._runners.values())).teacher
             teacher.extract = lambda waves: raise_(error)  # type: ignore[method-assign]
 
     return fault

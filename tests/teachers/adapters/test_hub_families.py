@@ -17,7 +17,8 @@ from manifests.cache.encoded_frames import encode
 from manifests.errors import UserError
 from teachers import registry
 from teachers.protocol import Teacher
-from teachers.toolkit.windowing import Grid, batches, cut, join, pooled
+from teachers.toolkit.batching import batches
+from teachers.toolkit.windowing import Grid, cut, join, pooled
 from tests.teachers import checkpoints
 from tests.teachers.checkpoints import MAKERS, sound
 

@@ -1,0 +1,106 @@
+"""A teacher in the shape of Whisper large-v3's encoder that sleeps where a GPU would compute.
+
+Everything around the network is real: windows, averaging to 25 frames a second, int8, sums. Each
+call of the network sleeps for as long as its operations take on the card, and its times go to a
+log.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from manifests.streams.specs import TeacherSpec
+from teachers.protocol import Targets
+from teachers.toolkit import device
+from teachers.toolkit.batching import BatchBudget
+from teachers.toolkit.whisper_windows import GRID, SAMPLE_RATE, WindowResult, over_windows
+from teachers.toolkit.windowing import Window, pooled
+
+WIDTH, LAYERS, WINDOW_FRAMES, MELS = 1280, 32, 1500, 128
+H100_FLOPS = 989e12
+"""Dense half precision of the SXM card, by its data sheet."""
+UTILISATION = 0.5
+"""Share of that which the encoder is taken to reach."""
+POOL = 2
+
+
+def flops_per_window() -> float:
+    """Operations of the encoder for 30 s: layers, attention and the two convolutions."""
+    layers = 24 * WINDOW_FRAMES * LAYERS * WIDTH**2
+    attention = 4 * WINDOW_FRAMES**2 * LAYERS * WIDTH
+    first = 2 * 3 * MELS * WIDTH * 2 * WINDOW_FRAMES
+    second = 2 * 3 * WIDTH**2 * WINDOW_FRAMES
+    return float(layers + attention + first + second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimulatedSettings:
+    """Settings of `Simulated`."""
+
+    seconds_per_window: float = flops_per_window() / (UTILISATION * H100_FLOPS)
+    """What the network takes for 30 s of audio."""
+    log: str = ""
+    """Folder for the times of every call."""
+    overlaps: bool = True
+    """Whether what is around the network may run beside the next batch's."""
+
+
+class Simulated:
+    """See the module."""
+
+    Settings = SimulatedSettings
+
+    def __init__(self, name: str, settings: SimulatedSettings) -> None:
+        self._name = name
+        self._settings = settings
+        self.overlaps = settings.overlaps
+        self.budget = BatchBudget(600.0)
+        self._frames_TD = np.empty((0, 0), np.float32)
+
+    def spec(self) -> TeacherSpec:
+        """See `teachers.protocol.Teacher`."""
+        return TeacherSpec(
+            name=self._name, family="benchmarks.simulated_gpu:Simulated", revision=1, settings={},
+            weights={}, sample_rate=SAMPLE_RATE, license="none",
+            streams=(GRID.stream("encoder", "features", WIDTH, "int8", pool=POOL),),
+        )  # fmt: skip
+
+    def load(self, *, device: str, num_threads: int) -> None:
+        """See `teachers.protocol.Teacher`."""
+        rng = np.random.default_rng(0)
+        self._frames_TD = rng.normal(size=(WINDOW_FRAMES, WIDTH)).astype(np.float32)
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        """See `teachers.protocol.Teacher`."""
+        clips = over_windows(waves, self._forward_batch, budget=self.budget)
+        return [Targets({"encoder": pooled(clip.frames_TD, POOL)}) for clip in clips]
+
+    def _forward_batch(self, windows: Sequence[Window]) -> list[WindowResult]:
+        with device.turn():
+            began = time.time()
+            time.sleep(len(windows) * self._settings.seconds_per_window)
+            ended = time.time()
+            if self._settings.log:
+                with open(Path(self._settings.log, f"{os.getpid()}.log"), "a") as file:
+                    file.write(f"{began} {ended} {len(windows)}\n")
+        counts = [GRID.count(len(window.samples)) for window in windows]
+        # A copy, as from the device.
+        return [WindowResult(self._frames_TD[:count].copy(), [], "") for count in counts]
+
+
+def read_log(folder: Path) -> tuple[float, float, int]:
+    """(seconds in the network, seconds from its first call to its last, windows)."""
+    calls = [
+        tuple(map(float, line.split()))
+        for path in folder.glob("*.log")
+        for line in path.read_text().splitlines()
+    ]
+    busy = sum(ended - began for began, ended, _ in calls)
+    span = max(ended for _, ended, _ in calls) - min(began for began, *_ in calls)
+    return busy, span, int(sum(windows for *_, windows in calls))

@@ -1,0 +1,202 @@
+"""Runs one teacher over blocks: its results are checked, encoded and summed.
+
+A bad clip ends here: whatever an expert raises about a clip becomes a `Failure` of that clip
+alone. In a worker with a GPU two threads do this at once. Encoding and sums of one block then run
+beside the network of the next; only the network itself has the device to itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from manifests.cache.encoded_frames import encode
+from manifests.cache.shards import AUDIO_WARNINGS, Failure, Row
+from manifests.cache.stream_sums import Sums
+from manifests.streams.specs import TeacherSpec
+from pipeline.build.commit import merge
+from pipeline.build.faults import SickProcess, brief, is_sick
+from pipeline.build.libraries import library_versions
+from pipeline.build.messages import Decoded, Extracted, ExtractSummary
+from teachers.protocol import Targets, Teacher
+from teachers.toolkit import device
+from teachers.toolkit.batching import free_device_memory, is_out_of_memory
+
+
+class SharedClock:
+    """The seconds of a worker, shared out among the calls that run at the same time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running = 0
+        self._shared = 0.0
+        self._changed_at = 0.0
+
+    def start(self) -> float:
+        """Begins a call; a mark for `stop`."""
+        return self._change(1)
+
+    def stop(self, mark: float) -> float:
+        """Ends a call; its part of the worker's seconds."""
+        return self._change(-1) - mark
+
+    def _change(self, calls: int) -> float:
+        with self._lock:
+            now = time.perf_counter()
+            if self._running:
+                self._shared += (now - self._changed_at) / self._running
+            self._changed_at = now
+            self._running += calls
+            return self._shared
+
+
+class TeacherRunner:
+    """A loaded teacher of a worker.
+
+    Args:
+        teacher: It has loaded its model.
+        spec: The version that is written.
+        clock: Of the worker.
+    """
+
+    def __init__(self, teacher: Teacher, spec: TeacherSpec, clock: SharedClock) -> None:
+        self.teacher = teacher
+        self._spec = spec
+        self._clock = clock
+        self._most_clips = 0
+        """Clips that went through the teacher at once after more had run out of memory; 0: any."""
+
+    def extract(self, decoded: Decoded) -> tuple[Extracted, ExtractSummary]:
+        """The teacher's rows for a block.
+
+        A block that runs out of memory is halved; once another one fails, its clips are tried one
+        by one.
+
+        Raises:
+            SickProcess: the device of this process can compute nothing more, or has no memory left
+                for a single clip.
+        """
+        mark = self._clock.start()
+        whole = Extracted(
+            [], [], {stream.name: Sums.zero(stream.dim) for stream in self._spec.streams}
+        )
+        first, clips = 0, len(decoded.clip_ids)
+        try:
+            while first < clips:
+                part = decoded.only(slice(first, first + (self._most_clips or clips)))
+                extracted = self._extract(part)
+                if extracted is None:
+                    free_device_memory()
+                    continue
+                merge(whole, extracted)
+                first += len(part.clip_ids)
+        finally:
+            elapsed = self._clock.stop(mark)
+        summary = ExtractSummary(
+            len(decoded.clip_ids),
+            sum(decoded.durations),
+            elapsed,
+            sum(len(frames.blob) for row in whole.rows for frames in row.frames.values()),
+            whole.failures,
+        )
+        return whole, summary
+
+    def _extract(self, decoded: Decoded) -> Extracted | None:
+        """A block's rows; None if there was no memory for so many clips."""
+        clips, name = len(decoded.clip_ids), self._spec.name
+        try:
+            return self._rows(decoded, self._results(decoded))
+        except Exception as error:  # noqa: BLE001  (an expert may raise anything; see the docstring)
+            no_memory = is_out_of_memory(error)
+            if no_memory and clips > 1:
+                self._most_clips = (clips + 1) // 2
+                return None
+            if no_memory or is_sick(error):
+                raise SickProcess(f"{name}: {type(error).__name__}: {brief(error)}") from None
+            if clips == 1:
+                reason = type(error).__name__
+                failure = clip_failure(decoded.clip_ids[0], "extract", reason, error)
+                return Extracted([], [failure], {})
+        whole = Extracted([], [], {})
+        for part in decoded.singly():
+            merge(whole, self._extract(part) or Extracted([], [], {}))
+        return whole
+
+    def _results(self, decoded: Decoded) -> list[Targets]:
+        """What the expert says about each clip.
+
+        Raises:
+            Exception: whatever the expert raised, or it gave too few results.
+        """
+        with self._turn():
+            results = list(self.teacher.extract(decoded.waves[self._spec.sample_rate]))
+        if len(results) != len(decoded.clip_ids):
+            clips = len(decoded.clip_ids)
+            raise ValueError(f"the expert gave {len(results)} results for {clips} clips")
+        return results
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """The device's turn for the whole call, unless the adapter takes it for its network."""
+        if getattr(self.teacher, "overlaps", False):
+            yield
+            return
+        with device.turn():
+            yield
+
+    def _rows(self, decoded: Decoded, results: Sequence[Targets]) -> Extracted:
+        sums = _no_sums(self._spec)
+        part = Extracted([], [], sums, dict(library_versions()))
+        for position, targets in enumerate(results):
+            try:
+                row = _checked_row(targets, decoded, position, self._spec)
+            except (ValueError, TypeError, AttributeError) as error:
+                reason = "bad-frames" if "stream " in str(error) else "bad-result"
+                clip_id = decoded.clip_ids[position]
+                part.failures.append(clip_failure(clip_id, "extract", reason, error))
+                continue
+            for stream, encoded in row.frames.items():
+                sums[stream].add(Sums.of(np.asarray(targets.frames[stream]), encoded))
+            part.rows.append(row)
+        return part
+
+
+def clip_failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:
+    """The record of a clip that a decoder or an expert cannot stand."""
+    return Failure(clip_id=clip_id, stage=stage, error=error, message=str(why)[:500])
+
+
+def _no_sums(spec: TeacherSpec) -> dict[str, Sums]:
+    return {stream.name: Sums.zero(stream.dim) for stream in spec.streams}
+
+
+def _checked_row(targets: Targets, decoded: Decoded, position: int, spec: TeacherSpec) -> Row:
+    """A clip's row, once it is sure that it can be written and read again.
+
+    Raises:
+        ValueError, TypeError: the expert's result is not what its spec promises.
+    """
+    lacking = [stream.name for stream in spec.streams if stream.name not in targets.frames]
+    if lacking:
+        raise ValueError(f"the expert's result lacks {', '.join(lacking)}")
+    try:
+        json.dumps(targets.metadata, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"the expert's metadata is not JSON: {error}") from None
+    if not isinstance(targets.metadata, dict):
+        raise ValueError("the expert's metadata is not a JSON object")
+    kinds = decoded.warnings[position] if decoded.warnings else []
+    return Row(
+        clip_id=decoded.clip_ids[position],
+        duration=decoded.durations[position],
+        audio_digest=decoded.digests[position],
+        metadata=targets.metadata | ({AUDIO_WARNINGS: kinds} if kinds else {}),
+        frames={
+            stream.name: encode(targets.frames[stream.name], stream) for stream in spec.streams
+        },
+    )

@@ -1,0 +1,149 @@
+"""A teacher over a block: memory that runs out, and work beside the network."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.build.extraction import SharedClock, TeacherRunner
+from pipeline.build.faults import SickProcess
+from pipeline.build.messages import Decoded
+from pipeline.config import Resources
+from teachers.protocol import Targets
+from teachers.toolkit import device
+from tests.pipeline.build.test_scheduler import Run, contents, failures
+from tests.pipeline.conftest import MakeCorpus
+from tests.pipeline.fakes import Energy, EnergySettings
+from tests.pipeline.in_process import Process, ProcessDies
+
+
+class SmallCard(Energy):
+    """Energy on a card whose memory holds a few clips."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__("energy", EnergySettings())
+        self.most = most
+        self.batches: list[int] = []
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        self.batches.append(len(waves))
+        if len(waves) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+        return super().extract(waves)
+
+
+def block(clips: int) -> Decoded:
+    rng = np.random.default_rng(0)
+    waves = [rng.uniform(-0.4, 0.4, 3200).astype(np.float32) for _ in range(clips)]
+    ids = [f"clip{at}" for at in range(clips)]
+    return Decoded(ids, [0.2] * clips, ["digest"] * clips, {16_000: waves})
+
+
+def test_a_block_that_does_not_fit_into_memory_is_halved_and_the_size_remembered():
+    teacher = SmallCard(most=3)
+    runner = TeacherRunner(teacher, teacher.spec(), SharedClock())
+    extracted, summary = runner.extract(block(8))
+    assert [row.clip_id for row in extracted.rows] == [f"clip{at}" for at in range(8)]
+    assert not summary.failures
+    assert teacher.batches == [8, 4, 2, 2, 2, 2]
+    runner.extract(block(4))
+    assert teacher.batches[6:] == [2, 2]
+
+    whole = TeacherRunner(Energy("energy", EnergySettings()), teacher.spec(), SharedClock())
+    alike, _ = whole.extract(block(8))
+    assert [row.frames["bands"].blob for row in extracted.rows] == [
+        row.frames["bands"].blob for row in alike.rows
+    ]
+
+
+def test_a_clip_that_does_not_fit_alone_is_not_its_own_fault():
+    teacher = SmallCard(most=0)
+    with pytest.raises(SickProcess, match="out of memory"):
+        TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(block(2))
+
+
+def test_calls_at_once_share_the_seconds_of_their_worker():
+    clock = SharedClock()
+    took: list[float] = []
+
+    def call() -> None:
+        mark = clock.start()
+        time.sleep(0.2)
+        took.append(clock.stop(mark))
+
+    began = time.perf_counter()
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(took) == pytest.approx(time.perf_counter() - began, abs=0.05)
+
+
+class Network(Energy):
+    """Energy whose network and encoding are watched."""
+
+    overlaps = True
+
+    def __init__(self) -> None:
+        super().__init__("energy", EnergySettings())
+        self.inside, self.most_inside, self.beside = 0, 0, False
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        with device.turn():
+            self.inside += 1
+            self.most_inside = max(self.most_inside, self.inside)
+            time.sleep(0.1)
+            self.inside -= 1
+        # What is beside the network waits here until another block is in it.
+        deadline = time.monotonic() + 5
+        while not self.inside and not self.beside and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self.beside = self.beside or bool(self.inside)
+        return super().extract(waves)
+
+
+def test_work_around_the_network_of_a_block_runs_beside_the_network_of_the_next():
+    teacher = Network()
+    runner = TeacherRunner(teacher, teacher.spec(), SharedClock())
+    threads = [threading.Thread(target=runner.extract, args=(block(2),)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert teacher.beside, "one block waited for all of the other"
+    assert teacher.most_inside == 1, "two blocks were in the network at once"
+
+
+def test_a_deadly_clip_beside_another_block_is_found_and_the_other_is_not_blamed(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
+    """Two blocks run in one worker; its death does not say which of them it was."""
+    corpus = make_corpus(12)
+
+    def fault(process: Process, method: str, arguments: tuple) -> None:
+        if method != "extract":
+            return
+        if "clip0005" in arguments[1].read().clip_ids:
+            time.sleep(0.02)
+            position = arguments[2]
+            if position is None or arguments[1].read().clip_ids[position] == "clip0005":
+                raise ProcessDies
+
+    Run(
+        corpus,
+        tmp_path / "cache",
+        fault,
+        nodes={"a": {"CPU": 3, "GPU": 1}},
+        resources=Resources(num_cpus=1, num_gpus=1),
+    ).go()
+    assert [(f.clip_id, f.error) for f in failures(tmp_path / "cache")] == [
+        ("clip0005", "worker-died")
+    ]
+    assert sum(len(rows) for rows, *_ in contents(tmp_path / "cache").values()) == 11

@@ -1,0 +1,61 @@
+"""Batches that do not fit into memory are run in halves, and the budget remembers it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from teachers.toolkit.batching import BatchBudget, is_out_of_memory
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_no_result_is_lost():
+    tried: list[int] = []
+
+    def forward(batch: list[int]) -> list[int]:
+        tried.append(len(batch))
+        if len(batch) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return [10 * at for at in batch]
+
+    budget = BatchBudget(10.0)
+    assert budget.run([100] * 10, forward, per_second=100) == [10 * at for at in range(10)]
+    assert tried[:3] == [10, 5, 2]
+    assert budget.seconds == 2.5
+    assert budget.run([100] * 4, forward, per_second=100) == [0, 10, 20, 30]
+    assert tried[-2:] == [2, 2], "a batch was tried again that had not fitted"
+
+
+def test_slices_that_do_not_fit_are_halved():
+    def forward(part: slice) -> np.ndarray:
+        if part.stop - part.start > 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return np.arange(100)[part]
+
+    budget = BatchBudget(1.0)
+    parts = budget.run_slices(100, forward, per_second=100)
+    assert np.concatenate(parts).tolist() == list(range(100))
+    assert budget.seconds == 0.25
+
+
+def test_one_window_that_does_not_fit_is_the_callers_business():
+    def forward(batch: list[int]) -> list[int]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        BatchBudget(4.0).run([100] * 4, forward, per_second=100)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (MemoryError(), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+        (ValueError("this clip talks of being out of memory"), False),
+    ],
+)
+def test_which_errors_mean_a_lack_of_memory(error: Exception, expected: bool):
+    assert is_out_of_memory(error) is expected
