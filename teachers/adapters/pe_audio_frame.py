@@ -26,7 +26,8 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
-from teachers.toolkit import checkpoints
+from teachers.toolkit import checkpoints, device
+from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.windowing import Grid, over_clips, pooled
 
@@ -57,15 +58,16 @@ class PEAudioFrameSettings(HubSettings):
     """Padded audio per forward pass, in seconds; 0 means 30 on a CPU, 240 on a GPU: the waveform
     encoder takes several GB at 48 kHz. Does not change the features."""
 
-    def budget(self, device: str) -> float:
+    def budget(self, device: str) -> BatchBudget:
         """Seconds per forward pass on `device`."""
-        return self.batch_seconds or (240.0 if device.startswith("cuda") else 30.0)
+        return BatchBudget(self.batch_seconds or (240.0 if device.startswith("cuda") else 30.0))
 
 
 class PEAudioFrame:
     """Frame embeddings in the space of words, and posteriors of phrases, every 40 ms."""
 
     Settings = PEAudioFrameSettings
+    overlaps = True
 
     def __init__(self, name: str, settings: PEAudioFrameSettings) -> None:
         self._name = name
@@ -90,6 +92,7 @@ class PEAudioFrame:
         )  # fmt: skip
         self._pool = self._grid.pool(settings.frame_rate)
         self._device = "cpu"
+        self.budget = settings.budget("cpu")
         self._model: Any = None
         self._texts_CE: Any = None
 
@@ -112,6 +115,7 @@ class PEAudioFrame:
         from transformers import AutoTokenizer, PeAudioFrameLevelModel
 
         self._device = device
+        self.budget = self._settings.budget(device)
         self._model = checkpoints.load(
             PeAudioFrameLevelModel, self._checkpoint, self._settings, device=device,
             num_threads=num_threads,
@@ -132,7 +136,7 @@ class PEAudioFrame:
         clips = over_clips(
             waves, self._grid, self._forward_batch, size=size,
             overlap=min(size // 2, round(self._settings.overlap_s * rate)),
-            budget_s=self._settings.budget(self._device),
+            budget=self.budget,
         )  # fmt: skip
         return [
             Targets({name: pooled(frames_TD, self._pool) for name, frames_TD in frames.items()})
@@ -185,7 +189,8 @@ class PEAudioFrame:
         inputs = {"input_values": torch.from_numpy(values_BL)[:, None]}
         if not mask_BL.all():
             inputs["padding_mask"] = torch.from_numpy(mask_BL)
-        with torch.inference_mode(), self._padding.lengths([len(wave) for wave in padded]):
+        lengths = [len(wave) for wave in padded]
+        with device.turn(), torch.inference_mode(), self._padding.lengths(lengths):
             frames_BTE = self._model.get_audio_embeds(**checkpoints.moved(inputs, self._model))
             streams = {}
             if self._settings.posteriors:
@@ -194,7 +199,8 @@ class PEAudioFrame:
                 streams["posteriors"] = (logits_BTC * scale.float() + bias.float()).sigmoid()
             if self._settings.features:
                 streams["frames"] = frames_BTE
-        arrays = {name: frames_BTD.float().cpu().numpy() for name, frames_BTD in streams.items()}
+            copies = {name: device.HostCopy(each.float()) for name, each in streams.items()}
+        arrays = {name: copy.array() for name, copy in copies.items()}
         return [
             {name: frames_BTD[row, : self._grid.count(len(wave))]
              for name, frames_BTD in arrays.items()}
