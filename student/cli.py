@@ -136,6 +136,26 @@ def report(
     console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
+def fetch(models: list[str], *, out: str = "models", list_only: bool = False) -> None:
+    """Download backbones from a hub into a folder, for `model.path`; says the sizes first.
+
+    Args:
+        models: Hub ids, OWNER/NAME or OWNER/NAME@REVISION.
+        out: Folder; a checkpoint goes to OUT/OWNER/NAME.
+        list_only: Say what would be downloaded, and download nothing.
+    """
+    from student import fetch as downloads
+
+    for model in models:
+        name, _, revision = model.partition("@")
+        wanted = downloads.look_up(name, out, revision=revision or "main")
+        for line in downloads.describe(wanted):
+            console.print(line, markup=False)
+        if not list_only:
+            downloads.download(wanted)
+            console.print(f"model.path: {wanted.folder}", markup=False)
+
+
 def export(run: str, out: str) -> int:
     """Write a run as a plain checkpoint that stock transformers and vLLM load, and prove it.
 
@@ -196,7 +216,7 @@ def main() -> None:
         "coat-student",
         {"train": train, "base": base, "arms": arms, "generate": generate, "reply": reply,
          "demo": demo, "eval": evaluate, "ablate": ablate, "probe": probe,
-         "report": report, "export": export, "push": push},
+         "report": report, "fetch": fetch, "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
         arguments=arguments,
     )  # fmt: skip

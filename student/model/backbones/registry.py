@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
+from pathlib import Path
 
-from transformers import AutoConfig
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from transformers import AutoConfig, PretrainedConfig
 
+from manifests.console import messages
 from manifests.errors import UserError
 from student.config import ModelConfig
+from student.model.backbones.families import BACKBONES, HUB_ID
 from student.model.backbones.protocol import Backbone
-
-BACKBONES = {
-    "qwen2_audio": "student.model.backbones.qwen2_audio:Qwen2Audio",
-    "qwen2_5_omni": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
-    "qwen2_5_omni_thinker": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
-    "audioflamingo3": "student.model.backbones.audio_flamingo3:AudioFlamingo3",
-}
 
 
 def named_backbone(model_type: str) -> Backbone:
@@ -30,15 +29,61 @@ def backbone_for(path: str) -> Backbone:
     Raises:
         UserError: there is no checkpoint to be read, or of a family without adapter.
     """
-    try:
-        model_type = AutoConfig.from_pretrained(path).model_type
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise UserError(f"{path} is not a checkpoint that can be read: {first_line}") from None
+    model_type = _read_config(path).model_type
     if model_type not in BACKBONES:
         known = ", ".join(BACKBONES)
         raise UserError(f"{path} is a {model_type} model; there are adapters for {known}")
     return named_backbone(model_type)
+
+
+def _read_config(path: str) -> PretrainedConfig:
+    """The config of a checkpoint: in a folder, in the hub's cache here, or on the hub."""
+    is_folder = Path(path).is_dir()
+    if is_folder and not (Path(path) / "config.json").is_file():
+        raise UserError(
+            f"model.path: the folder {path} has no config.json, so it is no checkpoint; "
+            "coat-student export writes one, coat-student fetch downloads one"
+        )
+    if not is_folder and not HUB_ID.fullmatch(path):
+        raise UserError(f"model.path: there is no folder {path}")
+    try:
+        return AutoConfig.from_pretrained(path, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if is_folder:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(
+                f"model.path: {path} is not a checkpoint that can be read: {reason}"
+            ) from None
+    _announce_download(path)
+    return AutoConfig.from_pretrained(path)
+
+
+def _announce_download(model: str) -> None:
+    """Says how much a checkpoint that is only on the hub makes transformers download.
+
+    Raises:
+        UserError: the hub cannot be reached or has no such model. It is asked once; transformers
+            would try each file five times, with pauses.
+    """
+    try:
+        info = HfApi().model_info(model, files_metadata=True, timeout=10)
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
+        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+        raise UserError(
+            f"model.path: there is no folder {model}, and no model of this name in the hub's cache "
+            f"here; {endpoint} cannot give it either ({type(error).__name__}). On a machine with a "
+            f"connection run: coat-student fetch {model} --out models; then set model.path to "
+            f"models/{model}"
+        ) from None
+    weights = [
+        sibling.size or 0
+        for sibling in info.siblings or []
+        if sibling.rfilename.endswith(".safetensors")
+    ]
+    messages.print(
+        f"{model} is not on this machine: {sum(weights) / 1e9:.1f} GB of weights are downloaded "
+        "into the hub's cache (HF_HOME); coat-student fetch puts them into a folder instead"
+    )
 
 
 def window_of(config: ModelConfig) -> float:

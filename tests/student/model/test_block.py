@@ -11,7 +11,7 @@ from manifests.errors import UserError
 from student.config import ModelConfig
 from student.data.examples import ask
 from student.data.prompts import Prompter
-from student.model.backbones.registry import BACKBONES
+from student.model.backbones.families import BACKBONES
 from student.model.block import END, START, add_block, block_tokens, template_with_block
 from student.model.student import load_backbone
 

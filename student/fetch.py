@@ -1,0 +1,147 @@
+"""`coat-student fetch`: a backbone's checkpoint from a hub into a folder, sizes said beforehand.
+
+Clusters often have no way out, and a checkpoint has many gigabytes. So one command fetches it, on
+a machine that has a connection: it says what it will download, looks whether there is room for it,
+and goes on where it was stopped. Weights in safetensors and what describes them are fetched, no
+other files and no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from manifests.errors import UserError
+from student.model.backbones.families import BACKBONES, HUB_ID
+
+FILES = re.compile(r"[^/]*\.(safetensors|json|txt|jinja|model)|README\.md|LICENSE[^/]*")
+ROOM = 1.05
+"""Free space that is asked for, as a multiple of what is downloaded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Download:
+    """What a checkpoint has on the hub, and where it goes."""
+
+    model: str
+    revision: str
+    """The commit."""
+    family: str
+    """`model_type` of its config."""
+    license: str
+    files: dict[str, int]
+    """File -> bytes."""
+    folder: Path
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(self.files.values())
+
+    @property
+    def missing(self) -> int:
+        """Bytes of the files that are not in the folder yet in their full size."""
+        return sum(
+            size
+            for name, size in self.files.items()
+            if not (path := self.folder / name).is_file() or path.stat().st_size != size
+        )
+
+
+def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
+    """What a checkpoint on the hub has; its config is all that is downloaded.
+
+    Raises:
+        UserError: the hub cannot be reached, has no such model, or one without adapter here.
+    """
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if not HUB_ID.fullmatch(model):
+        raise UserError(f"{model!r} is no hub id; it is OWNER/NAME, e.g. Qwen/Qwen2-Audio-7B")
+    folder = Path(out).expanduser() / model
+    try:
+        info = HfApi().model_info(model, revision=revision, files_metadata=True)
+        files = {
+            sibling.rfilename: sibling.size or 0
+            for sibling in info.siblings or []
+            if FILES.fullmatch(sibling.rfilename)
+        }
+        if "config.json" not in files:
+            raise UserError(f"{model} has no config.json, so it is no checkpoint of transformers")
+        path = hf_hub_download(model, "config.json", revision=info.sha)
+        family = json.loads(Path(path).read_text("utf-8")).get("model_type", "")
+    except OfflineModeIsEnabled:
+        raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
+    # The bases: OSError, and the HTTP client's error, raised where there is no connection.
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
+        raise _unreachable(f"{model}@{revision}", error) from None
+    if family not in BACKBONES:
+        raise UserError(
+            f"{model} is a {family or 'nameless'} model; there are adapters for "
+            f"{', '.join(BACKBONES)}"
+        )
+    if not any(name.endswith(".safetensors") for name in files):
+        raise UserError(f"{model} has no weights in safetensors")
+    return Download(
+        model=model, revision=str(info.sha), family=family,
+        license=getattr(info.card_data, "license", None) or "not stated",
+        files=dict(sorted(files.items())), folder=folder,
+    )  # fmt: skip
+
+
+def download(wanted: Download) -> None:
+    """Downloads what is missing; the folder then is a checkpoint for `model.path`.
+
+    Raises:
+        UserError: the disk has no room for it, or the hub cannot be reached.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    wanted.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(wanted.folder).free
+    if free < wanted.missing * ROOM:
+        raise UserError(
+            f"{wanted.folder} has {free / 1e9:.1f} GB free, and {wanted.missing / 1e9:.1f} GB are "
+            "to be downloaded; make room, or choose another folder with --out"
+        )
+    try:
+        snapshot_download(
+            wanted.model,
+            revision=wanted.revision,
+            local_dir=wanted.folder,
+            allow_patterns=list(wanted.files),
+        )
+    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
+        raise _unreachable(f"{wanted.model}@{wanted.revision}", error) from None
+    for name, size in wanted.files.items():
+        found = (wanted.folder / name).stat().st_size
+        if size and found != size:
+            raise UserError(
+                f"{wanted.folder / name} has {found} bytes, the hub states {size}; delete it and "
+                "fetch once more"
+            )
+
+
+def describe(wanted: Download) -> list[str]:
+    """Lines on what is downloaded: family, licence, each file with its size, the sum."""
+    return [
+        f"{wanted.model}@{wanted.revision[:12]}: {wanted.family}, licence {wanted.license}",
+        *(f"  {size / 1e6:10,.1f} MB  {name}" for name, size in wanted.files.items()),
+        f"  {wanted.size / 1e6:10,.1f} MB in all, {wanted.missing / 1e6:,.1f} MB of them missing "
+        f"in {wanted.folder}",
+    ]
+
+
+def _unreachable(what: str, error: Exception) -> UserError:
+    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"cannot fetch {what} from {endpoint} ({type(error).__name__}: {reason}); check the id and "
+        "the connection, and HF_TOKEN for gated models"
+    )

@@ -1,0 +1,14 @@
+"""The families of checkpoints that there are adapters for; imports nothing of weight, so that
+command lines can name them at once."""
+
+import re
+
+BACKBONES = {
+    "qwen2_audio": "student.model.backbones.qwen2_audio:Qwen2Audio",
+    "qwen2_5_omni": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
+    "qwen2_5_omni_thinker": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
+    "audioflamingo3": "student.model.backbones.audio_flamingo3:AudioFlamingo3",
+}
+"""`model_type` of a checkpoint's config -> module and class of the adapter."""
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""OWNER/NAME of a model on a hub."""

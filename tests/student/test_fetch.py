@@ -1,0 +1,110 @@
+"""`coat-student fetch`, and what the trainer says where a backbone is missing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import UserError
+from student import fetch
+from student.config import TinyConfig
+from student.model.backbones import registry
+from student.model.tiny import build_tiny
+from tests.served_hub import Hub, served
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, str]]:
+    """A hub with one backbone."""
+    folder = tmp_path_factory.mktemp("hub")
+    config = TinyConfig(hidden_size=32, layers=1, feed_forward=32, vocabulary=300, tower_width=64,
+                        tower_layers=1, whisper_weights=False)  # fmt: skip
+    build_tiny(folder / "owner" / "ears", config, ["a b"], seed=0)
+    (folder / "owner" / "ears" / "code.py").write_text("raise SystemExit")
+    (folder / "owner" / "other").mkdir()
+    (folder / "owner" / "other" / "config.json").write_text('{"model_type": "llama"}')
+    with served(folder) as (repositories, address):
+        yield repositories, address
+
+
+def coat_student(endpoint: str, home: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    return subprocess.run(
+        [sys.executable, "-c", "from student.cli import main; main()", *map(str, words)],
+        capture_output=True, text=True, cwd=ROOT, timeout=240,
+        env={**clean, "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home)},
+    )  # fmt: skip
+
+
+def test_a_backbone_is_fetched_and_sizes_are_said_first(
+    hub: tuple[Hub, str], tmp_path: Path
+) -> None:
+    repositories, endpoint = hub
+    out = tmp_path / "models"
+    listed = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out, "--list-only")
+    assert listed.returncode == 0, listed.stderr
+    assert not out.exists()
+    size = (repositories.base / "owner" / "ears" / "model.safetensors").stat().st_size
+    assert f"{size / 1e6:10,.1f} MB  model.safetensors" in listed.stdout
+    assert "owner/ears@" in listed.stdout
+    assert "qwen2_audio, licence not stated" in listed.stdout
+    assert "code.py" not in listed.stdout
+
+    done = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out)
+    assert done.returncode == 0, done.stderr
+    folder = out / "owner" / "ears"
+    assert done.stdout.splitlines()[-1] == f"model.path: {folder}"
+    assert done.stdout.index("MB in all") < done.stdout.index("model.path")
+    original = repositories.base / "owner" / "ears"
+    fetched = {path.name for path in folder.iterdir() if path.is_file()}
+    assert fetched == {path.name for path in original.iterdir()} - {"code.py"}
+    assert (folder / "model.safetensors").read_bytes() == (
+        original / "model.safetensors"
+    ).read_bytes()
+    assert registry.backbone_for(str(folder)).audio_end
+
+    # Once more: nothing is missing. Another family is refused before its weights are asked for.
+    again = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out)
+    assert "0.0 MB of them missing" in again.stdout
+    other = coat_student(endpoint, tmp_path, "fetch", "owner/other", "--out", out)
+    assert (other.returncode, other.stderr.count("\n")) == (2, 1)
+    assert "owner/other is a llama model; there are adapters for qwen2_audio" in other.stderr
+
+
+def test_no_room_is_said_before_anything_is_downloaded(tmp_path: Path) -> None:
+    wanted = fetch.Download(
+        model="owner/large", revision="0" * 40, family="qwen2_audio", license="apache-2.0",
+        files={"model.safetensors": 10**18}, folder=tmp_path,
+    )  # fmt: skip
+    with pytest.raises(UserError, match=r"GB free, and 1000000000.0 GB are to be downloaded"):
+        fetch.download(wanted)
+
+
+def test_a_missing_backbone_is_one_line_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^model.path: there is no folder /nowhere/x$"):
+        registry.backbone_for("/nowhere/x")
+    with pytest.raises(UserError, match=r"has no config.json, so it is no checkpoint"):
+        registry.backbone_for(str(tmp_path))
+
+
+def test_the_trainer_names_the_command_that_fetches(tmp_path: Path) -> None:
+    """No retries with pauses: the hub is asked once."""
+    script = "from student.model.backbones.registry import backbone_for; backbone_for('own/ears')"
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=240,
+        env={**clean, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        check=False,
+    )  # fmt: skip
+    last = done.stderr.splitlines()[-1]
+    assert (
+        "coat-student fetch own/ears --out models; then set model.path to models/own/ears" in last
+    )
+    assert "Retrying" not in done.stderr
