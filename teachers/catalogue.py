@@ -84,9 +84,16 @@ CATALOGUE: tuple[Family, ...] = (
     ),
     Family(
         name="ctc", address="teachers.adapters.ctc:CTC",
-        expert="CTC models: phones, characters",
-        model="facebook/wav2vec2-lv-60-espeak-cv-ft", streams="posteriors 392 @ 50",
+        expert="CTC: phones, characters, Parakeet's pieces of words; alignment of known texts",
+        model="facebook/wav2vec2-lv-60-espeak-cv-ft",
+        streams="posteriors 392 @ 50 (Parakeet: 1025 @ 12.5); words",
         license="Apache-2.0", memory_gb=0.6, needs=HF,
+    ),
+    Family(
+        name="frame_classifier", address="teachers.adapters.frame_classifier:FrameClassifier",
+        expert="any AutoModelForAudioFrameClassification: who speaks when",
+        model="nvidia/Nemotron-3-Diarization", streams="posteriors 8 @ 100",
+        license="OpenMDW-1.1", memory_gb=0.2, needs=HF,
     ),
     Family(
         name="audio_classifier", address="teachers.adapters.audio_classifier:AudioClassifier",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,3 +48,29 @@ class Teacher(Protocol):
         The result for a clip must not depend on its neighbours in the batch beyond rounding.
         """
         ...
+
+
+@runtime_checkable
+class TextTeacher(Protocol):
+    """A teacher that can use what is said in a clip, where the corpus knows it."""
+
+    def extract_with_texts(
+        self, waves: Sequence[np.ndarray], texts: Sequence[str | None]
+    ) -> list[Targets]:
+        """As `Teacher.extract`, with the text of each clip, or None where it is not known."""
+        ...
+
+
+def extract_targets(
+    teacher: Teacher, waves: Sequence[np.ndarray], texts: Sequence[str | None] = ()
+) -> list[Targets]:
+    """The targets of a batch, by the texts too where the teacher can use them.
+
+    Args:
+        teacher: Loaded.
+        waves: As `Teacher.extract` takes them.
+        texts: What is said in each clip; empty if nothing is known of any.
+    """
+    if isinstance(teacher, TextTeacher):
+        return list(teacher.extract_with_texts(waves, texts or [None] * len(waves)))
+    return list(teacher.extract(waves))

@@ -53,6 +53,14 @@ PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
             "pe_audio_frame",
             {"model": "facebook/pe-a-frame-large", "dtype": "bfloat16"},
         ),
+        "phones": (
+            "ctc",
+            {
+                "model": "facebook/wav2vec2-lv-60-espeak-cv-ft",
+                "dtype": "float16",
+                "frame_rate": 25.0,
+            },
+        ),
         "music": (
             "clap",
             {

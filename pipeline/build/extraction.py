@@ -23,7 +23,7 @@ from pipeline.build.commit import merge
 from pipeline.build.faults import SickProcess, brief, is_sick
 from pipeline.build.libraries import library_versions
 from pipeline.build.messages import Decoded, Extracted, ExtractSummary
-from teachers.protocol import Targets, Teacher
+from teachers.protocol import Targets, Teacher, extract_targets
 from teachers.toolkit import device
 from teachers.toolkit.batching import free_device_memory, is_out_of_memory
 
@@ -133,8 +133,9 @@ class TeacherRunner:
         Raises:
             Exception: whatever the expert raised, or it gave too few results.
         """
+        waves = decoded.waves[self._spec.sample_rate]
         with self._turn():
-            results = list(self.teacher.extract(decoded.waves[self._spec.sample_rate]))
+            results = extract_targets(self.teacher, waves, decoded.texts)
         if len(results) != len(decoded.clip_ids):
             clips = len(decoded.clip_ids)
             raise ValueError(f"the expert gave {len(results)} results for {clips} clips")

@@ -31,6 +31,8 @@ class Decoded:
     """Sample rate in Hz -> a float32 mono waveform per clip."""
     warnings: list[list[str]] = field(default_factory=list)
     """What is wrong with each clip's audio though it was decoded (`AudioWarning.kind`)."""
+    texts: list[str | None] = field(default_factory=list)
+    """What is said in each clip, where the corpus knows it."""
 
     def only(self, positions: slice) -> Decoded:
         """Some of the clips."""
@@ -40,6 +42,7 @@ class Decoded:
             self.digests[positions],
             {rate: waves[positions] for rate, waves in self.waves.items()},
             self.warnings[positions],
+            self.texts[positions],
         )
 
     def singly(self) -> list[Decoded]:

@@ -97,6 +97,7 @@ class Worker:
             warnings.update(kinds)
             decoded.warnings.append(kinds)
             decoded.clip_ids.append(clip.clip_id)
+            decoded.texts.append(clip.text)
             decoded.durations.append(len(wave.samples) / wave.sample_rate)
             decoded.digests.append(wave.digest)
             for rate, samples in resampled.items():

@@ -26,7 +26,7 @@ from manifests.errors import UserError
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers import registry
-from teachers.protocol import Teacher
+from teachers.protocol import Teacher, extract_targets
 
 TOLERANCE = 0.05
 """Difference between stored and fresh targets, both through the codec, as `difference`."""
@@ -143,7 +143,8 @@ def _again(
         return CONTENT_CHANGED, 0.0
     if expert is None:
         return SAME, 0.0
-    fresh = expert.extract([audio.resample(wave, spec.sample_rate)])[0].frames
+    samples = audio.resample(wave, spec.sample_rate)
+    fresh = extract_targets(expert, [samples], [clip.text])[0].frames
     worst = max(
         difference(
             row.frames[stream.name].decode(),

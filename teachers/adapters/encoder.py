@@ -92,21 +92,33 @@ class Encoder:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
+        return [self._targets(frames) for frames in self._native_frames(waves)]
+
+    def _native_frames(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+        """Stream -> frames of each whole clip, at the model's own rate."""
         settings, grid = self._settings, self._input.grid
         rate = grid.sample_rate / grid.hop
-        size = self._input.longest or max(2, round(settings.window_s * rate))
+        size = self._window_frames()
         overlap = min(size // 2, round(settings.overlap_s * rate))
-        heard = over_clips(
+        return over_clips(
             waves, grid, self._forward_batch, size=size, overlap=overlap, budget=self.budget
         )
-        return [self._targets(frames) for frames in heard]
+
+    def _window_frames(self) -> int:
+        """Frames of the longest window."""
+        grid = self._input.grid
+        seconds = self._settings.window_s
+        return self._input.longest or max(2, round(seconds * grid.sample_rate / grid.hop))
 
     def _streams(self) -> tuple[StreamSpec, ...]:
         return (self._features(),)
 
     def _features(self) -> StreamSpec:
         config = self._checkpoint.config
-        width = config.get("hidden_size") or config.get("d_model") or config.get("encoder_dim")
+        width = (
+            self._input.width or config.get("hidden_size") or config.get("d_model")
+            or config.get("encoder_dim")
+        )  # fmt: skip
         if not width:
             raise UserError(f"{self._checkpoint.model}: its configuration states no hidden_size")
         return self._input.grid.stream("frames", "features", width, "int8", pool=self._pool)

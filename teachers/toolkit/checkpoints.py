@@ -98,6 +98,13 @@ class Checkpoint:
             raise UserError(f"{path} is no JSON ({error}); fetch the checkpoint again") from None
 
     @property
+    def encoder(self) -> dict[str, Any]:
+        """The part of `config.json` that describes the audio encoder."""
+        config = self.config
+        parts = (config.get("encoder_config"), config.get("audio_config"))
+        return next((part for part in parts if part), config)
+
+    @property
     def extractor(self) -> dict[str, Any]:
         """Settings of the feature extractor: `preprocessor_config.json`, or the part of
         `processor_config.json` into which newer checkpoints write them."""

@@ -1,6 +1,6 @@
 """From waveforms to what a transformers audio encoder takes, and from its states back to frames.
 
-Four kinds of front end cover the encoders of transformers. Each knows its frame grid from the
+Five kinds of front end cover the encoders of transformers. Each knows its frame grid from the
 checkpoint's configuration alone (no model is loaded to describe a teacher), prepares a batch of
 waveforms of different lengths, and says which of the model's states are frames:
 
@@ -9,6 +9,8 @@ waveforms of different lengths, and says which of the model's states are frames:
 - `Patches`: AST's patches of a log-mel spectrogram; the frames of a moment are averaged over
   frequency. Padding is the model's own: it was trained with it.
 - `WhisperMel`: Whisper's encoder, always 30 s.
+- `LogMel`: encoders over a log-mel spectrogram that they thin out themselves (Parakeet, LASR,
+  Nemotron 3 Diarization). Padding is masked.
 - `Extracted`: any other model by its own feature extractor; the frame hop must be stated.
 """
 
@@ -48,6 +50,8 @@ class Input:
 
     longest: int | None = None
     """Frames of the model's own window; None if it takes any length."""
+    width: int = 0
+    """Width of the encoder's states, where the front end knows better than `hidden_size`."""
 
     def __init__(self, folder: Path, grid: Grid) -> None:
         self.grid = grid
@@ -92,7 +96,7 @@ def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
     Raises:
         UserError: the frame grid is unknown and `hop_s` is not given.
     """
-    config, extractor = checkpoint.config, checkpoint.read("preprocessor_config.json")
+    config, extractor = checkpoint.config, checkpoint.extractor
     kind = config.get("model_type", "")
     if "conv_stride" in config and "conv_kernel" in config:
         return Waveform(checkpoint.folder, config, extractor)
@@ -100,6 +104,8 @@ def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
         return Patches(checkpoint.folder, config, extractor)
     if kind == "whisper":
         return WhisperMel(checkpoint.folder)
+    if kind in LOG_MELS:
+        return LogMel(checkpoint, LOG_MELS[kind])
     if not hop_s:
         raise UserError(
             f"{checkpoint.model} is a {kind or 'model of unknown type'}, whose configuration does "
@@ -202,6 +208,65 @@ class WhisperMel(Input):
     def __init__(self, folder: Path) -> None:
         grid = Grid(sample_rate=16_000, hop=320, field=1, centre=0.0, window=720)
         super().__init__(folder, grid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogMelKind:
+    """How an encoder thins out its log-mel spectrogram."""
+
+    width: int
+    """Width of the encoder's states where the configuration leaves the default out."""
+    factor: int
+    """Mel frames from one output frame to the next, where the configuration does not say."""
+    field: int = 1
+    """Mel frames that a clip needs to give its first output frame."""
+    reach: int = 1
+    """Mel frames that one output frame hears directly."""
+    is_centred: bool = True
+    """Whether mel frame 0 is centred on the first sample and output frame 0 on mel frame 0."""
+
+
+LOG_MELS = {
+    # Three convolutions of kernel 3, stride 2 and padding 1.
+    "parakeet_ctc": LogMelKind(width=1024, factor=8, reach=15),
+    "parakeet_encoder": LogMelKind(width=1024, factor=8, reach=15),
+    # Two convolutions of kernel 5 and stride 2 without padding.
+    "lasr_ctc": LogMelKind(width=512, factor=4, field=13, reach=13, is_centred=False),
+    "lasr_encoder": LogMelKind(width=512, factor=4, field=13, reach=13, is_centred=False),
+    # Eight mel frames become one state, from which eight outputs are made.
+    "nemotron3_diarization": LogMelKind(width=512, factor=1, reach=8),
+}
+"""Model type -> its kind."""
+
+
+class LogMel(Input):
+    """A log-mel spectrogram by the checkpoint's own extractor."""
+
+    def __init__(self, checkpoint: Checkpoint, kind: LogMelKind) -> None:
+        extractor, encoder = checkpoint.extractor, checkpoint.encoder
+        hop, window = extractor.get("hop_length", MEL_HOP), extractor.get("win_length", MEL_WINDOW)
+        factor = encoder.get("subsampling_factor", kind.factor) if kind.factor > 1 else 1
+        if kind.is_centred:
+            # A clip has as many whole mel frames as hops.
+            field, centre = kind.field * hop, 0.0
+        else:
+            field = (kind.field - 1) * hop + window
+            centre = field / 2
+        super().__init__(checkpoint.folder, Grid(
+            sample_rate=extractor.get("sampling_rate", 16_000), hop=factor * hop, field=field,
+            centre=centre, window=(kind.reach - 1) * hop + window,
+        ))  # fmt: skip
+        self.width = encoder.get("hidden_size", kind.width)
+        # The deviation over time, by which the mel is divided, takes two frames.
+        self._least = max(field, 2 * hop)
+
+    def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
+        """See `Input`."""
+        inputs = self._extractor(
+            [_at_least(wave, self._least) for wave in waves],
+            sampling_rate=self.grid.sample_rate, return_tensors="pt", return_attention_mask=True,
+        )  # fmt: skip
+        return Batch(dict(inputs), [len(wave) for wave in waves], [])
 
 
 class Extracted(Input):

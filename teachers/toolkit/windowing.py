@@ -157,7 +157,7 @@ def over_clips(
     overlap: int,
     budget: BatchBudget,
 ) -> list[dict[str, np.ndarray]]:
-    """Stream -> frames_TD of each clip, by `run` over batches of pieces.
+    """Stream -> frames_TD of each clip, by `run` over batches of windows that fade into each other.
 
     Args:
         waves: Clips of any length, at the grid's sample rate.
@@ -167,19 +167,33 @@ def over_clips(
         overlap: Frames that windows of a long clip share.
         budget: Padded seconds per batch.
     """
+    clips = over_windows(waves, grid, run, size=size, overlap=overlap, budget=budget)
+    return [
+        {name: join([(first, frames[name]) for first, frames in windows]) for name in windows[0][1]}
+        for windows in clips
+    ]
+
+
+def over_windows(
+    waves: Sequence[np.ndarray],
+    grid: Grid,
+    run: Run,
+    *,
+    size: int,
+    overlap: int,
+    budget: BatchBudget,
+) -> list[list[tuple[int, dict[str, np.ndarray]]]]:
+    """(first frame, stream -> frames_TD) of the windows of each clip; arguments as `over_clips`."""
     pieces = cut(waves, grid, size=size, step=size - overlap)
-    heard = budget.run(
+    results = budget.run(
         [len(piece.samples) for piece in pieces],
         lambda batch: run([pieces[at].samples for at in batch]),
         per_second=grid.sample_rate,
     )
-    clips: list[list[int]] = [[] for _ in waves]
-    for at, piece in enumerate(pieces):
-        clips[piece.clip].append(at)
-    return [
-        {name: join([(pieces[at].first, heard[at][name]) for at in own]) for name in heard[own[0]]}
-        for own in clips
-    ]
+    clips: list[list[tuple[int, dict[str, np.ndarray]]]] = [[] for _ in waves]
+    for piece, frames in zip(pieces, results, strict=True):
+        clips[piece.clip].append((piece.first, frames))
+    return clips
 
 
 def _at_least(samples: np.ndarray, least: int) -> np.ndarray:

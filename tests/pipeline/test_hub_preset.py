@@ -24,12 +24,15 @@ PLACES = {
     "facebook/pe-a-frame-large": checkpoints.pe_audio_frame,
     "laion/larger_clap_music": checkpoints.clap,
     "facebook/wav2vec2-lv-60-espeak-cv-ft": checkpoints.ctc,
+    "nvidia/parakeet-ctc-1.1b": checkpoints.parakeet,
+    "nvidia/Nemotron-3-Diarization": checkpoints.speakers,
     "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": checkpoints.audeering,
     "m-a-p/MERT-v1-95M": checkpoints.mert,
     "microsoft/wavlm-large": checkpoints.wavlm,
 }
 MORE = {
-    "phones": {"family": "ctc"},
+    "aligned": {"family": "ctc", "settings": {"model": "nvidia/parakeet-ctc-1.1b", "align": True}},
+    "speakers": {"family": "frame_classifier"},
     "ast": {
         "family": "audio_classifier",
         "settings": {"model": "MIT/ast-finetuned-audioset-10-10-0.4593", "scores": "sigmoid"},

@@ -73,6 +73,74 @@ def ctc(folder: Path) -> Path:
     return _waves("Wav2Vec2", "ForCTC", folder, vocab_size=8, pad_token_id=0)
 
 
+PIECES = ["<unk>", *(f"\u2581{letter}" for letter in "abcdef"), *"abcdef", "<pad>"]
+
+
+def parakeet(folder: Path) -> Path:
+    """A Parakeet CTC with pieces of words."""
+    torch.manual_seed(0)
+    encoder = {**SMALL, "subsampling_conv_channels": 16, "num_mel_bins": 16}
+    model = transformers.ParakeetForCTC(
+        transformers.ParakeetCTCConfig(
+            vocab_size=len(PIECES), pad_token_id=len(PIECES) - 1, encoder_config=encoder
+        )
+    )
+    _strengthen(model)
+    save(folder, model, transformers.ParakeetFeatureExtractor(feature_size=16))
+    pieces = models.Unigram([(piece, -float(len(piece) == 1)) for piece in PIECES], unk_id=0)
+    tokenizer = Tokenizer(pieces)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+def lasr(folder: Path) -> Path:
+    """A LASR CTC; its vocabulary has no names here."""
+    torch.manual_seed(0)
+    encoder = {**SMALL, "subsampling_conv_channels": 16, "num_mel_bins": 16}
+    model = transformers.LasrForCTC(
+        transformers.LasrCTCConfig(vocab_size=14, pad_token_id=0, encoder_config=encoder)
+    )
+    _strengthen(model)
+    return save(folder, model, transformers.LasrFeatureExtractor(feature_size=16))
+
+
+def speakers(folder: Path) -> Path:
+    """A Nemotron 3 Diarization with chunks of 2.4 s and four speakers."""
+    torch.manual_seed(0)
+    audio = {**SMALL, "num_mel_bins": 16}
+    head = {"hidden_size": 16, "num_speakers": 4, "audio_hidden_size": SMALL["hidden_size"]}
+    streaming = {"speaker_cache_length": 16, "num_speakers": 4, "fifo_length": 8}
+    model = transformers.Nemotron3DiarizationForAudioFrameClassification(
+        transformers.Nemotron3DiarizationConfig(
+            audio_config=audio, head_config=head, streaming_config=streaming, chunk_length=30,
+            chunk_right_context=4, fifo_length=8, speaker_cache_update_period=10,
+        )
+    )  # fmt: skip
+    _strengthen(model)
+    with torch.no_grad():
+        model.model.upsampler.conv.weight.add_(
+            0.1 * torch.randn(model.model.upsampler.conv.weight.shape)
+        )
+    extractor = transformers.NemotronAsrStreamingFeatureExtractor(feature_size=16)
+    return save(folder, model, extractor)
+
+
+def speaker_frames(folder: Path) -> Path:
+    """A wav2vec2 with a head per frame, for two speakers without names."""
+    return _waves("Wav2Vec2", "ForAudioFrameClassification", folder, num_labels=2)
+
+
+def _strengthen(model: Any) -> None:
+    """Enlarges the last layer, so that a random network decides for something."""
+    with torch.no_grad():
+        for name in ("ctc_head", "classifier"):
+            head = getattr(model, name, None)
+            if head is not None:
+                for weight in head.parameters():
+                    weight.mul_(30 if weight.ndim > 1 else 1)
+
+
 def emotion(folder: Path) -> Path:
     labels = {"id2label": {0: "neutral", 1: "happy", 2: "angry", 3: "sad"}}
     return _waves(
@@ -202,6 +270,10 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
     "whisper encoder": (whisper, "encoder", {"layer": 1}),
     "mert": (mert, "mert", {"layer": 2}),
     "ctc": (ctc, "ctc", {"features": True}),
+    "parakeet": (parakeet, "ctc", {"features": True}),
+    "lasr": (lasr, "ctc", {}),
+    "speakers": (speakers, "frame_classifier", {}),
+    "speaker frames": (speaker_frames, "frame_classifier", {"features": True}),
     "emotion": (emotion, "audio_classifier", {"step_s": 1.0}),
     "audeering": (audeering, "audeering", {}),
     "ast": (ast, "audio_classifier", {"scores": "sigmoid"}),

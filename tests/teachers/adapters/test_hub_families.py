@@ -157,6 +157,8 @@ def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path
         ("wavlm", {"window_s": 6.0, "overlap_s": 2.0, "frame_rate": 0.0}, 20, 8.0),
         ("mert", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
         ("ctc", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
+        ("parakeet", {"window_s": 6.4, "overlap_s": 1.6}, 20, 9.6),
+        ("speaker frames", {"window_s": 6.0, "overlap_s": 2.0}, 20, 8.0),
         ("ast encoder", {}, 26, 10.0),
         ("emotion", {}, 20, 8.0),
         ("clap", {}, 30, 15_015 * 24 / 48_000),
