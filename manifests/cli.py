@@ -1,4 +1,7 @@
-"""`coat-corpus`: builds a corpus and says what is in it. Parses and calls, nothing else."""
+"""`coat-corpus`: builds a corpus and says what is in it. Parses and calls, nothing else.
+
+What reads audio or Parquet is imported by the command that needs it: `--help` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
 from manifests.console import as_fields, console, messages, run_command
-from manifests.corpus import corpus, stats
-from manifests.corpus.relabel import describe_ids
-from manifests.corpus.sources import detect
-from manifests.storage import Folder
 
 Item = TypeVar("Item")
 
@@ -43,6 +40,11 @@ def build(
         update_labels: Take the source's new texts and labels for clips that the corpus has
             already. Their audio must be the same; no cache computes anything again.
     """
+    from manifests.corpus import corpus
+    from manifests.corpus.relabel import describe_ids
+    from manifests.corpus.sources import detect
+    from manifests.storage import Folder
+
     began = time.monotonic()
     folder = Folder(out)
     before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
@@ -52,7 +54,8 @@ def build(
     )
     if made.relabelled:
         ids = describe_ids(made.relabelled)
-        console.print(f"{len(made.relabelled):,} clips have new texts or labels: {ids}")
+        told = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"
+        console.print(told, soft_wrap=True)
     console.print(
         f"{out}: corpus {made.name!r}, {made.num_clips:,} clips ({made.num_clips - before:,} new) "
         f"in {made.num_shards:,} shards, {made.seconds / 3600:.3f} h of known length, "
@@ -67,6 +70,8 @@ def corpus_stats(path: str, json: bool = False) -> None:
         path: Folder or address of the corpus.
         json: Print JSON instead of a table.
     """
+    from manifests.corpus import corpus, stats
+
     opened = corpus.Corpus(path)
     found = stats.collect(_watched(opened.tables(), "shards read"))
     if json:
@@ -79,6 +84,8 @@ def corpus_stats(path: str, json: bool = False) -> None:
 
 def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Passes items on and shows how many; how many will come is not known."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} " + what), TimeElapsedColumn())
     said_at = time.monotonic()
     with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:

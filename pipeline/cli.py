@@ -1,31 +1,33 @@
-"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, no more."""
+"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, no more.
+
+What reads Parquet or audio is imported by the command that needs it: `--help`, completion and a
+mistyped option answer at once.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from manifests.cache.layout import Layout, check_teacher_name
-from manifests.cache.reader import CacheReader
-from manifests.console import as_fields, console, messages, run_command, to_json
-from manifests.corpus.corpus import Corpus
+from manifests.console import as_fields, console, messages, run_command
 from manifests.errors import UserError
-from pipeline import fetch as downloads
-from pipeline.build import plan, setup
-from pipeline.config import BuildConfig, PlanOptions
-from pipeline.fetch import FetchConfig
-from pipeline.inspect import audit, failures, families, maintenance, show, status, verify
-from pipeline.report import page
-from pipeline.report.page import ReportConfig
+from pipeline.config import BuildConfig, FetchConfig, PlanOptions, ReportConfig
+from pipeline.inspect.cli import (
+    audit_cache,
+    cache_status,
+    compact,
+    coverage,
+    list_failures,
+    list_versions,
+    print_json,
+    print_line,
+    remove_version,
+    show_clip,
+    use_version,
+    verify_cache,
+)
 from pipeline.teacher_options import merge_teacher_options
-from teachers import catalogue, registry
-
-if TYPE_CHECKING:
-    from pipeline.job import BuildResult
 
 
 def build(config: BuildConfig) -> None:
@@ -34,15 +36,17 @@ def build(config: BuildConfig) -> None:
 
     outcome = job.build(config, messages)
     if not outcome.clips:
-        _print_line(f"{config.cache} has everything already; nothing was computed")
+        print_line(f"{config.cache} has everything already; nothing was computed")
         return
-    _say(outcome, config.cache)
+    _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 
 
 def report(config: ReportConfig) -> None:
     """Make one HTML page of the cache: coverage, distributions, suspicious clips, a gallery."""
+    from pipeline.report import page
+
     target = page.write(config, messages)
-    _print_line(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    print_line(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
 
 
 def retry_failures(config: BuildConfig) -> None:
@@ -51,19 +55,24 @@ def retry_failures(config: BuildConfig) -> None:
 
     outcome = job.build(config, messages, retry_failures=True)
     if not outcome.clips:
-        _print_line(f"{config.cache} has no failures to retry")
+        print_line(f"{config.cache} has no failures to retry")
         return
-    _say(outcome, config.cache)
+    _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 
 
-def _say(outcome: BuildResult, cache: str) -> None:
-    _print_line(outcome.summary)
-    if any(outcome.failures.values()):
-        _print_line(f"which clips failed, and why: coat-cache failures --cache {cache}")
+def _say(summary: str, cache: str, *, failed: bool) -> None:
+    # jsonargparse imports what a signature names, so BuildResult stays out of it.
+    print_line(summary)
+    if failed:
+        print_line(f"which clips failed, and why: coat-cache failures --cache {cache}")
 
 
 def plan_build(config: PlanOptions) -> None:
     """Say what `build` would run: clips, hours, bytes, worker hours."""
+    from manifests.cache.layout import Layout, check_teacher_name
+    from manifests.corpus.corpus import Corpus
+    from pipeline.build import plan, setup
+
     corpus = Corpus(config.corpus)
     layout = Layout.planned(config.cache)
     layout.compare(corpus)
@@ -88,246 +97,9 @@ def plan_build(config: PlanOptions) -> None:
         for teacher in teachers
     ]
     if config.json:
-        _print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
+        print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
         return
     console.print(plan.table(corpus.name, every))
-
-
-def cache_status(cache: str = "cache", json: bool = False) -> int:
-    """Show what the cache holds, per teacher: clips, failures by reason, hours, bytes.
-
-    Args:
-        cache: Folder or address of the cache.
-        json: Print JSON instead of a table.
-    """
-    lines = status.status(Layout.open(cache))
-    if json:
-        _print_json([as_fields(line) for line in lines])
-    else:
-        console.print(status.table(lines))
-    return 0 if all(line.complete for line in lines) else 1
-
-
-def show_clip(
-    clip_id: str,
-    cache: str = "cache",
-    corpus: str | None = None,
-    picture: str | None = None,
-    json: bool = False,
-) -> None:
-    """Show one clip's targets: as numbers, and as a picture of all streams over time.
-
-    Args:
-        clip_id: Id of the clip.
-        cache: Folder or address of the cache.
-        corpus: Name of the corpus to look in; all corpora of the cache if None.
-        picture: PNG file to draw; CLIP_ID.png (with _ for /) if None.
-        json: Print the numbers alone, as JSON.
-    """
-    reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
-    clip = show.find_clip(reader, clip_id)
-    found = show.numbers(reader, clip)
-    if json:
-        _print_json(found)
-        return
-    console.print(show.table(found))
-    path = Path(picture or f"{clip_id.replace('/', '_')}.png")
-    drawn = show.picture(reader, clip, path)
-    _print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
-
-
-def verify_cache(
-    cache: str = "cache", deep: bool = False, repair: bool = False, json: bool = False
-) -> int:
-    """Look for damage; exit code 1 if there is some.
-
-    Args:
-        cache: Folder or address of the cache.
-        deep: Read every byte: checksums, pages, blobs, ids against the corpus.
-        repair: Set damaged shards aside, so that the next build refills exactly those.
-        json: Print JSON, a line per damage.
-    """
-    layout = Layout.open(cache)
-    found = list(verify.verify(layout, deep=deep))
-    for damage in found:
-        if json:
-            print(to_json(damage, indent=None))
-        else:
-            shard = "" if damage.shard is None else f" shard {damage.shard}"
-            _print_line(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
-    if repair:
-        moved, whole = verify.repair(layout, found, deep=deep)
-        messages.print(
-            f"{moved} shards set aside; the next build refills them"
-            + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
-        )
-    elif not json:
-        damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
-        console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
-    return 1 if found else 0
-
-
-def audit_cache(
-    cache: str = "cache",
-    teacher: str = "",
-    sample: int = 32,
-    content_only: bool = False,
-    repair: bool = False,
-    seed: int = 0,
-    trust_remote_code: bool = False,
-    json: bool = False,
-) -> int:
-    """Extract random rows again and compare; exit code 1 if one differs or cannot be read.
-
-    Args:
-        cache: Folder or address of the cache.
-        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
-        sample: Rows per teacher; 0 means all.
-        content_only: Compare the audio's digests alone, and run no expert.
-        repair: Set the shards of changed audio aside, so that the next build redoes them. Audio
-            that cannot be read now, or targets that differ, set nothing aside.
-        seed: Of the draw.
-        trust_remote_code: Run the code that the cache's teachers name: adapters of other projects,
-            and the Python files of models that were built with trust_remote_code.
-        json: Print JSON, a line per row that was compared.
-    """
-    layout = Layout.open(cache)
-    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
-    is_good = True
-    changed: set[tuple[str, str, int]] = set()
-    for spec in specs:
-        verdicts: Counter[str] = Counter()
-        for found in audit.audit(
-            layout,
-            spec,
-            sample=sample,
-            content_only=content_only,
-            seed=seed,
-            trust_remote_code=trust_remote_code,
-        ):
-            verdicts[found.verdict.partition(":")[0]] += 1
-            if json:
-                print(to_json(found, indent=None))
-            if found.verdict == audit.SAME:
-                continue
-            is_good = False
-            if found.verdict == audit.CONTENT_CHANGED:
-                changed.add((found.teacher, found.corpus, found.shard))
-            if not json:
-                _print_line(audit.line(found))
-        if not json:
-            _print_line(audit.summary(spec, verdicts))
-    if repair:
-        moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
-        messages.print(f"{moved} shards set aside; the next build redoes them")
-    return 0 if is_good else 1
-
-
-def coverage(cache: str = "cache", json: bool = False) -> None:
-    """Show how many clips have targets by which teachers, with the reasons for the holes.
-
-    Args:
-        cache: Folder or address of the cache.
-        json: Print JSON instead of a table.
-    """
-    lines = maintenance.coverage(Layout.open(cache))
-    if json:
-        _print_json([as_fields(line) for line in lines])
-        return
-    console.print(maintenance.coverage_table(lines))
-
-
-def list_failures(
-    cache: str = "cache",
-    corpus: str = "",
-    teacher: str = "",
-    export: str = "",
-    json: bool = False,
-) -> None:
-    """List the clips without targets: id, file, and why, by every teacher that lacks them.
-
-    Args:
-        cache: Folder or address of the cache.
-        corpus: Name of one corpus; all if empty.
-        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
-        export: JSON lines file to write: a manifest of these clips, with the reasons as label
-            `failures`. Mend it, then: coat-corpus build FILE --out MENDED.
-        json: Print JSON instead of a table.
-    """
-    layout = Layout.open(cache)
-    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
-    lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
-    if export:
-        failures.export(lines, Path(export))
-        messages.print(f"{len(lines)} clips in {export}")
-    if json:
-        _print_json([failures.as_json(line) for line in lines])
-    elif not export:
-        console.print(failures.table(lines) if lines else "no clip has failed")
-
-
-def list_versions(cache: str = "cache", json: bool = False) -> None:
-    """List the versions of every teacher: settings, clips, bytes.
-
-    Args:
-        cache: Folder or address of the cache.
-        json: Print JSON instead of a table.
-    """
-    lines = maintenance.versions(Layout.open(cache))
-    if json:
-        _print_json([as_fields(line) for line in lines])
-        return
-    console.print(maintenance.versions_table(lines))
-
-
-def remove_version(version: str, cache: str = "cache") -> None:
-    """Delete one version of a teacher.
-
-    Args:
-        version: NAME@FINGERPRINT, as `ls` shows it.
-        cache: Folder or address of the cache.
-    """
-    if "@" not in version:
-        raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
-    layout = Layout.open(cache)
-    freed = maintenance.remove(layout, layout.teacher(version))
-    _print_line(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
-
-
-def use_version(version: str, cache: str = "cache") -> None:
-    """Choose the version of a teacher that readers get.
-
-    Args:
-        version: NAME@FINGERPRINT, as `ls` shows it; NAME alone goes back to the newest complete
-            version.
-        cache: Folder or address of the cache.
-    """
-    layout = Layout.open(cache)
-    spec = layout.teacher(version)
-    if "@" in version:
-        layout.use(spec)
-    else:
-        layout.use_newest_complete(version)
-    now = layout.current_versions()[spec.name]
-    _print_line(f"{spec.name}: readers get {now.spec.key} ({now.why})")
-
-
-def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
-    """Delete superseded and quarantined data and what kills left behind; index the markers.
-
-    Args:
-        cache: Folder or address of the cache.
-        older_than_hours: Data that was replaced or set aside less long ago stays: readers that were
-            opened before may still need it, and a running build writes data before its marker.
-    """
-    done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
-    console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
-    if done.young_files:
-        console.print(
-            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB stay: not needed since "
-            f"less than {older_than_hours:g} h, so a reader that is open may still use them "
-            "(--older-than-hours)"
-        )
 
 
 def list_teachers(weights_dir: str = "", json: bool = False) -> None:
@@ -337,23 +109,28 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
         weights_dir: Folder that `coat-cache fetch` filled.
         json: Print JSON instead of a table.
     """
+    from pipeline.inspect import families
+    from teachers import catalogue, registry
+
     rows = []
     for family in catalogue.CATALOGUE:
         state, spec = registry.availability(family, weights_dir)
         rows.append(as_fields(family) | {"here": state, "spec": as_fields(spec) if spec else None})
     if json:
-        _print_json(rows)
+        print_json(rows)
         return
     console.print(families.table(rows))
     lacking = [row for row in rows if not row["spec"]]
     if lacking:
         console.print("What the others lack:")
     for row in lacking:
-        _print_line(f"  {row['name']}: {row['here']}")
+        print_line(f"  {row['name']}: {row['here']}")
 
 
 def fetch(config: FetchConfig) -> None:
     """Download the checkpoints of a preset or of hub ids once, and pin them."""
+    from pipeline import fetch as downloads
+
     shown = Table(title=f"In {config.weights_dir}, pinned")
     for heading in ("checkpoint", "commit", "licence"):
         shown.add_column(heading, overflow="fold")
@@ -363,15 +140,6 @@ def fetch(config: FetchConfig) -> None:
         size = f"{done.size / 1e9:.2f}"
         shown.add_row(done.model, done.revision[:12], done.license, str(done.files), size)
     console.print(shown)
-
-
-def _print_line(text: str) -> None:
-    """Prints a line that the terminal may break, but not the program."""
-    console.print(text, soft_wrap=True)
-
-
-def _print_json(value: object) -> None:
-    print(to_json(value))
 
 
 def main() -> None:

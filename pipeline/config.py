@@ -1,4 +1,6 @@
-"""The options of a build: the command line and YAML files come from these classes.
+"""The options of `coat-cache`: the command line and YAML files come from these classes.
+
+Nothing of weight is imported here, so that `--help` answers at once.
 
 (Without slots: jsonargparse reads the defaults of nested dataclasses through `vars`.)
 """
@@ -138,3 +140,46 @@ class PlanOptions(BuildConfig):
 
     json: bool = False
     """Print JSON instead of a table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """The options of `coat-cache report`."""
+
+    cache: str = "cache"
+    """Folder or address of the cache."""
+    out: str = "report"
+    """Folder for the page, `index.html`."""
+    clips: int = 24
+    """Clips in the gallery, with audio and all tracks (about 150 kB each)."""
+    sample: int = 2000
+    """Clips that the distributions and checks look at."""
+    listen: int = 500
+    """How many of these are decoded to look for silence, clipping and replaced audio."""
+    seed: int = 0
+    """Draws another sample."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("clips", 1), ("sample", 1), ("listen", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name} must be at least {least}, found {getattr(self, name)}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """What to fetch from the hub."""
+
+    weights_dir: str
+    """Folder to fill; builds are given the same."""
+    preset: str = "hub"
+    """The preset whose checkpoints are fetched."""
+    teachers: str = ""
+    """Teachers to fetch for, separated by commas; all of the preset and of `teacher` if empty."""
+    teacher: dict[str, TeacherConfig] = field(default_factory=dict)
+    """Teacher name -> changes to the preset, as a build has them."""
+    model: str = ""
+    """Hub ids in place of a preset's, separated by commas; org/name or org/name@revision."""
+    newest: bool = False
+    """Move pinned checkpoints to the newest commit. Targets made with them get new versions."""
+    remote_code: bool = False
+    """Fetch Python files too, for teachers with trust_remote_code."""

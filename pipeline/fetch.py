@@ -12,13 +12,13 @@ import json
 import os
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
-from pipeline.config import TeacherConfig
+from pipeline.config import FetchConfig, TeacherConfig
 from teachers import registry
 from teachers.toolkit import checkpoints
 
@@ -26,26 +26,6 @@ SMALL = re.compile(r"[^/]*\.(json|txt|model|jinja)|README\.md|LICENSE[^/]*")
 """Configuration, tokenizers, the model card with its licence."""
 NOT_WANTED = re.compile(r".*(optimizer|scheduler|trainer_state|training_args|\.index\.json).*")
 CODE = re.compile(r"[^/]*\.py")
-
-
-@dataclass(frozen=True, kw_only=True)
-class FetchConfig:
-    """What to fetch from the hub."""
-
-    weights_dir: str
-    """Folder to fill; builds are given the same."""
-    preset: str = "hub"
-    """The preset whose checkpoints are fetched."""
-    teachers: str = ""
-    """Teachers to fetch for, separated by commas; all of the preset and of `teacher` if empty."""
-    teacher: dict[str, TeacherConfig] = field(default_factory=dict)
-    """Teacher name -> changes to the preset, as a build has them."""
-    model: str = ""
-    """Hub ids in place of a preset's, separated by commas; org/name or org/name@revision."""
-    newest: bool = False
-    """Move pinned checkpoints to the newest commit. Targets made with them get new versions."""
-    remote_code: bool = False
-    """Fetch Python files too, for teachers with trust_remote_code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,6 @@ serial number that libsndfile gives each Ogg stream.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from manifests.clips import to_table
 from manifests.corpus import stats
 from manifests.errors import UserError
 from manifests.page import assemble, track_kinds
+from pipeline.config import ReportConfig
 from pipeline.report import audio_check, gallery, quality_checks
 from pipeline.report.clip_summary import Summarizer
 from pipeline.report.histogram import Histogram
@@ -35,29 +35,6 @@ SECTIONS = {
     "clips": "Clips",
 }
 SCRIPTS = ("sections.js", "main.js")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportConfig:
-    """What is looked at, and where the page goes."""
-
-    cache: str = "cache"
-    """Folder or address of the cache."""
-    out: str = "report"
-    """Folder for the page, `index.html`."""
-    clips: int = 24
-    """Clips in the gallery, with audio and all tracks (about 150 kB each)."""
-    sample: int = 2000
-    """Clips that the distributions and checks look at."""
-    listen: int = 500
-    """How many of these are decoded to look for silence, clipping and replaced audio."""
-    seed: int = 0
-    """Draws another sample."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("clips", 1), ("sample", 1), ("listen", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name} must be at least {least}, found {getattr(self, name)}")
 
 
 def write(config: ReportConfig, console: Console) -> Path:

@@ -14,9 +14,9 @@ from rich.console import Console
 from manifests.cache.layout import Layout
 from manifests.errors import UserError
 from pipeline import cli
+from pipeline.config import ReportConfig
 from pipeline.report import audio_check, page, sampling, words
 from pipeline.report.histogram import Histogram
-from pipeline.report.page import ReportConfig
 from tests.pipeline.report_cache import FOREIGN, TEACHERS, make_cache
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from pipeline.config import ReportConfig
 from pipeline.report import page as report
-from pipeline.report.page import ReportConfig
 from tests.pages import NEEDS_BROWSER, ground
 from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
 

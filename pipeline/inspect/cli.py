@@ -1,0 +1,284 @@
+"""The commands of `coat-cache` that look into a cache or tidy it. Parses and calls, no more."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from manifests.console import as_fields, console, messages, to_json
+from manifests.errors import UserError
+
+
+def cache_status(cache: str = "cache", json: bool = False) -> int:
+    """Show what the cache holds, per teacher: clips, failures by reason, hours, bytes.
+
+    Args:
+        cache: Folder or address of the cache.
+        json: Print JSON instead of a table.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import status
+
+    lines = status.status(Layout.open(cache))
+    if json:
+        print_json([as_fields(line) for line in lines])
+    else:
+        console.print(status.table(lines))
+    return 0 if all(line.complete for line in lines) else 1
+
+
+def show_clip(
+    clip_id: str,
+    cache: str = "cache",
+    corpus: str | None = None,
+    picture: str | None = None,
+    json: bool = False,
+) -> None:
+    """Show one clip's targets: as numbers, and as a picture of all streams over time.
+
+    Args:
+        clip_id: Id of the clip.
+        cache: Folder or address of the cache.
+        corpus: Name of the corpus to look in; all corpora of the cache if None.
+        picture: PNG file to draw; CLIP_ID.png (with _ for /) if None.
+        json: Print the numbers alone, as JSON.
+    """
+    from manifests.cache.reader import CacheReader
+    from pipeline.inspect import show
+
+    reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
+    clip = show.find_clip(reader, clip_id)
+    found = show.numbers(reader, clip)
+    if json:
+        print_json(found)
+        return
+    console.print(show.table(found))
+    path = Path(picture or f"{clip_id.replace('/', '_')}.png")
+    drawn = show.picture(reader, clip, path)
+    print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
+
+
+def verify_cache(
+    cache: str = "cache", deep: bool = False, repair: bool = False, json: bool = False
+) -> int:
+    """Look for damage; exit code 1 if there is some.
+
+    Args:
+        cache: Folder or address of the cache.
+        deep: Read every byte: checksums, pages, blobs, ids against the corpus.
+        repair: Set damaged shards aside, so that the next build refills exactly those.
+        json: Print JSON, a line per damage.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import verify
+
+    layout = Layout.open(cache)
+    found = list(verify.verify(layout, deep=deep))
+    for damage in found:
+        if json:
+            print(to_json(damage, indent=None))
+        else:
+            shard = "" if damage.shard is None else f" shard {damage.shard}"
+            print_line(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
+    if repair:
+        moved, whole = verify.repair(layout, found, deep=deep)
+        messages.print(
+            f"{moved} shards set aside; the next build refills them"
+            + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
+        )
+    elif not json:
+        damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
+        console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
+    return 1 if found else 0
+
+
+def audit_cache(
+    cache: str = "cache",
+    teacher: str = "",
+    sample: int = 32,
+    content_only: bool = False,
+    repair: bool = False,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    json: bool = False,
+) -> int:
+    """Extract random rows again and compare; exit code 1 if one differs or cannot be read.
+
+    Args:
+        cache: Folder or address of the cache.
+        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
+        sample: Rows per teacher; 0 means all.
+        content_only: Compare the audio's digests alone, and run no expert.
+        repair: Set the shards of changed audio aside, so that the next build redoes them. Audio
+            that cannot be read now, or targets that differ, set nothing aside.
+        seed: Of the draw.
+        trust_remote_code: Run the code that the cache's teachers name: adapters of other projects,
+            and the Python files of models that were built with trust_remote_code.
+        json: Print JSON, a line per row that was compared.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import audit, verify
+
+    layout = Layout.open(cache)
+    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    is_good = True
+    changed: set[tuple[str, str, int]] = set()
+    for spec in specs:
+        verdicts: Counter[str] = Counter()
+        for found in audit.audit(
+            layout,
+            spec,
+            sample=sample,
+            content_only=content_only,
+            seed=seed,
+            trust_remote_code=trust_remote_code,
+        ):
+            verdicts[found.verdict.partition(":")[0]] += 1
+            if json:
+                print(to_json(found, indent=None))
+            if found.verdict == audit.SAME:
+                continue
+            is_good = False
+            if found.verdict == audit.CONTENT_CHANGED:
+                changed.add((found.teacher, found.corpus, found.shard))
+            if not json:
+                print_line(audit.line(found))
+        if not json:
+            print_line(audit.summary(spec, verdicts))
+    if repair:
+        moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
+        messages.print(f"{moved} shards set aside; the next build redoes them")
+    return 0 if is_good else 1
+
+
+def coverage(cache: str = "cache", json: bool = False) -> None:
+    """Show how many clips have targets by which teachers, with the reasons for the holes.
+
+    Args:
+        cache: Folder or address of the cache.
+        json: Print JSON instead of a table.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import maintenance
+
+    lines = maintenance.coverage(Layout.open(cache))
+    if json:
+        print_json([as_fields(line) for line in lines])
+        return
+    console.print(maintenance.coverage_table(lines))
+
+
+def list_failures(
+    cache: str = "cache",
+    corpus: str = "",
+    teacher: str = "",
+    export: str = "",
+    json: bool = False,
+) -> None:
+    """List the clips without targets: id, file, and why, by every teacher that lacks them.
+
+    Args:
+        cache: Folder or address of the cache.
+        corpus: Name of one corpus; all if empty.
+        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
+        export: JSON lines file to write: a manifest of these clips, with the reasons as label
+            `failures`. Mend it, then: coat-corpus build FILE --out MENDED.
+        json: Print JSON instead of a table.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import failures
+
+    layout = Layout.open(cache)
+    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
+    if export:
+        failures.export(lines, Path(export))
+        messages.print(f"{len(lines)} clips in {export}")
+    if json:
+        print_json([failures.as_json(line) for line in lines])
+    elif not export:
+        console.print(failures.table(lines) if lines else "no clip has failed")
+
+
+def list_versions(cache: str = "cache", json: bool = False) -> None:
+    """List the versions of every teacher: settings, clips, bytes.
+
+    Args:
+        cache: Folder or address of the cache.
+        json: Print JSON instead of a table.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import maintenance
+
+    lines = maintenance.versions(Layout.open(cache))
+    if json:
+        print_json([as_fields(line) for line in lines])
+        return
+    console.print(maintenance.versions_table(lines))
+
+
+def remove_version(version: str, cache: str = "cache") -> None:
+    """Delete one version of a teacher.
+
+    Args:
+        version: NAME@FINGERPRINT, as `ls` shows it.
+        cache: Folder or address of the cache.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import maintenance
+
+    if "@" not in version:
+        raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
+    layout = Layout.open(cache)
+    freed = maintenance.remove(layout, layout.teacher(version))
+    print_line(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
+
+
+def use_version(version: str, cache: str = "cache") -> None:
+    """Choose the version of a teacher that readers get.
+
+    Args:
+        version: NAME@FINGERPRINT, as `ls` shows it; NAME alone goes back to the newest complete
+            version.
+        cache: Folder or address of the cache.
+    """
+    from manifests.cache.layout import Layout
+
+    layout = Layout.open(cache)
+    spec = layout.teacher(version)
+    if "@" in version:
+        layout.use(spec)
+    else:
+        layout.use_newest_complete(version)
+    now = layout.current_versions()[spec.name]
+    print_line(f"{spec.name}: readers get {now.spec.key} ({now.why})")
+
+
+def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
+    """Delete superseded and quarantined data and what kills left behind; index the markers.
+
+    Args:
+        cache: Folder or address of the cache.
+        older_than_hours: Data that was replaced or set aside less long ago stays: readers that were
+            opened before may still need it, and a running build writes data before its marker.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import maintenance
+
+    done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
+    console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
+    if done.young_files:
+        console.print(
+            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB stay: not needed since "
+            f"less than {older_than_hours:g} h, so a reader that is open may still use them "
+            "(--older-than-hours)"
+        )
+
+
+def print_line(text: str) -> None:
+    """Prints a line that the terminal may break, but not the program."""
+    console.print(text, soft_wrap=True)
+
+
+def print_json(value: object) -> None:
+    print(to_json(value))

@@ -1,0 +1,95 @@
+"""Every `--help`, a completion script, a wrong option and `--version` answer at once.
+
+Seconds on a shared machine say little, so what counts is what was imported: nothing that reads
+audio, Parquet or weights. CPU time is looked at besides, the best of three.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {
+    "accelerate", "av", "huggingface_hub", "matplotlib", "numpy", "onnxruntime", "pandas", "peft",
+    "pyarrow", "ray", "scipy", "soundfile", "soxr", "torch", "transformers",
+}  # fmt: skip
+PROGRAMS = {
+    "coat-corpus": ("manifests.cli", ("build", "stats")),
+    "coat-cache": (
+        "pipeline.cli",
+        ("build", "plan", "status", "coverage", "show", "report", "failures", "retry-failures",
+         "verify", "audit", "ls", "rm", "use", "compact", "teachers", "fetch"),
+    ),
+    "coat-student": (
+        "student.cli",
+        ("train", "base", "arms", "generate", "reply", "demo", "eval", "ablate", "probe", "report",
+         "fetch", "export", "push"),
+    ),
+}  # fmt: skip
+SCRIPT = """
+import contextlib, io, json, sys
+from {module} import main
+ends = []
+for words in json.loads(sys.argv[1]):
+    sys.argv = ["{program}", *words]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            ends.append([end.code, out.getvalue(), err.getvalue()])
+print(json.dumps([ends, sorted({{name.partition(".")[0] for name in sys.modules}})]))
+"""
+
+
+def ask(program: str, lines: list[list[str]]) -> tuple[list[tuple[int, str, str]], set[str]]:
+    """(exit code, stdout, stderr) of each command line in one process, and what was imported."""
+    script = SCRIPT.format(module=PROGRAMS[program][0], program=program)
+    done = subprocess.run(
+        [sys.executable, "-c", script, json.dumps(lines)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    ends, modules = json.loads(done.stdout)
+    return [tuple(end) for end in ends], set(modules)
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_help_imports_anything_heavy(program: str) -> None:
+    commands = PROGRAMS[program][1]
+    lines = [["--help"], *([command, "--help"] for command in commands), ["completion", "bash"]]
+    ends, modules = ask(program, lines)
+    assert [code for code, _, _ in ends] == [0] * len(lines)
+    assert all(command in ends[0][1] for command in commands), "a command is missing in this test"
+    listed = ends[0][1].partition("{")[2].partition("}")[0].split(",")
+    assert {*listed} - {"completion"} == {*commands}
+    assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_wrong_option_imports_anything_heavy(program: str) -> None:
+    lines = [[command, "--no-such-option"] for command in PROGRAMS[program][1]]
+    ends, modules = ask(program, [*lines, ["no-such-command"], ["--version"]])
+    assert [code for code, _, _ in ends] == [2] * (len(lines) + 1) + [0]
+    assert all(err.count("\n") == 1 for _, _, err in ends[:-1])
+    assert modules & HEAVY == set()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_a_help_takes_less_than_a_second_of_cpu(program: str) -> None:
+    module, (command, *_) = PROGRAMS[program]
+    script = f"from {module} import main; main()"
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(
+            [sys.executable, "-c", script, command, "--help"], capture_output=True, check=True
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        if seconds[-1] < 1:
+            return
+    pytest.fail(f"{program} {command} --help took {min(seconds):.1f} s of CPU time")
