@@ -9,6 +9,7 @@ once and the cluster costs nothing, so this is the driver's own ceiling, without
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from rich.table import Table
 from benchmarks.hardware import describe
 from manifests.cache.shards import Marker
 from manifests.clips import Clip
+from manifests.storage import Folder
 from pipeline.build import setup
 from pipeline.build.backend import Call, Node
 from pipeline.build.messages import DecodeSummary, ExtractSummary
@@ -129,7 +131,7 @@ def measure(workers: int, block_clips: int, shards: int) -> tuple[float, float]:
             yield ShardWork(number, [clip.clip_id for clip in clips], clips, ["energy"])
 
     cluster = InstantCluster(workers, block_clips)
-    folders: dict[str, Any] = {"energy": None}
+    folders = {"energy": Folder(tempfile.mkdtemp())}
     wall, processor = time.perf_counter(), time.process_time()
     Scheduler(cluster, setup.teachers(config), work(), folders, config, Silent()).run()
     blocks = shards * CLIPS_PER_SHARD // block_clips

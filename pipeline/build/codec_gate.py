@@ -3,7 +3,8 @@
 The loss is judged against the spread of each column over the version so far, and at least against a
 share of the column's own size: a steady tone has hardly any spread, and its loss means nothing.
 One shard never ends a build, because its loss is recorded in its marker; a codec that loses too
-much of shard after shard does.
+much of shard after shard does. A shard is never stored by a wider codec than its version's: whether
+it needs one depends on the shards before it, and two builds of one shard must write the same bytes.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from manifests.cache import marker_index
 from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
+from manifests.storage import Folder
 from manifests.streams.codecs import CODECS
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
@@ -36,11 +40,21 @@ class CodecGate:
 
     Args:
         specs: The teachers' versions.
+        folders: Teacher -> folder of its shards. Sums over those that other builds have committed
+            are read in threads, so that the build does not wait for them.
     """
 
-    def __init__(self, specs: Mapping[str, TeacherSpec]) -> None:
+    def __init__(
+        self, specs: Mapping[str, TeacherSpec], folders: Mapping[str, Folder] | None = None
+    ) -> None:
         self._specs = specs
         self._totals: dict[str, Sums] = {}
+        self._readers = ThreadPoolExecutor(max_workers=8, thread_name_prefix="codec-gate")
+        self._before = {
+            name: self._readers.submit(marker_index.read_sums, folder)
+            for name, folder in (folders or {}).items()
+        }
+        self._readers.shutdown(wait=False)
         self._shards: Counter[str] = Counter()
         self._bad: Counter[str] = Counter()
 
@@ -51,6 +65,7 @@ class CodecGate:
             UserError: most shards so far, and all of them together, have lost too much by a codec
                 in whose place a wider one could be set.
         """
+        self._add_before(teacher)
         for stream in self._specs[teacher].streams:
             fields = marker.sums.get(stream.name)
             if fields is None or not fields["num_frames"]:
@@ -76,6 +91,20 @@ class CodecGate:
                     f"set teacher.{teacher}.codecs.{stream.name}: fp16, which makes a new version "
                     "of the teacher"
                 )
+
+    def _add_before(self, teacher: str) -> None:
+        """Adds what the version held before this build, once."""
+        known = self._before.pop(teacher, None)
+        if known is None:
+            return
+        try:
+            sums = known.result()
+        except (OSError, UserError) as error:
+            # A broken marker is for `verify` to report; the build's own shards are judged anyway.
+            log.warning("what %s holds already is not compared with: %s", teacher, error)
+            return
+        for stream, total in sums.items():
+            self._totals.setdefault(f"{teacher}.{stream}", Sums.zero(len(total.total_D))).add(total)
 
 
 def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:

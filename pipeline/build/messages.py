@@ -61,6 +61,9 @@ class DecodeSummary:
     failures: list[Failure]
     warnings: Mapping[str, int]
     """Kind of `manifests.audio` warning -> clips that have it."""
+    num_left: int = 0
+    """The block's last clips, which make a block of their own: the ones before them were longer
+    than was known, and fill this one."""
 
 
 @dataclass(frozen=True, slots=True)

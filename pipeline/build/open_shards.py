@@ -52,7 +52,7 @@ class OpenShards:
         self._failure_rate = failure_rate
         self._listener = listener
         self._block_clips = block_clips
-        self._block_seconds = block_seconds
+        self.block_seconds = block_seconds
         self._jobs: dict[ShardJob, None] = {}
         self._held: list[Task] = []
         self.num_blocks = 0
@@ -80,7 +80,7 @@ class OpenShards:
         )
         job.parts = {name: {} for name in work.teachers}
         self._jobs[job] = None
-        blocks = cut(work.clips, max_clips=self._block_clips, max_seconds=self._block_seconds)
+        blocks = cut(work.clips, max_clips=self._block_clips, max_seconds=self.block_seconds)
         for number, clips in enumerate(blocks):
             self.add_block(job, number, clips)
 
@@ -104,6 +104,10 @@ class OpenShards:
         """A block's audio is there."""
         job, block = task.job, task.block
         assert block is not None
+        if summary.num_left:
+            done = len(block.clips) - summary.num_left
+            self.add_block(job, block.number, block.clips[done:], first=block.first + done)
+            block.clips = block.clips[:done]
         self.book_audio(block, block.node_id, summary.num_bytes)
         block.seconds = summary.seconds
         if summary.num_clips:

@@ -73,8 +73,9 @@ class Recovery:
         self, task: Task, member: WorkerHandle, summary: DecodeSummary | ExtractSummary
     ) -> bool:
         """Whether a result counts; otherwise another process has been asked."""
-        clips = len(task.block.clips) if task.kind == "decode" and task.block else 0
-        clips = clips or summary.num_clips
+        clips = summary.num_clips
+        if isinstance(summary, DecodeSummary) and task.block is not None:
+            clips = len(task.block.clips) - summary.num_left
         all_failed = bool(summary.failures) and len(summary.failures) == clips
         doubter, queue = task.doubter, task.queue
         if not all_failed:

@@ -105,7 +105,7 @@ class Scheduler:
             self._staffing,
             retry_seconds=config.retry_seconds,
         )
-        self._codec_gate = CodecGate({setup.name: setup.spec for setup in setups})
+        self._codec_gate = CodecGate({setup.name: setup.spec for setup in setups}, folders)
         self._running: dict[Call, tuple[Task, WorkerHandle]] = {}
 
     def run(self) -> None:
@@ -195,7 +195,8 @@ class Scheduler:
             num_bytes = int(4 * sum(self._rates) * block.seconds)
             self._shards.book_audio(block, member.node_id, num_bytes)
             limit = self._config.max_clip_seconds
-            call = self._backend.call(worker, "decode", block.clips, self._rates, limit, keep=True)
+            arguments = (block.clips, self._rates, limit, self._shards.block_seconds)
+            call = self._backend.call(worker, "decode", *arguments, keep=True)
         else:
             assert block is not None
             arguments = (task.teacher, block.audio, task.position)

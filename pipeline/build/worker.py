@@ -12,9 +12,10 @@ nothing more.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,19 @@ class Worker:
         return time.perf_counter() - began
 
     def decode(
-        self, clips: Sequence[Clip], sample_rates: Sequence[int], max_seconds: float
+        self,
+        clips: Sequence[Clip],
+        sample_rates: Sequence[int],
+        max_seconds: float,
+        block_seconds: float = math.inf,
     ) -> tuple[Decoded, DecodeSummary]:
         """Reads a block's audio once, and resamples it once per rate.
+
+        Args:
+            clips: The block's.
+            sample_rates: In Hz.
+            max_seconds: A longer clip is a failure.
+            block_seconds: Where lengths are unknown, the block ends with the clip that reaches this.
 
         Raises:
             StoreError: the audio of a clip could not be reached.
@@ -84,7 +95,9 @@ class Worker:
         decoded = Decoded([], [], [], {rate: [] for rate in sample_rates})
         failures: list[Failure] = []
         warnings: Counter[str] = Counter()
-        for clip, wave in zip(clips, _decode_patiently(clips, max_seconds), strict=True):
+        num_read = 0
+        for clip, wave in _read_block(clips, max_seconds):
+            num_read += 1
             try:
                 if isinstance(wave, Exception):
                     raise wave
@@ -102,9 +115,18 @@ class Worker:
             decoded.digests.append(wave.digest)
             for rate, samples in resampled.items():
                 decoded.waves[rate].append(samples)
+            if clip.likely_duration is None and sum(decoded.durations) >= block_seconds:
+                break
         num_bytes = sum(wave.nbytes for waves in decoded.waves.values() for wave in waves)
         seconds = sum(decoded.durations)
-        summary = DecodeSummary(len(decoded.clip_ids), seconds, num_bytes, failures, dict(warnings))
+        summary = DecodeSummary(
+            len(decoded.clip_ids),
+            seconds,
+            num_bytes,
+            failures,
+            dict(warnings),
+            num_left=len(clips) - num_read,
+        )
         return decoded, summary
 
     def extract(
@@ -134,6 +156,18 @@ class Worker:
 
     def _node_id(self) -> str:
         return ""
+
+
+def _read_block(
+    clips: Sequence[Clip], max_seconds: float
+) -> Iterator[tuple[Clip, audio.Waveform | Exception]]:
+    """Clips with their audio; one in memory at a time where nobody knows how long they are."""
+    if all(clip.likely_duration is not None for clip in clips):
+        yield from zip(clips, _decode_patiently(clips, max_seconds), strict=True)
+        return
+    for clip in clips:
+        (wave,) = _decode_patiently([clip], max_seconds)
+        yield clip, wave
 
 
 def _decode_patiently(

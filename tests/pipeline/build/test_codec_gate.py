@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from manifests.cache import shards
+from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec
 from pipeline.build.codec_gate import CodecGate
+from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
+from tests.pipeline.here import fill
 
 SPEC = Energy("energy", EnergySettings()).spec()
 
@@ -86,3 +91,25 @@ def test_what_is_set_already_is_never_advised():
     for number in range(9):
         frames_TD = rng.standard_normal((500, 8)).astype(np.float32)
         judge.add("energy", marker(frames_TD, frames_TD + 0.3, number))
+
+
+def test_a_small_new_shard_is_judged_by_what_the_version_held_before(
+    make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """A clip whose bands hardly move is an outlier by itself, not beside the clips before it."""
+    layout = Layout.create(tmp_path / "cache")
+    corpus = make_corpus(8)
+    spec = fill(layout, corpus)
+    folder = layout.shards(spec, corpus.name)
+    (stream,) = spec.streams
+    known = Sums.from_json(shards.read_marker(folder, 0).sums[stream.name]).statistics()
+    steps_TD = np.random.default_rng(0).normal(size=(50, stream.dim)) * 0.01 * known.std_D
+    still_TD = (known.mean_D + steps_TD).astype(np.float32)
+    part = marker(still_TD, still_TD + 0.02 * known.std_D)
+    part = replace(part, sums={stream.name: part.sums["s"]})
+    alone, beside = CodecGate({"energy": spec}), CodecGate({"energy": spec}, {"energy": folder})
+    alone.add("energy", part)
+    assert "codec int8 loses" in caplog.text
+    caplog.clear()
+    beside.add("energy", part)
+    assert not caplog.records
