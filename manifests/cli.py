@@ -35,8 +35,9 @@ def build(
             ?name=CONFIGURATION&split=SPLIT may be added. docs/corpora.md describes each.
         out: Folder or address of the corpus.
         name: Name of a new corpus, by which a cache knows it; that of the folder if null.
-        clips_per_shard: Clips that are extracted and committed together, for a new corpus; 256 if
-            null. Fewer lose less when a job is killed, more make fewer files.
+        clips_per_shard: Clips that are extracted and committed together, for a new corpus; if null
+            256, or as many long ones as last 4 hours. Fewer lose less when a job is killed, more
+            make fewer files.
         update_labels: Take the source's new texts and labels for clips that the corpus has
             already. Their audio must be the same; no cache computes anything again.
     """

@@ -131,6 +131,12 @@ def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
     return cls(name, cls.Settings(**fields))
 
 
+def settings_of(spec: TeacherSpec) -> dict[str, Any]:
+    """Settings that make a version again, also one of an earlier revision that its family knows."""
+    from_revision = getattr(settings_class(spec.family), "from_revision", None)
+    return {**spec.settings, **(from_revision(spec.revision) if from_revision else {})}
+
+
 def _class(family: str) -> Any:
     address = FAMILIES["encoder"] if family.startswith(GENERIC) else FAMILIES.get(family, family)
     module_name, colon, class_name = address.partition(":")

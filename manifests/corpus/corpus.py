@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table, likely_durations, to_table
@@ -39,6 +40,10 @@ FORMAT = 2
 duration from an estimated one; a part of format 1 is never rewritten, also where newer ones follow
 it."""
 CLIPS_PER_SHARD = 256
+SHARD_SECONDS = 4 * 3600.0
+"""Audio that a shard of a new corpus shall hold at most, by the mean of the first clips: with clips
+of an hour, a shard is 4 of them and not 256."""
+FEWEST_PER_SHARD = 4
 CLIPS_PER_PART = 65536
 OPEN_FILES = 16
 """Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
@@ -214,7 +219,8 @@ def build(
         clips: The whole source, in an order that stays.
         out: Folder or address of the corpus.
         name: Of a new corpus; the name of the folder if None.
-        clips_per_shard: Of a new corpus; 256 if None.
+        clips_per_shard: Of a new corpus; if None 256, or as many as last 4 hours, by the mean
+            length of the first 4096 clips.
         update_labels: Give clips that the corpus has the text and labels that they now have in the
             source; otherwise they keep theirs, and a warning names them.
 
@@ -223,19 +229,22 @@ def build(
             corpus at `out` has another name or shard size than asked for.
     """
     folder = Folder(out)
+    batches = _batches(clips)
     if folder.exists("corpus.json"):
         before = Corpus(out)
         _check_same(before, name, clips_per_shard)
     else:
         named = name or Path(folder.path("")).name
-        size = CLIPS_PER_SHARD if clips_per_shard is None else clips_per_shard
+        first = next(batches, to_table([]))
+        batches = itertools.chain([first], batches)
+        size = _clips_per_shard(first) if clips_per_shard is None else clips_per_shard
         before = Corpus(out, CorpusIndex(name=named, clips_per_shard=size))
 
     ledger = DuplicateIndex(before.tables(), before.clip)
     contents = before.contents
     whole_shards = CLIPS_PER_PART // contents.clips_per_shard * contents.clips_per_shard
     waiting = to_table([])
-    for batch in _batches(clips):
+    for batch in batches:
         waiting = pa.concat_tables([waiting, ledger.admit(batch)])
         while len(waiting) >= whole_shards:
             contents = _add_part(folder, contents, waiting.slice(0, whole_shards))
@@ -275,6 +284,14 @@ def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -
                 f"the corpus at {corpus.folder.uri} has {what} {found!r}, asked for {wanted!r}; "
                 "it cannot change: leave the option out, or build into another folder"
             )
+
+
+def _clips_per_shard(first: pa.Table) -> int:
+    """The size of a new corpus's shards; clips of unknown length do not count."""
+    mean = pc.mean(likely_durations(first)).as_py()  # type: ignore[attr-defined]
+    if not mean:
+        return CLIPS_PER_SHARD
+    return max(FEWEST_PER_SHARD, min(CLIPS_PER_SHARD, int(SHARD_SECONDS / mean)))
 
 
 def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:

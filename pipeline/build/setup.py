@@ -104,8 +104,9 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
         why = _why_not(spec, known)
         if why is None:
             codecs = {stream.name: stream.codec for stream in spec.streams}
-            stored = replace(known, family=spec.family, settings=spec.settings, codecs=codecs)
             try:
+                settings = registry.settings_of(spec)
+                stored = replace(known, family=spec.family, settings=settings, codecs=codecs)
                 remade = _setup(name, stored, config.weights_dir)
             except UserError as error:
                 why = str(error)

@@ -87,7 +87,8 @@ class Worker:
             clips: The block's.
             sample_rates: In Hz.
             max_seconds: A longer clip is a failure.
-            block_seconds: Where lengths are unknown, the block ends with the clip that reaches this.
+            block_seconds: Where lengths are unknown, the block ends with the clip that reaches
+                this.
 
         Raises:
             StoreError: the audio of a clip could not be reached.

@@ -14,10 +14,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.frame_grid import num_frames
@@ -32,6 +33,8 @@ TAIL_S = 0.1
 """Silence appended so that openSMILE gives a row for every frame of the clip."""
 VOICE = ("F0", "jitter", "shimmer", "HNR", "logRelF0-H1")
 """Beginnings of the names of the descriptors over 60 ms."""
+FORMANT_AMPLITUDES = ("F1amplitude", "F2amplitude", "F3amplitude")
+"""The same, for openSMILE gives them relative to F0. Revision 1 took them for 20 ms descriptors."""
 NAMES = (
     "Loudness_sma3", "alphaRatio_sma3", "hammarbergIndex_sma3", "slope0-500_sma3",
     "slope500-1500_sma3", "spectralFlux_sma3", "mfcc1_sma3", "mfcc2_sma3", "mfcc3_sma3",
@@ -45,7 +48,16 @@ NAMES = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EGeMAPSSettings:
-    """Settings of `EGeMAPS`: it has none."""
+    """Settings of `EGeMAPS`."""
+
+    revision: Literal[1, 2] = 2
+    """1 goes on with a version that was made before revision 2: in it, the amplitudes of the three
+    formants are 20 ms early."""
+
+    @staticmethod
+    def from_revision(revision: int) -> dict[str, Any]:
+        """The settings that make a version of this revision again."""
+        return {"revision": revision}
 
 
 class EGeMAPS:
@@ -54,7 +66,11 @@ class EGeMAPS:
     Settings = EGeMAPSSettings
 
     def __init__(self, name: str, settings: EGeMAPSSettings) -> None:
+        if settings.revision not in (1, 2):
+            raise UserError(f"teacher {name}: revision must be 1 or 2; found {settings.revision!r}")
         self._name = name
+        self._revision = settings.revision
+        self._voice = VOICE if self._revision == 1 else (*VOICE, *FORMANT_AMPLITUDES)
         self._smile: Any = None
 
     def spec(self) -> TeacherSpec:
@@ -66,7 +82,7 @@ class EGeMAPS:
         return TeacherSpec(
             name=self._name,
             family="egemaps",
-            revision=1,
+            revision=self._revision,
             settings={},
             weights={},
             sample_rate=SAMPLE_RATE,
@@ -96,6 +112,6 @@ class EGeMAPS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             rows = self._smile.process_signal(padded, SAMPLE_RATE).to_numpy(np.float32)
-        voice_D = np.array([name.startswith(VOICE) for name in NAMES])
+        voice_D = np.array([name.startswith(self._voice) for name in NAMES])
         frames_TD = np.where(voice_D, rows[:-LAG], rows[LAG:])
         return frames_TD[:count]

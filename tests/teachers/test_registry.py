@@ -104,3 +104,12 @@ def test_every_address_of_the_table_is_a_class_with_settings():
         if all(importlib.util.find_spec(module) for module in family.needs):
             settings = registry.settings_class(family.name)
             assert dataclasses.is_dataclass(settings), family.name
+
+
+def test_a_version_of_an_earlier_revision_can_be_made_again():
+    """eGeMAPS as caches of revision 1 have it, to be grown, retried and audited."""
+    old = registry.make("emotion", "egemaps", {"revision": 1}).spec()
+    new = registry.make("emotion", "egemaps", {}).spec()
+    assert old.fingerprint == "869abf8001bf" != new.fingerprint
+    assert registry.make("emotion", old.family, registry.settings_of(old)).spec().key == old.key
+    assert registry.make("emotion", new.family, registry.settings_of(new)).spec().key == new.key

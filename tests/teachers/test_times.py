@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from manifests.streams.pitch_bins import CREPE_BINS
+from teachers import registry
+from teachers.adapters.egemaps import NAMES
 from teachers.protocol import Teacher
 from tests.teachers.conftest import Load
 
@@ -42,6 +44,23 @@ def test_voice_descriptors_share_the_grid_of_loudness(load: Load, begin: float):
     assert abs(middle(times, loud > loud.max() / 2) - (begin + 0.25)) <= 0.0051
     # Voiced or not is decided per frame: the ends are known to a hop, the middle to half of it.
     assert abs(middle(times, f0 > 0) - (begin + 0.25)) <= 0.01
+
+
+@pytest.mark.parametrize(("revision", "early_s"), [(2, 0.0), (1, 0.02)])
+def test_formant_amplitudes_share_the_grid_of_f0(revision: int, early_s: float):
+    """openSMILE gives them relative to F0, for the same 60 ms; revision 1 had them 20 ms early."""
+    time = np.arange(24_000) / 16_000
+    tone = sum(np.sin(2 * np.pi * 200 * n * time) / n for n in range(1, 8))
+    wave = 0.1 * tone * ((time >= 0.5) & (time < 1.0))
+    teacher = registry.make("emotion", "egemaps", {"revision": revision})
+    teacher.load(device="cpu", num_threads=1)
+    frames_TD, times = heard(teacher, wave, "lld")
+    f0 = middle(times, frames_TD[:, NAMES.index("F0semitoneFrom27.5Hz_sma3nz")] > 0)
+    for formant in (1, 2, 3):
+        column = NAMES.index(f"F{formant}amplitudeLogRelF0_sma3nz")
+        # Without a voice, openSMILE writes -201.
+        amplitude = middle(times, frames_TD[:, column] > -200)
+        assert abs(f0 - early_s - amplitude) <= 0.0101
 
 
 def test_salience_moves_when_the_pitch_does(load: Load):

@@ -258,3 +258,16 @@ print(build(clips(200_000), sys.argv[1] + "/three").num_clips, peak() - one)
     assert int(clips) == 200_000
     # 130,000 clips more: at most 24 bytes each for the ledger, its sort, and what malloc keeps.
     assert float(growth_mib) < 30
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(10.0, 256), (600.0, 24), (3600.0, 4), (9000.0, 4), (None, 256)]
+)
+def test_shards_of_long_clips_hold_fewer(tmp_path: Path, seconds: float | None, expected: int):
+    """256 clips of an hour would be extracted and committed together."""
+    clips = [Clip(clip_id=f"{at}", uri=f"/{at}.wav", duration=seconds) for at in range(300)]
+    made = build(clips, tmp_path / "corpus")
+    assert made.contents.clips_per_shard == expected
+    assert max(made.shard_sizes()) <= expected
+    grown = build([*clips, Clip(clip_id="x", uri="/x.wav", duration=1.0)], tmp_path / "corpus")
+    assert grown.contents.clips_per_shard == expected

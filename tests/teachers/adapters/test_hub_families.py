@@ -15,6 +15,7 @@ import transformers
 
 from manifests.cache.encoded_frames import encode
 from manifests.errors import UserError
+from manifests.packaged_weights import sha256
 from teachers import registry
 from teachers.protocol import Teacher
 from teachers.toolkit.batching import batches
@@ -288,6 +289,36 @@ def test_remote_code_runs_only_when_trusted(tmp_path: Path):
         teacher.load(device="cpu", num_threads=1)
         heard.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
     assert np.abs(heard[0] - heard[1]).max() < 1e-5
+
+
+def test_tokenizer_files_and_trusted_code_make_another_version(tmp_path: Path):
+    """What turns ids into words, and Python that is run, changes a cache as weights do."""
+    folder = checkpoints.mert(tmp_path)
+    code = folder / "modeling_MERT.py"
+    code.write_text("A = 1\n")
+
+    def fingerprint(*, trusted: bool) -> str:
+        settings = {"model": str(folder), "layer": 2, "trust_remote_code": trusted}
+        sha256.cache_clear()  # Another build is another process.
+        return registry.make("t", "mert", settings).spec().fingerprint
+
+    for trusted in (False, True):
+        seen = {fingerprint(trusted=trusted)}
+        for name in ("merges.txt", "tokenizer_config.json", "spiece.model"):
+            (folder / name).write_text("first")
+            seen.add(fingerprint(trusted=trusted))
+            (folder / name).write_text("second")
+            seen.add(fingerprint(trusted=trusted))
+        assert len(seen) == 7, "a tokenizer's file is in no fingerprint"
+        for name in ("merges.txt", "tokenizer_config.json", "spiece.model"):
+            (folder / name).unlink()
+    untrusted, trusted = fingerprint(trusted=False), fingerprint(trusted=True)
+    code.write_text("A = 2\n")
+    (folder / "layers").mkdir()
+    assert fingerprint(trusted=False) == untrusted, "code that is not run is no part of the version"
+    changed = fingerprint(trusted=True)
+    (folder / "layers" / "deep.py").write_text("B = 1\n")
+    assert len({trusted, changed, fingerprint(trusted=True)}) == 3
 
 
 def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
