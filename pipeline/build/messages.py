@@ -7,6 +7,7 @@ bytes, as an undisturbed one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -120,14 +121,14 @@ def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[li
     Longest first, so that the end of a build is made of small pieces that fill its gaps. Clips of
     unknown length keep their order, at the front.
     """
-    ordered = sorted(clips, key=lambda clip: -(clip.likely_duration or float("inf")))
+    known = [clip.likely_duration for clip in clips]
     blocks: list[list[Clip]] = []
     seconds = 0.0
-    for clip in ordered:
-        length = clip.likely_duration or UNKNOWN_SECONDS
+    for at in sorted(range(len(clips)), key=lambda at: -(known[at] or math.inf)):
+        length = known[at] or UNKNOWN_SECONDS
         if not blocks or len(blocks[-1]) >= max_clips or seconds + length > max_seconds:
             blocks.append([])
             seconds = 0.0
-        blocks[-1].append(clip)
+        blocks[-1].append(clips[at])
         seconds += length
     return blocks

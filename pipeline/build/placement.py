@@ -7,6 +7,7 @@ sum over the cluster, and is respected as a sum.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from pipeline.build.backend import Node
@@ -90,6 +91,7 @@ class Account:
             for name, total in totals.items():
                 others = max(0.0, total - available.get(name, 0.0) - ours.get(name, 0.0))
                 self._usable[name] = total - others
+        self._heaps: dict[tuple, list[tuple[float, int, str]]] = {}
         for node_id, resources in taken:
             self._take(node_id, requested(resources))
 
@@ -98,14 +100,34 @@ class Account:
         needs = requested(resources)
         if any(self._usable.get(name, 0.0) + TOLERANCE < need for name, need in needs.items()):
             return None
-        best, most = None, 1.0 - TOLERANCE
-        for node_id, account in self._nodes.items():
-            room = account.room(needs) if node_id not in avoid else 0.0
-            if room > most:
-                best, most = node_id, room
-        if best is not None:
-            self._take(best, needs)
-        return best
+        roomiest = self._roomiest(needs, frozenset(avoid))
+        while roomiest:
+            room, order, node_id = roomiest[0]
+            # What was taken since has left less room, never more.
+            now = self._nodes[node_id].room(needs)
+            if now < 1.0 - TOLERANCE:
+                heapq.heappop(roomiest)
+            elif now < -room:
+                heapq.heapreplace(roomiest, (-now, order, node_id))
+            else:
+                self._take(node_id, needs)
+                return node_id
+        return None
+
+    def _roomiest(
+        self, needs: Mapping[str, float], avoid: frozenset[str]
+    ) -> list[tuple[float, int, str]]:
+        """A heap of the nodes that had room: (minus the room, order, id)."""
+        key = tuple(sorted(needs.items())), avoid
+        if key not in self._heaps:
+            rooms = [
+                (-account.room(needs), order, node_id)
+                for order, (node_id, account) in enumerate(self._nodes.items())
+                if node_id not in avoid
+            ]
+            heapq.heapify(rooms)
+            self._heaps[key] = rooms
+        return self._heaps[key]
 
     def _take(self, node_id: str, needs: Mapping[str, float]) -> None:
         if node_id in self._nodes:

@@ -53,6 +53,7 @@ class Pool:
         self.members: list[WorkerHandle] = []
         self.avoided: dict[str, str] = {}
         """Node -> why no worker of this pool is started there any more."""
+        self.num_ready = 0
         self._depth = QUEUE_DEPTH + self.calls_at_once - 1
         self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(self._depth + 1)]
 
@@ -86,6 +87,7 @@ class Pool:
     def mark_ready(self, member: WorkerHandle) -> None:
         """Lets a member take tasks."""
         member.ready = True
+        self.num_ready += 1
         self._by_load[0][member] = None
 
     def give(self, member: WorkerHandle, task: Task, now: float) -> None:
@@ -112,6 +114,7 @@ class Pool:
         if member in self.members:
             self.members.remove(member)
         self._by_load[len(member.tasks)].pop(member, None)
+        self.num_ready -= member.ready
         member.ready = False
         tasks, member.tasks = member.tasks, []
         return tasks

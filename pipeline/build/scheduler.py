@@ -287,4 +287,4 @@ class Scheduler:
         )
 
     def _num_workers(self) -> int:
-        return sum(len(pool.ready()) for pool in self._pools)
+        return sum(pool.num_ready for pool in self._pools)

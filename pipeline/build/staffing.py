@@ -207,7 +207,7 @@ class Staffing:
         raise UserError(f"no worker for {pool.description} can start on {where}: {reason}")
 
     def _report_waiting(self, pool: Pool, now: float) -> None:
-        if pool.ready():
+        if pool.num_ready:
             self._waiting_since.pop(pool, None)
             return
         since = self._waiting_since.setdefault(pool, now)
