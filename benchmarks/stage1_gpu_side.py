@@ -227,6 +227,8 @@ def _connect() -> None:
     from pipeline.build import environment
 
     environment.prepare(local=True)
+    # Ray makes its workers wait for every other process of the machine.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)

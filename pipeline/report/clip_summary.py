@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from manifests.cache.shards import AUDIO_WARNINGS
 from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import track_kinds
@@ -42,6 +43,8 @@ class ClipSummary:
     """Teacher -> its targets, without frames."""
     failed: tuple[str, ...]
     """Teachers that failed."""
+    audio_warnings: tuple[str, ...]
+    """What the build found wrong with its audio (`docs/audio.md`)."""
     transcript: str | None
     """Of the first teacher that gives one."""
     num_words: int
@@ -130,6 +133,15 @@ class Summarizer:
                 for name, target in sampled.targets.items()
             },
             failed=tuple(sampled.failures),
+            audio_warnings=tuple(
+                sorted(
+                    {
+                        kind
+                        for target in sampled.targets.values()
+                        for kind in target.metadata.get(AUDIO_WARNINGS, ())
+                    }
+                )
+            ),
             transcript=transcript,
             num_words=num_words,
             language=language,

@@ -25,7 +25,14 @@ from pipeline.report import audio_check, gallery, quality_checks
 from pipeline.report.clip_summary import Summarizer
 from pipeline.report.histogram import Histogram
 from pipeline.report.sampling import Sampler, draw
-from pipeline.report.survey import TeacherSurvey, durations, reasons, survey, throughput
+from pipeline.report.survey import (
+    TeacherSurvey,
+    audio_warnings,
+    durations,
+    reasons,
+    survey,
+    throughput,
+)
 
 SECTIONS = {
     "corpus": "Corpus",
@@ -92,6 +99,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         "durations": _durations(np.concatenate([durations(corpus) for corpus in corpora])),
         "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in found],
         "reasons": reasons(layout, found, config.seed),
+        "audio_warnings": audio_warnings(
+            found, {one.clip.clip_id: one.audio_warnings for one in seen}
+        ),
         "sampled": len(seen),
         "labels": stats.collect([to_table([one.clip for one in seen])]),
         "charts": observer.charts(seen),

@@ -57,6 +57,7 @@ function showTeachers() {
   const headings = [["Teacher"], ["Coverage"], ["With targets", true], ["Failed", true], ["Missing", true], ["Size", true], ["Per hour", true], ["Worker time", true], ["Real time", true], ["Licence of the expert"]];
   section.append(el("div", { class: "panel" }, table(headings, rows), el("details", {}, el("summary", {}, "Streams"), streams())));
   section.append(failures());
+  if (facts.audio_warnings.length) section.append(audioWarnings());
   const run = facts.teachers.filter((one) => one.throughput.at.length);
   const since = new Date(Math.min(...run.map((one) => one.throughput.at[0])) * 1000).toISOString().slice(0, 19).replace("T", " ");
   const curve = (key) => run.map((one) => ({ name: one.newest ? one.name : one.key, at: one.throughput.at, values: one.throughput[key] }));
@@ -99,6 +100,16 @@ function failures() {
       clipName(example.clip_id), el("span", { class: "quiet" }, ` ${example.stage}: ${example.message}`)))),
   ]);
   return panel("Failures by reason", null, table([["Teachers"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
+}
+
+/** What the build noted about audio that it decoded all the same; docs/audio.md explains the kinds. */
+function audioWarnings() {
+  const rows = facts.audio_warnings.map((one) => [
+    el("b", {}, one.kind), whole(one.clips),
+    el("ul", { class: "examples" }, ...one.examples.map((id) => el("li", { class: "small" }, clipName(id)))),
+  ]);
+  return panel("Warnings about the audio", "Clips that have targets although something is wrong with their audio; examples are sampled clips",
+    table([["Warning"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
 /** A clip's id, as a link where the clip is in the gallery. */

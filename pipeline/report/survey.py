@@ -8,7 +8,8 @@ durations says the rest. The markers come from the marker index, a few files per
 from __future__ import annotations
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -115,6 +116,45 @@ def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reaso
             for error, clips in line.failures.items()
         ]
     return sorted(told, key=lambda reason: -reason.clips)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioWarnings:
+    """One kind of thing that is wrong with audio that was decoded all the same."""
+
+    kind: str
+    clips: int
+    """In the whole cache, with targets by the teacher that has most of them."""
+    examples: tuple[str, ...]
+    """Ids of sampled clips."""
+
+
+def audio_warnings(
+    found: list[TeacherSurvey], sampled: Mapping[str, Sequence[str]]
+) -> list[AudioWarnings]:
+    """Warnings of the builds by kind, most frequent first.
+
+    Args:
+        found: The surveys; teachers heard the same audio, so they count the same clips.
+        sampled: Clip id -> kinds of its warnings.
+    """
+    counts: Counter[str] = Counter()
+    for corpus in {line.corpus for line in found}:
+        most: Counter[str] = Counter()
+        for line in found:
+            if line.corpus == corpus:
+                most |= line.warnings
+        counts += most
+    return [
+        AudioWarnings(
+            kind=kind,
+            clips=clips,
+            examples=tuple(clip_id for clip_id, kinds in sampled.items() if kind in kinds)[
+                :EXAMPLES
+            ],
+        )
+        for kind, clips in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
 
 
 def throughput(line: TeacherSurvey) -> dict[str, list[float]]:

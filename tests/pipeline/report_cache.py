@@ -17,7 +17,7 @@ from manifests import audio
 from manifests.cache import shards
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
-from manifests.cache.shards import Failure, Row
+from manifests.cache.shards import AUDIO_WARNINGS, Failure, Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus, build
@@ -146,7 +146,9 @@ def write_shard(
                 Failure(clip_id=clip.clip_id, stage="extract", error="expert", message=message)
             )
             continue
-        digest = audio.decode(clip).digest if Path(clip.uri).exists() else "gone"
+        wave = audio.decode(clip) if Path(clip.uri).exists() else None
+        digest = wave.digest if wave else "gone"
+        warned = {AUDIO_WARNINGS: [one.kind for one in wave.warnings]} if wave else {}
         loud = np.zeros(int(SECONDS * 100))
         loud[int(ON * 100) : int(OFF * 100)] = clip.clip_id != "clip001"
         encoded = {}
@@ -159,7 +161,7 @@ def write_shard(
                 clip_id=clip.clip_id,
                 duration=SECONDS,
                 audio_digest=digest,
-                metadata=metadata(spec.name, clip, bool(loud.any())),
+                metadata=metadata(spec.name, clip, bool(loud.any())) | warned,
                 frames=encoded,
             )
         )

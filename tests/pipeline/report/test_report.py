@@ -48,6 +48,14 @@ def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> Non
     assert reason["examples"][0]["message"] == "the expert choked"
 
 
+def test_warnings_about_audio_are_counted_once_with_their_clips(cache: Path, tmp_path: Path):
+    """The counts are those of the markers, whatever the number of teachers; clips are sampled."""
+    assert facts(cache, tmp_path)["audio_warnings"] == [
+        {"kind": "clipped", "clips": 1, "examples": ["clip002"]},
+        {"kind": "silent", "clips": 1, "examples": ["clip001"]},
+    ]
+
+
 def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_path: Path) -> None:
     found = facts(cache, tmp_path)
     by_kind = {}

@@ -178,3 +178,9 @@ def test_themes_follow_the_system_and_the_button(visit: Any) -> None:
         assert light.locator("#theme").inner_text() == f"Theme: {name}"
     assert ground(light) == ground(dark)
     assert light.locator(wave).first.evaluate("canvas => canvas.toDataURL()") != before
+
+
+def test_warnings_about_audio_lead_to_their_clips(visit: Any) -> None:
+    panel = visit(width=1280).locator(".panel", has_text="Warnings about the audio")
+    assert panel.locator("tbody tr").all_inner_texts()[0].split()[:2] == ["clipped", "1"]
+    assert panel.locator("a", has_text="clip002").get_attribute("href").startswith("#clip-")
