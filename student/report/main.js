@@ -28,6 +28,7 @@ showTitle();
 showArms();
 showCurves();
 showStreams();
+showAnswers();
 showClips();
 showEvaluation();
 showCost();

@@ -29,11 +29,12 @@ SECTIONS = {
     "arms": "Arms",
     "curves": "Training curves",
     "streams": "Before and after",
+    "answers": "Held-out answers",
     "clips": "Predicted against cached",
     "evaluation": "Is the block used?",
     "cost": "Cost",
 }
-SCRIPTS = ("sections.js", "evaluation.js", "main.js")
+SCRIPTS = ("sections.js", "answers.js", "evaluation.js", "main.js")
 
 
 def write(
@@ -70,6 +71,7 @@ def write(
     wanted = {
         "arms": len(found) > 1,
         "clips": bool(exhibits),
+        "answers": any(run.scores for run in found),
         "evaluation": any(run.evaluations for run in found),
     }
     sections = {key: title for key, title in SECTIONS.items() if wanted.get(key, True)}

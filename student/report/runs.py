@@ -80,6 +80,8 @@ class Run:
     num_held_out: int
     evaluations: dict[str, Any]
     """`ablation` and `probes`, as far as there are any."""
+    scores: dict[str, Any]
+    """Name of a set of questions -> the scores that `eval` has left."""
 
 
 def read(folders: Sequence[RunFolder]) -> list[Run]:
@@ -130,6 +132,11 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
             name: _finite(json.loads(path.read_text("utf-8")))
             for name in EVALUATIONS
             if (path := files.analysis_file(name)).is_file()
+        },
+        scores={
+            path.stem: found
+            for path in sorted(files.scores_file("*").parent.glob("*.json"))
+            if "tasks" in (found := _finite(json.loads(path.read_text("utf-8"))))
         },
     )
 

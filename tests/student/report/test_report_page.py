@@ -40,6 +40,16 @@ PROBES = {
     },
 }
 
+SCORES = {
+    "tasks": {
+        "Which tone?": {"kind": "choice", "n": 12, "score": 0.75, "low": 0.5, "high": 0.9,
+                        "chance": 0.25, "majority": 0.4},
+        "What is said?": {"kind": "transcription", "n": 3, "score": 0.1, "low": 0.0, "high": 0.3,
+                          "chance": 0.0, "majority": 0.0},
+    },
+    "mean": {"score": 0.425, "low": 0.25, "high": 0.6},
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -49,6 +59,8 @@ def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
         train(world.options(folder / "runs" / f"{arm}-0", arm=arm))
     (folder / "runs/coat-0/ablation.json").write_text(json.dumps(ABLATION))
     (folder / "runs/coat-0/probes.json").write_text(json.dumps(PROBES))
+    (folder / "runs/coat-0/eval").mkdir()
+    (folder / "runs/coat-0/eval/held_out.json").write_text(json.dumps(SCORES))
     written = report.write(
         [str(folder / "runs")],
         str(folder / "report"),
@@ -63,8 +75,8 @@ def test_everything_is_there(visit: Any) -> None:
     page = visit()
     headings = page.locator("h2").all_inner_texts()
     assert headings == [
-        "Arms", "Training curves", "Before and after", "Predicted against cached",
-        "Is the block used?", "Cost",
+        "Arms", "Training curves", "Before and after", "Held-out answers",
+        "Predicted against cached", "Is the block used?", "Cost",
     ]  # fmt: skip
     charts = page.locator("#curves .panel h3").all_inner_texts()
     assert charts[0] == "answer"
@@ -113,6 +125,16 @@ def test_pairs_share_one_time_axis(visit: Any, width: int) -> None:
     card.page.wait_for_function("() => document.querySelector('audio').currentTime > 0.2")
     card.page.wait_for_function("() => document.querySelector('.playhead').style.left")
     assert card.locator(".playhead").evaluate("mark => mark.style.left").startswith(("49", "50"))
+
+
+def test_held_out_answers_stand_beside_chance_and_the_commonest_answer(visit: Any) -> None:
+    section = visit().locator("#answers")
+    rows = [row.split("\t") for row in section.locator("tbody tr").all_inner_texts()]
+    assert rows[0][:5] == ["Which tone?", "12", "0.25", "0.40", "0.75 (0.50 to 0.90)"]
+    assert rows[1][:5] == ["What is said?", "3", "\u2013", "\u2013", "0.10 (0.00 to 0.30)"]
+    assert rows[2][4] == "0.42 (0.25 to 0.60)"
+    assert "coat-0" in section.inner_text()
+    assert "pause-0" not in section.inner_text()
 
 
 def test_evaluations_are_shown_where_there_are_any(visit: Any) -> None:

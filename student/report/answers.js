@@ -1,0 +1,26 @@
+// Scores of held-out answers by task, beside chance and the commonest answer, where `eval` has left them.
+
+function showAnswers() {
+  const section = byId("answers");
+  if (!section) return;
+  const sets = [...new Set(facts.runs.flatMap((run) => Object.keys(run.scores)))];
+  const about = "Share of right answers with its 95% interval (of transcripts, words that are right). Chance: guessing among the choices that a question offers. Commonest answer: always giving the one that most questions have. A score says something where its interval lies above both.";
+  section.append(el("p", { class: "quiet small" }, about), ...sets.map(answersTo));
+}
+
+/** One set of questions: a row for each task, a column for each run that has answered. */
+function answersTo(name) {
+  const runs = facts.runs.filter((run) => run.scores[name]);
+  const tasks = [...new Set(runs.flatMap((run) => Object.keys(run.scores[name].tasks)))];
+  const share = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+  const rows = tasks.map((task) => {
+    const found = runs.map((run) => run.scores[name].tasks[task]);
+    const any = found.find((one) => one) || {};
+    const chance = any.kind === "choice" ? any.chance : null;
+    return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
+      ...found.flatMap((one) => (one ? [`${share(one.score)} (${share(one.low)} to ${share(one.high)})`, gauge(one.score, Math.max(chance || 0, one.majority || 0))] : ["–", ""]))];
+  });
+  const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
+  const headings = [["Task"], ["Questions", true], ["Chance", true], ["Commonest answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];
+  return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", "", "", ...means]]));
+}
