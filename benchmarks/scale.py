@@ -59,8 +59,14 @@ BLOCK_SECONDS = 4.0
 """What the sleeping teacher takes for a block of 8 clips; the embedded experts take 30 s."""
 
 
-def make_corpus(folder: Path, clips: int) -> Corpus:
-    """A corpus of rows that name no real audio, written part by part."""
+def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
+    """A corpus of rows that name no real audio, written part by part.
+
+    Args:
+        folder: Where to.
+        clips: How many.
+        labelled: Give each clip a text of its own and one of 50 labels, `sound`.
+    """
     folder.mkdir(parents=True)
     parts: list[Part] = []
     for first in range(0, clips, CLIPS_PER_PART):
@@ -71,8 +77,12 @@ def make_corpus(folder: Path, clips: int) -> Corpus:
             pa.array([f"/data/audio/{name}.wav" for name in names]),
             pa.array(np.zeros(count)),
             pa.array(np.full(count, 6.0)),
-            pa.array(["some words that were said"] * count),
-            pa.array(["{}"] * count),
+            pa.array([f"some words that were said in {name}" for name in names])
+            if labelled
+            else pa.array(["some words that were said"] * count),
+            pa.array([f'{{"sound": "sound {int(name) % 50}"}}' for name in names])
+            if labelled
+            else pa.array(["{}"] * count),
             pa.nulls(count, pa.float64()),
         ]
         name = f"clips-{len(parts):05d}.parquet"

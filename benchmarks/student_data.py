@@ -1,22 +1,20 @@
-"""Preparing training data: the table of examples, targets, features and the order of clips.
+"""Preparing training data: targets, features, the order of clips, and the table of examples.
 
-    python -m benchmarks.student_data --clips 100000
+    python -m benchmarks.student_data
 
 The columns "before" stand for commit 652e439, and are computed in this run, by this code:
 
 - targets: the dense weights and products of that commit, copied here, on today's `decode()`;
 - features: the call of transformers that it made, which pads to the whole window;
-- examples: clips and examples as Python objects, as it kept them, but made by today's
-  `build_examples`; that commit itself was not run;
 - order: a permutation of all clips, which was its order. Reads are counted, not timed.
 
 The peer is what one writes with `datasets` and torch's DataLoader over the same Parquet files: it
 joins teachers by row number, which is right only while no clip has failed, and averages with
-`adaptive_avg_pool1d`: whole frames, unvoiced ones included. Its table of clips has no examples.
+`adaptive_avg_pool1d`: whole frames, unvoiced ones included.
 
 Times are CPU seconds of one process, with one thread in BLAS and torch, the best of some passes.
-(`datasets` and pyarrow may use more threads where they open files; those count too.) Memory is what
-a process owns besides what it shares (Linux). Figures for a million clips are computed.
+(`datasets` and pyarrow may use more threads where they open files; those count too.) The table of
+examples is that of `benchmarks.student_examples`, which says what it measures.
 """
 
 from __future__ import annotations
@@ -24,7 +22,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import functools
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
@@ -39,19 +36,17 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import WhisperFeatureExtractor
 
 from benchmarks.hardware import describe
+from benchmarks.student_examples import examples_table
 from manifests.cache import shards
 from manifests.cache.encoded_frames import EncodedFrames, encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Row
 from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
-from manifests.corpus.corpus import Corpus, build
+from manifests.corpus.corpus import build
 from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec, TeacherSpec
-from student.config import DataConfig, TaskConfig
 from student.data.block_shuffle import BlockShuffle
-from student.data.build_table import open_examples
-from student.data.examples import build_examples
 from student.data.workers import limit_worker_threads
 from student.distill.alignment import student_frames
 from student.distill.streams import Stream, open_streams
@@ -59,10 +54,6 @@ from student.model.backbones.log_mel import fill_window, samples_needed
 
 console = Console(highlight=False, width=110)
 RATE, NUM_SPANS = 16_000, 128
-TASKS = [
-    TaskConfig(questions=["What is said?"], answer=["text"]),
-    TaskConfig(questions=["What is heard?"], answer=["labels.sound"]),
-]
 STREAMS = {
     "asr.encoder": ("features", "int8", 1280, 0.02),
     "pitch.salience": ("pitch", "pitch", 361, 0.01),
@@ -86,13 +77,6 @@ def milliseconds(run: Callable[[], object], times: int = 7) -> float:
     return 1000 * min(taken)
 
 
-def owned() -> int:
-    """Bytes of memory that no other process shares."""
-    text = Path("/proc/self/smaps_rollup").read_text()
-    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
-    return 1024 * sum(int(fields[name].split()[0]) for name in ("Private_Dirty", "Private_Clean"))
-
-
 def make_clips(count: int) -> list[Clip]:
     """Clips with a text and a label."""
     return [
@@ -113,60 +97,6 @@ def load_parquet(paths: list[str], folder: str) -> object:
 
     cache_dir = str(Path(folder) / "datasets")
     return datasets.load_dataset("parquet", data_files=paths, split="train", cache_dir=cache_dir)
-
-
-def corpus_files(folder: str) -> list[str]:
-    """The tables of a corpus."""
-    return [str(path) for path in (Path(folder) / "corpus").rglob("clips-*.parquet")]
-
-
-def measure_examples(folder: str, how: str, answers: multiprocessing.Queue) -> None:
-    """Opens the examples in one way, in a process of its own: (seconds, bytes)."""
-    import datasets
-
-    datasets.disable_progress_bars()
-    corpus, before, began = Corpus(Path(folder) / "corpus"), owned(), time.process_time()
-    if how == "datasets":
-        kept: object = load_parquet(sorted(corpus_files(folder)), folder)
-    elif how == "objects":
-        clips = {clip.clip_id: clip for clip in corpus.clips()}
-        kept = clips, list(build_examples(clips.values(), TASKS))
-    else:
-        table = open_examples(Path(folder) / "examples", corpus, {}, DataConfig(tasks=TASKS))
-        kept = table, table.learning(), table.held_out()
-    answers.put((time.process_time() - began, owned() - before))
-    del kept
-
-
-def examples_table(count: int) -> Table:
-    """Time and memory of a process that opens its examples."""
-    table = Table(title=f"Opening the examples of {count:,} clips, two tasks")
-    for heading in ("", "us a clip", "bytes a clip", "1 M clips", ""):
-        table.add_column(heading, justify="right" if heading else "left")
-    with tempfile.TemporaryDirectory(prefix="coat-bench-") as folder:
-        build(make_clips(count), Path(folder) / "corpus")
-        for how, name in (
-            ("objects", "before: Python objects, each process"),
-            ("table", "mapped files, first process"),
-            ("table", "mapped files, every other process"),
-            ("datasets", "peer: datasets, clips alone, first process"),
-            ("datasets", "peer: every other process"),
-        ):
-            answers = multiprocessing.get_context("spawn").Queue()
-            process = multiprocessing.get_context("spawn").Process(
-                target=measure_examples, args=(folder, how, answers)
-            )
-            process.start()
-            seconds, size = answers.get()
-            process.join()
-            table.add_row(
-                name,
-                f"{1e6 * seconds / count:.1f}",
-                f"{size / count:,.0f}",
-                f"{1e6 * seconds / count:,.1f} s",
-                f"{size / count:,.0f} MB",
-            )
-    return table
 
 
 def dense_frames(encoded: EncodedFrames) -> np.ndarray:
@@ -377,7 +307,7 @@ def exhaust(loader: DataLoader) -> None:
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--clips", type=int, default=100_000)
+    parser.add_argument("--clips", type=int, default=1_000_000, help="of the corpus that is opened")
     parser.add_argument("--fed", type=int, default=1024, help="clips of the cache that is read")
     options = parser.parse_args()
     console.print(describe())

@@ -37,28 +37,37 @@ SMALL_TASK = 16
 """Examples of each task that are drawn before tasks share the rest by their sizes."""
 
 
-def recordings(uri_C: np.ndarray, group_C: np.ndarray) -> np.ndarray:
+def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
     """The recording of each clip, numbered by first clip.
 
     Args:
-        uri_C: A number for each audio file.
-        group_C: A number for each `group` label; negative where a clip has none.
+        file_C: A number for each audio file.
+        group_C: A number for each `group` label, negative where a clip has none; None if none has.
 
     Returns:
-        recording_C: the row of the first clip of the clip's recording.
+        recording_C: the row of the first clip of the clip's recording, int32.
     """
-    _, file_C = np.unique(uri_C, return_inverse=True)
-    labelled = np.flatnonzero(group_C >= 0)
-    component_C = file_C
-    if len(labelled):
-        _, label = np.unique(group_C[labelled], return_inverse=True)
-        num_files = int(file_C.max()) + 1
-        num_nodes = num_files + int(label.max()) + 1
-        links = (np.ones(len(labelled), bool), (file_C[labelled], num_files + label))
-        graph = sparse.coo_array(links, shape=(num_nodes, num_nodes))
-        component_C = csgraph.connected_components(graph, directed=False)[1][file_C]
-    _, first, of_C = np.unique(component_C, return_index=True, return_inverse=True)
-    return first[of_C]
+    first_C = _first_alike(file_C)
+    labelled = np.flatnonzero(group_C >= 0) if group_C is not None else np.zeros(0, int)
+    if not len(labelled):
+        return first_C
+    assert group_C is not None
+    # Clips of one file and clips of one label are linked through their first ones.
+    first_labelled = labelled[_first_alike(group_C[labelled])]
+    links = (np.ones(len(labelled), bool), (first_C[labelled], first_C[first_labelled]))
+    graph = sparse.coo_array(links, shape=(len(file_C), len(file_C)))
+    return _first_alike(csgraph.connected_components(graph, directed=False)[1][first_C])
+
+
+def _first_alike(value_N: np.ndarray) -> np.ndarray:
+    """For each place, the first place that has the same value; int32."""
+    order_N = np.argsort(value_N, kind="stable").astype(np.int32)
+    sorted_N = value_N[order_N]
+    begins = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]]))
+    first_N = np.empty(len(value_N), np.int32)
+    lengths = np.diff(np.append(begins, len(value_N)))
+    first_N[order_N] = np.repeat(order_N[begins], lengths)
+    return first_N
 
 
 def split(
@@ -88,8 +97,8 @@ def split(
     num_examples = len(task_E)
     drawn_R = draw_R < share
     task_L = task_E[example_L]
-    groups = [*(task_L == task for task in np.unique(task_E)), np.ones(len(task_L), bool)]
-    candidates_of = [np.unique(recording_L[chosen]) for chosen in groups]
+    candidates_of = [np.unique(recording_L[task_L == task]) for task in np.unique(task_E)]
+    candidates_of.append(np.unique(recording_L))
     for candidates in candidates_of:
         if share < 1 and drawn_R[candidates].all():
             drawn_R[candidates[draw_R[candidates].argmax()]] = False
@@ -102,7 +111,10 @@ def split(
     heard_R[recording_L[held_E[example_L]]] = True
     met_E = np.zeros(num_examples, bool)
     met_E[example_L[heard_R[recording_L]]] = True
-    return np.where(held_E, HELD_OUT, np.where(met_E, LEFT_OUT, LEARNT)).astype(np.uint8)
+    side_E = np.full(num_examples, LEARNT, np.uint8)
+    side_E[met_E] = LEFT_OUT
+    side_E[held_E] = HELD_OUT
+    return side_E
 
 
 def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share: float) -> None:
@@ -157,16 +169,27 @@ def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarra
     """
     if len(key_E) <= limit:
         return np.arange(len(key_E))
-    _, task_E, sizes = np.unique(task_E, return_inverse=True, return_counts=True)
+    tasks, sizes = np.unique(task_E, return_counts=True)
     floor = np.minimum(sizes, min(SMALL_TASK, limit // len(sizes)))
     rest = limit - floor.sum()
     shares = (sizes - floor) * (rest / max((sizes - floor).sum(), 1))
     quotas = floor + shares.astype(int)
     by_remainder = np.argsort(-(shares % 1), kind="stable")
     quotas[by_remainder[: limit - quotas.sum()]] += 1
-    order = np.lexsort((key_E, task_E))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[rank < quotas[task_E[order]]])
+    drawn = [
+        _smallest(key_E, np.flatnonzero(task_E == task), quota)
+        for task, quota in zip(tasks, quotas.tolist(), strict=True)
+    ]
+    return np.sort(np.concatenate(drawn))
+
+
+def _smallest(key_E: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
+    """The `count` places with the smallest keys."""
+    if count >= len(places) or not count:
+        return places[:count]
+    keys = key_E[places]
+    near = np.flatnonzero(keys <= np.partition(keys, count - 1)[count - 1])
+    return places[near[np.argsort(keys[near], kind="stable")[:count]]]
 
 
 def write_held_out(run: Path, examples: Iterable[Example], clips: Mapping[str, Clip]) -> None:

@@ -1,0 +1,218 @@
+"""Opening the examples of a run: time and memory of each process, for a million clips and more.
+
+    python -m benchmarks.student_examples --clips 10000000
+
+A corpus of rows that name no audio, two tasks, and a cache of six teachers of one stream each, of
+which every shard is committed and no frames are stored: opening looks at none. Each process is
+measured in itself: CPU seconds, and anonymous memory, which is what it owns, at the end and at its
+peak. Mapped files are not counted: the kernel keeps one copy of them for all processes, and may
+drop it. "Before" are clips and examples as Python objects, as commit 652e439 kept them, made by
+today's `build_examples` from at most 100,000 clips, and scaled; that commit itself was not run. The
+peer is `datasets` on the corpus' Parquet files, which has clips but neither examples nor targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.hardware import describe
+from benchmarks.reader import SPEC, STREAM
+from benchmarks.scale import make_corpus, make_markers
+from manifests.cache import marker_index
+from manifests.cache.layout import Layout
+from manifests.corpus.corpus import Corpus
+from student.config import DataConfig, TaskConfig
+from student.data.block_shuffle import BlockShuffle
+from student.data.build_table import open_examples
+from student.data.examples import build_examples
+from student.distill.streams import open_streams
+
+console = Console(highlight=False, width=110)
+TASKS = [
+    TaskConfig(questions=["What is said?"], answer=["text"]),
+    TaskConfig(questions=["What is heard?"], answer=["labels.sound"]),
+]
+TEACHERS = 6
+MOST_OBJECTS = 100_000
+"""Clips that are made as Python objects; more do not fit beside other work."""
+READ_BY_A_WORKER = 20_000
+"""Examples that a worker makes before its memory is looked at."""
+
+
+def anonymous() -> int:
+    """Bytes that this process owns: its heap, not files that it maps."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return 1024 * int(fields["Anonymous"].split()[0])
+
+
+class Watch:
+    """CPU seconds and memory of what is done within it, its greatest included."""
+
+    def __enter__(self) -> Watch:
+        self._before, self._began = anonymous(), time.process_time()
+        self.peak, self._ended = 0, threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.05):
+            self.peak = max(self.peak, anonymous() - self._before)
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds = time.process_time() - self._began
+        self.memory = anonymous() - self._before
+        self.peak = max(self.peak, self.memory)
+        self._ended.set()
+        self._thread.join()
+
+
+def make_cache(folder: Path, clips: int) -> None:
+    """A corpus, and a cache of six teachers that have targets for nearly all its clips."""
+    corpus = make_corpus(folder / "corpora" / "corpus", clips, labelled=True)
+    layout = Layout.create(folder)
+    layout.add_teacher(SPEC)
+    make_markers(layout, corpus)
+    marker_index.refresh(layout.shards(SPEC, corpus.name))
+    first = Path(layout.root.path(f"teachers/{SPEC.key}"))
+    for number in range(TEACHERS):
+        spec = replace(SPEC, name=f"teacher{number}")
+        layout.add_teacher(spec)
+        Path(layout.root.path(f"teachers/{spec.key}/corpus")).symlink_to(first / "corpus")
+    (first / "spec.json").unlink()
+
+
+def open_as_a_rank(folder: Path) -> Any:
+    """What each rank does before its model: streams, examples, the order of an epoch."""
+    streams = open_streams([str(folder)], None)
+    assert len(streams) == TEACHERS
+    corpus = Corpus(folder / "corpora" / "corpus")
+    table = open_examples(folder / "examples", corpus, streams, DataConfig(tasks=TASKS))
+    learning = table.learning()
+    drawn = learning.drawn(256), table.held_out().drawn(256)
+    order = BlockShuffle(learning.shards(), batch_size=8, lanes=64, seed=0)
+    next(iter(order))
+    return streams, table, learning, drawn, order
+
+
+def work(kept: Any) -> None:
+    """What a worker does: it makes examples, and looks up their targets."""
+    streams, _, learning, _, _ = kept
+    stream = streams[f"teacher0.{STREAM.name}"]
+    for place in np.random.default_rng(0).integers(len(learning), size=READ_BY_A_WORKER).tolist():
+        stream.covers(learning[place].clip_ids[0])
+
+
+def measure(step: str, folder: Path) -> list[float]:
+    """(CPU seconds, bytes at the end, bytes at the peak) of one step, in this process."""
+    corpus = Corpus(folder / "corpora" / "corpus")
+    if step == "worker":
+        kept = open_as_a_rank(folder)
+        reading, writing = os.pipe()
+        if os.fork() == 0:
+            before = _private()
+            with Watch() as watch:
+                work(kept)
+            own = _private() - before
+            os.write(writing, json.dumps([watch.seconds, own, own]).encode())
+            os._exit(0)
+        return json.loads(os.read(reading, 4096))
+    if step == "datasets":
+        import datasets
+
+        datasets.disable_progress_bars()
+        files = sorted(map(str, (folder / "corpora" / "corpus").glob("*.parquet")))
+        with Watch() as watch:
+            kept: Any = datasets.load_dataset(
+                "parquet", data_files=files, split="train", cache_dir=str(folder / "datasets")
+            )
+    elif step == "objects":
+        with Watch() as watch:
+            clips = {clip.clip_id: clip for clip in corpus.clips()}
+            kept = clips, list(build_examples(clips.values(), TASKS))
+    else:
+        with Watch() as watch:
+            kept = open_as_a_rank(folder)
+    del kept
+    return [watch.seconds, watch.memory, watch.peak]
+
+
+def _private() -> int:
+    """Bytes that no other process shares, the parent's included."""
+    text = Path("/proc/self/smaps_rollup").read_text()
+    fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return 1024 * int(fields["Private_Dirty"].split()[0])
+
+
+def measured(step: str, folder: Path) -> list[float]:
+    """The same, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.student_examples", "--measure", step]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        [*command, "--folder", str(folder)], check=True, stdout=subprocess.PIPE, text=True,
+        env=environment,
+    )  # fmt: skip
+    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def examples_table(clips: int) -> Table:
+    """Time and memory of each process that opens the examples."""
+    table = Table(title=f"Opening a run's examples: {clips:,} clips, two tasks, six streams")
+    for heading in ("process", "CPU s", "memory, MB", "at its peak", "bytes a clip, peak"):
+        table.add_column(heading, justify="right" if heading != "process" else "left")
+    with tempfile.TemporaryDirectory(prefix="coat-bench-") as name:
+        few, folder = Path(name) / "few", Path(name) / "cache"
+        make_corpus(few / "corpora" / "corpus", min(clips, MOST_OBJECTS), labelled=True)
+        make_cache(folder, clips)
+        factor = clips / min(clips, MOST_OBJECTS)
+        scaled = "" if factor == 1 else f" (scaled from {MOST_OBJECTS:,})"
+        rows = [
+            (f"before: Python objects, no streams{scaled}", "objects", few, factor),
+            ("the first of a run, which makes them", "rank", folder, 1),
+            ("every other one, and when a run goes on", "rank", folder, 1),
+            (f"a worker forked from it, after {READ_BY_A_WORKER:,} examples", "worker", folder, 1),
+            ("peer: datasets, clips alone, first", "datasets", folder, 1),
+            ("peer: every other one", "datasets", folder, 1),
+        ]
+        for label, step, place, scale in rows:
+            seconds, memory, peak = (scale * value for value in measured(step, place))
+            table.add_row(
+                label, f"{seconds:,.1f}", f"{memory / 1e6:,.0f}", f"{peak / 1e6:,.0f}",
+                f"{peak / clips:,.0f}",
+            )  # fmt: skip
+    return table
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--clips", type=int, default=1_000_000)
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(options.measure, options.folder)))
+        return
+    console.print(describe())
+    console.print(str(datetime.date.today()))
+    console.print(examples_table(options.clips))
+
+
+if __name__ == "__main__":
+    main()

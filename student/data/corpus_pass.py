@@ -1,0 +1,232 @@
+"""What one pass over a corpus gives: a few numbers for each clip, and for each example of a task.
+
+Nothing of a clip is kept as a Python object. Arrays are allocated once for the whole corpus, or in
+large blocks: small ones among strings that come and go would leave the heap full of holes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from manifests import audio
+from manifests.cache.clip_index import clip_keys
+from manifests.clips import Clip, from_table, likely_durations
+from student.config import DataConfig, TaskConfig
+from student.data.examples import answer_of, fraction, times_shown
+from student.data.held_out import GROUP
+from student.data.prompts import MIN_SECONDS
+from student.distill.streams import Stream
+
+# Legend: C clips of the corpus, N clips of one table, U usable clips.
+
+TASK_EXAMPLE = np.dtype([("clip", "<i4"), ("repeat", "<i2"), ("letters", "<i4")])
+"""An example of a task: row of its usable clip, repeat, and letters of its answer."""
+BLOCK_ROWS = 1 << 17
+"""Rows of a growing array that are allocated at once."""
+PENDING_ANSWERS = 1 << 16
+"""Answers of a task that wait to be merged with the distinct ones before them."""
+DECODERS = 8
+"""Threads that measure clips of which neither corpus nor cache knows the length."""
+
+
+class GrowingArray:
+    """An array that rows are added to, in blocks."""
+
+    def __init__(self, dtype: np.dtype | type) -> None:
+        self._dtype = dtype
+        self._blocks: list[np.ndarray] = []
+        self._last = np.empty(0, dtype)
+        self._used = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._blocks)) + self._used
+
+    def extend(self, rows: np.ndarray) -> None:
+        """Adds rows at the end."""
+        while len(rows):
+            if self._used == len(self._last):
+                self._close()
+                self._last = np.empty(max(BLOCK_ROWS, len(rows)), self._dtype)
+            count = min(len(rows), len(self._last) - self._used)
+            self._last[self._used : self._used + count] = rows[:count]
+            self._used += count
+            rows = rows[count:]
+
+    def blocks(self) -> list[np.ndarray]:
+        """All rows, in order."""
+        return [*self._blocks, self._last[: self._used]]
+
+    def whole(self) -> np.ndarray:
+        """All rows as one array."""
+        return np.concatenate(self.blocks())
+
+    def _close(self) -> None:
+        if self._used:
+            self._blocks.append(self._last)
+        self._used = 0
+
+
+class DistinctAnswers:
+    """The answers of a task, each once."""
+
+    def __init__(self) -> None:
+        self._distinct: pa.Array = pa.array([], pa.large_string())
+        self._pending: list[str] = []
+
+    def add(self, answer: str) -> None:
+        """Adds one."""
+        self._pending.append(answer)
+        if len(self._pending) >= PENDING_ANSWERS:
+            self._merge()
+
+    def sorted(self) -> pa.Array:
+        """All of them, in the order of their characters' numbers (which is that of UTF-8)."""
+        self._merge()
+        order = pc.sort_indices(self._distinct)  # type: ignore[attr-defined]
+        return self._distinct.take(order)
+
+    def _merge(self) -> None:
+        pending = pa.array(self._pending, pa.large_string())
+        self._distinct = pc.unique(  # type: ignore[attr-defined]
+            pa.chunked_array([self._distinct, pending])
+        )
+        self._pending = []
+
+
+class TaskExamples:
+    """The examples of one task, as they are met."""
+
+    def __init__(self) -> None:
+        self.rows = GrowingArray(TASK_EXAMPLE)
+        self.num_answered = 0
+        """Clips that have an answer, before the task's weight chooses among them."""
+        self.answers = DistinctAnswers()
+        """Kept for tasks with choices alone."""
+
+    def add(
+        self, task: TaskConfig, number: int, texts: Sequence, labels: Sequence, places: Sequence
+    ) -> None:
+        """Makes the task's examples of some clips.
+
+        Args:
+            task: The task.
+            number: Its place in the recipe.
+            texts: Of the clips.
+            labels: Of the clips.
+            places: (clip id, row among the usable clips of the corpus) of each.
+        """
+        found: list[tuple[int, int, int]] = []
+        letter = len("(A) ") if task.choices else 0
+        for text, own, (clip_id, row) in zip(texts, labels, places, strict=True):
+            answer = answer_of(text, own, task)
+            if answer is None:
+                continue
+            self.num_answered += 1
+            if task.choices:
+                self.answers.add(answer)
+            for repeat in range(times_shown(task.weight, number, clip_id)):
+                found.append((row, repeat, len(answer) + letter))
+        self.rows.extend(np.array(found, TASK_EXAMPLE))
+
+
+class CorpusPass:
+    """Takes the clips of a corpus in, table by table.
+
+    Args:
+        num_clips: Of the corpus.
+        streams: What durations are looked up in.
+        data: Of the recipe.
+        longest_s: Longer clips cannot be used.
+    """
+
+    def __init__(
+        self, num_clips: int, streams: Mapping[str, Stream], data: DataConfig, longest_s: float
+    ) -> None:
+        self._streams = streams
+        self._data = data
+        self._longest_s = longest_s
+        self._num_clips = 0
+        self.num_usable = 0
+        self.num_beyond_window = 0
+        self.tasks = [TaskExamples() for _ in data.tasks]
+        self.fields: Counter[str] = Counter()
+        """`text` or `labels.KEY` -> usable clips that have it."""
+        self.key_C = np.empty(num_clips, "<u8")
+        self.seconds_C = np.empty(num_clips, np.float32)
+        self.row_C = np.empty(num_clips, np.int32)
+        """Row among the usable clips; -1 where a clip cannot be used."""
+        self.draw_C = np.empty(num_clips)
+        self.file_C = np.empty(num_clips, np.int64)
+        self.group_C: np.ndarray | None = None
+        """A number for each `group` label, negative where a clip has none; None if none has."""
+        self.hours = 0.0
+
+    def add(self, table: pa.Table) -> np.ndarray:
+        """Takes one shard's clips in; which of them can be used."""
+        ids = table["clip_id"].to_pylist()
+        texts = table["text"].to_pylist()
+        labels = [json.loads(text) for text in table["labels"].to_pylist()]
+        here = slice(self._num_clips, self._num_clips + len(ids))
+        self.key_C[here] = key_N = clip_keys(ids)
+        seconds_N = likely_durations(table).to_numpy(zero_copy_only=False).astype(np.float64)
+        if np.isnan(seconds_N).any():
+            seconds_N = self._measured(table, key_N, seconds_N)
+        usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= self._longest_s)
+        within_N = seconds_N <= self._data.max_duration
+        self.num_beyond_window += int((within_N & (seconds_N > self._longest_s)).sum())
+        self.hours += float(seconds_N[usable_N].sum()) / 3600
+        self.seconds_C[here] = seconds_N
+        self.row_C[here] = np.where(usable_N, self.num_usable + np.cumsum(usable_N) - 1, -1)
+        self.draw_C[here] = [fraction("validation", clip_id) for clip_id in ids]
+        self.file_C[here] = [hash(uri) for uri in table["uri"].to_pylist()]
+        self._add_groups(here, labels)
+        rows = np.flatnonzero(usable_N).tolist()
+        texts, labels = [texts[row] for row in rows], [labels[row] for row in rows]
+        self.fields["text"] += sum(text not in (None, "") for text in texts)
+        self.fields.update(f"labels.{key}" for own in labels for key in own)
+        places = [(ids[row], self.num_usable + place) for place, row in enumerate(rows)]
+        for number, (task, found) in enumerate(zip(self._data.tasks, self.tasks, strict=True)):
+            found.add(task, number, texts, labels, places)
+        self.num_usable += len(rows)
+        self._num_clips += len(ids)
+        return usable_N
+
+    def _add_groups(self, here: slice, labels: Sequence[Mapping[str, Any]]) -> None:
+        names = [own.get(GROUP) for own in labels]
+        if self.group_C is None and any(name not in (None, "") for name in names):
+            self.group_C = np.full(len(self.key_C), -1)
+        if self.group_C is not None:
+            self.group_C[here] = [_group(name) for name in names]
+
+    def _measured(self, table: pa.Table, key_N: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
+        """Lengths that the corpus lacks: from the cache, else from the audio; NaN if unreadable."""
+        seconds_N = seconds_N.copy()
+        for stream in self._streams.values():
+            unknown = np.flatnonzero(np.isnan(seconds_N))
+            if stream.reader is not None and len(unknown):
+                seconds_N[unknown] = stream.reader.teacher.durations(key_N[unknown])
+        unknown = np.flatnonzero(np.isnan(seconds_N))
+        if len(unknown):
+            clips = from_table(table.take(pa.array(unknown)))
+            with ThreadPoolExecutor(DECODERS) as threads:
+                seconds_N[unknown] = list(threads.map(_decoded_seconds, clips))
+        return seconds_N
+
+
+def _group(name: Any) -> int:
+    return -1 if name in (None, "") else hash(str(name)) & (2**63 - 1)
+
+
+def _decoded_seconds(clip: Clip) -> float:
+    try:
+        return audio.decode(clip).seconds
+    except audio.AudioError:
+        return float("nan")
