@@ -120,6 +120,7 @@ def batch_of(prompter: Prompter, arm: str, size: int) -> Batch:
             for name, stream in streams.items()
         },
         covered={name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
+        num_blocks_B=torch.ones(size, dtype=torch.int64, device=DEVICE),
     )
 
 

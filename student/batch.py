@@ -30,7 +30,7 @@ class Grid:
 
     streams: Mapping[str, Stream]
     num_frames: int
-    """N = K * R."""
+    """N = K * R, of each block."""
     at_audio: bool = False
     """Whether heads read the audio's own tokens."""
 
@@ -58,9 +58,12 @@ class PreparedExample:
     audio: dict[str, Tensor]
     """Inputs of the audio tower; the first dimension counts audios, or windows of audios."""
     targets: dict[str, Tensor] = field(default_factory=dict)
-    """Stream -> frames_ND, as far as the cache covers the clip."""
+    """Stream -> frames_ND, as far as the cache covers the clip; N for each block, one after the
+    other."""
     audio_weights_NS: Tensor | None = None
     """Weights by which the last audio's tokens average to student frames, where they are used."""
+    num_blocks: int = 1
+    """Blocks that the last clip has, or would have in an arm without."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,10 +74,14 @@ class Batch:
     """Keyword arguments of the backbone."""
     labels_BS: Tensor
     targets: dict[str, Tensor]
-    """Stream -> frames_BND."""
+    """Stream -> frames_BND; here B counts blocks, of which a long clip may have several."""
     covered: dict[str, Tensor]
-    """Stream -> bool_B: which clips have targets."""
+    """Stream -> bool_B: which blocks have targets."""
+    num_blocks_B: Tensor
+    """Blocks of each example."""
     audio_weights_BNS: Tensor | None = None
+    """N for each block of the example that has the most; the last ones of others are zero. Of a
+    packed row, B counts blocks."""
 
     def __len__(self) -> int:
         return len(self.labels_BS)
@@ -134,15 +141,20 @@ def collate(
             language model keeps attention within it.
     """
     text = _pack(examples) if packed else _pad(examples, pad_id=pad_id)
+    num_blocks_B = torch.tensor([example.num_blocks for example in examples])
     targets, covered = {}, {}
     for stream in grid.cached_streams:
-        missing_ND = torch.zeros(grid.num_frames, stream.dim)
-        targets[stream.name] = torch.stack(
-            [example.targets.get(stream.name, missing_ND) for example in examples]
-        )
-        covered[stream.name] = torch.tensor([stream.name in row.targets for row in examples])
+        frames = [
+            row.targets[stream.name]
+            if stream.name in row.targets
+            else torch.zeros(row.num_blocks * grid.num_frames, stream.dim)
+            for row in examples
+        ]
+        targets[stream.name] = torch.cat(frames).unflatten(0, (-1, grid.num_frames))
+        known_B = torch.tensor([stream.name in row.targets for row in examples])
+        covered[stream.name] = known_B.repeat_interleave(num_blocks_B)
     inputs = text.pop("inputs") | collate_audio([example.audio for example in examples])
-    return Batch(inputs=inputs, targets=targets, covered=covered, **text)
+    return Batch(inputs=inputs, targets=targets, covered=covered, num_blocks_B=num_blocks_B, **text)
 
 
 def collate_audio(audios: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -199,10 +211,17 @@ def _pad(examples: Sequence[PreparedExample], *, pad_id: int) -> dict[str, Any]:
             ),
         },
         "labels_BS": torch.stack([_padded(row.labels_S, length, IGNORE) for row in examples]),
-        "audio_weights_BNS": (
-            torch.stack([_padded(own_NS, length, 0.0) for own_NS in weights]) if weights else None
-        ),
+        "audio_weights_BNS": _pad_weights(weights, length) if weights else None,
     }
+
+
+def _pad_weights(weights: Sequence[Tensor], length: int) -> Tensor:
+    """Weights of examples with S tokens and N frames each, with zeros for what they lack."""
+    num_frames = max(map(len, weights))
+    whole_BNS = torch.zeros(len(weights), num_frames, length)
+    for row_NS, own_NS in zip(whole_BNS, weights, strict=True):
+        row_NS[: own_NS.shape[0], : own_NS.shape[1]] = own_NS
+    return whole_BNS
 
 
 def _pack(examples: Sequence[PreparedExample]) -> dict[str, Any]:
@@ -211,12 +230,14 @@ def _pack(examples: Sequence[PreparedExample]) -> dict[str, Any]:
     starts = np.cumsum([0, *lengths])
     weights_BNS = None
     if examples[0].audio_weights_NS is not None:
-        num_frames = len(examples[0].audio_weights_NS)
-        weights_BNS = torch.zeros(len(examples), num_frames, sum(lengths))
-        for weights_NS, row, start in zip(weights_BNS, examples, starts, strict=False):
+        pieces = []
+        for row, start in zip(examples, starts, strict=False):
             own_NS = row.audio_weights_NS
             assert own_NS is not None
-            weights_NS[:, start : start + own_NS.shape[1]] = own_NS
+            after = sum(lengths) - start - own_NS.shape[1]
+            padded_NS = torch.nn.functional.pad(own_NS, (int(start), int(after)))
+            pieces.append(padded_NS.unflatten(0, (row.num_blocks, -1)))
+        weights_BNS = torch.cat(pieces)
     return {
         "inputs": {
             "input_ids": torch.cat([example.ids_S for example in examples])[None],

@@ -94,9 +94,13 @@ class BlockConfig:
     """K, content positions; the paper does not say, 32 is our assumption."""
     placement: Placement = "before_response"
     """First thing in the assistant's turn (sees the question), or right after the audio."""
+    seconds: float | None = None
+    """One block of `tokens` positions for each stretch of so many seconds at most: 30 gives a clip
+    of 70 s three. None: one per clip. An export is told how many (docs/serve.md)."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.tokens <= 4096, "block.tokens", "1 to 4096", self.tokens)
+        _require((self.seconds or 1) >= 1, "block.seconds", "null or >= 1", self.seconds)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -112,7 +112,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     as_dataset = functools.partial(
         ExampleDataset,
         clips=table.clips,
-        prompter=Prompter(backbone, processor),
+        prompter=Prompter(backbone, processor, seconds_per_block=recipe.block.seconds),
         grid=grid,
         audio_token_id=backbone.audio_token_id(model),
         keep=recipe.data.keep_in_memory,
@@ -193,7 +193,7 @@ def count_targets(batch: Batch, *, streams: dict[str, Stream]) -> Counts:
     if RECONSTRUCTION in streams:
         weights_BNS = batch.audio_weights_BNS
         assert weights_BNS is not None
-        counts[RECONSTRUCTION] = torch.tensor([weights_BNS.shape[0] * weights_BNS.shape[1]])
+        counts[RECONSTRUCTION] = weights_BNS.any(-1).sum()[None]
     return counts
 
 

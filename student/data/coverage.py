@@ -14,6 +14,9 @@ from student.distill.streams import Stream
 
 # Legend: U usable clips.
 
+KEYS_AT_ONCE = 1 << 16
+"""Clips that are looked up together, as a look-up takes some hundred bytes for each."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -63,7 +66,9 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
     for name, stream in streams.items():
         covered[name] = count
         if stream.reader is not None:
-            covered[name] = int(stream.reader.teacher.covers(key_U).sum())
+            covers = stream.reader.teacher.covers
+            blocks = range(0, count, KEYS_AT_ONCE)
+            covered[name] = sum(int(covers(key_U[at : at + KEYS_AT_ONCE]).sum()) for at in blocks)
         if not covered[name]:
             raise UserError(
                 f"the cache has stream {name} for none of the corpus' {count} clips; "

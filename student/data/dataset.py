@@ -68,16 +68,19 @@ class ExampleDataset(Dataset):
         prompt_S = inputs.pop("input_ids")[0]
         answer_S = torch.tensor(self._prompter.answer(example.answer))
         clip_id = example.clip_ids[-1]
+        num_blocks = self._prompter.count_blocks(waves[-1])
+        num_frames = num_blocks * self._grid.num_frames
         return PreparedExample(
             ids_S=torch.cat([prompt_S, answer_S]),
             labels_S=torch.cat([torch.full_like(prompt_S, IGNORE), answer_S]),
             audio=inputs,
             targets={
-                stream.name: torch.from_numpy(stream.frames(clip_id, self._grid.num_frames))
+                stream.name: torch.from_numpy(stream.frames(clip_id, num_frames))
                 for stream in self._grid.cached_streams
                 if stream.covers(clip_id)
             },
-            audio_weights_NS=self._audio_weights(prompt_S),
+            audio_weights_NS=self._audio_weights(prompt_S, num_frames),
+            num_blocks=num_blocks,
         )
 
     def _load_audio(self, clip: Clip) -> np.ndarray:
@@ -89,7 +92,7 @@ class ExampleDataset(Dataset):
                 "build the corpus again"
             ) from None
 
-    def _audio_weights(self, prompt_S: Tensor) -> Tensor | None:
+    def _audio_weights(self, prompt_S: Tensor, num_frames: int) -> Tensor | None:
         """weights_NS by which the last audio's tokens average to student frames."""
         if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
             return None
@@ -97,9 +100,9 @@ class ExampleDataset(Dataset):
         starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
         last_A = at_A[starts[-1] :]
         hop_s = 1 / TOKENS_PER_SECOND
-        weights_NS = torch.zeros(self._grid.num_frames, len(prompt_S))
+        weights_NS = torch.zeros(num_frames, len(prompt_S))
         weights_NS[:, last_A] = torch.from_numpy(
             span_weights(len(last_A), start_s=hop_s / 2, hop_s=hop_s,
-                         duration=len(last_A) * hop_s, num_spans=self._grid.num_frames)
+                         duration=len(last_A) * hop_s, num_spans=num_frames)
         )  # fmt: skip
         return weights_NS

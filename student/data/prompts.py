@@ -19,6 +19,7 @@ from torch import Tensor
 from manifests.errors import UserError
 from student.data.examples import Message
 from student.model.backbones.protocol import Backbone, Processor
+from student.model.block import BLOCKS_ARGUMENT, block_seconds, count_blocks
 
 # Legend: S tokens.
 
@@ -31,7 +32,16 @@ MIN_SECONDS = 0.1
 class Prompter:
     """Turns conversations into model inputs, and answers into tokens."""
 
-    def __init__(self, backbone: Backbone, processor: Processor) -> None:
+    def __init__(
+        self, backbone: Backbone, processor: Processor, *, seconds_per_block: float | None = None
+    ) -> None:
+        """
+        Args:
+            backbone: The adapter of the model's family.
+            processor: With the recipe's chat template, or that of an export.
+            seconds_per_block: `block.seconds` of the recipe; that of the template if None.
+        """
+        self._seconds_per_block = seconds_per_block or block_seconds(str(processor.chat_template))
         self.backbone = backbone
         self.processor = processor
         self.tokenizer: Any = processor.tokenizer
@@ -51,11 +61,22 @@ class Prompter:
             UserError: an audio is too short for the model.
         """
         plain, spelt = self._without_special(messages)
-        text = self.processor.apply_chat_template(plain, tokenize=False, add_generation_prompt=True)
-        inputs = self.backbone.prepare(self.processor, str(text), [*map(self._fit, waves)])
+        fitting = [*map(self._fit, waves)]
+        several: dict[str, Any] = {}
+        if self._seconds_per_block is not None and fitting:
+            several = {BLOCKS_ARGUMENT: self.count_blocks(fitting[-1])}
+        text = self.processor.apply_chat_template(
+            plain, tokenize=False, add_generation_prompt=True, **several
+        )
+        inputs = self.backbone.prepare(self.processor, str(text), fitting)
         if spelt:
             inputs["input_ids"] = self._with_spelt(inputs["input_ids"][0], spelt)[None]
         return inputs
+
+    def count_blocks(self, wave: np.ndarray) -> int:
+        """How many blocks an audio has, or would have in an arm without."""
+        seconds = min(len(wave) / self.backbone.sample_rate, self.window_s)
+        return count_blocks(seconds, self._seconds_per_block)
 
     def answer(self, text: str) -> list[int]:
         """Tokens of an answer and of the end of the turn."""

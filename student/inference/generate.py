@@ -63,7 +63,11 @@ class TrainedStudent:
         self.recipe, self.student, self.processor = load_student(
             self.run, heads=heads, quantize=quantize
         )
-        self.prompter = Prompter(self.student.backbone, self.processor)
+        self.prompter = Prompter(
+            self.student.backbone,
+            self.processor,
+            seconds_per_block=self.recipe.block.seconds,
+        )
 
     @property
     def device(self) -> torch.device:

@@ -70,7 +70,9 @@ def read_block(
             kind=sources[name].kind,
             names=tuple(sources[name].names),
             unit=sources[name].unit,
-            values_ND=to_target_units(sources[name].kind, frames_BND[0].float().cpu().numpy()),
+            values_ND=to_target_units(
+                sources[name].kind, frames_BND.flatten(0, 1).float().cpu().numpy()
+            ),
             pitch_bins=sources[name].pitch_bins,
         )
         for name, frames_BND in frames.items()

@@ -2,12 +2,15 @@
 
 The block is part of the prompt: `<|audio_think_start|>`, K content tokens, `<|audio_think_end|>`.
 Each content token has an embedding row of its own, so that an exported model needs no code of ours;
-the chat template writes the block wherever a turn of the assistant is asked for.
+the chat template writes the block wherever a turn of the assistant is asked for. Where a long clip
+has several blocks, the same tokens are repeated. A template does not know how long the audio is, so
+it is told how many to write (`thinking_blocks`).
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from dataclasses import dataclass
 
@@ -20,6 +23,8 @@ from student.config import Placement
 
 START = "<|audio_think_start|>"
 END = "<|audio_think_end|>"
+BLOCKS_ARGUMENT = "thinking_blocks"
+"""Argument of a chat template that writes several blocks: how many. One if it is not given."""
 
 
 def content_token(position: int) -> str:
@@ -104,8 +109,26 @@ def _weight(module: nn.Module) -> nn.Parameter:
     return weight
 
 
+def count_blocks(seconds: float, block_seconds: float | None) -> int:
+    """How many blocks an audio has, with one for each stretch of at most `block_seconds`."""
+    if block_seconds is None:
+        return 1
+    return max(1, math.ceil(seconds / block_seconds - 1e-6))
+
+
+def block_seconds(template: str) -> float | None:
+    """What `block.seconds` a chat template was made with."""
+    found = re.search(r"\{# one block for each (\S+) s of audio #\}", template)
+    return float(found[1]) if found else None
+
+
 def template_with_block(
-    template: str, num_positions: int, *, placement: Placement, audio_end: str
+    template: str,
+    num_positions: int,
+    *,
+    placement: Placement,
+    audio_end: str,
+    seconds: float | None = None,
 ) -> str:
     """A chat template that writes the block under `add_generation_prompt`, and only there.
 
@@ -116,6 +139,7 @@ def template_with_block(
         num_positions: K.
         placement: At the end of the prompt, or after the last audio.
         audio_end: What ends an audio in the rendered text.
+        seconds: Of audio that a block stands for; None writes one block, whatever is asked for.
 
     Raises:
         UserError: the template has a block already, of another length or at another place.
@@ -123,23 +147,28 @@ def template_with_block(
     if START in template:
         plain = template_without_block(template)
         expected = template_with_block(
-            plain, num_positions, placement=placement, audio_end=audio_end
+            plain, num_positions, placement=placement, audio_end=audio_end, seconds=seconds
         )
         if expected != template:
             raise UserError(
-                f"the checkpoint has a block at another place than block.placement={placement}, or "
-                f"of another length than block.tokens={num_positions}; use those that it was "
-                "trained with"
+                f"the checkpoint has a block at another place than block.placement={placement}, of "
+                f"another length than block.tokens={num_positions}, or another block.seconds than "
+                f"{seconds}; use those that it was trained with"
             )
         return template
     block = "".join(block_tokens(num_positions))
+    written, after, note = block, repr(audio_end + block), ""
+    if seconds is not None:
+        blocks = f"{block!r} * ({BLOCKS_ARGUMENT} | default(1))"
+        note = f"{{# one block for each {seconds:g} s of audio #}}"
+        written, after = f"{{{{ {blocks} }}}}{note}", f"{audio_end!r} + {blocks}"
     if placement == "before_response":
-        return template + "{% if add_generation_prompt %}" + block + "{% endif %}"
+        return template + "{% if add_generation_prompt %}" + written + "{% endif %}"
     return (
         "{% set rendered %}" + template + "{% endset %}"
         f"{{% if add_generation_prompt and {audio_end!r} in rendered %}}"
         f"{{% set around = rendered.rsplit({audio_end!r}, 1) %}}"
-        f"{{{{ around[0] + {audio_end + block!r} + around[1] }}}}"
+        f"{{{{ around[0] + {after} + around[1] }}}}{note}"
         "{% else %}{{ rendered }}{% endif %}"
     )
 
@@ -153,7 +182,11 @@ def template_without_block(template: str) -> str:
     if START not in template:
         return template
     block = re.escape(START) + r"(?:<\|audio_think_\d+\|>)+" + re.escape(END)
-    last = re.compile(r"(.*)\{% if add_generation_prompt %\}" + block + r"\{% endif %\}", re.DOTALL)
+    several = rf"\{{\{{ '{block}' \* \({BLOCKS_ARGUMENT} \| default\(1\)\) \}}\}}\{{#[^#]*#\}}"
+    last = re.compile(
+        r"(.*)\{% if add_generation_prompt %\}(?:" + block + "|" + several + r")\{% endif %\}",
+        re.DOTALL,
+    )
     around = re.compile(r"\{% set rendered %\}(.*)\{% endset %\}\{% if .*", re.DOTALL)
     found = last.fullmatch(template) or around.fullmatch(template)
     if found is None or START in found[1]:

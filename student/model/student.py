@@ -79,6 +79,7 @@ class Student(nn.Module):
         self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
         width = text_config.hidden_size
         self.num_positions = num_positions
+        self.num_frames = num_positions * config.frames_per_position
         self.reaches_audio = reaches_audio
 
         def heads(predicted: Mapping[str, Stream]) -> nn.ModuleDict:
@@ -125,7 +126,8 @@ class Student(nn.Module):
         Args:
             inputs: Of the backbone, padded or packed.
             labels_BS: The answers' tokens; everything else is ignored.
-            audio_weights_BNS: By which the last audio's tokens average to the student's frames.
+            audio_weights_BNS: By which the last audio's tokens average to the student's frames, of
+                as many blocks as the longest audio has (`student.batch`).
             with_answer: Give the answers' logits.
             bottleneck: Which text may attend to audio through the block alone, if any.
 
@@ -172,7 +174,9 @@ class Student(nn.Module):
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
             with torch.autocast(embedded_BSH.device.type, enabled=False):
-                tower_BNH = audio_weights_BNS.float() @ embedded_BSH
+                tower_BNH = self._by_block(
+                    audio_weights_BNS.float() @ embedded_BSH, self.num_frames
+                )
             tower_BNH = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return StudentOutput(
             logits_AV=logits_AV,
@@ -217,9 +221,21 @@ class Student(nn.Module):
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
 
     def _heard(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
-        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
-        spans_BKS = audio_weights_BNS.unflatten(1, (self.num_positions, -1)).mean(2)
-        return spans_BKS @ hidden_BSH.to(spans_BKS.dtype)
+        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans, for
+        each block that the audio would have."""
+        frames_per_position = self.num_frames // self.num_positions
+        spans_BKS = audio_weights_BNS.unflatten(1, (-1, frames_per_position)).mean(2)
+        return self._by_block(spans_BKS @ hidden_BSH.to(spans_BKS.dtype), self.num_positions)
+
+    def _by_block(self, means_BMH: Tensor, length: int) -> Tensor:
+        """Means over all spans of each row, as rows of one block; what only pads a row is left out.
+
+        Rows whose audio has fewer blocks than another's end in weights, hence means, of zero.
+        """
+        if means_BMH.shape[1] == length:
+            return means_BMH
+        blocks_BWMH = means_BMH.unflatten(1, (-1, length))
+        return blocks_BWMH[blocks_BWMH[:, :, 0].any(-1)]
 
     def part(self, name: str) -> Part:
         """What the parameter of that name belongs to."""
@@ -350,6 +366,7 @@ def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:
             recipe.block.tokens,
             placement=recipe.block.placement,
             audio_end=audio_end,
+            seconds=recipe.block.seconds,
         )
     else:
         template = template_without_block(template)

@@ -14,7 +14,7 @@ import yaml
 
 from manifests.streams.kinds import KINDS
 from student.config import Recipe
-from student.model.block import block_tokens
+from student.model.block import BLOCKS_ARGUMENT, block_tokens
 from student.runs.folder import Run
 from student.runs.sources import Sources
 
@@ -39,6 +39,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         "Stock `transformers` and vLLM load it; no code of its own is needed. The chat template "
         "writes the thinking block, so ask through `apply_chat_template(messages, "
         "add_generation_prompt=True)` or a chat endpoint.",
+        *_several_blocks(recipe),
         _generation(inherited or {}),
         f"Proof of the export: {proof}.{_quantized(recipe)}",
         "## Data",
@@ -64,6 +65,19 @@ def _generation(inherited: Mapping[str, object]) -> str:
         f"`generation_config.json` keeps what the base sets: {settings}. `generate` and servers "
         "use it unless told otherwise; the numbers below are greedy, without it."
     )
+
+
+def _several_blocks(recipe: Recipe) -> list[str]:
+    if not recipe.has_block or recipe.block.seconds is None:
+        return []
+    return [
+        f"It was trained with one block for each {recipe.block.seconds:g} s of the last audio, and "
+        "a chat template does not know how long an audio is: for a longer one, hand the number of "
+        f"blocks to it, `apply_chat_template(messages, {BLOCKS_ARGUMENT}=math.ceil(seconds / "
+        f"{recipe.block.seconds:g}), add_generation_prompt=True)`, or "
+        f'`"chat_template_kwargs": {{"{BLOCKS_ARGUMENT}": 3}}` in a request to vLLM. Without it '
+        "there is one block, which it has not learnt to use for a longer audio."
+    ]
 
 
 def _quantized(recipe: Recipe) -> str:

@@ -147,7 +147,7 @@ def _frames(
     batch = batch.to(trained.device)
     result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False)
     return {
-        name: (_array(result.frames[name][0]), _array(target_BND[0]))
+        name: (_array(result.frames[name].flatten(0, 1)), _array(target_BND.flatten(0, 1)))
         for name, (target_BND, covered_B) in stream_targets(batch, result).items()
         if covered_B[0]
     }

@@ -31,7 +31,12 @@ from student.evaluation.analysis.attention_edits import (
     collapse,
     hidden_from_text,
 )
-from student.evaluation.analysis.state_edits import REPLACEMENTS, Replacement, replaced
+from student.evaluation.analysis.state_edits import (
+    REPLACEMENTS,
+    Replacement,
+    check_one_block,
+    replaced,
+)
 from student.evaluation.answering import (
     Prompt,
     PromptEdit,
@@ -171,6 +176,7 @@ def ablate(
         UserError: there is no such layer, or all questions are about one recording.
     """
     runner = QuestionRunner(run, batch_size=batch_size, limits=limits or TokenLimits())
+    check_one_block(runner.trained, "ablate")
     student = runner.trained.student
     num_layers = student.base.config.get_text_config().num_hidden_layers
     if student.block is not None and not 0 <= first_layer < num_layers:

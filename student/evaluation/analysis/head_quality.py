@@ -112,8 +112,15 @@ def _predict(
                 batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False
             )
             for name, (target_BND, covered_B) in stream_targets(batch, result).items():
-                outputs[name] += list(result.frames[name][covered_B].float().cpu().numpy())
-                targets[name] += list(target_BND[covered_B].cpu().numpy())
+                counts = batch.num_blocks_B.tolist()
+                both = (outputs, result.frames[name].float()), (targets, target_BND)
+                for lists, values_BND in both:
+                    by_clip = zip(values_BND.split(counts), covered_B.split(counts), strict=True)
+                    lists[name] += [
+                        blocks_BND.flatten(0, 1).cpu().numpy()
+                        for blocks_BND, known_B in by_clip
+                        if known_B[0]
+                    ]
             advance()
     return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
 

@@ -21,6 +21,7 @@ from manifests.errors import UserError
 from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.probe_targets import Target, label_targets, score, stream_targets
+from student.evaluation.analysis.state_edits import check_one_block
 from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.progress import progress
@@ -77,6 +78,7 @@ def probe(
     reports = {}
     for run in runs:
         runner = QuestionRunner(run, batch_size=batch_size)
+        check_one_block(runner.trained, "probe")
         block = runner.trained.student.block
         spans = len(block.content_ids) if block else num_spans
         targets = label_targets(labels) | stream_targets(streams, clips, spans)

@@ -18,12 +18,29 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from manifests.errors import UserError
+from student.inference.generate import TrainedStudent
 from student.model.student import Student
 
 # Legend: B prompts, S tokens, K thinking positions, H width.
 
 Replacement = Literal["zero", "random", "other clip", "first repeated"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
+
+
+def check_one_block(trained: TrainedStudent, what: str) -> None:
+    """Refuses a student whose prompts have blocks by the length of their audio.
+
+    Raises:
+        UserError: states cannot be compared position by position.
+    """
+    seconds = trained.recipe.block.seconds
+    if trained.student.block is not None and seconds is not None:
+        raise UserError(
+            f"{what} compares and replaces states position by position, so every prompt must have "
+            f"as many; this run has a block for each {seconds:g} s (block.seconds). Take a run "
+            "with one block per clip"
+        )
 
 
 def decoder_layers(student: Student) -> list[nn.Module]:

@@ -1,0 +1,291 @@
+"""Clips longer than one window of the audio tower: trained on, answered, exported, used plainly.
+
+The tiny towers have windows of 2 s, Whisper's have 30 s; Audio Flamingo 3 joins windows, and Omni's
+tower takes as many frames as its extractor gives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import (
+    AudioFlamingo3ForConditionalGeneration,
+    AutoProcessor,
+    AutoTokenizer,
+    Qwen2_5OmniThinkerForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
+
+from manifests.clips import Clip
+from manifests.corpus import corpus as corpora
+from manifests.errors import UserError
+from student.batch import Grid, collate, stream_targets
+from student.config import BlockConfig, StageConfig, StreamConfig
+from student.data.dataset import ExampleDataset
+from student.data.examples import ask, build_examples
+from student.data.prompts import Prompter
+from student.distill.alignment import student_frames
+from student.distill.streams import open_streams
+from student.evaluation.analysis.ablate import ablate
+from student.inference.generate import TrainedStudent
+from student.inference.head_outputs import read_block
+from student.model.student import build_student, load_backbone
+from student.model.tiny import build_tiny
+from student.release.export import export
+from student.runs.folder import Run
+from student.train import train
+from tests.student.conftest import FAMILIES, RATE, TASKS, TINY, World, sing, targets, write_cache
+
+SECONDS = (1.2, 3.1, 4.7, 5.5)
+"""One, two, three and three windows of 2 s."""
+BLOCK_S = 2.0
+STREAMS = {name: StreamConfig() for name in ("toy.bands", "toy.salience", "reconstruction")}
+LONG = ("audioflamingo3", "qwen2_5_omni")
+
+
+class LongWorld(World):
+    """16 clips of up to 5.5 s, in a corpus and a cache that covers all but one."""
+
+    def __init__(self, root: Path) -> None:
+        rng = np.random.default_rng(1)
+        self.corpus, self.cache = root / "long", root / "cache"
+        self.clips, heard = [], {}
+        for number in range(16):
+            seconds = SECONDS[number % len(SECONDS)]
+            wave, note_T = sing(rng, seconds)
+            path = root / f"{number}.wav"
+            soundfile.write(path, wave, RATE)
+            clip = Clip(
+                clip_id=f"long{number}", uri=str(path), duration=seconds, text=f"tone {number}",
+                labels={"note": "low"},
+            )  # fmt: skip
+            self.clips.append(clip)
+            if number != 3:
+                heard[clip.clip_id] = targets(wave, note_T)
+        write_cache(self.cache, corpora.build(self.clips, self.corpus), heard)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> LongWorld:
+    return LongWorld(tmp_path_factory.mktemp("long-world"))
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A checkpoint of each family that takes long audio; Omni's extractor takes 10 s."""
+    found = {}
+    for family, window_s in zip(LONG, (2, 10), strict=True):
+        found[family] = tmp_path_factory.mktemp(family)
+        config = dataclasses.replace(TINY, family=family, window_s=window_s)
+        build_tiny(found[family], config, ["What is said? Which note? tone low"], seed=0)
+    return found
+
+
+def options(
+    world: LongWorld, paths: dict[str, Path], family: str, out: Path, **changes: Any
+) -> Any:
+    made = world.options(out, streams=STREAMS, **changes)
+    model = dataclasses.replace(
+        made.model, build=None, path=str(paths[family]), dtype="float32", attention="sdpa"
+    )
+    stage = {"batch_size": 4, "max_steps": 8, "save_steps": 8, "warmup": 0.0}
+    return dataclasses.replace(
+        made,
+        model=model,
+        block=BlockConfig(tokens=4, seconds=BLOCK_S, placement=made.block.placement),
+        align=StageConfig(train="embeddings", embeddings_lr=0.03, **stage),
+        joint=StageConfig(train="lora", embeddings_lr=0.03, lr=0.01, **stage),
+    )
+
+
+def prepared(world: LongWorld, recipe: Any, path: Path) -> tuple[Any, Any, Any, Any, Any]:
+    streams = open_streams([str(world.cache)], STREAMS)
+    backbone, model, processor = load_backbone(recipe.model, str(path))
+    student = build_student(recipe, backbone, model, processor, streams).eval()
+    grid = Grid.from_recipe(recipe, streams)
+    prompter = Prompter(backbone, processor, seconds_per_block=recipe.block.seconds)
+    examples = list(build_examples(world.clips, TASKS))[: len(world.clips)]
+    dataset = ExampleDataset(
+        examples, {clip.clip_id: clip for clip in world.clips}, prompter, grid,
+        audio_token_id=backbone.audio_token_id(model),
+    )  # fmt: skip
+    return student, processor, grid, dataset, streams
+
+
+@pytest.mark.parametrize("family", LONG)
+@pytest.mark.parametrize("arm", ["coat", "distill", "both"])
+def test_each_stretch_has_a_block_and_its_own_targets(
+    world: LongWorld, paths: dict[str, Path], family: str, arm: str, tmp_path: Path
+) -> None:
+    recipe = options(world, paths, family, tmp_path / "x", arm=arm).recipe()
+    student, processor, grid, dataset, streams = prepared(world, recipe, paths[family])
+    rows = [dataset[at] for at in range(4)]
+    assert [row.num_blocks for row in rows] == [1, 2, 3, 3]
+    if student.block is not None:
+        for row in rows:
+            content = torch.isin(row.ids_S, torch.tensor(student.block.content_ids))
+            assert content.sum() == 4 * row.num_blocks
+    # Targets of a stretch are those of the same stretch of the clip, cut by hand.
+    duration, encoded = streams["toy.bands"].reader.row("long2")
+    whole_ND = student_frames(encoded, duration, 3 * grid.num_frames)
+    bands = streams["toy.bands"].statistics
+    expected_ND = (whole_ND - bands.mean_D) / bands.std_D
+    np.testing.assert_allclose(rows[2].targets["toy.bands"].numpy(), expected_ND, rtol=1e-5)
+    pad_id = processor.tokenizer.pad_token_id
+    batch = collate(rows, grid=grid, pad_id=pad_id)
+    assert batch.num_blocks_B.tolist() == [1, 2, 3, 3]
+    assert batch.targets["toy.bands"].shape == (9, grid.num_frames, 24)
+    assert batch.covered["toy.bands"].tolist() == [True] * 6 + [False] * 3
+    with torch.no_grad():
+        found = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
+    # Together, packed and alone: the same outputs, targets and logits.
+    packed = collate(rows, grid=grid, pad_id=pad_id, packed=True)
+    alone = [collate([row], grid=grid, pad_id=pad_id) for row in rows]
+    with torch.no_grad():
+        as_packed = student(packed.inputs, packed.labels_BS, packed.audio_weights_BNS)
+        singles = [student(one.inputs, one.labels_BS, one.audio_weights_BNS) for one in alone]
+    for name in STREAMS:
+        frames_BND = found.frames[name]
+        assert frames_BND.shape[:2] == (9, grid.num_frames)
+        single = torch.cat([one.frames[name] for one in singles])
+        torch.testing.assert_close(frames_BND, single, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(frames_BND, as_packed.frames[name], rtol=1e-3, atol=1e-4)
+    assert found.tower_BNH.shape[:2] == (9, grid.num_frames)
+    torch.testing.assert_close(found.tower_BNH, torch.cat([one.tower_BNH for one in singles]))
+    torch.testing.assert_close(found.tower_BNH, as_packed.tower_BNH, rtol=1e-4, atol=1e-5)
+    logits_AV = torch.cat([one.logits_AV for one in singles])
+    torch.testing.assert_close(found.logits_AV, logits_AV, rtol=1e-3, atol=1e-4)
+    assert set(stream_targets(batch, found)) == set(STREAMS)
+
+
+@pytest.fixture(scope="module", params=LONG)
+def long_run(
+    request: Any, world: LongWorld, paths: dict[str, Path], tmp_path_factory: Any
+) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp("long-runs") / request.param
+    report = train(options(world, paths, request.param, out))
+    assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
+    return request.param, out
+
+
+def test_an_export_is_used_by_transformers_alone(
+    long_run: tuple[str, Path], world: LongWorld, tmp_path: Path
+) -> None:
+    """The template writes as many blocks as it is told; ids and logits are the trained model's."""
+    family, run = long_run
+    out = tmp_path / "export"
+    proof = export(run, out)
+    assert proof.holds
+    assert proof.largest_difference < 1e-4
+    assert "thinking_blocks=math.ceil(seconds / 2)" in (out / "README.md").read_text()
+    trained = TrainedStudent(run)
+    path = world.clips[2].uri  # 4.7 s: three blocks
+    wave = soundfile.read(path, dtype="float32")[0]
+    ours = trained.inputs([ask("What is said?")], [[wave]])
+    with torch.no_grad():
+        expected = trained.student.base(**ours).logits
+
+    content = [{"type": "audio", "audio": path}, {"type": "text", "text": "What is said?"}]
+    messages = [{"role": "user", "content": content}]
+    blocks = math.ceil(len(wave) / RATE / 2)
+    assert blocks == 3
+    if family == "audioflamingo3":
+        processor = AutoProcessor.from_pretrained(out)
+        text = processor.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, thinking_blocks=blocks
+        )
+        plain = processor(text=[text], audio=[wave])
+        model: Any = AudioFlamingo3ForConditionalGeneration.from_pretrained(out)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(out)
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True, thinking_blocks=blocks
+        )
+        extractor = WhisperFeatureExtractor.from_pretrained(out)
+        heard = extractor(wave, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt")
+        frames = int(heard["attention_mask"].sum())
+        tokens = ((frames - 1) // 2 - 1) // 2 + 1
+        ids = tokenizer(text.replace("<|AUDIO|>", "<|AUDIO|>" * tokens), return_tensors="pt")
+        plain = {
+            **ids, "input_features": heard["input_features"],
+            "feature_attention_mask": heard["attention_mask"],
+        }  # fmt: skip
+        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(out)
+    assert text.count("<|audio_think_start|>") == 3
+    torch.testing.assert_close(plain["input_ids"], ours["input_ids"])
+    block = trained.student.block
+    assert block is not None
+    words = torch.ones(expected.shape[-1], dtype=torch.bool)
+    words[list(block.ids)] = False
+    with torch.no_grad():
+        logits = model.eval()(**plain).logits
+    torch.testing.assert_close(logits[..., words], expected[..., words], rtol=1e-3, atol=1e-3)
+    # An export is asked and evaluated as it is, and knows its own seconds.
+    exported = TrainedStudent(out)
+    again = exported.inputs([ask("What is said?")], [[wave]])
+    torch.testing.assert_close(again["input_ids"], ours["input_ids"])
+    assert exported.answer([path], "What is said?", max_tokens=4) == trained.answer(
+        [path], "What is said?", max_tokens=4
+    )
+
+
+def test_what_reads_a_run_takes_several_blocks_or_says_why_not(
+    long_run: tuple[str, Path], world: LongWorld
+) -> None:
+    _, run = long_run
+    trained = TrainedStudent(run, heads=True)
+    wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
+    for reading in read_block(trained, wave, "What is said?", Run(run).sources.streams):
+        assert len(reading.values_ND) == 3 * 8
+    with pytest.raises(UserError, match=r"one block per clip"):
+        ablate(run, [])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_template_with_several_blocks_is_recognised(
+    checkpoints: Any, family: str, world: LongWorld, tmp_path: Path
+) -> None:
+    """Going on from an export: the same seconds keep the template, others are refused."""
+    made = world.options(tmp_path / "x", streams=STREAMS)
+    model = dataclasses.replace(made.model, build=None, path=checkpoints(family))
+    for placement in ("before_response", "after_audio"):
+        block = BlockConfig(tokens=4, seconds=2.5, placement=placement)
+        recipe = dataclasses.replace(made, model=model, block=block).recipe()
+        backbone, loaded, processor = load_backbone(recipe.model, checkpoints(family))
+        original = processor.chat_template
+        build_student(recipe, backbone, loaded, processor, {})
+        first = processor.chat_template
+        assert first != original
+        build_student(recipe, backbone, loaded, processor, {})
+        assert processor.chat_template == first
+        other = dataclasses.replace(recipe, block=dataclasses.replace(block, seconds=3.0))
+        with pytest.raises(UserError, match=r"another block\.seconds"):
+            build_student(other, backbone, loaded, processor, {})
+        plain = dataclasses.replace(recipe, arm="sft", align=None)
+        build_student(plain, backbone, loaded, processor, {})
+        assert processor.chat_template == original
+
+
+def test_one_block_per_clip_takes_a_clip_of_several_windows(
+    world: LongWorld, paths: dict[str, Path], tmp_path: Path
+) -> None:
+    """The default: K positions for the whole clip, 10 minutes of it if need be."""
+    made = options(world, paths, "audioflamingo3", tmp_path / "run")
+    made = dataclasses.replace(made, block=BlockConfig(tokens=4), align=None)
+    train(made)
+    trained = TrainedStudent(tmp_path / "run")
+    wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
+    inputs = trained.inputs([ask("?")], [[wave]])
+    token = trained.student.backbone.audio_token_id(trained.student.base)
+    assert int((inputs["input_ids"] == token).sum()) == 117  # 25 a second: nothing is cut
+    assert len(inputs["input_features"]) == 3
+    export(tmp_path / "run", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())
