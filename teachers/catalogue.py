@@ -128,6 +128,12 @@ CATALOGUE: tuple[Family, ...] = (
         license="CC-BY-NC-4.0: no commercial use", memory_gb=0.2, needs=HF,
     ),
     Family(
+        name="beat_this", address="teachers.adapters.beat_this:BeatThis",
+        expert="Beat This!, beats and downbeats; the authors' .ckpt files", model="",
+        streams="posteriors 2 @ 50; times of beats", license="MIT", memory_gb=0.1,
+        needs=("torch",),
+    ),
+    Family(
         name="encoder", address="teachers.adapters.encoder:Encoder",
         expert="features of any audio encoder: transformers:MODEL_ID",
         model="microsoft/wavlm-large", streams="frames 1024 @ 50", license="see its model card",

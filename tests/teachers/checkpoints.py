@@ -157,14 +157,14 @@ def audeering(folder: Path) -> Path:
     return save(folder, model, transformers.Wav2Vec2FeatureExtractor())
 
 
-def mert(folder: Path) -> Path:
+def mert(folder: Path, *, rate: int = 24_000) -> Path:
     torch.manual_seed(0)
     model = transformers.HubertModel(transformers.HubertConfig(**CONVOLUTIONS))
-    save(folder, model, transformers.Wav2Vec2FeatureExtractor(sampling_rate=24_000))
+    save(folder, model, transformers.Wav2Vec2FeatureExtractor(sampling_rate=rate))
     path = folder / "config.json"
     config = json.loads(path.read_text())
     config |= {
-        "model_type": "mert_model", "architectures": ["MERTModel"], "sample_rate": 24_000,
+        "model_type": "mert_model", "architectures": ["MERTModel"], "sample_rate": rate,
         "auto_map": {"AutoModel": "modeling_MERT.MERTModel"}, "feature_extractor_cqt": False,
         "attention_relax": -1.0, "deepnorm": False,
     }  # fmt: skip

@@ -271,6 +271,17 @@ def test_mert_with_code_of_its_own_needs_leave(tmp_path: Path):
         registry.make("t", "mert", {"model": str(folder)}).load(device="cpu", num_threads=1)
 
 
+@pytest.mark.parametrize(("rate", "frames"), [(16_000, 50), (24_000, 75)])
+def test_mert_has_the_rate_of_its_generation(tmp_path: Path, rate: int, frames: int):
+    """MERT-v0-public hears 16 kHz, MERT-v1 24 kHz."""
+    folder = checkpoints.mert(tmp_path, rate=rate)
+    teacher = registry.make("t", "mert", {"model": str(folder), "layer": 2})
+    teacher.load(device="cpu", num_threads=1)
+    spec = teacher.spec()
+    assert (spec.sample_rate, spec.stream("frames").frame_rate) == (rate, frames)
+    assert len(teacher.extract([sound(2, rate)])[0].frames["frames"]) == 2 * frames - 1
+
+
 def test_remote_code_runs_only_when_trusted(tmp_path: Path):
     folder = checkpoints.mert(tmp_path)
     (folder / "modeling_MERT.py").write_text(
