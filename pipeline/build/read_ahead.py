@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, Generic, TypeVar
 
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus
@@ -35,6 +37,63 @@ def read_ahead(read: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[Va
         finally:
             for future in pending:
                 future.cancel()
+
+
+class Prefetch(Generic[Value]):
+    """The values of an iterable, taken by a thread, so that nobody has to wait for the next one.
+
+    Args:
+        values: Is iterated in the thread.
+    """
+
+    def __init__(self, values: Iterable[Value]) -> None:
+        self._queue: queue.Queue[tuple[bool, Any]] = queue.Queue(AHEAD)
+        self._is_closed = threading.Event()
+        self._values = values
+        self.is_over = False
+        """Whether the last value has been taken."""
+        threading.Thread(target=self._fill, name="prefetch", daemon=True).start()
+
+    def take(self, timeout: float = 0.0) -> Value | None:
+        """The next value; None if it is not there within the time, or if there is none.
+
+        Raises:
+            BaseException: what the iterable raised.
+        """
+        try:
+            is_value, value = self._queue.get(block=timeout > 0, timeout=timeout or None)
+        except queue.Empty:
+            return None
+        if is_value:
+            return value
+        self.is_over = True
+        if value is not None:
+            raise value
+        return None
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self._is_closed.set()
+
+    def _fill(self) -> None:
+        error: BaseException | None = None
+        try:
+            for value in self._values:
+                if not self._put(True, value):
+                    break
+        except BaseException as raised:  # noqa: BLE001  (it is raised where the value is taken)
+            error = raised
+        finally:
+            if isinstance(self._values, Generator):
+                self._values.close()
+        self._put(False, error)
+
+    def _put(self, is_value: bool, value: Any) -> bool:
+        while not self._is_closed.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put((is_value, value), timeout=0.2)
+                return True
+        return False
 
 
 def read_shards(corpus: Corpus, numbers: Iterable[int]) -> Iterator[list[Clip]]:

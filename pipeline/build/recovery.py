@@ -87,7 +87,8 @@ class Recovery:
         if doubter is not None:
             self._agreements[queue] += 1
             return True
-        alone = not any(other is not member for other in member.pool.ready())
+        # A worker that is still starting will be asked.
+        alone = member.pool.members == [member]
         if self._agreements[queue] >= AGREEMENTS or (alone and task.kind == "decode"):
             return True
         task.payload, task.doubter = None, member

@@ -26,6 +26,7 @@ from pipeline.build.plan import ShardWork
 from pipeline.build.pools import WorkerHandle
 from pipeline.build.progress import ProgressListener
 from pipeline.build.queues import Backlog
+from pipeline.build.read_ahead import Prefetch
 from pipeline.build.records import Task
 from pipeline.build.recovery import Recovery
 from pipeline.build.setup import TeacherSetup
@@ -44,6 +45,8 @@ BLOCKS_AHEAD = 8
 """Blocks per worker that are decoded or waiting for it."""
 WAIT_S = 0.5
 """Longest wait for a result, so that signals and pauses are noticed."""
+HURRIED_WAIT_S = 0.02
+"""The same while shards are still being read that workers could begin with."""
 
 
 def _never() -> None:
@@ -78,7 +81,7 @@ class Scheduler:
     ) -> None:
         self._backend = backend
         self._setups = {setup.name: setup for setup in setups}
-        self._work: Iterator[ShardWork] | None = work
+        self._work = Prefetch(work)
         self._folders = folders
         self._config = config
         self._listener = listener
@@ -106,6 +109,7 @@ class Scheduler:
             retry_seconds=config.retry_seconds,
         )
         self._codec_gate = CodecGate({setup.name: setup.spec for setup in setups}, folders)
+        self._is_filled = False
         self._running: dict[Call, tuple[Task, WorkerHandle]] = {}
 
     def run(self) -> None:
@@ -118,11 +122,12 @@ class Scheduler:
             self._work_through()
             self._recovery.finish()
         finally:
+            self._work.close()
             self._staffing.dismiss()
 
     def _work_through(self) -> None:
         grown_at = checked_at = -GROW_EVERY_S
-        while self._work is not None or self._shards:
+        while not self._work.is_over or self._shards:
             self._check_stop()
             now = time.monotonic()
             if now - grown_at > (GROW_EVERY_S if self._staffing.is_complete else HURRY_S):
@@ -147,12 +152,12 @@ class Scheduler:
 
     def _open_shards(self) -> None:
         ahead = BLOCKS_AHEAD * max(1, *(len(pool.members) for pool in self._pools))
-        while self._work is not None and self._shards.num_blocks < ahead:
-            following = next(self._work, None)
+        while not self._work.is_over and self._shards.num_blocks < ahead:
+            following = self._work.take(0.0 if self._shards else WAIT_S)
             if following is None:
-                self._work = None
-            else:
-                self._shards.open(following)
+                break
+            self._shards.open(following)
+        self._is_filled = self._work.is_over or self._shards.num_blocks >= ahead
 
     def _dispatch(self, now: float) -> None:
         idle = self._is_idle()
@@ -208,7 +213,7 @@ class Scheduler:
     def _collect(self) -> None:
         """Settles the calls that have completed; losses last, so that finished work counts."""
         lost: list[tuple[WorkerHandle, WorkerLost]] = []
-        for call in self._backend.completed(WAIT_S):
+        for call in self._backend.completed(WAIT_S if self._is_filled else HURRIED_WAIT_S):
             now = time.monotonic()
             if self._staffing.owns(call):
                 ready = self._staffing.on_call(call, now)
@@ -272,7 +277,7 @@ class Scheduler:
     def _settle_held(self) -> None:
         """Decides about shards of which not one file is there, once nothing else is left to do."""
         held = self._shards.held
-        if not held or self._work is not None or len(self._backlog) or not self._is_idle():
+        if not held or not self._work.is_over or len(self._backlog) or not self._is_idle():
             return
         if self._shards.clips_decoded:
             self._shards.release_held()
