@@ -96,6 +96,12 @@ CATALOGUE: tuple[Family, ...] = (
         license="OpenMDW-1.1", memory_gb=0.2, needs=HF,
     ),
     Family(
+        name="forced_aligner", address="teachers.adapters.forced_aligner:ForcedAligner",
+        expert="Qwen3 forced aligner: when the words of known texts are said",
+        model="Qwen/Qwen3-ForcedAligner-0.6B-hf", streams="words 2 @ 12.5; words",
+        license="Apache-2.0", memory_gb=1.8, needs=HF,
+    ),
+    Family(
         name="audio_classifier", address="teachers.adapters.audio_classifier:AudioClassifier",
         expert="any AutoModelForAudioClassification: AudioSet, emotion",
         model="MIT/ast-finetuned-audioset-10-10-0.4593",

@@ -105,6 +105,44 @@ def lasr(folder: Path) -> Path:
     return save(folder, model, transformers.LasrFeatureExtractor(feature_size=16))
 
 
+ALIGNER_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_start|><|audio_pad|><|audio_end|>"
+    "{% else %}{{ part['text'] }}<timestamp><timestamp>{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+def forced_aligner(folder: Path) -> Path:
+    """A Qwen3 forced aligner with a hundred steps of 80 ms, and the words in `WORDS`."""
+    torch.manual_seed(0)
+    special = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<timestamp>"]
+    vocabulary = {word: at for at, word in enumerate([*WORDS, *special])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.add_special_tokens(special)
+    names = dict(zip(("audio_bos_token", "audio_token", "audio_eos_token"), special, strict=False))
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", pad_token="<pad>",
+        extra_special_tokens=names,
+    )  # fmt: skip
+    text = {**SMALL, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(vocabulary)}
+    audio = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
+             "d_model": 32, "output_dim": 32, "downsample_hidden_size": 8}  # fmt: skip
+    model = transformers.Qwen3ASRForTokenClassification(
+        transformers.Qwen3ASRConfig(
+            text_config=text, audio_config=audio, num_labels=100,
+            audio_token_id=vocabulary["<|audio_pad|>"],
+            timestamp_token_id=vocabulary["<timestamp>"], pad_token_id=1, eos_token_id=2,
+        )
+    )  # fmt: skip
+    save(folder, model, transformers.Qwen3ASRFeatureExtractor())
+    processor = transformers.Qwen3ASRProcessor(
+        transformers.Qwen3ASRFeatureExtractor(), fast, chat_template=ALIGNER_TEMPLATE
+    )
+    processor.save_pretrained(folder)
+    return folder
+
+
 def speakers(folder: Path) -> Path:
     """A Nemotron 3 Diarization with chunks of 2.4 s and four speakers."""
     torch.manual_seed(0)
