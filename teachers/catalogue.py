@@ -60,6 +60,12 @@ CATALOGUE: tuple[Family, ...] = (
         needs=("onnxruntime",),
     ),
     Family(
+        name="rmvpe", address="teachers.adapters.rmvpe:RMVPE",
+        expert="RMVPE, pitch of singing and of speech over music; an .onnx file", model="",
+        streams="salience 361 @ 100, f0 2 @ 100", license="MIT", memory_gb=0.4,
+        needs=("onnxruntime",),
+    ),
+    Family(
         name="yamnet", address="teachers.adapters.yamnet:YAMNet",
         expert="YAMNet, AudioSet classes", model="",
         streams="events 521 @ 2.1", license="Apache-2.0", memory_gb=0.0, needs=("onnxruntime",),

@@ -9,7 +9,6 @@ add 6 frames of zeros at either end of a clip, because the loss of the training 
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,11 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit import device as devices
 from teachers.toolkit.checkpoints import HubSettings
+from teachers.toolkit.mel_bands import mel_bands
 from teachers.toolkit.windowing import Grid, over_clips, pooled
 
-# Legend: B batch, L samples, T frames, W samples of a frame, F mel bands, D columns.
+# Legend: B batch, L samples, T frames, W samples of a frame, F frequency bins or mel bands,
+# M mel bands, D columns.
 
 SAMPLE_RATE, HOP, WINDOW, BANDS = 22_050, 441, 1024, 128
 LOWEST_HZ, HIGHEST_HZ = 30.0, 11_000.0
@@ -183,24 +184,12 @@ def log_mel(padded_BL: Any, num_frames: int) -> Any:
     window_W = torch.hann_window(WINDOW, device=padded_BL.device)
     frames_BTW = padded_BL.unfold(1, WINDOW, HOP)[:, :num_frames]
     magnitude_BTF = torch.fft.rfft(frames_BTW * window_W).abs() / WINDOW**0.5
-    filters = torch.from_numpy(mel_filters()).to(padded_BL.device)
-    return torch.log1p(LOG_FACTOR * (magnitude_BTF @ filters))
-
-
-@functools.cache
-def mel_filters() -> np.ndarray:
-    """(513, F) triangles on Slaney's mel scale: linear to 1 kHz, then 27 bands per factor 6.4."""
-    corner, step = 15.0, np.log(6.4) / 27
-
-    def mel(hertz: float) -> float:
-        return 3 * hertz / 200 if hertz < 1000 else corner + np.log(hertz / 1000) / step
-
-    mels_F = np.linspace(mel(LOWEST_HZ), mel(HIGHEST_HZ), BANDS + 2)
-    edges_F = np.where(mels_F < corner, mels_F * 200 / 3, 1000 * np.exp(step * (mels_F - corner)))
-    bins = np.linspace(0, SAMPLE_RATE // 2, WINDOW // 2 + 1)[:, None]
-    rising = (bins - edges_F[:-2]) / np.diff(edges_F)[:-1]
-    falling = (edges_F[2:] - bins) / np.diff(edges_F)[1:]
-    return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
+    filters_FM = mel_bands(
+        sample_rate=SAMPLE_RATE, fft=WINDOW, bands=BANDS, lowest_hz=LOWEST_HZ,
+        highest_hz=HIGHEST_HZ, scale="slaney",
+    )  # fmt: skip
+    filters_FM = torch.from_numpy(filters_FM).to(padded_BL.device)
+    return torch.log1p(LOG_FACTOR * (magnitude_BTF @ filters_FM))
 
 
 def beat_times(posteriors_TD: np.ndarray) -> dict[str, list[float]]:

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers.audio_utils import mel_filter_bank
 
 from manifests.cache.encoded_frames import encode
 from manifests.errors import UserError
 from teachers import registry
-from teachers.adapters.beat_this import BORDER, HOP, beat_times, log_mel, mel_filters
+from teachers.adapters.beat_this import BORDER, HOP, beat_times, log_mel
 from teachers.protocol import Teacher
 from teachers.toolkit.beat_this_network import BeatThis
 from tests.teachers.checkpoints import sound
@@ -97,21 +96,13 @@ def test_logits_are_the_original_s():
     assert np.abs(logits[1, ::8].T.numpy() - np.array(expected)).max() < 1e-3
 
 
-def test_mel_bands_are_slaney_s():
-    expected = mel_filter_bank(
-        num_frequency_bins=513, num_mel_filters=128, min_frequency=30.0, max_frequency=11_000.0,
-        sampling_rate=RATE, norm=None, mel_scale="slaney",
-    )  # fmt: skip
-    assert np.abs(mel_filters() - expected).max() < 1e-3
-
-
 def test_a_tone_is_in_its_band():
     time = np.arange(RATE) / RATE
     wave = np.pad(np.sin(2 * np.pi * 1000 * time), 512, mode="reflect").astype(np.float32)
     spectrogram = log_mel(torch.from_numpy(wave)[None], 51)[0]
     assert spectrogram.shape == (51, 128)
-    centre_F = mel_filters().argmax(0) * RATE / 1024
-    assert abs(centre_F[spectrogram[25].argmax()] - 1000) < 30
+    # 1 kHz is 15 mel; bands are 49.4 / 129 apart from 0.45 on, and band 0 peaks one step up.
+    assert abs(int(spectrogram[25].argmax()) - 37) <= 1
     # A sine's magnitude in a Hann window is a quarter of its samples, divided by their root.
     assert spectrogram[25].max() == pytest.approx(np.log1p(1000 * 1024 / 4 / 32), abs=0.3)
 
