@@ -37,6 +37,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from manifests.errors import Interrupted, StoreError, UserError
+from manifests.library_internals import is_list_of_strings
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -64,8 +65,7 @@ class _Parser(ArgumentParser):
     def add_argument(self, *names: Any, **options: Any) -> Any:
         # A positional list is what a shell gives, words with spaces between; jsonargparse has
         # wrapped its type by now.
-        listed = getattr(options.get("action"), "_typehint", None) == list[str]
-        if listed and not names[0].startswith("-"):
+        if is_list_of_strings(options) and not names[0].startswith("-"):
             options |= {"action": "store", "type": str, "nargs": "+"}
         action: Any = super().add_argument(*names, **options)
         if options.get("type") is bool:

@@ -31,6 +31,7 @@ from manifests.storage import PIECE, Folder
 from manifests.streams.codecs import CODECS
 from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import TeacherSpec
+from manifests.streams.transcript import Transcript
 
 ROWS_PER_GROUP = 8
 """Rows that a random access reads together; 4 to 16 read about equally fast."""
@@ -50,6 +51,11 @@ class Row:
     metadata: dict[str, Any]
     frames: dict[str, EncodedFrames]
     """Stream name -> frames."""
+
+    @property
+    def transcript(self) -> Transcript:
+        """The text, words and notes of the metadata."""
+        return Transcript.from_metadata(self.metadata)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,32 +364,3 @@ def read_failures(folder: Folder, marker: Marker) -> list[Failure]:
         return list(marker.failed)
     with folder.open(f"failures/{marker.failures_data}") as file:
         return [Failure(**fields) for fields in pq.read_table(file).to_pylist()]
-
-
-def read_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> list[Row]:
-    """All rows of a committed shard, its blobs as stored."""
-    return list(iterate_rows(folder, marker, spec))
-
-
-def iterate_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> Iterator[Row]:
-    """The rows of a committed shard, one row group in memory at a time."""
-    with folder.open(f"data/{marker.data}") as source:
-        file = pq.ParquetFile(source, page_checksum_verification=True)
-        for group in range(file.num_row_groups):
-            for fields in file.read_row_group(group).to_pylist():
-                yield _to_row(fields, spec)
-
-
-def _to_row(fields: dict[str, Any], spec: TeacherSpec) -> Row:
-    return Row(
-        clip_id=fields["clip_id"],
-        duration=fields["duration"],
-        audio_digest=fields["audio_digest"],
-        metadata=json.loads(fields["metadata"]),
-        frames={
-            stream.name: EncodedFrames(
-                stream, fields[f"{stream.name}.frames"], fields[f"{stream.name}.num_frames"]
-            )
-            for stream in spec.streams
-        },
-    )

@@ -35,6 +35,7 @@ from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from manifests.storage import Folder
 from manifests.streams.specs import TeacherSpec
+from manifests.streams.transcript import Transcript
 
 GROUPS_IN_PLACE = 1 << 14
 """Row groups of which a teacher's reader remembers where the blobs lie (a few kB each)."""
@@ -194,7 +195,7 @@ class TeacherReader:
         return in_place.row(at, content)
 
     def metadata(self, clip_id: str) -> dict[str, Any]:
-        """What the teacher says of a clip in words.
+        """The metadata of a clip's row: transcript, notes, warnings about the audio.
 
         Raises:
             KeyError: there is no row for the clip.
@@ -202,6 +203,14 @@ class TeacherReader:
         ordinal, group, at = self._find(clip_id)
         batch = self._batch(clip_id, ordinal, group, at, ("clip_id", "metadata"))
         return json.loads(batch.column("metadata")[at].as_py())
+
+    def transcript(self, clip_id: str) -> Transcript:
+        """The text, words and notes of a clip.
+
+        Raises:
+            KeyError: the teacher has no row for the clip.
+        """
+        return Transcript.from_metadata(self.metadata(clip_id))
 
     def scan(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, EncodedFrames]]]:
         """(clip id, stream -> frames) of every row, in storage order."""

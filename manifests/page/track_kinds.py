@@ -1,5 +1,6 @@
-"""What the page recognises in a stream: by its kind and the names of its columns, never by its
-teacher's name, so that a teacher nobody has heard of is drawn as well as the five that come along.
+"""How pages and figures draw a stream, decided by its kind and the names of its columns.
+
+Teachers' names are never compared, so a stream of any teacher is drawn.
 """
 
 from __future__ import annotations
@@ -7,11 +8,11 @@ from __future__ import annotations
 from manifests.streams.kinds import KINDS, Appearance
 from manifests.streams.specs import StreamSpec
 
-TELLING = (
+SHOWN_DESCRIPTORS = (
     "Loudness", "spectralFlux", "alphaRatio", "HNR", "jitterLocal", "shimmerLocal",
     "arousal", "valence", "dominance",
 )  # fmt: skip
-"""Beginnings of the names of descriptors that say most to an ear; they are drawn as curves."""
+"""Beginnings of the names of the descriptors that are drawn as curves."""
 MOST_CURVES = 6
 MOST_DESCRIPTORS = 100
 """Features with at most so many named columns are descriptors, wider ones an embedding."""
@@ -35,25 +36,25 @@ def has_classes(spec: StreamSpec) -> bool:
 
 
 def descriptors(spec: StreamSpec) -> list[int]:
-    """Columns to draw as curves: the most telling named ones of a narrow features stream."""
+    """Columns to draw as curves, of a narrow features stream with named columns."""
     if _appearance(spec) != "deviations" or not spec.names or spec.dim > MOST_DESCRIPTORS:
         return []
-    telling = [
+    columns = [
         column
-        for beginning in TELLING
+        for beginning in SHOWN_DESCRIPTORS
         for column, name in enumerate(spec.names)
         if name.lower().startswith(beginning.lower())
     ]
-    return (telling or list(range(spec.dim)))[:MOST_CURVES]
+    return (columns or list(range(spec.dim)))[:MOST_CURVES]
 
 
-def plain(name: str) -> str:
-    """A descriptor's name without openSMILE's marks of smoothing."""
+def short_name(name: str) -> str:
+    """A descriptor's name without the suffixes by which openSMILE marks smoothing."""
     return name.removesuffix("nz").removesuffix("_sma3")
 
 
-def wanted(spec: StreamSpec) -> bool:
-    """Whether the distributions or the checks need a stream's frames."""
+def is_summarized(spec: StreamSpec) -> bool:
+    """Whether the report's distributions or checks need the frames of a stream."""
     return _appearance(spec) == "deviations" or has_f0(spec) or has_classes(spec)
 
 

@@ -1,4 +1,4 @@
-"""One stream of one clip as tracks: what a page draws under the clip's time axis.
+"""One stream of one clip as tracks: what a page or a figure draws under the clip's time axis.
 
 A track is a few numbers in JSON with bytes in base64. Frame i of a stream covers the time from
 `start + (i - 1/2) * hop` to `start + (i + 1/2) * hop`; pooling keeps that true.
@@ -19,14 +19,15 @@ from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns of a stream, R rows of a picture.
 
-CLASSES = 8
+MOST_CLASSES = 8
 """Most probable classes of a clip that get a row."""
-ROWS = 48
+MOST_ROWS = 48
 """Most rows of a picture whose rows have no names."""
 SIGMAS = 3.0
 """Standard deviations at which a picture of features saturates."""
 SPARE_KEYS = 3
 """Keys shown above and below those that sound."""
+PITCH_TICKS_HZ = (50, 100, 200, 400, 800, 1600)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +35,17 @@ class Track:
     """One thing to draw."""
 
     kind: str
-    """How the page draws it: words, notes, pitch, curves or heat."""
+    """How it is drawn: words, notes, pitch, curves or heat."""
     title: str
     source: str
     """TEACHER or TEACHER.STREAM."""
-    more: bool
-    """Whether it is shown on demand only."""
+    more: bool = False
+    """Whether a page shows it on demand only."""
     data: dict[str, Any]
+    """The fields that `drawing.js` and `manifests.page.figure` read for the kind."""
 
 
-def of_stream(
+def stream_tracks(
     key: str,
     spec: StreamSpec,
     frames_TD: np.ndarray,
@@ -51,57 +53,52 @@ def of_stream(
     *,
     like_TD: np.ndarray | None = None,
 ) -> list[Track]:
-    """A stream's tracks.
+    """The tracks of a stream.
 
     Args:
         key: TEACHER.STREAM.
-        spec: What the frames are, and when.
-        frames_TD: Of one clip.
-        overall: Of the stream over the whole cache.
+        spec: The meaning of the frames, and their time grid.
+        frames_TD: The frames of one clip.
+        overall: Mean and deviation of the stream over the whole cache.
         like_TD: Frames that choose rows and scales in place of the clip's own: two tracks to be
             compared are then drawn alike.
     """
     like_TD = frames_TD if like_TD is None else like_TD
-    if track_kinds.has_f0(spec):
-        return [track("pitch", "pitch", key, _pitch(spec, frames_TD))]
     kind = KINDS[spec.kind]
+    name = spec.name
+    if track_kinds.has_f0(spec):
+        data = pitch_data(spec, frames_TD[:, 0], frames_TD[:, 1])
+        return [Track(kind="pitch", title="pitch", source=key, data=data)]
     if kind.appearance == "curves":
         columns = list(range(min(spec.dim, track_kinds.MOST_CURVES)))
-        return [
-            track("curves", spec.name, key, _curves(spec, frames_TD, like_TD, overall, columns))
-        ]
+        data = _curves(spec, frames_TD, like_TD, overall, columns)
+        return [Track(kind="curves", title=name, source=key, data=data)]
     if track_kinds.has_keys(spec):
-        return [
-            track(
-                "heat", f"{spec.name}, posterior", key, _keys(spec, frames_TD, like_TD), more=True
-            )
-        ]
+        data = _keys(spec, frames_TD, like_TD)
+        return [Track(kind="heat", title=f"{name}, posterior", source=key, data=data, more=True)]
     if track_kinds.has_classes(spec):
-        return [track("heat", spec.name, key, _classes(spec, frames_TD, like_TD))]
+        data = _classes(spec, frames_TD, like_TD)
+        return [Track(kind="heat", title=name, source=key, data=data)]
     if kind.appearance == "deviations":
-        title = f"{spec.name}, standardised"
         data = _features(spec, (frames_TD - overall.mean_D) / overall.std_D)
-        picture = track("heat", title, key, data, more=True)
+        title = f"{name}, standardised"
+        picture = Track(kind="heat", title=title, source=key, data=data, more=True)
         columns = track_kinds.descriptors(spec)
         if not columns:
             return [picture]
         curves = _curves(spec, frames_TD, like_TD, overall, columns)
-        return [track("curves", "descriptors", key, curves), picture]
+        return [Track(kind="curves", title="descriptors", source=key, data=curves), picture]
     data = _probabilities(spec, kind.drawn(frames_TD))
-    return [track("heat", spec.name, key, data, more=True)]
+    return [Track(kind="heat", title=name, source=key, data=data, more=True)]
 
 
-def track(kind: str, title: str, source: str, data: dict[str, Any], *, more: bool = False) -> Track:
-    """A track; see `Track` for what is what."""
-    return Track(kind=kind, title=title, source=source, more=more, data=data)
-
-
-def _pitch(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
+def pitch_data(spec: StreamSpec, hertz_T: np.ndarray, voicing_T: np.ndarray) -> dict[str, Any]:
+    """The data of a track of the kind `pitch`: frequency in Hz, and voicing in [0, 1]."""
     return {
         "start": spec.start_s,
         "hop": spec.hop_s,
-        "f0": [round(float(value), 1) for value in frames_TD[:, 0]],
-        "voicing": packed(np.rint(frames_TD[:, 1].clip(0, 1) * 255).astype(np.uint8)),
+        "f0": [round(float(value), 1) for value in hertz_T],
+        "voicing": packed(np.rint(voicing_T.clip(0, 1) * 255).astype(np.uint8)),
     }
 
 
@@ -114,7 +111,7 @@ def _curves(
 ) -> dict[str, Any]:
     """Columns as curves, on their scale over the whole cache, widened where a clip goes beyond."""
     names = spec.names or (
-        [spec.name] if spec.dim == 1 else [f"{spec.name} {at}" for at in range(spec.dim)]
+        [spec.name] if spec.dim == 1 else [f"{spec.name} {column}" for column in range(spec.dim)]
     )
     curves = []
     for column in columns:
@@ -127,7 +124,7 @@ def _curves(
         levels_T = ((values_T - low) / (high - low)).clip(0, 1)
         curves.append(
             {
-                "name": track_kinds.plain(names[column]),
+                "name": track_kinds.short_name(names[column]),
                 "low": float(low),
                 "high": float(high),
                 "values": packed(np.rint(levels_T * 255).astype(np.uint8)),
@@ -137,13 +134,13 @@ def _curves(
 
 
 def _classes(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[str, Any]:
-    top = np.argsort(-like_TD.max(0), kind="stable")[:CLASSES]
+    top = np.argsort(-like_TD.max(0), kind="stable")[:MOST_CLASSES]
     heat = _heat(spec, frames_TD[:, top], np.maximum.reduceat)
     return heat | {"names": [spec.names[column] for column in top]}
 
 
 def _keys(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[str, Any]:
-    """Only the part of the keyboard that sounds."""
+    """The part of the keyboard that sounds."""
     sounding = np.flatnonzero(like_TD.max(0) >= 0.3)
     first, last = (sounding[0], sounding[-1]) if len(sounding) else (36, 48)
     first, last = max(0, first - SPARE_KEYS), min(spec.dim - 1, last + SPARE_KEYS)
@@ -153,19 +150,32 @@ def _keys(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[
 
 
 def _features(spec: StreamSpec, standard_TD: np.ndarray) -> dict[str, Any]:
-    step = 1 if spec.names and spec.dim <= ROWS else -(-spec.dim // ROWS)
+    step = 1 if spec.names and spec.dim <= MOST_ROWS else -(-spec.dim // MOST_ROWS)
     shown_TR = (standard_TD[:, ::step] / SIGMAS).clip(-1, 1) / 2 + 0.5
     heat = _heat(spec, shown_TR, _mean_reduceat) | {"scale": "diverging"}
     if step == 1 and spec.names:
-        return heat | {"names": [track_kinds.plain(name) for name in spec.names]}
+        return heat | {"names": [track_kinds.short_name(name) for name in spec.names]}
     return heat | {"note": f"{shown_TR.shape[1]} of {spec.dim} columns"}
 
 
 def _probabilities(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
-    group = -(-frames_TD.shape[1] // ROWS)
+    group = -(-frames_TD.shape[1] // MOST_ROWS)
     pooled_TR = np.maximum.reduceat(frames_TD, np.arange(0, frames_TD.shape[1], group), axis=1)
+    heat = _heat(spec, pooled_TR, np.maximum.reduceat)
+    if KINDS[spec.kind].has_pitch_bins:
+        return heat | {"ticks": _pitch_ticks(spec, heights=pooled_TR.shape[1] * group)}
     note = {"note": f"{frames_TD.shape[1]} columns, the largest of each {group}"}
-    return _heat(spec, pooled_TR, np.maximum.reduceat) | (note if group > 1 else {})
+    return heat | (note if group > 1 else {})
+
+
+def _pitch_ticks(spec: StreamSpec, *, heights: int) -> list[tuple[str, float]]:
+    """(label, height from the bottom in [0, 1]) of the round frequencies that the bins cover."""
+    bins = spec.pitch_bins
+    places = [
+        (hertz, (1200 * np.log2(hertz / bins.lowest_hz) / bins.cents_per_bin + 0.5) / heights)
+        for hertz in PITCH_TICKS_HZ
+    ]
+    return [(f"{hertz} Hz", round(float(place), 4)) for hertz, place in places if 0 < place < 1]
 
 
 def _heat(spec: StreamSpec, values_TR: np.ndarray, reduceat: Any) -> dict[str, Any]:

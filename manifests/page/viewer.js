@@ -43,6 +43,7 @@ function plan(track) {
   const { rows, columns, names } = data;
   const height = names ? rows * HEIGHTS.row : Math.min(132, Math.max(rows * HEIGHTS.unnamed, 48));
   const ticks = names ? names.map((name, row) => [name, (row + 0.5) / rows]) : [];
+  for (const [label, height] of data.ticks || []) ticks.push([label, 1 - height]);
   for (let row = 0; row < rows && "lowest_key" in data; row += 1) {
     if ((data.lowest_key + row) % 12 === 0) ticks.push([noteName(data.lowest_key + row), 1 - (row + 0.5) / rows]);
   }

@@ -26,6 +26,7 @@ import teachers
 from manifests.errors import StoreError, UserError
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
 from pipeline.build.environment import StopSignal
+from pipeline.build.ray_texts import cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
 from pipeline.config import BuildConfig, Resources
@@ -171,17 +172,14 @@ def _translated() -> Iterator[None]:
 
 
 def _loss_cause(error: exceptions.RayError) -> LossCause:
-    """Why a worker is gone: of what Ray says, only its text distinguishes some of the causes."""
-    text = str(error)
-    if isinstance(error, exceptions.OutOfMemoryError) or "low on memory" in text:
+    """Why a worker is gone: by the type of the error, or else by its text."""
+    if isinstance(error, exceptions.OutOfMemoryError):
         return "memory"
-    if getattr(error, "preempted", False) or "node has died" in text or "node was" in text:
+    cause = cause_from_text(str(error))
+    if cause != "memory" and getattr(error, "preempted", False):
         return "node"
-    if "killed by `ray.kill`" in text:
-        return "killed"
-    # This is Ray's text for a process that ended unexpectedly.
-    crashed = "worker process has died" in text and "INTENDED" not in text
-    return "process" if crashed or isinstance(error, exceptions.WorkerCrashedError) else "node"
+    crashed = isinstance(error, exceptions.WorkerCrashedError)
+    return cause or ("process" if crashed else "node")
 
 
 def _last_line(error: BaseException) -> str:

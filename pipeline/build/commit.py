@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
@@ -40,7 +40,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
         if len(request.done) < len(request.ids):
             before = _marker_before(request)
             done = set(request.done)
-            for row in shards.iterate_rows(request.folder, before, spec):
+            for row in stored_rows.iterate_rows(request.folder, before, spec):
                 if row.clip_id in done:
                     return before  # Another job has done them meanwhile.
                 spool.add([row])

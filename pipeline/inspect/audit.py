@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifests import audio
-from manifests.cache import marker_index, shards
+from manifests.cache import marker_index, shards, stored_rows
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker, Row
@@ -92,7 +92,7 @@ def audit(
             clips = {clip.clip_id: clip for clip in corpus.shard(marker.shard)}
             # Only the marker itself has the sums that differences are held against.
             marker = shards.read_marker(folder, marker.shard)
-            stored = shards.read_rows(folder, marker, spec)
+            stored = stored_rows.read_rows(folder, marker, spec)
             for at in sorted(places):
                 if at >= len(stored):
                     continue  # A retry has replaced the shard since.

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.cache import audio_digests, shards
+from manifests.cache import audio_digests, shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker
 from manifests.corpus.corpus import Corpus
@@ -233,7 +233,7 @@ def _deep(
     try:
         failed = {failure.clip_id for failure in shards.read_failures(folder, marker)}
         expected = (clip_id for clip_id in ids if clip_id not in failed)
-        rows = shards.iterate_rows(folder, marker, spec)
+        rows = stored_rows.iterate_rows(folder, marker, spec)
         digests = []
         for row, clip_id in itertools.zip_longest(rows, expected):
             if row is None or row.clip_id != clip_id:

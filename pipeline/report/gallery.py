@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 from manifests.audio import Waveform
 from manifests.cache.stream_sums import Statistics
 from manifests.page import sound
+from manifests.page.teacher_tracks import teacher_tracks
 from manifests.page.tracks import Track
 from manifests.streams.specs import TeacherSpec
 from pipeline.report.clip_summary import ClipSummary
 from pipeline.report.quality_checks import QualityFinding
 from pipeline.report.sampling import Place, SampledClip
-from pipeline.report.teacher_tracks import build_tracks
 
 LONGEST_S = 30.0
 """Seconds of a clip that are shown and played."""
@@ -118,13 +118,13 @@ def _exhibit(
         name: f"{failure.stage}: {failure.error}, {failure.message}"
         for name, failure in sampled.failures.items()
     }
-    transcripts = [
-        target.metadata["text"] for target in targets.values() if "text" in target.metadata
-    ]
+    texts = [target.transcript.text for target in targets.values()]
     shown = [
         track
         for name, target in targets.items()
-        for track in build_tracks(teachers[name], target, statistics, seconds)
+        for track in teacher_tracks(
+            teachers[name], target.transcript, target.frames, statistics, seconds=seconds
+        )
     ]
     return GalleryClip(
         clip_id=clip.clip_id,
@@ -133,7 +133,7 @@ def _exhibit(
         seconds=round(seconds, 4),
         full_seconds=round(full_seconds, 4),
         text=clip.text or "",
-        transcript=next(iter(transcripts), ""),
+        transcript=next((text for text in texts if text is not None), ""),
         labels={key: _label(value) for key, value in clip.labels.items()},
         teachers=list(targets),
         absent=absent,

@@ -68,7 +68,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         corpora = [layout.corpus(name) for name in layout.corpora()]
         places = draw(corpora, max(config.sample, config.clips), config.seed)
         wanted = {
-            name: [stream.name for stream in spec.streams if track_kinds.wanted(stream)]
+            name: [stream.name for stream in spec.streams if track_kinds.is_summarized(stream)]
             for name, spec in sampler.teachers.items()
         }
         observer = Summarizer(sampler.teachers, statistics)

@@ -1,1 +1,1 @@
-"""A page that hears a recording, answers, and shows what heads read at the thinking positions."""
+"""A page in the browser: it takes a recording, answers, and shows what the heads predict."""

@@ -1,18 +1,22 @@
-"""The page: upload or record, ask, read the answer and what the block holds. Gradio draws it.
+"""The page of a run: upload or record, ask, read the answer and what the heads predict.
 
-Everything stays on this machine: no analytics, no fonts from elsewhere.
+Gradio draws it. Everything stays on this machine: no analytics, no fonts from elsewhere.
 """
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from manifests.errors import UserError
+from student.config import Recipe
 from student.inference.generate import TrainedStudent, as_clip
 from student.quiet import quiet_libraries
 from student.runs.folder import Run
@@ -24,15 +28,17 @@ try:
 except ModuleNotFoundError:
     raise UserError("the page needs gradio: pip install 'coat-distill[demo]'") from None
 
-from student.demo.drawing import draw
-from student.inference.head_outputs import read_block
+from manifests.audio import Waveform
+from manifests.page.figure import draw_tracks
+from student.inference.head_outputs import HeadOutput, head_outputs
+from student.inference.head_tracks import output_tracks
 
 MAX_TOKENS = 128
 ABOUT = (
-    "What the heads read at the {positions} thinking positions. They see nothing but the block: "
-    "this is what the model carries into its answer."
+    "What the heads predict from {positions}. They see nothing else: this is what the model "
+    "carries into its answer."
 )
-NO_BLOCK = "This run (arm {arm}) has no block that heads could read."
+NO_HEADS = "This run (arm {arm}) has no heads, so there is nothing to show beside the answer."
 
 
 def serve(run: str, *, port: int, share: bool = False) -> None:
@@ -52,9 +58,8 @@ def build(run: Path) -> gradio.Blocks:
     """The page of one run."""
     files = Run.open(run)
     recipe, sources = files.recipe, files.sources
-    read = recipe.has_block and recipe.distils
-    student = TrainedStudent(run, heads=read)
-    about = (ABOUT if read else NO_BLOCK).format(positions=recipe.block.tokens, arm=recipe.arm)
+    student = TrainedStudent(run, heads=recipe.distils)
+    about = describe_heads(recipe)
     with gradio.Blocks(title="Continuous audio thinking") as page:
         gradio.Markdown(f"## Continuous audio thinking\n`{run}`, arm `{recipe.arm}`")
         with gradio.Row():
@@ -79,6 +84,14 @@ def build(run: Path) -> gradio.Blocks:
     return page
 
 
+def describe_heads(recipe: Recipe) -> str:
+    """The text above the picture: which positions the heads of a run see, if it has heads."""
+    if not recipe.distils:
+        return NO_HEADS.format(arm=recipe.arm)
+    block = f"the {recipe.block.tokens} thinking positions"
+    return ABOUT.format(positions=block if recipe.has_block else "the audio tokens")
+
+
 def _reply(
     student: TrainedStudent, sources: Sources
 ) -> Callable[[str | None, str], tuple[str, str]]:
@@ -87,14 +100,29 @@ def _reply(
             raise gradio.Error("Upload a recording, or record one.")
         try:
             wave = student.load_audio(as_clip(recording))
-            (said,) = student.answer([wave], question, max_tokens=MAX_TOKENS)
+            (answer,) = student.answer([wave], question, max_tokens=MAX_TOKENS)
         except UserError as error:
             raise gradio.Error(str(error)) from None
-        readings = read_block(student, wave, question, sources.streams)
-        picture = draw(wave, student.student.backbone.sample_rate, readings) if readings else ""
-        return said, picture
+        outputs = head_outputs(student, wave, question, sources.streams)
+        rate = student.student.backbone.sample_rate
+        return answer, draw(wave, rate, outputs) if outputs else ""
 
     return reply
+
+
+def draw(wave: np.ndarray, sample_rate: int, outputs: Sequence[HeadOutput]) -> str:
+    """An SVG element: the waveform, and below it a panel for each head that can be shown."""
+    seconds = len(wave) / sample_rate
+    figure = draw_tracks(
+        output_tracks(outputs, seconds=seconds),
+        seconds=seconds,
+        wave=Waveform(wave, sample_rate, ""),
+        spectrogram=False,
+    )
+    file = io.StringIO()
+    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def _theme() -> Any:

@@ -1,7 +1,8 @@
-"""What the heads read at the thinking positions, in units that mean something.
+"""The predictions of the heads for one recording, in the units of the cached targets.
 
-The heads see nothing but the block, so what they say of pitch, events or emotion is what the block
-holds while the model answers.
+The heads see the states at the positions that were distilled and nothing else: those of the
+thinking block, or of the audio tokens in the arm `distill`. What they predict of pitch, events or
+emotion is what these positions hold while the model answers.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from student.runs.sources import StreamSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """What one head reads of one recording."""
+class HeadOutput:
+    """What one head predicts of one recording."""
 
     stream: str
     kind: str
     names: tuple[str, ...]
-    """Of the columns, or empty."""
+    """Names of the columns, or empty."""
     unit: str
     values_ND: np.ndarray
     """In target units (`StreamKind.target_unit`): probabilities, or standard deviations from the
@@ -46,26 +47,26 @@ class Reading:
         return np.where(self.values_ND[:, -1] >= VOICED, hertz_N, np.nan)
 
 
-def read_block(
+def head_outputs(
     student: TrainedStudent,
     wave: np.ndarray,
     question: str,
     sources: Mapping[str, StreamSource],
-) -> list[Reading]:
-    """Lets every loaded head read the block of one prompt; the audio tower's own is left out.
+) -> list[HeadOutput]:
+    """The predictions of every loaded head for one prompt, but for the one of `reconstruction`.
 
     Args:
-        student: With heads.
-        wave: At the backbone's sample rate.
-        question: The block may come after it, and see it.
-        sources: Of the run: what the columns are called.
+        student: A student with its heads.
+        wave: The recording at the backbone's sample rate.
+        question: The question of the prompt. The block may come after it, and see it.
+        sources: The run's streams: the names of the columns, the grid of a pitch stream.
     """
     inputs = student.inputs([ask(question)], [[wave]])
     nothing_BS = torch.full_like(inputs["input_ids"], IGNORE)
     with torch.no_grad():
         frames = student.student(inputs, nothing_BS, with_answer=False).frames
     return [
-        Reading(
+        HeadOutput(
             stream=name,
             kind=sources[name].kind,
             names=tuple(sources[name].names),

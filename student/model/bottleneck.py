@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from manifests.errors import UserError
 from student.batch import IGNORE
 from student.config import Blinded
+from student.library_internals import attention_kernel
 
 # Legend: B rows, S tokens (queries or keys).
 
@@ -35,7 +36,7 @@ def check_kernel(model: PreTrainedModel) -> None:
     Raises:
         UserError: with what to set instead.
     """
-    kernel = model.config.get_text_config()._attn_implementation
+    kernel = attention_kernel(model)
     if kernel not in KERNELS:
         raise UserError(
             f"the bottleneck hides audio tokens by a mask, which the attention kernel {kernel!r} "
@@ -101,7 +102,7 @@ def as_attention_mask(visible_BSS: Tensor, model: PreTrainedModel) -> Tensor:
     `sdpa` takes booleans, whatever the precision of its states; `eager` adds numbers to the scores.
     """
     mask_B1SS = visible_BSS[:, None]
-    if model.config.get_text_config()._attn_implementation == "sdpa":
+    if attention_kernel(model) == "sdpa":
         return mask_B1SS
     scores_B1SS = torch.zeros(mask_B1SS.shape, device=mask_B1SS.device)
     return scores_B1SS.masked_fill(~mask_B1SS, torch.finfo(scores_B1SS.dtype).min)

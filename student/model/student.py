@@ -18,6 +18,7 @@ from manifests.errors import UserError
 from student.batch import IGNORE, StudentOutput
 from student.config import Blinded, HeadConfig, ModelConfig, Recipe
 from student.distill.streams import RECONSTRUCTION, Stream
+from student.library_internals import is_token_row
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
 from student.model.block import Block, add_block, template_with_block, template_without_block
@@ -241,7 +242,7 @@ class Student(nn.Module):
         """What the parameter of that name belongs to."""
         if name.startswith(("heads.", "audio_heads.")):
             return "heads"
-        return "rows" if "trainable_tokens" in name else "backbone"
+        return "rows" if is_token_row(name) else "backbone"
 
     def train_only(self, what: Literal["embeddings", "lora", "projector+lora", "full"]) -> None:
         """Freezes everything but the heads, the block's rows, and what a stage trains besides."""

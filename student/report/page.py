@@ -102,8 +102,8 @@ def _predict(
     streams = open_streams(caches, RunFolder(folder).recipe.streams)
     chosen = predictions.choose(folder, clips)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        hearing = predictions.exhibits(folder, streams, chosen)
-        shown = list(progress.track(hearing, len(chosen), description="predicting"))
+        predicted = predictions.predict_clips(folder, streams, chosen)
+        shown = list(progress.track(predicted, len(chosen), description="predicting"))
     if len(shown) < len(chosen):
         gone = len(chosen) - len(shown)
         logger.warning("%d of %d held-out clips have no audio here", gone, len(chosen))

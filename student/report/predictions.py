@@ -1,13 +1,7 @@
-"""What the heads of a trained student predict, beside the cached targets: on held-out clips.
-
-Both are drawn on the student's own time grid, with the same rows and scales, so that what differs
-to the eye differs in the numbers. Features are in standard deviations; logits are turned into the
-probabilities that they stand for.
-"""
+"""The predictions of a trained student's heads beside the cached targets, on held-out clips."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,19 +13,18 @@ import torch
 from torch import Tensor
 
 from manifests.audio import Waveform
-from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import sound
-from manifests.page.tracks import Track, of_stream
+from manifests.page.tracks import Track
 from manifests.streams.kinds import KINDS
-from manifests.streams.specs import StreamSpec
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
 from student.data.examples import Example
 from student.data.held_out import read_held_out
-from student.distill.kinds import stream_metric, to_target_units
+from student.distill.kinds import stream_metric
 from student.distill.streams import Stream
 from student.inference.generate import TrainedStudent
+from student.inference.head_tracks import paired_tracks
 
 # Legend: N student frames (K * R), D columns.
 
@@ -62,27 +55,27 @@ class GalleryClip:
 
 
 def choose(run: Path, count: int) -> list[tuple[Example, list[Clip]]]:
-    """Held-out examples to show: of different clips, spread evenly over the run's."""
-    firsts: dict[str, tuple[Example, list[Clip]]] = {}
+    """Held-out examples to show: examples of different clips, spread evenly over the run's."""
+    by_clip: dict[str, tuple[Example, list[Clip]]] = {}
     for example, clips in read_held_out(run):
-        firsts.setdefault(clips[-1].clip_id, (example, clips))
-    found = list(firsts.values())
-    if len(found) <= count:
-        return found
-    return [found[int((at + 0.5) * len(found) / count)] for at in range(count)]
+        by_clip.setdefault(clips[-1].clip_id, (example, clips))
+    examples = list(by_clip.values())
+    if len(examples) <= count:
+        return examples
+    return [examples[int((place + 0.5) * len(examples) / count)] for place in range(count)]
 
 
-def exhibits(
+def predict_clips(
     run: Path, streams: Mapping[str, Stream], chosen: Sequence[tuple[Example, list[Clip]]]
 ) -> Iterator[GalleryClip]:
-    """Lets the run's student hear the clips, read its block, and answer.
+    """Runs the student on each clip: the predictions of its heads, and its answer.
 
-    Clips whose audio is not here are left out: the student would have nothing to hear.
+    Clips whose audio cannot be read are left out.
 
     Args:
         run: Folder of a run with heads.
-        streams: Of the run's recipe, open.
-        chosen: Of `choose`.
+        streams: The streams of the run's recipe, open.
+        chosen: Examples from `choose`.
 
     Raises:
         UserError: the run has no finished stage, or does not fit the cache.
@@ -91,10 +84,10 @@ def exhibits(
     for example, clips in chosen:
         waves = [sound.decode(clip) for clip in clips]
         if all(isinstance(wave, Waveform) for wave in waves):
-            yield _exhibit(trained, streams, example, clips, waves[-1])
+            yield _gallery_clip(trained, streams, example, clips, waves[-1])
 
 
-def _exhibit(
+def _gallery_clip(
     trained: TrainedStudent,
     streams: Mapping[str, Stream],
     example: Example,
@@ -102,15 +95,17 @@ def _exhibit(
     wave: Any,
 ) -> GalleryClip:
     frames = _frames(trained, streams, example, clips)
-    heard = [trained.load_audio(clip) for clip in clips]
-    (answer,) = trained.reply([example.messages], [heard], max_tokens=MAX_ANSWER)
+    waves = [trained.load_audio(clip) for clip in clips]
+    (answer,) = trained.reply([example.messages], [waves], max_tokens=MAX_ANSWER)
     scores: dict[str, float | None] = {}
     tracks = []
     for name, (output_ND, target_ND) in frames.items():
         stream = streams[name]
-        score = stream_metric(stream, output_ND, target_ND)
-        scores[name] = score if math.isfinite(score) else None
-        tracks += _pairs(stream, output_ND, target_ND, wave.seconds, scores[name])
+        metric = stream_metric(stream, output_ND, target_ND)
+        scores[name] = metric if math.isfinite(metric) else None
+        is_known = math.isfinite(metric)
+        note = f"{KINDS[stream.kind].metric_name} {metric:.2f} on this clip" if is_known else ""
+        tracks += paired_tracks(stream, output_ND, target_ND, seconds=wave.seconds, note=note)
     return GalleryClip(
         clip_id=clips[-1].clip_id,
         uri=clips[-1].uri,
@@ -151,42 +146,6 @@ def _frames(
         for name, (target_BND, covered_B) in stream_targets(batch, result).items()
         if covered_B[0]
     }
-
-
-def _pairs(
-    stream: Stream,
-    output_ND: np.ndarray,
-    target_ND: np.ndarray,
-    seconds: float,
-    score: float | None,
-) -> list[Track]:
-    """Tracks of the cached frames, each followed by the same of the predicted ones."""
-    hop_s = seconds / len(target_ND)
-    stored = stream.reader.spec if stream.reader else None
-    spec = StreamSpec(
-        name=stream.name.partition(".")[2] or stream.name,
-        kind=stream.kind,
-        dim=target_ND.shape[1],
-        start_s=hop_s / 2,
-        hop_s=hop_s,
-        window_s=hop_s,
-        codec="fp16",
-        names=stored.names if stored else (),
-        pitch_bins=stream.pitch_bins,
-    )
-    unit = Statistics(np.zeros(spec.dim, np.float32), np.ones(spec.dim, np.float32), len(target_ND))
-    cached = of_stream(stream.name, spec, target_ND, unit)
-    shown_ND = to_target_units(stream.kind, output_ND)
-    predicted = of_stream(stream.name, spec, shown_ND, unit, like_TD=target_ND)
-    note = f"{KINDS[stream.kind].metric_name} {score:.2f} on this clip" if score is not None else ""
-    tracks = []
-    for theirs, ours in zip(cached, predicted, strict=True):
-        for track, who, said in ((theirs, "cached", {}), (ours, "predicted", {"note": note})):
-            data = track.data | {"who": who} | said
-            more = track.more and len(cached) > 1
-            title = f"{track.title}, {who}"
-            tracks.append(dataclasses.replace(track, title=title, more=more, data=data))
-    return tracks
 
 
 def _array(frames_ND: Tensor) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import Any
 from safetensors import safe_open
 
 from student.config import Recipe
+from student.library_internals import is_token_row
 from student.recipe_files import differences
 from student.runs.folder import Run as RunFolder
 
@@ -221,7 +222,7 @@ def _learnt(path: Path) -> dict[str, int]:
         for name in state.keys():  # noqa: SIM118
             if name.startswith("tower_"):
                 continue
-            part = "rows" if "trainable_tokens" in name else "backbone"
+            part = "rows" if is_token_row(name) else "backbone"
             part = "heads" if name.startswith("heads.") else part
             counts[part] += math.prod(state.get_slice(name).get_shape())
     return counts

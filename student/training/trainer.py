@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from manifests.errors import UserError
@@ -26,6 +26,7 @@ from student.batch import Batch, PreparedExample
 from student.config import Recipe, StageConfig
 from student.data.block_shuffle import BlockShuffle
 from student.data.length_grouping import ByLength
+from student.library_internals import TrainerHooks
 from student.model.student import Student
 from student.runs.folder import STATE_FILE, Numbers, Run
 from student.training.failures import check_finite
@@ -35,7 +36,7 @@ Counts = dict[str, Tensor]
 """Stream (or `answer`) -> counts_P over the whole accumulated batch."""
 
 
-class StudentTrainer(Trainer):
+class StudentTrainer(TrainerHooks):
     """Trains a `Student` for one stage.
 
     Args:
@@ -163,7 +164,8 @@ class StudentTrainer(Trainer):
             )  # fmt: skip
         return self.optimizer
 
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+    def training_sampler(self) -> Sampler | None:
+        """By blocks of shards, by length, or the stock order."""
         if self._shards is not None:
             return BlockShuffle(
                 self._shards,
@@ -173,7 +175,7 @@ class StudentTrainer(Trainer):
                 lengths=self._lengths,
             )
         if self._lengths is None:
-            return super()._get_train_sampler(train_dataset)
+            return None
         together = self.args.train_batch_size * self.args.gradient_accumulation_steps
         return ByLength(
             self._lengths, together * self.args.world_size, seed=self.args.data_seed or 0
@@ -204,18 +206,18 @@ class StudentTrainer(Trainer):
             self._parts_since = self.state.global_step
         super().log(logs, start_time)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if self.args.should_save:
-            learnt = self.student.learnt(state_dict)
-            if not all(value.isfinite().all() for value in learnt.values()):
-                check_finite(float("nan"), stage=self._name, step=self.state.global_step)
-            path = Path(output_dir or str(self.args.output_dir)) / STATE_FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(learnt, path)
+    def save_learnt(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+        """Writes the student's state file."""
+        learnt = self.student.learnt(state_dict)
+        if not all(value.isfinite().all() for value in learnt.values()):
+            check_finite(float("nan"), stage=self._name, step=self.state.global_step)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(learnt, folder / STATE_FILE)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.student.load(Path(resume_from_checkpoint) / STATE_FILE)
-        self._parts_since = int(resume_from_checkpoint.rpartition("-")[2])
+    def load_learnt(self, checkpoint: Path) -> None:
+        """Reads the student's state file of a checkpoint."""
+        self.student.load(checkpoint / STATE_FILE)
+        self._parts_since = int(checkpoint.name.rpartition("-")[2])
 
 
 def training_arguments(

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from manifests.streams.kinds import KINDS
 from student.batch import Batch, stream_targets
-from student.distill.kinds import constant_output, stream_counts, stream_metric, stream_sums
+from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
+from student.distill.stream_score import StreamScore
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.student import Student
 from student.runs.folder import Numbers
@@ -75,17 +76,12 @@ class Validator:
         for name in outputs:
             output_MD, target_MD = np.concatenate(outputs[name]), np.concatenate(targets[name])
             loss = (sums[name] / counts[name].clamp(min=1)).sum()
-            numbers |= {f"{name}/loss": float(loss)} | self._score(name, output_MD, target_MD)
+            score = StreamScore.from_frames(
+                self._streams[name], output_MD, target_MD,
+                mean_D=self._means[name], loss=float(loss),
+            )  # fmt: skip
+            numbers |= score.to_numbers(name)
         return numbers
-
-    def _score(self, name: str, output_MD: np.ndarray, target_MD: np.ndarray) -> Numbers:
-        stream = self._streams[name]
-        constant_D = constant_output(stream.kind, self._means[name])
-        constant_MD = np.broadcast_to(constant_D, target_MD.shape)
-        return {
-            f"{name}/metric": stream_metric(stream, output_MD, target_MD),
-            f"{name}/mean_predictor": stream_metric(stream, constant_MD, target_MD),
-        }
 
 
 @torch.no_grad()
@@ -135,12 +131,11 @@ def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stre
     answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
     table.add_row("answer", "loss", "", *answer)
     for name, stream in streams.items():
-        baseline = next(iter(report.values()))[f"{name}/mean_predictor"]
-        cells = [
-            f"{numbers[f'{name}/loss']:.3f}  {_shown(numbers[f'{name}/metric'])}"
-            for numbers in report.values()
-        ]
-        table.add_row(name, f"loss, {KINDS[stream.kind].metric_name}", _shown(baseline), *cells)
+        scores = [StreamScore.from_numbers(name, numbers) for numbers in report.values()]
+        measured = [score for score in scores if score is not None]
+        cells = [f"{score.loss:.3f}  {_shown(score.metric)}" for score in measured]
+        baseline = _shown(measured[0].mean_predictor) if measured else "-"
+        table.add_row(name, f"loss, {KINDS[stream.kind].metric_name}", baseline, *cells)
     return table
 
 

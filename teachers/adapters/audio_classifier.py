@@ -20,6 +20,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec
 from teachers.adapters.encoder import Encoder, EncoderSettings
+from teachers.library_internals import frame_mask
 from teachers.protocol import Targets
 from teachers.toolkit import checkpoints
 from teachers.toolkit.frame_grid import num_frames
@@ -219,7 +220,7 @@ def emotion_model() -> Any:
             if attention_mask is None:
                 pooled_BD = last_BTD.mean(1)
             else:
-                kept_BT = self._get_feature_vector_attention_mask(last_BTD.shape[1], attention_mask)
+                kept_BT = frame_mask(self, last_BTD.shape[1], attention_mask)
                 kept_BT1 = kept_BT[:, :, None].to(last_BTD.dtype)
                 pooled_BD = (last_BTD * kept_BT1).sum(1) / kept_BT1.sum(1)
             return output.hidden_states[layer], self.classifier(pooled_BD)

@@ -17,14 +17,14 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
 from manifests.streams.specs import TeacherSpec
+from teachers.library_internals import alignment_heads
 from teachers.protocol import Targets
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.whisper_windows import (
     GRID,
-    LOG_PROBABILITY_THRESHOLD,
-    NO_SPEECH_THRESHOLD,
     SAMPLE_RATE,
     WindowResult,
+    has_no_words,
     over_windows,
 )
 from teachers.toolkit.windowing import Window, pooled
@@ -96,9 +96,9 @@ class OpenAIWhisper:
         model = whisper.model.Whisper(whisper.model.ModelDimensions(**found["dims"]))
         model.load_state_dict(found["model_state_dict"])
         # The package knows each published checkpoint by its digest, a part of its address.
-        name = self._path.stem
-        if sha256(self._path) in getattr(whisper, "_MODELS", {}).get(name, ""):
-            model.set_alignment_heads(whisper._ALIGNMENT_HEADS[name])
+        heads = alignment_heads(self._path.stem, sha256(self._path))
+        if heads is not None:
+            model.set_alignment_heads(heads)
         self._model = model.eval().to(device, getattr(torch, self._settings.dtype))
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
@@ -132,7 +132,7 @@ class OpenAIWhisper:
             raise UserError(f"{self._path} is no Whisper checkpoint of OpenAI's")
         return found
 
-    def _forward_batch(self, pieces: Sequence[Window]) -> list[WindowResult]:
+    def _forward_batch(self, pieces: Sequence[Window], _: int) -> list[WindowResult]:
         import torch
         from whisper.audio import log_mel_spectrogram, pad_or_trim
 
@@ -170,18 +170,16 @@ class OpenAIWhisper:
             model.is_multilingual, num_languages=model.num_languages, language=language,
             task="transcribe",
         )  # fmt: skip
-        heard = []
+        words = []
         for row, result in enumerate(model.decode(states_BTD, options)):
-            silent = result.no_speech_prob > NO_SPEECH_THRESHOLD
-            unlikely = result.avg_logprob < LOG_PROBABILITY_THRESHOLD
             tokens = [token for token in result.tokens if token < tokenizer.eot]
-            if not tokens or (silent and unlikely):
-                heard.append([])
+            if not tokens or has_no_words(result.no_speech_prob, result.avg_logprob):
+                words.append([])
                 continue
             encoded: Any = _Encoded(model, states_BTD[row])
             timed = find_alignment(encoded, tokenizer, tokens, mel_BMF[row], 2 * spoken[row])
-            heard.append([{"word": w.word, "start": w.start, "end": w.end} for w in timed])
-        return heard
+            words.append([{"word": w.word, "start": w.start, "end": w.end} for w in timed])
+        return words
 
 
 class _Encoded:

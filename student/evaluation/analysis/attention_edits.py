@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from student.evaluation.analysis.state_edits import decoder_layers, thinking_places
+from student.library_internals import attention_kernel
 from student.model.bottleneck import as_attention_mask, check_kernel
 from student.model.student import Student
 
@@ -88,7 +89,7 @@ def attention_shares(
     Heads and prompts are averaged; the three shares of a layer sum to 1.
     """
     base: Any = student.base
-    kernel = base.config.get_text_config()._attn_implementation
+    kernel = attention_kernel(base)
     totals: dict[str, Tensor] = {}
     count = 0
     base.set_attn_implementation("eager")

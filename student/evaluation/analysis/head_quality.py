@@ -24,9 +24,10 @@ from manifests.streams.kinds import KINDS
 from manifests.streams.notes import decode_notes, note_f1
 from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
-from student.distill.kinds import constant_output, stream_details, stream_metric, to_target_units
+from student.distill.kinds import to_target_units
+from student.distill.stream_score import StreamScore
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
-from student.evaluation.analysis.pictures import draw_reading
+from student.evaluation.analysis.pictures import draw_predictions
 from student.evaluation.progress import progress
 from student.evaluation.results import finite
 from student.inference.generate import TrainedStudent
@@ -75,7 +76,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
             for name, stream in streams.items()
             if len(outputs[name]) == len(clips) and name != RECONSTRUCTION
         }
-        draw_reading(
+        draw_predictions(
             folder.folder / f"reading-{clips[at].clip_id.replace('/', '-')}.png", clips[at], shown
         )
     return report
@@ -174,12 +175,12 @@ def _measure(stream: Stream, output_CND: np.ndarray, target_CND: np.ndarray) -> 
     output_MD, target_MD = (
         values.reshape(-1, values.shape[-1]) for values in (output_CND, target_CND)
     )
-    mean_MD = np.broadcast_to(constant_output(stream.kind, target_MD.mean(0)), target_MD.shape)
+    score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=target_MD.mean(0))
     return {
         "kind": stream.kind,
         "clips": len(output_CND),
         "metric": KINDS[stream.kind].metric_name,
-        "score": stream_metric(stream, output_MD, target_MD),
-        "mean_predictor": stream_metric(stream, mean_MD, target_MD),
-        **stream_details(stream, output_MD, target_MD),
+        "score": score.metric,
+        "mean_predictor": score.mean_predictor,
+        **score.details,
     }

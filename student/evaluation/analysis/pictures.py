@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from manifests.clips import Clip
-from student.distill.kinds import to_target_units
+from manifests.page.figure import draw_tracks
 from student.distill.streams import Stream
-
-matplotlib.use("Agg")
+from student.inference.head_tracks import paired_tracks
 
 # Legend: N frames, D columns.
 
@@ -27,37 +25,26 @@ ARM_COLOURS = {
     "coat+bottleneck": "tab:olive",
     "both": "tab:cyan",
 }
-MAX_ROWS = 64
 DPI = 90
 
 
-def draw_reading(
+def draw_predictions(
     path: Path, clip: Clip, shown: Mapping[str, tuple[Stream, np.ndarray, np.ndarray]]
 ) -> None:
-    """One clip: for every stream the cached target above what the head predicts."""
-    figure = Figure(figsize=(4 * len(shown), 4.2), layout="constrained")
-    axes = figure.subplots(2, len(shown), squeeze=False)
-    for column, (name, (stream, output_ND, target_ND)) in enumerate(shown.items()):
-        rows = _rows(target_ND)
-        predicted_ND = to_target_units(stream.kind, output_ND)
-        low, high = float(target_ND[:, rows].min()), float(target_ND[:, rows].max())
-        for row, (what, values_ND) in enumerate(
-            (("cached", target_ND), ("predicted", predicted_ND))
-        ):
-            axis = axes[row, column]
-            axis.imshow(
-                values_ND[:, rows].T,
-                aspect="auto",
-                origin="lower",
-                vmin=low,
-                vmax=high,
-                extent=(0, clip.likely_duration or 1, 0, len(rows)),
-                interpolation="nearest",
-            )
-            axis.set_title(f"{name}, {what}", fontsize=9)
-            axis.set_yticks([])
-    figure.suptitle(clip.clip_id, fontsize=10)
-    figure.savefig(path, dpi=DPI)
+    """Draws one clip: the cached frames of every stream above those that the head predicts.
+
+    Args:
+        path: PNG file.
+        clip: The clip.
+        shown: Stream name -> (stream, output_ND of its head, target_ND).
+    """
+    seconds = clip.likely_duration or 1.0
+    tracks = [
+        track
+        for stream, output_ND, target_ND in shown.values()
+        for track in paired_tracks(stream, output_ND, target_ND, seconds=seconds)
+    ]
+    draw_tracks(tracks, seconds=seconds, title=clip.clip_id).savefig(path, dpi=DPI)
 
 
 def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
@@ -147,8 +134,3 @@ def draw_probes(path: Path, reports: Sequence[Mapping], *, clips: str = "") -> N
     if clips:
         figure.suptitle(clips, fontsize=8)
     figure.savefig(path, dpi=DPI)
-
-
-def _rows(target_ND: np.ndarray) -> np.ndarray:
-    """The columns with most variation, in their order."""
-    return np.sort(np.argsort(-target_ND.var(0))[:MAX_ROWS])

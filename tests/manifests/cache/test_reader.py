@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.clip_index import clip_keys
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
@@ -109,7 +109,7 @@ def plant(cache: Path, change) -> None:
     layout = Layout.open(cache)
     folder = layout.shards(spec(), "corpus")
     path = Path(folder.path(f"data/{shards.read_marker(folder, 0).data}"))
-    rows = shards.read_rows(folder, shards.read_marker(folder, 0), spec())
+    rows = stored_rows.read_rows(folder, shards.read_marker(folder, 0), spec())
     path.write_bytes(shards.to_parquet(change(rows), spec()))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker, Row
 from manifests.storage import TEMPORARY, Folder
@@ -34,7 +34,7 @@ def test_rows_and_failures_come_back_in_order(tmp_path: Path):
     folder, ids = folder_of(layout), []
     for number in shards.committed(folder):
         marker = shards.read_marker(folder, number)
-        rows = shards.read_rows(folder, marker, spec())
+        rows = stored_rows.read_rows(folder, marker, spec())
         assert all(same(found, row(found.clip_id, int(found.clip_id[4:]))) for found in rows)
         assert marker.rows == len(rows)
         ids += [found.clip_id for found in rows]
@@ -78,7 +78,7 @@ def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
     raw[200] ^= 1
     path.write_bytes(raw)
     with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
-        shards.read_rows(folder, shards.read_marker(folder, 0), spec())
+        stored_rows.read_rows(folder, shards.read_marker(folder, 0), spec())
 
 
 def test_data_without_its_marker_is_not_there(tmp_path: Path):

@@ -17,7 +17,7 @@ from manifests.cache.stream_sums import Sums
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
-from manifests.page.tracks import of_stream
+from manifests.page.tracks import stream_tracks
 from manifests.streams.codecs import CODECS, Codec
 from manifests.streams.kinds import KINDS, StreamKind
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
@@ -91,7 +91,7 @@ def test_a_new_kind_is_one_record_for_cache_and_pages(
     write_cache(tmp_path, spec, {"s": frames_TD})
     reader = CacheReader(tmp_path / "cache").stream("t.s")
     assert reader.spec.kind == "energy"
-    (track,) = of_stream("t.s", reader.spec, reader["clip"].decode(), reader.statistics())
+    (track,) = stream_tracks("t.s", reader.spec, reader["clip"].decode(), reader.statistics())
     assert track.kind == "curves"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.encoded_frames import encode
 from manifests.cache.shards import Failure, Row
 from manifests.cache.stream_sums import Sums
@@ -50,7 +50,7 @@ def test_blocks_in_any_order_give_the_corpus_order(tmp_path: Path):
     folder = Folder(tmp_path / "a")
     parts = [part(ids[10:], 30), part(ids[:9], 40, failed=("9",))]
     marker = commit_shard(request(folder, ids), iter(parts))
-    rows = shards.read_rows(folder, marker, SPEC)
+    rows = stored_rows.read_rows(folder, marker, SPEC)
     assert [row.clip_id for row in rows] == [clip_id for clip_id in ids if clip_id != "9"]
     again = commit_shard(request(Folder(tmp_path / "b"), ids), iter(parts[::-1]))
     assert again.data_sha256 == marker.data_sha256

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from manifests.cache import shards
+from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
@@ -133,7 +133,7 @@ def test_targets_that_are_not_what_the_expert_hears_are_found(built: tuple[Corpu
     spec = layout.current()["energy"]
     folder = layout.shards(spec, "corpus")
     marker = shards.read_marker(folder, 0)
-    first, second, *others = shards.read_rows(folder, marker, spec)
+    first, second, *others = stored_rows.read_rows(folder, marker, spec)
     swapped = [
         shards.Row(**{**fields_of(first), "frames": second.frames}),
         shards.Row(**{**fields_of(second), "frames": first.frames}),

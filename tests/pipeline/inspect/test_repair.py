@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from manifests.cache import audio_digests, marker_index, shards
+from manifests.cache import audio_digests, marker_index, shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
@@ -87,7 +87,7 @@ def test_audit_reads_clips_as_long_as_those_that_were_built(
     )
     with pytest.raises(pytest.fail.Exception):
         audit(layout)
-    row = shards.read_rows(layout.shards(spec, "corpus"), marker(layout, spec, 0), spec)[0]
+    row = stored_rows.read_rows(layout.shards(spec, "corpus"), marker(layout, spec, 0), spec)[0]
     assert asked == [row.duration + 0.5]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,10 +13,10 @@ import pytest
 
 from manifests.errors import UserError
 from manifests.streams.pitch_bins import CREPE_BINS
-from student.demo.drawing import chosen, draw
+from student.demo.page import describe_heads, draw
 from student.distill.kinds import to_target_units
 from student.inference.generate import TrainedStudent
-from student.inference.head_outputs import Reading, read_block
+from student.inference.head_outputs import HeadOutput, head_outputs
 from student.runs.folder import Run
 
 FLAGS = (
@@ -35,7 +36,7 @@ def test_units() -> None:
     pitch_ND = np.full((2, 361), -10.0)
     pitch_ND[:, 150] = 10.0
     pitch_ND[0, -1] = 3.0
-    reading = Reading(
+    reading = HeadOutput(
         stream="pitch.salience", kind="pitch", names=(), unit="",
         values_ND=to_target_units("pitch", pitch_ND), pitch_bins=CREPE_BINS,
     )  # fmt: skip
@@ -50,14 +51,14 @@ def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
     """The same heads, loaded without the cache, say the same as in the run's own validation."""
     student = TrainedStudent(run, heads=True)
     wave = student.load_audio(world.clips[5])
-    readings = read_block(student, wave, "Which note?", Run(run).sources.streams)
+    readings = head_outputs(student, wave, "Which note?", Run(run).sources.streams)
     shapes = {reading.stream: reading.values_ND.shape for reading in readings}
     assert shapes == {"toy.bands": (8, 24), "toy.events": (8, 5), "toy.class": (8, 5),
                       "toy.salience": (8, 361)}  # fmt: skip
     by_name = {reading.stream: reading.values_ND for reading in readings}
     assert ((by_name["toy.events"] > 0) & (by_name["toy.events"] < 1)).all()
     np.testing.assert_allclose(by_name["toy.class"].sum(1), 1, rtol=1e-5)
-    other = read_block(student, wave[::-1].copy(), "Which note?", Run(run).sources.streams)
+    other = head_outputs(student, wave[::-1].copy(), "Which note?", Run(run).sources.streams)
     assert not np.allclose(other[1].values_ND, readings[1].values_ND, atol=1e-5)
 
 
@@ -65,20 +66,30 @@ def test_the_picture_shows_the_most_telling_rows() -> None:
     values_ND = np.zeros((4, 20), np.float32)
     values_ND[1, 7], values_ND[2, 3] = 0.9, 0.6
     names = tuple(f"class {n}" for n in range(20))
-    events = Reading(
+    events = HeadOutput(
         stream="a.events", kind="multilabel", names=names, unit="", values_ND=values_ND
     )
-    assert chosen(events)[:2] == [7, 3]
     pitch_ND = np.eye(4, 361, 100, dtype=np.float32)
     pitch_ND[1:, -1] = 1
-    pitch = Reading(stream="a.pitch", kind="pitch", names=(), unit="", values_ND=pitch_ND)
-    features = Reading(stream="a.hidden", kind="features", names=(), unit="", values_ND=values_ND)
+    pitch = HeadOutput(stream="a.pitch", kind="pitch", names=(), unit="", values_ND=pitch_ND)
+    features = HeadOutput(
+        stream="a.hidden", kind="features", names=(), unit="", values_ND=values_ND
+    )
     svg = draw(np.zeros(16_000, np.float32), 16_000, [events, features, pitch])
     assert svg.startswith("<svg")
     for text in ("a.pitch (Hz)", "a.events (probability)", "class 7  0.90", "class 3  0.60"):
         assert f">{text}<" in svg
     assert "a.hidden" not in svg
     assert svg.index("a.pitch (Hz)") < svg.index("a.events (probability)")
+    assert 'id="pitch"' in svg
+    assert svg.index("class 7") < svg.index("class 3")
+
+
+def test_the_page_says_which_positions_the_heads_see(run: Path) -> None:
+    recipe = Run(run).recipe
+    assert f"{recipe.block.tokens} thinking positions" in describe_heads(recipe)
+    assert "audio tokens" in describe_heads(dataclasses.replace(recipe, arm="distill"))
+    assert "no heads" in describe_heads(dataclasses.replace(recipe, arm="pause"))
 
 
 def test_a_run_that_is_none(tmp_path: Path) -> None:

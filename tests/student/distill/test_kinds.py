@@ -17,7 +17,8 @@ from student.distill.alignment import student_frames
 from student.distill.kinds import TRAINING_KINDS, stream_metric, to_target_units
 from student.distill.streams import Stream
 from student.evaluation.analysis import pictures
-from student.inference.head_outputs import Reading
+from student.inference import head_tracks
+from student.inference.head_outputs import HeadOutput
 from student.report import predictions
 from student.runs.sources import Sources, StreamSource
 
@@ -54,7 +55,7 @@ def test_another_pitch_grid_gives_right_hertz_and_accuracy(codec: str) -> None:
         logits_ND = np.log(said_ND.clip(1e-6))
         logits_ND[:, -1] = 10.0
         assert stream_metric(stream, logits_ND, target_ND) == score
-        reading = Reading(
+        reading = HeadOutput(
             stream=stream.name, kind="pitch", names=(), unit="",
             values_ND=to_target_units("pitch", logits_ND), pitch_bins=BINS,
         )  # fmt: skip
@@ -79,4 +80,4 @@ def test_a_run_keeps_the_grid_and_runs_without_one_have_crepes() -> None:
 
 def test_report_picture_and_demo_read_a_head_by_one_function() -> None:
     """Salience differed between the report and the evaluation's picture."""
-    assert predictions.to_target_units is pictures.to_target_units is to_target_units
+    assert predictions.paired_tracks is pictures.paired_tracks is head_tracks.paired_tracks

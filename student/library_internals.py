@@ -1,0 +1,61 @@
+"""Private names of other libraries that this package uses, each with the version it was seen in.
+
+`tests/test_library_internals.py` has a test per name, which fails when a new version moves it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedModel, Trainer
+
+TOKEN_ROWS = "trainable_tokens"
+"""Part of the names of parameters that PEFT (0.21) keeps for `trainable_token_indices`."""
+
+
+def is_token_row(name: str) -> bool:
+    """Whether a parameter holds embeddings of the thinking tokens."""
+    return TOKEN_ROWS in name
+
+
+def attention_kernel(model: PreTrainedModel) -> str:
+    """Name of the attention kernel that a model runs, e.g. `sdpa` (transformers 5.24).
+
+    `set_attn_implementation` is public, but the kernel in use is kept in `_attn_implementation`.
+    """
+    return model.config.get_text_config()._attn_implementation
+
+
+class TrainerHooks(Trainer):
+    """transformers' Trainer (5.24), with public names for three of its private methods."""
+
+    def save_learnt(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+        """Writes what has been learnt into a folder.
+
+        Args:
+            folder: A checkpoint, or the folder of the stage.
+            state_dict: The gathered weights of the whole model, where it is sharded.
+        """
+        raise NotImplementedError
+
+    def load_learnt(self, checkpoint: Path) -> None:
+        """Reads what `save_learnt` has written."""
+        raise NotImplementedError
+
+    def training_sampler(self) -> Sampler | None:
+        """The order of the training examples; None for the stock one."""
+        return None
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if self.args.should_save:
+            self.save_learnt(Path(output_dir or str(self.args.output_dir)), state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        self.load_learnt(Path(resume_from_checkpoint))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
+        sampler = self.training_sampler()
+        return super()._get_train_sampler(train_dataset) if sampler is None else sampler

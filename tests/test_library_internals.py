@@ -1,0 +1,215 @@
+"""Canaries: private names and texts of other libraries are where the code expects them.
+
+A failing test here names what a new version of a library has moved. The places to mend are
+`manifests/library_internals.py`, `teachers/library_internals.py`, `student/library_internals.py`
+and `pipeline/build/ray_texts.py`. No other file uses a private name of another library.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from manifests.library_internals import is_list_of_strings
+from pipeline.build import ray_texts
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("manifests", "teachers", "pipeline", "student")
+HOMES = {"library_internals.py", "ray_texts.py"}
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters", "caller"),
+    [
+        ("_save", ["self", "output_dir", "state_dict"], "save_model"),
+        ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"], "train"),
+        ("_get_train_sampler", ["self", "train_dataset"], "get_train_dataloader"),
+    ],
+)
+def test_the_trainer_calls_the_methods_that_are_overridden(
+    method: str, parameters: list[str], caller: str
+) -> None:
+    from transformers import Trainer
+
+    found = getattr(Trainer, method, None)
+    assert found is not None, f"transformers: Trainer.{method} is gone"
+    names = list(inspect.signature(found).parameters)
+    assert names == parameters, f"transformers: Trainer.{method} takes {names}"
+    uses = inspect.getsource(getattr(Trainer, caller))
+    assert f"self.{method}" in uses, f"transformers: Trainer.{caller} no longer uses {method}"
+
+
+def test_the_attention_kernel_of_a_model_is_known() -> None:
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from student.library_internals import attention_kernel
+
+    sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "vocab_size": 8}
+    heads = {"num_attention_heads": 1, "num_key_value_heads": 1}
+    model = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads))
+    for kernel in ("eager", "sdpa"):
+        model.set_attn_implementation(kernel)
+        assert attention_kernel(model) == kernel, "transformers: config._attn_implementation"
+
+
+def test_peft_names_token_rows_as_before() -> None:
+    import torch
+    from peft import TrainableTokensConfig, get_peft_model
+    from torch import nn
+
+    from student.library_internals import TOKEN_ROWS, is_token_row
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(6, 4)
+
+        def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+            return self.embed(tokens)
+
+    config = TrainableTokensConfig(target_modules=["embed"], token_indices=[1, 2])
+    learnt = [
+        name
+        for name, parameter in get_peft_model(Model(), config).named_parameters()
+        if parameter.requires_grad
+    ]
+    assert learnt, "peft: trainable_token_indices gives no parameter"
+    assert all(map(is_token_row, learnt)), f"peft: {TOKEN_ROWS} is not in the names {learnt}"
+
+
+def test_jsonargparse_keeps_the_type_of_a_list_in_its_action(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from manifests import console
+
+    lists = []
+
+    def spy(options: Any) -> bool:
+        is_list = is_list_of_strings(options)
+        lists.append(is_list)
+        return is_list
+
+    def command(words: list[str], number: list[int]) -> None:
+        """A command."""
+
+    monkeypatch.setattr(console, "is_list_of_strings", spy)
+    console._Parser().add_function_arguments(command, as_positional=True)
+    assert lists[-2:] == [True, False], "jsonargparse: an action's _typehint has moved"
+
+
+def test_openai_whisper_lists_its_checkpoints() -> None:
+    whisper = pytest.importorskip("whisper")
+
+    from teachers.library_internals import alignment_heads
+
+    address = getattr(whisper, "_MODELS", {}).get("tiny.en", "")
+    assert address, "openai-whisper: whisper._MODELS is gone"
+    digest = address.split("/")[-2]
+    assert len(digest) == 64, f"openai-whisper: {address} holds no SHA-256"
+    assert alignment_heads("tiny.en", digest), "openai-whisper: whisper._ALIGNMENT_HEADS is gone"
+    assert alignment_heads("tiny.en", "0" * 64) is None
+
+
+def test_wav2vec2_gives_the_mask_of_its_frames() -> None:
+    import torch
+    from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+    from teachers.library_internals import frame_mask
+
+    model = Wav2Vec2Model(
+        Wav2Vec2Config(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+            conv_dim=(8,), conv_kernel=(10,), conv_stride=(5,), num_conv_pos_embeddings=4,
+            num_conv_pos_embedding_groups=2,
+        )
+    )  # fmt: skip
+    mask = torch.ones(1, 100)
+    mask[:, 50:] = 0
+    kept = frame_mask(model, 19, mask)
+    assert kept.sum() == 9, "transformers: Wav2Vec2PreTrainedModel._get_feature_vector_..."
+
+
+PHRASES = [
+    ray_texts.LOW_MEMORY,
+    ray_texts.NODE_DIED,
+    ray_texts.NODE_WAS,
+    ray_texts.KILLED_BY_US,
+    ray_texts.PROCESS_DIED,
+    ray_texts.INTENDED,
+]
+
+
+def test_ray_words_the_causes_of_lost_workers_as_before() -> None:
+    """The phrases come from Ray's compiled parts; they are looked for in the files themselves."""
+    import ray
+
+    folder = Path(ray.__file__).parent
+    files = [
+        folder / "exceptions.py",
+        *folder.glob("_raylet.*so"),
+        *folder.glob("core/src/ray/gcs/gcs_server*"),
+        *folder.glob("core/src/ray/raylet/raylet*"),
+    ]
+    missing = set(PHRASES)
+    for file in files:
+        content = file.read_bytes()
+        missing -= {phrase for phrase in missing if phrase.encode() in content}
+    assert not missing, f"ray: these texts are not found any more: {sorted(missing)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("Task was killed due to the node running low on memory.", "memory"),
+        ("The actor died because its node has died. Node Id: 1", "node"),
+        ("The actor is dead because it was killed by `ray.kill`.", "killed"),
+        ("The actor is dead because its worker process has died. SYSTEM_ERROR", "process"),
+        ("its worker process has died. Worker exit type: INTENDED_SYSTEM_EXIT", None),
+        ("something else", None),
+    ],
+)
+def test_causes_are_read_from_texts(text: str, cause: str | None) -> None:
+    assert ray_texts.cause_from_text(text) == cause
+
+
+def test_no_other_file_uses_a_private_name_of_another_library() -> None:
+    """A private attribute must be defined somewhere in the packages that use it."""
+    trees = {
+        path: ast.parse(path.read_text())
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*.py")
+    }
+    own: set[str] = {"_asdict", "_replace", "_fields", "_exit"}
+    for tree in trees.values():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                own.add(node.name)
+            elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                own.add(node.attr)
+            elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+                own.add(node.id)
+    strangers = []
+    for path, tree in trees.items():
+        if path.name in HOMES:
+            continue
+        for node in ast.walk(tree):
+            names: list[str] = []
+            if isinstance(node, ast.Attribute):
+                names = [node.attr]
+            elif isinstance(node, ast.ImportFrom):
+                names = [alias.name for alias in node.names] + (node.module or "").split(".")
+            elif isinstance(node, ast.Call) and len(node.args) > 1:
+                target, name = node.func, node.args[1]
+                is_access = isinstance(target, ast.Name) and target.id in ("getattr", "setattr")
+                if is_access and isinstance(name, ast.Constant):
+                    names = [str(name.value)]
+            strangers += [
+                f"{path.relative_to(ROOT)}:{node.lineno} {name}"  # pyright: ignore
+                for name in names
+                if name.startswith("_") and not name.startswith("__") and name not in own
+            ]
+    assert not strangers
