@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     every = list(Corpus(options.corpus).clips())
     chosen = np.linspace(0, len(every) - 1, min(options.clips, len(every))).astype(int)
-    waves = [audio.decode(every[at]) for at in chosen]
+    waves = [audio.decode(every[place]) for place in chosen]
     seconds = sum(wave.seconds for wave in waves)
     table = Table(title=f"Bytes per second of audio, {len(waves)} clips, {seconds:.0f} s")
     numbers = ("columns", "Hz", "raw fp16", "ours", "of fp16", "zstd", "lilcom")
@@ -119,12 +119,12 @@ def main() -> None:
     for setup in teachers(BuildConfig(corpus=options.corpus, cache="")):
         expert = setup.make()
         expert.load(device="cpu", num_threads=1)
-        heard = [
+        results = [
             expert.extract([audio.resample(wave, setup.spec.sample_rate)])[0].frames
             for wave in track(waves, setup.name, console=Console(stderr=True))
         ]
         for spec in setup.spec.streams:
-            truth = [frames[spec.name] for frames in heard]
+            truth = [frames[spec.name] for frames in results]
             ways = [stored(frames_TD, spec) for frames_TD in truth]
             size = {how: sum(way[how][0] for way in ways) / seconds for how in ways[0]}
             for how, value in size.items():

@@ -83,9 +83,9 @@ class _Handler(fs.FileSystemHandler):
 
     def get_file_info_selector(self, selector: Any) -> list[fs.FileInfo]:
         local = fs.FileSelector(f"/{selector.base_dir}", allow_not_found=True)
-        found = self._local.get_file_info(local)
-        _wait(max(1, -(-len(found) // PAGE)))
-        return [self._renamed(info, info.path.lstrip("/")) for info in found]
+        infos = self._local.get_file_info(local)
+        _wait(max(1, -(-len(infos) // PAGE)))
+        return [self._renamed(info, info.path.lstrip("/")) for info in infos]
 
     def _renamed(self, info: fs.FileInfo, path: str) -> fs.FileInfo:
         return fs.FileInfo(path, info.type, size=info.size, mtime_ns=info.mtime_ns)

@@ -39,9 +39,10 @@ class InstantCluster:
     """A `pipeline.build.backend.Backend` whose workers are done at once."""
 
     def __init__(self, workers: int, block_clips: int) -> None:
+        resources = {"CPU": CORES_PER_NODE, "object_store_memory": 1e12}
         self._nodes = [
-            Node(f"node{at}", f"node{at}", {"CPU": CORES_PER_NODE, "object_store_memory": 1e12})
-            for at in range(-(-workers // CORES_PER_NODE))
+            Node(f"node{place}", f"node{place}", resources)
+            for place in range(-(-workers // CORES_PER_NODE))
         ]
         self._block_clips = block_clips
         self._done: deque[Call] = deque()
@@ -112,7 +113,7 @@ class Silent:
 def read(number: int) -> list[Clip]:
     """A shard of the corpus, after the store's latency."""
     time.sleep(LATENCY_S)
-    return [Clip(clip_id=f"{number}-{at}", uri="/x.wav") for at in range(CLIPS_PER_SHARD)]
+    return [Clip(clip_id=f"{number}-{place}", uri="/x.wav") for place in range(CLIPS_PER_SHARD)]
 
 
 def measure(workers: int, block_clips: int, shards: int) -> tuple[float, float]:

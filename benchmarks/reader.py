@@ -55,7 +55,7 @@ SPEC = TeacherSpec(
 
 def make_cache(folder: Path, clips: int, frames: int) -> Layout:
     """A cache of noise."""
-    made = [Clip(clip_id=f"clip{at:06d}", uri=f"/{at}.wav") for at in range(clips)]
+    made = [Clip(clip_id=f"clip{place:06d}", uri=f"/{place}.wav") for place in range(clips)]
     corpus = build(made, folder / "corpus")
     layout = Layout.create(folder / "cache")
     layout.register(corpus)
@@ -68,11 +68,11 @@ def make_cache(folder: Path, clips: int, frames: int) -> Layout:
             Row(
                 clip_id=clip_id,
                 duration=frames * STREAM.hop_s,
-                audio_digest=f"{at:032x}",
+                audio_digest=f"{place:032x}",
                 metadata={},
-                frames={STREAM.name: encode(frames_NTD[at], STREAM)},
+                frames={STREAM.name: encode(frames_NTD[place], STREAM)},
             )
-            for at, clip_id in enumerate(ids)
+            for place, clip_id in enumerate(ids)
         ]
         sums = Sums.of(frames_NTD[0], rows[0].frames[STREAM.name])
         shards.write(
@@ -93,10 +93,10 @@ def best(first: Callable[[], int], second: Callable[[], int]) -> tuple[float, fl
     """Targets per second of both, by turns, each at its best of five passes."""
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
-        for run, found in zip((first, second), speeds, strict=True):
+        for run, speed in zip((first, second), speeds, strict=True):
             began = time.perf_counter()
             count = run()
-            found.append(count / (time.perf_counter() - began))
+            speed.append(count / (time.perf_counter() - began))
     return max(speeds[0]), max(speeds[1])
 
 
@@ -168,7 +168,7 @@ def main() -> None:
     )
     column = others.select_columns(["clip_id", "encoder.frames", "encoder.num_frames"])
     stream = CacheReader(cache).stream("asr.encoder")
-    ids = [f"clip{at:06d}" for at in order]
+    ids = [f"clip{place:06d}" for place in order]
 
     def ours(decode: bool) -> int:
         for clip_id in ids:
@@ -178,8 +178,8 @@ def main() -> None:
         return len(ids)
 
     def theirs(decode: bool) -> int:
-        for at in order:
-            row = column[int(at)]
+        for place in order:
+            row = column[int(place)]
             if decode:
                 EncodedFrames(STREAM, row["encoder.frames"], row["encoder.num_frames"]).decode()
         return len(order)

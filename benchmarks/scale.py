@@ -71,7 +71,7 @@ def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
     parts: list[Part] = []
     for first in range(0, clips, CLIPS_PER_PART):
         count = min(CLIPS_PER_PART, clips - first)
-        names = [f"{at:08d}" for at in range(first, first + count)]
+        names = [f"{index:08d}" for index in range(first, first + count)]
         columns = [
             pa.array([f"clip{name}" for name in names]),
             pa.array([f"/data/audio/{name}.wav" for name in names]),
@@ -116,7 +116,7 @@ def make_markers(layout: Layout, corpus: Corpus) -> None:
     total.total_D = np.random.default_rng(0).standard_normal(STREAM.dim)
     sums = {STREAM.name: total.to_json()}
     for number, size in enumerate(corpus.shard_sizes()):
-        ids = [f"clip{at:08d}" for at in range(number * PER_SHARD, number * PER_SHARD + size)]
+        ids = [f"clip{index:08d}" for index in range(number * PER_SHARD, number * PER_SHARD + size)]
         marker = Marker(
             shard=number,
             clips=size,
@@ -140,7 +140,7 @@ def make_markers(layout: Layout, corpus: Corpus) -> None:
 
 def distant_specs() -> list[TeacherSpec]:
     """Five teachers that differ in name."""
-    return [replace(SPEC, name=f"teacher{at}") for at in range(TEACHERS)]
+    return [replace(SPEC, name=f"teacher{index}") for index in range(TEACHERS)]
 
 
 BEFORE = {
@@ -255,7 +255,7 @@ def markers(sizes: list[int]) -> None:
     for clips in sizes:
         table.add_column(f"{clips / 1e6:g} million clips", justify="right")
     table.add_column("growth", justify="right")
-    found: dict[str, list[tuple[float, float]]] = {}
+    timings: dict[str, list[tuple[float, float]]] = {}
     for clips in sizes:
         folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
         corpus = make_corpus(folder / "corpora" / "corpus", clips)
@@ -263,15 +263,15 @@ def markers(sizes: list[int]) -> None:
         layout.add_teacher(SPEC)
         steps = {"nothing (imports)": "nothing", "plan, nothing done": "plan"}
         for name, step in steps.items():
-            found.setdefault(name, []).append(measured(step, folder)[:2])
+            timings.setdefault(name, []).append(measured(step, folder)[:2])
         make_markers(layout, corpus)
-        found.setdefault("status, all done", []).append(measured("status", folder)[:2])
+        timings.setdefault("status, all done", []).append(measured("status", folder)[:2])
         inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
         for number in range(0, corpus.num_shards, 2):
             (inside / shards.marker_name(number)).unlink()
-        found.setdefault("resume, every second done", []).append(measured("resume", folder)[:2])
+        timings.setdefault("resume, every second done", []).append(measured("resume", folder)[:2])
         shutil.rmtree(folder)
-    for name, results in found.items():
+    for name, results in timings.items():
         growth = results[-1][0] / max(results[0][0], 1e-9)
         cells = [f"{seconds:.2f} s, {megabytes:.0f} MB" for seconds, megabytes in results]
         table.add_row(name, *cells, f"{growth:.1f} x" if results[0][0] > 0.01 else "-")
@@ -320,7 +320,8 @@ def busy(workers: int, clips: int) -> None:
     folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
     soundfile.write(folder / "tone.wav", np.zeros(1600), 16_000)
     made = [
-        Clip(clip_id=f"{at:06d}", uri=str(folder / "tone.wav"), duration=0.1) for at in range(clips)
+        Clip(clip_id=f"{index:06d}", uri=str(folder / "tone.wav"), duration=0.1)
+        for index in range(clips)
     ]
     corpus = build(made, folder / "corpus")
     asleep_per_second = BLOCK_SECONDS / 8 / 0.1

@@ -38,12 +38,12 @@ console = Console(highlight=False, width=110)
 
 def loaded(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]]:
     """(sample rate, expert), ready to extract."""
-    found = []
+    seconds = []
     for setup in setups:
         teacher = setup.make()
         teacher.load(device="cpu", num_threads=threads)
-        found.append((setup.spec.sample_rate, teacher))
-    return found
+        seconds.append((setup.spec.sample_rate, teacher))
+    return seconds
 
 
 def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str, np.ndarray]]:
@@ -78,7 +78,7 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
             _EXPERTS.extend(loaded(setups, 1))
         clip = Clip(clip_id=row["clip_id"], uri=row["uri"], duration=row["duration"])
         frames = [frames for of_expert in extract(clip, _EXPERTS) for frames in of_expert.values()]
-        return {f"frames{at}": value.astype(np.float16) for at, value in enumerate(frames)}
+        return {f"frames{place}": value.astype(np.float16) for place, value in enumerate(frames)}
 
     rows = [{"clip_id": c.clip_id, "uri": c.uri, "duration": c.duration} for c in clips]
     dataset = datasets.Dataset.from_list(rows)
@@ -92,12 +92,12 @@ def one_round(
     corpus: Corpus, clips: list[Clip], setups: list[TeacherSetup], cores: int
 ) -> tuple[tuple[float, float, float], BuildResult]:
     """Seconds of the three others, and the job's outcome, all on the same clips."""
-    load_one, one = bare_loop(clips, setups, 1)
+    load_one, single = bare_loop(clips, setups, 1)
     _, default = bare_loop(clips, setups, cores)
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as out:
         mapped = datasets_map(clips, setups, Path(out)) - load_one
         config = BuildConfig(corpus=corpus.folder.uri, cache=f"{out}/cache")
-        return (one, default, mapped), build(config, Console(quiet=True))
+        return (single, default, mapped), build(config, Console(quiet=True))
 
 
 def main() -> None:
@@ -110,7 +110,7 @@ def main() -> None:
 
     every = list(Corpus(options.corpus).clips())
     chosen = np.linspace(0, len(every) - 1, options.clips or len(every)).astype(int)
-    clips = [every[at] for at in chosen]
+    clips = [every[place] for place in chosen]
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as folder:
         corpus = build_corpus(clips, Path(folder) / "corpus", clips_per_shard=16)
@@ -118,7 +118,7 @@ def main() -> None:
         console.print(describe())
         console.print(f"{len(clips)} clips, {corpus.seconds:.0f} s of audio, {len(setups)} experts")
         rounds = [one_round(corpus, clips, setups, cores) for _ in range(options.rounds)]
-    one, default, mapped = (
+    single, default, mapped = (
         min(times) for times in zip(*(times for times, _ in rounds), strict=True)
     )
     outcome = min((outcome for _, outcome in rounds), key=lambda done: done.working_seconds)
@@ -128,7 +128,7 @@ def main() -> None:
     for heading in ("", "seconds", "x real time", "the job is faster by"):
         table.add_column(heading, justify="right" if heading else "left")
     for name, seconds in (
-        ("bare loop, one thread", one),
+        ("bare loop, one thread", single),
         ("bare loop, libraries' threads", default),
         (f"datasets.map, {cores} processes, to_parquet", mapped),
         ("coat-cache build", job),
@@ -137,13 +137,13 @@ def main() -> None:
             name, f"{seconds:.1f}", f"{corpus.seconds / seconds:.2f}", f"{seconds / job:.2f}"
         )
     console.print(table)
-    ideal = one / cores
+    ideal = single / cores
     extracting = sum(outcome.extract_seconds.values())
     console.print(
         f"start-up of the job (Ray, experts): {outcome.startup_seconds:.1f} s\n"
         f"ideal (one-thread loop / {cores} cores): {ideal:.1f} s; overhead {job / ideal - 1:+.1%}\n"
-        f"  experts at work: {extracting:.1f} worker seconds, the loop took {one:.1f} "
-        f"({extracting / one - 1:+.1%}: two at once share caches and memory)\n"
+        f"  experts at work: {extracting:.1f} worker seconds, the loop took {single:.1f} "
+        f"({extracting / single - 1:+.1%}: two at once share caches and memory)\n"
         f"  workers not extracting (decoding, writing, waiting): "
         f"{cores * job - extracting:.1f} of {cores * job:.1f} worker seconds "
         f"({1 - extracting / (cores * job):.1%})"

@@ -61,13 +61,13 @@ def main() -> None:
         "fp16": cache_of(options.corpus, options.work / "fp16", "fp16"),
         "codecs": cache_of(options.corpus, options.work / "codecs", ""),
     }
-    found: dict[str, list[dict]] = {name: [] for name in caches}
+    results: dict[str, list[dict]] = {name: [] for name in caches}
     for name, cache in caches.items():
         for seed in range(options.seeds):
             out = options.work / name / f"student-{seed}"
             run("coat-student", "train", "--config", options.recipe, "--corpus", options.corpus,
                 "--cache", cache, "--out", out, "--seed", seed)  # fmt: skip
-            found[name].append(read_run(out, [caches["fp16"]], pictures=0)["streams"])
+            results[name].append(read_run(out, [caches["fp16"]], pictures=0)["streams"])
     sizes = {
         name: sum(line.cache_bytes for line in status(Layout.open(cache)))
         for name, cache in caches.items()
@@ -78,8 +78,8 @@ def main() -> None:
     )
     for heading in ("stream", "from fp16", "from codecs", "difference", "between seeds"):
         table.add_column(heading, justify="left" if heading == "stream" else "right")
-    for stream in found["fp16"][0]:
-        scores = {name: [report[stream]["score"] for report in found[name]] for name in found}
+    for stream in results["fp16"][0]:
+        scores = {name: [report[stream]["score"] for report in results[name]] for name in results}
         raw, ours = (mean(scores[name]) for name in ("fp16", "codecs"))
         spread = max(max(values) - min(values) for values in scores.values())
         table.add_row(stream, f"{raw:.4f}", f"{ours:.4f}", f"{ours - raw:+.4f}", f"{spread:.4f}")

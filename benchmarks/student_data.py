@@ -165,8 +165,8 @@ def features_table() -> Table:
 
     def short(extractor: WhisperFeatureExtractor, window_s: int) -> object:
         needed = samples_needed(extractor, [wave])
-        found = extractor(wave, max_length=needed, **options)["input_features"]
-        return found if window_s == 300 else fill_window(found, extractor.nb_max_frames)
+        features = extractor(wave, max_length=needed, **options)["input_features"]
+        return features if window_s == 300 else fill_window(features, extractor.nb_max_frames)
 
     for window_s in (30, 300):
         extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=window_s)
@@ -185,8 +185,8 @@ def order_table(clips: int) -> Table:
         table.add_column(heading, justify="right" if heading != "order" else "left")
     lanes, batch, shards = 64, 8, np.arange(clips) // 256
     blocks = BlockShuffle(shards, batch_size=batch, lanes=lanes, seed=0)
-    plain = np.random.default_rng(0).permutation(clips)
-    for name, order in (("clips", plain), ("blocks", np.fromiter(blocks, np.int64, clips))):
+    shuffled = np.random.default_rng(0).permutation(clips)
+    for name, order in (("clips", shuffled), ("blocks", np.fromiter(blocks, np.int64, clips))):
         lane = np.arange(clips) // batch % lanes
         reads = len(np.unique(order // 8 * lanes + lane)) / (clips / 8)
         opened = len(np.unique(order // 256 * lanes + lane)) / lanes
@@ -210,9 +210,9 @@ def make_cache(folder: Path, clips: int) -> Path:
         for number in range(corpus.num_shards):
             ids = corpus.shard_ids(number)
             rows = [
-                Row(clip_id=clip_id, duration=10.0, audio_digest=f"{at:032x}", metadata={},
-                    frames={stream.name: encoded[at % 8]})
-                for at, clip_id in enumerate(ids)
+                Row(clip_id=clip_id, duration=10.0, audio_digest=f"{index:032x}", metadata={},
+                    frames={stream.name: encoded[index % 8]})
+                for index, clip_id in enumerate(ids)
             ]  # fmt: skip
             sums = {stream.name: Sums.of(encoded[0].decode(), encoded[0])}
             shards.write(
@@ -231,9 +231,9 @@ class Targets(Dataset):
     def __len__(self) -> int:
         return len(self._ids)
 
-    def __getitem__(self, at: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         return {
-            name: torch.from_numpy(stream.frames(self._ids[at], NUM_SPANS))
+            name: torch.from_numpy(stream.frames(self._ids[index], NUM_SPANS))
             for name, stream in self._streams.items()
         }
 

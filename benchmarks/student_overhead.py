@@ -241,10 +241,10 @@ def main() -> None:
         )
     console.print(table)
     lengths = {side: length for side, (_, length) in asked.items()}
-    heard = SECONDS * TOKENS_PER_SECOND
+    audio_tokens = SECONDS * TOKENS_PER_SECOND
     console.print(
-        f"prompt: {lengths['base']} tokens ({heard} of audio), {lengths['coat']} with the block; "
-        f"generated tokens are as many. LLM {SIZES.hidden_size} x {SIZES.layers}, tower "
+        f"prompt: {lengths['base']} tokens ({audio_tokens} of audio), {lengths['coat']} with the "
+        f"block; generated tokens are as many. LLM {SIZES.hidden_size} x {SIZES.layers}, tower "
         f"{SIZES.tower_width} x {SIZES.tower_layers}, window {SIZES.window_s} s"
     )
     for name, window in (("Qwen2-Audio, Audio Flamingo 3 (30 s windows)", 30), ("Omni", SECONDS)):

@@ -51,8 +51,8 @@ class Taken:
 def timed(run: Callable[[], Any], audio_s: float) -> tuple[Taken, Any]:
     """Runs and measures."""
     wall, cpu = time.perf_counter(), time.process_time()
-    found = run()
-    return Taken(time.perf_counter() - wall, time.process_time() - cpu, audio_s), found
+    result = run()
+    return Taken(time.perf_counter() - wall, time.process_time() - cpu, audio_s), result
 
 
 def tried(
@@ -64,7 +64,7 @@ def tried(
     rate = teacher.spec().sample_rate
     waves = [audio.load(clip, rate) for clip in clips]
     teacher.extract(waves[:1])
-    blocks = [waves[at : at + 16] for at in range(0, len(waves), 16)]
+    blocks = [waves[first : first + 16] for first in range(0, len(waves), 16)]
     return timed(
         lambda: [targets for block in blocks for targets in teacher.extract(block)],
         sum(map(len, waves)) / rate,
@@ -91,13 +91,13 @@ def true_sizes(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
             transformers.ClapFeatureExtractor(truncation="rand_trunc"), "clap", {},
         ),
     }  # fmt: skip
-    found = {}
+    result = {}
     for name, (model, extractor, family, settings) in made.items():
         place = folder / name.replace(" ", "")
         model().save_pretrained(place)
         extractor.save_pretrained(place)
-        found[name] = (family, {"model": str(place), **settings})
-    return found
+        result[name] = (family, {"model": str(place), **settings})
+    return result
 
 
 def words(text: str) -> str:
@@ -127,11 +127,11 @@ def whisper(folder: str, clips: Sequence[Any]) -> None:
     reference = np.zeros(0)
     for step in (1, 2, 4):
         settings = {"model": folder, "silence_step": step, "batch_seconds": 240}
-        taken, heard = tried("asr", "whisper", settings, clips)
-        frames_TD = np.concatenate([targets.frames["encoder"] for targets in heard])
+        taken, results = tried("asr", "whisper", settings, clips)
+        frames_TD = np.concatenate([targets.frames["encoder"] for targets in results])
         reference = reference if len(reference) else frames_TD
         name = f"ours, silence_step {step}: frames, words with times"
-        texts = [targets.metadata["text"] for targets in heard]
+        texts = [targets.metadata["text"] for targets in results]
         rows.append((name, taken, texts, f"{cosine(reference, frames_TD):.4f}"))
     shown = Table("Whisper", title=f"{len(clips)} spoken clips, {loop.audio:.0f} s, {folder}")
     headings = ("wall s", "CPU s", "x real time", "loop: wall", "CPU", "errors", "cosine")
@@ -173,8 +173,8 @@ def main() -> None:
     for heading in ("audio s", "x real time", "CPU s per audio s"):
         shown.add_column(heading, justify="right")
 
-    def add(name: str, family: str, settings: dict[str, Any], heard: Sequence[Any]) -> None:
-        taken, _ = tried("t", family, settings, heard)
+    def add(name: str, family: str, settings: dict[str, Any], results: Sequence[Any]) -> None:
+        taken, _ = tried("t", family, settings, results)
         shown.add_row(
             name, f"{taken.audio:.0f}", f"{taken.audio / taken.wall:.2f}",
             f"{taken.cpu / taken.audio:.3f}",

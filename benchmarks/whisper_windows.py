@@ -51,20 +51,22 @@ def packed(teacher: Teacher, waves: list[np.ndarray]) -> list[np.ndarray]:
     """Frames of clips that share windows of 30 s."""
     groups: list[list[int]] = [[]]
     filled = 0
-    for at, wave in enumerate(waves):
+    for place, wave in enumerate(waves):
         room = -(-len(wave) // FRAME) + GAP_S * RATE // FRAME
         if filled + room > 1500:
             groups.append([])
             filled = 0
-        groups[-1].append(at)
+        groups[-1].append(place)
         filled += room
     frames: list[np.ndarray] = []
     for group in groups:
-        tape = [np.pad(waves[at], (0, -len(waves[at]) % FRAME + GAP_S * RATE)) for at in group]
+        tape = [
+            np.pad(waves[place], (0, -len(waves[place]) % FRAME + GAP_S * RATE)) for place in group
+        ]
         starts = np.cumsum([0, *map(len, tape)]) // FRAME
-        (heard,) = teacher.extract([np.concatenate(tape)])
-        for at, start in zip(group, starts, strict=False):
-            frames.append(heard.frames["encoder"][start:][: -(-len(waves[at]) // FRAME)])
+        (results,) = teacher.extract([np.concatenate(tape)])
+        for place, start in zip(group, starts, strict=False):
+            frames.append(results.frames["encoder"][start:][: -(-len(waves[place]) // FRAME)])
     return frames
 
 
@@ -91,7 +93,7 @@ def main() -> None:
         teacher = loaded(window_step_s=step or 30, transcribe=False)
         began = time.perf_counter()
         if step:
-            frames = [heard.frames["encoder"] for heard in teacher.extract(waves)]
+            frames = [results.frames["encoder"] for results in teacher.extract(waves)]
         else:
             frames = packed(teacher, waves)
         taken_s = time.perf_counter() - began
@@ -106,8 +108,8 @@ def main() -> None:
         cosine_T = (first_TD * second_TD).sum(1) / norms_T
         error = "-"
         if step:
-            heard = loaded(window_step_s=step).extract(waves)
-            transcripts = [words(targets.metadata["text"]) for targets in heard]
+            results = loaded(window_step_s=step).extract(waves)
+            transcripts = [words(targets.metadata["text"]) for targets in results]
             error = f"{jiwer.wer(said, transcripts):.1%}"
         table.add_row(
             f"{step} s" if step else f"packed, {GAP_S} s apart",

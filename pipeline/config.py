@@ -97,7 +97,7 @@ class BuildConfig:
     """A worker that has not come back from a block after this many seconds, and 30 more per second
     of audio, is replaced. Loading teachers and writing a shard may take 5 times as long."""
     retry_seconds: float = 120.0
-    """For how long a store that cannot be reached (audio or cache) is tried again, with pauses,
+    """Time for which a store that cannot be reached (audio or cache) is tried again, with pauses,
     before the build ends or leaves a shard to the next one."""
     part: str = ""
     """I/N: this build does only every N-th shard, from the I-th on. N builds at once, on clusters

@@ -60,7 +60,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
 
     Args:
         config: The options of the build.
-        console: Where progress is shown.
+        console: Progress is shown here.
         retry_failures: Try the clips that failed before, and nothing else.
 
     Raises:
@@ -91,7 +91,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
         lacking = {name: config.shards_of_part(numbers) for name, numbers in missing.items()}
         work = plan.work(corpus, lacking)
         sizes = corpus.shard_sizes()
-        totals = {name: sum(sizes[at] for at in numbers) for name, numbers in lacking.items()}
+        totals = {name: sum(sizes[shard] for shard in numbers) for name, numbers in lacking.items()}
     totals = {name: clips for name, clips in totals.items() if clips}
     setups = [teacher for teacher in setups if teacher.name in totals]
     folders = {teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups}

@@ -118,12 +118,12 @@ class HeadConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        per_position, wanted = (
+        per_position, needed = (
             self.frames_per_position,
             f"a multiple of {self.attention_heads} heads",
         )
         _require(per_position >= 1, "heads.frames_per_position", "at least 1", per_position)
-        _require(self.width % self.attention_heads == 0, "heads.width", wanted, self.width)
+        _require(self.width % self.attention_heads == 0, "heads.width", needed, self.width)
         _require(0 <= self.dropout < 1, "heads.dropout", "in [0, 1)", self.dropout)
 
 

@@ -105,9 +105,9 @@ def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[
     if command is None:
         return list(words)
     settled: list[str] = []
-    for at, word in enumerate(words):
+    for place, word in enumerate(words):
         option, equals, value = word.partition("=")
-        if words[at - 1 : at] == ["--config"]:
+        if words[place - 1 : place] == ["--config"]:
             word = _settle_file(word, configs[command])
         elif option == "--config" and equals:
             word = f"--config={_settle_file(value, configs[command])}"

@@ -75,8 +75,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
 
     # Data: which clips, what is asked about them, and what the teachers heard in them.
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
-    wanted, versions = run.pinned_streams(recipe)
-    streams = open_streams(caches, wanted, local_copies=options.local_copies, versions=versions)
+    pinned, versions = run.pinned_streams(recipe)
+    streams = open_streams(caches, pinned, local_copies=options.local_copies, versions=versions)
     copy_ahead(streams)
     corpus = Corpus(options.corpus)
     with process.main_process_first():

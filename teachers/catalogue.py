@@ -26,7 +26,7 @@ class Family:
     streams: str
     """Stream, width @ frames per second."""
     license: str
-    """Of the weights."""
+    """Licence of the weights."""
     memory_gb: float
     needs: tuple[str, ...] = ()
     """Modules that it imports."""

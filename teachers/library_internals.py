@@ -28,7 +28,7 @@ def alignment_heads(name: str, digest: str) -> bytes | None:
 
 
 def frame_mask(model: Any, num_frames: int, attention_mask: Any) -> Any:
-    """Which frames of a wav2vec 2.0 model are about audio that is not padding (transformers 5.24).
+    """Boolean for each frame of a wav2vec 2.0 model: no padding (transformers 5.24).
 
     Args:
         model: A `Wav2Vec2PreTrainedModel`.

@@ -1,4 +1,4 @@
-"""What a teacher is: the one interface between the pipeline and an expert.
+"""The interface between the pipeline and an expert.
 
 A teacher owns its model: it describes itself without loading anything, loads once per worker, and
 turns a batch of waveforms into targets. Rows, files and failures are the pipeline's.
@@ -17,7 +17,7 @@ from manifests.streams.specs import TeacherSpec
 
 @dataclass(frozen=True, slots=True)
 class Targets:
-    """What one teacher hears in one clip."""
+    """The targets of one clip by one teacher."""
 
     frames: dict[str, np.ndarray]
     """Stream name -> frames_TD, float32, T >= 1."""

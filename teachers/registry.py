@@ -26,7 +26,7 @@ MUSIC = [
     "an organ", "a synthesizer", "strings", "a violin", "a cello", "a trumpet", "a saxophone",
     "a flute", "a clarinet", "drums", "hand percussion", "a harp", "an accordion", "no instrument",
 ]  # fmt: skip
-"""What the hub preset listens for in music."""
+"""Labels that the hub preset scores in music."""
 
 GENERIC = "transformers:"
 """`transformers:MODEL_ID` is the family `encoder` with that model."""

@@ -69,14 +69,14 @@ def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
     """Telephone prompts of up to 4 s, one voice, with what they say."""
     text_file = "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     listing = gzip.decompress((unpacked("asterisk-core-sounds-en") / text_file).read_bytes())
-    found = []
+    clips = []
     for key, colon, text in (line.partition(": ") for line in listing.decode().splitlines()):
         file = unpacked(PROMPTS) / "asterisk/sounds" / VOICE / f"{key}.g722"
         said = normal(text)
-        plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", text.strip()) and len(said.split()) >= 2
-        if colon and plain and file.exists() and file.stat().st_size / 8000 <= MAX_SECONDS - 0.1:
-            found.append((key, said, file))
-    for key, said, file in shuffled(found, "prompts")[:count]:
+        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", text.strip()) and len(said.split()) >= 2
+        if colon and is_plain and file.exists() and file.stat().st_size / 8000 <= MAX_SECONDS - 0.1:
+            clips.append((key, said, file))
+    for key, said, file in shuffled(clips, "prompts")[:count]:
         path = out / "prompts" / f"{key.replace('/', '-')}.wav"
         yield write(path, _g722(file), PROMPT_RATE, collection="prompts", text=said, kind="speech")
 
@@ -170,8 +170,8 @@ def melodies(out: Path, font_name: str, count: int) -> Iterator[Row]:
             if lowest <= min(keys) and max(keys) <= highest:
                 break
         length = rng.uniform(0.3, 0.5)
-        score = [Note(0.05 + at * length, 0.05 + (at + 0.9) * length, key)
-                 for at, key in enumerate(keys)]  # fmt: skip
+        score = [Note(0.05 + place * length, 0.05 + (place + 0.9) * length, key)
+                 for place, key in enumerate(keys)]  # fmt: skip
         wave = font.play(program, score, score[-1].offset_s + 0.1)
         path = out / "melodies" / f"{font_name}-{number:04d}.wav"
         yield write(path, wave * rng.uniform(0.3, 1.0), SAMPLE_RATE, collection="melodies",
@@ -246,5 +246,5 @@ def _trimmed(wave: np.ndarray) -> np.ndarray:
 
 
 def _faster(wave: np.ndarray, speed: float) -> np.ndarray:
-    at = np.arange(0, len(wave) - 1, speed)
-    return np.interp(at, np.arange(len(wave)), wave).astype(np.float32)
+    place = np.arange(0, len(wave) - 1, speed)
+    return np.interp(place, np.arange(len(wave)), wave).astype(np.float32)

@@ -93,8 +93,8 @@ def intervals(out: Path, font_name: str, count: int) -> Iterator[Row]:
         keys = [low, low + distance]
         rng.shuffle(keys)
         length = rng.uniform(0.4, 0.7)
-        score = [Note(0.05 + at * length, 0.05 + (at + 0.9) * length, key)
-                 for at, key in enumerate(keys)]  # fmt: skip
+        score = [Note(0.05 + place * length, 0.05 + (place + 0.9) * length, key)
+                 for place, key in enumerate(keys)]  # fmt: skip
         wave = font.play(program, score, score[-1].offset_s + 0.1) * rng.uniform(0.3, 1.0)
         yield write(out / "intervals" / f"{font_name}-{number:04d}.wav", wave, SAMPLE_RATE,
                     collection="intervals", interval=name, kind="music")  # fmt: skip
@@ -115,9 +115,9 @@ def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
         start = rng.uniform(0.02, 0.1)
         for drum in [first, *(rng.choice(HITS) for _ in range(amount - 1))]:
             hit = _resampled(rng.choice(samples[drum]))[: int(0.35 * RATE)]
-            at = int(start * RATE)
-            hit = hit[: len(wave) - at] * rng.uniform(0.4, 0.9) / max(np.abs(hit).max(), 1e-3)
-            wave[at : at + len(hit)] += hit
+            place = int(start * RATE)
+            hit = hit[: len(wave) - place] * rng.uniform(0.4, 0.9) / max(np.abs(hit).max(), 1e-3)
+            wave[place : place + len(hit)] += hit
             start += rng.uniform(0.25, 0.45)
         end = min(len(wave), int((start + 0.1) * RATE))
         yield write(out / "hits" / f"{source}-{number:04d}.wav", wave[:end], RATE,
@@ -186,5 +186,5 @@ def _level(wave: np.ndarray) -> np.ndarray:
 
 def _resampled(path: Path) -> np.ndarray:
     wave, rate = soundfile.read(path, dtype="float32")
-    at = np.arange(0, len(wave) - 1, rate / RATE)
-    return np.interp(at, np.arange(len(wave)), wave).astype(np.float32)
+    place = np.arange(0, len(wave) - 1, rate / RATE)
+    return np.interp(place, np.arange(len(wave)), wave).astype(np.float32)

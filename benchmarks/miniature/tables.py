@@ -86,12 +86,12 @@ def _write_verdicts(console: Console, runs: dict[Arm, list[Path]], differences: 
 
 
 def _write_differences(console: Console, comparison: dict) -> None:
-    for name, found in comparison["differences"].items():
+    for name, values in comparison["differences"].items():
         cells = [
             f"{task} {part['score']:+.3f} ({part['low']:+.3f} .. {part['high']:+.3f})"
-            for task, part in found["tasks"].items()
+            for task, part in values["tasks"].items()
         ]
-        p = ", ".join(f"{value:.3f}" for value in found["mcnemar_p"])
+        p = ", ".join(f"{value:.3f}" for value in values["mcnemar_p"])
         console.print(f"{name}: {'; '.join(cells)}; McNemar's p by seed: {p}")
 
 
@@ -109,12 +109,12 @@ def _ablations(console: Console, folder: Path, runs: dict[Arm, list[Path]]) -> N
     console.print("\nIs the block used? Mean score over tasks, by seed (change against intact)")
     for condition in chosen[0]["conditions"]:
         for arm in WITH_BLOCK:
-            found = [r["conditions"][condition] for r in chosen if r["arm"] == arm]
-            if found:
+            values = [r["conditions"][condition] for r in chosen if r["arm"] == arm]
+            if values:
                 cells = [
                     f"{f['mean']['score']:.3f} ({f['change']['score']:+.3f}, "
                     f"{f['change']['low']:+.3f} .. {f['change']['high']:+.3f})"
-                    for f in found
+                    for f in values
                 ]
                 console.print(f"  {condition:15s} {arm:6s} {'   '.join(cells)}")
     draw_ablation(folder / "ablations.png", [r for r in chosen if r["seed"] == chosen[0]["seed"]])
@@ -152,8 +152,8 @@ def _probes(console: Console, folder: Path, base: Path, runs: dict[Arm, list[Pat
         first = readings["coat"][0]["streams"][name]
         scores = [
             f"{arm} "
-            + ", ".join(f"{_number(reading['streams'][name]['score'])}" for reading in found)
-            for arm, found in readings.items()
+            + ", ".join(f"{_number(reading['streams'][name]['score'])}" for reading in values)
+            for arm, values in readings.items()
         ]
         console.print(
             f"  head {name:22s} {first['metric']:20s} mean predictor "

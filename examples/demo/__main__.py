@@ -43,7 +43,7 @@ def run(*command: str | Path) -> float:
 def main() -> None:
     """Corpus, cache, student, their reports, table."""
     corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
-    heard, learnt = OUT / "reports" / "cache", OUT / "reports" / "student"
+    cache_report, learnt = OUT / "reports" / "cache", OUT / "reports" / "student"
     seconds = {
         "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
         + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
@@ -51,7 +51,7 @@ def main() -> None:
         "teacher cache": run("coat-cache", "build", "--corpus", corpus, "--cache", cache),
         "student": run("coat-student", "train", "--config", RECIPE, "--corpus", corpus,
                        "--cache", cache, "--out", student),
-        "reports": run("coat-cache", "report", "--cache", cache, "--out", heard)
+        "reports": run("coat-cache", "report", "--cache", cache, "--out", cache_report)
         + run("coat-student", "report", student, "--cache", cache, "--out", learnt),
     }  # fmt: skip
     console.print()
@@ -62,7 +62,7 @@ def main() -> None:
     console.print(
         f"\ncorpus   {corpus}\ncache    {cache}   (coat-cache status --cache {cache})"
         f"\nstudent  {student}   (tensorboard --logdir {student})"
-        f"\nreports  {heard}/index.html, {learnt}/index.html"
+        f"\nreports  {cache_report}/index.html, {learnt}/index.html"
         "\n\nLook at one clip:  "
         f"coat-cache show {first_clip(cache)} --cache {cache}"
         f"\nAsk the student:   coat-student generate {first_audio(cache)} "
@@ -79,23 +79,23 @@ def cache_table(cache: Path) -> Table:
         table.add_column(heading, justify="right")
     lines = status(Layout.open(cache))
     for line in lines:
-        heard = line.audio_hours * 3600
+        cache_report = line.audio_hours * 3600
         table.add_row(
             line.teacher,
             str(line.rows),
             f"{line.audio_hours:.3f}",
-            f"{heard / line.extract_seconds:.1f}" if line.extract_seconds else "-",
+            f"{cache_report / line.extract_seconds:.1f}" if line.extract_seconds else "-",
             f"{line.cache_bytes / 1e6 / line.audio_hours:.1f}" if line.audio_hours else "-",
             str(line.failures.total()),
         )
-    heard = max(line.audio_hours for line in lines) * 3600
+    cache_report = max(line.audio_hours for line in lines) * 3600
     table.add_section()
     table.add_row(
         "all, one worker",
         str(max(line.rows for line in lines)),
-        f"{heard / 3600:.3f}",
-        f"{heard / sum(line.extract_seconds for line in lines):.1f}",
-        f"{sum(line.cache_bytes for line in lines) / 1e6 / (heard / 3600):.1f}",
+        f"{cache_report / 3600:.3f}",
+        f"{cache_report / sum(line.extract_seconds for line in lines):.1f}",
+        f"{sum(line.cache_bytes for line in lines) / 1e6 / (cache_report / 3600):.1f}",
         str(sum(line.failures.total() for line in lines)),
     )
     return table

@@ -57,14 +57,14 @@ def speech(out: Path) -> Iterator[Row]:
         unpacked("asterisk-core-sounds-en") / "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     )
     lines = gzip.decompress(listing.read_bytes()).decode("utf-8-sig").splitlines()
-    found = []
+    items = []
     for key, colon, text in (line.partition(": ") for line in lines):
         file = prompts / f"{key}.g722"
         said = " ".join(text.strip(" .").split())
-        plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", said) and len(said.split()) >= 4
-        if colon and plain and file.exists() and 1 <= file.stat().st_size / 8000 <= 6:
-            found.append((file, key.replace("/", "-"), said))
-    for file, key, said in _spread(sorted(found), NUM_SPEECH):
+        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", said) and len(said.split()) >= 4
+        if colon and is_plain and file.exists() and 1 <= file.stat().st_size / 8000 <= 6:
+            items.append((file, key.replace("/", "-"), said))
+    for file, key, said in _spread(sorted(items), NUM_SPEECH):
         path = out / "speech" / f"{key}.wav"
         with av.open(str(file), format="g722") as container:
             frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
@@ -76,8 +76,8 @@ def speech(out: Path) -> Iterator[Row]:
 def synthetic_speech(out: Path) -> Iterator[Row]:
     """Sentences by espeak-ng."""
     espeak = synthetic.Espeak()
-    for at, text in enumerate(synthetic.SENTENCES[:NUM_SPEECH]):
-        path = out / "speech" / f"espeak-{at:02d}.wav"
+    for number, text in enumerate(synthetic.SENTENCES[:NUM_SPEECH]):
+        path = out / "speech" / f"espeak-{number:02d}.wav"
         soundfile.write(path, espeak.say(text), espeak.sample_rate, subtype="PCM_16")
         labels = {"kind": "speech", "sound": "speech", "language": "en", "synthetic": True}
         yield _row(path, text, labels, synthetic.ESPEAK, synthetic.ESPEAK_LICENCE)
@@ -104,10 +104,10 @@ def sounds(out: Path) -> Iterator[Row]:
 
 def synthetic_sounds(out: Path) -> Iterator[Row]:
     """Noise, beeps and the like."""
-    for at in range(NUM_SOUNDS):
-        name = synthetic.SOUNDS[at % len(synthetic.SOUNDS)]
-        path = out / "sounds" / f"{name.replace(' ', '-')}-{at:02d}.wav"
-        wave = synthetic.sound(name, 1.5 + at % 4, at)
+    for number in range(NUM_SOUNDS):
+        name = synthetic.SOUNDS[number % len(synthetic.SOUNDS)]
+        path = out / "sounds" / f"{name.replace(' ', '-')}-{number:02d}.wav"
+        wave = synthetic.sound(name, 1.5 + number % 4, number)
         soundfile.write(path, wave, synthetic.SAMPLE_RATE, subtype="PCM_16")
         labels = {"kind": "sound event", "sound": name, "synthetic": True}
         yield _row(path, None, labels, "none", "CC0-1.0")
@@ -131,10 +131,10 @@ def _notes(
     package: str,
     licence: str,
 ) -> Iterator[Row]:
-    for at in range(NUM_NOTES):
-        name, program = list(INSTRUMENTS.items())[at % len(INSTRUMENTS)]
-        score = _score(random.Random(f"notes {at}"), chords=at % 5 == 4)
-        path = out / "notes" / f"{name}-{at:02d}.wav"
+    for number in range(NUM_NOTES):
+        name, program = list(INSTRUMENTS.items())[number % len(INSTRUMENTS)]
+        score = _score(random.Random(f"notes {number}"), chords=number % 5 == 4)
+        path = out / "notes" / f"{name}-{number:02d}.wav"
         seconds = score[-1].offset_s + 0.3
         soundfile.write(path, play(program, score, seconds), SAMPLE_RATE, subtype="PCM_16")
         times = [[note.onset_s, note.offset_s, note.midi] for note in score]
@@ -157,7 +157,7 @@ def _score(rng: random.Random, *, chords: bool) -> list[Note]:
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
     """That many of the items, evenly spread over their order."""
-    return [items[at * len(items) // count] for at in range(min(count, len(items)))]
+    return [items[number * len(items) // count] for number in range(min(count, len(items)))]
 
 
 def _row(path: Path, text: str | None, labels: Row, package: str, licence: str) -> Row:

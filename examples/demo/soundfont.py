@@ -66,8 +66,8 @@ class SoundFont:
             name: np.frombuffer(chunks[name], record) for name, record in RECORDS.items()
         }
         self._presets = {
-            int(preset["f1"]): at
-            for at, preset in enumerate(self._records[b"phdr"][:-1])
+            int(preset["f1"]): place
+            for place, preset in enumerate(self._records[b"phdr"][:-1])
             if preset["f2"] == 0
         }
 
@@ -92,16 +92,16 @@ class SoundFont:
         start, end, loop_start, loop_end, rate, pitch, correction = map(int, header[1:8])
         semitones = midi - zone.get(ROOT_KEY, pitch) + zone.get(COARSE_TUNE, 0)
         cents = 100 * semitones + zone.get(FINE_TUNE, 0) + correction
-        at = time * rate * 2 ** (cents / 1200)
+        place = time * rate * 2 ** (cents / 1200)
         if zone.get(MODES, 0) & 1:
             begin, length = loop_start - start, loop_end - loop_start
-            at = np.where(at < begin, at, begin + (at - begin) % length)
+            place = np.where(place < begin, place, begin + (place - begin) % length)
         wave = self._wave[start:end] / 32768.0
-        return np.interp(at, np.arange(len(wave)), wave, right=0.0) * _envelope(zone, time)
+        return np.interp(place, np.arange(len(wave)), wave, right=0.0) * _envelope(zone, time)
 
     def _zones(self, program: int, midi: int) -> list[Zone]:
         """The zones of the instruments' samples that sound for a key."""
-        found = []
+        regions = []
         for preset in self._bags(b"p", self._presets[program], INSTRUMENT):
             if _covers(preset, midi):
                 for zone in self._bags(b"i", preset[INSTRUMENT], SAMPLE):
@@ -110,13 +110,13 @@ class SoundFont:
                             key: zone.get(key, 0) + preset.get(key, 0)
                             for key in (COARSE_TUNE, FINE_TUNE)
                         }
-                        found.append(zone | tuning)
-        return found
+                        regions.append(zone | tuning)
+        return regions
 
-    def _bags(self, level: bytes, at: int, target: int) -> list[Zone]:
+    def _bags(self, level: bytes, place: int, target: int) -> list[Zone]:
         """Zones of a preset or an instrument, over the defaults of its first, global zone."""
         owner, column = (b"phdr", "f3") if level == b"p" else (b"inst", "f1")
-        first, last = self._records[owner][column][at : at + 2]
+        first, last = self._records[owner][column][place : place + 2]
         bags = self._records[level + b"bag"]["f0"]
         generators = self._records[level + b"gen"]
         shared: Zone = {}
@@ -138,7 +138,7 @@ def additive(notes: Sequence[Note], seconds: float) -> np.ndarray:
     """The same notes on no instrument at all: eight harmonics that decay like a plucked string."""
     wave = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     for note in notes:
-        start, end = (round(at * SAMPLE_RATE) for at in (note.onset_s, note.offset_s))
+        start, end = (round(place * SAMPLE_RATE) for place in (note.onset_s, note.offset_s))
         time = np.arange(end - start) / SAMPLE_RATE
         harmonics = [
             np.sin(2 * np.pi * note.hertz * n * time) * np.exp(-time * n) / n
@@ -152,18 +152,18 @@ def additive(notes: Sequence[Note], seconds: float) -> np.ndarray:
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
     """RIFF chunks by name, those within lists included."""
-    found: dict[bytes, bytes] = {}
+    regions: dict[bytes, bytes] = {}
     lists = [(12, len(data))]
     while lists:
-        at, end = lists.pop()
-        while at + 8 <= end:
-            name, size = struct.unpack_from("<4sI", data, at)
+        place, end = lists.pop()
+        while place + 8 <= end:
+            name, size = struct.unpack_from("<4sI", data, place)
             if name == b"LIST":
-                lists.append((at + 12, at + 8 + size))
+                lists.append((place + 12, place + 8 + size))
             else:
-                found[name] = data[at + 8 : at + 8 + size]
-            at += 8 + size + size % 2
-    return found
+                regions[name] = data[place + 8 : place + 8 + size]
+            place += 8 + size + size % 2
+    return regions
 
 
 def _covers(zone: Zone, midi: int, velocity: int = 100) -> bool:

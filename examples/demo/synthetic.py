@@ -50,13 +50,13 @@ class Espeak:
 
     def say(self, text: str) -> np.ndarray:
         """Speech as int16 samples of `sample_rate`."""
-        heard: list[np.ndarray] = []
+        parts: list[np.ndarray] = []
         samples = ctypes.POINTER(ctypes.c_short)
 
         @ctypes.CFUNCTYPE(ctypes.c_int, samples, ctypes.c_int, ctypes.c_void_p)
         def listen(wave, count, _events):
             if count > 0:
-                heard.append(np.ctypeslib.as_array(wave, (count,)).copy())
+                parts.append(np.ctypeslib.as_array(wave, (count,)).copy())
             return 0
 
         self._library.espeak_SetSynthCallback(listen)
@@ -64,7 +64,7 @@ class Espeak:
         by_character, utf8 = 1, 1
         size = ctypes.c_size_t(len(encoded) + 1)
         self._library.espeak_Synth(encoded, size, 0, by_character, 0, utf8, None, None)
-        return np.concatenate(heard)
+        return np.concatenate(parts)
 
 
 def sound(name: str, seconds: float, seed: int) -> np.ndarray:

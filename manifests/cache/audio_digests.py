@@ -25,8 +25,8 @@ def read(folder: Folder, marker: Marker, file: pq.ParquetFile | None) -> np.ndar
     """A hash of the audio digest of each row of a shard, or None where it is not known cheaply.
 
     Args:
-        folder: Of the teacher's shards.
-        marker: Of the shard, perhaps from the marker index, which leaves the digests out.
+        folder: The teacher's shards.
+        marker: The commit of the shard, perhaps from the marker index, which leaves digests out.
         file: Its data file, for markers of format 1, which have no digests; None if it lies in an
             object store, where reading a column of it costs too many requests.
     """
@@ -50,6 +50,6 @@ def differing_rows(
         if rows is None or theirs is None:
             continue
         _, mine_N, theirs_N = np.intersect1d(rows[0], theirs[0], return_indices=True)
-        for at in np.flatnonzero(rows[1][mine_N] != theirs[1][theirs_N]).tolist():
-            differing[int(mine_N[at])] = teacher
+        for place in np.flatnonzero(rows[1][mine_N] != theirs[1][theirs_N]).tolist():
+            differing[int(mine_N[place])] = teacher
     return differing

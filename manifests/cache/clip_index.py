@@ -95,10 +95,10 @@ class CorpusClips:
     def place(self, clip_id: str) -> int:
         """Place of one clip, as `places` gives it."""
         (key,) = clip_keys([clip_id])
-        at = int(self._keys.searchsorted(key))
-        if at == len(self._keys) or self._keys[at] != key:
+        place = int(self._keys.searchsorted(key))
+        if place == len(self._keys) or self._keys[place] != key:
             return ABSENT
-        return int(self._places[at])
+        return int(self._places[place])
 
     def places(self, key_N: np.ndarray) -> np.ndarray:
         """Places of many clips in one look-up: shard ordinal * 2^32 + position, or `ABSENT`."""
@@ -108,14 +108,14 @@ class CorpusClips:
         return np.where(self._keys[at_N] == key_N, self._places[at_N], ABSENT)
 
     def _refuse(self, *places: int) -> None:
-        found = []
+        clashes = []
         for place in places:
             ordinal, row = divmod(place, 1 << ROW_BITS)
             name = max(
                 self._first, key=lambda name: (self._first[name] <= ordinal, self._first[name])
             )
-            found.append((name, self._corpora[name].shard_ids(ordinal - self._first[name])[row]))
-        (first, clip_id), (second, other) = found
+            clashes.append((name, self._corpora[name].shard_ids(ordinal - self._first[name])[row]))
+        (first, clip_id), (second, other) = clashes
         raise UserError(
             f"the corpora {first!r} and {second!r} of this cache both have a clip {clip_id!r}, so "
             "they cannot be read together; read one of them: --corpus NAME on the command line, "
@@ -126,10 +126,10 @@ class CorpusClips:
 
 
 class ClipIndex:
-    """Where the rows of one teacher are: a shard's ordinal and the row within it.
+    """The places of one teacher's rows: a shard's ordinal and the row within it.
 
     Args:
-        clips: Of the corpora.
+        clips: The clips of the corpora.
         shards: The teacher's shards, in its own order, as ordinals of `clips`.
         failed: Keys of the clips without a row in these shards.
     """
@@ -164,7 +164,7 @@ class ClipIndex:
         """Places of many clips in one look-up: ordinal * 2^32 + row, or `ABSENT`.
 
         Args:
-            key_N: Of `clip_keys`.
+            key_N: Hashes from `clip_keys`.
         """
         place_N = self._clips.places(key_N)
         shard_N, position_N = place_N >> ROW_BITS, place_N & ROW_MASK

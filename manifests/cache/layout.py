@@ -1,4 +1,4 @@
-"""Where things lie in a cache.
+"""The folders and files of a cache.
 
     CACHE/
       cache.json                        format version
@@ -60,7 +60,7 @@ class CurrentVersion:
 
     @property
     def notice(self) -> str | None:
-        """What a reader should know if a newer version exists that it does not get."""
+        """A line for readers if a newer version exists that they do not get."""
         if self.spec.key == self.newest.key or self.why == "chosen":
             return None
         return (
@@ -267,7 +267,7 @@ class Layout:
 
     def current(self, corpora: Sequence[str] | None = None) -> dict[str, TeacherSpec]:
         """Teacher name -> the version that readers get, see `current_versions`."""
-        return {name: found.spec for name, found in self.current_versions(corpora).items()}
+        return {name: version.spec for name, version in self.current_versions(corpora).items()}
 
     def current_versions(self, corpora: Sequence[str] | None = None) -> dict[str, CurrentVersion]:
         """Teacher name -> the version that readers get, and why.
@@ -284,8 +284,8 @@ class Layout:
         for spec in self.teachers().values():
             by_name.setdefault(spec.name, []).append(spec)
         names = self.corpora() if corpora is None else corpora
-        found = in_parallel(lambda specs: self._current(specs, names), list(by_name.values()))
-        return dict(zip(by_name, found, strict=True))
+        versions = in_parallel(lambda specs: self._current(specs, names), list(by_name.values()))
+        return dict(zip(by_name, versions, strict=True))
 
     def _current(self, specs: list[TeacherSpec], corpora: Sequence[str]) -> CurrentVersion:
         newest = specs[-1]

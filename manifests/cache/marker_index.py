@@ -218,13 +218,15 @@ def _with_sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -
     """The same with sums: the indexed ones hold if no marker that they sum up has changed."""
     still = all(stamps.get(number) == stamp for number, stamp in _stamps(indexed).items())
     base = indexed if still else _Indexed({}, {})
-    found = {number: Marker.from_bytes(text.encode()) for number, (_, text) in base.markers.items()}
+    markers = {
+        number: Marker.from_bytes(text.encode()) for number, (_, text) in base.markers.items()
+    }
     total: dict[str, Sums] = {}
     _add(total, base.sums)
     for marker in _read(folder, [number for number in stamps if number not in base.markers]):
         _add(total, {stream: Sums.from_json(part) for stream, part in marker.sums.items()})
-        found[marker.shard] = _slim(marker)
-    return Segment([found[number] for number in stamps if number in found], total)
+        markers[marker.shard] = _slim(marker)
+    return Segment([markers[number] for number in stamps if number in markers], total)
 
 
 def _read(folder: Folder, numbers: Sequence[int]) -> Iterator[Marker]:
@@ -232,15 +234,15 @@ def _read(folder: Folder, numbers: Sequence[int]) -> Iterator[Marker]:
 
     def marker(number: int) -> Marker | None:
         try:
-            found = shards.read_marker(folder, number)
+            stored = shards.read_marker(folder, number)
         except FileNotFoundError:
             return None
-        if found.failures_data and not found.failed:
-            found = replace(found, failed=tuple(shards.read_failures(folder, found)))
-        return replace(found, shard=number)
+        if stored.failures_data and not stored.failed:
+            stored = replace(stored, failed=tuple(shards.read_failures(folder, stored)))
+        return replace(stored, shard=number)
 
-    found = map(marker, numbers) if folder.is_local else in_parallel(marker, numbers)
-    return (each for each in found if each is not None)
+    markers = map(marker, numbers) if folder.is_local else in_parallel(marker, numbers)
+    return (each for each in markers if each is not None)
 
 
 def _slim(marker: Marker) -> Marker:

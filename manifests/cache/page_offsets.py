@@ -1,4 +1,4 @@
-"""Where blobs lie in a Parquet file: one clip at random without reading its row group.
+"""Positions of blobs in a Parquet file, to read one clip without its row group.
 
 An uncompressed column chunk of ours is one page: a header, then for each row 4 bytes of length and
 the blob. The lengths follow from the numbers of frames, so the places can be told, and each
@@ -33,10 +33,10 @@ class BlobsInPlace:
     places: list[tuple[int, int]]
     """First byte in the file, and the byte after the last."""
 
-    def row(self, at: int, content: memoryview) -> tuple[float, EncodedFrames]:
+    def row(self, row: int, content: memoryview) -> tuple[float, EncodedFrames]:
         """(duration, frames) of a row of the group, given the content of the file."""
-        start, end = self.places[at]
-        return self.durations[at], EncodedFrames(self.spec, content[start:end], self.counts[at])
+        start, end = self.places[row]
+        return self.durations[row], EncodedFrames(self.spec, content[start:end], self.counts[row])
 
 
 def locate(
@@ -54,12 +54,12 @@ def locate(
     columns = ["clip_id", "duration", f"{spec.name}.num_frames"]
     frames = f"{spec.name}.frames"
     metadata = file.metadata.row_group(group)
-    at = file.schema.names.index(frames)
-    chunk = metadata.column(at)
+    column = file.schema.names.index(frames)
+    chunk = metadata.column(column)
     if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page:
         return None
-    wanted = [*columns, frames] if check else columns
-    table: pa.Table = file.read_row_group(group, columns=wanted, use_threads=False)
+    read = [*columns, frames] if check else columns
+    table: pa.Table = file.read_row_group(group, columns=read, use_threads=False)
     ids, durations, counts = (table.column(name).to_pylist() for name in columns)
     places = _places(spec, counts, chunk.data_page_offset + chunk.total_compressed_size, content)
     return BlobsInPlace(spec, ids, durations, counts, places) if places else None

@@ -33,8 +33,8 @@ class CacheReader:
     Args:
         cache: Folder or address of the cache.
         corpora: Names of the corpora to read; all of them if None.
-        local_copies: Where whole shards of a remote cache are kept once read; in storage order
-            they are fetched ahead. Ignored for a cache on a local disk.
+        local_copies: Folder that keeps whole shards of a remote cache once they are read; in
+            storage order they are fetched ahead. Ignored for a cache on a local disk.
         check_pages: Verify Parquet's page checksums at every read.
 
     Raises:
@@ -92,7 +92,7 @@ class CacheReader:
         """The teachers that were asked for so far."""
         return list(self._readers.values())
 
-    def clips_of(self, corpora: Sequence[str]) -> CorpusClips:
+    def corpus_clips(self, corpora: Sequence[str]) -> CorpusClips:
         """The clips of some of the corpora; teachers over the same corpora share them."""
         return self._clips(tuple(corpora))
 
@@ -107,7 +107,7 @@ class CacheReader:
         return StreamReader(self.teacher(teacher), stream)
 
     def metadata(self, teacher: str, clip_id: str) -> dict[str, Any]:
-        """What a teacher says of a clip in words (transcript, notes).
+        """The metadata that a teacher wrote about a clip (transcript, notes).
 
         Raises:
             KeyError: the teacher has no row for the clip.

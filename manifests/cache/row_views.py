@@ -22,6 +22,6 @@ def row_views(batch: pa.RecordBatch, spec: StreamSpec) -> list[EncodedFrames]:
     view = memoryview(values) if values is not None else memoryview(b"")
     counts = batch.column(f"{spec.name}.num_frames").to_pylist()
     return [
-        EncodedFrames(spec, view[bounds[at] : bounds[at + 1]], count)
-        for at, count in enumerate(counts)
+        EncodedFrames(spec, view[bounds[row] : bounds[row + 1]], count)
+        for row, count in enumerate(counts)
     ]

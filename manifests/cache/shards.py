@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why one clip has no targets by one teacher."""
+    """The reason why one clip has no targets by one teacher."""
 
     clip_id: str
     stage: str
@@ -120,7 +120,7 @@ class Marker:
     versions: dict[str, str] = field(default_factory=dict)
     """Library -> version in the processes that made the shard, decoders included."""
     warnings: dict[str, int] = field(default_factory=dict)
-    """What is wrong with the audio of clips that have targets -> clips (`docs/audio.md`)."""
+    """Fault of the audio -> number of clips that have targets despite it (`docs/audio.md`)."""
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Marker:
@@ -351,9 +351,9 @@ def committed(folder: Folder) -> list[int]:
 def marker_stamps(folder: Folder) -> dict[int, tuple[int, int]]:
     """Number of each committed shard -> (bytes, time of change in ns) of its marker, ascending."""
     stamps = {
-        int(found[1]): stamp
+        int(match[1]): stamp
         for name, stamp in folder.child("markers").stamps().items()
-        if (found := MARKER_NAME.fullmatch(name))
+        if (match := MARKER_NAME.fullmatch(name))
     }
     return dict(sorted(stamps.items()))
 

@@ -38,7 +38,7 @@ def iterate_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> Iterator[
                 yield _to_row(fields, spec.streams)
 
 
-def read_rows_of(
+def read_clip_rows(
     folder: Folder,
     marker: Marker,
     spec: TeacherSpec,

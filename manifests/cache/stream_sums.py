@@ -97,7 +97,7 @@ class Sums:
         return Statistics(mean_D.astype(np.float32), std_D.astype(np.float32), self.num_frames)
 
     def codec_loss(self, spec: StreamSpec) -> float:
-        """How much the codec lost, as one number to hold against `Codec.max_loss`.
+        """The loss of the codec, as one number to compare with `Codec.max_loss`.
 
         Of physical values (features, curve): RMS error in standard deviations, averaged over
         columns. Of probabilities and salience: RMS error relative to the RMS value, over all
@@ -109,7 +109,7 @@ class Sums:
         return float(np.sqrt(self.lost_D.sum() / max(self.square_D.sum(), 1e-12)))
 
     def to_json(self) -> dict[str, int | float | str]:
-        """As marker fields; arrays in base64 of little-endian float64."""
+        """The fields of a marker; arrays in base64 of little-endian float64."""
         return {
             "num_frames": self.num_frames,
             "total": _pack(self.total_D),

@@ -67,7 +67,7 @@ class _File:
 
 
 class OpenCache(Protocol):
-    """What a teacher's reader asks of the cache that it belongs to."""
+    """The part of a `CacheReader` that a teacher's reader uses."""
 
     layout: Layout
 
@@ -79,7 +79,7 @@ class OpenCache(Protocol):
         """The teachers that were asked for so far."""
         ...
 
-    def clips_of(self, corpora: Sequence[str]) -> CorpusClips:
+    def corpus_clips(self, corpora: Sequence[str]) -> CorpusClips:
         """The clips of some of the corpora."""
         ...
 
@@ -107,7 +107,7 @@ class TeacherReader:
             for marker in marker_index.read_markers(folder):
                 failed += [failure.clip_id for failure in marker.failed]
                 self.shards.append(_Shard(folder, corpus, replace(marker, failed=())))
-        clips = cache.clips_of(list(dict.fromkeys(shard.corpus for shard in self.shards)))
+        clips = cache.corpus_clips(list(dict.fromkeys(shard.corpus for shard in self.shards)))
         self._index = ClipIndex(
             clips, [self._checked_ordinal(clips, shard) for shard in self.shards], clip_keys(failed)
         )
@@ -131,7 +131,9 @@ class TeacherReader:
     @property
     def ids(self) -> list[str]:
         """Ids of the clips that have targets, in storage order."""
-        return [clip_id for at in range(len(self.shards)) for clip_id in self._row_ids(at)]
+        return [
+            clip_id for ordinal in range(len(self.shards)) for clip_id in self._row_ids(ordinal)
+        ]
 
     def failures(self) -> Iterator[Failure]:
         """The clips without targets, with the reason."""
@@ -162,7 +164,7 @@ class TeacherReader:
         return hashlib.sha256(f"{self.spec.key}\n{names}".encode()).hexdigest()
 
     def covers(self, key_N: np.ndarray) -> np.ndarray:
-        """Which clips have targets, by the keys of their ids (`clip_index.clip_keys`)."""
+        """Boolean for each clip: has it targets? Keys come from `clip_index.clip_keys`."""
         return self._index.places(key_N) != ABSENT
 
     def durations(self, key_N: np.ndarray) -> np.ndarray:
@@ -184,15 +186,15 @@ class TeacherReader:
         Raises:
             KeyError: there is no row for the clip.
         """
-        ordinal, group, at = self._find(clip_id)
+        ordinal, group, row = self._find(clip_id)
         in_place, content = self._in_place(ordinal, group, stream), self._file(ordinal).content
         if in_place is None or content is None:
-            batch = self._batch(clip_id, ordinal, group, at, self._want(stream))
-            (frames,) = row_views(batch.slice(at, 1), self.spec.stream(stream))
-            return batch.column("duration")[at].as_py(), frames
-        if in_place.ids[at] != clip_id:
-            raise self._misplaced(ordinal, in_place.ids[at], clip_id)
-        return in_place.row(at, content)
+            batch = self._batch(clip_id, ordinal, group, row, self._want(stream))
+            (frames,) = row_views(batch.slice(row, 1), self.spec.stream(stream))
+            return batch.column("duration")[row].as_py(), frames
+        if in_place.ids[row] != clip_id:
+            raise self._misplaced(ordinal, in_place.ids[row], clip_id)
+        return in_place.row(row, content)
 
     def metadata(self, clip_id: str) -> dict[str, Any]:
         """The metadata of a clip's row: transcript, notes, warnings about the audio.
@@ -200,9 +202,9 @@ class TeacherReader:
         Raises:
             KeyError: there is no row for the clip.
         """
-        ordinal, group, at = self._find(clip_id)
-        batch = self._batch(clip_id, ordinal, group, at, ("clip_id", "metadata"))
-        return json.loads(batch.column("metadata")[at].as_py())
+        ordinal, group, row = self._find(clip_id)
+        batch = self._batch(clip_id, ordinal, group, row, ("clip_id", "metadata"))
+        return json.loads(batch.column("metadata")[row].as_py())
 
     def transcript(self, clip_id: str) -> Transcript:
         """The text, words and notes of a clip.
@@ -224,13 +226,13 @@ class TeacherReader:
                 for clip_id, sought in zip(ids, expected[row : row + len(ids)], strict=True):
                     if clip_id != sought:
                         raise self._misplaced(ordinal, clip_id, sought)
-                for at in changed:
-                    if row <= at < row + len(ids):
-                        raise self._other_audio(ids[at - row], changed[at])
+                for place in changed:
+                    if row <= place < row + len(ids):
+                        raise self._other_audio(ids[place - row], changed[place])
                 row += len(ids)
                 views = {spec.name: row_views(batch, spec) for spec in specs}
-                for at, clip_id in enumerate(ids):
-                    yield clip_id, {name: view[at] for name, view in views.items()}
+                for place, clip_id in enumerate(ids):
+                    yield clip_id, {name: view[place] for name, view in views.items()}
 
     def make_copies(self) -> None:
         """Fetches the shards that have no local copy yet, in storage order; for another thread."""
@@ -246,29 +248,29 @@ class TeacherReader:
 
     def _find(self, clip_id: str) -> tuple[int, int, int]:
         """(shard ordinal, row group, row within it) of a clip."""
-        found = self._index.find(clip_id)
-        if found is None:
+        place = self._index.find(clip_id)
+        if place is None:
             raise KeyError(f"teacher {self.spec.key} has no targets for the clip {clip_id}")
-        ordinal, row = found
+        ordinal, row = place
         changed = self._changed_rows(ordinal)
         if row in changed:
             raise self._other_audio(clip_id, changed[row])
         return ordinal, *divmod(row, shards.ROWS_PER_GROUP)
 
     def _batch(
-        self, clip_id: str, ordinal: int, group: int, at: int, columns: tuple[str, ...]
+        self, clip_id: str, ordinal: int, group: int, row: int, columns: tuple[str, ...]
     ) -> pa.RecordBatch:
         """A row group, once its row `at` proved to be the clip's."""
         batch = self._group(ordinal, group, columns)
-        stored = batch.column("clip_id")[at].as_py()
+        stored = batch.column("clip_id")[row].as_py()
         if stored != clip_id:
             raise self._misplaced(ordinal, stored, clip_id)
         return batch
 
-    def _misplaced(self, ordinal: int, found: str, sought: str) -> UserError:
+    def _misplaced(self, ordinal: int, stored: str, sought: str) -> UserError:
         return UserError(
-            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {found!r} where {sought!r} "
-            "should be; run: coat-cache verify --deep --repair, then build again"
+            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {stored!r} in place of "
+            f"{sought!r}; run: coat-cache verify --deep --repair, then build again"
         )
 
     def _read_group(self, ordinal: int, group: int, columns: tuple[str, ...]) -> pa.RecordBatch:
@@ -303,7 +305,7 @@ class TeacherReader:
                 background.shutdown(cancel_futures=True)
 
     def _fetch(self, ordinal: int) -> Folder:
-        """Where to read a shard's data from: its local copy, made if need be, if there are any."""
+        """The folder to read a shard's data from; makes the local copy where copies are kept."""
         shard = self.shards[ordinal]
         if self._copies is None or shard.folder.is_local:
             return shard.folder
@@ -360,7 +362,9 @@ class TeacherReader:
         if digest_N is None:
             return None
         failed = self._index.failed_positions(ordinal)
-        position_N = np.array([at for at in range(shard.marker.clips) if at not in failed])
+        position_N = np.array(
+            [position for position in range(shard.marker.clips) if position not in failed]
+        )
         return position_N, digest_N
 
     def _changed_rows(self, ordinal: int) -> dict[int, str]:

@@ -1,4 +1,4 @@
-"""What a teacher's version holds of a corpus, summed over its markers once.
+"""The totals of a teacher's version over a corpus, summed over its markers once.
 
 `status`, `ls`, `plan` and the report all show these numbers; they come from the marker index where
 there is one (`manifests.cache.marker_index`).
@@ -26,7 +26,7 @@ class Totals:
     failures: Counter[str] = field(default_factory=Counter)
     """Error code -> clips."""
     warnings: Counter[str] = field(default_factory=Counter)
-    """What is wrong with the audio of clips that have targets -> clips."""
+    """Fault of the audio -> number of clips that have targets despite it."""
     seconds: float = 0.0
     """Audio in the rows."""
     data_bytes: int = 0
@@ -47,10 +47,10 @@ class Totals:
 
 def totals(folder: Folder) -> Totals:
     """The totals of one version over one corpus (`manifests.cache.layout.Layout.shards`)."""
-    found = Totals()
+    totals = Totals()
     for marker in marker_index.read_markers(folder):
-        found.add(marker)
-    return found
+        totals.add(marker)
+    return totals
 
 
 def totals_of_all(folders: Sequence[Folder]) -> list[Totals]:

@@ -1,4 +1,4 @@
-"""Which clip ids a corpus has, so that a build takes each one once: 24 bytes for each clip.
+"""The clip ids of a corpus, so that a build takes each clip once: 24 bytes for each clip.
 
 A Python set of ten million ids takes more than a gigabyte. Here an id is a 64-bit hash in a numpy
 array, and the row behind a hash is read again only where there is something to report. Duplicates
@@ -51,11 +51,11 @@ class DuplicateIndex:
         keys, contents = _hashes(batch)
         places = np.arange(self._place, self._place + len(keys), dtype=np.uint32)
         self._place += len(keys)
-        at = np.searchsorted(self._keys, keys)
+        insertion = np.searchsorted(self._keys, keys)
         known = np.zeros(len(keys), bool)
-        inside = at < len(self._keys)
-        known[inside] = self._keys[at[inside]] == keys[inside]
-        rows = self._rows[at[known]].tolist()
+        inside = insertion < len(self._keys)
+        known[inside] = self._keys[insertion[inside]] == keys[inside]
+        rows = self._rows[insertion[known]].tolist()
         for index, row in zip(np.flatnonzero(known).tolist(), rows, strict=True):
             place = int(places[index])
             if self._met[row]:
@@ -84,7 +84,7 @@ class DuplicateIndex:
         order = keys.argsort(kind="stable")
         again = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         if len(again):
-            pair = min((int(order[at]), int(order[at + 1])) for at in again)
+            pair = min((int(order[insertion]), int(order[insertion + 1])) for insertion in again)
             first, second = (clip(len(self._rows) + row) for row in pair)
             at_first, at_second = (int(places[row]) for row in pair)
             raise _duplicate(

@@ -1,4 +1,4 @@
-"""What a corpus holds, in numbers: told in one pass and in bounded memory, whatever its labels."""
+"""Statistics of a corpus, counted in one pass and in bounded memory, whatever its labels."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ class Label:
 
 @dataclass(slots=True, kw_only=True)
 class Stats:
-    """What a corpus holds."""
+    """The statistics of a corpus."""
 
     clips: int = 0
     hours: float = 0.0
-    """Of the clips whose duration is stated or estimated."""
+    """Total duration of the clips whose duration is stated or estimated, in seconds."""
     unknown_durations: int = 0
     estimated_durations: int = 0
     """Clips whose duration is a guess from a file's header."""
     quantiles: dict[str, float] = field(default_factory=dict)
-    """Of the known durations: `0.5` -> the median in seconds, and so on."""
+    """Quantiles of the known durations: `0.5` -> the median in seconds, and so on."""
     with_text: int = 0
     words: int = 0
     """In all texts, cut at white space."""
@@ -90,7 +90,7 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
     return stats
 
 
-def shown(stats: Stats) -> Table:
+def build_table(stats: Stats) -> Table:
     """The same for people."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("clips", f"{stats.clips:,}")

@@ -1,4 +1,4 @@
-"""What an ear would notice first in a clip's samples: nothing there, too much, a wrong scale."""
+"""Checks of a clip's samples that need no teacher: silence, clipping, a wrong scale."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check(samples: Samples, wave: np.ndarray) -> None:
     """Adds warnings about the sound of a clip.
 
     Args:
-        samples: Where they go.
+        samples: The samples that are checked.
         wave: The clip's samples, finite and at least one.
 
     Raises:

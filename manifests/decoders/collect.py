@@ -1,4 +1,4 @@
-"""What a decoder hands on: blocks at positions of a time line become the samples of clips.
+"""The samples of clips, put together from the blocks that a decoder gives with their positions.
 
 A decoder passes once through a file and offers every block to the clips that it was asked for. Time
 that no block covers is silence, and what two blocks cover is taken from the first.
@@ -74,7 +74,7 @@ class Samples:
         """Takes from a block what belongs to the clip.
 
         Args:
-            position: Of the block's first sample, from the file's start.
+            position: Position of the block's first sample, from the file's start.
             mono: The mean over the channels, float32.
             power: Channels, mean square over the channels, mean square of `mono`.
         """
@@ -108,7 +108,7 @@ class Samples:
 
         Args:
             length: Samples of the whole file; for a clip that is done, anything.
-            missing_seconds: What the file's header says to follow behind them.
+            missing_seconds: Audio that is missing behind them, by the file's header.
         """
         if self.is_done:
             return

@@ -45,7 +45,7 @@ HEADER_LENGTH = ("mov,", "matroska,", "asf", "avi", "wav", "aiff", "flac", "caf"
 
 @dataclass(slots=True)
 class _Timeline:
-    """Where the next samples go, in samples from the time the file starts to play."""
+    """Position of the next samples, counted from the time at which the file starts to play."""
 
     rate: int
     origin: float
@@ -124,7 +124,7 @@ class _Pass:
         """Decodes clips.
 
         Args:
-            clips: Of this file.
+            clips: Clips of this file.
             max_seconds: The most that one clip may have.
             stated_seconds: The track's length by the header, where that can be trusted.
         """
@@ -141,15 +141,15 @@ class _Pass:
             if all(samples.is_done for samples in self._wanted):
                 break
         if self._timeline is None:
-            wanted = [
+            sounds = [
                 Samples(clip, self._track.codec_context.sample_rate or 0, 1) for clip in clips
             ]
             if self._damaged:
                 raise ValueError(f"all of its {len(self._damaged)} packets are damaged")
         else:
-            wanted = self._wanted
-        self._finish(wanted, stated_seconds)
-        return wanted
+            sounds = self._wanted
+        self._finish(sounds, stated_seconds)
+        return sounds
 
     def _begin(self, time: float | None, rate: int) -> _Timeline:
         start = self._container.start_time
@@ -170,16 +170,18 @@ class _Pass:
         cover = Disposition.attached_pic
         return [s for s in self._container.streams if s.type != "audio" and s.disposition & cover]
 
-    def _finish(self, wanted: Sequence[Samples], stated_seconds: float | None) -> None:
+    def _finish(self, sounds: Sequence[Samples], stated_seconds: float | None) -> None:
         length = self._timeline.next if self._timeline else 0
         damaged = sum(seconds for _, seconds in self._damaged)
-        for samples in wanted:
+        for samples in sounds:
             rate = samples.sample_rate
             missing = 0.0 if stated_seconds is None or not rate else stated_seconds - length / rate
             samples.finish(length, missing)
             if samples.error:
                 continue
-            first, last = (at / rate + self._origin for at in (samples.start, samples.end))
+            first, last = (
+                position / rate + self._origin for position in (samples.start, samples.end)
+            )
             within = [s for t, s in self._damaged if t is None or first - s < t < last + s]
             if within:
                 samples.warn(
@@ -189,7 +191,7 @@ class _Pass:
             if len(self._rates) > 1:
                 rates = ", ".join(map(str, sorted(self._rates)))
                 samples.warn("changing-rate", f"changes its sample rate ({rates} Hz)")
-        if wanted and length < damaged * wanted[0].sample_rate:
+        if sounds and length < damaged * sounds[0].sample_rate:
             raise ValueError(f"{damaged:.1f} s of it are damaged")
 
     @property
@@ -292,8 +294,8 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def _resample(block_CN: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, wanted, quality="HQ")
+def _resample(block_CN: np.ndarray, rate: int, length: int) -> np.ndarray:
+    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, length, quality="HQ")
     return np.ascontiguousarray(resampled.T)
 
 

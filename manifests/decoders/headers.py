@@ -1,4 +1,4 @@
-"""How much audio a file's header claims, against what the file holds.
+"""The length that a file's header claims, compared with what the file holds.
 
 Only as far as a reader must know it: a recorder that was killed leaves a length of 0, a copy that
 was broken off leaves less than the length says, and `cat` leaves a second file behind the first.
@@ -25,7 +25,7 @@ TRAILING_BYTES = 4096
 
 @dataclass(frozen=True, slots=True)
 class AudioChunk:
-    """Where a file keeps its samples."""
+    """Position and size of the samples in a file."""
 
     start: int
     """Byte."""
@@ -100,14 +100,14 @@ def is_broken_page(file: AudioFile) -> bool:
 
 
 def _search(
-    file: AudioFile, position: int, layout: str, wanted: bytes, inner: int
+    file: AudioFile, position: int, layout: str, chunk_name: bytes, inner: int
 ) -> AudioChunk | None:
     """Walks chunks up to the one that is wanted.
 
     Args:
         file: A file of chunks.
         position: The first chunk.
-        layout: Of a chunk's head, as `struct` writes it: name and size.
+        layout: Format of a chunk's head, as `struct` writes it: name and size.
         wanted: Name of the chunk.
         inner: Bytes at the start of the chunk that are no samples.
     """
@@ -123,7 +123,7 @@ def _search(
         if is_w64:
             size -= size_of_head
         start = position + size_of_head
-        if name == wanted:
+        if name == chunk_name:
             if size == 0xFFFF_FFFF and wide:
                 size = wide
             elif "I" in layout:

@@ -44,9 +44,9 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
                 raise Unsupported(f"{sound.format} is left to FFmpeg")
             if not sound.frames and chunk and headers.is_unfinished(file, chunk):
                 raise Unsupported("its length is stated as 0")
-            wanted = [Samples(clip, sound.samplerate, max_seconds) for clip in clips]
+            sounds = [Samples(clip, sound.samplerate, max_seconds) for clip in clips]
             length = None if sound.frames > 1 << 60 else sound.frames
-            for samples in wanted:
+            for samples in sounds:
                 length = _read_clip(sound, samples, length) or length
     except soundfile.LibsndfileError as error:
         raise Unsupported(str(error.error_string)) from None
@@ -55,14 +55,14 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
     finally:
         file.patched(0, b"")
     if length is None:
-        length = max((samples.end for samples in wanted), default=0)
+        length = max((samples.end for samples in sounds), default=0)
     stated = _flac_length(file)
-    for samples in wanted:
+    for samples in sounds:
         missing = length * chunk.missing if chunk else 0.0
         samples.finish(length, missing / samples.sample_rate)
         if stated and length < stated and not samples.error and samples.end >= length:
             raise Unsupported(f"{length} of {stated} samples are there")
-    return wanted
+    return sounds
 
 
 def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None) -> int | None:

@@ -65,10 +65,10 @@ def read_audio(parquet: pq.ParquetFile, row_group: int, column: str) -> pa.Chunk
     schema = parquet.schema_arrow
     kind = schema.field(column).type if column in schema.names else None
     leaf = f"{column}.bytes" if isinstance(kind, pa.StructType) else column
-    found = parquet.read_row_group(row_group, columns=[leaf]) if kind else None
-    if found is None or not found.num_columns:
+    table = parquet.read_row_group(row_group, columns=[leaf]) if kind else None
+    if table is None or not table.num_columns:
         raise AudioError("unreadable", f"there is no column {leaf} of audio")
-    values = found.column(0)
+    values = table.column(0)
     if isinstance(kind, pa.StructType):
         chunks = [chunk.field("bytes") for chunk in values.chunks]
         values = pa.chunked_array(chunks, pa.binary()) if not chunks else pa.chunked_array(chunks)

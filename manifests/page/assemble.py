@@ -28,9 +28,9 @@ def write(
     Args:
         out: Folder for the page, `index.html`.
         sections: Id, which is also the link to it at the top -> heading, in their order.
-        package: Where the report's own scripts lie.
+        package: Package with the report's own scripts.
         scripts: Their names, in the order in which they run.
-        facts: What the page shows, as fields; may hold NaN nowhere.
+        facts: The data of the page, as fields; NaN is not allowed.
 
     Returns:
         The page.

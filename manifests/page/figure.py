@@ -8,6 +8,7 @@ who draw import this file.
 
 from __future__ import annotations
 
+import io
 from base64 import b64decode
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -94,6 +95,17 @@ def draw_tracks(
         if title:
             figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     return figure
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as an SVG element, with its texts as text."""
+    import matplotlib as mpl
+
+    file = io.StringIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    svg = file.getvalue()
+    return svg[svg.index("<svg") :]
 
 
 def _height(track: Track) -> float:

@@ -1,4 +1,4 @@
-"""What a page shows and plays of a clip's audio itself, small enough to lie within the page.
+"""The audio of a clip as a page plays and draws it, small enough to be embedded.
 
 Sound is Opus in an Ogg container (about 4 kB a second, which all current browsers play); pictures
 are bytes that the page colours, so that they follow its theme.
@@ -50,8 +50,8 @@ def parts(wave: audio.Waveform | str, seconds: float) -> dict[str, Any]:
     """The fields of a clip that its audio gives, up to `seconds` into it.
 
     Args:
-        wave: Of `decode`.
-        seconds: Where the page stops showing the clip.
+        wave: Result of `decode`.
+        seconds: Time in the clip at which the page stops.
     """
     if isinstance(wave, str):
         return {"audio": "", "no_audio": wave, "waveform": None, "spectrogram": None}
@@ -130,7 +130,7 @@ def _mel_filters(size: int) -> np.ndarray:
     low, high = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
     corners = 700 * (10 ** (np.linspace(low, high, MEL_BANDS + 2) / 2595) - 1)
     bins_F = np.fft.rfftfreq(size, 1 / PLAY_RATE)
-    left, middle, right = (corners[at : at + MEL_BANDS, None] for at in range(3))
+    left, middle, right = (corners[first : first + MEL_BANDS, None] for first in range(3))
     rising, falling = (bins_F - left) / (middle - left), (right - bins_F) / (right - middle)
     triangles_MF = np.minimum(rising, falling).clip(0)
     # Bands narrower than a bin take the nearest one, or they would be black stripes.

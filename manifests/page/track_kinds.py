@@ -1,4 +1,4 @@
-"""How pages and figures draw a stream, decided by its kind and the names of its columns.
+"""Chooses how a stream is drawn, by its kind and the names of its columns.
 
 Teachers' names are never compared, so a stream of any teacher is drawn.
 """

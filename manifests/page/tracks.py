@@ -35,7 +35,7 @@ class Track:
     """One thing to draw."""
 
     kind: str
-    """How it is drawn: words, notes, pitch, curves or heat."""
+    """Kind of drawing: words, notes, pitch, curves or heat."""
     title: str
     source: str
     """TEACHER or TEACHER.STREAM."""

@@ -1,1 +1,1 @@
-"""What teachers say: stream specs, kinds of streams, words and notes."""
+"""Specs of teachers and streams, kinds of streams, codecs, words and notes."""

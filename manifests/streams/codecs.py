@@ -25,7 +25,7 @@ PITCH_REACH_CENTS = 240.0
 
 
 class CodedStream(Protocol):
-    """What a codec must know of a stream (`manifests.streams.specs.StreamSpec` has it)."""
+    """The fields of a stream that codecs use (`manifests.streams.specs.StreamSpec` has them)."""
 
     @property
     def dim(self) -> int:

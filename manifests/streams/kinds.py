@@ -1,4 +1,4 @@
-"""One record per stream kind: all that numpy code must know of what a stream's numbers mean.
+"""One record per stream kind: the meaning of a stream's numbers, for numpy code.
 
 What the student does with a kind (loss, metric, baseline, read-out) is in the record of the same
 name in `student.distill.kinds`. Nothing else compares a kind's name: code asks the record.
@@ -18,18 +18,18 @@ VOICED = 0.5
 """Voicing probability from which a frame has a pitch."""
 
 Appearance = Literal["curves", "deviations", "probabilities"]
-"""How values are drawn: lines in their own unit, standard deviations around a mean, or [0, 1]."""
+"""Ways to draw values: lines in their own unit, standard deviations around a mean, or [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamKind:
-    """What the numbers of a stream mean."""
+    """The meaning of a stream's numbers."""
 
     name: str
     meaning: str
     """One phrase for tables and help texts."""
     metric_name: str = ""
-    """Of the score of a head on held-out clips; empty for a kind that is no training target."""
+    """Name of a head's score on held-out clips; empty for a kind that is no training target."""
     target_unit: str = "probability"
     """Unit of training targets and of a head's predictions once they are read out."""
     appearance: Appearance = "probabilities"
@@ -41,8 +41,8 @@ class StreamKind:
     """Whether errors are compared with each column's own deviation; otherwise columns share the
     scale of probabilities."""
     smallest_spread: float = 0.01
-    """Of a physical kind: the share of a column's RMS value that counts as its deviation at least
-    when the loss of a codec is judged. A steady column has next to no deviation."""
+    """Least deviation of a column when the loss of a codec is judged, as a share of the column's
+    RMS value. It is for physical kinds, of which a steady column has next to no deviation."""
     has_pitch_bins: bool = False
     """Whether all columns but the last are bins of a pitch grid, and the last is voicing."""
     valid_frames: Callable[[np.ndarray], np.ndarray] | None = None

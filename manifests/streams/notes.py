@@ -1,4 +1,4 @@
-"""From note and onset posteriors to notes, and how well two lists of notes agree.
+"""Decodes notes from note and onset posteriors, and compares two lists of notes.
 
 The rule of Basic Pitch (Bittner et al. 2022, section 3): a note begins where an onset posterior
 peaks above a threshold and lasts while the note posterior stays above a lower one, short gaps
@@ -40,7 +40,7 @@ def decode_notes(
     after_TK = np.vstack([strikes_TK[1:], np.zeros_like(strikes_TK[:1])])
     peaks_TK = (strikes_TK >= onset_threshold) & (strikes_TK > before_TK) & (strikes_TK >= after_TK)
     left_TK = notes_TK.copy()
-    found = []
+    notes = []
     for start, key in reversed(np.argwhere(peaks_TK)):
         end, below = start + 1, 0
         while end < len(left_TK) and below < gap:
@@ -51,7 +51,7 @@ def decode_notes(
             continue
         amplitude = float(notes_TK[start:end, key].mean())
         left_TK[start:end, key] = 0
-        found.append(
+        notes.append(
             Note(
                 round(float(start * hop_s), 4),
                 round(float(end * hop_s), 4),
@@ -59,11 +59,11 @@ def decode_notes(
                 round(amplitude, 3),
             )
         )
-    return sorted(found)
+    return sorted(notes)
 
 
 def _rises(notes_TK: np.ndarray, onsets_TK: np.ndarray) -> np.ndarray:
-    """How much the note posterior rises over each of the last frames, scaled like the onsets."""
+    """The rise of the note posterior over each of the last frames, scaled like the onsets."""
     padded_TK = np.vstack([np.zeros((RISE_FRAMES, notes_TK.shape[1]), np.float32), notes_TK])
     steps = [
         notes_TK - padded_TK[RISE_FRAMES - lag : len(padded_TK) - lag]
@@ -89,10 +89,10 @@ def note_f1(reference: Sequence[Note], estimated: Sequence[Note]) -> dict[str, f
         by_key[note.midi].append(note.start_s)
     hits = 0
     for midi, starts in by_key.items():
-        wanted, given = sorted(starts), sorted(n.start_s for n in estimated if n.midi == midi)
+        expected, given = sorted(starts), sorted(n.start_s for n in estimated if n.midi == midi)
         place = 0
         # Within one key the earliest possible partners make the largest matching.
-        for start in wanted:
+        for start in expected:
             while place < len(given) and round(start - given[place], 4) > ONSET_TOLERANCE_S:
                 place += 1
             if place < len(given) and round(given[place] - start, 4) <= ONSET_TOLERANCE_S:

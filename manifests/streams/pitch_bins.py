@@ -1,4 +1,4 @@
-"""The frequency grid of a pitch stream: which frequency each bin of salience stands for."""
+"""The frequency grid of a pitch stream: the frequency of each bin of salience."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PitchBins:
         return self.cents_per_bin * np.arange(num_bins)
 
     def bins_within(self, cents: float) -> int:
-        """How many whole bins a distance in cents covers, to the nearest one."""
+        """The number of bins in a distance in cents, rounded."""
         return round(cents / self.cents_per_bin)
 
     def peak(self, salience_TB: np.ndarray, *, within_cents: float = 80.0) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a teacher promises: its streams, their time grid, and the fingerprint that names a version.
+"""The specs of teachers: their streams, the time grids, and the fingerprint of a version.
 
 A stream is one output of one teacher, stored at the teacher's own frame rate. Frame i of a stream
 is about the moment `start_s + i * hop_s` of the clip (the centre of its receptive field), however
@@ -28,7 +28,7 @@ class StreamSpec:
     name: str
     """Unique within the teacher, e.g. `encoder`."""
     kind: str
-    """What the numbers mean, hence the student's loss: a name of `manifests.streams.kinds`."""
+    """Meaning of the numbers, hence the student's loss: a name of `manifests.streams.kinds`."""
     dim: int
     """Width D of a frame."""
     start_s: float
@@ -38,13 +38,13 @@ class StreamSpec:
     window_s: float
     """Length of a frame's receptive field, in seconds (the part that dominates it)."""
     codec: str
-    """How frames become bytes: a name of `manifests.streams.codecs`."""
+    """Codec of the frames: a name of `manifests.streams.codecs`."""
     names: tuple[str, ...] = ()
     """Names of the D columns (classes, descriptors), or empty."""
     unit: str = ""
     """Unit of the values, where they have one."""
     pitch_bins: PitchBins = CREPE_BINS
-    """Which frequency each bin of a pitch stream stands for; other kinds have no bins."""
+    """Frequencies of the bins of a pitch stream; other kinds have no bins."""
 
     def __post_init__(self) -> None:
         for value, allowed, what in (

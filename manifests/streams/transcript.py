@@ -1,4 +1,4 @@
-"""What teachers write in words and notes beside their frames: the `metadata` of a clip's row.
+"""The words and notes that teachers write beside their frames: the `metadata` of a row.
 
 On disk a word and a note are JSON lists, so both are named tuples: they are written as lists, and
 code reads their fields by name.
@@ -46,7 +46,7 @@ class Transcript:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Transcript:
-        """From a row's metadata, which may have other fields as well."""
+        """Builds a transcript from a row's metadata, which may have other fields as well."""
         words, notes = metadata.get("words"), metadata.get("notes")
         return cls(
             text=metadata.get("text"),

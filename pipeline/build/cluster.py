@@ -172,7 +172,7 @@ def _translated() -> Iterator[None]:
 
 
 def _loss_cause(error: exceptions.RayError) -> LossCause:
-    """Why a worker is gone: by the type of the error, or else by its text."""
+    """The cause of a lost worker, by the type of the error or else by its text."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return "memory"
     cause = cause_from_text(str(error))

@@ -46,7 +46,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
                 spool.add([row])
             merge(whole, _kept(request, before, done))
             extract_seconds += before.extract_seconds
-        place = {clip_id: at for at, clip_id in enumerate(request.ids)}
+        place = {clip_id: position for position, clip_id in enumerate(request.ids)}
         return shards.write(
             request.folder,
             spec,

@@ -43,8 +43,8 @@ class FailureRate:
 
         Args:
             stage: `decode`, or the name of a teacher.
-            clips: How many, failed ones among them.
-            failures: Those that failed.
+            clips: Number of clips, failed ones among them.
+            failures: The failures among them.
 
         Raises:
             UserError: too many have failed; the message names the commonest reasons.

@@ -32,7 +32,7 @@ class OpenShards:
     """Shards under way.
 
     Args:
-        backlog: Where tasks wait.
+        backlog: The queues of waiting tasks.
         failure_rate: Stops the build when too many clips fail.
         listener: Receives every step.
         block_clips: Most clips in a block.

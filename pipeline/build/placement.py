@@ -1,4 +1,4 @@
-"""Where workers fit: this build's own account of the resources of every node.
+"""Finds nodes for workers: this build's own account of the resources of every node.
 
 Free is a node's total less the share of this build's workers. GPUs are counted one by one, because
 a share of a GPU cannot be put together from two of them. The share of other jobs is known only as a
@@ -32,7 +32,7 @@ class _NodeAccount:
         self.gpus = [1.0] * int(node.resources.get("GPU", 0) + TOLERANCE)
 
     def room(self, needs: Mapping[str, float]) -> float:
-        """How many times the needs fit, roughly; below 1 they do not."""
+        """The number of times that the needs fit, roughly; below 1 they do not fit."""
         gpus = needs.get("GPU", 0.0)
         if gpus and not self._choose_gpus(gpus):
             return 0.0
@@ -51,8 +51,8 @@ class _NodeAccount:
     def _choose_gpus(self, amount: float) -> list[int]:
         """Whole GPUs for one and more, else the fullest GPU that still has the share."""
         each = min(amount, 1.0)
-        fitting = [at for at, free in enumerate(self.gpus) if free + TOLERANCE >= each]
-        fitting.sort(key=lambda at: self.gpus[at])
+        fitting = [gpu for gpu, free in enumerate(self.gpus) if free + TOLERANCE >= each]
+        fitting.sort(key=lambda gpu: self.gpus[gpu])
         count = max(1, round(amount))
         return fitting[:count] if amount and len(fitting) >= count else []
 

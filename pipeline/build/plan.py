@@ -1,4 +1,4 @@
-"""What a build would do: the shards that each teacher lacks, and what they will cost.
+"""The plan of a build: the shards that each teacher lacks, and their expected cost.
 
 Planning lists commit markers, one listing per teacher, and reads no clip: a corpus of ten million
 clips is planned in seconds. What the plan refuses is what the build would refuse.
@@ -33,7 +33,7 @@ class ShardWork:
 
     number: int
     ids: Sequence[str]
-    """Of the whole slice, in order."""
+    """Ids of all clips of the shard, in order."""
     clips: Sequence[Clip]
     teachers: Sequence[str]
 
@@ -50,7 +50,7 @@ CORE_SECONDS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What one teacher's missing shards amount to; None stands for what is not known."""
+    """Expected cost of one teacher's missing shards; None stands for what is not known."""
 
     teacher: str
     shards: int
@@ -65,7 +65,7 @@ class Estimate:
     """Whether the worker hours come from the table in docs/cluster.md: this cache holds nothing of
     the teacher that they could be measured on."""
     price: float | None
-    """Of the workers' cores; None without a price per core hour."""
+    """Price of the workers' cores; None without a price per core hour."""
 
 
 def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
@@ -80,26 +80,28 @@ def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dic
 
 def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
     """The missing shards in order, read in threads shortly before they are needed."""
-    wanted = {name: set(numbers) for name, numbers in lacking.items()}
-    numbers = sorted(set().union(*wanted.values()))
+    by_teacher = {name: set(numbers) for name, numbers in lacking.items()}
+    numbers = sorted(set().union(*by_teacher.values()))
     for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
-        yield ShardWork(number, ids, clips, [name for name in wanted if number in wanted[name]])
+        yield ShardWork(
+            number, ids, clips, [name for name in by_teacher if number in by_teacher[name]]
+        )
 
 
 def failed(
     layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]
 ) -> dict[str, dict[int, frozenset[str]]]:
     """Teacher -> shard -> ids of the clips that failed, for committed shards that have some."""
-    found: dict[str, dict[int, frozenset[str]]] = {}
+    failures: dict[str, dict[int, frozenset[str]]] = {}
     for spec in specs:
         folder = layout.shards(spec, corpus.name)
-        found[spec.name] = {
+        failures[spec.name] = {
             marker.shard: frozenset(failure.clip_id for failure in marker.failed)
             for marker in marker_index.read_markers(folder)
             if marker.failed
         }
-    return found
+    return failures
 
 
 def rework(
@@ -113,8 +115,8 @@ def rework(
         for name, by_shard in failures.items():
             if number in by_shard:
                 alike.setdefault(by_shard[number], []).append(name)
-        for wanted, names in alike.items():
-            yield ShardWork(number, ids, [c for c in clips if c.clip_id in wanted], names)
+        for failed_ids, names in alike.items():
+            yield ShardWork(number, ids, [c for c in clips if c.clip_id in failed_ids], names)
 
 
 def unknown_lengths(corpus: Corpus) -> int:
@@ -124,18 +126,20 @@ def unknown_lengths(corpus: Corpus) -> int:
         with corpus.folder.open(part.file) as file:
             metadata = pq.ParquetFile(file).metadata
             names = metadata.schema.to_arrow_schema().names
-            wanted = [
-                at for at, name in enumerate(names) if name in ("duration", "estimated_duration")
+            indexes = [
+                index
+                for index, name in enumerate(names)
+                if name in ("duration", "estimated_duration")
             ]
             chunks = [
-                metadata.row_group(group).column(at)
+                metadata.row_group(group).column(index)
                 for group in range(metadata.num_row_groups)
-                for at in wanted
+                for index in indexes
             ]
             if all(chunk.is_stats_set for chunk in chunks):
                 return part.clips - sum(chunk.statistics.num_values for chunk in chunks)
             file.seek(0)
-            columns = pq.read_table(file, columns=[names[at] for at in wanted])
+            columns = pq.read_table(file, columns=[names[index] for index in indexes])
             return likely_durations(columns).null_count
 
     return sum(in_parallel(count, corpus.parts))
@@ -151,13 +155,13 @@ def estimate(
     num_cpus: float = 1.0,
     price_per_core_hour: float = 0.0,
 ) -> Estimate:
-    """What extracting these shards will take.
+    """Estimates the cost of extracting these shards.
 
     Args:
         layout: The cache.
         corpus: The corpus.
         spec: The teacher's version.
-        numbers: Of the missing shards.
+        numbers: Numbers of the missing shards.
         unknown: Clips of the corpus without a stated length (`unknown_lengths`).
         num_cpus: Cores of a worker.
         price_per_core_hour: In any currency; 0 if it is not known.
@@ -256,7 +260,7 @@ def stored_bytes_per_frame(stream: StreamSpec) -> float:
 
 
 def _measured(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> Totals:
-    """What any version of the teacher took for the corpus so far, the newest one first."""
+    """Totals of the versions of a teacher over the corpus so far, the newest one first."""
     for known in reversed(layout.teachers().values()):
         if known.name == spec.name:
             total = totals(layout.shards(known, corpus.name))

@@ -157,12 +157,12 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
         if not pool.is_open_ended or account.place(pool.resources) is not None:
             continue
         needs = requested(pool.resources)
-        wanted = ", ".join(f"{name} {need:g}" for name, need in needs.items())
+        needed = ", ".join(f"{name} {need:g}" for name, need in needs.items())
         names = ", ".join(setup.name for setup in pool.setups)
         who = f"a worker of teacher {names}" if names else "a worker that decodes"
         if Account(nodes).place(pool.resources) is not None:
             raise UserError(
-                f"{who} asks for {wanted}, which the Ray cluster has not left beside one worker of "
+                f"{who} asks for {needed}, which the Ray cluster has not left beside one worker of "
                 "each other kind; lower the resources, or let teachers and decoding ask for the "
                 "same: then they share workers"
             )
@@ -171,6 +171,6 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
             for name in needs
         )
         raise UserError(
-            f"{who} asks for {wanted}, more than any node of the Ray cluster has ({largest}); "
+            f"{who} asks for {needed}, more than any node of the Ray cluster has ({largest}); "
             "lower its resources, or set max_workers if an autoscaler will add such nodes"
         )

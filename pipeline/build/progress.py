@@ -45,7 +45,7 @@ class BuildProgress:
         """
         Args:
             totals: Teacher -> clips to do.
-            console: Where to show it.
+            console: Progress is shown here.
         """
         self.began = time.monotonic()
         self.started_at: float | None = None
@@ -88,7 +88,7 @@ class BuildProgress:
 
     @property
     def startup_seconds(self) -> float:
-        """From the beginning to the first worker that was ready."""
+        """Seconds from the beginning to the first worker that was ready."""
         return (self.started_at or time.monotonic()) - self.began
 
     @property

@@ -94,9 +94,9 @@ class Backlog:
             oldest: The job that was opened first: it may decode when other jobs must wait.
             idle: Whether no worker of the build is doing anything, so that waiting helps nobody.
         """
-        for at, task in enumerate(self.doubted):
+        for place, task in enumerate(self.doubted):
             if member.pool.may_settle(task, member, decodes=decodes):
-                return self.doubted.pop(at)
+                return self.doubted.pop(place)
         names = [setup.name for setup in member.pool.setups]
         names.sort(key=lambda name: -self._cost.get(name, UNMEASURED))
         if decodes:

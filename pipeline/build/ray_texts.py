@@ -12,7 +12,7 @@ from pipeline.build.backend import LossCause
 LOW_MEMORY = "low on memory"
 NODE_DIED = "node has died"
 NODE_WAS = "node was"
-"""As in `the node was terminated` and `its node was preempted`."""
+"""Matches `the node was terminated` and `its node was preempted`."""
 KILLED_BY_US = "killed by `ray.kill`"
 PROCESS_DIED = "worker process has died"
 INTENDED = "INTENDED"
@@ -20,7 +20,7 @@ INTENDED = "INTENDED"
 
 
 def cause_from_text(text: str) -> LossCause | None:
-    """Why a worker is gone, as far as the text of Ray's error says it."""
+    """The cause of a lost worker, as far as the text of Ray's error tells it."""
     if LOW_MEMORY in text:
         return "memory"
     if NODE_DIED in text or NODE_WAS in text:

@@ -65,7 +65,7 @@ class Block:
     audio: Any = None
     """Handle of `Decoded`, which stays on the node that decoded it."""
     node_id: str = ""
-    """Where it was decoded, or is being decoded."""
+    """Node on which it was decoded, or is being decoded."""
     num_bytes: int = 0
     """Bytes of the audio on that node: expected until it is decoded, then true."""
     waiting: Counter[str] = field(default_factory=Counter)

@@ -1,4 +1,4 @@
-"""From a build's configuration to the teachers it runs, each with the version it will write."""
+"""The teachers of a build, from its configuration, each with the version it will write."""
 
 from __future__ import annotations
 
@@ -41,14 +41,14 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
         UserError: an unknown preset, teacher, family, setting, stream or codec.
     """
     chosen = _chosen(config)
-    wanted = _listed(config.teachers) or list(chosen)
-    for name in wanted:
+    names = _listed(config.teachers) or list(chosen)
+    for name in names:
         if name not in chosen:
             raise UserError(
                 f"unknown teacher {name!r}; preset {config.preset} and the configuration have "
                 f"{', '.join(chosen)}"
             )
-    return [_setup(name, chosen[name], config.weights_dir) for name in wanted]
+    return [_setup(name, chosen[name], config.weights_dir) for name in names]
 
 
 def _listed(names: str) -> list[str]:
@@ -84,8 +84,8 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
     here: dict[str, TeacherSetup] = {}
     chosen = _chosen(config)
     current, versions = layout.current(), layout.teachers()
-    wanted = _listed(config.teachers) or list(current)
-    for name in wanted:
+    names = _listed(config.teachers) or list(current)
+    for name in names:
         if name not in current:
             raise UserError(
                 f"{layout.root.uri} has no teacher {name!r} to retry; it has {', '.join(current)}"
@@ -122,7 +122,7 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
 
 
 def _why_not(spec: TeacherSpec, known: TeacherConfig) -> str | None:
-    """Why a version's family and settings are not taken from the cache; None if they are."""
+    """The reason why a version's family and settings are not taken from the cache, if any."""
     trusted = known.settings.get("trust_remote_code", False)
     if spec.settings.get("trust_remote_code") and not trusted:
         return "it runs a model's own code; give its configuration (--config) to allow that"

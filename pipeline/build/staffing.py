@@ -32,7 +32,7 @@ class Staffing:
     Args:
         backend: The cluster.
         pools: The pools to fill.
-        limits: How long a start may take.
+        limits: Time limits of a start.
         cache: Address of the cache, which every worker must see.
     """
 
@@ -217,11 +217,11 @@ class Staffing:
         if now - self._reported_at.get(pool, -WAITING_REPORTED_EVERY_S) < WAITING_REPORTED_EVERY_S:
             return
         self._reported_at[pool] = now
-        wanted = ", ".join(f"{name} {need:g}" for name, need in requested(pool.resources).items())
+        needed = ", ".join(f"{name} {need:g}" for name, need in requested(pool.resources).items())
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
         if pool.members:
             loading = sum(member.placed_at is not None for member in pool.members)
             why = f"{len(pool.members)} are starting, {loading} of them load their teachers"
         else:
-            why = f"no node has room for one ({wanted})"
+            why = f"no node has room for one ({needed})"
         log.warning("no worker for %s since %s: %s", pool.description, clock, why)

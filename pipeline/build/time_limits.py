@@ -1,4 +1,4 @@
-"""How long a worker may take before it is taken for hung."""
+"""Time limits after which a worker is taken for hung."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class TimeLimits:
 
     @property
     def place(self) -> float:
-        """From asking for a worker on a node that has room to its process."""
+        """Limit from asking for a worker, on a node that has room, to its process, in seconds."""
         return max(LEAST_S, self.grace)
 
     @property
     def start(self) -> float:
-        """For a process to load its teachers."""
+        """Limit for a process to load its teachers, in seconds."""
         return max(LEAST_S, GRACES_TO_START * self.grace)
 
     def task(self, task: Task) -> float:
-        """For one call of a worker."""
+        """Limit for one call of a worker, in seconds."""
         if task.kind == "commit":
             return max(LEAST_S, GRACES_TO_COMMIT * self.grace)
         assert task.block is not None

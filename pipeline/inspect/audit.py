@@ -34,7 +34,7 @@ SAME = "same"
 CONTENT_CHANGED = "content changed"
 """The verdict on a clip whose audio is readable and another than the teacher heard."""
 SPARE_SECONDS = 3600.0
-"""How much longer than the stored clip its audio may be before the audit stops decoding it."""
+"""Seconds by which audio may be longer than the stored clip before the audit stops decoding it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ def audit(
         spec: The version.
         sample: Rows, drawn at random; 0 means all.
         content_only: Compare digests of the audio alone, and run no expert.
-        seed: Of the draw.
+        seed: Seed of the draw.
         trust_remote_code: Run the code of the cache's teachers: adapters that are not this
             project's, and the Python files of model folders that the cache names.
 
@@ -81,11 +81,11 @@ def audit(
         markers = list(marker_index.read_markers(folder))
         total = sum(marker.rows for marker in markers)
         drawn = random.Random(seed).sample(range(total), min(sample or total, total))
-        wanted, first = sorted(drawn, reverse=True), 0
+        places_left, first = sorted(drawn, reverse=True), 0
         for marker in markers:
             places = []
-            while wanted and wanted[-1] < first + marker.rows:
-                places.append(wanted.pop() - first)
+            while places_left and places_left[-1] < first + marker.rows:
+                places.append(places_left.pop() - first)
             first += marker.rows
             if not places:
                 continue
@@ -93,10 +93,10 @@ def audit(
             # Only the marker itself has the sums that differences are held against.
             marker = shards.read_marker(folder, marker.shard)
             stored = stored_rows.read_rows(folder, marker, spec)
-            for at in sorted(places):
-                if at >= len(stored):
+            for place in sorted(places):
+                if place >= len(stored):
                     continue  # A retry has replaced the shard since.
-                row = stored[at]
+                row = stored[place]
                 verdict, difference = _again(row, clips[row.clip_id], spec, expert, marker)
                 yield Finding(
                     teacher=spec.key, corpus=corpus_name, shard=marker.shard,
@@ -170,15 +170,15 @@ def difference(
     return float(np.sqrt(np.square((stored_TD - fresh_TD) / scale_D).mean()))
 
 
-def line(found: Finding) -> str:
+def line(finding: Finding) -> str:
     """A row that is not the same, for people."""
-    by = f" by {found.difference:.3f}" if found.difference else ""
-    place = f"{found.teacher} {found.corpus} shard {found.shard} {found.clip_id}"
-    return f"{place}: {found.verdict}{by}"
+    by = f" by {finding.difference:.3f}" if finding.difference else ""
+    place = f"{finding.teacher} {finding.corpus} shard {finding.shard} {finding.clip_id}"
+    return f"{place}: {finding.verdict}{by}"
 
 
 def summary(spec: TeacherSpec, verdicts: Counter[str]) -> str:
-    """How the rows of one version came out, for people."""
+    """A line about the results for the rows of one version."""
     others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
     rest = f" ({', '.join(others)})" if others else ""
     return (

@@ -9,7 +9,7 @@ from rich.table import Table
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:
-    """What `coat-cache teachers --json` gives, for people."""
+    """The output of `coat-cache teachers` as a table."""
     shown = Table(title="Families of experts")
     shown.add_column("family", no_wrap=True)
     for heading in ("expert", "streams: width @ Hz", "licence"):

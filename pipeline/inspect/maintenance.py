@@ -38,7 +38,7 @@ class Version:
     settings: dict
     streams: list[str]
     clips: int
-    """With targets, over all corpora."""
+    """Clips with targets, over all corpora."""
     cache_bytes: int
 
 
@@ -108,7 +108,7 @@ def remove(layout: Layout, spec: TeacherSpec) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compacted:
-    """What `compact` did."""
+    """The result of `compact`."""
 
     files: int
     """Deleted."""
@@ -130,7 +130,7 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
 
     Args:
         layout: The cache.
-        older_than_hours: What has not been needed for less than this is left alone: open readers
+        older_than_hours: Files that were needed within this time are left alone: open readers
             may need it, and a running build writes data before markers.
     """
     files = size = young_files = young_bytes = indexes = 0
@@ -139,16 +139,16 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
             # Files are listed before markers: what a build commits in between is not deleted.
-            found = {
+            kept = {
                 f"{part}/{name}": stamp
                 for part in ("data", "failures", "markers", "index", QUARANTINE)
                 for name, stamp in folder.child(part).stamps(unfinished=True).items()
             }
-            replaced = {number: at for number, (_, at) in shards.marker_stamps(folder).items()}
+            replaced = {number: when for number, (_, when) in shards.marker_stamps(folder).items()}
             named = set()
             for marker in marker_index.read_markers(folder):
                 named |= {f"data/{marker.data}", f"failures/{marker.failures_data}"}
-            for place, (bytes_, changed) in found.items():
+            for place, (bytes_, changed) in kept.items():
                 since = _not_needed_since(place, changed, named, replaced)
                 if since is None:
                     continue

@@ -1,4 +1,4 @@
-"""What a cache holds and what it lacks, from its commit markers alone."""
+"""The content of a cache and what it lacks, from its commit markers alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class TeacherStatus:
     """`NAME@FINGERPRINT`."""
     corpus: str
     clips: int
-    """Of the corpus."""
+    """Clips of the corpus."""
     rows: int = 0
     missing: int = 0
     """Clips in shards not yet committed."""
     failures: Counter[str] = field(default_factory=Counter)
     """Error code -> clips."""
     warnings: Counter[str] = field(default_factory=Counter)
-    """What is wrong with the audio of clips that have targets -> clips (`docs/audio.md`)."""
+    """Fault of the audio -> number of clips that have targets despite it (`docs/audio.md`)."""
     audio_hours: float = 0.0
     cache_bytes: int = 0
     extract_seconds: float = 0.0
@@ -85,8 +85,8 @@ def table(lines: list[TeacherStatus]) -> Table:
             f"{megabytes / line.audio_hours:,.1f}" if line.audio_hours else "-",
         ]
         shown.add_row(line.teacher, *([line.corpus] if several else []), *cells)
-        told = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
-        reasons += [f"{line.teacher} failed: {told}"] if told else []
+        counts = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
+        reasons += [f"{line.teacher} failed: {counts}"] if counts else []
         counts = ", ".join(f"{kind} {count:,}" for kind, count in line.warnings.most_common())
         reasons += [f"{line.teacher} audio: {counts}"] if counts else []
     shown.caption = "\n".join(reasons) or None

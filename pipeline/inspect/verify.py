@@ -59,10 +59,10 @@ def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
             )  # fmt: skip
             continue
         yield from _verify_corpus(corpus, deep=deep)
-        heard = _HeardAudio(corpus)
+        audio = _HeardAudio(corpus)
         for spec in layout.teachers().values():
             folder = layout.shards(spec, name)
-            yield from _verify_teacher(folder, spec, corpus, heard, deep=deep)
+            yield from _verify_teacher(folder, spec, corpus, audio, deep=deep)
 
 
 def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
@@ -75,7 +75,7 @@ def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
 
 
 def _verify_teacher(
-    folder: Folder, spec: TeacherSpec, corpus: Corpus, heard: _HeardAudio, *, deep: bool
+    folder: Folder, spec: TeacherSpec, corpus: Corpus, audio: _HeardAudio, *, deep: bool
 ) -> Iterator[Damage]:
     def damage(number: int, file: str, what: str, *, can_repair: bool = True) -> Damage:
         return Damage(
@@ -84,7 +84,7 @@ def _verify_teacher(
         )  # fmt: skip
 
     def other_audio(number: int, marker: Marker, digest_N: np.ndarray | None) -> Iterator[Damage]:
-        for clip_id, other in heard.compare(spec, number, marker, digest_N):
+        for clip_id, other in audio.compare(spec, number, marker, digest_N):
             yield damage(
                 number, f"data/{marker.data}",
                 f"clip {clip_id}: {other} heard other audio; to see which is right: coat-cache "
@@ -113,10 +113,10 @@ def _verify_teacher(
         if deep or number >= corpus.num_shards or any(_quick(marker, sizes)):
             suspects.append(number)
     for number in sorted(suspects):
-        content, found = _check(folder, spec, corpus, number, deep=deep)
-        for file, what in found:
+        content, findings = _check(folder, spec, corpus, number, deep=deep)
+        for file, what in findings:
             yield damage(number, file, what)
-        marker = Marker.from_bytes(content) if content and not found else None
+        marker = Marker.from_bytes(content) if content and not findings else None
         if deep and marker is not None and not marker.digests:
             with folder.open(f"data/{marker.data}") as source:
                 digest_N = audio_digests.read(folder, marker, pq.ParquetFile(source))
@@ -144,7 +144,7 @@ class _HeardAudio:
         else:
             ids = self._corpus.shard_ids(number)
             failed = {failure.clip_id for failure in marker.failed}
-            present = [at for at, clip_id in enumerate(ids) if clip_id not in failed]
+            present = [place for place, clip_id in enumerate(ids) if clip_id not in failed]
             if len(present) != len(digest_N) or len(ids) != marker.clips:
                 return
             by_position[present] = digest_N
@@ -153,10 +153,10 @@ class _HeardAudio:
         for other, theirs in known:
             if len(theirs) == len(by_position):
                 both = (theirs != 0) & (by_position != 0) & (theirs != by_position)
-                differing |= {int(at): other for at in np.flatnonzero(both)}
+                differing |= {int(place): other for place in np.flatnonzero(both)}
         if differing:
             ids = self._corpus.shard_ids(number)
-            yield from ((ids[at], other) for at, other in differing.items())
+            yield from ((ids[place], other) for place, other in differing.items())
         if not any(np.array_equal(theirs, by_position) for _, theirs in known):
             known.append((spec.key, by_position))
 
@@ -170,10 +170,10 @@ def _check(
         content = _read(folder, name)
         if content is None:
             break
-        found = list(_check_content(folder, spec, corpus, number, content, deep=deep))
+        findings = list(_check_content(folder, spec, corpus, number, content, deep=deep))
         # A build that replaced the marker meanwhile has also replaced what it names.
-        if not found or _read(folder, name) == content:
-            return content, found
+        if not findings or _read(folder, name) == content:
+            return content, findings
     return None, []
 
 
@@ -200,10 +200,10 @@ def _check_content(
         part: {file: size} if (size := folder.size(f"{part}/{file}")) is not None else {}
         for part, file in (("data", marker.data), ("failures", marker.failures_data or "-"))
     }
-    found = list(_quick(marker, sizes))
-    if not found and deep:
-        found = list(_deep(folder, marker, spec, corpus.shard_ids(number)))
-    yield from found
+    findings = list(_quick(marker, sizes))
+    if not findings and deep:
+        findings = list(_deep(folder, marker, spec, corpus.shard_ids(number)))
+    yield from findings
 
 
 def _quick(marker: Marker, sizes: dict[str, dict[str, int]]) -> Iterator[tuple[str, str]]:
@@ -276,8 +276,12 @@ def repair(layout: Layout, damages: Iterable[Damage], *, deep: bool) -> tuple[in
     versions = layout.teachers()
     for teacher, corpus, number in sorted(places):
         spec, folder = versions[teacher], layout.shards(versions[teacher], corpus)
-        content, found = _check(folder, spec, layout.corpus(corpus), number, deep=deep)
-        if content is not None and found and quarantine(layout, teacher, corpus, number, content):
+        content, findings = _check(folder, spec, layout.corpus(corpus), number, deep=deep)
+        if (
+            content is not None
+            and findings
+            and quarantine(layout, teacher, corpus, number, content)
+        ):
             moved += 1
         else:
             whole += 1

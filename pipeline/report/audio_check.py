@@ -1,4 +1,4 @@
-"""What the ear would notice first in a clip's samples: nothing there, or too much of it."""
+"""Measures the decoded samples of clips: silence, peaks and clipping."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Sound:
     """Share of the samples that lie in a flat top."""
 
 
-def listen(clips: Iterable[Clip]) -> Iterator[Sound]:
+def measure_clips(clips: Iterable[Clip]) -> Iterator[Sound]:
     """Decodes clips, a few at a time; yields in their order."""
     with ThreadPoolExecutor(DECODERS) as pool:
         yield from pool.map(_sound, clips)

@@ -1,4 +1,4 @@
-"""What the sampled clips say together: distributions, filled clip by clip.
+"""Distributions over the sampled clips, filled clip by clip.
 
 Frames are dropped as soon as they are counted; what is kept of a clip is a few numbers for the
 checks (`pipeline.report.quality_checks`). So memory does not grow with the width of the streams.
@@ -35,7 +35,7 @@ SEMITONES = 2.0 ** (np.arange(0, 74) / 12)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSummary:
-    """What is kept of one sampled clip."""
+    """The few numbers and texts that are kept of one sampled clip."""
 
     clip: Clip
     place: Place
@@ -46,12 +46,12 @@ class ClipSummary:
     audio_warnings: tuple[str, ...]
     """What the build found wrong with its audio (`docs/audio.md`)."""
     transcript: str | None
-    """Of the first teacher that gives one."""
+    """Text of the first teacher that gives one."""
     num_words: int
     language: str
-    """That the transcribing teacher says, or empty."""
+    """Language by the transcribing teacher, or empty."""
     error_rate: float | None
-    """Of the transcript against the corpus's text, where there are both."""
+    """Word error rate of the transcript against the corpus's text, where there are both."""
     speech: float | None
     """Largest probability of the class Speech."""
     norms: dict[str, float]
@@ -169,8 +169,8 @@ class Summarizer:
         for (key, column), histogram in self._descriptors.items():
             name = track_kinds.plain(self._streams[key].names[column])
             charts.append(_histogram(name, f"{key}: all frames", histogram))
-        for key in dict.fromkeys(key for seen in observations for key in seen.norms):
-            values = [seen.norms[key] for seen in observations if key in seen.norms]
+        for key in dict.fromkeys(key for summary in observations for key in summary.norms):
+            values = [summary.norms[key] for summary in observations if key in summary.norms]
             histogram = Histogram.nice(min(values), float(np.quantile(values, 0.99)), 30)
             histogram.add(values)
             about = f"{key}: RMS per clip; 1 is a clip like all others"

@@ -1,4 +1,4 @@
-"""The clips that the page shows in full: some suspicious, some failed, the others as they come."""
+"""The clips that the page shows in full: some with findings, some failed, others evenly spread."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ class GalleryClip:
     corpus: str
     uri: str
     seconds: float
-    """That are shown."""
+    """Seconds of the clip that are shown."""
     full_seconds: float
     text: str
     transcript: str
     labels: dict[str, str]
     teachers: list[str]
-    """With targets for it."""
+    """Teachers with targets for the clip."""
     absent: dict[str, str]
     """Teacher -> why it has no targets."""
     failed: bool
@@ -55,23 +55,23 @@ class GalleryClip:
 
 
 def pick(
-    seen: Sequence[ClipSummary], findings: Sequence[QualityFinding], count: int
+    summaries: Sequence[ClipSummary], findings: Sequence[QualityFinding], count: int
 ) -> list[Place]:
     """Places of the clips to show, in storage order.
 
     Up to a quarter are the gravest findings, kind by kind in turn; up to a quarter have failed;
     the others are spread evenly over the sample.
     """
-    places = {one.clip.clip_id: one.place for one in seen}
+    places = {each.clip.clip_id: each.place for each in summaries}
     ranks: dict[str, int] = {}
     turns = []
-    for one in findings:
-        ranks[one.kind] = ranks.get(one.kind, -1) + 1
-        turns.append((ranks[one.kind], one.clip_id))
+    for each in findings:
+        ranks[each.kind] = ranks.get(each.kind, -1) + 1
+        turns.append((ranks[each.kind], each.clip_id))
     gravest = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
     chosen = dict.fromkeys([places[clip_id] for clip_id in gravest][: count // 4])
-    chosen |= dict.fromkeys(spread([one.place for one in seen if one.failed], count // 4))
-    others = [one.place for one in seen if one.place not in chosen]
+    chosen |= dict.fromkeys(spread([each.place for each in summaries if each.failed], count // 4))
+    others = [each.place for each in summaries if each.place not in chosen]
     chosen |= dict.fromkeys(spread(others, count - len(chosen)))
     return sorted(chosen)
 
@@ -80,7 +80,7 @@ def spread(things: list[T], count: int) -> list[T]:
     """`count` of some things, evenly spaced; all of them if they are not more."""
     if len(things) <= count:
         return things
-    return [things[int((at + 0.5) * len(things) / count)] for at in range(count)]
+    return [things[int((place + 0.5) * len(things) / count)] for place in range(count)]
 
 
 def gallery_clips(
@@ -92,17 +92,17 @@ def gallery_clips(
     """Clips as the page shows them.
 
     Args:
-        clips: With the frames of all streams.
+        clips: Sampled clips with the frames of all streams.
         teachers: Name -> newest version.
         statistics: TEACHER.STREAM -> over the whole cache.
-        findings: Of all sampled clips.
+        findings: The findings about all sampled clips.
     """
     for sampled in clips:
-        kinds = [one.kind for one in findings if one.clip_id == sampled.clip.clip_id]
-        yield _exhibit(sampled, teachers, statistics, kinds)
+        kinds = [finding.kind for finding in findings if finding.clip_id == sampled.clip.clip_id]
+        yield _gallery_clip(sampled, teachers, statistics, kinds)
 
 
-def _exhibit(
+def _gallery_clip(
     sampled: SampledClip,
     teachers: Mapping[str, TeacherSpec],
     statistics: Mapping[str, Statistics],
@@ -110,8 +110,8 @@ def _exhibit(
 ) -> GalleryClip:
     clip, targets = sampled.clip, sampled.targets
     wave = sound.decode(clip)
-    heard = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
-    full_seconds = max([heard, *(target.duration for target in targets.values())])
+    decoded_s = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
+    full_seconds = max([decoded_s, *(target.duration for target in targets.values())])
     seconds = min(full_seconds, LONGEST_S)
     absent = {name: "not run yet" for name in teachers if name not in targets}
     absent |= {
@@ -145,7 +145,7 @@ def _exhibit(
 
 
 def _reading_order(track: Track) -> tuple[bool, int]:
-    """What one reads first comes first."""
+    """Sorts tracks: words and pitch first, and those that are shown on demand last."""
     order = ("words", "pitch", "heat", "notes", "curves")
     return track.more, order.index(track.kind)
 

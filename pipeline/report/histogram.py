@@ -37,7 +37,7 @@ class Histogram:
         self.counts += np.histogram(inside, self.edges)[0]
 
     def to_json(self, *, trim: bool = False) -> dict[str, Any]:
-        """For the page; `trim` leaves out the empty bins at both ends.
+        """The fields for the page; `trim` leaves out the empty bins at both ends.
 
         `beyond` says that the last bin has values above its upper edge, too.
         """

@@ -29,7 +29,8 @@ NO_SPEECH = 0.05
 OUTLYING = 6.0
 """Robust standard deviations (1.4826 x median absolute deviation)."""
 LEAST_SPREAD = 0.01
-"""Of the median; so that clips that are all alike do not make outliers of hairs."""
+"""Least spread, as a share of the median: without it, tiny differences between clips that are all
+    alike would count as outliers."""
 FEW = 20
 """Fewer clips than this have no outliers."""
 DRIFT_S = 0.15
@@ -71,101 +72,107 @@ CHECKS = (
 )
 
 
-def find(seen: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
+def find(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
     """All findings, by kind in the order of `CHECKS`, the gravest of a kind first.
 
     Args:
         seen: The sampled clips.
         sounds: Clip id -> its samples in numbers, of the clips that were decoded.
     """
-    found = [*_outliers(seen)]
-    for clip in seen:
-        found += _of_words(clip)
-        found += _of_length(clip)
+    findings = [*_outliers(summaries)]
+    for clip in summaries:
+        findings += _check_words(clip)
+        findings += _check_length(clip)
         sound = sounds.get(clip.clip.clip_id)
         if sound is not None and not sound.problem:
-            found += _of_sound(clip, sound)
+            findings += _check_sound(clip, sound)
     order = {check.kind: place for place, check in enumerate(CHECKS)}
-    return sorted(found, key=lambda one: (order[one.kind], -one.weight, one.clip_id))
+    return sorted(findings, key=lambda each: (order[each.kind], -each.weight, each.clip_id))
 
 
-def gravest(found: Sequence[QualityFinding], shown: Collection[str]) -> list[QualityFinding]:
+def gravest(findings: Sequence[QualityFinding], shown: Collection[str]) -> list[QualityFinding]:
     """Those that the page lists: `MOST` of each kind, and all about the clips that it shows."""
     ranks: Counter[str] = Counter()
     kept = []
-    for one in found:
-        ranks[one.kind] += 1
-        if ranks[one.kind] <= MOST or one.clip_id in shown:
-            kept.append(one)
+    for each in findings:
+        ranks[each.kind] += 1
+        if ranks[each.kind] <= MOST or each.clip_id in shown:
+            kept.append(each)
     return kept
 
 
-def _of_sound(seen: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
-    make_finding = _suspect(seen)
+def _check_sound(summary: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
+    make_finding = _suspect(summary)
     if sound.rms_db < SILENT_DB:
         detail = f"RMS {sound.rms_db:.0f} dB, peak {sound.peak_db:.0f} dB"
         yield make_finding("silent", detail, -sound.rms_db)
     if sound.clipped > CLIPPED:
         yield make_finding("clipped", f"{sound.clipped:.2%} of the samples", sound.clipped)
     strangers = [
-        name for name, target in seen.targets.items() if target.audio_digest != sound.digest
+        name for name, target in summary.targets.items() if target.audio_digest != sound.digest
     ]
     if strangers:
-        detail = f"than {', '.join(strangers)} heard: {seen.clip.uri} was replaced"
+        detail = f"than {', '.join(strangers)} heard: {summary.clip.uri} was replaced"
         yield make_finding("other audio", detail, len(strangers))
 
 
-def _of_length(seen: ClipSummary) -> Iterator[QualityFinding]:
-    stated = seen.clip.likely_duration
-    if stated is None or not seen.targets:
+def _check_length(summary: ClipSummary) -> Iterator[QualityFinding]:
+    stated = summary.clip.likely_duration
+    if stated is None or not summary.targets:
         return
-    worst = max(seen.targets.values(), key=lambda target: abs(target.duration - stated))
+    worst = max(summary.targets.values(), key=lambda target: abs(target.duration - stated))
     drift = worst.duration - stated
     if abs(drift) > DRIFT_S:
         detail = f"{stated:.2f} s in the corpus, {worst.duration:.2f} s heard"
-        yield _suspect(seen)("length", detail, abs(drift))
+        yield _suspect(summary)("length", detail, abs(drift))
 
 
-def _of_words(seen: ClipSummary) -> Iterator[QualityFinding]:
-    make_finding = _suspect(seen)
-    if seen.error_rate is not None and seen.error_rate > WRONG:
-        detail = f"{seen.error_rate:.0%} word errors: “{_short(seen.transcript or '')}”"
-        yield make_finding("transcript", detail, seen.error_rate)
-    if not seen.transcript:
+def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
+    make_finding = _suspect(summary)
+    if summary.error_rate is not None and summary.error_rate > WRONG:
+        detail = f"{summary.error_rate:.0%} word errors: “{_short(summary.transcript or '')}”"
+        yield make_finding("transcript", detail, summary.error_rate)
+    if not summary.transcript:
         return
-    labelled = [str(seen.clip.labels[key]) for key in LANGUAGE_KEYS if key in seen.clip.labels]
-    if labelled and seen.language and labelled[0][:2].casefold() != seen.language[:2].casefold():
-        detail = f"labelled {labelled[0]}, transcribed as {seen.language}"
+    labelled = [
+        str(summary.clip.labels[key]) for key in LANGUAGE_KEYS if key in summary.clip.labels
+    ]
+    if (
+        labelled
+        and summary.language
+        and labelled[0][:2].casefold() != summary.language[:2].casefold()
+    ):
+        detail = f"labelled {labelled[0]}, transcribed as {summary.language}"
         yield make_finding("language", detail, 1.0)
-    heard = max(target.duration for target in seen.targets.values())
-    pace = len(seen.transcript) / max(heard, 1e-3)
+    seconds = max(target.duration for target in summary.targets.values())
+    pace = len(summary.transcript) / max(seconds, 1e-3)
     if pace > LETTERS_PER_S:
-        detail = f"{pace:.0f} letters per second: “{_short(seen.transcript)}”"
+        detail = f"{pace:.0f} letters per second: “{_short(summary.transcript)}”"
         yield make_finding("repetition", detail, pace)
-    if seen.num_words and seen.speech is not None and seen.speech < NO_SPEECH:
-        detail = f"speech at most {seen.speech:.1%}, yet: “{_short(seen.transcript)}”"
-        yield make_finding("no speech", detail, -seen.speech)
+    if summary.num_words and summary.speech is not None and summary.speech < NO_SPEECH:
+        detail = f"speech at most {summary.speech:.1%}, yet: “{_short(summary.transcript)}”"
+        yield make_finding("no speech", detail, -summary.speech)
 
 
-def _outliers(seen: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
-    for key in dict.fromkeys(key for one in seen for key in one.norms):
-        having = [one for one in seen if key in one.norms]
-        norms = np.array([one.norms[key] for one in having])
+def _outliers(summaries: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
+    for key in dict.fromkeys(key for each in summaries for key in each.norms):
+        having = [each for each in summaries if key in each.norms]
+        norms = np.array([each.norms[key] for each in having])
         middle = float(np.median(norms))
         spread = 1.4826 * float(np.median(np.abs(norms - middle)))
         spread = max(spread, LEAST_SPREAD * middle)
         if len(norms) < FEW or spread == 0:
             continue
-        for one, norm in zip(having, norms.tolist(), strict=True):
+        for each, norm in zip(having, norms.tolist(), strict=True):
             far = abs(norm - middle) / spread
             if far > OUTLYING:
                 detail = f"{key}: norm {norm:.2f}, the median is {middle:.2f}"
-                yield _suspect(one)("outlier", detail, far)
+                yield _suspect(each)("outlier", detail, far)
 
 
-def _suspect(seen: ClipSummary) -> Callable[[str, str, float], QualityFinding]:
+def _suspect(summary: ClipSummary) -> Callable[[str, str, float], QualityFinding]:
     def make_finding(kind: str, detail: str, weight: float) -> QualityFinding:
-        return QualityFinding(kind=kind, clip_id=seen.clip.clip_id, detail=detail, weight=weight)
+        return QualityFinding(kind=kind, clip_id=summary.clip.clip_id, detail=detail, weight=weight)
 
     return make_finding
 

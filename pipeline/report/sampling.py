@@ -18,7 +18,7 @@ from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus
 
 Place = tuple[str, int, int]
-"""Where a clip is: corpus, shard, place within the shard."""
+"""Place of a clip: corpus, shard, position within the shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ class Sampler:
                 for failure in shards.read_failures(folder, marker):
                     if failure.clip_id in sampled:
                         sampled[failure.clip_id].failures[name] = failure
-                for row in stored_rows.read_rows_of(
+                for row in stored_rows.read_clip_rows(
                     folder, marker, spec, clip_ids=sampled.keys(), streams=streams.get(name, ())
                 ):
                     sampled[row.clip_id].targets[name] = row

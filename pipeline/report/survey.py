@@ -1,4 +1,4 @@
-"""What is known of every clip of a cache without reading a single target.
+"""The totals of a cache, from commit markers and durations alone; no target is read.
 
 Commit markers say rows, failures, bytes, time and sums per stream; the corpus's one column of
 durations says the rest. The markers come from the marker index, a few files per teacher
@@ -30,7 +30,7 @@ FAILED_SHARDS = 64
 EXAMPLES = 4
 """Examples shown per teacher and reason."""
 POINTS = 80
-"""Moments at which throughput is told."""
+"""Points of the throughput curve."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -62,7 +62,7 @@ class TeacherSurvey(Totals):
 
 def survey(layout: Layout) -> list[TeacherSurvey]:
     """Every version of every teacher over every corpus that it has been run on, oldest first."""
-    found = []
+    surveys = []
     for name in layout.corpora():
         clips = layout.corpus(name).num_clips
         for spec in layout.teachers().values():
@@ -74,8 +74,8 @@ def survey(layout: Layout) -> list[TeacherSurvey]:
                     line.sums.setdefault(stream, Sums.zero(spec.stream(stream).dim)).add(sums)
             line.commits.sort()
             if line.shards:
-                found.append(line)
-    return found
+                surveys.append(line)
+    return surveys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,10 +89,10 @@ class Reason:
     examples: tuple[Failure, ...]
 
 
-def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reason]:
+def reasons(layout: Layout, surveys: list[TeacherSurvey], seed: int) -> list[Reason]:
     """Failures by teacher and reason, most frequent first, with examples."""
-    told = []
-    for line in found:
+    lines = []
+    for line in surveys:
         folder = layout.shards(line.spec, line.corpus)
         numbers = line.failed_shards
         chosen = random.Random(seed).sample(numbers, min(FAILED_SHARDS, len(numbers)))
@@ -105,7 +105,7 @@ def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reaso
             for failure in shard:
                 if len(examples[failure.error]) < EXAMPLES:
                     examples[failure.error].append(failure)
-        told += [
+        lines += [
             Reason(
                 teacher=line.spec.name,
                 corpus=line.corpus,
@@ -115,7 +115,7 @@ def reasons(layout: Layout, found: list[TeacherSurvey], seed: int) -> list[Reaso
             )
             for error, clips in line.failures.items()
         ]
-    return sorted(told, key=lambda reason: -reason.clips)
+    return sorted(lines, key=lambda reason: -reason.clips)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +158,7 @@ def audio_warnings(
 
 
 def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
-    """How one teacher got on over time.
+    """The progress of one teacher over time.
 
     Returns:
         `at`: seconds since 1970, at most `POINTS` of them. `hours`: audio hours done by then.

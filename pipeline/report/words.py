@@ -1,4 +1,4 @@
-"""How far a transcript is from what the corpus says was said."""
+"""Word error rate of transcripts against the texts of the corpus."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import re
 
 
 def units(text: str) -> list[str]:
-    """What is compared: words, or characters where a script puts no spaces between words."""
-    plain = re.sub(r"[^\w\s']", " ", text.casefold())
-    words = plain.split()
-    unspaced = len(words) <= 2 and not plain.isascii() and len(plain) > 8
+    """The units to compare: words, or characters where a script has no spaces between words."""
+    words_only = re.sub(r"[^\w\s']", " ", text.casefold())
+    words = words_only.split()
+    unspaced = len(words) <= 2 and not words_only.isascii() and len(words_only) > 8
     return list("".join(words)) if unspaced else words
 
 
-def error_rate(reference: str, heard: str) -> float:
+def error_rate(reference: str, hypothesis: str) -> float:
     """Substitutions, insertions and deletions per unit of the reference (word error rate).
 
     1.0 for a reference without words against anything but silence.
     """
-    truth, guess = units(reference), units(heard)
+    truth, guess = units(reference), units(hypothesis)
     if not truth:
         return float(bool(guess))
     if len(truth) > 2 and all(len(unit) == 1 for unit in truth):

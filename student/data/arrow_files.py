@@ -24,7 +24,7 @@ class ArrowRows:
             content = source.read_buffer()
         reader = pa.ipc.open_file(content)
         self.metadata: dict[bytes, bytes] = reader.schema.metadata or {}
-        self._batches = [reader.get_batch(at) for at in range(reader.num_record_batches)]
+        self._batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._starts: list[int] = []
         self._length = 0
         for batch in self._batches:

@@ -77,7 +77,9 @@ class BlockShuffle(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         shards = np.random.default_rng([self._seed, self._epoch]).permutation(len(self._bounds) - 1)
         left: list[int] = []
-        lanes = [self._lane(at, shards[at :: self._lanes], left) for at in range(self._lanes)]
+        lanes = [
+            self._lane(place, shards[place :: self._lanes], left) for place in range(self._lanes)
+        ]
         while lanes:
             going = []
             for lane in lanes:
@@ -94,7 +96,9 @@ class BlockShuffle(Sampler[int]):
         waiting: list[int] = []
         for first in range(0, len(shards), self._window):
             chosen = shards[first : first + self._window]
-            blocks = [self._by_shard[self._bounds[at] : self._bounds[at + 1]] for at in chosen]
+            blocks = [
+                self._by_shard[self._bounds[place] : self._bounds[place + 1]] for place in chosen
+            ]
             waiting += self._shuffled(np.concatenate(blocks), rng)
             whole = len(waiting) // self._batch_size * self._batch_size
             for begin in range(0, whole, self._batch_size):
@@ -105,7 +109,7 @@ class BlockShuffle(Sampler[int]):
     def _shuffled(self, indices: np.ndarray, rng: np.random.Generator) -> list[int]:
         if self._lengths is None:
             return rng.permutation(indices).tolist()
-        lengths = [self._lengths[at] for at in indices]
+        lengths = [self._lengths[place] for place in indices]
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         order = get_length_grouped_indices(lengths, self._batch_size, generator=generator)
         return indices[order].tolist()

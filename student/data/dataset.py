@@ -53,13 +53,13 @@ class ExampleDataset(Dataset):
     def __len__(self) -> int:
         return len(self.examples)
 
-    def __getitem__(self, at: int) -> PreparedExample:
-        if self._kept is not None and at in self._kept:
-            return self._kept[at]
+    def __getitem__(self, index: int) -> PreparedExample:
+        if self._kept is not None and index in self._kept:
+            return self._kept[index]
         with one_thread():
-            prepared = self._make(self.examples[at])
+            prepared = self._make(self.examples[index])
         if self._kept is not None:
-            self._kept[at] = prepared
+            self._kept[index] = prepared
         return prepared
 
     def _make(self, example: Example) -> PreparedExample:

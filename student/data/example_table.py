@@ -87,9 +87,9 @@ class ClipTable(Mapping[str, Clip]):
 
     def __getitem__(self, clip_id: str) -> Clip:
         key = clip_keys([clip_id])[0]
-        at = int(np.searchsorted(self._index["key"], key))
-        if at < len(self._index) and self._index["key"][at] == key:
-            clip = self.row(int(self._index["row"][at]))
+        index = int(np.searchsorted(self._index["key"], key))
+        if index < len(self._index) and self._index["key"][index] == key:
+            clip = self.row(int(self._index["row"][index]))
             if clip.clip_id == clip_id:
                 return clip
         raise KeyError(clip_id)
@@ -134,10 +134,10 @@ class ExampleTable(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._chosen)
 
-    def __getitem__(self, at: Any) -> Any:
-        if isinstance(at, slice):
-            return self.subset(np.arange(len(self))[at])
-        record = self._examples[self._chosen[at]]
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return self.subset(np.arange(len(self))[index])
+        record = self._examples[self._chosen[index]]
         clip = self.clips.row(int(record["clip"]))
         number, repeat = int(record["task"]), int(record["repeat"])
         if record["chat"] >= 0:
@@ -208,8 +208,8 @@ class _Answers(Sequence[str]):
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, at: Any) -> Any:
-        return self._rows[at]["answer"]
+    def __getitem__(self, index: Any) -> Any:
+        return self._rows[index]["answer"]
 
 
 def _chat(row: dict[str, Any], clip: Clip, repeat: int) -> Example:

@@ -127,7 +127,7 @@ def build_example(
             task=name, kind=kind, question=question, id=identity,
         )  # fmt: skip
     offered = _offered(answer, answers, task.choices, key)
-    letters = [f"({LETTERS[at]}) {choice}" for at, choice in enumerate(offered)]
+    letters = [f"({LETTERS[place]}) {choice}" for place, choice in enumerate(offered)]
     asked = "\n".join([question, *letters])
     return Example(
         (clip.clip_id,), ask(asked, clip.clip_id), letters[offered.index(answer)],

@@ -5,7 +5,6 @@ Gradio draws it. Everything stays on this machine: no analytics, no fonts from e
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ except ModuleNotFoundError:
     raise UserError("the page needs gradio: pip install 'coat-distill[demo]'") from None
 
 from manifests.audio import Waveform
-from manifests.page.figure import draw_tracks
+from manifests.page.figure import draw_tracks, to_svg
 from student.inference.head_outputs import HeadOutput, head_outputs
 from student.inference.head_tracks import output_tracks
 
@@ -119,10 +118,7 @@ def draw(wave: np.ndarray, sample_rate: int, outputs: Sequence[HeadOutput]) -> s
         wave=Waveform(wave, sample_rate, ""),
         spectrogram=False,
     )
-    file = io.StringIO()
-    figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    svg = file.getvalue()
-    return svg[svg.index("<svg") :]
+    return to_svg(figure)
 
 
 def _theme() -> Any:

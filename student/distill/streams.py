@@ -69,7 +69,7 @@ class Stream:
 
 def open_streams(
     caches: Sequence[str],
-    wanted: Mapping[str, StreamConfig] | None,
+    configs: Mapping[str, StreamConfig] | None,
     *,
     local_copies: str | None = None,
     versions: Mapping[str, str] | None = None,
@@ -86,9 +86,9 @@ def open_streams(
         UserError: no cache has the stream, or it is not one to learn from.
     """
     readers = [CacheReader(cache, local_copies=_place(local_copies, cache)) for cache in caches]
-    if wanted is None:
-        wanted = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
-    return {name: _open(name, config, readers, versions or {}) for name, config in wanted.items()}
+    if configs is None:
+        configs = {name: StreamConfig() for reader in readers for name in _learnable(reader)}
+    return {name: _open(name, config, readers, versions or {}) for name, config in configs.items()}
 
 
 def _place(local_copies: str | None, cache: str) -> Path | None:

@@ -313,7 +313,7 @@ BENCHMARKS = {
 
 def _choice(id_: object, task: str, audio: Path, row: dict[str, Any], choices: list) -> Question:
     """A multiple-choice question; choices may carry their letters, the answer may be a letter."""
-    plain = [
+    kept = [
         re.sub(rf"^\(?{letter}[.)]\s+", "", str(choice).strip())
         for letter, choice in zip(LETTERS, choices, strict=False)
     ]
@@ -323,8 +323,8 @@ def _choice(id_: object, task: str, audio: Path, row: dict[str, Any], choices: l
         kind="choice",
         audio=str(audio),
         question=str(row["question"]),
-        answer=find_answer(answer, plain) or answer,
-        choices=tuple(plain),
+        answer=find_answer(answer, kept) or answer,
+        choices=tuple(kept),
         task=str(task),
     )
 

@@ -60,21 +60,21 @@ class CoatStudent(lmms):
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Greedy replies, in the order of the requests, each cut at its `until`."""
         replies: dict[int, str] = {}
-        order = sorted(range(len(requests)), key=lambda at: _settings(requests[at]))
-        for settings, places in groupby(order, key=lambda at: _settings(requests[at])):
+        order = sorted(range(len(requests)), key=lambda place: _settings(requests[place]))
+        for settings, places in groupby(order, key=lambda place: _settings(requests[place])):
             group = list(places)
             max_tokens, until = settings
             for start in range(0, len(group), self.batch_size):
                 batch = group[start : start + self.batch_size]
-                conversations = [self._conversation(requests[at]) for at in batch]
+                conversations = [self._conversation(requests[place]) for place in batch]
                 texts = self.student.reply(
                     [messages for messages, _ in conversations],
                     [waves for _, waves in conversations],
                     max_tokens=max_tokens,
                 )
-                for at, text in zip(batch, texts, strict=True):
-                    replies[at] = _cut(text, until)
-        return [replies[at] for at in range(len(requests))]
+                for place, text in zip(batch, texts, strict=True):
+                    replies[place] = _cut(text, until)
+        return [replies[place] for place in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         raise NotImplementedError("coat_distill answers freely; choose a task that generates")

@@ -157,7 +157,7 @@ def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
     options = [_OPTION.match(line) for line in lines[1:]]
     for count in range(len(options), 1, -1):
         tail = options[-count:]
-        if all(option and option[1] == LETTERS[at] for at, option in enumerate(tail)):
+        if all(option and option[1] == LETTERS[place] for place, option in enumerate(tail)):
             return "\n".join(lines[:-count]), tuple(option[2] for option in tail if option)
     return text, ()
 

@@ -70,8 +70,8 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
         audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
-    heard = tuple(as_clip(one) for one in audio)
-    return Conversation(label={"messages": messages}, messages=messages, audio=heard)
+    clips = tuple(as_clip(conversation) for conversation in audio)
+    return Conversation(label={"messages": messages}, messages=messages, audio=clips)
 
 
 def answers(
@@ -80,10 +80,14 @@ def answers(
     """Each conversation's label with its answer, batch by batch."""
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        waves = [[student.load_audio(clip) for clip in one.audio] for one in batch]
-        said = student.reply([one.messages for one in batch], waves, max_tokens=max_tokens)
-        for one, answer in zip(batch, said, strict=True):
-            yield {**one.label, "answer": answer}
+        waves = [
+            [student.load_audio(clip) for clip in conversation.audio] for conversation in batch
+        ]
+        said = student.reply(
+            [conversation.messages for conversation in batch], waves, max_tokens=max_tokens
+        )
+        for conversation, answer in zip(batch, said, strict=True):
+            yield {**conversation.label, "answer": answer}
 
 
 def talk(

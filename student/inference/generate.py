@@ -124,8 +124,8 @@ class TrainedStudent:
     ) -> dict[str, Tensor]:
         """Model inputs of several prompts, padded on the left, where the model is."""
         prompts = [
-            self.prompter.prompt(messages, heard)
-            for messages, heard in zip(conversations, waves, strict=True)
+            self.prompter.prompt(messages, clips)
+            for messages, clips in zip(conversations, waves, strict=True)
         ]
         ids = [prompt.pop("input_ids")[0] for prompt in prompts]
         return self.pad(ids, prompts)

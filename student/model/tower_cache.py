@@ -33,10 +33,10 @@ def cache_tower_outputs(tower: nn.Module) -> None:
     @torch.no_grad()
     def forward(input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
         rows = []
-        for at, features in enumerate(input_features):
+        for row, features in enumerate(input_features):
             key = hashlib.blake2b(_bytes(features), digest_size=16).digest()
             if key not in remembered:
-                mask = None if attention_mask is None else attention_mask[at : at + 1]
+                mask = None if attention_mask is None else attention_mask[row : row + 1]
                 mask = None if mask is None or mask.all() else mask
                 remembered[key] = compute(features[None], attention_mask=mask).last_hidden_state[0]
             rows.append(remembered[key])

@@ -105,8 +105,8 @@ def export(run: str | Path, out: str | Path) -> Proof:
         torch.cuda.empty_cache()
     reloaded: Any = backbone.load(str(part), dtype=dtype)[0]
     reloaded.to(device).eval()
-    found = [_logits(reloaded, inputs) for inputs in prompts]
-    proof = _compare(expected, found, block_ids, dtype)
+    actual = [_logits(reloaded, inputs) for inputs in prompts]
+    proof = _compare(expected, actual, block_ids, dtype)
     card = model_card(files, describe(proof), inherited=inherited)
     (part / "README.md").write_text(card, encoding="utf-8")
     part.rename(out)
@@ -164,12 +164,12 @@ def _logits(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def _compare(
-    expected: list[Tensor], found: list[Tensor], block_ids: list[int], dtype: torch.dtype
+    expected: list[Tensor], actual: list[Tensor], block_ids: list[int], dtype: torch.dtype
 ) -> Proof:
     differences, same, margins, divergences, lost = [], [], [], [], []
     scale = max(float(expected_SV.abs().max()) for expected_SV in expected)
     half = ROUNDINGS * torch.finfo(dtype).eps * scale
-    for expected_SV, found_SV in zip(expected, found, strict=True):
+    for expected_SV, found_SV in zip(expected, actual, strict=True):
         words = torch.ones(expected_SV.shape[1], dtype=torch.bool)
         words[block_ids] = False
         ours_SV, theirs_SV = expected_SV[:, words], found_SV[:, words]
@@ -184,7 +184,7 @@ def _compare(
             best_S = found_SV[:, words].max(-1).values
             margins.append((best_S - found_SV[:, block_ids].max(-1).values).min())
     return Proof(
-        prompts=len(found),
+        prompts=len(actual),
         dtype=str(dtype).removeprefix("torch."),
         largest_difference=float(torch.stack(differences).max()),
         tolerance=FLOAT32_TOLERANCE if dtype == torch.float32 else half,

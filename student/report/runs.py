@@ -92,12 +92,12 @@ def read(folders: Sequence[RunFolder]) -> list[Run]:
     groups: list[tuple[Recipe, str]] = []
     runs = []
     for folder, recipe, name in zip(folders, recipes, names, strict=True):
-        plain = dataclasses.replace(recipe, seed=0)
-        group = next((known for other, known in groups if not differences(plain, other)), None)
+        unseeded = dataclasses.replace(recipe, seed=0)
+        group = next((known for other, known in groups if not differences(unseeded, other)), None)
         if group is None:
             taken = {known for _, known in groups}
             group = recipe.arm if recipe.arm not in taken else name
-            groups.append((plain, group))
+            groups.append((unseeded, group))
         runs.append(_run(folder, recipe, name, group))
     order = [group for _, group in groups]
     return sorted(runs, key=lambda run: (order.index(run.group), run.seed))
@@ -107,7 +107,10 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
     logs = _logs(files)
     stages = list(recipe.stages())
     ends = {stage: max((line["step"] for line in logs[stage]), default=0) for stage in stages}
-    begins = {stage: sum(ends[one] for one in stages[:at]) for at, stage in enumerate(stages)}
+    begins = {
+        stage: sum(ends[earlier] for earlier in stages[:place])
+        for place, stage in enumerate(stages)
+    }
     validation = _finite(files.report())
     held_out = files.held_out_file
     rows = held_out.read_bytes() if held_out.is_file() else b""
@@ -156,8 +159,8 @@ def _logs(files: RunFolder) -> dict[str, list[dict[str, Any]]]:
         key = line["step"], "loss" in line
         lines[line["stage"]][key] = lines[line["stage"]].get(key, {}) | line
     ordered = {
-        stage: [found[key] for key in sorted(found, key=lambda key: key[0])]
-        for stage, found in lines.items()
+        stage: [by_step[key] for key in sorted(by_step, key=lambda key: key[0])]
+        for stage, by_step in lines.items()
     }
     return defaultdict(list, ordered)
 
@@ -177,21 +180,23 @@ def _curves(
     checked = [(checks[stage], numbers) for stage, numbers in validation.items() if stage in checks]
     for stage, begin in begins.items():
         for line in logs[stage]:
-            at = begin + line["step"]
+            step = begin + line["step"]
             for key, value in line.items():
                 if key.startswith("loss/") and math.isfinite(value):
-                    one = curve(key.removeprefix("loss/"))
-                    one.steps.append(at)
-                    one.values.append(value)
-            told = {key[5:]: value for key, value in line.items() if key.startswith("eval_")}
-            if told:
-                checked.append((at, _finite(told)))
-    for at, numbers in sorted(checked, key=lambda one: one[0]):
+                    line_curve = curve(key.removeprefix("loss/"))
+                    line_curve.steps.append(step)
+                    line_curve.values.append(value)
+            numbers_of_line = {
+                key[5:]: value for key, value in line.items() if key.startswith("eval_")
+            }
+            if numbers_of_line:
+                checked.append((step, _finite(numbers_of_line)))
+    for step, numbers in sorted(checked, key=lambda line_curve: line_curve[0]):
         for key, value in numbers.items():
             part = "answer" if key == "answer_loss" else key.removesuffix("/loss")
             whole = key == "answer_loss" or key.endswith("/loss")
-            if whole and value is not None and at not in curve(part).checked_steps:
-                curve(part).checked_steps.append(at)
+            if whole and value is not None and step not in curve(part).checked_steps:
+                curve(part).checked_steps.append(step)
                 curve(part).checked.append(value)
     return parts
 
@@ -200,16 +205,16 @@ def _cost(files: RunFolder, recipe: Recipe, stage: str, logs: list[dict[str, Any
     state = files.state(stage)
     if not logs and not state.is_file():
         return None
-    told = [line for line in logs if "train_runtime" in line]
+    logged = [line for line in logs if "train_runtime" in line]
     settings = recipe.stages()[stage]
     steps = max((line["step"] for line in logs), default=0)
-    speed = told[-1]["train_samples_per_second"] if told else 0.0
-    seconds = sum(line["train_runtime"] for line in told) if told else None
+    speed = logged[-1]["train_samples_per_second"] if logged else 0.0
+    seconds = sum(line["train_runtime"] for line in logged) if logged else None
     return Cost(
         stage=stage,
         learns=settings.train,
         steps=steps,
-        examples=round(speed * told[-1]["train_runtime"]) if told else 0,
+        examples=round(speed * logged[-1]["train_runtime"]) if logged else 0,
         seconds=seconds,
         parameters=_learnt(state) if state.is_file() else {},
     )
@@ -236,7 +241,7 @@ def _sizes(path: Path) -> int:
 def _finite(value: Any) -> Any:
     """The same with None for what is no number."""
     if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -120,11 +120,11 @@ class Run:
         """(the streams of a run, name of a teacher -> its version), as the run was begun with."""
         if not self.exists:
             return recipe.streams, {}
-        wanted = recipe.streams
-        if wanted is None:
-            wanted = {name: StreamConfig() for name in self.sources.streams}
+        streams = recipe.streams
+        if streams is None:
+            streams = {name: StreamConfig() for name in self.sources.streams}
         keys = [teacher.key for teacher in self.sources.teachers]
-        return wanted, {key.partition("@")[0]: key for key in keys}
+        return streams, {key.partition("@")[0]: key for key in keys}
 
     def streams(self) -> dict[str, Stream]:
         """The distilled streams without their cache: enough to load heads and read their output."""

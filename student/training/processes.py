@@ -38,11 +38,11 @@ def start_processes(recipe: Recipe) -> PartialState:
             f"a launcher started {launched} processes, but they do not see each other; launch by "
             "torchrun or accelerate launch, with a GPU for each process"
         )
-    seen = torch.cuda.device_count()
-    if launched == 1 and seen > 1 and not on_cpu:
+    visible = torch.cuda.device_count()
+    if launched == 1 and visible > 1 and not on_cpu:
         console.print(
-            f"one of {seen} GPUs is used; accelerate launch --num-processes {seen} -m student.cli "
-            "train ... uses all of them"
+            f"one of {visible} GPUs is used; accelerate launch --num-processes {visible} -m "
+            "student.cli train ... uses all of them"
         )
     return process
 

@@ -46,10 +46,10 @@ class SkippingDataset(Dataset):
         """How often an example was replaced, in all workers of this process."""
         return self._skipped.value
 
-    def __getitem__(self, at: int) -> PreparedExample:
+    def __getitem__(self, index: int) -> PreparedExample:
         while True:
             try:
-                return self._patiently(at)
+                return self._patiently(index)
             except UserError as error:
                 with self._skipped.get_lock():
                     self._skipped.value += 1
@@ -59,14 +59,14 @@ class SkippingDataset(Dataset):
                         f"{count} examples could not be prepared, more than the {self._limit} that "
                         f"are left out; the last one: {error}"
                     ) from None
-                logger.warning("example %d is left out: %s", at, error)
-                at = (at + 1) % len(self)
+                logger.warning("example %d is left out: %s", index, error)
+                index = (index + 1) % len(self)
 
-    def _patiently(self, at: int) -> PreparedExample:
+    def _patiently(self, index: int) -> PreparedExample:
         for seconds in RETRY_SECONDS:
             try:
-                return self._dataset[at]
+                return self._dataset[index]
             except StoreError as error:
                 logger.warning("%s; asking again in %g s", error, seconds)
                 time.sleep(seconds)
-        return self._dataset[at]
+        return self._dataset[index]

@@ -96,16 +96,18 @@ class BasicPitch:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = num_threads
         options.inter_op_num_threads = 1
-        wanted = ["CPUExecutionProvider"]
+        providers = ["CPUExecutionProvider"]
         if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            wanted.insert(0, "CUDAExecutionProvider")
-        self._session = onnxruntime.InferenceSession(str(self._weights), options, providers=wanted)
+            providers.insert(0, "CUDAExecutionProvider")
+        self._session = onnxruntime.InferenceSession(
+            str(self._weights), options, providers=providers
+        )
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
         cut = [_windows(wave) for wave in waves]
         posteriors = self._run([window for windows, _ in cut for window in windows])
-        found, place = [], 0
+        results, place = [], 0
         for windows, count in cut:
             frames = {
                 name: values[place : place + len(windows)].reshape(-1, values.shape[2])[:count]
@@ -120,17 +122,17 @@ class BasicPitch:
                 onset_threshold=self._settings.onset_threshold,
                 note_threshold=self._settings.note_threshold,
             )
-            found.append(Targets(frames, {"notes": notes}))
-        return found
+            results.append(Targets(frames, {"notes": notes}))
+        return results
 
     def _run(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
         """Stream -> (W, KEPT, D), without the edges of the windows."""
         names = [output for output, _ in OUTPUTS.values()]
         parts: dict[str, list[np.ndarray]] = {stream: [] for stream in OUTPUTS}
-        for at in range(0, len(windows), self._settings.batch_windows):
-            batch_WS = np.stack(windows[at : at + self._settings.batch_windows])
-            found = self._session.run(names, {INPUT: batch_WS[:, :, None]})
-            for stream, frames_WTD in zip(OUTPUTS, found, strict=True):
+        for first in range(0, len(windows), self._settings.batch_windows):
+            batch_WS = np.stack(windows[first : first + self._settings.batch_windows])
+            outputs = self._session.run(names, {INPUT: batch_WS[:, :, None]})
+            for stream, frames_WTD in zip(OUTPUTS, outputs, strict=True):
                 parts[stream].append(frames_WTD[:, EDGE : EDGE + KEPT].copy())
         return {stream: np.concatenate(part) for stream, part in parts.items()}
 

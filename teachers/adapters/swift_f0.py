@@ -84,15 +84,15 @@ class SwiftF0:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        found = []
+        results = []
         for wave in waves:
             f0_T, voicing_T = self._track(wave.astype(np.float32, copy=False))
             frames = {
                 "salience": np.column_stack([salience(f0_T, voicing_T), voicing_T]),
                 "f0": np.column_stack([f0_T, voicing_T]),
             }
-            found.append(Targets(frames))
-        return found
+            results.append(Targets(frames))
+        return results
 
     def _track(self, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         count = max(1, len(wave) // HOP)
@@ -102,11 +102,11 @@ class SwiftF0:
             end = min(start + CHUNK_FRAMES, count)
             left = max(0, start - LEFT_FRAMES)
             stop = len(wave) if end == count else (end + RIGHT_FRAMES) * HOP
-            heard = wave[left * HOP : stop]
+            window = wave[left * HOP : stop]
             pitch, confidence = self._session.run(
                 ["pitch", "confidence"],
                 {
-                    "audio": heard[None],
+                    "audio": window[None],
                     "fmin": np.array(LOWEST, np.float32),
                     "fmax": np.array(HIGHEST, np.float32),
                 },

@@ -50,7 +50,7 @@ class WhisperSettings(HubSettings):
     transcribe: bool = True
     """Write a transcript with word times beside the frames."""
     silence_step: int = 1
-    """Of how many frames of the silence after a clip one is computed. 1 is exact; 4 takes half the
+    """One of so many frames of the silence after a clip is computed. 1 is exact; 4 takes half the
     time on short clips (tiny.en: cosine 0.999, the same words)."""
 
 

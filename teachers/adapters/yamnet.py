@@ -104,14 +104,14 @@ class YAMNet:
         mel_MB = log_mel(wave)
         count = num_frames(len(wave), SAMPLE_RATE, start_s=PATCH_S / 2, hop_s=self._hop / 100)
         levels_MB = np.rint(mel_MB / INPUT_SCALE + INPUT_ZERO).clip(0, 255).astype(np.uint8)
-        found = np.empty((count, CLASSES), np.float32)
-        for at in range(count):
-            patch = levels_MB[at * self._hop : at * self._hop + PATCH]
+        events = np.empty((count, CLASSES), np.float32)
+        for number in range(count):
+            patch = levels_MB[number * self._hop : number * self._hop + PATCH]
             # A patch that reaches beyond the clip is filled by repeating what it has.
             patch = np.resize(patch, (PATCH, MEL_BANDS))
             (scores,) = self._session.run(None, {"audio": patch[None, None]})
-            found[at] = scores[0]
-        logits_PC = (found - OUTPUT_ZERO) * OUTPUT_SCALE
+            events[number] = scores[0]
+        logits_PC = (events - OUTPUT_ZERO) * OUTPUT_SCALE
         return 1 / (1 + np.exp(-logits_PC.clip(-60)))
 
 

@@ -1,1 +1,1 @@
-"""What adapters share: frame grids, windows, front ends, checkpoints, decoding."""
+"""Tools that adapters share: frame grids, windows, front ends, checkpoints, decoding."""

@@ -1,4 +1,4 @@
-"""Checkpoints of the model hub, used offline: where their files lie, and that they are the ones.
+"""Checkpoints of the model hub, used offline: finds their files and checks them against their pins.
 
 A model is a hub id (`openai/whisper-large-v3`) or a folder. Ids are looked up below a folder that
 `coat-cache fetch` has filled (`DIR/org/name` beside `DIR/pins.json`, which holds the revision
@@ -41,7 +41,7 @@ RUNTIME = ("batch_seconds", "weights_dir", "license")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubSettings:
-    """What every family of hub checkpoints can be told."""
+    """Settings that every family of hub checkpoints has."""
 
     model: str = ""
     """Hub id, or path of a local folder. A path is part of the version's name: prefer ids and
@@ -131,16 +131,16 @@ class Checkpoint:
             fields = yaml.safe_load(head.removeprefix("---")) or {}
         except yaml.YAMLError:
             fields = {}
-        found = fields.get("license_name") or fields.get("license") if isinstance(
+        license_name = fields.get("license_name") or fields.get("license") if isinstance(
             fields, Mapping) else None  # fmt: skip
-        return str(found or "not stated; see the model card")
+        return str(license_name or "not stated; see the model card")
 
 
 def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
     """The checkpoint that `settings.model` names.
 
     Args:
-        settings: Of a family.
+        settings: The settings of a family.
         weights: Names of its weight files, where they are not those of transformers.
 
     Raises:
@@ -279,11 +279,11 @@ def _check(model: str, revision: str, folder: Path, weights_dir: Path) -> None:
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path} is missing; {_remedy(model, weights_dir)}")
-        found = sha256(path)
-        if found != digest:
+        actual = sha256(path)
+        if actual != digest:
             raise UserError(
-                f"{path} has SHA-256 {found[:12]}..., it was fetched with {digest[:12]}...: it has "
-                f"changed since; {_remedy(model, weights_dir)}"
+                f"{path} has SHA-256 {actual[:12]}..., it was fetched with {digest[:12]}...: it "
+                f"has changed since; {_remedy(model, weights_dir)}"
             )
 
 

@@ -1,4 +1,4 @@
-"""From waveforms to what a transformers audio encoder takes, and from its states back to frames.
+"""Front ends of transformers' audio encoders: inputs from waveforms, and frames from states.
 
 Five kinds of front end cover the encoders of transformers. Each knows its frame grid from the
 checkpoint's configuration alone (no model is loaded to describe a teacher), prepares a batch of
@@ -90,7 +90,7 @@ def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
     """The front end of a checkpoint.
 
     Args:
-        checkpoint: With `config.json` and, mostly, `preprocessor_config.json`.
+        checkpoint: A folder with `config.json` and, mostly, `preprocessor_config.json`.
         hop_s: Seconds between frames, for models whose configuration does not say.
 
     Raises:

@@ -109,7 +109,7 @@ class DecodedWindow:
 
 
 class _Timestamps:
-    """Which tokens may come next in each window: openai-whisper's rules for timestamps.
+    """The tokens that may come next in each window, by openai-whisper's rules for timestamps.
 
     A window begins with one; they come in pairs, the end of a segment and the beginning of the
     next; none lies before another; and where all of them together are likelier than the likeliest

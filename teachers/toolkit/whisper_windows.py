@@ -77,7 +77,7 @@ def over_windows(
         budget: Audio per batch. Each window counts as 30 s, to which it is padded.
         padded_frames: (frames of a window, frames of its clip) -> frames to which the window is
             padded. Only windows for which it is the same share a batch.
-        fades: How windows are joined, see above.
+        fades: Whether windows are joined by fading, see above.
     """
     counts = [GRID.count(len(wave)) for wave in waves]
     cut_waves = cut if fades else _cut_at_seams

@@ -18,7 +18,7 @@ def within(
     """The words of a window whose middle lies in the frames that it gives.
 
     Args:
-        words: Of a window, with `word`, `start` and `end` in seconds from its beginning.
+        words: The words of a window, with `word`, `start` and `end` in seconds from its beginning.
         start: First frame of the window, counted from the clip's beginning.
         first: First frame that this window gives.
         end: End of the frames that it gives.

@@ -83,5 +83,5 @@ def test_texts_are_shown_as_they_are(text: str, tmp_path: Path):
     clips = [Clip(clip_id=f"{text}{at}", uri="/a.wav", labels={text: text}) for at in range(2)]
     corpus = build(clips, tmp_path / "corpus")
     with console.capture() as captured:
-        console.print(stats.shown(stats.collect(corpus.tables())))
+        console.print(stats.build_table(stats.collect(corpus.tables())))
     assert captured.get().count(text) >= 3

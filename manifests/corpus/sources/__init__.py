@@ -1,1 +1,1 @@
-"""What a corpus can be built from; each source is one module that yields clips in a stream."""
+"""Sources of corpora. Each source is one module that yields clips in a stream."""

@@ -33,7 +33,7 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         source: A JSON-lines manifest, a lhotse cut manifest, a folder of audio files or of tars, a
             tar or a pattern of tars (`a-{000..012}.tar`), a folder that is a Hugging Face dataset,
             or `hf:` and the name of one.
-        audio: Where audio is written that a dataset holds as bytes.
+        audio: Folder for audio that a dataset holds as bytes.
 
     Raises:
         UserError: there is no such source, or it cannot be used.

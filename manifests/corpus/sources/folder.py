@@ -38,7 +38,7 @@ AUDIO = (
 )  # fmt: skip
 """Extensions that are taken for audio, in lower case: formats that decoders know by content."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-"""What Hugging Face's AudioFolder calls the table of a folder."""
+"""Names that Hugging Face's AudioFolder gives to the table of a folder."""
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
@@ -76,7 +76,7 @@ class _Walk:
         self._visited: set[str] = set()
 
     def passed_over(self) -> str:
-        """What was no audio, in words."""
+        """A text about the files that are no audio."""
         every = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{count:,} {name or 'without an extension'}" for name, count in every)
 
@@ -144,7 +144,7 @@ def _table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
         every = list(json_lines.rows(folder.path(name) if folder.is_local else where))
     else:
         lines = io.StringIO(_text(folder, name), newline="")
-        every = [(f"{where}:{at}", row) for at, row in enumerate(csv.DictReader(lines), 2)]
+        every = [(f"{where}:{line}", row) for line, row in enumerate(csv.DictReader(lines), 2)]
     rows = {}
     for place, row in every:
         file = row.get("file_name")

@@ -42,7 +42,7 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
 
     Args:
         source: Folder or hub id, then `?name=CONFIGURATION&split=SPLIT` or either.
-        audio: Where audio is written that comes as bytes.
+        audio: Folder for audio that comes as bytes.
 
     Raises:
         UserError: the dataset cannot be had, has no audio column, or a row cannot be used.
@@ -75,38 +75,38 @@ def _splits(source: str) -> Mapping[str, Any]:
         if any(Path(path).glob("dataset_*.json")):
             saved: Any = datasets.load_from_disk(path)
             splits = saved if isinstance(saved, dict) else {str(saved.split or "train"): saved}
-            found = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
+            loaded = {split: rows.to_iterable_dataset() for split, rows in splits.items()}
         else:
-            found: Any = datasets.load_dataset(path, options.get("name"), streaming=True)
+            loaded: Any = datasets.load_dataset(path, options.get("name"), streaming=True)
     except (OSError, ValueError) as error:
         raise UserError(
             f"cannot open the dataset {path!r}: {str(error).splitlines()[0]}; check the name and "
             "the network, or give a local folder"
         ) from None
-    wanted = options.get("split")
-    if wanted not in (None, *found):
-        raise UserError(f"{path} has no split {wanted!r}; it has {', '.join(found)}")
-    return found if wanted is None else {wanted: found[wanted]}
+    chosen = options.get("split")
+    if chosen not in (None, *loaded):
+        raise UserError(f"{path} has no split {chosen!r}; it has {', '.join(loaded)}")
+    return loaded if chosen is None else {chosen: loaded[chosen]}
 
 
 def _audio_column(source: str, features: Mapping[str, Any]) -> str:
     """Name of the column that holds audio: typed so, or a struct of bytes and path."""
     from datasets import Audio
 
-    found = [
+    candidates = [
         name
         for name, feature in features.items()
         if isinstance(feature, Audio)
         or (isinstance(feature, dict) and {"bytes", "path"} == {*feature})
     ]
-    if "audio" in found:
+    if "audio" in candidates:
         return "audio"
-    if len(found) != 1:
+    if len(candidates) != 1:
         raise UserError(
             f"hf:{source} should have one audio column, or one named audio; found "
-            f"{', '.join(found) or 'none'} among the columns {', '.join(features) or '(none)'}"
+            f"{', '.join(candidates) or 'none'} among the columns {', '.join(features) or '(none)'}"
         )
-    return found[0]
+    return candidates[0]
 
 
 def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:

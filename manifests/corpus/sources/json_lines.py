@@ -44,20 +44,20 @@ def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
         UserError: a line is not a JSON object, or the file's compression is damaged.
     """
     system, path = filesystem(source)
-    at = 0
+    number = 0
     try:
         with system.open_input_stream(path) as stream:
-            for at, line in enumerate(io.BufferedReader(stream), 1):
+            for number, line in enumerate(io.BufferedReader(stream), 1):
                 if line.strip():
-                    yield f"{source}:{at}", _object(line.removeprefix(b"\xef\xbb\xbf"))
+                    yield f"{source}:{number}", _object(line.removeprefix(b"\xef\xbb\xbf"))
     except ValueError as error:
         raise UserError(
-            f"{source}:{at}: not a JSON object ({error}); expected one for each line, such as "
+            f"{source}:{number}: not a JSON object ({error}); expected one for each line, such as "
             '{"audio_filepath": "a.wav", "duration": 3.2}'
         ) from None
     except OSError as error:
         raise UserError(
-            f"{source}:{at + 1}: cannot be read ({error}); copy the file again"
+            f"{source}:{number + 1}: cannot be read ({error}); copy the file again"
         ) from None
 
 
@@ -93,16 +93,16 @@ def given_id(row: dict[str, Any]) -> str | None:
 
 
 def _object(line: bytes) -> dict[str, Any]:
-    found = json.loads(line)
+    row = json.loads(line)
     if b"\\u" in line:
         try:
-            json.dumps(found, ensure_ascii=False).encode()
+            json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError as error:
             half = error.object[error.start].encode(errors="backslashreplace").decode()
             raise ValueError(f"half a character, {half}; its other half is missing") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"a JSON {type(found).__name__}")
-    return found
+    if not isinstance(row, dict):
+        raise ValueError(f"a JSON {type(row).__name__}")
+    return row
 
 
 def clip_from_row(row: dict[str, Any], source: str) -> Clip:

@@ -99,16 +99,16 @@ def _lines(
         content = folder.read_bytes(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{place} is not UTF-8 text ({error.reason}); save it as UTF-8") from None
-    seen = set()
+    known = set()
     for number, line in enumerate(content.split("\n"), 1):
         key, _, rest = line.strip().replace("\t", " ").partition(" ")
         if not key:
             continue
         if not rest.strip() and not may_be_empty:
             raise UserError(f"{place}:{number}: expected a key and a value, found {line.strip()}")
-        if key in seen:
+        if key in known:
             raise UserError(f"{place}:{number}: the key {key} occurs twice; take one out")
-        seen.add(key)
+        known.add(key)
         yield f"{place}:{number}", key, rest.strip()
 
 

@@ -83,12 +83,12 @@ def _file(cut: dict[str, Any]) -> str:
     if changes not in ([], ["Resample"]):
         raise UserError(f"the recording is changed by {', '.join(changes)}; {SAVE}")
     channel = cut.get("channel", 0)
-    holding = [one for one in recording["sources"] if channel in one["channels"]]
+    holding = [source for source in recording["sources"] if channel in source["channels"]]
     if len(holding) != 1 or len(holding[0]["channels"]) != 1:
-        found = [one["channels"] for one in recording["sources"]]
+        channels = [source["channels"] for source in recording["sources"]]
         raise UserError(
-            f"the cut is channel {channel} of a recording with the channels {found} in its files, "
-            f"expected one file with that channel alone; {SAVE}"
+            f"the cut is channel {channel} of a recording with the channels {channels} in its "
+            f"files, expected one file with that channel alone; {SAVE}"
         )
     kind = holding[0]["type"]
     if kind not in ("file", "url"):

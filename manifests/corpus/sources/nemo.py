@@ -24,7 +24,7 @@ from manifests.storage import filesystem
 TARS = "?tars="
 """Behind a manifest: the pattern of its tars, where they do not lie where NeMo writes them."""
 _PART = re.compile(r"-sub\d+(?=(\.\w+)?$)")
-"""What NeMo puts behind the name of a member of which a row is one of several parts."""
+"""Suffix of NeMo for a member of which a row is one of several parts."""
 
 
 def is_pattern(source: str) -> bool:
@@ -55,8 +55,8 @@ def clips(source: str) -> Iterator[Clip]:
     if pattern:
         uris = [json_lines.resolve(each, manifests[0]) for each in expand(pattern)]
     else:
-        wanted = sorted(set(_shards(manifests, shards)))
-        uris = [_beside(manifests[0], shard) for shard in wanted]
+        numbers = sorted(set(_shards(manifests, shards)))
+        uris = [_beside(manifests[0], shard) for shard in numbers]
     members = {_number(uri): _Members(tar) for uri, tar in zip(uris, read_tars(uris), strict=True)}
     for manifest, shard in zip(manifests, shards, strict=True):
         for where, row in json_lines.rows(manifest):
@@ -96,12 +96,12 @@ def _shards(manifests: list[str], shards: list[int | None]) -> Iterator[int]:
             continue
         for where, row in json_lines.rows(manifest):
             try:
-                yield _shard_of(row)
+                yield _shard_number(row)
             except UserError as error:
                 raise UserError(f"{where}: {error}") from None
 
 
-def _shard_of(row: dict[str, Any]) -> int:
+def _shard_number(row: dict[str, Any]) -> int:
     shard = row.get("shard_id")
     if isinstance(shard, bool) or not isinstance(shard, int) or shard < 0:
         raise UserError(f"expected shard_id with the number of a tar, found {shard!r}")
@@ -132,7 +132,7 @@ def _beside(manifest: str, shard: int) -> str:
 
 
 def _clip(row: dict[str, Any], shard: int | None, members: dict[int, _Members]) -> Clip:
-    number = _shard_of(row) if shard is None or "shard_id" in row else shard
+    number = _shard_number(row) if shard is None or "shard_id" in row else shard
     path = row.get("audio_filepath")
     if isinstance(path, str) and path:
         if number not in members:

@@ -96,9 +96,9 @@ class _File:
 
         Args:
             row: Its other columns.
-            place: Where it is.
+            place: Address of the cell, for messages.
             data: Its audio; empty where it is not read, None where there is none.
-            path: What is named where there are no bytes.
+            path: The path that stands in the cell where there are no bytes.
         """
         if data is not None:
             uri = f"{self._uri}{place}"
@@ -187,9 +187,9 @@ def _named(value: Any, feature: Any) -> Any:
         inner = feature.get("feature")
         if isinstance(value, dict):
             return {
-                key: [_named(one, inner.get(key)) for one in each] for key, each in value.items()
+                key: [_named(item, inner.get(key)) for item in each] for key, each in value.items()
             }
-        return [_named(one, inner) for one in value]
+        return [_named(item, inner) for item in value]
     if kind is None and isinstance(value, dict):
         return {key: _named(each, feature.get(key)) for key, each in value.items()}
     return value

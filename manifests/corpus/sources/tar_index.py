@@ -38,7 +38,7 @@ class Member:
     """Its first byte, from the tar's start."""
     size: int
     content: bytes | None
-    """What it holds, where that was asked for."""
+    """The content, where that was asked for."""
 
 
 @dataclass(frozen=True, slots=True)

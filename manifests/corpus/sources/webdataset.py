@@ -70,7 +70,7 @@ def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iter
     """The samples of tars as clips, in the order of the tars and of the samples in them.
 
     Args:
-        source: What was given, for messages.
+        source: The source as it was given, for messages.
         tars: Paths or addresses.
         ids_by_tar: Put the tar's name before each id, where keys repeat from tar to tar.
 

@@ -101,7 +101,7 @@ def _replace_states(setting: Setting, *, kind: Replacement) -> StateEdit:
     def edit(batch: QuestionBatch) -> AbstractContextManager[None]:
         source = None
         if kind == "other clip":
-            others = [setting.questions[setting.partners.places[at]] for at in batch.places]
+            others = [setting.questions[setting.partners.places[place]] for place in batch.places]
             source = setting.runner.batch(others).inputs
         return replaced(
             setting.runner.trained.student, batch.inputs, kind,
@@ -227,7 +227,10 @@ def _measure_block(setting: Setting) -> dict:
     others = with_audio_of(setting.questions, setting.partners)[::stride]
     step = setting.runner.batch_size
     own, other = (
-        [setting.runner.batch(each[at : at + step]).inputs for at in range(0, len(each), step)]
+        [
+            setting.runner.batch(each[place : place + step]).inputs
+            for place in range(0, len(each), step)
+        ]
         for each in (asked, others)
     )
     states = [

@@ -49,12 +49,12 @@ def hidden_from_text(
     check_kernel(student.base)
     groups = groups_of(student, inputs["input_ids"])
     text_BS, hidden_BS = groups["text"], groups[hidden]
-    seen: dict[nn.Module, int] = defaultdict(int)
+    calls: dict[nn.Module, int] = defaultdict(int)
 
     def before(layer: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         states_BQH = args[0] if args else kwargs["hidden_states"]
         num_queries = states_BQH.shape[1]
-        length = seen[layer] = seen[layer] + num_queries
+        length = calls[layer] = calls[layer] + num_queries
         new = length - text_BS.shape[1]
         blind_BQ = nn.functional.pad(text_BS, (0, new), value=True)[:, -num_queries:]
         hidden_BL = nn.functional.pad(hidden_BS, (0, new), value=False)

@@ -70,14 +70,16 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     report["notes"] = _note_scores(streams, outputs, targets, clips)
     report = finite(report)
     replace_text(folder.analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
-    for at in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
+    for place in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
         shown = {
-            name: (stream, outputs[name][at], targets[name][at])
+            name: (stream, outputs[name][place], targets[name][place])
             for name, stream in streams.items()
             if len(outputs[name]) == len(clips) and name != RECONSTRUCTION
         }
         draw_predictions(
-            folder.folder / f"reading-{clips[at].clip_id.replace('/', '-')}.png", clips[at], shown
+            folder.folder / f"reading-{clips[place].clip_id.replace('/', '-')}.png",
+            clips[place],
+            shown,
         )
     return report
 
@@ -89,10 +91,10 @@ def _predict(
     student = trained.student
     grid = Grid.from_recipe(trained.recipe, streams)
     examples, clips = [], {}
-    for example, heard in run.held_out():
+    for example, example_clips in run.held_out():
         if example.clip_ids[-1] not in clips:
             examples.append(example)
-        clips |= {clip.clip_id: clip for clip in heard}
+        clips |= {clip.clip_id: clip for clip in example_clips}
     dataset = ExampleDataset(
         examples,
         clips,
@@ -146,13 +148,13 @@ def _note_scores(
             continue
         if not len(outputs[name]) == len(outputs[onsets]) == len(clips):
             continue
-        found = []
-        for at, clip in enumerate(clips):
-            hop_s = (clip.likely_duration or 0.0) / len(targets[name][at])
+        clip_scores = []
+        for place, clip in enumerate(clips):
+            hop_s = (clip.likely_duration or 0.0) / len(targets[name][place])
             if not hop_s:
                 continue
-            heads = (to_target_units(streams[n].kind, outputs[n][at]) for n in (name, onsets))
-            cached = (targets[n][at] for n in (name, onsets))
+            heads = (to_target_units(streams[n].kind, outputs[n][place]) for n in (name, onsets))
+            cached = (targets[n][place] for n in (name, onsets))
             predicted, reference = (
                 decode_notes(
                     *pair, hop_s=hop_s, lowest_midi=int(spec.names[0].removeprefix("midi ")),
@@ -160,9 +162,11 @@ def _note_scores(
                 )
                 for pair in (heads, cached)
             )  # fmt: skip
-            found.append(note_f1(reference, predicted))
-        if found:
-            scores[teacher] = {key: _nanmean([one[key] for one in found]) for key in found[0]}
+            clip_scores.append(note_f1(reference, predicted))
+        if clip_scores:
+            scores[teacher] = {
+                key: _nanmean([score[key] for score in clip_scores]) for key in clip_scores[0]
+            }
     return scores
 
 

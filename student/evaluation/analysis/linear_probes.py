@@ -100,10 +100,10 @@ class _Problem:
         """For each penalty, the squared error on other rows, by target column."""
         weights = [self.solve(penalty).weight_HD for penalty in PENALTIES]
         squared_PD = np.zeros((len(PENALTIES), target_ND.shape[1]))
-        for chunk, wanted in zip(_chunks(states_NH), _chunks(target_ND), strict=True):
+        for chunk, target_chunk in zip(_chunks(states_NH), _chunks(target_ND), strict=True):
             rows = (chunk.astype(np.float64) - self._mean_H) / self._scale_H
             for squared_D, weight_HD in zip(squared_PD, weights, strict=True):
-                squared_D += ((rows @ weight_HD + self._bias_D - wanted) ** 2).sum(0)
+                squared_D += ((rows @ weight_HD + self._bias_D - target_chunk) ** 2).sum(0)
         return squared_PD
 
 

@@ -158,7 +158,7 @@ def _origin(
     caches that it did not hold out."""
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
-    held = {clip.clip_id for _, heard in run.held_out() for clip in heard}
+    held = {clip.clip_id for _, example_clips in run.held_out() for clip in example_clips}
     ids = [clip.clip.clip_id for clip in clips]
     others = [clip_id for clip_id in ids if clip_id not in held]
     streams = list(streams)

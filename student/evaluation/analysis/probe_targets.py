@@ -97,15 +97,15 @@ def score(
         if not per_frame:
             states_CKH = states_CKH.mean(1, keepdims=True, dtype=np.float32)
         states_NH = states_CKH.reshape(-1, states_CKH.shape[-1])
-        wanted = [_wanted(targets[name], per_frame) for name in names]
+        expected = [_wanted(targets[name], per_frame) for name in names]
         testing_N = np.repeat(testing, repeats)
         learning_N = ~testing_N
         order = np.unique(np.repeat(group, repeats)[learning_N], return_inverse=True)[1]
         if not testing.any() or len(np.unique(order)) < 4:
             scores |= dict.fromkeys(names, 0.0)
             continue
-        ridges = fit_ridges(states_NH[learning_N], [w[learning_N] for w in wanted], order)
-        for name, ridge, wanted_ND in zip(names, ridges, wanted, strict=True):
+        ridges = fit_ridges(states_NH[learning_N], [w[learning_N] for w in expected], order)
+        for name, ridge, wanted_ND in zip(names, ridges, expected, strict=True):
             predicted_ND, truth_ND = ridge(states_NH[testing_N]), wanted_ND[testing_N]
             if targets[name].metric == "accuracy":
                 scores[name] = float((predicted_ND.argmax(1) == truth_ND.argmax(1)).mean())

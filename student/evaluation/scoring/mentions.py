@@ -91,8 +91,8 @@ def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
     while start >= 0:
         end = start + len(text)
         if _is_whole(said, start, end):
-            first = sum(at <= start for at in starts) - 1
-            last = sum(at < end for at in starts) - 1
+            first = sum(place <= start for place in starts) - 1
+            last = sum(place < end for place in starts) - 1
             yield _Place(start, end, first, last)
         start = said.find(text, start + 1)
 

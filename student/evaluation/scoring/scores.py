@@ -211,6 +211,6 @@ def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
     for label in sorted({answer for answer, _ in pairs}):
         hits = sum(answer == said == label for answer, said in pairs)
         named = sum(said == label for _, said in pairs)
-        wanted = sum(answer == label for answer, _ in pairs)
-        scores.append(2 * hits / (named + wanted))
+        expected = sum(answer == label for answer, _ in pairs)
+        scores.append(2 * hits / (named + expected))
     return float(np.mean(scores))

@@ -62,8 +62,8 @@ class AudioFlamingo3(Backbone):
 
     def window_s(self, processor: Any) -> float:
         """The tower's windows are joined, as many as this length has."""
-        one = processor.feature_extractor.chunk_length
-        return processor.max_audio_len // one * one
+        length = processor.feature_extractor.chunk_length
+        return processor.max_audio_len // length * length
 
     def tiny_window_s(self, config: TinyConfig) -> float:
         """The same of the processor's default, ten minutes."""

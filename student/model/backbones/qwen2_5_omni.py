@@ -115,7 +115,7 @@ class Qwen2_5Omni(Backbone):
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
-        heard = processor.extractor(
+        features = processor.extractor(
             list(waves),
             sampling_rate=self.sample_rate,
             max_length=samples_needed(processor.extractor, waves),
@@ -123,8 +123,8 @@ class Qwen2_5Omni(Backbone):
             return_tensors="pt",
         )
         # The tower takes any number of frames, so nothing is filled; 300 s of silence would be.
-        num_frames = int(heard["attention_mask"].sum(-1).max())
-        mask_AF = heard["attention_mask"][:, :num_frames]
+        num_frames = int(features["attention_mask"].sum(-1).max())
+        mask_AF = features["attention_mask"][:, :num_frames]
         before, *pieces = prompt.split("<|AUDIO|>")
         assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
         for frames, piece in zip(mask_AF.sum(-1).tolist(), pieces, strict=True):
@@ -132,7 +132,7 @@ class Qwen2_5Omni(Backbone):
         ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
         return {
             "input_ids": ids["input_ids"],
-            "input_features": heard["input_features"][..., :num_frames],
+            "input_features": features["input_features"][..., :num_frames],
             "feature_attention_mask": mask_AF,
         }
 
