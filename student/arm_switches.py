@@ -1,4 +1,4 @@
-"""What each arm of a study has: a row of switches."""
+"""The arms of a study: a row of switches for each."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PLAIN_ARMS: tuple[Arm, ...] = ("sft", "pause", "distill", "coat")
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSwitches:
-    """What an arm has; everything else is the same in all arms of a study."""
+    """The switches of an arm; everything else is the same in all arms of a study."""
 
     block: bool = False
     """There are thinking positions in the prompt."""
@@ -22,7 +22,7 @@ class ArmSwitches:
     distill_audio: bool = False
     """Heads at the audio tokens learn what the experts hear."""
     bottleneck: bool = False
-    """At the beginning of the joint stage the text reads the audio through the block alone."""
+    """Whether the text reads the audio through the block alone as the joint stage begins."""
 
 
 SWITCHES: dict[Arm, ArmSwitches] = {

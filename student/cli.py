@@ -62,7 +62,7 @@ def generate(
 
     Args:
         audio: Audio file, or folder of them.
-        question: What is asked.
+        question: The question.
         run: Folder of the run.
         max_tokens: Longest answer.
         batch_size: Recordings that are answered at once.
@@ -107,7 +107,7 @@ def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
 
     Args:
         run: Folder of the run.
-        port: Of the page, on this machine.
+        port: Port of the page, on this machine.
         share: Make it public through gradio's tunnel.
     """
     from student.demo import page

@@ -18,8 +18,8 @@ Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
 STAGE_SEEDS = {"align": 0, "joint": 1}
-"""What each stage adds to the recipe's seed: by name, so that an arm without `align` has the order
-and the dropout of the others in `joint`."""
+"""Number that each stage adds to the recipe's seed. It goes by name, so that an arm without `align`
+has the order and the dropout of the others in `joint`."""
 
 
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
@@ -72,7 +72,7 @@ class ModelConfig:
     tiny: TinyConfig = field(default_factory=TinyConfig)
     small: SmallConfig = field(default_factory=SmallConfig)
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Of the backbone's weights; what is trained besides them is float32."""
+    """Precision of the backbone's weights; what is trained besides them is float32."""
     quantize: Literal["4bit"] | None = None
     """Load the frozen backbone in 4 bits (QLoRA; needs bitsandbytes and a GPU)."""
     attention: str = ""
@@ -129,7 +129,7 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamConfig:
-    """How one stream is supervised."""
+    """Settings of one supervised stream."""
 
     weight: float = 1.0
     """w_s in the sum of stream losses."""
@@ -148,7 +148,7 @@ class TaskConfig:
     questions: list[str]
     """Wordings; a clip gets one of them, chosen by its id."""
     answer: list[str]
-    """Where the answer is: `text` or `labels.KEY`; the first that a clip has counts. A clip that
+    """Source of the answer: `text` or `labels.KEY`; the first that a clip has counts. A clip that
     has none is no example of this task."""
     choices: int = 0
     """Offer so many answers to choose from: the right one among others that the corpus has, in an
@@ -168,7 +168,7 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Which clips are asked what, and which are held out."""
+    """Clips, questions and held-out examples of a training."""
 
     tasks: list[TaskConfig] = field(
         default_factory=lambda: [TaskConfig(questions=["What is said?"], answer=["text"])]
@@ -179,7 +179,7 @@ class DataConfig:
     validation: float = 0.1
     """Share of the clips that is held out, one at least, chosen by a hash of the clip id."""
     validation_limit: int = 256
-    """At most so many held-out examples are validated on."""
+    """Most held-out examples that are used for validation."""
     max_duration: float = 30.0
     """Longer clips are left out, in seconds; so are those longer than the backbone's window, whose
     end it would not hear (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s)."""
@@ -234,9 +234,9 @@ class StageConfig:
     """Share of the steps over which the learning rate rises; then it falls as a cosine."""
     weight_decay: float = 0.0
     train: Literal["embeddings", "lora", "projector+lora", "full"] = "lora"
-    """What learns besides the heads: the block's embeddings alone; these and LoRA; these, LoRA and
-    the projector (for a model that is to learn to listen); or these and the whole language model
-    with its projector (for the tiny student, whose language model starts random)."""
+    """Parameters that learn besides the heads: the block's embeddings alone; these and LoRA; these,
+    LoRA and the projector (for a model that is to learn to listen); or these and the whole
+    language model with its projector (for the tiny student, whose language model starts random)."""
     bottleneck: float = 0.0
     """Share of the steps, at the beginning, during which text cannot attend to audio: only the
     block's thinking positions can, so that the answer must read them (joint stage of an arm with a
@@ -334,7 +334,7 @@ class Recipe:
 
     @property
     def switches(self) -> ArmSwitches:
-        """What the arm has."""
+        """The switches of the arm."""
         return SWITCHES[self.arm]
 
     @property

@@ -54,7 +54,7 @@ def save_recipe(recipe: Recipe, path: Path) -> None:
 
 
 def recipes_folder() -> Path:
-    """Where the recipes that ship lie."""
+    """The folder of the recipes that come with the package."""
     return Path(__file__).with_name("recipes")
 
 

@@ -32,7 +32,7 @@ from student.data.workers import build_loader
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
-from student.model.backbones.registry import window_of
+from student.model.backbones.registry import backbone_window
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
@@ -82,7 +82,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     with process.main_process_first():
         table = open_examples(
             run.examples_folder, corpus, streams, recipe.data,
-            window_s=window_of(recipe.model), begun=run.exists,
+            window_s=backbone_window(recipe.model), begun=run.exists,
         )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
@@ -186,7 +186,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
 
 
 def count_targets(batch: Batch, *, streams: dict[str, Stream]) -> Counts:
-    """What the losses of a batch are divided by, to be summed over an accumulated batch."""
+    """Counts by which a batch's losses are divided, to be summed over an accumulated batch."""
     counts = {"answer": (batch.labels_BS[:, 1:] != IGNORE).sum()[None]}
     for name, target_BND in batch.targets.items():
         counts[name] = stream_counts(streams[name].kind, target_BND, batch.covered[name])
@@ -248,7 +248,7 @@ def step_losses(
 
 
 def bottleneck_now(recipe: Recipe, stage: str, done: float) -> Blinded | None:
-    """Which text is blind to the audio once that share of the stage's steps is done, if any."""
+    """The text that does not see the audio at that share of the stage's steps, if any."""
     joint = recipe.joint
     if stage != "joint" or joint is None or done >= joint.bottleneck:
         return None

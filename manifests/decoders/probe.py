@@ -15,7 +15,7 @@ from manifests.decoders.libsndfile import SEEKS_BADLY
 from manifests.errors import AudioError
 
 
-def seconds_of(uri: str) -> float | None:
+def estimate_seconds(uri: str) -> float | None:
     """Like `seconds`, for a path or an address; None where the file cannot be opened."""
     try:
         with open_audio(uri) as file:

@@ -53,8 +53,8 @@ class ArrowWriter:
 
     Args:
         path: The file.
-        schema: Of all tables.
-        rows: Of a record batch: few batches are found fast, small ones need little memory.
+        schema: Schema of all tables.
+        rows: Rows of a record batch: few batches are found fast, small ones need little memory.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, rows: int = 65536) -> None:

@@ -39,11 +39,11 @@ class BlockShuffle(Sampler[int]):
     lanes alone, so a run that is resumed sees what it would have seen.
 
     Args:
-        shards: Of each example; those of one shard are stored together.
+        shards: Shard of each example; those of one shard are stored together.
         batch_size: Examples of one batch of one process.
         lanes: Workers of all processes.
-        seed: With the epoch, decides the order.
-        lengths: Of each example; given, the clips of a window are batched by similar length.
+        seed: Seed that decides the order, together with the epoch.
+        lengths: Length of each example; given, the clips of a window are batched by similar length.
         window: Shards that a lane shuffles together.
     """
 

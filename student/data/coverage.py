@@ -1,4 +1,4 @@
-"""What of a corpus can be learnt from: usable clips, and those that each stream has targets for."""
+"""Counts the usable clips of a corpus, and those for which each stream has targets."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def tell_left_out(
     """Says how many clips are left out, and why.
 
     Args:
-        num_clips: Of the corpus.
-        num_usable: Those that are taken.
-        num_beyond: Those that `max_duration` would take, and the backbone's window does not.
-        max_duration: Of the recipe.
+        num_clips: Clips of the corpus.
+        num_usable: Clips that are taken.
+        num_beyond: Clips that `max_duration` would take, and the backbone's window does not.
+        max_duration: The limit in the recipe.
         longest_s: The smaller of `max_duration` and the window.
 
     Raises:
@@ -55,7 +55,7 @@ def tell_left_out(
 
 
 def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str, int]:
-    """How many usable clips each stream covers; says so where it is not all.
+    """Prints how many usable clips each stream covers, where it does not cover all.
 
     Raises:
         UserError: a stream covers none.
@@ -87,7 +87,7 @@ def check_tasks(
     """Checks that the corpus answers each task.
 
     Args:
-        tasks: Of the recipe.
+        tasks: Tasks of the recipe.
         num_answered: Usable clips that have an answer, for each task.
         fields: `text` or `labels.KEY` -> usable clips that have it.
 

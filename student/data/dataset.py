@@ -1,4 +1,4 @@
-"""From examples to tensors: prompt and audio as inputs, answer as labels, targets by clip id.
+"""Turns examples into tensors: prompt and audio as inputs, answer as labels, targets.
 
 Labels are the answer's tokens and the end of the turn; everything else, block included, is ignored.
 Prompt and answer are tokenized apart, so what is trained is exactly what generation continues.

@@ -48,7 +48,7 @@ EXAMPLE = np.dtype(
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a folder of examples was made from, and what is in it."""
+    """The sources and the content of a folder of examples."""
 
     made_from: str
     """A hash of corpus, caches and settings: another one makes the folder anew."""
@@ -105,7 +105,7 @@ class ExampleTable(Sequence[Example]):
 
     Args:
         folder: Made by `student.data.build_table`.
-        tasks: Of the recipe.
+        tasks: Tasks of the recipe.
         chosen: Rows of the folder's examples, in order; all of them if None.
     """
 
@@ -163,7 +163,7 @@ class ExampleTable(Sequence[Example]):
         return held.subset(np.argsort(held.column("key"), kind="stable"))
 
     def drawn(self, limit: int) -> ExampleTable:
-        """At most `limit` examples that represent all tasks, in the order of the table."""
+        """Chooses `limit` examples or fewer that represent all tasks, in the order of the table."""
         if self.summary.by_last_clip:
             return self.subset(np.arange(min(limit, len(self))))
         places = draw_by_task(self.column("key"), self.column("task"), limit)

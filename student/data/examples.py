@@ -23,7 +23,7 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Message = dict[str, Any]
 """`{"role": ..., "content": [parts]}`; an audio part is `{"type": "audio", "audio": clip id}`."""
 AnswerKind = Literal["choice", "label", "transcription"]
-"""How an answer is scored: as one of the choices in the question, as a label, or word by word."""
+"""Scoring of an answer: as one of the choices in the question, as a label, or word by word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,11 @@ def ask(question: str, clip_id: str = "") -> list[Message]:
 
 
 def times_shown(weight: float, *key: object) -> int:
-    """How often an example of that weight is shown: its integer part, and once more by chance."""
+    """Times that an example of that weight is shown: its integer part, and once more by chance."""
     return int(weight) if weight == int(weight) else int(weight + fraction("weight", *key))
 
 
-def answer_of(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -> str | None:
+def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -> str | None:
     """The answer that a clip's text and labels give to a task, if they give one."""
     for path in task.answer:
         value = text if path == "text" else labels.get(path.removeprefix("labels."))
@@ -110,11 +110,11 @@ def build_example(
         clip: The clip.
         task: The task.
         number: Place of the task in the recipe.
-        name: Of `task_names`.
-        repeat: How many examples of this clip and task come before.
+        name: Name of the task, from `task_names`.
+        repeat: Number of examples of this clip and task that come before.
         answers: All answers of the corpus, sorted; looked at for `choices` alone.
     """
-    answer = answer_of(clip.text, clip.labels, task)
+    answer = find_answer(clip.text, clip.labels, task)
     assert answer is not None
     key = (number, clip.clip_id, repeat)
     question = task.questions[int(fraction("wording", *key) * len(task.questions))]
@@ -156,7 +156,7 @@ def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterat
         answered = {
             clip.clip_id: answer
             for clip in clips
-            if (answer := answer_of(clip.text, clip.labels, task)) is not None
+            if (answer := find_answer(clip.text, clip.labels, task)) is not None
         }
         answers = sorted(set(answered.values()))
         check_answers(task, answers)
@@ -173,7 +173,7 @@ def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, 
 
     Args:
         path: The file.
-        weight: How often each is shown: 2 is twice, 0.5 every other one, by chance; a file that
+        weight: Times that each is shown: 2 is twice, 0.5 every other one, by chance; a file that
             moves or is copied keeps its choice.
 
     Yields:

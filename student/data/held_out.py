@@ -165,7 +165,7 @@ def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarra
     Args:
         key_E: A hash of each example, uint64.
         task_E: A number for each task.
-        limit: How many.
+        limit: Most examples.
     """
     if len(key_E) <= limit:
         return np.arange(len(key_E))

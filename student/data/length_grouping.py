@@ -17,9 +17,9 @@ class ByLength(Sampler[int]):
     """Indices in random order, such that each accumulated batch is of similar lengths.
 
     Args:
-        lengths: Of each example, in any unit.
-        batch_size: Of an accumulated batch.
-        seed: With the epoch, decides the order.
+        lengths: Length of each example, in any unit.
+        batch_size: Examples of an accumulated batch.
+        seed: Seed that decides the order, together with the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:

@@ -16,7 +16,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 from manifests.errors import UserError
 from student.config import Recipe
-from student.inference.generate import TrainedStudent, as_clip
+from student.inference.generate import TrainedStudent, to_clip
 from student.quiet import quiet_libraries
 from student.runs.folder import Run
 from student.runs.sources import Sources
@@ -98,7 +98,7 @@ def _reply(
         if recording is None:
             raise gradio.Error("Upload a recording, or record one.")
         try:
-            wave = student.load_audio(as_clip(recording))
+            wave = student.load_audio(to_clip(recording))
             (answer,) = student.answer([wave], question, max_tokens=MAX_TOKENS)
         except UserError as error:
             raise gradio.Error(str(error)) from None

@@ -1,6 +1,6 @@
-"""One record per stream kind: all that training and inference must know of it.
+"""One record per stream kind: its loss, metric, baseline and read-out.
 
-What numpy code must know of the same kind (mask, unit, appearance, name of the metric) is in
+The record for numpy code (mask, unit, appearance, name of the metric) is in
 `manifests.streams.kinds`. Nothing else in `student` compares a kind's name: code asks the record.
 
 Losses come as sums, and apart from them the counts that they are divided by. The trainer adds up
@@ -24,7 +24,7 @@ from student.distill import losses, metrics
 
 
 class MeasuredStream(Protocol):
-    """What a metric must know of a stream (`student.distill.streams.Stream` has it)."""
+    """The fields of a stream that metrics use (`student.distill.streams.Stream` has them)."""
 
     @property
     def kind(self) -> str:
@@ -50,7 +50,7 @@ def _no_details(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingKind:
-    """How a student learns, is measured and is read on one kind of stream."""
+    """Loss, metric, baseline and read-out of one kind of stream."""
 
     loss: Callable[[Tensor, Tensor], Tensor]
     """(output_BND of a head, target_BND) -> parts_PBN."""
@@ -75,10 +75,10 @@ def stream_sums(kind: str, output_BND: Tensor, target_BND: Tensor, covered_B: Te
     """sums_P: a stream's loss, summed over the frames of the clips that have it.
 
     Args:
-        kind: Says what the head's outputs are.
-        output_BND: Of the head: features, or logits.
-        target_BND: Of the teacher; standardised for features, probabilities otherwise.
-        covered_B: Which clips have the stream, boolean.
+        kind: Kind of the stream.
+        output_BND: Output of the head: features, or logits.
+        target_BND: Targets of the teacher; standardised for features, probabilities otherwise.
+        covered_B: Boolean for each clip: has it targets?
     """
     parts_PBN = TRAINING_KINDS[kind].loss(output_BND.float(), target_BND)
     return (parts_PBN * covered_B[:, None]).sum((1, 2))
@@ -89,7 +89,7 @@ def stream_metric(stream: MeasuredStream, output_ND: np.ndarray, target_ND: np.n
 
     Args:
         stream: Its kind, the threshold of its classes, its pitch grid.
-        output_ND: Of the head: standardised features, or logits.
+        output_ND: Output of the head: standardised features, or logits.
         target_ND: Standardised features, or probabilities.
     """
     if not len(target_ND):
@@ -110,9 +110,9 @@ def constant_output(kind: str, mean_D: np.ndarray) -> np.ndarray:
 
 
 def to_target_units(kind: str, output_ND: np.ndarray) -> np.ndarray:
-    """What a head predicts, in the units of its targets: probabilities in place of logits.
+    """The prediction of a head in the units of its targets: probabilities in place of logits.
 
-    Of a pitch stream, salience is as strong as the frame is voiced, as it is in the cache.
+    The salience of a pitch stream is as strong as the frame is voiced, as it is in the cache.
     """
     return TRAINING_KINDS[kind].to_target_units(output_ND)
 

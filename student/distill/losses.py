@@ -16,7 +16,8 @@ from manifests.streams.kinds import VOICED
 # A tokens of answers, V vocabulary.
 
 COSINE_SHARE = 0.9
-"""Of the features loss; the rest is SmoothL1. The paper does not say; our assumption."""
+"""Weight of the cosine term in the features loss; the rest is SmoothL1. An assumption of ours: the
+paper does not say."""
 
 
 def answer_sum(logits_AV: Tensor, labels_A: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How well a head predicts a stream, as one number between 0 and 1; higher is better.
+"""Metrics of a head's predictions, as numbers between 0 and 1; higher is better.
 
 cosine: mean cosine similarity of standardised frames. mAP: mean average precision against targets
 binarised at a threshold, over the classes that occur. accuracy: share of frames whose likeliest
@@ -54,7 +54,7 @@ def raw_pitch_accuracy(logits_ND: np.ndarray, target_ND: np.ndarray, bins: Pitch
     """Share of the voiced frames whose pitch is within 50 cents, voicing decisions aside.
 
     Args:
-        logits_ND: Of a head: a logit per bin, then that of voicing.
+        logits_ND: Output of a head: a logit per bin, then that of voicing.
         target_ND: Salience per bin, then voicing probability.
         bins: The grid of both.
     """

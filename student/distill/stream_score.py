@@ -1,4 +1,4 @@
-"""The score of a head on one stream: its metric beside that of the best constant prediction."""
+"""The type of a stream's score: a head's metric beside that of the mean prediction."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from student.distill.kinds import MeasuredStream, constant_output, stream_detail
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamScore:
-    """How well a head predicts a stream, on some clips."""
+    """The score of a head on a stream, over some clips."""
 
     metric: float
     """The metric of the stream's kind, in [0, 1], higher is better; NaN without targets."""

@@ -1,4 +1,4 @@
-"""The streams that a run learns from: found in the caches, with what the losses need of them."""
+"""The streams that a run learns from: found in the caches, with what the losses need."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class Stream:
     reader: StreamReader | None = None
     """None for `reconstruction`."""
     statistics: Statistics | None = None
-    """Of standardised kinds alone."""
+    """Mean and deviation over the cache, for standardised kinds alone."""
     pitch_bins: PitchBins = CREPE_BINS
-    """Which frequency each bin of a pitch stream stands for."""
+    """Frequencies of the bins of a pitch stream."""
 
     @property
     def threshold(self) -> float:
@@ -92,7 +92,7 @@ def open_streams(
 
 
 def _place(local_copies: str | None, cache: str) -> Path | None:
-    """Where one cache's copies go: apart from those of others with the same teachers."""
+    """The folder of one cache's copies, apart from those of other caches with the same teachers."""
     if local_copies is None:
         return None
     return Path(local_copies) / hashlib.sha256(cache.encode()).hexdigest()[:12]

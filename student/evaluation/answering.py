@@ -48,17 +48,17 @@ class Prompt:
     question: Question
     ids_S: Tensor
     audio: dict[str, Tensor]
-    """What the audio tower is given; empty for a prompt without audio."""
+    """Inputs of the audio tower; empty for a prompt without audio."""
 
     @property
     def num_bytes(self) -> int:
-        """What it takes in memory."""
+        """Memory that the prompt takes, in positions."""
         return sum(value.nbytes for value in (self.ids_S, *self.audio.values()))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What a student says to one question."""
+    """The reply of a student to one question."""
 
     text: str = ""
     is_cut: bool = False
@@ -72,7 +72,7 @@ class QuestionBatch:
     """Some questions as model inputs, padded on the left."""
 
     places: list[int]
-    """Of the questions among all that are asked."""
+    """Places of the questions among all that are asked."""
     questions: list[Question]
     inputs: dict[str, Tensor]
 
@@ -156,7 +156,7 @@ class QuestionRunner:
         """One reply for each question.
 
         Args:
-            questions: What is asked.
+            questions: The questions.
             edit_prompt: Applied to every prompt.
             edit_states: Applied to the model while it reads a batch of prompts.
             description: Stands beside the progress bar.

@@ -26,7 +26,7 @@ Row = tuple[str, Any]
 """(how to name the row, what the file says)."""
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
-"""Of MELD."""
+"""Emotion labels of MELD."""
 IEMOCAP_EMOTIONS = {
     "ang": "anger",
     "hap": "happiness",
@@ -73,7 +73,7 @@ IEMOCAP_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t")
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark:
-    """How one benchmark is read."""
+    """The reader of one benchmark."""
 
     rows: Callable[[Path], Iterable[Row]]
     """Reads the files of a folder."""

@@ -24,7 +24,7 @@ def evaluate(
             held-out examples if neither this nor `benchmark` is given.
         benchmark: Name of a public benchmark, read from your local copy.
         data: Folder of that copy.
-        name: Of the results, RUN/eval/NAME.json; the file's or the benchmark's if empty.
+        name: Name of the results, RUN/eval/NAME.json; the file's or the benchmark's if empty.
         limit: Ask that many only, evenly spread; 0 is all.
         batch_size: Questions per forward pass.
         blind: Ask without audio: what can be guessed from the questions alone.
@@ -78,7 +78,7 @@ def probe(
     limit: int = 0,
     batch_size: int = 16,
 ) -> None:
-    """Where does what the experts hear live? Linear probes by layer and position.
+    """Fit linear probes of the experts' streams and of labels, by layer and position.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
@@ -86,7 +86,7 @@ def probe(
             held-out examples if not given.
         cache: Cache, or caches, with the clips' streams; without, labels alone are probed. With it,
             the heads of runs that have any are measured, too.
-        limit: That many questions only, evenly spread; 0 is all.
+        limit: Most questions, evenly spread; 0 is all.
         batch_size: Clips per forward pass.
     """
     from student.evaluation.commands import probe_runs

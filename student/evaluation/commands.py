@@ -1,4 +1,4 @@
-"""What `eval`, `ablate` and `probe` do around their measurement: runs, questions, tables, plots."""
+"""The commands `eval`, `ablate` and `probe`: runs, questions, tables and plots."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def _questions(run: str, path: str | None, benchmark: str, data: str) -> list[Qu
 
 
 def _limited(questions: list[Question], limit: int) -> list[Question]:
-    """At most `limit` questions, evenly spread, so that every task keeps its share."""
+    """Chooses `limit` questions or fewer, evenly spread, so that every task keeps its share."""
     if not limit or limit >= len(questions):
         return questions
     return [questions[place * len(questions) // limit] for place in range(limit)]

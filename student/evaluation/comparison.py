@@ -108,7 +108,7 @@ def compare(
     Args:
         arms: Arm -> per seed the answers, to the same questions in the same order.
         against: Arms that all later ones are compared with.
-        resamples: Of the bootstrap.
+        resamples: Resamples of the bootstrap.
 
     Returns:
         `arms`: arm -> scores with intervals over questions and seeds; `differences`: "A - B" ->

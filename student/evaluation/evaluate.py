@@ -31,8 +31,8 @@ def evaluate(
 
     Args:
         run: A run, or a plain checkpoint (the arm `base`).
-        questions: With answers.
-        name: Of the set of questions.
+        questions: Questions with answers.
+        name: Name of the set of questions.
         batch_size: Questions per forward pass.
         blind: Ask without audio: what can be guessed from the questions.
         limits: Longest replies.

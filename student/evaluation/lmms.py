@@ -24,7 +24,7 @@ MAX_TOKENS = 256
 
 
 def manifest() -> ModelManifest:
-    """What the entry point gives the harness."""
+    """The manifest that the entry point gives to the harness."""
     return ModelManifest(
         model_id="coat_distill", simple_class_path=f"{__name__}.CoatStudent", aliases=("coat",)
     )
@@ -103,7 +103,7 @@ class CoatStudent(lmms):
 
 
 def _settings(request: Any) -> tuple[int, tuple[str, ...]]:
-    """Of one request: longest reply, and the strings that end it."""
+    """The longest reply of a request, and the strings that end it."""
     options = request.args[1]
     until = options.get("until") or ()
     until = (until,) if isinstance(until, str) else tuple(until)

@@ -1,4 +1,4 @@
-"""For every question, another recording: whose audio, or whose block states, it is given instead.
+"""Finds another recording for every question, whose audio or block states it is given instead.
 
 Partners are drawn from all questions, never from a batch, so that a batch of one, or of questions
 with one answer, changes nothing. A true partner has the same task and another answer: only then
@@ -23,7 +23,7 @@ class Partners:
     """The partner of each of some questions."""
 
     places: tuple[int, ...]
-    """For each question, the place of its partner among the questions."""
+    """Place of each question's partner among the questions."""
     num_untrue: int
     """Questions whose partner, though another recording, has another task or the same answer."""
 
@@ -64,7 +64,7 @@ def find_partners(questions: Sequence[Question]) -> Partners:
     return Partners(tuple(places), num_untrue)
 
 
-def with_audio_of(questions: Sequence[Question], partners: Partners) -> list[Question]:
+def swap_audio(questions: Sequence[Question], partners: Partners) -> list[Question]:
     """The same questions, each about its partner's recording."""
     return [
         replace(

@@ -31,9 +31,9 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
     """Shows how far something has come: a bar where stderr is a terminal, else a line a minute.
 
     Args:
-        description: What is being done.
-        total: How many units there are.
-        unit: What is counted, such as `questions`.
+        description: Text before the bar.
+        total: Number of units.
+        unit: Name of the units, such as `questions`.
     """
     if messages.is_terminal:
         columns = (

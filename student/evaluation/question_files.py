@@ -145,7 +145,7 @@ def _from_held_out(
 
 
 def _kind(answer: str, text: str | None, choices: tuple[str, ...]) -> Any:
-    """What runs of earlier versions did not write down."""
+    """The names of tasks that runs of earlier versions did not write down."""
     if choices:
         return "choice"
     return "transcription" if answer == text else "label"

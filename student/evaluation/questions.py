@@ -39,13 +39,13 @@ class Question:
     task: str = "all"
     """Scores are reported per task, and as the mean over tasks."""
     clip_id: str | None = None
-    """Of the corpus, where targets and labels are looked up; None where there is no corpus."""
+    """Id of the clip in the corpus, where targets and labels are looked up; None without one."""
     offset: float = 0.0
     """Start within the file, in seconds."""
     duration: float | None = None
     """In seconds; None is up to the end."""
     group: str | None = None
-    """What recordings of one origin share (a speaker, a session): probes keep it on one side."""
+    """Group of recordings of one origin (a speaker, a session): probes keep it on one side."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -72,7 +72,7 @@ class Question:
 
     @property
     def text(self) -> str:
-        """What the student is asked, choices included where they are part of the question."""
+        """The text that the student gets, choices included where they are part of the question."""
         if self.kind != "choice":
             return self.question
         options = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices)]  # noqa: B905
@@ -90,7 +90,7 @@ class Question:
 
     @property
     def recording(self) -> tuple[str, float, float | None]:
-        """What tells one stretch of audio from another."""
+        """A key that tells one stretch of audio from another."""
         return absolute(self.audio), self.offset, self.duration
 
     def messages(self) -> list[Message]:

@@ -1,4 +1,4 @@
-"""What an evaluation leaves in a run: RUN/eval/NAME.json, and every reply in NAME.answers.jsonl.
+"""The files of an evaluation: RUN/eval/NAME.json, and every reply in NAME.answers.jsonl.
 
 The scores say which questions they are of, by a hash. Answers to other questions are never
 overwritten under the same name.

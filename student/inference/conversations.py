@@ -1,4 +1,4 @@
-"""What `coat-student generate` and `reply` ask: a recording, a folder, a file of conversations.
+"""Inputs of `coat-student generate` and `reply`: a recording, a folder, or conversations.
 
 Several are answered in batches and come as JSON lines, in the order of their input; one recording
 can be talked about over several turns.
@@ -16,7 +16,7 @@ from manifests.clips import Clip
 from manifests.corpus.sources import folder
 from manifests.errors import UserError
 from student.data.examples import Message, ask
-from student.inference.generate import TrainedStudent, as_clip
+from student.inference.generate import TrainedStudent, to_clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Conversation:
     """One conversation that waits for the assistant."""
 
     label: dict[str, Any]
-    """What the answer's line begins with."""
+    """Fields at the beginning of the answer's line."""
     messages: list[Message]
     audio: tuple[Clip, ...]
     """In the order of the audio parts."""
@@ -36,7 +36,7 @@ def about(source: str, question: str) -> list[Conversation]:
     Raises:
         UserError: there is no such file, or no audio in the folder.
     """
-    clips = list(folder.clips(source)) if Path(source).is_dir() else [as_clip(source)]
+    clips = list(folder.clips(source)) if Path(source).is_dir() else [to_clip(source)]
     return [
         Conversation(label={"audio": clip.uri}, messages=ask(question), audio=(clip,))
         for clip in clips
@@ -70,7 +70,7 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
         audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
-    clips = tuple(as_clip(conversation) for conversation in audio)
+    clips = tuple(to_clip(conversation) for conversation in audio)
     return Conversation(label={"messages": messages}, messages=messages, audio=clips)
 
 

@@ -71,7 +71,7 @@ class TrainedStudent:
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.student.tower_mean_H.device
 
     def answer(
@@ -94,7 +94,7 @@ class TrainedStudent:
             [
                 recording
                 if isinstance(recording, np.ndarray)
-                else self.load_audio(as_clip(recording))
+                else self.load_audio(to_clip(recording))
             ]
             for recording in recordings
         ]
@@ -235,7 +235,7 @@ def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
     return recipe, student, processor
 
 
-def as_clip(path: str) -> Clip:
+def to_clip(path: str) -> Clip:
     """The whole of an audio file.
 
     Raises:

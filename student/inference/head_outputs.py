@@ -27,7 +27,7 @@ from student.runs.sources import StreamSource
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeadOutput:
-    """What one head predicts of one recording."""
+    """The prediction of one head for one recording."""
 
     stream: str
     kind: str

@@ -1,4 +1,4 @@
-"""What heads predict, as tracks to draw: for the report, the evaluation's picture and the demo.
+"""Predictions of heads as tracks to draw: for the report, the evaluation and the demo.
 
 Frames lie on the student's own time grid: N frames over equal spans of the clip. Features are in
 standard deviations from the cache's mean, logits become the probabilities that they stand for.
@@ -74,7 +74,7 @@ def paired_tracks(
 
 
 def output_tracks(outputs: Sequence[HeadOutput], *, seconds: float) -> list[Track]:
-    """What the heads predict of one recording, pitch first, then classes, then descriptors.
+    """The predictions of the heads for one recording: pitch, then classes, then descriptors.
 
     Features whose columns have no names are left out: hundreds of numbers say nothing to the eye.
     """

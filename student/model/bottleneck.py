@@ -59,7 +59,7 @@ def text_that_is_blind(
 
     Args:
         ids_BS: Tokens of padded or packed rows.
-        labels_BS: Where the answers are.
+        labels_BS: Labels, which say where the answers are.
         audio_id: The placeholder of audio tokens.
         content_ids: The block's thinking positions.
         blinds: All text, or the positions that predict an answer.

@@ -36,7 +36,7 @@ from student.model.tower_cache import cache_tower_outputs
 # Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
 
 Part = Literal["rows", "backbone", "heads"]
-"""What a parameter belongs to, hence its learning rate."""
+"""Part that a parameter belongs to, hence its learning rate."""
 
 
 class Student(nn.Module):
@@ -66,7 +66,7 @@ class Student(nn.Module):
             backbone: The adapter of the model's family.
             model: The backbone's model.
             block: The thinking positions, if the arm has them.
-            streams: What the heads predict: from the block, or from the audio tokens without one.
+            streams: The streams that the heads predict, from the block or from the audio tokens.
             config: Sizes of the heads.
             num_positions: K.
             audio_heads: Give the audio tokens heads of their own beside the block's.
@@ -125,7 +125,7 @@ class Student(nn.Module):
         position are what fills memory.
 
         Args:
-            inputs: Of the backbone, padded or packed.
+            inputs: Inputs of the backbone, padded or packed.
             labels_BS: The answers' tokens; everything else is ignored.
             audio_weights_BNS: By which the last audio's tokens average to the student's frames, of
                 as many blocks as the longest audio has (`student.batch`).
@@ -239,7 +239,7 @@ class Student(nn.Module):
         return blocks_BWMH[blocks_BWMH[:, :, 0].any(-1)]
 
     def part(self, name: str) -> Part:
-        """What the parameter of that name belongs to."""
+        """The part that the parameter of that name belongs to."""
         if name.startswith(("heads.", "audio_heads.")):
             return "heads"
         return "rows" if is_token_row(name) else "backbone"
@@ -260,7 +260,7 @@ class Student(nn.Module):
                 parameter.requires_grad_(chosen)
 
     def learnt(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """What training has changed: the tensors that require gradients, and the buffers."""
+        """The learnt state: the tensors that require gradients, and the buffers."""
         state = self.state_dict() if state is None else state
         trainable = {name for name, value in self.named_parameters() if value.requires_grad}
         kept = trainable | {"tower_mean_H", "tower_std_H"}

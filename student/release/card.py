@@ -26,7 +26,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
 
     Args:
         run: The run.
-        proof: How close the export is to the trained model, in one sentence.
+        proof: A sentence about how close the export is to the trained model.
         inherited: Settings of generation that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources

@@ -40,13 +40,13 @@ KL_LIMITS = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
 
 @dataclass(frozen=True, kw_only=True)
 class Proof:
-    """How close a reloaded checkpoint is to the trained model."""
+    """Differences between a reloaded checkpoint and the trained model."""
 
     prompts: int
     dtype: str
-    """Of the weights, e.g. `bfloat16`."""
+    """Precision of the weights, e.g. `bfloat16`."""
     largest_difference: float
-    """Of any logit at any position, the block's own columns left out."""
+    """Largest difference of any logit at any position, the block's own columns left out."""
     tolerance: float
     """The difference that rounding in this dtype explains."""
     divergence: float
@@ -55,7 +55,7 @@ class Proof:
     same_choice: float
     """Share of positions at which both choose the same token."""
     lost_margin: float
-    """Where they choose differently, by how much the trained model preferred its own choice, at
+    """Margin by which the trained model preferred its own choice where they differ, at
     the most; 0 if they never do."""
     block_margin: float
     """By how much the best token beats the best block token, at the least."""

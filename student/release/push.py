@@ -23,12 +23,12 @@ NEEDED = ("config.json", "README.md")
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """What a push did, or would do."""
+    """The result of a push, or of a dry run."""
 
     files: dict[str, int]
     """Name in the repository -> bytes."""
     url: str | None
-    """Where the files are now; None if nothing was uploaded."""
+    """Address of the uploaded files; None if nothing was uploaded."""
 
 
 def push(
@@ -81,7 +81,7 @@ def push(
 
 
 def describe(upload: Upload, repo: str) -> str:
-    """What was done, in lines."""
+    """The lines of text about the result."""
     total = sum(upload.files.values()) / 1e6
     lines = [f"  {name}  {size / 1e6:,.1f} MB" for name, size in upload.files.items()]
     head = (

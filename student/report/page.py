@@ -47,7 +47,7 @@ def write(
         out: Folder for the page.
         caches: The caches that they learnt from; without them nothing is predicted.
         clips: Held-out clips to predict.
-        console: Where progress is shown.
+        console: Progress is shown here.
 
     Returns:
         The page.
@@ -89,7 +89,7 @@ def _choose_predicting(found: Sequence[Run]) -> Run | None:
 
 
 def _read_from(run: Run) -> str:
-    """Which hidden states the heads of a run read, in words."""
+    """A text for the hidden states that the heads of a run read."""
     has_block = RunFolder(run.folder).recipe.has_block
     return "the thinking block" if has_block else "the audio tokens"
 

@@ -1,4 +1,4 @@
-"""What the files of a run say of it, without loading its model: curves, validation, cost.
+"""The data of runs for the report, from their files alone: curves, validation, cost.
 
 A folder of several runs, as `coat-student arms` makes it, stands for all of them. Runs whose
 recipes differ in the seed alone are one group, over which means and deviations are told.
@@ -35,24 +35,24 @@ class Curve:
     """Optimiser steps, counted on from stage to stage."""
     values: list[float]
     checked_steps: list[int]
-    """Where it was validated."""
+    """Steps at which it was validated."""
     checked: list[float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """What one stage cost."""
+    """The cost of one stage."""
 
     stage: str
     learns: str
-    """What learnt: rows, lora or full."""
+    """Parameters that learnt: `embeddings`, `lora` or `full`."""
     steps: int
     examples: int
     """Seen, one counted as often as it was seen."""
     seconds: float | None
-    """Of the trainer, as it logged them; of a resumed stage, since it was resumed."""
+    """Time that the trainer logged; for a resumed stage, the time since then."""
     parameters: dict[str, int]
-    """Of rows, backbone and heads: how many were learnt."""
+    """Number of learnt parameters in rows, backbone and heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Run:
     seed: int
     backbone: str
     parameters: int | None
-    """Of the backbone, where its files are here."""
+    """Parameters of the backbone, where its files are here."""
     boundaries: list[tuple[str, int]]
     """(stage, the step after which it begins)."""
     curves: dict[str, Curve]

@@ -41,9 +41,9 @@ from student.runs.identity import Identity
 from student.runs.sources import Sources
 
 STATE_FILE = "student.safetensors"
-"""What training has changed, in a checkpoint and at the end of a stage."""
+"""File of the learnt state, in a checkpoint and at the end of a stage."""
 CHECKPOINT = "checkpoint-"
-"""What names of checkpoint folders begin with; the number of steps follows."""
+"""Prefix of checkpoint folders; the number of steps follows."""
 
 Numbers = dict[str, float]
 """`answer_loss`; per stream `STREAM/loss`, `STREAM/metric` and `STREAM/mean_predictor`."""
@@ -95,7 +95,7 @@ class Run:
 
     @functools.cached_property
     def sources(self) -> Sources:
-        """What the run was made from.
+        """The sources of the run.
 
         Raises:
             UserError: the run has no such file.
@@ -109,7 +109,7 @@ class Run:
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """What must stay the same while the run goes on; of an older run, its teachers alone."""
+        """The identity of the run, which must not change; an older run has its teachers alone."""
         if self.identity_file.is_file():
             return Identity.from_fields(json.loads(self.identity_file.read_text("utf-8")))
         return Identity(teachers=sorted(teacher.key for teacher in self.sources.teachers))
@@ -257,15 +257,15 @@ class Run:
             file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
 
     def analysis_file(self, name: str) -> Path:
-        """Where an analysis (`ablation`, `probes`, `reading`) keeps its numbers."""
+        """The file of the numbers of an analysis (`ablation`, `probes`, `reading`)."""
         return self.folder / f"{name}.json"
 
     def scores_file(self, name: str) -> Path:
-        """Where the scores of a set of questions are."""
+        """The file of the scores of a set of questions."""
         return self.folder / "eval" / f"{name}.json"
 
     def answers_file(self, name: str) -> Path:
-        """Where every reply to a set of questions is."""
+        """The file of all replies to a set of questions."""
         return self.folder / "eval" / f"{name}.answers.jsonl"
 
 

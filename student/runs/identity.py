@@ -1,4 +1,4 @@
-"""What a run was begun with, besides its recipe: going on with something else is refused.
+"""The identity of a run beside its recipe. A run is only continued with the same one.
 
 Targets, examples and the number of examples per optimizer step decide what a run learns, so they
 are written down when it begins. Teachers are pinned to the version that the run began with.
@@ -19,10 +19,10 @@ from student.config import Recipe, StageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What must stay the same while a run goes on."""
+    """Facts that must stay the same while a run is continued."""
 
     version: str = ""
-    """Of this program, for people to read."""
+    """Version of this program, for people to read."""
     corpus: str = ""
     """Digest of the corpus' clips."""
     chats: dict[str, str] = field(default_factory=dict)
@@ -34,14 +34,15 @@ class Identity:
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> Identity:
-        """From what JSON holds of it."""
+        """Builds an identity from its JSON fields."""
         return cls(**values)
 
     def check_same(self, begun: Identity) -> None:
         """Refuses to go on with other data.
 
         Args:
-            begun: What the run was begun with; what an older version has not written is empty.
+            begun: The identity at the beginning of the run; fields that an older version has
+                not written are empty.
 
         Raises:
             UserError: it says what differs.
@@ -69,13 +70,13 @@ class Identity:
 def build_identity(
     recipe: Recipe, corpus: str, teachers: list[str], *, num_processes: int
 ) -> Identity:
-    """What a run that begins now is made of.
+    """The identity of a run that begins now.
 
     Args:
-        recipe: Of the run.
+        recipe: Recipe of the run.
         corpus: Digest of the corpus.
         teachers: Their keys.
-        num_processes: That train together.
+        num_processes: Processes that train together.
     """
     return Identity(
         version=metadata.version("coat-distill"),

@@ -1,4 +1,4 @@
-"""What a run was made from, kept in its folder: corpus, teachers with licences, streams.
+"""The sources of a run, kept in its folder: corpus, teachers with licences, streams.
 
 A cache may be far away, or gone, by the time a run is shown, evaluated or published. What the
 heads' outputs mean (class names, units, mean and deviation) and what must be said of teachers is
@@ -34,7 +34,7 @@ class TeacherSource:
 
 @dataclass(frozen=True, kw_only=True)
 class StreamSource:
-    """One stream of a run: what a head's outputs mean."""
+    """One stream of a run, which gives the outputs of a head their meaning."""
 
     kind: str
     dim: int
@@ -43,7 +43,7 @@ class StreamSource:
     covered: int
     """Clips that have targets."""
     mean: list[float] | None = None
-    """Of each column over the cache (features): what heads predict is standardised by it."""
+    """Mean of each column over the cache; predictions of features are standardised by it."""
     std: list[float] | None = None
     pitch_bins: PitchBins = CREPE_BINS
     """The grid of a pitch stream; runs from before grids were stated have CREPE's."""
@@ -66,7 +66,7 @@ class StreamSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """What a run was made from."""
+    """The sources of a run."""
 
     corpus: str
     caches: list[str]
@@ -79,7 +79,7 @@ class Sources:
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> Sources:
-        """From what JSON holds of it."""
+        """Builds sources from their JSON fields."""
         teachers = [TeacherSource(**teacher) for teacher in values["teachers"]]
         streams = {name: _stream_source(source) for name, source in values["streams"].items()}
         return cls(**{**values, "teachers": teachers, "streams": streams})

@@ -15,7 +15,7 @@ from manifests.errors import UserError
 from student.config import StageConfig
 
 DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
-"""What libraries say when a disk is full, where they raise an error of their own."""
+"""Texts of libraries that raise an error of their own when a disk is full."""
 
 
 @contextmanager
@@ -23,9 +23,9 @@ def explained_failures(name: str, stage: StageConfig, folder: Path) -> Iterator[
     """Turns a failed allocation and a full disk into what to do about it.
 
     Args:
-        name: Of the stage.
+        name: Name of the stage.
         stage: Its settings, which the advice starts from.
-        folder: Of the run.
+        folder: Folder of the run.
 
     Raises:
         UserError: memory or disk space ran out within.

@@ -1,4 +1,4 @@
-"""How many processes train together, and on what; refused early where it cannot work."""
+"""The processes that train together, and their devices, checked before training begins."""
 
 from __future__ import annotations
 

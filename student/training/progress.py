@@ -1,4 +1,4 @@
-"""How far a training is: a bar on a terminal, a line a minute anywhere else."""
+"""Progress of a training: a bar on a terminal, a line a minute anywhere else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class TrainingProgress(TrainerCallback):
 
     Args:
         stage: Its name.
-        examples_per_step: Of all processes.
+        examples_per_step: Examples of all processes.
     """
 
     def __init__(self, stage: str, examples_per_step: int) -> None:
@@ -48,13 +48,13 @@ class TrainingProgress(TrainerCallback):
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("{task.fields[told]}"),
+                TextColumn("{task.fields[text]}"),
                 TimeRemainingColumn(),
                 console=messages,
                 transient=True,
             )
             self._task = self._bar.add_task(
-                self._stage, total=state.max_steps, completed=state.global_step, told=""
+                self._stage, total=state.max_steps, completed=state.global_step, text=""
             )
             self._bar.start()
 
@@ -66,7 +66,9 @@ class TrainingProgress(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Moves the bar, or prints a line if a minute has passed."""
         if self._bar is not None:
-            self._bar.update(self._task, completed=state.global_step, told=self._told(state))
+            self._bar.update(
+                self._task, completed=state.global_step, text=self._progress_text(state)
+            )
         elif state.is_world_process_zero and not args.disable_tqdm:
             now = time.monotonic()
             if now - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -75,7 +77,7 @@ class TrainingProgress(TrainerCallback):
                 left = (state.max_steps - state.global_step) / max(rate, 1e-9)
                 messages.print(
                     f"{self._stage}: step {state.global_step} of {state.max_steps}, "
-                    f"{self._told(state)}, {left / 60:.0f} min left"
+                    f"{self._progress_text(state)}, {left / 60:.0f} min left"
                 )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -94,7 +96,7 @@ class TrainingProgress(TrainerCallback):
             self._bar.stop()
             self._bar = None
 
-    def _told(self, state: Any) -> str:
+    def _progress_text(self, state: Any) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-9)
         examples = (state.global_step - self._first_step) * self._examples_per_step
         return (

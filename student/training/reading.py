@@ -43,7 +43,7 @@ class SkippingDataset(Dataset):
 
     @property
     def num_skipped(self) -> int:
-        """How often an example was replaced, in all workers of this process."""
+        """Number of examples that were replaced, in all workers of this process."""
         return self._skipped.value
 
     def __getitem__(self, index: int) -> PreparedExample:

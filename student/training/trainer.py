@@ -40,14 +40,15 @@ class StudentTrainer(TrainerHooks):
     """Trains a `Student` for one stage.
 
     Args:
-        student: What is trained.
-        stage: Of the recipe.
+        student: The student to train.
+        stage: The stage of the recipe.
         count: Batch -> the counts that its losses are divided by.
         losses: (model, batch, counts, share of the stage's steps that are done) -> each loss by
             name, and the total to descend.
         validate: Student -> numbers.
-        lengths: Of the examples; given, they are batched with others of similar length.
-        shards: Of the examples; given, they are shuffled by blocks (`student.data.block_shuffle`).
+        lengths: Lengths of the examples; given, they are batched with others of similar length.
+        shards: Shards of the examples; given, they are shuffled by blocks
+            (`student.data.block_shuffle`).
     """
 
     loss_is_scaled_for_ga = True
@@ -165,7 +166,7 @@ class StudentTrainer(TrainerHooks):
         return self.optimizer
 
     def training_sampler(self) -> Sampler | None:
-        """By blocks of shards, by length, or the stock order."""
+        """Shuffles by blocks of shards, by length, or in the stock order."""
         if self._shards is not None:
             return BlockShuffle(
                 self._shards,
@@ -223,7 +224,7 @@ class StudentTrainer(TrainerHooks):
 def training_arguments(
     recipe: Recipe, stage: StageConfig, folder: Path, *, seed: int
 ) -> TrainingArguments:
-    """What the stock trainer is told; `recipe.trainer` has the last word."""
+    """Arguments of the stock trainer; `recipe.trainer` has the last word."""
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": stage.epochs,

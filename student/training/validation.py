@@ -39,7 +39,7 @@ class Validator:
         """
         Args:
             batches: Held-out batches, iterated anew for each measurement.
-            streams: What is measured.
+            streams: The streams to measure.
             means: Stream -> mean target_D of the training clips, for the baseline.
         """
         self._batches = batches

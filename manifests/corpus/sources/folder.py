@@ -131,7 +131,7 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
     return Clip(
         clip_id=clip_id,
         uri=uri,
-        estimated_duration=probe.seconds_of(uri) if folder.is_local else None,
+        estimated_duration=probe.estimate_seconds(uri) if folder.is_local else None,
         text=text,
         labels={key: value for key, value in row.items() if key not in apart and value is not None},
     )

@@ -133,7 +133,7 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
         estimate = probe.seconds(AudioFile(io.BytesIO(data), len(data)))
         stable = stable_id(f"{split}/{index}-{digest}", 0.0, None)
     elif os.path.isabs(path) and os.path.exists(path):
-        uri, estimate = path, probe.seconds_of(path)
+        uri, estimate = path, probe.estimate_seconds(path)
         stable = stable_id(uri, 0.0, None)
     elif "://" in path:
         uri, estimate, stable = path, None, stable_id(path, 0.0, None)

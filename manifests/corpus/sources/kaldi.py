@@ -61,7 +61,7 @@ def clips(source: str) -> Iterator[Clip]:
             duration=duration,
             text=texts.get(utterance) or None,
             labels=own,
-            estimated_duration=probe.seconds_of(uri) if is_whole else None,
+            estimated_duration=probe.estimate_seconds(uri) if is_whole else None,
         )
 
     if not folder.exists("segments"):

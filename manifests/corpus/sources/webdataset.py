@@ -148,7 +148,7 @@ def _clip(
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
         estimate = number(labels, "duration")
     if estimate is None and "://" not in uri:
-        estimate = probe.seconds_of(uri)
+        estimate = probe.estimate_seconds(uri)
     return Clip(clip_id=clip_id, uri=uri, text=text, labels=labels, estimated_duration=estimate)
 
 

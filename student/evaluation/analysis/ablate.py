@@ -46,7 +46,7 @@ from student.evaluation.answering import (
     StateEdit,
     TokenLimits,
 )
-from student.evaluation.partners import Partners, find_partners, with_audio_of
+from student.evaluation.partners import Partners, find_partners, swap_audio
 from student.evaluation.questions import Question, digest
 from student.evaluation.results import write_analysis
 from student.evaluation.scoring.scores import (
@@ -64,7 +64,7 @@ MEASURED_QUESTIONS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the conditions are made of."""
+    """The inputs of all conditions."""
 
     runner: QuestionRunner
     questions: Sequence[Question]
@@ -136,7 +136,7 @@ CONDITIONS = (
         name="other audio",
         needs_block=False,
         uses_partners=True,
-        questions=lambda setting: with_audio_of(setting.questions, setting.partners),
+        questions=lambda setting: swap_audio(setting.questions, setting.partners),
     ),
     Condition(
         name="no audio",
@@ -159,10 +159,10 @@ def ablate(
 
     Args:
         run: Folder of a run.
-        questions: With answers.
+        questions: Questions with answers.
         first_layer: Decoder layer from whose entrance on states are replaced.
         batch_size: Questions per forward pass.
-        resamples: Of the bootstrap.
+        resamples: Resamples of the bootstrap.
         limits: Longest replies.
 
     Returns:
@@ -218,13 +218,13 @@ def ablate(
 
 
 def _measure_block(setting: Setting) -> dict:
-    """Where the answer's attention goes, and how much the block's states depend on the clip."""
+    """The attention of the answer, and how much the block's states depend on the clip."""
     student = setting.runner.trained.student
     if student.block is None:
         return {}
     stride = max(1, len(setting.questions) // MEASURED_QUESTIONS)
     asked = list(setting.questions)[::stride]
-    others = with_audio_of(setting.questions, setting.partners)[::stride]
+    others = swap_audio(setting.questions, setting.partners)[::stride]
     step = setting.runner.batch_size
     own, other = (
         [

@@ -26,7 +26,7 @@ Hidden = Literal["audio", "block"]
 GROUPS = ("audio", "block", "text")
 
 
-def groups_of(student: Student, ids_BS: Tensor) -> dict[str, Tensor]:
+def position_groups(student: Student, ids_BS: Tensor) -> dict[str, Tensor]:
     """`audio`, `block` (the thinking positions) and `text` -> boolean_BS."""
     audio_BS = ids_BS == student.backbone.audio_token_id(student.base)
     block_BS = torch.zeros_like(audio_BS)
@@ -42,12 +42,12 @@ def hidden_from_text(
     """A context in which text cannot attend to the audio tokens, or to the thinking positions.
 
     Args:
-        student: Whose attention kernel takes masks.
+        student: A student whose attention kernel takes masks.
         inputs: The batch of prompts that one generation begins with, padded on the left.
-        hidden: What is hidden.
+        hidden: Group of positions that is hidden.
     """
     check_kernel(student.base)
-    groups = groups_of(student, inputs["input_ids"])
+    groups = position_groups(student, inputs["input_ids"])
     text_BS, hidden_BS = groups["text"], groups[hidden]
     calls: dict[nn.Module, int] = defaultdict(int)
 
@@ -105,7 +105,7 @@ def attention_shares(
                 [layer[:, :, -1].float().mean(1) for layer in outputs.attentions]
             )
             count += last_NBS.shape[1]
-            for group, places_BS in groups_of(student, inputs["input_ids"]).items():
+            for group, places_BS in position_groups(student, inputs["input_ids"]).items():
                 shares_N = (last_NBS * places_BS).sum((1, 2)).cpu()
                 totals[group] = totals.get(group, torch.zeros_like(shares_N)) + shares_N
     finally:
@@ -125,11 +125,11 @@ def block_states(student: Student, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def collapse(states_CKH: Tensor, with_other_audio_CKH: Tensor) -> dict[str, float]:
-    """How much the block's states depend on the clip.
+    """Measures how much the block's states depend on the clip.
 
     Args:
-        states_CKH: Of C questions about their own clips.
-        with_other_audio_CKH: Of the same questions about other clips.
+        states_CKH: States for C questions about their own clips.
+        with_other_audio_CKH: States for the same questions about other clips.
 
     Returns:
         `cosine_between_clips`: mean over positions and pairs of clips, 1 if all clips give the same

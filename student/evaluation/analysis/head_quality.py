@@ -1,4 +1,4 @@
-"""How well the heads read held-out clips: beside each stream's own metric, the field's.
+"""The quality of the heads on held-out clips: each stream's own metric, and the field's.
 
 A head predicts N frames per clip; targets are the teacher's frames on the same grid. Metrics are
 those of `student.distill.metrics`, and where people know a better one, that too: note F1 (notes and
@@ -44,7 +44,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
 
     Args:
         run: A run with heads, of the arm coat or distill.
-        caches: Those that it learnt from.
+        caches: The caches that it learnt from.
         pictures: Clips that are drawn, predicted against cached.
 
     Raises:

@@ -47,7 +47,7 @@ class Ridge:
 
 
 class _Sums:
-    """What ridge regression needs of some rows: their number, sums and products."""
+    """The number, sums and products of some rows, from which ridge regression is fitted."""
 
     def __init__(self, states_NH: np.ndarray) -> None:
         self.count, width = states_NH.shape
@@ -97,7 +97,7 @@ class _Problem:
         return Ridge(self._mean_H, self._scale_H, weight_HD, self._bias_D)
 
     def squared_errors(self, states_NH: np.ndarray, target_ND: np.ndarray) -> np.ndarray:
-        """For each penalty, the squared error on other rows, by target column."""
+        """The squared error of each penalty on other rows, by target column."""
         weights = [self.solve(penalty).weight_HD for penalty in PENALTIES]
         squared_PD = np.zeros((len(PENALTIES), target_ND.shape[1]))
         for chunk, target_chunk in zip(_chunks(states_NH), _chunks(target_ND), strict=True):
@@ -110,7 +110,7 @@ class _Problem:
 def fit_ridges(
     states_NH: np.ndarray, targets: Sequence[np.ndarray], groups_N: np.ndarray
 ) -> list[Ridge]:
-    """For each target the penalty that is best on every fourth group, then a fit on all rows.
+    """Fits each target with the penalty that is best on every fourth group, then on all rows.
 
     Args:
         states_NH: Rows of states, of any floating type.

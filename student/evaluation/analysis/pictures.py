@@ -88,9 +88,9 @@ def draw_probes(path: Path, reports: Sequence[Mapping], *, clips: str = "") -> N
     """Heat map: targets by layers, one panel per group, runs side by side.
 
     Args:
-        path: Of the picture.
-        reports: Of runs.
-        clips: What the probed clips are, above the picture.
+        path: PNG file.
+        reports: Reports of runs.
+        clips: A text about the probed clips, above the picture.
     """
     groups = list(
         dict.fromkeys(

@@ -126,7 +126,7 @@ def _probed(
 
 
 def _recordings(clips: Sequence[Question]) -> list[str]:
-    """For each clip the first id of its group, or of its file: an id that no path is part of, so
+    """The first id of each clip's group, or of its file: an id that no path is part of, so
     that the split is the same on every machine."""
     origins = [clip.group or absolute(clip.audio) for clip in clips]
     first: dict[str, str] = {}
@@ -154,8 +154,8 @@ def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, l
 def _origin(
     run: Run, clips: Sequence[Question], streams: Iterable[Stream]
 ) -> dict[str, int | None]:
-    """How many of the clips a run has held out, and how many it has learnt from: those of its
-    caches that it did not hold out."""
+    """The number of clips that a run has held out, and of those that it has learnt from: the
+    clips of its caches that it did not hold out."""
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
     held = {clip.clip_id for _, example_clips in run.held_out() for clip in example_clips}
@@ -167,7 +167,7 @@ def _origin(
 
 
 def describe_clips(report: Mapping) -> str:
-    """What the probed clips are to the run, for titles."""
+    """A text for titles: are the probed clips held out, learnt from or new to the run?"""
     held, learnt, total = report.get("held_out"), report.get("learnt"), report["clips"]
     if held is None:
         return f"{total:,} clips"

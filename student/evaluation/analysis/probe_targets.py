@@ -1,4 +1,4 @@
-"""What probes are asked to read: labels of clips and frames of streams, and how well they do."""
+"""Targets of probes: labels of clips and frames of streams, and the probes' scores."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MIN_CLIPS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """One thing that probes read."""
+    """One target of the probes."""
 
     metric: str
     """`accuracy` of a label, `R2` of a stream."""
     floor: float
-    """What always saying the commonest label, or the mean, scores."""
+    """Score of a probe that always predicts the commonest label, or the mean."""
     known_C: np.ndarray
-    """Which clips have it."""
+    """Boolean for each clip: has it the target?"""
     values: np.ndarray
-    """Of the clips that have it: labels, or frames_CKD."""
+    """Labels, or frames_CKD, of the clips that have the target."""
 
     @property
     def num_known(self) -> int:
@@ -115,7 +115,7 @@ def score(
 
 
 def _wanted(target: Target, per_frame: bool) -> np.ndarray:
-    """What each row shall say, wanted_ND."""
+    """The target of each row, target_ND."""
     if target.metric == "accuracy":
         labels = [str(label) for label in target.values]
         return coded(labels, sorted(set(labels)))

@@ -93,14 +93,14 @@ def replaced(
     """A context in which a student that reads `inputs` has other states at its block.
 
     Args:
-        student: With a block.
+        student: A student with a block.
         inputs: The batch that will be read; steps of generation after it are left alone.
         kind: `zero`; `random` directions of the same norm; `other clip`: what each prompt of
             `source` holds at the same layer and position; `first repeated`: every position holds
             what the first one does.
         source: For `other clip`, as many prompts as `inputs` has, of other recordings.
         first_layer: From which decoder layer on.
-        seed: Of random directions.
+        seed: Seed of random directions.
     """
     read = inputs if source is None else source
     places_BS = thinking_places(student, inputs["input_ids"])

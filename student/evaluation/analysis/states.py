@@ -31,7 +31,7 @@ _LARGEST = float(np.finfo(np.float16).max)
 
 @dataclass(frozen=True)
 class States:
-    """What one group of positions holds, layer by layer."""
+    """The states of one group of positions, layer by layer."""
 
     group: str
     layers: tuple[np.ndarray, ...]
@@ -48,7 +48,7 @@ def collect(
     Args:
         runner: The student.
         questions: One per clip.
-        folder: Where the states are kept.
+        folder: Folder that keeps the states.
         num_spans: K of the audio group; of the thinking group, too, where there is a block.
 
     Raises:

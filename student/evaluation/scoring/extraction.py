@@ -1,4 +1,4 @@
-"""What a reply answers, decided strictly: one option or none.
+"""Extracts the answer from a reply, strictly: one option or none.
 
 A reply that names no option, or more than one, is a parse failure and counts as wrong; its rate
 stands beside every score, because a lenient reader can make a score out of a model's chatter. What
@@ -31,11 +31,11 @@ _STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in
 _IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
                        r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
 _THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
-"""What a model says to itself; without an end, the limit of tokens came before the answer."""
+"""Reasoning that a model writes before its answer. Without an end, the limit of tokens came first."""
 _SAYS = re.compile(r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with"
                    r"|so|thus|therefore|ist|est|es|è|é)\s*:?\s*|[选選]\s*",
                    re.IGNORECASE)  # fmt: skip
-"""What a bare capital at the end of a sentence may follow: `It is B.`, `I choose B`."""
+"""Words that a bare capital at the end of a sentence may follow: `It is B.`, `I choose B`."""
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|([A-Za-z])(?![^\W\d_]*[A-Za-z0-9À-ɏ'’]|\.\w)")
 _FURTHER = re.compile(
     r"\s*(?:,|/|&|\bor\b|\band\b|\boder\b|\bund\b|\bou\b|\bet\b|\bo\b|\by\b|\bи\b|\bили\b)+\s*"

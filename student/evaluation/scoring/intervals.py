@@ -1,4 +1,4 @@
-"""How sure a score is: bootstrap intervals over questions and seeds, and paired tests.
+"""Bootstrap intervals of scores over questions and seeds, and paired tests.
 
 Students that are compared answer the same questions, so their differences are resampled question by
 question (paired bootstrap), which is much sharper than two intervals side by side. Several seeds

@@ -1,4 +1,4 @@
-"""Which labels a reply names, as whole words and without those that it denies.
+"""Finds the labels that a reply names, as whole words and without those that it denies.
 
 `It is not a dog` names no dog, and `a note` is not the note A. What a label has matched is not
 matched again, the longest first, so that `C sharp` is not `C`.

@@ -19,7 +19,7 @@ import numpy as np
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
 from student.evaluation.scoring.intervals import Draw, Interval, bootstrap, boundary_interval
-from student.evaluation.scoring.text import normalise, words_of
+from student.evaluation.scoring.text import normalise, split_words
 
 # Legend: S seeds, Q questions.
 
@@ -31,11 +31,11 @@ class Answer:
     question: Question
     reply: str
     extracted: str | None
-    """What the reply answers; None is a parse failure. For a transcription, its normal form."""
+    """Answer of the reply; None is a parse failure. For a transcription, its normal form."""
     errors: int
     """Wrong words of a transcription (substituted, missing, added); else 0 or 1."""
     words: int
-    """Of the reference transcription; else 1."""
+    """Words of the reference transcription; else 1."""
     cut: bool = False
     """Whether the reply ended at the token limit."""
 
@@ -63,7 +63,7 @@ def read_reply(question: Question, reply: str, *, cut: bool = False) -> Answer:
 
 
 def _read_transcription(question: Question, reply: str, cut: bool) -> Answer:
-    said, reference = words_of(reply), words_of(question.answer)
+    said, reference = split_words(reply), split_words(question.answer)
     if reference:
         counts = jiwer.process_words(" ".join(reference), " ".join(said))
         errors = counts.substitutions + counts.deletions + counts.insertions
@@ -79,7 +79,7 @@ def _same(extracted: str, answer: str) -> bool:
 
 
 def _key(label: str) -> str:
-    """What two equal labels have in common; a label without any word stands for itself."""
+    """Key that two equal labels have in common; a label without any word stands for itself."""
     return normalise(label) or label.strip()
 
 
@@ -88,7 +88,7 @@ def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) ->
 
     Args:
         runs: Per seed the answers, to the same questions in the same order.
-        resamples: Of the bootstrap.
+        resamples: Resamples of the bootstrap.
 
     Returns:
         `tasks`: task -> kind, n, metric, score with low and high (None for a single question, whose
@@ -128,7 +128,7 @@ def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
         "score": interval.value,
         "low": low,
         "high": high,
-        "by_seed": [score_of(errors_Q[None], words_Q) for errors_Q in errors_SQ],
+        "by_seed": [pooled_score(errors_Q[None], words_Q) for errors_Q in errors_SQ],
         "parse_failures": float(failures),
         "cut": float(np.mean([[answer.cut for answer in run] for run in runs])),
         "chance": float(np.mean([1 / len(q.choices) if q.choices else 0 for q in questions])),
@@ -162,7 +162,7 @@ def task_tables(runs: Sequence[Sequence[Answer]]) -> dict[str, Table]:
 def mean_score(tables: Mapping[str, Table], seeds: np.ndarray, draw: Draw) -> float:
     """Mean over tasks of the score on some seeds and, per task, on some questions."""
     scores = [
-        score_of(errors_SQ[seeds][:, draw[task]], words_Q[draw[task]])
+        pooled_score(errors_SQ[seeds][:, draw[task]], words_Q[draw[task]])
         for task, (errors_SQ, words_Q) in tables.items()
     ]
     return float(np.mean(scores))
@@ -194,7 +194,7 @@ def paired_interval(
     return bootstrap(difference, counts, num_seeds=num_seeds, resamples=resamples)
 
 
-def score_of(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
+def pooled_score(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
     """1 - errors per word, not below 0: the accuracy where every answer is one word. Where no
     reference has words, any word said is an error and the score is 1 or 0."""
     return max(0.0, 1 - float(errors_SQ.sum() / max(words_Q.sum() * len(errors_SQ), 1)))

@@ -40,9 +40,9 @@ class Token:
     """One word."""
 
     text: str
-    """As it is compared."""
+    """The word as it is compared."""
     raw: str
-    """As it was written, in NFC."""
+    """The word as it was written, in NFC."""
     starts_clause: bool
     """Whether punctuation, or nothing, stands before it."""
 
@@ -52,7 +52,7 @@ def normalise(text: str) -> str:
     return " ".join(token.text for token in tokenise(text))
 
 
-def words_of(text: str) -> list[str]:
+def split_words(text: str) -> list[str]:
     """Words that a transcription is scored by.
 
     Chinese and Japanese characters count one by one, as in the mixed error rate, since these
@@ -110,7 +110,7 @@ def tokenise(text: str) -> list[Token]:
 
 
 def _kept_form(char: str, before: str, after: str, kept: str) -> str:
-    """What stands for a character of a word; nothing if it separates words."""
+    """Replacement for a character of a word; nothing if it separates words."""
     category = unicodedata.category(char)
     if category[0] in "LN" and char not in APOSTROPHES:
         return char

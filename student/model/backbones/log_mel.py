@@ -44,7 +44,7 @@ def fill_inputs(inputs: Mapping[str, Tensor], extractor: Any, mask: str) -> dict
     """Model inputs whose features and mask fill a window.
 
     Args:
-        inputs: With `input_features` (A, M, F) and a mask (A, F).
+        inputs: Inputs with `input_features` (A, M, F) and a mask (A, F).
         extractor: It says how long a window is.
         mask: Name of the mask.
     """

@@ -1,4 +1,4 @@
-"""What differs between audio language models, as one interface.
+"""The interface to audio language models: everything that differs between their families.
 
 All of them are an audio tower and a projector that write audio embeddings over placeholder tokens,
 and a language model that reads the result. An adapter says how a checkpoint is loaded and written,
@@ -44,7 +44,7 @@ class Backbone(Protocol):
     """
 
     audio_end: str
-    """What ends an audio in a rendered prompt."""
+    """Text that ends an audio in a rendered prompt."""
     sample_rate: int
     """Hz of the waveforms that the processor expects."""
     lora_pattern: str
@@ -57,7 +57,8 @@ class Backbone(Protocol):
     tower_by_rows: bool
     """The audio tower takes one row per audio, so its outputs can be remembered row by row."""
     special_tokens: tuple[str, ...]
-    """Of the family's tokenizer; padding first, end of turn third, the audio placeholder fourth."""
+    """Special tokens of the family's tokenizer: padding comes first, end of turn third, the audio
+    placeholder fourth."""
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
@@ -91,7 +92,7 @@ class Backbone(Protocol):
         return config.window_s
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the inner model must be told besides `attention_mask`, so that padding on the left
+        """Arguments of the inner model besides `attention_mask`, so that padding on the left
         and on the right give the same states; a packed row has `position_ids` in place of it."""
         if "position_ids" in inputs:
             return {}
@@ -99,7 +100,7 @@ class Backbone(Protocol):
         return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
 
     def masked_positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """What the inner model must be told of positions when its attention mask is 4-D, from which
+        """Arguments of the inner model about positions when its attention mask is 4-D, from which
         it cannot count them."""
         return self.positions(inputs)
 
@@ -116,8 +117,8 @@ class Backbone(Protocol):
 
         Args:
             model: Without adapters.
-            processor: With the block's tokens and template.
-            folder: Where to.
+            processor: A processor with the block's tokens and template.
+            folder: Folder to write to.
             base: The checkpoint that training began with.
         """
         del base

@@ -34,7 +34,7 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 # Legend: A audios, F mel frames.
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dict.pt")
-"""Of the original checkpoint, kept at export for whoever loads the full processor."""
+"""Files of the original checkpoint, kept at export for whoever loads the full processor."""
 
 
 class AudioTextProcessor:

@@ -19,7 +19,7 @@ from student.data.build_table import open_examples
 from student.data.example_table import ExampleTable
 from student.data.examples import build_examples
 from student.distill.streams import open_streams
-from student.model.backbones.registry import window_of
+from student.model.backbones.registry import backbone_window
 from tests.student.conftest import FAMILIES, TASKS, World
 
 SAID = TaskConfig(questions=["What is said?"], answer=["text"])
@@ -144,7 +144,7 @@ def test_clips_beyond_the_window_are_left_out(
     data = DataConfig(tasks=[SAID])
     model = ModelConfig(build="tiny", tiny=TinyConfig(window_s=window_s))
     folder = tmp_path / "examples"
-    table = open_examples(folder, corpus, {}, data, window_s=window_of(model))
+    table = open_examples(folder, corpus, {}, data, window_s=backbone_window(model))
     assert len(table) == len(table.clips) == kept
     said_so = f"{8 - kept} of 8 clips are left out: longer than {window_s} s, the window of the"
     assert (said_so in caplog.text) == (kept < 8)
@@ -155,11 +155,11 @@ def test_clips_beyond_the_window_are_left_out(
 
 
 def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
-    assert window_of(ModelConfig(build="tiny")) == 10
+    assert backbone_window(ModelConfig(build="tiny")) == 10
     for family, window_s in zip(FAMILIES, (2, 2, 600), strict=True):
-        assert window_of(ModelConfig(path=checkpoints(family))) == window_s
+        assert backbone_window(ModelConfig(path=checkpoints(family))) == window_s
         tiny = TinyConfig(family=family, window_s=2)
-        assert window_of(ModelConfig(build="tiny", tiny=tiny)) == window_s
+        assert backbone_window(ModelConfig(build="tiny", tiny=tiny)) == window_s
 
 
 def test_unknown_lengths_come_from_the_cache_without_its_frames(

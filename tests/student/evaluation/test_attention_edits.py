@@ -12,8 +12,8 @@ from student.evaluation.analysis.attention_edits import (
     attention_shares,
     block_states,
     collapse,
-    groups_of,
     hidden_from_text,
+    position_groups,
 )
 from student.inference.generate import TrainedStudent
 
@@ -74,7 +74,7 @@ def test_attention_shares_sum_to_one(world: Any, trained: TrainedStudent) -> Non
     layers = trained.student.base.config.get_text_config().num_hidden_layers
     assert {len(each) for each in shares.values()} == {layers}
     assert [sum(each) for each in zip(*shares.values(), strict=True)] == pytest.approx([1] * layers)
-    groups = groups_of(trained.student, inputs["input_ids"])
+    groups = position_groups(trained.student, inputs["input_ids"])
     assert all(bool(group.any()) for group in groups.values())
 
 

@@ -27,7 +27,7 @@ from student.evaluation.analysis.state_edits import (
 )
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.comparison import compare
-from student.evaluation.partners import find_partners, with_audio_of
+from student.evaluation.partners import find_partners, swap_audio
 from student.evaluation.question_files import read_questions, write_questions
 from student.evaluation.questions import Question
 from student.evaluation.results import read_answers
@@ -165,7 +165,7 @@ def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
     partners = find_partners(questions)
     for question, other in zip(questions, partners.places, strict=True):
         assert questions[other].answer != question.answer
-    for question, swapped in zip(questions, with_audio_of(questions, partners), strict=True):
+    for question, swapped in zip(questions, swap_audio(questions, partners), strict=True):
         assert swapped.audio != question.audio
         assert swapped.answer == question.answer
 

@@ -13,7 +13,7 @@ from manifests.errors import UserError
 from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskConfig
 from student.evaluation.answering import Reply
 from student.evaluation.comparison import common_answers, group_runs, shared_seeds
-from student.evaluation.partners import find_partners, with_audio_of
+from student.evaluation.partners import find_partners, swap_audio
 from student.evaluation.question_files import (
     KEYS,
     questions_of_run,
@@ -201,7 +201,7 @@ def test_partners_are_other_recordings_whatever_the_batch() -> None:
     pair = [question(0), question(1, audio="0.wav", answer="cat"), question(2, answer="cat")]
     assert find_partners(pair).places[0] == 2
     assert find_partners(pair).num_untrue == 1
-    for asked, swapped in zip(pair, with_audio_of(pair, find_partners(pair)), strict=True):
+    for asked, swapped in zip(pair, swap_audio(pair, find_partners(pair)), strict=True):
         assert swapped.audio != asked.audio
     with pytest.raises(UserError, match="all questions are about one recording"):
         find_partners([question(0), question(1, audio="0.wav")])
