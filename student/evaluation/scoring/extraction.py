@@ -31,7 +31,7 @@ _STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in
 _IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
                        r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
 _THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
-"""Reasoning that a model writes before its answer. Without an end, the limit of tokens came first."""
+"""Reasoning that a model writes before its answer. Without an end, the reply was cut in it."""
 _SAYS = re.compile(r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with"
                    r"|so|thus|therefore|ist|est|es|è|é)\s*:?\s*|[选選]\s*",
                    re.IGNORECASE)  # fmt: skip

@@ -17,7 +17,7 @@ from manifests.errors import UserError
 from student.batch import IGNORE, Grid, collate
 from student.config import ModelConfig, StreamConfig, TaskConfig
 from student.data.dataset import ExampleDataset
-from student.data.examples import Example, build_examples, read_chats, ask
+from student.data.examples import Example, ask, build_examples, read_chats
 from student.data.length_grouping import ByLength
 from student.data.prompts import Prompter
 from student.distill.streams import RECONSTRUCTION, open_streams
