@@ -1,4 +1,4 @@
-"""What the codecs save and what they lose, on real experts and real audio.
+"""Bytes that the codecs save, and what they lose, on real experts and real audio.
 
     python -m benchmarks.codecs --corpus demo/corpus --clips 20
 
@@ -39,7 +39,7 @@ TICK_POWER = -5
 POSITIVE = 0.5
 
 Stored = dict[str, tuple[int, np.ndarray]]
-"""How -> (bytes, frames_TD that come back)."""
+"""Name of a packing -> (bytes, frames_TD after a round trip)."""
 
 
 def stored(frames_TD: np.ndarray, spec: StreamSpec) -> Stored:

@@ -1,4 +1,4 @@
-"""How long probes take at full size, computed from a smaller one that is measured here.
+"""Time of probes at full size, computed from a smaller one that is measured here.
 
     python -m benchmarks.probes
 

@@ -74,7 +74,7 @@ def make_cache(folder: Path, clips: int, frames: int) -> Layout:
             )
             for place, clip_id in enumerate(ids)
         ]
-        sums = Sums.of(frames_NTD[0], rows[0].frames[STREAM.name])
+        sums = Sums.from_frames(frames_NTD[0], rows[0].frames[STREAM.name])
         shards.write(
             layout.shards(SPEC, corpus.name),
             SPEC,

@@ -56,7 +56,7 @@ console = Console(highlight=False, width=110)
 
 PER_SHARD = 256
 BLOCK_SECONDS = 4.0
-"""What the sleeping teacher takes for a block of 8 clips; the embedded experts take 30 s."""
+"""Time of the sleeping teacher for a block of 8 clips; the embedded experts take 30 s."""
 
 
 def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
@@ -152,12 +152,12 @@ BEFORE = {
     "reader": ((2, 16), (1, 1), (3, 1)),
     "survey": ((2, 8),),
 }
-"""How commit 652e439 read: a marker is 2 requests (HEAD and GET), a table of failures 3, the ids of
-a shard 1; every shard has failures here."""
+"""Requests of commit 652e439: a marker is 2 requests (HEAD and GET), a table of failures 3, the
+ids of a shard 1; every shard has failures here."""
 
 
 def before_seconds(step: str, num_shards: int) -> float:
-    """What a step took at 652e439, by its requests alone."""
+    """The time of a step at 652e439, by its requests alone."""
     if step in ("plan", "resume"):
         return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
     per_shard = sum(count / at_once for count, at_once in BEFORE[step])

@@ -47,7 +47,7 @@ def loaded(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]
 
 
 def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str, np.ndarray]]:
-    """What each expert hears in a clip, decoded once."""
+    """The waveform of a clip for each expert, decoded once."""
     wave = audio.decode(clip)
     for rate, expert in experts:
         yield expert.extract([audio.resample(wave, rate)])[0].frames
@@ -73,17 +73,17 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
 
     datasets.disable_progress_bars()
 
-    def heard(row: dict) -> dict:
+    def extract_row(row: dict) -> dict:
         if not _EXPERTS:
             _EXPERTS.extend(loaded(setups, 1))
         clip = Clip(clip_id=row["clip_id"], uri=row["uri"], duration=row["duration"])
-        frames = [frames for of_expert in extract(clip, _EXPERTS) for frames in of_expert.values()]
+        frames = [frames for targets in extract(clip, _EXPERTS) for frames in targets.values()]
         return {f"frames{place}": value.astype(np.float16) for place, value in enumerate(frames)}
 
     rows = [{"clip_id": c.clip_id, "uri": c.uri, "duration": c.duration} for c in clips]
     dataset = datasets.Dataset.from_list(rows)
     began = time.perf_counter()
-    done = dataset.map(heard, num_proc=os.cpu_count(), writer_batch_size=16)
+    done = dataset.map(extract_row, num_proc=os.cpu_count(), writer_batch_size=16)
     done.to_parquet(str(out / "targets.parquet"))
     return time.perf_counter() - began
 

@@ -177,7 +177,7 @@ def features_table() -> Table:
 
 
 def order_table(clips: int) -> Table:
-    """How often a row group of 8 rows is read for the first time by one of the workers."""
+    """Counts row groups of 8 rows that are read for the first time by one of the workers."""
     table = Table(
         title=f"Row groups read in an epoch of {clips:,} clips, by 8 x 8 workers (counted)"
     )
@@ -214,7 +214,7 @@ def make_cache(folder: Path, clips: int) -> Path:
                     frames={stream.name: encoded[index % 8]})
                 for index, clip_id in enumerate(ids)
             ]  # fmt: skip
-            sums = {stream.name: Sums.of(encoded[0].decode(), encoded[0])}
+            sums = {stream.name: Sums.from_frames(encoded[0].decode(), encoded[0])}
             shards.write(
                 layout.shards(spec, corpus.name), spec, shard=number, clip_ids=ids, rows=rows,
                 failures=[], sums=sums, extract_seconds=1.0, finished="",

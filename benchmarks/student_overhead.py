@@ -1,4 +1,4 @@
-"""What the block costs: training step and memory against sft, prefill and decoding against base.
+"""Cost of the block: training step and memory against sft, prefill and decoding against base.
 
     python -m benchmarks.student_overhead
 
@@ -49,7 +49,7 @@ SIZES = (
                     tower_width=192, tower_layers=8, window_s=15, whisper_weights=False)
 )  # fmt: skip
 ROWS = 152_064 if ON_GPU else 19_008
-"""Of the embedding table."""
+"""Rows of the embedding table."""
 HEADS = HeadConfig() if ON_GPU else HeadConfig(width=32)
 STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
            "pitch.salience": ("pitch", 361), "sound_event.events": ("multilabel", 521),
@@ -57,11 +57,11 @@ STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
            "music.contours": ("multilabel", 264)}  # fmt: skip
 """Those of the embedded experts."""
 SECONDS, POSITIONS, ANSWER = 10, 32, 24
-"""Of a clip; in the block; tokens of an answer."""
+"""Seconds of a clip; positions in the block; tokens of an answer."""
 QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
 SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
 ROUNDS = 9 if ON_GPU else 12
-"""As many as a quiet machine needs."""
+"""Repetitions that a quiet machine needs."""
 THOUGHTS = (32, 128, 512)
 """Tokens of a text chain of thought that the block is compared with."""
 

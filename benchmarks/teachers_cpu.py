@@ -1,4 +1,4 @@
-"""How many times real time each teacher runs on this CPU, and Whisper against a plain loop.
+"""Speed of each teacher on this CPU in multiples of real time, and Whisper against a plain loop.
 
     python -m benchmarks.teachers_cpu --corpus demo/corpus [--whisper FOLDER]
 
@@ -41,7 +41,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a run took, in seconds."""
+    """Seconds that a run takes."""
 
     wall: float
     cpu: float

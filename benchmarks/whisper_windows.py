@@ -1,4 +1,4 @@
-"""What Whisper's frames and transcripts lose, and gain in speed, by windows other than 30 s.
+"""Whisper with windows other than 30 s: what frames and transcripts lose, and the speed gained.
 
     python -m benchmarks.whisper_windows
 

@@ -24,7 +24,7 @@ class LoudnessSettings:
     """Settings of `Loudness`."""
 
     floor_db: float = -80.0
-    """What silence is called, in dB relative to full scale."""
+    """Level of silence, in dB relative to full scale."""
 
 
 class Loudness:

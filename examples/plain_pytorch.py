@@ -1,4 +1,4 @@
-"""From a cache to plain PyTorch, without the student: what of one stream lies in another?
+"""Plain PyTorch on a cache, without the student: predicts one stream from another.
 
     python -m examples.plain_pytorch --cache cache/ --source asr.encoder --target emotion.lld
 

@@ -106,10 +106,10 @@ def decode_many(
         by_uri.setdefault(clip.uri, []).append(index)
     waves: dict[int, Waveform | AudioError] = {}
     for uri, indices in by_uri.items():
-        of_file = [clips[index] for index in indices]
+        clips_of_file = [clips[index] for index in indices]
         try:
             with open_audio(uri) as file:
-                collected = _read(file, uri, of_file, max_seconds)
+                collected = _read(file, uri, clips_of_file, max_seconds)
         except AudioError as error:
             waves |= dict.fromkeys(indices, error)
             continue

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from examples.own_teacher import SAMPLE_RATE, Loudness, LoudnessSettings
+from manifests.streams.codecs import CODECS
+from manifests.streams.kinds import KINDS
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("manifests", "teachers", "pipeline", "student")
@@ -69,6 +73,120 @@ def test_no_file_is_longer_than_four_hundred_lines():
     assert not {path: n for path in files if (n := len(path.read_text().splitlines())) > 400}
 
 
+DIALECT = re.compile(r"(Of|What|Whom|Whose|How|That)\b")
+"""First words of docstrings that have no subject of their own (CONTRIBUTING, "Plain English")."""
+NO_NAMES = {"found", "at", "one", "heard", "told", "wanted", "tap", "of"}
+ENTRY = re.compile(r"^\s+\w+: (Of|What|Whom|Whose|How|That)\b", re.M)
+
+
+def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, text) of the docstrings of a module, also of those below fields and constants."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        for statement in body:
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                yield statement.lineno, value.value
+
+
+def bound_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """(line, name) of every variable, parameter, function and class."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.lineno, node.id
+        elif isinstance(node, ast.arg):
+            yield node.lineno, node.arg
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.lineno, node.name
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "examples"])
+def test_names_and_docstrings_are_plain_english(folder: str):
+    dialect = []
+    for path in (ROOT / folder).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        dialect += [
+            f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
+            for line, text in docstrings(tree)
+            if DIALECT.match(text) or ENTRY.search(text)
+        ]
+        dialect += [
+            f"{path.relative_to(ROOT)}:{line} {name}"
+            for line, name in bound_names(tree)
+            if name.strip("_") in NO_NAMES or re.match(r"_*of_", name)
+        ]
+    assert not dialect
+
+
+@pytest.mark.parametrize("folder", [*PACKAGES])
+def test_every_signature_is_typed_and_wide_ones_are_keyword_only(folder: str):
+    """The methods that libraries call with their own arguments are left out."""
+    untyped = []
+    for path in (ROOT / folder).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
+                continue
+            arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+            missing = [
+                argument.arg
+                for argument in arguments
+                if argument.annotation is None and argument.arg not in ("self", "cls")
+            ]
+            if missing or node.returns is None:
+                untyped.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name} {missing}")
+    assert not untyped
+
+
+def test_modules_open_with_a_docstring_and_functions_for_others_have_one():
+    silent = []
+    for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        for node in (tree, *tree.body):
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
+            if (public or node is tree) and not ast.get_docstring(node):  # pyright: ignore
+                silent.append(f"{path.relative_to(ROOT)} {getattr(node, 'name', '')}")
+    assert not silent
+
+
+def test_no_pickle_is_read_and_no_except_is_bare():
+    loads = re.compile(r"\bpickle\.loads?\(|allow_pickle=True|weights_only=False|\bexcept:")
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert not [path for path in files if loads.search(path.read_text())]
+
+
+def test_no_file_but_the_records_compares_a_kind_or_a_codec_by_name():
+    """CONTRIBUTING: one record per stream kind and per codec, so that one file changes for one."""
+    names = "|".join([*KINDS, *CODECS])
+    compared = re.compile(rf"(kind|codec)\s*(==|!=|in|not in)\s*[(\[{{]?[\"']({names})[\"']")
+    files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+    assert not [path for path in files if compared.search(path.read_text())]
+
+
+def test_a_new_kind_or_codec_touches_the_files_that_contributing_names():
+    """A name of a kind or codec stands in no other file, but in the specs of teachers."""
+    kinds = {f'"{name}"' for name in KINDS} - {'"features"', '"pitch"'}  # common words
+    codec_names = set(CODECS) - set(KINDS)
+    rooms = {"manifests/streams/kinds.py", "student/distill/kinds.py"}
+    holders: dict[str, set[str]] = {name: set() for name in kinds}
+    for package in ("manifests", "pipeline", "student"):
+        for path in (ROOT / package).rglob("*.py"):
+            text = path.read_text()
+            for name in kinds:
+                if re.search(rf"\bkind={name}|KINDS\[{name}\]|{name}: TrainingKind", text):
+                    holders[name].add(path.relative_to(ROOT).as_posix())
+    assert all(files <= rooms for files in holders.values()), holders
+    codecs = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("manifests", "pipeline", "student")
+        for path in (ROOT / package).rglob("*.py")
+        for name in codec_names
+        if re.search(rf"CODECS\[\"{name}\"\]|name=\"{name}\"", path.read_text())
+    }
+    assert codecs <= {"manifests/streams/codecs.py"}, codecs
+
+
 IMPORT_NAMES = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub", "mir_eval": "mir_eval"}
 
 
@@ -106,11 +224,11 @@ def test_nothing_pulls_torchaudio_or_tensorflow():
     assert installed.isdisjoint({"torchaudio", "tensorflow"})
 
 
-def test_the_example_teacher_hears_a_step():
+def test_the_example_teacher_measures_a_step():
     wave = np.zeros(SAMPLE_RATE, np.float32)
     wave[SAMPLE_RATE // 2 :] = 0.5
-    (heard,) = Loudness("loudness", LoudnessSettings()).extract([wave])
-    level_T = heard.frames["level"][:, 0]
+    (targets,) = Loudness("loudness", LoudnessSettings()).extract([wave])
+    level_T = targets.frames["level"][:, 0]
     assert len(level_T) == 100
     assert np.allclose(level_T[:50], -80)
     assert np.allclose(level_T[50:], 20 * np.log10(0.5), atol=0.01)

@@ -24,7 +24,7 @@ VALIDATION_SHARE = 0.12
 
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
-    """How many clips of each group."""
+    """Number of clips in each group."""
 
     prompts: int = 220
     digits: int = 200
@@ -60,7 +60,7 @@ TASKS = {
 MAX_SECONDS = 1.9
 """Longer clips are left out, in questions as by the recipe (`data.max_duration`): half the cost."""
 KIND_SHARE = 0.25
-"""Of the clips that are also asked what kind they are."""
+"""Share of the clips that are also asked what kind they are."""
 
 
 STUDIES = {"labels": TASKS, "hearing": hearing.TASKS}
@@ -128,7 +128,7 @@ def _label_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
 
 
 def questions(rows: Iterable[Row], study: str) -> list[dict]:
-    """What `coat-student eval` asks about some clips: every task that a clip has an answer for."""
+    """Questions for `coat-student eval`: every task that a clip has an answer for."""
     asked = []
     for name, task in STUDIES[study].items():
         for row in rows:

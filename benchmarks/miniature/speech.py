@@ -38,10 +38,10 @@ VERBS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How something is said."""
+    """The way in which a sentence is spoken."""
 
     stretch: float = 1.0
-    """Of durations: above 1 is slower."""
+    """Factor of durations: above 1 is slower."""
     pitch_hz: float | None = None
     """Mean pitch; the voice's own if None."""
     pitch_spread_hz: float | None = None

@@ -81,7 +81,7 @@ def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
         base: The checkpoint that all arms start from.
         runs: Folder of the runs.
         data: Folder of questions and cache.
-        seeds: That were trained.
+        seeds: Seeds that were trained.
     """
     folders: dict[tuple[int, Arm], Path] = {
         (seed, arm): runs / f"{arm}-{seed}" for seed in seeds for arm in ARMS

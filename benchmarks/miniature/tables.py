@@ -35,11 +35,11 @@ def write(
 
     Args:
         base: The checkpoint that all arms start from.
-        runs_folder: Where the arms' runs are.
-        data: Where the questions are.
-        seeds: That were trained.
-        folder: Where results go.
-        command: What was run, for the first line.
+        runs_folder: Folder of the arms' runs.
+        data: Folder of the questions.
+        seeds: Seeds that were trained.
+        folder: Folder for results.
+        command: The command that was run, for the first line.
 
     Returns:
         The text.

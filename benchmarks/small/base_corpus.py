@@ -1,4 +1,4 @@
-"""What the small student learns to listen from, before any arm: transcripts, captions, labels.
+"""The corpus of the small student before any arm: transcripts, captions, labels.
 
 Recordings and a synthesiser's speech, all from Debian packages. Captions are sentences made of
 labels. A tenth of the clips, of speech by what is said, is never trained on; questions about these

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def cache_table(cache: Path) -> Table:
-    """What stage 1 wrote, by teacher."""
+    """The result of stage 1, by teacher."""
     table = Table(title="Stage 1: the teacher cache")
     table.add_column("teacher", no_wrap=True)
     for heading in ("clips", "hours", "x real time", "MB per audio hour", "failed"):
@@ -102,10 +102,10 @@ def cache_table(cache: Path) -> Table:
 
 
 def student_table(student: Path) -> Table:
-    """What stage 2 learned, on held-out clips."""
+    """The result of stage 2, on held-out clips."""
     report = json.loads((student / "report.json").read_text())
     before, after = report["before"], report["joint"]
-    table = Table(title="Stage 2: what the student's heads read, on held-out clips")
+    table = Table(title="Stage 2: what the student's heads predict, on held-out clips")
     for heading in ("stream", "stream's mean", "before", "after", "better than the mean by"):
         table.add_column(heading, justify="left" if heading == "stream" else "right")
     for key in before:

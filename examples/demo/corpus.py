@@ -156,7 +156,7 @@ def _score(rng: random.Random, *, chords: bool) -> list[Note]:
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:
-    """That many of the items, evenly spread over their order."""
+    """Chooses `count` items, evenly spread over their order."""
     return [items[number * len(items) // count] for number in range(min(count, len(items)))]
 
 

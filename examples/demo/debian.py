@@ -16,7 +16,7 @@ class NotToBeHad(Exception):
 
 
 def downloads() -> Path:
-    """Where packages are kept: $COAT_DEMO_DOWNLOADS, or a folder in ~/.cache."""
+    """The folder of downloaded packages: $COAT_DEMO_DOWNLOADS, or a folder in ~/.cache."""
     default = Path.home() / ".cache" / "coat-distill" / "demo"
     return Path(os.environ.get("COAT_DEMO_DOWNLOADS", default)).absolute()
 

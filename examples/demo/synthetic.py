@@ -1,4 +1,4 @@
-"""What stands in for recordings where Debian packages are not to be had: synthesis.
+"""Synthetic clips that stand in for recordings where Debian packages cannot be had.
 
 Speech of known text by espeak-ng, which arrives as a pip package, and sounds made of noise and
 sines. Enough to see every part of the demo work; an expert hears less in it than in recordings.

@@ -275,3 +275,6 @@ CODECS: dict[str, Codec] = {
     )
 }
 """Codec -> its record. `StreamSpec.codec` is one of these names."""
+
+SAFEST_CODEC = "fp16"
+"""The codec that any stream can take when another one loses too much of it."""

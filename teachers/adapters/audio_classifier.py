@@ -199,22 +199,27 @@ def emotion_model() -> Any:
     from transformers import Wav2Vec2Model, Wav2Vec2PreTrainedModel
 
     class Head(nn.Module):
-        def __init__(self, config) -> None:
+        def __init__(self, config: Any) -> None:
             super().__init__()
             self.dense = nn.Linear(config.hidden_size, config.hidden_size)
             self.out_proj = nn.Linear(config.hidden_size, config.num_labels)
 
-        def forward(self, pooled_BD):
+        def forward(self, pooled_BD: torch.Tensor) -> torch.Tensor:
             return self.out_proj(torch.tanh(self.dense(pooled_BD)))
 
     class EmotionModel(Wav2Vec2PreTrainedModel):
-        def __init__(self, config) -> None:
+        def __init__(self, config: Any) -> None:
             super().__init__(config)
             self.wav2vec2 = Wav2Vec2Model(config)
             self.classifier = Head(config)
             self.post_init()
 
-        def forward(self, input_values, attention_mask=None, layer=-1):
+        def forward(
+            self,
+            input_values: torch.Tensor,
+            attention_mask: torch.Tensor | None = None,
+            layer: int = -1,
+        ) -> tuple[torch.Tensor, torch.Tensor]:
             output = self.wav2vec2(input_values, attention_mask, output_hidden_states=True)
             last_BTD = output.last_hidden_state
             if attention_mask is None:

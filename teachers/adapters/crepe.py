@@ -186,6 +186,7 @@ def _as_1d(value: Any) -> Any:
 
 def _network(size: str) -> Any:
     """Six blocks of convolution, ReLU, batch norm and pooling, then a linear layer over bins."""
+    import torch
     from torch import nn
     from torch.nn import functional
 
@@ -200,7 +201,7 @@ def _network(size: str) -> Any:
                 before = channels
             self.classifier = nn.Linear(4 * before, BINS)
 
-        def forward(self, frames_FW):
+        def forward(self, frames_FW: torch.Tensor) -> torch.Tensor:
             hidden = frames_FW[:, None]
             for at in range(1, 7):
                 hidden = functional.pad(hidden, (254, 254) if at == 1 else (31, 32))

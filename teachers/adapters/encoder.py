@@ -63,7 +63,7 @@ class Encoder:
         self._name = name
         self._settings = settings
         self._checkpoint = checkpoints.find(settings)
-        self._input = front_ends.of(self._checkpoint, hop_s=settings.hop_s)
+        self._input = front_ends.from_checkpoint(self._checkpoint, hop_s=settings.hop_s)
         self._pool = self._input.grid.pool(settings.frame_rate)
         self._model: Any = None
         self.budget = settings.budget("cpu")

@@ -86,7 +86,7 @@ class Input:
         return [min(states, self.count(length)) for length in batch.lengths]
 
 
-def of(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
+def from_checkpoint(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
     """The front end of a checkpoint.
 
     Args:
@@ -308,7 +308,7 @@ def _masked_group_norm(norm: Any) -> Any:
             super().__init__()
             self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
 
-        def forward(self, hidden_BCT):
+        def forward(self, hidden_BCT: torch.Tensor) -> torch.Tensor:
             lengths_B = torch.tensor(self.lengths, device=hidden_BCT.device)
             place_T = torch.arange(hidden_BCT.shape[2], device=hidden_BCT.device)
             kept_B1T = (place_T < lengths_B[:, None])[:, None]

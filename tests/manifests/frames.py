@@ -99,7 +99,7 @@ def write_shard(layout: Layout, corpus: Corpus, number: int) -> shards.Marker:
     for made in rows:
         at = int(made.clip_id[4:])
         for codec, total in sums.items():
-            total.add(Sums.of(frames(codec, seed=at, count=10 + at), made.frames[codec]))
+            total.add(Sums.from_frames(frames(codec, seed=at, count=10 + at), made.frames[codec]))
     present = {made.clip_id for made in rows}
     return shards.write(
         layout.shards(spec(), corpus.name),

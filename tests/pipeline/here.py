@@ -54,7 +54,7 @@ def commit(
             continue
         targets = teacher.extract([audio.resample(wave, spec.sample_rate)])[0]
         encoded = encode(targets.frames[stream.name], stream)
-        sums.add(Sums.of(targets.frames[stream.name], encoded))
+        sums.add(Sums.from_frames(targets.frames[stream.name], encoded))
         rows.append(
             Row(
                 clip_id=clip.clip_id,

@@ -155,7 +155,7 @@ def write_shard(
         for one in spec.streams:
             values_TD = frames(one, loud)
             encoded[one.name] = encode(values_TD, one)
-            sums[one.name].add(Sums.of(values_TD, encoded[one.name]))
+            sums[one.name].add(Sums.from_frames(values_TD, encoded[one.name]))
         rows.append(
             Row(
                 clip_id=clip.clip_id,

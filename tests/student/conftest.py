@@ -138,7 +138,7 @@ def write_cache(
             for stream in STREAMS:
                 values = heard[clip.clip_id][stream.name]
                 frames[stream.name] = encode(values, stream)
-                sums[stream.name].add(Sums.of(values, frames[stream.name]))
+                sums[stream.name].add(Sums.from_frames(values, frames[stream.name]))
             rows.append(
                 shards.Row(clip_id=clip.clip_id, duration=clip.duration or 0.0, audio_digest="-",
                            metadata={}, frames=frames)

@@ -107,5 +107,5 @@ def test_the_codec_keeps_what_was_heard(load: Load, name: str):
     (heard,) = teacher.extract([voice(3, spec.sample_rate)])
     for stream in spec.streams:
         kept = encode(heard.frames[stream.name], stream)
-        loss = Sums.of(heard.frames[stream.name], kept).codec_loss(stream)
+        loss = Sums.from_frames(heard.frames[stream.name], kept).codec_loss(stream)
         assert loss < CODECS[stream.codec].max_loss

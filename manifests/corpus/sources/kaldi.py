@@ -50,7 +50,7 @@ def clips(source: str) -> Iterator[Clip]:
     def build_clip(
         utterance: str, uri: str, offset: float = 0.0, duration: float | None = None
     ) -> Clip:
-        own = {label: of[utterance] for label, of in labels.items() if utterance in of}
+        own = {label: values[utterance] for label, values in labels.items() if utterance in values}
         if own.get("speaker") in genders:
             own["gender"] = genders[own["speaker"]]
         is_whole = duration is None and "://" not in uri and not offset

@@ -97,7 +97,7 @@ def score(
         if not per_frame:
             states_CKH = states_CKH.mean(1, keepdims=True, dtype=np.float32)
         states_NH = states_CKH.reshape(-1, states_CKH.shape[-1])
-        expected = [_wanted(targets[name], per_frame) for name in names]
+        expected = [_target_rows(targets[name], per_frame) for name in names]
         testing_N = np.repeat(testing, repeats)
         learning_N = ~testing_N
         order = np.unique(np.repeat(group, repeats)[learning_N], return_inverse=True)[1]
@@ -114,7 +114,7 @@ def score(
     return scores
 
 
-def _wanted(target: Target, per_frame: bool) -> np.ndarray:
+def _target_rows(target: Target, per_frame: bool) -> np.ndarray:
     """The target of each row, target_ND."""
     if target.metric == "accuracy":
         labels = [str(label) for label in target.values]

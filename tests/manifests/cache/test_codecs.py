@@ -20,7 +20,7 @@ def test_what_is_encoded_comes_back(codec: str):
 
     assert kept_TD.dtype == np.float32
     assert kept_TD.shape == given_TD.shape
-    assert Sums.of(given_TD, encoded).codec_loss(spec) < CODECS[codec].max_loss
+    assert Sums.from_frames(given_TD, encoded).codec_loss(spec) < CODECS[codec].max_loss
 
 
 @pytest.mark.parametrize("codec", KINDS)

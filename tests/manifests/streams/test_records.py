@@ -54,7 +54,7 @@ def write_cache(folder: Path, spec: TeacherSpec, frames: dict[str, np.ndarray]) 
     )
     shards.write(
         layout.shards(spec, corpus.name), spec, shard=0, clip_ids=["clip"], rows=[row],
-        failures=[], sums={name: Sums.of(frames[name], encoded[name]) for name in frames},
+        failures=[], sums={name: Sums.from_frames(frames[name], encoded[name]) for name in frames},
         extract_seconds=1.0, finished="2026-01-01T00:00:00+00:00",
     )  # fmt: skip
     return layout

@@ -29,7 +29,7 @@ def part(ids: list[str], frames: int, failed: tuple[str, ...] = ()) -> Extracted
         rng = np.random.default_rng(int(clip_id))
         frames_TD = rng.standard_normal((frames, STREAM.dim)).astype(np.float32)
         encoded = encode(frames_TD, STREAM)
-        sums.add(Sums.of(frames_TD, encoded))
+        sums.add(Sums.from_frames(frames_TD, encoded))
         rows.append(
             Row(clip_id=clip_id, duration=1.0, audio_digest="0" * 32, metadata={},
                 frames={STREAM.name: encoded})
