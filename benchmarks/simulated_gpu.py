@@ -44,7 +44,7 @@ class SimulatedSettings:
     """Settings of `Simulated`."""
 
     seconds_per_window: float = flops_per_window() / (UTILISATION * H100_FLOPS)
-    """What the network takes for 30 s of audio."""
+    """Time of the network for 30 s of audio."""
     log: str = ""
     """Folder for the times of every call."""
     overlaps: bool = True

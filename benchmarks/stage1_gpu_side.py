@@ -40,7 +40,7 @@ from teachers.toolkit.windowing import pooled
 
 FRAMES, WIDTH = 1500, 1280
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Of an H100, for two cores."""
+"""Numbers of an H100, for two cores."""
 
 
 def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
         return frames_TD
     groups = max(1, int(len(frames_TD) / times + 0.5))
     return np.stack([part.mean(0) for part in (
-        frames_TD[at * times : (at + 1) * times] for at in range(groups))])  # fmt: skip
+        frames_TD[place * times : (place + 1) * times] for place in range(groups))])  # fmt: skip
 
 
 def old_encode(frames_TD: np.ndarray) -> bytes:
@@ -66,7 +66,7 @@ def old_encode(frames_TD: np.ndarray) -> bytes:
 
 
 def old_sums(frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
-    """`Sums.of` at 652e439."""
+    """`Sums.from_frames` at 652e439."""
     kept_TD = kept.decode()
     part_TD = frames_TD.astype(np.float64)
     lost_TD = (frames_TD - kept_TD).astype(np.float64)
@@ -85,19 +85,19 @@ def old_path(salience_TB: np.ndarray) -> np.ndarray:
     bins_B = np.arange(num_bins)
     before_TB = np.zeros((num_frames, num_bins), np.int16)
     score_B = log_TB[0].astype(np.float64)
-    for at in range(1, num_frames):
+    for place in range(1, num_frames):
         padded = np.pad(score_B, GLIDE_BINS, constant_values=-np.inf)
         reached_BM = np.lib.stride_tricks.sliding_window_view(padded, len(moves)) - cost_M
         move_B = reached_BM.argmax(1)
         glide_B = reached_BM[bins_B, move_B]
         best = score_B.argmax()
         leap = score_B[best] - LEAP_COST
-        before_TB[at] = np.where(glide_B >= leap, bins_B + moves[move_B], best)
-        score_B = np.maximum(glide_B, leap) + log_TB[at]
+        before_TB[place] = np.where(glide_B >= leap, bins_B + moves[move_B], best)
+        score_B = np.maximum(glide_B, leap) + log_TB[place]
     path_T = np.empty(num_frames, np.intp)
     path_T[-1] = score_B.argmax()
-    for at in range(num_frames - 1, 0, -1):
-        path_T[at - 1] = before_TB[at, path_T[at]]
+    for place in range(num_frames - 1, 0, -1):
+        path_T[place - 1] = before_TB[place, path_T[place]]
     return path_T
 
 
@@ -122,14 +122,14 @@ def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
     kept = encode(small_TD, spec)
     assert np.array_equal(small_TD, old_pooled(frames_TD, pool)), "averages differ"
     assert kept.blob == old_encode(small_TD), "codes differ"
-    old, new = old_sums(small_TD, kept), Sums.of(small_TD, kept)
+    old, new = old_sums(small_TD, kept), Sums.from_frames(small_TD, kept)
     deviation_D = np.sqrt(old.square_D)
     assert np.abs(old.total_D - new.total_D).max() < 1e-6 * deviation_D.max(), "sums differ"
     assert np.allclose(old.square_D, new.square_D, rtol=1e-6), "sums differ"
     steps: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         ("average", lambda: old_pooled(frames_TD, pool), lambda: pooled(frames_TD, pool)),
         ("encode", lambda: old_encode(small_TD), lambda: encode(small_TD, spec)),
-        ("sums", lambda: old_sums(small_TD, kept), lambda: Sums.of(small_TD, kept)),
+        ("sums", lambda: old_sums(small_TD, kept), lambda: Sums.from_frames(small_TD, kept)),
     ]
     return [
         (name, milliseconds(before, times), milliseconds(after, times))
@@ -185,7 +185,7 @@ def cpu_table(times: int) -> Table:
 
 
 def simulated_table(clips: int, seconds: float, shares: Sequence[float]) -> Table:
-    """How busy a simulated GPU is kept by two cores."""
+    """Measures how busy two cores keep a simulated GPU."""
     table = Table(title=f"A simulated GPU, {clips} clips of {seconds:g} s (16-bit WAV, 16 kHz)")
     for heading in ("of an H100", "ms/window", "windows/s", "x real time", "busy", "series"):
         table.add_column(heading, justify="right")

@@ -148,12 +148,12 @@ def fetch(models: list[str], *, out: str = "models", list_only: bool = False) ->
 
     for model in models:
         name, _, revision = model.partition("@")
-        wanted = downloads.look_up(name, out, revision=revision or "main")
-        for line in downloads.describe(wanted):
+        download = downloads.look_up(name, out, revision=revision or "main")
+        for line in downloads.describe(download):
             console.print(line, markup=False)
         if not list_only:
-            downloads.download(wanted)
-            console.print(f"model.path: {wanted.folder}", markup=False)
+            downloads.download(download)
+            console.print(f"model.path: {download.folder}", markup=False)
 
 
 def export(run: str, out: str) -> int:

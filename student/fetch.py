@@ -25,7 +25,7 @@ ROOM = 1.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Download:
-    """What a checkpoint has on the hub, and where it goes."""
+    """A checkpoint on the hub: its files, and the folder for them."""
 
     model: str
     revision: str
@@ -53,7 +53,7 @@ class Download:
 
 
 def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
-    """What a checkpoint on the hub has; its config is all that is downloaded.
+    """Lists the files of a checkpoint on the hub; only its config is downloaded.
 
     Raises:
         UserError: the hub cannot be reached, has no such model, or one without adapter here.
@@ -94,7 +94,7 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
     )  # fmt: skip
 
 
-def download(wanted: Download) -> None:
+def download(checkpoint: Download) -> None:
     """Downloads what is missing; the folder then is a checkpoint for `model.path`.
 
     Raises:
@@ -103,38 +103,39 @@ def download(wanted: Download) -> None:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError
 
-    wanted.folder.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(wanted.folder).free
-    if free < wanted.missing * ROOM:
+    checkpoint.folder.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(checkpoint.folder).free
+    if free < checkpoint.missing * ROOM:
         raise UserError(
-            f"{wanted.folder} has {free / 1e9:.1f} GB free, and {wanted.missing / 1e9:.1f} GB are "
-            "to be downloaded; make room, or choose another folder with --out"
+            f"{checkpoint.folder} has {free / 1e9:.1f} GB free, and {checkpoint.missing / 1e9:.1f} GB "
+            "are to be downloaded; make room, or choose another folder with --out"
         )
     try:
         snapshot_download(
-            wanted.model,
-            revision=wanted.revision,
-            local_dir=wanted.folder,
-            allow_patterns=list(wanted.files),
+            checkpoint.model,
+            revision=checkpoint.revision,
+            local_dir=checkpoint.folder,
+            allow_patterns=list(checkpoint.files),
         )
     except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
-        raise _unreachable(f"{wanted.model}@{wanted.revision}", error) from None
-    for name, size in wanted.files.items():
-        found = (wanted.folder / name).stat().st_size
-        if size and found != size:
+        raise _unreachable(f"{checkpoint.model}@{checkpoint.revision}", error) from None
+    for name, size in checkpoint.files.items():
+        size_on_disk = (checkpoint.folder / name).stat().st_size
+        if size and size_on_disk != size:
             raise UserError(
-                f"{wanted.folder / name} has {found} bytes, the hub states {size}; delete it and "
-                "fetch once more"
+                f"{checkpoint.folder / name} has {size_on_disk} bytes, the hub states {size}; "
+                "delete it and fetch once more"
             )
 
 
-def describe(wanted: Download) -> list[str]:
+def describe(checkpoint: Download) -> list[str]:
     """Lines on what is downloaded: family, licence, each file with its size, the sum."""
     return [
-        f"{wanted.model}@{wanted.revision[:12]}: {wanted.family}, licence {wanted.license}",
-        *(f"  {size / 1e6:10,.1f} MB  {name}" for name, size in wanted.files.items()),
-        f"  {wanted.size / 1e6:10,.1f} MB in all, {wanted.missing / 1e6:,.1f} MB of them missing "
-        f"in {wanted.folder}",
+        f"{checkpoint.model}@{checkpoint.revision[:12]}: {checkpoint.family}, "
+        f"licence {checkpoint.license}",
+        *(f"  {size / 1e6:10,.1f} MB  {name}" for name, size in checkpoint.files.items()),
+        f"  {checkpoint.size / 1e6:10,.1f} MB in all, {checkpoint.missing / 1e6:,.1f} MB of them "
+        f"missing in {checkpoint.folder}",
     ]
 
 

@@ -57,7 +57,7 @@ class TextTeacher(Protocol):
     def extract_with_texts(
         self, waves: Sequence[np.ndarray], texts: Sequence[str | None]
     ) -> list[Targets]:
-        """As `Teacher.extract`, with the text of each clip, or None where it is not known."""
+        """The same as `Teacher.extract`, with the text of each clip; None where it is unknown."""
         ...
 
 
@@ -68,8 +68,8 @@ def extract_targets(
 
     Args:
         teacher: Loaded.
-        waves: As `Teacher.extract` takes them.
-        texts: What is said in each clip; empty if nothing is known of any.
+        waves: Waveforms as `Teacher.extract` takes them.
+        texts: Text of each clip; empty if nothing is known of any.
     """
     if isinstance(teacher, TextTeacher):
         return list(teacher.extract_with_texts(waves, texts or [None] * len(waves)))

@@ -54,7 +54,7 @@ class Sums:
         return cls(0, np.zeros(dim), np.zeros(dim), np.zeros(dim), 0.0)
 
     @classmethod
-    def of(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
+    def from_frames(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
         """Sums over one clip: its frames, and the same after the codec.
 
         The frames go through the processor's cache once, a few rows at a time.
@@ -202,7 +202,7 @@ class _ShiftedMoments:
 
 
 class _Loss:
-    """What a codec lost. Squared in float32: a loss is judged by its first digits."""
+    """The loss of a codec. Squared in float32: a loss is judged by its first digits."""
 
     def __init__(self, kept: EncodedFrames, rows: int) -> None:
         self._valid_frames = KINDS[kept.spec.kind].valid_frames

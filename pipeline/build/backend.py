@@ -75,7 +75,7 @@ class Backend(Protocol):
         """Asks for a worker process, on a given node or wherever there will be room.
 
         Args:
-            resources: What it takes of a node.
+            resources: Resources that it takes of a node.
             setups: Its teachers.
             node_id: The node; None for any.
             calls_at_once: Calls that it runs at the same time, each in a thread.

@@ -61,7 +61,7 @@ class TeacherRunner:
     Args:
         teacher: It has loaded its model.
         spec: The version that is written.
-        clock: Of the worker.
+        clock: Clock of the worker.
     """
 
     def __init__(self, teacher: Teacher, spec: TeacherSpec, clock: SharedClock) -> None:
@@ -128,7 +128,7 @@ class TeacherRunner:
         return whole
 
     def _results(self, decoded: Decoded) -> list[Targets]:
-        """What the expert says about each clip.
+        """The expert's targets of each clip.
 
         Raises:
             Exception: whatever the expert raised, or it gave too few results.
@@ -162,7 +162,7 @@ class TeacherRunner:
                 part.failures.append(clip_failure(clip_id, "extract", reason, error))
                 continue
             for stream, encoded in row.frames.items():
-                sums[stream].add(Sums.of(np.asarray(targets.frames[stream]), encoded))
+                sums[stream].add(Sums.from_frames(np.asarray(targets.frames[stream]), encoded))
             part.rows.append(row)
         return part
 

@@ -43,7 +43,7 @@ class Recovery:
     Args:
         backend: The cluster.
         shards: The shards under way.
-        backlog: Where tasks wait.
+        backlog: The queues of waiting tasks.
         staffing: Starts workers, and avoids nodes.
         retry_seconds: For how long a store that cannot be reached is tried again.
     """
@@ -137,11 +137,11 @@ class Recovery:
         tasks = member.pool.drop(member)
         self._backend.kill(member.worker)
         at_once = member.pool.calls_at_once
-        for at, task in enumerate(tasks):
+        for place, task in enumerate(tasks):
             if task.job.abandoned:
                 continue
-            task.alone = task.alone or 1 < at_once > at
-            if at:
+            task.alone = task.alone or 1 < at_once > place
+            if place:
                 self._requeue(task)
             elif cause == "process":
                 self._strike(task, why, timed_out=timed_out)
@@ -208,11 +208,13 @@ class Recovery:
         if self._can_split(task):
             if task.kind == "decode":
                 self._shards.release(block)
-                for at, clip in enumerate(block.clips):
-                    self._shards.add_block(job, block.number, [clip], first=at)
+                for place, clip in enumerate(block.clips):
+                    self._shards.add_block(job, block.number, [clip], first=place)
             else:
-                for at in range(block.waiting[task.teacher]):
-                    part = Task("extract", job, block, task.teacher, position=at, alone=task.alone)
+                for place in range(block.waiting[task.teacher]):
+                    part = Task(
+                        "extract", job, block, task.teacher, position=place, alone=task.alone
+                    )
                     self._backlog.add(part)
             return
         if task.kind == "decode":

@@ -29,7 +29,7 @@ from teachers.toolkit.windowing import Window, join, pooled
 # Legend: B batch, T frames, D columns, C classes, W windows.
 
 WINDOW_S = 4.0
-"""Of models that take any length."""
+"""Window of models that take any length."""
 MANY = 64
 """Classes from which only the strongest of a frame are stored."""
 
@@ -43,7 +43,7 @@ class AudioClassifierSettings(EncoderSettings):
     step_s: float = 1.0
     """Seconds from one window to the next."""
     scores: Literal["", "softmax", "sigmoid"] = ""
-    """How logits become posteriors: one class at a time, or each for itself (AudioSet). Empty: as
+    """Rule from logits to posteriors: one class at a time, or each for itself (AudioSet). Empty: as
     the checkpoint's problem_type says, softmax if it is silent."""
     features: bool = True
     """Store the hidden states of `layer` beside the posteriors."""
@@ -91,17 +91,19 @@ class AudioClassifier(Encoder):
         """See `teachers.protocol.Teacher`."""
         grid = self._input.grid
         pieces = [piece for clip, wave in enumerate(waves) for piece in self._cut(clip, wave)]
-        heard = self.budget.run(
+        results = self.budget.run(
             [len(piece.samples) for piece in pieces],
-            lambda batch: self._forward_batch([pieces[at].samples for at in batch]),
+            lambda batch: self._forward_batch([pieces[place].samples for place in batch]),
             per_second=grid.sample_rate,
         )
         targets = []
         for clip in range(len(waves)):
-            own = [at for at, piece in enumerate(pieces) if piece.clip == clip]
-            frames = {self._scored.name: np.concatenate([heard[at]["scores"] for at in own])}
+            own = [place for place, piece in enumerate(pieces) if piece.clip == clip]
+            frames = {
+                self._scored.name: np.concatenate([results[place]["scores"] for place in own])
+            }
             if self._sliding.features:
-                joined_TD = join([(pieces[at].first, heard[at]["frames"]) for at in own])
+                joined_TD = join([(pieces[place].first, results[place]["frames"]) for place in own])
                 frames["frames"] = pooled(joined_TD, self._pool)
             targets.append(Targets(frames))
         return targets
@@ -116,21 +118,21 @@ class AudioClassifier(Encoder):
         )  # fmt: skip
         wave = np.pad(wave.astype(np.float32, copy=False), (0, max(0, grid.field - len(wave))))
         return [
-            Window(clip, at * self._step, wave[at * hop : at * hop + self._window])
-            for at in range(count)
+            Window(clip, place * self._step, wave[place * hop : place * hop + self._window])
+            for place in range(count)
         ]
 
     @property
     def _scored(self) -> StreamSpec:
         """The stream of posteriors."""
         config = self._checkpoint.config
-        names = {int(at): label for at, label in config.get("id2label", {}).items()}
+        names = {int(place): label for place, label in config.get("id2label", {}).items()}
         if not names:
             raise UserError(f"{self._checkpoint.model} names no classes (id2label)")
         multilabel = self._sigmoid()
         return StreamSpec(
             name="posteriors", kind="multilabel" if multilabel else "distribution",
-            dim=len(names), names=tuple(names[at] for at in sorted(names)),
+            dim=len(names), names=tuple(names[place] for place in sorted(names)),
             codec="topk16" if len(names) > MANY and multilabel else "uint8",
             **self._timing(),
         )  # fmt: skip
@@ -188,8 +190,8 @@ class AudEERING(AudioClassifier):
         )  # fmt: skip
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        states_BSD, found = self._model(**prepared, layer=self._settings.layer)
-        return {"frames": states_BSD, "scores": found[:, None]}
+        states_BSD, outputs = self._model(**prepared, layer=self._settings.layer)
+        return {"frames": states_BSD, "scores": outputs[:, None]}
 
 
 def emotion_model() -> Any:

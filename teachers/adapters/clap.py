@@ -35,7 +35,7 @@ class CLAPSettings(HubSettings):
     model: str = "laion/larger_clap_music_and_speech"
     """Hub id or folder of a CLAP checkpoint."""
     labels: tuple[str, ...] = ()
-    """What to listen for, e.g. [a violin, applause]; none leaves the posteriors out."""
+    """Labels to score, e.g. [a violin, applause]; none leaves the posteriors out."""
     prompt: str = "This is a sound of {}."
     """Sentence around each label."""
 
@@ -109,14 +109,14 @@ class CLAP:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        heard = over_clips(
+        clips = over_clips(
             waves, self._grid, self._forward_batch, size=self._size,
             overlap=min(OVERLAP_FRAMES, self._size // 2),
             budget=self.budget,
         )  # fmt: skip
         return [
             Targets({name: pooled(each_TD, self._pool) for name, each_TD in frames.items()})
-            for frames in heard
+            for frames in clips
         ]
 
     def _streams(self) -> tuple[StreamSpec, ...]:
@@ -137,8 +137,8 @@ class CLAP:
         texts = [self._settings.prompt.format(label) for label in self._settings.labels]
         with torch.inference_mode():
             tokens = tokenizer(texts, padding=True, return_tensors="pt").to(self._model.device)
-            found = self._model.text_model(**tokens)
-            return functional.normalize(self._model.text_projection(found.pooler_output), dim=-1)
+            output = self._model.text_model(**tokens)
+            return functional.normalize(self._model.text_projection(output.pooler_output), dim=-1)
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
         """One batch: stream -> native frames of each waveform."""
@@ -149,12 +149,12 @@ class CLAP:
         windows = [wave[: self._most] for wave in waves]
         prepared = self._extractor(windows, sampling_rate=self._rate, return_tensors="pt")
         with device.turn(), torch.inference_mode():
-            found = self._model.audio_model(
+            output = self._model.audio_model(
                 **checkpoints.moved({"input_features": prepared["input_features"]}, self._model),
                 # The extractor marks one clip at random as long: none is.
                 is_longer=torch.zeros(len(waves), 1, dtype=torch.bool, device=self._model.device),
             )
-            frames_BTD = found.last_hidden_state.mean(2).transpose(1, 2)
+            frames_BTD = output.last_hidden_state.mean(2).transpose(1, 2)
             streams = {"frames": frames_BTD}
             if self._texts_CE is not None:
                 common_BTE = functional.normalize(self._model.audio_projection(frames_BTD), dim=-1)

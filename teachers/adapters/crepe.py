@@ -194,19 +194,19 @@ def _network(size: str) -> Any:
         def __init__(self) -> None:
             super().__init__()
             before = 1
-            for at, channels in enumerate(CHANNELS[size], 1):
-                kernel, stride = (512, 4) if at == 1 else (64, 1)
-                setattr(self, f"conv{at}", nn.Conv1d(before, channels, kernel, stride))
-                setattr(self, f"conv{at}_BN", nn.BatchNorm1d(channels, eps=1e-3))
+            for layer, channels in enumerate(CHANNELS[size], 1):
+                kernel, stride = (512, 4) if layer == 1 else (64, 1)
+                setattr(self, f"conv{layer}", nn.Conv1d(before, channels, kernel, stride))
+                setattr(self, f"conv{layer}_BN", nn.BatchNorm1d(channels, eps=1e-3))
                 before = channels
             self.classifier = nn.Linear(4 * before, BINS)
 
         def forward(self, frames_FW: torch.Tensor) -> torch.Tensor:
             hidden = frames_FW[:, None]
-            for at in range(1, 7):
-                hidden = functional.pad(hidden, (254, 254) if at == 1 else (31, 32))
-                hidden = functional.relu(getattr(self, f"conv{at}")(hidden))
-                hidden = functional.max_pool1d(getattr(self, f"conv{at}_BN")(hidden), 2)
+            for layer in range(1, 7):
+                hidden = functional.pad(hidden, (254, 254) if layer == 1 else (31, 32))
+                hidden = functional.relu(getattr(self, f"conv{layer}")(hidden))
+                hidden = functional.max_pool1d(getattr(self, f"conv{layer}_BN")(hidden), 2)
             flat = hidden.transpose(1, 2).flatten(1)
             return self.classifier(flat).sigmoid()
 

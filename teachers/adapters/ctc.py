@@ -97,10 +97,10 @@ class CTC(Encoder):
         return (posteriors, self._features()) if self._ctc.features else (posteriors,)
 
     def _names(self, size: int) -> list[str]:
-        names = [f"token {at}" for at in range(size)]
-        for token, at in self._entries().items():
-            if isinstance(at, int) and at < size:
-                names[at] = token
+        names = [f"token {column}" for column in range(size)]
+        for token, column in self._entries().items():
+            if isinstance(column, int) and column < size:
+                names[column] = token
         return names
 
     def _entries(self) -> dict[str, int]:
@@ -110,7 +110,7 @@ class CTC(Encoder):
         whole = self._checkpoint.read("tokenizer.json")
         entries = whole.get("model", {}).get("vocab", {})
         if isinstance(entries, list):
-            entries = {token: at for at, (token, *_) in enumerate(entries)}
+            entries = {token: column for column, (token, *_) in enumerate(entries)}
         added = {each["content"]: each["id"] for each in whole.get("added_tokens", [])}
         return {**entries, **added}
 

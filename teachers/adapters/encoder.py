@@ -33,7 +33,7 @@ class EncoderSettings(HubSettings):
     window_s: float = 30.0
     """Longest stretch that the model hears at once, where it sets no limit itself."""
     overlap_s: float = 5.0
-    """What windows of a longer clip share; they are faded into each other there."""
+    """Overlap of the windows of a longer clip; they are faded into each other there."""
     hop_s: float = 0.0
     """Seconds between frames, for models whose configuration does not say."""
     trust_remote_code: bool = False
@@ -124,7 +124,7 @@ class Encoder:
         return self._input.grid.stream("frames", "features", width, "int8", pool=self._pool)
 
     def _targets(self, frames: dict[str, np.ndarray]) -> Targets:
-        """From native frames of a whole clip to what is stored."""
+        """The targets to store, from the native frames of a whole clip."""
         return Targets({name: pooled(each_TD, self._pool) for name, each_TD in frames.items()})
 
     def _loaded(self, *, device: str, num_threads: int) -> Any:
@@ -142,8 +142,8 @@ class Encoder:
 
         batch = self._input.prepare(waves)
         with device.turn(), torch.inference_mode():
-            found = self._run(batch)
-            copies = {name: device.HostCopy(each_BTD.float()) for name, each_BTD in found.items()}
+            outputs = self._run(batch)
+            copies = {name: device.HostCopy(each_BTD.float()) for name, each_BTD in outputs.items()}
         frames = {name: copy.array() for name, copy in copies.items()}
         counts = {name: self._input.counts(batch, each_BTD.shape[1])
                   for name, each_BTD in frames.items()}  # fmt: skip
@@ -177,13 +177,13 @@ class Encoder:
                 f"teacher {self._name}: {self._checkpoint.model} has no layer "
                 f"{self._settings.layer}"
             ) from None
-        found, expected = states.shape[1], self._input.count(len(noise))
+        actual, expected = states.shape[1], self._input.count(len(noise))
         if self._input.longest:
             expected = self._input.longest
-        if abs(found - expected) > 1:
+        if abs(actual - expected) > 1:
             raise UserError(
-                f"teacher {self._name}: 2 s give {found} frames where hop_s "
-                f"{self._settings.hop_s} means {expected}; set hop_s to {2 / found:g}"
+                f"teacher {self._name}: 2 s give {actual} frames where hop_s "
+                f"{self._settings.hop_s} means {expected}; set hop_s to {2 / actual:g}"
             )
 
 

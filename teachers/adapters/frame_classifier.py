@@ -1,4 +1,4 @@
-"""Who speaks when, and other classes of frames: any `AutoModelForAudioFrameClassification`.
+"""Classes of frames, such as speakers: any `AutoModelForAudioFrameClassification`.
 
 Nemotron 3 Diarization (nvidia/Nemotron-3-Diarization: eight speakers, overlap, every 10 ms) and
 wav2vec2-like models with a head per frame. Columns are speakers, in the order in which they first
@@ -38,10 +38,10 @@ class FrameClassifierSettings(EncoderSettings):
     model: str = "nvidia/Nemotron-3-Diarization"
     """Hub id or folder of a checkpoint of `AutoModelForAudioFrameClassification`."""
     columns: Literal["", "speakers", "classes"] = ""
-    """What the columns are: interchangeable speakers, or classes. Empty: speakers, unless the
+    """Meaning of the columns: interchangeable speakers, or classes. Empty: speakers, unless the
     checkpoint has names for them."""
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
-    """How logits become posteriors: each column for itself, or one at a time."""
+    """Rule from logits to posteriors: each column for itself, or one at a time."""
     features: bool = False
     """Store the hidden states of `layer` beside the posteriors; not for Nemotron."""
     window_s: float = 0.0
@@ -153,8 +153,8 @@ class FrameClassifier(Encoder):
         return model
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        wanted = {"output_hidden_states": True} if self._frame_settings.features else {}
-        output = self._model(**prepared, **wanted)
+        options = {"output_hidden_states": True} if self._frame_settings.features else {}
+        output = self._model(**prepared, **options)
         logits_BTC = output.logits.float()
         is_one = self._frame_settings.scores == "softmax"
         streams = {"posteriors": logits_BTC.softmax(-1) if is_one else logits_BTC.sigmoid()}

@@ -92,9 +92,9 @@ class OpenAIWhisper:
         torch.set_num_threads(num_threads)
         self._device = device
         self.budget = self._settings.budget(device)
-        found = self._read(only_header=False)
-        model = whisper.model.Whisper(whisper.model.ModelDimensions(**found["dims"]))
-        model.load_state_dict(found["model_state_dict"])
+        checkpoint = self._read(only_header=False)
+        model = whisper.model.Whisper(whisper.model.ModelDimensions(**checkpoint["dims"]))
+        model.load_state_dict(checkpoint["model_state_dict"])
         # The package knows each published checkpoint by its digest, a part of its address.
         heads = alignment_heads(self._path.stem, sha256(self._path))
         if heads is not None:
@@ -118,7 +118,7 @@ class OpenAIWhisper:
         import torch
 
         try:
-            found = torch.load(
+            checkpoint = torch.load(
                 self._path,
                 map_location="cpu",
                 weights_only=True,
@@ -128,9 +128,9 @@ class OpenAIWhisper:
             raise UserError(
                 f"{self._path} cannot be read as tensors alone: {str(error).splitlines()[0]}"
             ) from None
-        if not {"dims", "model_state_dict"} <= set(found):
+        if not {"dims", "model_state_dict"} <= set(checkpoint):
             raise UserError(f"{self._path} is no Whisper checkpoint of OpenAI's")
-        return found
+        return checkpoint
 
     def _forward_batch(self, pieces: Sequence[Window], _: int) -> list[WindowResult]:
         import torch

@@ -24,7 +24,7 @@ class BatchBudget:
     """Padded audio per forward pass.
 
     Args:
-        seconds: To begin with.
+        seconds: Seconds to begin with.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -40,7 +40,7 @@ class BatchBudget:
         """Results of all windows, in their order, by batches of like length.
 
         Args:
-            lengths: Of each window, in samples or frames.
+            lengths: Length of each window, in samples or frames.
             forward: Positions of a batch's windows -> their results.
             per_second: Samples or frames in a second.
 
@@ -56,10 +56,10 @@ class BatchBudget:
                 results.update(zip(batch, made, strict=True))
                 continue
             self._halve(lengths[batch[0]] * len(batch) / per_second)
-            rest = [at for each in (batch, *waiting) for at in each]
-            cut = batches([lengths[at] for at in rest], self.seconds * per_second)
-            waiting = deque([rest[at] for at in each] for each in cut)
-        return [results[at] for at in range(len(lengths))]
+            rest = [place for each in (batch, *waiting) for place in each]
+            cut = batches([lengths[place] for place in rest], self.seconds * per_second)
+            waiting = deque([rest[place] for place in each] for each in cut)
+        return [results[place] for place in range(len(lengths))]
 
     def run_slices(
         self, count: int, forward: Callable[[slice], Result], *, per_second: float
@@ -95,11 +95,11 @@ def batches(lengths: Sequence[float], budget: float) -> Iterator[list[int]]:
     A piece longer than the budget is a batch of its own.
     """
     batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+    for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
         if batch and lengths[batch[0]] * (len(batch) + 1) > budget:
             yield batch
             batch = []
-        batch.append(at)
+        batch.append(place)
     if batch:
         yield batch
 

@@ -1,4 +1,4 @@
-"""What a CTC model's posteriors spell, and when: the best path, and the path of a known text.
+"""Paths through a CTC model's posteriors: the best one, and the one of a known text.
 
 CTC (Graves et al., ICML 2006) lets a path repeat a token over frames and put blanks between tokens.
 A token's time is the stretch of frames in which its path stays on it; models emit tokens in short
@@ -45,8 +45,8 @@ class Vocabulary:
     @property
     def is_characters(self) -> bool:
         """Whether the tokens are characters with a sign for the gap between words."""
-        plain = [name for name in self.names if name and name[0] != "<"]
-        return WORD_GAP in self.names and all(len(name) == 1 for name in plain)
+        ordinary = [name for name in self.names if name and name[0] != "<"]
+        return WORD_GAP in self.names and all(len(name) == 1 for name in ordinary)
 
     @property
     def is_pieces(self) -> bool:
@@ -148,9 +148,9 @@ class SpelledText:
     """A known text as a CTC model would spell it."""
 
     words: Sequence[str]
-    """As they are written in the text."""
+    """The words as they are written in the text."""
     tokens: Sequence[Sequence[int]]
-    """Of each word; empty for a word that the vocabulary cannot spell, such as a number."""
+    """Tokens of each word; empty for a word that the vocabulary cannot spell, such as a number."""
     gap: int | None
     """The token between words, where the vocabulary has one."""
 
@@ -181,11 +181,11 @@ def spell(text: str, vocabulary: Vocabulary, pieces: Callable[[str], Sequence[in
     left out.
 
     Args:
-        text: What is said in a clip.
-        vocabulary: Of characters or of pieces.
+        text: Text of the clip.
+        vocabulary: Vocabulary of characters or of pieces.
         pieces: A word -> its pieces; not called for a vocabulary of characters.
     """
-    index = {name: at for at, name in enumerate(vocabulary.names)}
+    index = {name: column for column, name in enumerate(vocabulary.names)}
     letters = set("".join(name for name in vocabulary.names if not name.startswith("<")))
     words, tokens = text.split(), []
     for word in words:
@@ -204,7 +204,7 @@ def timed(
     """Words of a known text with their times; a word without a span fills the gap that it is in.
 
     Args:
-        words: As they are written.
+        words: Words as they are written.
         spans: First frame and end of each.
         start_s: Middle of frame 0, in seconds.
         hop_s: Seconds per frame.

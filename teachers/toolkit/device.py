@@ -1,4 +1,4 @@
-"""How the threads of a worker share a device, and how arrays travel to and from it.
+"""Turns on a device that threads of a worker share, and copies of arrays to and from it.
 
 A worker with a GPU runs two blocks at a time, each in a thread of its own. Only one of them
 computes on the device; meanwhile the other pads its next batch, or turns frames that have arrived

@@ -212,7 +212,7 @@ class WhisperMel(Input):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogMelKind:
-    """How an encoder thins out its log-mel spectrogram."""
+    """The strides by which an encoder thins out its log-mel spectrogram."""
 
     width: int
     """Width of the encoder's states where the configuration leaves the default out."""

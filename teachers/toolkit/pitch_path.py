@@ -79,10 +79,10 @@ class _Batch:
             before.append(scores_TL[-1].copy())
         paths = [np.empty(length, np.intp) for length in self._lengths]
         bin_C = np.zeros(len(paths), np.intp)
-        for at in reversed(range(len(starts))):
-            if at < len(starts) - 1:
-                scores_TL = self._forward(starts[at], before[at])
-            self._backward(starts[at], scores_TL, paths, bin_C)
+        for frame in reversed(range(len(starts))):
+            if frame < len(starts) - 1:
+                scores_TL = self._forward(starts[frame], before[frame])
+            self._backward(starts[frame], scores_TL, paths, bin_C)
         return paths
 
     def _active(self, frame: int) -> int:
@@ -98,14 +98,14 @@ class _Batch:
             place = slice(clip * self._row, clip * self._row + self._bins)
             emission_TL[: len(part_TB), place] = np.log(part_TB + 1e-6)
         scores_TL = np.full((count, self._size), -np.inf)
-        for at in range(count):
-            end = self._active(start + at) * self._row
-            score_L = scores_TL[at, GLIDE_BINS : GLIDE_BINS + end]
+        for frame in range(count):
+            end = self._active(start + frame) * self._row
+            score_L = scores_TL[frame, GLIDE_BINS : GLIDE_BINS + end]
             if before_L is None:
-                score_L[:] = emission_TL[at, :end]
+                score_L[:] = emission_TL[frame, :end]
             else:
-                np.add(self._reached(before_L, end), emission_TL[at, :end], out=score_L)
-            before_L = scores_TL[at]
+                np.add(self._reached(before_L, end), emission_TL[frame, :end], out=score_L)
+            before_L = scores_TL[frame]
         return scores_TL
 
     def _reached(self, before_L: np.ndarray, end: int) -> np.ndarray:
@@ -134,18 +134,18 @@ class _Batch:
         """Follows the paths back through a stretch; `bin_C` are the bins of the frame behind it."""
         path_TC = np.empty((len(scores_TL), len(paths)), np.intp)
         base_C = GLIDE_BINS + self._row * np.arange(len(paths))
-        for at in reversed(range(len(scores_TL))):
-            clips = self._active(start + at)
-            following = self._active(start + at + 1)
-            rows_CB = self._rows(scores_TL[at], clips)
+        for frame in reversed(range(len(scores_TL))):
+            clips = self._active(start + frame)
+            following = self._active(start + frame + 1)
+            rows_CB = self._rows(scores_TL[frame], clips)
             if following:
                 bin_C[:following] = self._came_from(
-                    scores_TL[at], rows_CB[:following], base_C[:following], bin_C[:following]
+                    scores_TL[frame], rows_CB[:following], base_C[:following], bin_C[:following]
                 )
             if clips > following:
                 # These clips end here.
                 bin_C[following:clips] = rows_CB[following:].argmax(1)
-            path_TC[at] = bin_C
+            path_TC[frame] = bin_C
         for clip, path_T in enumerate(paths):
             count = min(max(0, len(path_T) - start), len(scores_TL))
             path_T[start : start + count] = path_TC[:count, clip]

@@ -79,10 +79,10 @@ def segments(
     """[speaker, start s, end s] of every stretch of speech, by start."""
     padded_TC = np.pad(activity_TC >= ACTIVE, ((1, 1), (0, 0))).astype(np.int8)
     change_TC = np.diff(padded_TC, axis=0)
-    found = []
+    labels = []
     for column, name in enumerate(names):
         starts, ends = (np.flatnonzero(change_TC[:, column] == sign) for sign in (1, -1))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             begin = max(0.0, start_s + (start - 0.5) * hop_s)
-            found.append([name, round(begin, 3), round(start_s + (end - 0.5) * hop_s, 3)])
-    return sorted(found, key=lambda segment: segment[1:])
+            labels.append([name, round(begin, 3), round(start_s + (end - 0.5) * hop_s, 3)])
+    return sorted(labels, key=lambda segment: segment[1:])

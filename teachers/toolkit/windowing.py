@@ -1,9 +1,9 @@
-"""What families of frame-level models share: cutting long clips, batches of like length, joining.
+"""Windows over clips, for frame-level models: cutting, batches of similar length, joining.
 
 Every family that runs a network over waveforms has the same four steps: cut clips that are longer
 than the network's window, run pieces of similar length together, fade the pieces' frames into one
 another where they overlap, and average frames down to the rate that is stored. Frames near a
-window's edge have heard less than their neighbours, so the outer quarters of an overlap are
+window's edge have less context than their neighbours, so the outer quarters of an overlap are
 dropped and the middle half is a linear cross-fade: no seam shows.
 """
 
@@ -26,23 +26,23 @@ Run = Callable[[Sequence[np.ndarray]], Sequence[dict[str, np.ndarray]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
-    """Where the frames of a network lie, in samples."""
+    """The time grid of a network's frames, in samples."""
 
     sample_rate: int
     hop: int
     field: int
     """Samples that a piece of audio needs to give its first frame."""
     centre: float
-    """Of frame 0."""
+    """Centre of frame 0."""
     window: int = 0
-    """Samples that one frame hears directly, where that is not `field`."""
+    """Samples that one frame depends on directly, where that is not `field`."""
 
     def count(self, num_samples: int) -> int:
         """Frames of a waveform; at least one."""
         return max(1, (num_samples - self.field) // self.hop + 1)
 
     def samples(self, count: int) -> int:
-        """Samples that `count` frames hear."""
+        """Samples that `count` frames depend on."""
         return (count - 1) * self.hop + self.field
 
     def stream(
@@ -112,14 +112,14 @@ def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     total = pieces[-1][0] + len(pieces[-1][1])
     summed_TD = np.zeros((total, pieces[0][1].shape[1]))
     weight_T = np.zeros(total)
-    for at, (first, frames_TD) in enumerate(pieces):
+    for place, (first, frames_TD) in enumerate(pieces):
         place_T = np.arange(len(frames_TD)) + 0.5
         faded_T = np.ones(len(frames_TD))
-        if at > 0:
-            before, frames = pieces[at - 1]
+        if place > 0:
+            before, frames = pieces[place - 1]
             faded_T = np.minimum(faded_T, _ramp(place_T, before + len(frames) - first))
-        if at + 1 < len(pieces):
-            overlap = first + len(frames_TD) - pieces[at + 1][0]
+        if place + 1 < len(pieces):
+            overlap = first + len(frames_TD) - pieces[place + 1][0]
             faded_T = np.minimum(faded_T, _ramp(place_T[::-1], overlap))
         summed_TD[first : first + len(frames_TD)] += faded_T[:, None] * frames_TD
         weight_T[first : first + len(frames_TD)] += faded_T
@@ -140,8 +140,8 @@ def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
     else:
         # All groups at once, in the order in which `mean` adds along the first axis.
         np.add(grouped_GND[:, 0], grouped_GND[:, 1], out=pooled_GD[:whole])
-        for at in range(2, times):
-            pooled_GD[:whole] += grouped_GND[:, at]
+        for place in range(2, times):
+            pooled_GD[:whole] += grouped_GND[:, place]
         pooled_GD[:whole] /= np.float32(times)
     if groups > whole:
         pooled_GD[whole] = frames_TD[whole * times :].mean(0)
@@ -161,7 +161,7 @@ def over_clips(
 
     Args:
         waves: Clips of any length, at the grid's sample rate.
-        grid: Where the network's frames lie.
+        grid: The network's time grid.
         run: The network.
         size: Frames of its longest window.
         overlap: Frames that windows of a long clip share.
@@ -187,7 +187,7 @@ def over_windows(
     pieces = cut(waves, grid, size=size, step=size - overlap)
     results = budget.run(
         [len(piece.samples) for piece in pieces],
-        lambda batch: run([pieces[at].samples for at in batch]),
+        lambda batch: run([pieces[place].samples for place in batch]),
         per_second=grid.sample_rate,
     )
     clips: list[list[tuple[int, dict[str, np.ndarray]]]] = [[] for _ in waves]

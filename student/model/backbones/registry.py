@@ -1,4 +1,4 @@
-"""Which adapter a checkpoint needs: `model_type` of its config -> adapter, imported on demand."""
+"""Finds the adapter of a checkpoint: `model_type` of its config -> adapter, imported on demand."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def test_parts_add_up_to_the_whole(codec: str):
     spec, parts = stream(codec), [frames(codec, seed=at, count=5 + at) for at in range(4)]
     total = Sums.zero(spec.dim)
     for part_TD in parts:
-        total.add(Sums.from_json(Sums.of(part_TD, encode(part_TD, spec)).to_json()))
+        total.add(Sums.from_json(Sums.from_frames(part_TD, encode(part_TD, spec)).to_json()))
 
     whole_TD = np.concatenate(parts).astype(np.float64)
     statistics = total.statistics()
@@ -30,7 +30,7 @@ def test_parts_add_up_to_the_whole(codec: str):
 def test_a_constant_column_has_deviation_one():
     frames_TD = frames("int8", seed=1)
     frames_TD[:, 4] = 1234.5
-    sums = Sums.of(frames_TD, encode(frames_TD, stream("int8")))
+    sums = Sums.from_frames(frames_TD, encode(frames_TD, stream("int8")))
     assert sums.statistics().std_D[4] == 1
 
 
@@ -45,7 +45,7 @@ def test_the_loss_is_what_the_codec_lost():
     spec, given_TD = stream("int8"), frames("int8", seed=1)
     encoded = encode(given_TD, spec)
     lost_TD = given_TD - encoded.decode()
-    sums = Sums.of(given_TD, encoded)
+    sums = Sums.from_frames(given_TD, encoded)
     expected = (np.sqrt((lost_TD**2).mean(0)) / given_TD.std(0)).mean()
     assert sums.codec_loss(spec) == pytest.approx(expected, rel=1e-4)
     assert sums.max_lost == pytest.approx(np.abs(lost_TD).max())
@@ -55,9 +55,9 @@ def test_pitch_loses_nothing_on_unvoiced_frames():
     spec, given_TD = stream("pitch"), frames("pitch", seed=1)
     given_TD[:, :-1] = 0.5
     given_TD[:, -1] = 0.4
-    assert Sums.of(given_TD, encode(given_TD, spec)).lost_D.sum() == 0
+    assert Sums.from_frames(given_TD, encode(given_TD, spec)).lost_D.sum() == 0
     given_TD[:, -1] = 0.6
-    assert Sums.of(given_TD, encode(given_TD, spec)).lost_D.sum() > 0
+    assert Sums.from_frames(given_TD, encode(given_TD, spec)).lost_D.sum() > 0
 
 
 @pytest.mark.parametrize(("dim", "count"), [(2, 9000), (384, 1500), (521, 40), (1280, 750)])
@@ -69,7 +69,7 @@ def test_sums_in_parts_are_the_sums_of_the_whole(dim: int, count: int):
         name="x", kind="features", dim=dim, start_s=0, hop_s=0.02, window_s=0.02, codec="int8"
     )
     encoded = encode(frames_TD, spec)
-    sums = Sums.of(frames_TD, encoded)
+    sums = Sums.from_frames(frames_TD, encoded)
     total_D, square_D, lost_D = np.zeros(dim), np.zeros(dim), np.zeros(dim)
     for first in range(0, count, 4096):
         part_TD = frames_TD[first : first + 4096]
@@ -94,7 +94,7 @@ def test_wide_frames_keep_constant_and_huge_columns():
     spec = StreamSpec(
         name="x", kind="features", dim=1280, start_s=0, hop_s=0.02, window_s=0.02, codec="int8"
     )
-    statistics = Sums.of(frames_TD, encode(frames_TD, spec)).statistics()
+    statistics = Sums.from_frames(frames_TD, encode(frames_TD, spec)).statistics()
     assert statistics.std_D[7] == 1
     np.testing.assert_allclose(statistics.std_D[8], frames_TD[:, 8].astype(float).std(), rtol=1e-5)
 
