@@ -55,8 +55,8 @@ def build(
     )
     if made.relabelled:
         ids = describe_ids(made.relabelled)
-        told = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"
-        console.print(told, soft_wrap=True)
+        summary = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"
+        console.print(summary, soft_wrap=True)
     console.print(
         f"{out}: corpus {made.name!r}, {made.num_clips:,} clips ({made.num_clips - before:,} new) "
         f"in {made.num_shards:,} shards, {made.seconds / 3600:.3f} h of known length, "

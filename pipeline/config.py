@@ -155,7 +155,7 @@ class ReportConfig:
     sample: int = 2000
     """Clips that the distributions and checks look at."""
     listen: int = 500
-    """How many of these are decoded to look for silence, clipping and replaced audio."""
+    """Clips of the sample that are decoded to look for silence, clipping and replaced audio."""
     seed: int = 0
     """Draws another sample."""
 
@@ -167,7 +167,7 @@ class ReportConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """What to fetch from the hub."""
+    """Checkpoints to fetch from the hub."""
 
     weights_dir: str
     """Folder to fill; builds are given the same."""

@@ -29,7 +29,7 @@ CODE = re.compile(r"[^/]*\.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class HubCheckpoint:
     """One checkpoint."""
 
     model: str
@@ -57,15 +57,15 @@ def fetch(config: FetchConfig) -> list[Fetched]:
     """
     base = Path(config.weights_dir).expanduser()
     base.mkdir(parents=True, exist_ok=True)
-    return [_fetch_one(each, base, newest=config.newest) for each in wanted(config)]
+    return [_fetch_one(each, base, newest=config.newest) for each in checkpoints_to_fetch(config)]
 
 
-def wanted(config: FetchConfig) -> list[Wanted]:
+def checkpoints_to_fetch(config: FetchConfig) -> list[HubCheckpoint]:
     """The checkpoints that a configuration names, without local folders."""
     if config.model:
         named = [name.strip().partition("@") for name in config.model.split(",") if name.strip()]
         return [
-            Wanted(model=model, revision=revision, code=config.remote_code)
+            HubCheckpoint(model=model, revision=revision, code=config.remote_code)
             for model, _, revision in named
         ]
     chosen = {
@@ -79,15 +79,15 @@ def wanted(config: FetchConfig) -> list[Wanted]:
             settings={**base.settings, **changes.settings},
         )
     names = [name.strip() for name in config.teachers.split(",") if name.strip()] or list(chosen)
-    found = []
+    fetched = []
     for name in names:
         if name not in chosen:
             raise UserError(f"unknown teacher {name!r}; there are {', '.join(chosen)}")
-        found += _of(chosen[name])
-    return list(dict.fromkeys(found))
+        fetched += _checkpoints_of_teacher(chosen[name])
+    return list(dict.fromkeys(fetched))
 
 
-def _of(config: TeacherConfig) -> list[Wanted]:
+def _checkpoints_of_teacher(config: TeacherConfig) -> list[HubCheckpoint]:
     """The checkpoint of one teacher, if it has one that the hub could have."""
     settings_class = registry.settings_class(config.family)
     if not hasattr(settings_class, "weights_dir"):
@@ -100,10 +100,10 @@ def _of(config: TeacherConfig) -> list[Wanted]:
     if not model or Path(model).expanduser().exists():
         return []
     code = bool(given.get("trust_remote_code", False))
-    return [Wanted(model=model, revision=given.get("revision", ""), code=code)]
+    return [HubCheckpoint(model=model, revision=given.get("revision", ""), code=code)]
 
 
-def _fetch_one(each: Wanted, base: Path, *, newest: bool) -> Fetched:
+def _fetch_one(each: HubCheckpoint, base: Path, *, newest: bool) -> Fetched:
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

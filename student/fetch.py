@@ -107,8 +107,8 @@ def download(checkpoint: Download) -> None:
     free = shutil.disk_usage(checkpoint.folder).free
     if free < checkpoint.missing * ROOM:
         raise UserError(
-            f"{checkpoint.folder} has {free / 1e9:.1f} GB free, and {checkpoint.missing / 1e9:.1f} GB "
-            "are to be downloaded; make room, or choose another folder with --out"
+            f"{checkpoint.folder} has {free / 1e9:.1f} GB free, and {checkpoint.missing / 1e9:.1f} "
+            "GB are to be downloaded; make room, or choose another folder with --out"
         )
     try:
         snapshot_download(

@@ -67,12 +67,12 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CorpusIndex:
-    """What corpus.json says."""
+    """The content of corpus.json."""
 
     name: str
     """Also the corpus's folder name in a cache."""
     clips_per_shard: int = CLIPS_PER_SHARD
-    """Of every shard but the last of each part."""
+    """Clips in every shard but the last of each part."""
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
@@ -99,9 +99,9 @@ class CorpusIndex:
         """
         sizes = folder.sizes()
         if "corpus.json" not in sizes:
-            found = "an unfinished one" if any(map(_is_part, sizes)) else "no corpus.json"
+            content = "an unfinished one" if any(map(_is_part, sizes)) else "no corpus.json"
             raise UserError(
-                f"{folder.uri} is not a complete corpus (found {found}); check the path, or run: "
+                f"{folder.uri} is not a complete corpus (found {content}); check the path, or run: "
                 f"coat-corpus build SOURCE --out {folder.uri}"
             )
         try:
@@ -131,7 +131,7 @@ class Corpus:
     """A corpus, open for reading: a local folder or an address such as `s3://BUCKET/KEY`.
 
     Args:
-        path: Where it is.
+        path: Folder or address of the corpus.
         contents: Its corpus.json, where that is not to be read.
 
     Raises:
@@ -185,8 +185,8 @@ class Corpus:
         """The clip at a place in the order."""
         for part in self.parts:
             if row < part.clips:
-                group, at = divmod(row, self.contents.clips_per_shard)
-                return from_table(self._read(part.first_shard + group).slice(at, 1))[0]
+                group, place = divmod(row, self.contents.clips_per_shard)
+                return from_table(self._read(part.first_shard + group).slice(place, 1))[0]
             row -= part.clips
         raise IndexError(f"{self.folder.uri} has {self.num_clips} clips")
 
@@ -218,8 +218,8 @@ def build(
     Args:
         clips: The whole source, in an order that stays.
         out: Folder or address of the corpus.
-        name: Of a new corpus; the name of the folder if None.
-        clips_per_shard: Of a new corpus; if None 256, or as many as last 4 hours, by the mean
+        name: Name of a new corpus; that of the folder if None.
+        clips_per_shard: Shard size of a new corpus; if None 256, or as many as last 4 hours, by the mean
             length of the first 4096 clips.
         update_labels: Give clips that the corpus has the text and labels that they now have in the
             source; otherwise they keep theirs, and a warning names them.
@@ -275,13 +275,13 @@ def build(
 
 def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -> None:
     has = corpus.contents
-    for what, found, wanted in (
+    for what, stored, asked in (
         ("name", has.name, name),
         ("clips_per_shard", has.clips_per_shard, clips_per_shard),
     ):
-        if wanted not in (None, found):
+        if asked not in (None, stored):
             raise UserError(
-                f"the corpus at {corpus.folder.uri} has {what} {found!r}, asked for {wanted!r}; "
+                f"the corpus at {corpus.folder.uri} has {what} {stored!r}, asked for {asked!r}; "
                 "it cannot change: leave the option out, or build into another folder"
             )
 

@@ -21,7 +21,7 @@ from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
 from manifests.storage import Folder
-from manifests.streams.codecs import CODECS
+from manifests.streams.codecs import CODECS, SAFEST_CODEC
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 
@@ -85,11 +85,11 @@ class CodecGate:
                 )  # fmt: skip
             most = 2 * self._bad[key] > self._shards[key]
             fault = _fault(total, total, stream)
-            if self._bad[key] >= BAD_SHARDS and most and fault and stream.codec != "fp16":
+            if self._bad[key] >= BAD_SHARDS and most and fault and stream.codec != SAFEST_CODEC:
                 raise UserError(
                     f"codec {stream.codec} loses {fault} of {key} over {self._shards[key]} shards; "
-                    f"set teacher.{teacher}.codecs.{stream.name}: fp16, which makes a new version "
-                    "of the teacher"
+                    f"set teacher.{teacher}.codecs.{stream.name}: {SAFEST_CODEC}, which makes a new "
+                    "version of the teacher"
                 )
 
     def _add_before(self, teacher: str) -> None:

@@ -48,13 +48,13 @@ def show_clip(
 
     reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
     clip = show.find_clip(reader, clip_id)
-    found = show.numbers(reader, clip)
+    facts = show.describe(reader, clip)
     if json:
-        print_json(found)
+        print_json(facts)
         return
-    console.print(show.table(found))
+    console.print(show.build_table(facts))
     path = Path(picture or f"{clip_id.replace('/', '_')}.png")
-    drawn = show.picture(reader, clip, path)
+    drawn = show.draw(reader, clip, path)
     print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
 
 
@@ -73,23 +73,25 @@ def verify_cache(
     from pipeline.inspect import verify
 
     layout = Layout.open(cache)
-    found = list(verify.verify(layout, deep=deep))
-    for damage in found:
+    findings = list(verify.verify(layout, deep=deep))
+    for damage in findings:
         if json:
             print(to_json(damage, indent=None))
         else:
             shard = "" if damage.shard is None else f" shard {damage.shard}"
             print_line(f"{damage.place} {damage.corpus}{shard}: {damage.file}: {damage.what}")
     if repair:
-        moved, whole = verify.repair(layout, found, deep=deep)
+        moved, whole = verify.repair(layout, findings, deep=deep)
         messages.print(
             f"{moved} shards set aside; the next build refills them"
             + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
         )
     elif not json:
-        damaged = {(d.place, d.corpus, d.shard) for d in found if d.shard is not None}
-        console.print(f"{len(found)} damages in {len(damaged)} shards" if found else "no damage")
-    return 1 if found else 0
+        damaged = {(d.place, d.corpus, d.shard) for d in findings if d.shard is not None}
+        console.print(
+            f"{len(findings)} damages in {len(damaged)} shards" if findings else "no damage"
+        )
+    return 1 if findings else 0
 
 
 def audit_cache(
@@ -111,7 +113,7 @@ def audit_cache(
         content_only: Compare the audio's digests alone, and run no expert.
         repair: Set the shards of changed audio aside, so that the next build redoes them. Audio
             that cannot be read now, or targets that differ, set nothing aside.
-        seed: Of the draw.
+        seed: Seed of the draw.
         trust_remote_code: Run the code that the cache's teachers name: adapters of other projects,
             and the Python files of models that were built with trust_remote_code.
         json: Print JSON, a line per row that was compared.
@@ -125,7 +127,7 @@ def audit_cache(
     changed: set[tuple[str, str, int]] = set()
     for spec in specs:
         verdicts: Counter[str] = Counter()
-        for found in audit.audit(
+        for finding in audit.audit(
             layout,
             spec,
             sample=sample,
@@ -133,16 +135,16 @@ def audit_cache(
             seed=seed,
             trust_remote_code=trust_remote_code,
         ):
-            verdicts[found.verdict.partition(":")[0]] += 1
+            verdicts[finding.verdict.partition(":")[0]] += 1
             if json:
-                print(to_json(found, indent=None))
-            if found.verdict == audit.SAME:
+                print(to_json(finding, indent=None))
+            if finding.verdict == audit.SAME:
                 continue
             is_good = False
-            if found.verdict == audit.CONTENT_CHANGED:
-                changed.add((found.teacher, found.corpus, found.shard))
+            if finding.verdict == audit.CONTENT_CHANGED:
+                changed.add((finding.teacher, finding.corpus, finding.shard))
             if not json:
-                print_line(audit.line(found))
+                print_line(audit.line(finding))
         if not json:
             print_line(audit.summary(spec, verdicts))
     if repair:
