@@ -219,8 +219,8 @@ def build(
         clips: The whole source, in an order that stays.
         out: Folder or address of the corpus.
         name: Name of a new corpus; that of the folder if None.
-        clips_per_shard: Shard size of a new corpus; if None 256, or as many as last 4 hours, by the mean
-            length of the first 4096 clips.
+        clips_per_shard: Shard size of a new corpus; if None 256, or as many as last 4 hours, by the
+            mean length of the first 4096 clips.
         update_labels: Give clips that the corpus has the text and labels that they now have in the
             source; otherwise they keep theirs, and a warning names them.
 

@@ -88,8 +88,8 @@ class CodecGate:
             if self._bad[key] >= BAD_SHARDS and most and fault and stream.codec != SAFEST_CODEC:
                 raise UserError(
                     f"codec {stream.codec} loses {fault} of {key} over {self._shards[key]} shards; "
-                    f"set teacher.{teacher}.codecs.{stream.name}: {SAFEST_CODEC}, which makes a new "
-                    "version of the teacher"
+                    f"set teacher.{teacher}.codecs.{stream.name}: {SAFEST_CODEC}, which makes a "
+                    "new version of the teacher"
                 )
 
     def _add_before(self, teacher: str) -> None:

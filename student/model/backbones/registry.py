@@ -86,7 +86,7 @@ def _announce_download(model: str) -> None:
     )
 
 
-def window_of(config: ModelConfig) -> float:
+def backbone_window(config: ModelConfig) -> float:
     """Longest audio in seconds that a recipe's backbone takes; no weights are loaded for it."""
     if config.build == "small":
         return config.small.window_s
