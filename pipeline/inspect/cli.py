@@ -283,4 +283,5 @@ def print_line(text: str) -> None:
 
 
 def print_json(value: object) -> None:
+    """Prints a value as JSON on stdout."""
     print(to_json(value))
