@@ -63,8 +63,8 @@ def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
     """A corpus of rows that name no real audio, written part by part.
 
     Args:
-        folder: Where to.
-        clips: How many.
+        folder: Folder to write to.
+        clips: Number of clips.
         labelled: Give each clip a text of its own and one of 50 labels, `sound`.
     """
     folder.mkdir(parents=True)

@@ -99,7 +99,7 @@ def make_cache(folder: Path, clips: int) -> None:
 
 
 def open_as_a_rank(folder: Path) -> Any:
-    """What each rank does before its model: streams, examples, the order of an epoch."""
+    """The work of each rank before its model: streams, examples, the order of an epoch."""
     streams = open_streams([str(folder)], None)
     assert len(streams) == TEACHERS
     corpus = Corpus(folder / "corpora" / "corpus")
@@ -112,7 +112,7 @@ def open_as_a_rank(folder: Path) -> Any:
 
 
 def work(kept: Any) -> None:
-    """What a worker does: it makes examples, and looks up their targets."""
+    """The work of a worker: it makes examples, and looks up their targets."""
     streams, _, learning, _, _ = kept
     stream = streams[f"teacher0.{STREAM.name}"]
     for place in np.random.default_rng(0).integers(len(learning), size=READ_BY_A_WORKER).tolist():

@@ -124,11 +124,11 @@ def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[li
     known = [clip.likely_duration for clip in clips]
     blocks: list[list[Clip]] = []
     seconds = 0.0
-    for at in sorted(range(len(clips)), key=lambda at: -(known[at] or math.inf)):
-        length = known[at] or UNKNOWN_SECONDS
+    for place in sorted(range(len(clips)), key=lambda place: -(known[place] or math.inf)):
+        length = known[place] or UNKNOWN_SECONDS
         if not blocks or len(blocks[-1]) >= max_clips or seconds + length > max_seconds:
             blocks.append([])
             seconds = 0.0
-        blocks[-1].append(clips[at])
+        blocks[-1].append(clips[place])
         seconds += length
     return blocks

@@ -6,6 +6,7 @@ checks (`pipeline.report.quality_checks`). So memory does not grow with the widt
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,15 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from manifests.cache.shards import AUDIO_WARNINGS
+from manifests.cache.shards import AUDIO_WARNINGS, Row
 from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import track_kinds
 from manifests.streams.specs import StreamSpec, TeacherSpec
-from manifests.streams.transcript import Transcript
 from pipeline.report import words
 from pipeline.report.histogram import Histogram
-from pipeline.report.sampling import Place, SampledClip, TeacherTargets
+from pipeline.report.sampling import Place, SampledClip
 
 # Legend: T frames, D columns.
 
@@ -39,12 +39,12 @@ class ClipSummary:
 
     clip: Clip
     place: Place
-    targets: dict[str, TeacherTargets]
-    """Teacher -> its targets, without frames."""
+    targets: dict[str, Row]
+    """Teacher -> its row, without metadata and frames."""
     failed: tuple[str, ...]
     """Teachers that failed."""
     audio_warnings: tuple[str, ...]
-    """What the build found wrong with its audio (`docs/audio.md`)."""
+    """Faults of its audio that the build noted (`docs/audio.md`)."""
     transcript: str | None
     """Text of the first teacher that gives one."""
     num_words: int
@@ -85,7 +85,7 @@ class Summarizer:
             f"{name}.{stream.name}": stream
             for name, spec in teachers.items()
             for stream in spec.streams
-            if track_kinds.wanted(stream)
+            if track_kinds.is_summarized(stream)
         }
         self._f0: dict[str, Histogram] = {}
         self._voiced: dict[str, list[int]] = {}
@@ -124,12 +124,7 @@ class Summarizer:
             clip=sampled.clip,
             place=sampled.place,
             targets={
-                name: TeacherTargets(
-                    duration=target.duration,
-                    audio_digest=target.audio_digest,
-                    metadata={},
-                    frames={},
-                )
+                name: dataclasses.replace(target, metadata={}, frames={})
                 for name, target in sampled.targets.items()
             },
             failed=tuple(sampled.failures),
@@ -167,7 +162,7 @@ class Summarizer:
             about = f"{key}: share of clips in which a class reaches {PRESENT}"
             charts.append(Chart(title="Classes", about=about, bars=shares[:MOST_CLASSES]))
         for (key, column), histogram in self._descriptors.items():
-            name = track_kinds.plain(self._streams[key].names[column])
+            name = track_kinds.short_name(self._streams[key].names[column])
             charts.append(_histogram(name, f"{key}: all frames", histogram))
         for key in dict.fromkeys(key for summary in observations for key in summary.norms):
             values = [summary.norms[key] for summary in observations if key in summary.norms]
@@ -205,15 +200,15 @@ class Summarizer:
 
     def _count_words(self, sampled: SampledClip) -> tuple[str | None, int, str]:
         for target in sampled.targets.values():
-            notes = Transcript.from_metadata(target.metadata).notes or ()
-            self._notes.add([note.midi for note in notes])
+            self._notes.add([note.midi for note in target.transcript.notes or ()])
         for target in sampled.targets.values():
-            if "text" in target.metadata:
-                transcript = target.metadata["text"].strip()
-                spoken = len(words.units(transcript))
-                if spoken and target.duration:
-                    self._word_rate.add([spoken / target.duration])
-                return transcript, spoken, target.metadata.get("language", "")
+            transcript = target.transcript
+            if transcript.text is not None:
+                text = transcript.text.strip()
+                num_words = len(words.units(text))
+                if num_words and target.duration:
+                    self._word_rate.add([num_words / target.duration])
+                return text, num_words, transcript.language
         return None, 0, ""
 
 

@@ -48,8 +48,8 @@ def write(config: ReportConfig, console: Console) -> Path:
     """Looks at a cache and writes the page.
 
     Args:
-        config: What to look at.
-        console: Where progress is shown.
+        config: The options.
+        console: Progress is shown here.
 
     Returns:
         The page.
@@ -59,28 +59,30 @@ def write(config: ReportConfig, console: Console) -> Path:
     """
     layout = Layout.open(config.cache)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-        found = survey(layout)
-        if not found:
+        surveys = survey(layout)
+        if not surveys:
             raise UserError(f"{config.cache} has no targets yet; run: coat-cache build")
-        statistics = _statistics(layout, found)
+        statistics = _statistics(layout, surveys)
 
         sampler = Sampler(layout)
         corpora = [layout.corpus(name) for name in layout.corpora()]
         places = draw(corpora, max(config.sample, config.clips), config.seed)
-        wanted = {
+        streams = {
             name: [stream.name for stream in spec.streams if track_kinds.is_summarized(stream)]
             for name, spec in sampler.teachers.items()
         }
         observer = Summarizer(sampler.teachers, statistics)
-        reading = progress.track(sampler.read(places, wanted), len(places), description="reading")
-        seen = [observer.summarize(sampled) for sampled in reading]
+        reading = progress.track(sampler.read(places, streams), len(places), description="reading")
+        summaries = [observer.summarize(sampled) for sampled in reading]
 
-        heard = [one.clip for one in gallery.spread(seen, config.listen)]
-        listening = progress.track(audio_check.listen(heard), len(heard), description="listening")
+        decoded = [each.clip for each in gallery.spread(summaries, config.listen)]
+        listening = progress.track(
+            audio_check.measure_clips(decoded), len(decoded), description="listening"
+        )
         sounds = {sound.clip_id: sound for sound in listening}
-        findings = quality_checks.find(seen, sounds)
+        findings = quality_checks.find(summaries, sounds)
 
-        shown = gallery.pick(seen, findings, config.clips)
+        shown = gallery.pick(summaries, findings, config.clips)
         every = {
             name: [stream.name for stream in spec.streams]
             for name, spec in sampler.teachers.items()
@@ -91,25 +93,25 @@ def write(config: ReportConfig, console: Console) -> Path:
 
     facts = {
         "where": layout.root.uri,
-        "as_of": max(commit[0] for line in found for commit in line.commits),
+        "as_of": max(commit[0] for line in surveys for commit in line.commits),
         "corpora": [
-            {"name": one.name, "clips": one.num_clips, "hours": one.seconds / 3600}
-            for one in corpora
+            {"name": each.name, "clips": each.num_clips, "hours": each.seconds / 3600}
+            for each in corpora
         ],
         "durations": _durations(np.concatenate([durations(corpus) for corpus in corpora])),
-        "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in found],
-        "reasons": reasons(layout, found, config.seed),
+        "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in surveys],
+        "reasons": reasons(layout, surveys, config.seed),
         "audio_warnings": audio_warnings(
-            found, {one.clip.clip_id: one.audio_warnings for one in seen}
+            surveys, {each.clip.clip_id: each.audio_warnings for each in summaries}
         ),
-        "sampled": len(seen),
-        "labels": stats.collect([to_table([one.clip for one in seen])]),
-        "charts": observer.charts(seen),
+        "sampled": len(summaries),
+        "labels": stats.collect([to_table([each.clip for each in summaries])]),
+        "charts": observer.charts(summaries),
         "listened": sum(not sound.problem for sound in sounds.values()),
         "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
         "checks": quality_checks.CHECKS,
-        "finding_counts": Counter(one.kind for one in findings),
-        "findings": quality_checks.gravest(findings, {one.clip_id for one in gallery_clips}),
+        "finding_counts": Counter(each.kind for each in findings),
+        "findings": quality_checks.gravest(findings, {each.clip_id for each in gallery_clips}),
         "clips": gallery_clips,
     }
     return assemble.write(
@@ -117,13 +119,13 @@ def write(config: ReportConfig, console: Console) -> Path:
     )
 
 
-def _statistics(layout: Layout, found: list[TeacherSurvey]) -> dict[str, Statistics]:
+def _statistics(layout: Layout, surveys: list[TeacherSurvey]) -> dict[str, Statistics]:
     """TEACHER.STREAM -> over all corpora, of every teacher's newest version."""
     totals: dict[str, Sums] = {}
     for name, spec in layout.current().items():
         for stream in spec.streams:
             total = totals[f"{name}.{stream.name}"] = Sums.zero(stream.dim)
-            for line in found:
+            for line in surveys:
                 if line.spec == spec and stream.name in line.sums:
                     total.add(line.sums[stream.name])
     return {key: total.statistics() for key, total in totals.items()}

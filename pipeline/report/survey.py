@@ -130,7 +130,7 @@ class AudioWarnings:
 
 
 def audio_warnings(
-    found: list[TeacherSurvey], sampled: Mapping[str, Sequence[str]]
+    surveys: list[TeacherSurvey], sampled: Mapping[str, Sequence[str]]
 ) -> list[AudioWarnings]:
     """Warnings of the builds by kind, most frequent first.
 
@@ -139,9 +139,9 @@ def audio_warnings(
         sampled: Clip id -> kinds of its warnings.
     """
     counts: Counter[str] = Counter()
-    for corpus in {line.corpus for line in found}:
+    for corpus in {line.corpus for line in surveys}:
         most: Counter[str] = Counter()
-        for line in found:
+        for line in surveys:
             if line.corpus == corpus:
                 most |= line.warnings
         counts += most

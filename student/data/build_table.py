@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Legend: C clips of the corpus, U usable clips, L links (one for each clip of each example).
 
 VERSION = 1
-"""Of the folder's format and of the rules by which examples are drawn."""
+"""Version of the folder's format and of the rules by which examples are drawn."""
 CHAT_SCHEMA = pa.schema(
     [
         ("task", pa.string()),
@@ -69,8 +69,8 @@ def open_examples(
     Args:
         folder: RUN/examples.
         corpus: The clips.
-        streams: What their durations and targets are looked up in.
-        data: Of the recipe.
+        streams: The streams, which know durations and targets.
+        data: The recipe's data section.
         window_s: Longest audio in seconds that the backbone takes; longer clips are left out, as
             targets would cover what it does not hear.
         begun: Whether the run has begun. If it did so with a version that had no such folder, its
@@ -144,7 +144,7 @@ class _Builder:
             self._data.max_duration, self._longest_s,
         )  # fmt: skip
         if not begun:
-            answered = [found.num_answered for found in clips.tasks]
+            answered = [task_rows.num_answered for task_rows in clips.tasks]
             check_tasks(self._data.tasks, answered, clips.fields)
         usable_C = clips.row_C >= 0
         covered = count_covered(clips.key_C[usable_C], self._streams)
@@ -202,26 +202,26 @@ class _Builder:
 
         They are in a file that is mapped: what is written of it need not stay in memory.
         """
-        count = sum(len(found.rows) for found in clips.tasks) + len(chats)
+        count = sum(len(task_rows.rows) for task_rows in clips.tasks) + len(chats)
         path = self._folder / "examples.npy"
         if not count:
             np.save(path, np.zeros(0, EXAMPLE))
             return np.zeros(0, EXAMPLE)
         examples = np.lib.format.open_memmap(path, "w+", EXAMPLE, (count,))
         start = 0
-        for number, (task, found) in enumerate(zip(self._data.tasks, clips.tasks, strict=True)):
-            for rows in found.rows.blocks():
+        for number, (task, task_rows) in enumerate(zip(self._data.tasks, clips.tasks, strict=True)):
+            for rows in task_rows.rows.blocks():
                 part = examples[start : start + len(rows)]
                 start += len(rows)
                 for name in ("clip", "repeat", "letters"):
                     part[name] = rows[name]
                 part["task"], part["chat"] = number, -1
-                at = corpus_row_U[rows["clip"]]
-                part["seconds"] = clips.seconds_C[at]
-                part["key"] = mixed(clips.key_C[at], number, rows["repeat"])
-            found.rows = GrowingArray(found.rows.blocks()[0].dtype)
+                place = corpus_row_U[rows["clip"]]
+                part["seconds"] = clips.seconds_C[place]
+                part["key"] = mixed(clips.key_C[place], number, rows["repeat"])
+            task_rows.rows = GrowingArray(task_rows.rows.blocks()[0].dtype)
             if task.choices:
-                answers = found.answers.sorted()
+                answers = task_rows.answers.sorted()
                 check_answers(task, answers)
                 _write_answers(self._folder / f"answers-{number}.arrow", answers)
         examples[start:] = chats
@@ -302,11 +302,11 @@ def _corpus_rows(
     ids: Sequence[str], sorted_C: np.ndarray, order: np.ndarray, path: str, line: int
 ) -> np.ndarray:
     keys = clip_keys(ids)
-    at = np.searchsorted(sorted_C, keys).clip(max=len(sorted_C) - 1)
-    for clip_id, known in zip(ids, sorted_C[at] == keys, strict=True):
+    place = np.searchsorted(sorted_C, keys).clip(max=len(sorted_C) - 1)
+    for clip_id, known in zip(ids, sorted_C[place] == keys, strict=True):
         if not known:
             raise not_a_chat(path, line, f"the corpus has no clip {clip_id!r}")
-    return order[at]
+    return order[place]
 
 
 class _ChatWriter:

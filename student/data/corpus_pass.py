@@ -1,4 +1,4 @@
-"""What one pass over a corpus gives: a few numbers for each clip, and for each example of a task.
+"""One pass over a corpus: a few numbers for each clip, and for each example of a task.
 
 Nothing of a clip is kept as a Python object. Arrays are allocated once for the whole corpus, or in
 large blocks: small ones among strings that come and go would leave the heap full of holes.
@@ -20,7 +20,7 @@ from manifests import audio
 from manifests.cache.clip_index import clip_keys
 from manifests.clips import Clip, from_table, likely_durations
 from student.config import DataConfig, TaskConfig
-from student.data.examples import answer_of, fraction, times_shown
+from student.data.examples import find_answer, fraction, times_shown
 from student.data.held_out import GROUP
 from student.data.prompts import MIN_SECONDS
 from student.distill.streams import Stream
@@ -119,31 +119,31 @@ class TaskExamples:
         Args:
             task: The task.
             number: Its place in the recipe.
-            texts: Of the clips.
-            labels: Of the clips.
+            texts: Texts of the clips.
+            labels: Labels of the clips.
             places: (clip id, row among the usable clips of the corpus) of each.
         """
-        found: list[tuple[int, int, int]] = []
+        places_found: list[tuple[int, int, int]] = []
         letter = len("(A) ") if task.choices else 0
         for text, own, (clip_id, row) in zip(texts, labels, places, strict=True):
-            answer = answer_of(text, own, task)
+            answer = find_answer(text, own, task)
             if answer is None:
                 continue
             self.num_answered += 1
             if task.choices:
                 self.answers.add(answer)
             for repeat in range(times_shown(task.weight, number, clip_id)):
-                found.append((row, repeat, len(answer) + letter))
-        self.rows.extend(np.array(found, TASK_EXAMPLE))
+                places_found.append((row, repeat, len(answer) + letter))
+        self.rows.extend(np.array(places_found, TASK_EXAMPLE))
 
 
 class CorpusPass:
     """Takes the clips of a corpus in, table by table.
 
     Args:
-        num_clips: Of the corpus.
-        streams: What durations are looked up in.
-        data: Of the recipe.
+        num_clips: Clips of the corpus.
+        streams: The streams, which know durations.
+        data: The recipe's data section.
         longest_s: Longer clips cannot be used.
     """
 
@@ -193,8 +193,10 @@ class CorpusPass:
         self.fields["text"] += sum(text not in (None, "") for text in texts)
         self.fields.update(f"labels.{key}" for own in labels for key in own)
         places = [(ids[row], self.num_usable + place) for place, row in enumerate(rows)]
-        for number, (task, found) in enumerate(zip(self._data.tasks, self.tasks, strict=True)):
-            found.add(task, number, texts, labels, places)
+        for number, (task, places_found) in enumerate(
+            zip(self._data.tasks, self.tasks, strict=True)
+        ):
+            places_found.add(task, number, texts, labels, places)
         self.num_usable += len(rows)
         self._num_clips += len(ids)
         return usable_N

@@ -68,7 +68,9 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
         if stream.reader is not None:
             covers = stream.reader.teacher.covers
             blocks = range(0, count, KEYS_AT_ONCE)
-            covered[name] = sum(int(covers(key_U[at : at + KEYS_AT_ONCE]).sum()) for at in blocks)
+            covered[name] = sum(
+                int(covers(key_U[first : first + KEYS_AT_ONCE]).sum()) for first in blocks
+            )
         if not covered[name]:
             raise UserError(
                 f"the cache has stream {name} for none of the corpus' {count} clips; "

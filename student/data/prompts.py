@@ -38,7 +38,7 @@ class Prompter:
         """
         Args:
             backbone: The adapter of the model's family.
-            processor: With the recipe's chat template, or that of an export.
+            processor: A processor with the recipe's chat template, or that of an export.
             seconds_per_block: `block.seconds` of the recipe; that of the template if None.
         """
         self._seconds_per_block = seconds_per_block or block_seconds(str(processor.chat_template))
@@ -60,13 +60,13 @@ class Prompter:
         Raises:
             UserError: an audio is too short for the model.
         """
-        plain, spelt = self._without_special(messages)
+        cleaned, spelt = self._without_special(messages)
         fitting = [*map(self._fit, waves)]
         several: dict[str, Any] = {}
         if self._seconds_per_block is not None and fitting:
             several = {BLOCKS_ARGUMENT: self.count_blocks(fitting[-1])}
         text = self.processor.apply_chat_template(
-            plain, tokenize=False, add_generation_prompt=True, **several
+            cleaned, tokenize=False, add_generation_prompt=True, **several
         )
         inputs = self.backbone.prepare(self.processor, str(text), fitting)
         if spelt:
@@ -74,7 +74,7 @@ class Prompter:
         return inputs
 
     def count_blocks(self, wave: np.ndarray) -> int:
-        """How many blocks an audio has, or would have in an arm without."""
+        """Number of blocks that an audio has, or would have in an arm without."""
         seconds = min(len(wave) / self.backbone.sample_rate, self.window_s)
         return count_blocks(seconds, self._seconds_per_block)
 
@@ -106,7 +106,7 @@ class Prompter:
             spelt.extend(self._special.findall(text))
             return self._special.sub(lambda _: self.tokenizer.pad_token, text)
 
-        plain = []
+        cleaned = []
         for message in messages:
             content = message["content"]
             if isinstance(content, str):
@@ -116,8 +116,8 @@ class Prompter:
                     {**part, "text": replace(part["text"])} if "text" in part else part
                     for part in content
                 ]
-            plain.append({**message, "content": content})
-        return plain, spelt
+            cleaned.append({**message, "content": content})
+        return cleaned, spelt
 
     def _with_spelt(self, ids_S: Tensor, spelt: Sequence[str]) -> Tensor:
         places = (ids_S == self.tokenizer.pad_token_id).nonzero()[:, 0].tolist()
@@ -144,5 +144,7 @@ class Prompter:
         ]
         text = str(self.processor.apply_chat_template(turns, tokenize=False))
         ids = self.tokenizer.encode(text.rpartition(mark)[2], add_special_tokens=False)
-        special = [at for at, token in enumerate(ids) if token in self.tokenizer.all_special_ids]
+        special = [
+            place for place, token in enumerate(ids) if token in self.tokenizer.all_special_ids
+        ]
         return ids[: special[0] + 1] if special else ids

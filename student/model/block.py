@@ -110,16 +110,16 @@ def _weight(module: nn.Module) -> nn.Parameter:
 
 
 def count_blocks(seconds: float, block_seconds: float | None) -> int:
-    """How many blocks an audio has, with one for each stretch of at most `block_seconds`."""
+    """Number of blocks of an audio, one for each stretch of at most `block_seconds`."""
     if block_seconds is None:
         return 1
     return max(1, math.ceil(seconds / block_seconds - 1e-6))
 
 
 def block_seconds(template: str) -> float | None:
-    """What `block.seconds` a chat template was made with."""
-    found = re.search(r"\{# one block for each (\S+) s of audio #\}", template)
-    return float(found[1]) if found else None
+    """The `block.seconds` that a chat template was made with."""
+    match = re.search(r"\{# one block for each (\S+) s of audio #\}", template)
+    return float(match[1]) if match else None
 
 
 def template_with_block(
@@ -137,17 +137,17 @@ def template_with_block(
     Args:
         template: Jinja source of the checkpoint's own template.
         num_positions: K.
-        placement: At the end of the prompt, or after the last audio.
-        audio_end: What ends an audio in the rendered text.
-        seconds: Of audio that a block stands for; None writes one block, whatever is asked for.
+        placement: Place of the block: the end of the prompt, or after the last audio.
+        audio_end: Text that ends an audio in the rendered prompt.
+        seconds: Audio that a block stands for; None writes one block, whatever is asked for.
 
     Raises:
         UserError: the template has a block already, of another length or at another place.
     """
     if START in template:
-        plain = template_without_block(template)
+        stripped = template_without_block(template)
         expected = template_with_block(
-            plain, num_positions, placement=placement, audio_end=audio_end, seconds=seconds
+            stripped, num_positions, placement=placement, audio_end=audio_end, seconds=seconds
         )
         if expected != template:
             raise UserError(
@@ -188,10 +188,10 @@ def template_without_block(template: str) -> str:
         re.DOTALL,
     )
     around = re.compile(r"\{% set rendered %\}(.*)\{% endset %\}\{% if .*", re.DOTALL)
-    found = last.fullmatch(template) or around.fullmatch(template)
-    if found is None or START in found[1]:
+    match = last.fullmatch(template) or around.fullmatch(template)
+    if match is None or START in match[1]:
         raise UserError(
             "the checkpoint's chat template writes a thinking block in a way that is not ours; "
             "start from the checkpoint that it was made from"
         )
-    return found[1]
+    return match[1]

@@ -164,11 +164,11 @@ class Student(nn.Module):
                 hidden_BKH = self._thinking(block_BSH, inputs["input_ids"], self.block)
             else:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
+                hidden_BKH = self._over_audio_tokens(tapped_BSH, audio_weights_BNS)
             frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
             if self.audio_heads:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._heard(tapped_BSH, audio_weights_BNS)
+                hidden_BKH = self._over_audio_tokens(tapped_BSH, audio_weights_BNS)
                 audio_frames = {
                     self.names[key]: head(hidden_BKH) for key, head in self.audio_heads.items()
                 }
@@ -221,7 +221,7 @@ class Student(nn.Module):
         thinking_BS = torch.isin(ids_BS, content)
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
 
-    def _heard(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
+    def _over_audio_tokens(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
         """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans, for
         each block that the audio would have."""
         frames_per_position = self.num_frames // self.num_positions

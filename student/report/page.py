@@ -55,35 +55,35 @@ def write(
     Raises:
         UserError: there is no run, or the caches lack what it learnt from.
     """
-    found = files.read(find_runs(paths))
-    predicting = _choose_predicting(found)
+    runs = files.read(find_runs(paths))
+    predicting = _choose_predicting(runs)
     names: dict[str, str] = {}
     exhibits: list[Any] = []
     if caches and predicting is not None:
         names, exhibits = _predict(predicting, caches, clips, console)
     facts = {
-        "runs": found,
+        "runs": runs,
         "metrics": names,
         "predicting": predicting.name if predicting and exhibits else "",
         "read_from": _read_from(predicting) if predicting else "",
         "clips": exhibits,
     }
-    wanted = {
-        "arms": len(found) > 1,
+    has_content = {
+        "arms": len(runs) > 1,
         "clips": bool(exhibits),
-        "answers": any(run.scores for run in found),
-        "evaluation": any(run.evaluations for run in found),
+        "answers": any(run.scores for run in runs),
+        "evaluation": any(run.evaluations for run in runs),
     }
-    sections = {key: title for key, title in SECTIONS.items() if wanted.get(key, True)}
+    sections = {key: title for key, title in SECTIONS.items() if has_content.get(key, True)}
     return assemble.write(
         out, sections=sections, package="student.report", scripts=SCRIPTS, facts=facts
     )
 
 
-def _choose_predicting(found: Sequence[Run]) -> Run | None:
+def _choose_predicting(runs: Sequence[Run]) -> Run | None:
     """The run whose predictions are shown: the first with heads and a finished stage, one with a
     block if there is one."""
-    with_heads = [run for run in found if run.costs and RunFolder(run.folder).recipe.distils]
+    with_heads = [run for run in runs if run.costs and RunFolder(run.folder).recipe.distils]
     with_heads.sort(key=lambda run: not RunFolder(run.folder).recipe.has_block)
     return with_heads[0] if with_heads else None
 

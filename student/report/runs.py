@@ -138,9 +138,9 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
             if (path := files.analysis_file(name)).is_file()
         },
         scores={
-            path.stem: found
+            path.stem: analysis
             for path in sorted(files.scores_file("*").parent.glob("*.json"))
-            if "tasks" in (found := _finite(json.loads(path.read_text("utf-8"))))
+            if "tasks" in (analysis := _finite(json.loads(path.read_text("utf-8"))))
         },
     )
 

@@ -39,7 +39,7 @@ PEAK_REACH = 3
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=WINDOW)
 HYPER = ("spect_dim", "transformer_dim", "ff_mult", "n_layers", "head_dim", "stem_dim", "sum_head",
          "partial_transformers")  # fmt: skip
-"""What a checkpoint says of the network's shape."""
+"""Shape of the network, by the checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ class _Stem(nn.Module):
 
 
 class _Frontend(nn.Module):
-    """From a spectrogram to the transformer's input."""
+    """The transformer's input, from a spectrogram."""
 
     def __init__(self, bands: int, widths: Sequence[int], out: int, head_dim: int) -> None:
         super().__init__()
