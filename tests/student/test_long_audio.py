@@ -36,7 +36,7 @@ from student.distill.alignment import student_frames
 from student.distill.streams import open_streams
 from student.evaluation.analysis.ablate import ablate
 from student.inference.generate import TrainedStudent
-from student.inference.head_outputs import read_block
+from student.inference.head_outputs import head_outputs
 from student.model.student import build_student, load_backbone
 from student.model.tiny import build_tiny
 from student.release.export import export
@@ -243,7 +243,7 @@ def test_what_reads_a_run_takes_several_blocks_or_says_why_not(
     _, run = long_run
     trained = TrainedStudent(run, heads=True)
     wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
-    for reading in read_block(trained, wave, "What is said?", Run(run).sources.streams):
+    for reading in head_outputs(trained, wave, "What is said?", Run(run).sources.streams):
         assert len(reading.values_ND) == 3 * 8
     with pytest.raises(UserError, match=r"one block per clip"):
         ablate(run, [])
