@@ -14,7 +14,7 @@ from manifests.console import as_fields, console, messages, run_command
 
 Item = TypeVar("Item")
 
-PLAIN_EVERY_S = 15.0
+PLAIN_EVERY_S = 60.0
 """Seconds between lines of progress where there is no terminal to draw on."""
 
 

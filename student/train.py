@@ -130,8 +130,9 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
     as_loader = functools.partial(build_loader, data=recipe.data, collate=as_batch)
-    means = calibrate(student, as_loader(calibrated, batch_size), distilled)
-    validate = Validator(as_loader(validated, batch_size), distilled, means)
+    is_main = process.is_main_process
+    means = calibrate(student, as_loader(calibrated, batch_size), distilled, show_progress=is_main)
+    validate = Validator(as_loader(validated, batch_size), distilled, means, show_progress=is_main)
     report = run.report()
     if "before" not in report:
         report["before"] = validate(student)
@@ -158,7 +159,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 training_arguments(recipe, stage, run.stage(name), seed=seed),
                 count=functools.partial(count_targets, streams=distilled),
                 losses=functools.partial(step_losses, recipe=recipe, streams=distilled, stage=name),
-                validate=validate,
+                validate=functools.partial(validate, while_training=True),
                 examples=readable,
                 held_out=validated,
                 collate=as_batch,

@@ -16,7 +16,7 @@ from manifests.cache.shards import Marker
 
 log = logging.getLogger(__name__)
 
-PLAIN_EVERY_S = 15.0
+PLAIN_EVERY_S = 60.0
 
 
 class ProgressListener(Protocol):
@@ -61,10 +61,10 @@ class BuildProgress:
         self._printed_at = self.began
         self._bars = Progress(
             TextColumn("{task.description:>12}"),
-            BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f} clips"),
+            BarColumn(bar_width=8),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             console=console,
             refresh_per_second=4,
             disable=not console.is_terminal,

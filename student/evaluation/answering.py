@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from manifests.errors import UserError
-from student.evaluation.progress import progress
+from manifests.progress import progress
 from student.evaluation.questions import Question
 from student.inference.generate import TrainedStudent
 

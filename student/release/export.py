@@ -20,6 +20,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from manifests.errors import UserError
+from manifests.progress import Advance, progress
 from student.inference.generate import TrainedStudent
 from student.release.card import model_card
 
@@ -90,6 +91,11 @@ def export(run: str | Path, out: str | Path) -> Proof:
     part = out.with_name(f"{out.name}.part")
     if part.exists():
         shutil.rmtree(part)  # left by an export that was interrupted
+    with progress("export", 3, "steps: load and merge, write, read again") as advance:
+        return _export(run, out, part, advance)
+
+
+def _export(run: str | Path, out: Path, part: Path, advance: Advance) -> Proof:
     trained = TrainedStudent(run, quantize=False)
     files, backbone = trained.run, trained.student.backbone
     prompts = [
@@ -97,8 +103,10 @@ def export(run: str | Path, out: str | Path) -> Proof:
         for example, clips in islice(files.held_out(), PROMPTS)
     ]
     expected = [_logits(trained.student.base, inputs) for inputs in prompts]
+    advance()
     block_ids = list(trained.student.block.ids) if trained.student.block else []
     dtype, device, inherited = _write(trained, block_ids, part)
+    advance()
     del trained
     gc.collect()
     if torch.cuda.is_available():
@@ -110,6 +118,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     card = model_card(files, describe(proof), inherited=inherited)
     (part / "README.md").write_text(card, encoding="utf-8")
     part.rename(out)
+    advance()
     return proof
 
 

@@ -46,10 +46,10 @@ class TrainingProgress(TrainerCallback):
         if messages.is_terminal and not args.disable_tqdm:
             self._bar = Progress(
                 TextColumn("{task.description}"),
-                BarColumn(),
+                BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 TextColumn("{task.fields[text]}"),
-                TimeRemainingColumn(),
+                TimeRemainingColumn(compact=True),
                 console=messages,
                 transient=True,
             )

@@ -15,6 +15,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from manifests.progress import watched
 from manifests.streams.kinds import KINDS
 from student.batch import Batch, stream_targets
 from student.distill.kinds import stream_counts, stream_sums
@@ -35,32 +36,37 @@ class Validator:
         batches: Iterable[Batch],
         streams: Mapping[str, Stream],
         means: Mapping[str, np.ndarray],
+        *,
+        show_progress: bool = False,
     ) -> None:
         """
         Args:
             batches: Held-out batches, iterated anew for each measurement.
             streams: The streams to measure.
             means: Stream -> mean target_D of the training clips, for the baseline.
+            show_progress: Show a bar, or lines in a log file.
         """
         self._batches = batches
         self._streams = streams
         self._means = means
+        self._show_progress = show_progress
 
     @torch.no_grad()
-    def __call__(self, student: Student) -> Numbers:
+    def __call__(self, student: Student, *, while_training: bool = False) -> Numbers:
+        """The numbers of a student as it is; while it trains, the bar is that of the training."""
         was_training = student.training
         student.eval()
         with torch.random.fork_rng():
-            numbers = self._measure(student)
+            numbers = self._measure(student, is_shown=self._show_progress and not while_training)
         student.train(was_training)
         return numbers
 
-    def _measure(self, student: Student) -> Numbers:
+    def _measure(self, student: Student, *, is_shown: bool) -> Numbers:
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
         counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
         outputs: dict[str, list[np.ndarray]] = defaultdict(list)
         targets: dict[str, list[np.ndarray]] = defaultdict(list)
-        for batch in self._batches:
+        for batch in watched(self._batches, "validation", is_shown=is_shown):
             batch = batch.to(student.tower_mean_H.device)
             result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
             sums["answer"] = sums["answer"] + answer_sum(result.logits_AV, result.labels_A).cpu()
@@ -86,7 +92,11 @@ class Validator:
 
 @torch.no_grad()
 def calibrate(
-    student: Student, batches: Iterable[Batch], streams: Mapping[str, Stream]
+    student: Student,
+    batches: Iterable[Batch],
+    streams: Mapping[str, Stream],
+    *,
+    show_progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Measures what training takes as given: the mean target of each stream over some training
     clips (returned), and mean and deviation of the backbone's audio features (kept in the student).
@@ -99,7 +109,7 @@ def calibrate(
     tower: list[Tensor] = []
     was_training = student.training
     student.eval()
-    for batch in batches:
+    for batch in watched(batches, "first look at the data", is_shown=show_progress):
         if RECONSTRUCTION in streams:
             moved = batch.to(student.tower_mean_H.device)
             result = student(

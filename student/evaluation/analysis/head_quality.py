@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.page.track_kinds import has_keys
+from manifests.progress import progress
 from manifests.streams.kinds import KINDS
 from manifests.streams.notes import decode_notes, note_f1
 from student.batch import Grid, collate, stream_targets
@@ -28,7 +29,6 @@ from student.distill.kinds import to_target_units
 from student.distill.stream_score import StreamScore
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.pictures import draw_predictions
-from student.evaluation.progress import progress
 from student.evaluation.results import finite
 from student.inference.generate import TrainedStudent
 from student.runs.folder import Run, replace_text

@@ -18,13 +18,13 @@ from rich.table import Table
 
 from manifests.console import console
 from manifests.errors import UserError
+from manifests.progress import progress
 from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.probe_targets import Target, label_targets, score, stream_targets
 from student.evaluation.analysis.state_edits import check_one_block
 from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
-from student.evaluation.progress import progress
 from student.evaluation.questions import Question, absolute, digest
 from student.evaluation.results import write_analysis
 from student.runs.folder import Run

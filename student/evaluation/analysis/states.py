@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from manifests.errors import UserError
+from manifests.progress import progress
 from student.distill.alignment import span_weights
 from student.evaluation.analysis.state_edits import thinking_places
 from student.evaluation.answering import QuestionRunner
-from student.evaluation.progress import progress
 from student.evaluation.questions import Question
 
 # Legend: L layers + 1 (the embeddings), C clips, K positions of a group, H width.

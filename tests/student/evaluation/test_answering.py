@@ -14,14 +14,14 @@ import pytest
 import torch
 from rich.console import Console
 
+from manifests import progress as progress_module
 from manifests.errors import UserError
-from student.evaluation import progress as progress_module
+from manifests.progress import progress
 from student.evaluation.analysis.ablate import CONDITIONS, ablate
 from student.evaluation.analysis.probe import probe
 from student.evaluation.answering import QuestionRunner, TokenLimits
 from student.evaluation.evaluate import evaluate
 from student.evaluation.partners import find_partners
-from student.evaluation.progress import progress
 from student.evaluation.questions import Question
 
 FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")

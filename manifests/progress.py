@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -16,6 +16,8 @@ from rich.progress import (
 )
 
 from manifests.console import messages
+
+Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -49,6 +51,23 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
         return
     lines = _Lines(description, total, unit)
     yield lines.advance
+
+
+def watched(items: Iterable[Item], description: str, *, is_shown: bool = True) -> Iterator[Item]:
+    """Passes batches on, and shows how many of them are through.
+
+    Args:
+        items: With a length, such as a DataLoader.
+        description: What is being done.
+        is_shown: Whether to show it.
+    """
+    if not is_shown or not isinstance(items, Sized):
+        yield from items
+        return
+    with progress(description, len(items), "batches") as advance:
+        for item in items:
+            yield item
+            advance()
 
 
 class _Lines:

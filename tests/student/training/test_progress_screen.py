@@ -1,0 +1,63 @@
+"""Training as one sees it in a terminal of 80 columns, and in a log file."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from student.recipe_files import save_recipe
+from tests.terminal import watch
+
+ROOT = Path(__file__).parents[3]
+TRAIN = [sys.executable, "-m", "student.cli", "train"]
+
+
+@pytest.fixture
+def words(world: Any, tmp_path: Path) -> list[str]:
+    """A short training as a command."""
+    options = world.options(tmp_path / "run")
+    save_recipe(options.recipe(), tmp_path / "recipe.yaml")
+    return [
+        *TRAIN, "--config", str(tmp_path / "recipe.yaml"), "--corpus", str(options.corpus),
+        "--cache", str(world.cache), "--out", str(tmp_path / "run"),
+        "--joint.max_steps=6", "--joint.log_steps=1", "--align.max_steps=2",
+        "--trainer.disable_tqdm=false",
+    ]  # fmt: skip
+
+
+def test_training_in_a_terminal(words: list[str]) -> None:
+    session = watch(words, cwd=ROOT)
+    assert session.exit_code == 0, session.last
+    lines = session.lines()
+    # One line holds the stage, a bar, the step, the loss, the speed, the memory and the time left.
+    bar = re.compile(
+        r"^joint \S+ +\d/6 +loss \d+\.\d{3}, \d+\.\d examples/s, \d+\.\d GB +(\d+:\d\d|--:--)$"
+    )
+    assert [line for line in lines if bar.match(line)], sorted(lines)
+    assert [line for line in lines if re.match(r"^validation \S+ +\d+/\d+ batches", line)]
+    assert not [line for line in lines if "\N{HORIZONTAL ELLIPSIS}" in line]
+    assert not re.search(r"^joint .*/6", session.last, re.MULTILINE), "the bar is taken away"
+    assert "joint" in session.last
+
+
+@pytest.mark.slow
+def test_training_in_a_log_file(words: list[str]) -> None:
+    script = (
+        "import student.training.progress as p, sys; p.SECONDS_BETWEEN_LINES = 0;"
+        "from student.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *words[3:]],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    line = re.compile(
+        r"^joint: step 3 of 6, loss \d+\.\d+, \d+\.\d examples/s, \d+\.\d GB, \d+ min left$",
+        re.MULTILINE,
+    )
+    assert line.search(done.stderr), done.stderr
+    assert "\x1b" not in done.stderr + done.stdout
