@@ -21,6 +21,15 @@ def _die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _hog(gigabytes: float, seconds: float = 60.0) -> None:
+    """Takes memory, for good reason only as long as nobody minds."""
+    held = np.ones(int(gigabytes * 1e9), np.uint8)
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        held[:: 1 << 12] += 1
+        time.sleep(0.1)
+
+
 class DeadlyMetadata(dict):
     """Kills the process that unpickles it."""
 
@@ -46,6 +55,9 @@ class EnergySettings:
     """Kills its own process on such a batch."""
     die_once_file: str = ""
     """Kills its process once: the file marks that it has."""
+    hog_once_file: str = ""
+    """Fills its node's memory once, until somebody ends it: the file marks that it has."""
+    hog_gb: float = 2.0
     sick_file: str = ""
     """The first process that creates this file has a broken GPU from its second batch on."""
     fail_load_on: str = ""
@@ -97,6 +109,9 @@ class Energy:
         if settings.die_once_file and not os.path.exists(settings.die_once_file):
             open(settings.die_once_file, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
+        if settings.hog_once_file and not os.path.exists(settings.hog_once_file):
+            open(settings.hog_once_file, "w").close()
+            _hog(settings.hog_gb)
         if peak > settings.die_above:
             os.kill(os.getpid(), signal.SIGKILL)
         while peak > settings.hang_above:

@@ -51,6 +51,7 @@ class Node:
         num_cpus: float = 0,
         resources: dict | None = None,
         name: str = "",
+        environment: dict[str, str] | None = None,
     ) -> None:
         self._folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")
         place = ["--head", "--port=0", "--include-dashboard=false"]
@@ -67,7 +68,7 @@ class Node:
         with log.open("wb") as said:
             self._process = subprocess.Popen(
                 command,
-                env={**ENVIRONMENT, "COAT_TEST_NODE": name},
+                env={**ENVIRONMENT, "COAT_TEST_NODE": name, **(environment or {})},
                 stdout=said,
                 stderr=said,
                 start_new_session=True,
@@ -93,6 +94,24 @@ class Node:
             except (psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
                 continue
         return found
+
+    @property
+    def node_id(self) -> str:
+        """Ray's id of this node."""
+        assert self.raylet is not None
+        flags = [part for part in self.raylet.cmdline() if part.startswith("--node_id=")]
+        return flags[0].partition("=")[2]
+
+    def drain(self, seconds: int) -> None:
+        """Tells the cluster that the node will be taken away, as an autoscaler or a spot notice
+        does."""
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
+            *(f"--address={self.address}", f"--node-id={self.node_id}"),
+            *("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot notice"),
+            f"--deadline-remaining-seconds={seconds}",
+        ]
+        subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
 
     def kill(self) -> None:
         """Takes all its processes at once, as a power cut would."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -10,13 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 
-from manifests.cache import audio_digests, marker_index, shards, stored_rows
+from manifests import audio as audio_files
+from manifests.cache import audio_digests, marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
-from manifests.corpus.corpus import Corpus
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 from pipeline import cli
+from pipeline.inspect import audit as audits
 from pipeline.inspect import maintenance, verify
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
@@ -74,21 +78,33 @@ def test_audit_sets_aside_the_shard_of_changed_audio(
     assert markers(layout, spec) == [1, 2]
 
 
-def test_audit_reads_clips_as_long_as_those_that_were_built(
+def test_audit_knows_audio_that_has_grown_and_needs_no_limit_of_the_build(
     layout: Layout, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ):
-    corpus = make_corpus(4)
+    """A clip is as long as its row says; stated longer than its file, it is what there is."""
+    known = list(make_corpus(4).clips())
+    clips = [dataclasses.replace(clip, duration=None) for clip in known[:3]]
+    clips.append(dataclasses.replace(known[3], duration=30.0))
+    corpus = build(clips, Path(known[0].uri).parent / "grown", name="corpus", clips_per_shard=4)
     spec = fill(layout, corpus)
-    asked = []
-    monkeypatch.setattr("pipeline.inspect.audit.SPARE_SECONDS", 0.5)
-    monkeypatch.setattr(
-        "pipeline.inspect.audit.audio.decode",
-        lambda clip, max_seconds: asked.append(max_seconds) or pytest.fail("stop"),
-    )
-    with pytest.raises(pytest.fail.Exception):
-        audit(layout)
-    row = stored_rows.read_rows(layout.shards(spec, "corpus"), marker(layout, spec, 0), spec)[0]
-    assert asked == [row.duration + 0.5]
+    assert audit(layout) == 0
+    samples, rate = soundfile.read(clips[0].uri)
+    soundfile.write(clips[0].uri, np.tile(samples, 40), rate)
+    decode, asked = audio_files.decode, []
+
+    def watched(clip: Clip, *, max_seconds: float) -> audio_files.Waveform:
+        asked.append(max_seconds)
+        return decode(clip, max_seconds=max_seconds)
+
+    monkeypatch.setattr("pipeline.inspect.audit.audio.decode", watched)
+    verdicts = {
+        finding.clip_id: finding.verdict
+        for finding in audits.audit(layout, spec, sample=0, content_only=True, seed=0)
+    }
+    assert verdicts == {clips[0].clip_id: "content changed"} | {
+        clip.clip_id: "same" for clip in clips[1:]
+    }
+    assert max(asked) == 31.0, "more was decoded than the clip can have"
 
 
 def marker(layout: Layout, spec: TeacherSpec, number: int) -> shards.Marker:
