@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from manifests.errors import UserError
 
@@ -85,6 +85,11 @@ class BuildConfig:
     """Clips that travel together from decoding through a teacher; 0 means 4, or 128 with a GPU."""
     block_seconds: float = 0.0
     """Most audio seconds in a block of several clips; 0 means 240, or 600 with a GPU."""
+    batch_seconds: float | Literal["auto"] = 0.0
+    """Padded audio per forward pass of every teacher that has such a batch, in seconds; 0 leaves it
+    to the teacher. `auto` searches for what runs fastest, once per teacher and card, and remembers
+    it in ~/.cache/coat-distill; give larger blocks (block_seconds) for larger batches than theirs.
+    What a teacher's own `runtime` says goes first."""
     max_clip_seconds: float = 3600.0
     """Longer clips are recorded as failures (cut them by offset and duration in the manifest)."""
     memory_fraction: float = 0.3
@@ -109,6 +114,7 @@ class BuildConfig:
         for name, low, high in (
             ("block_clips", 0, 4096),
             ("block_seconds", 0, 86400),
+            ("batch_seconds", 0, 86400),
             ("max_clip_seconds", 1, 86400),
             ("memory_fraction", 0.01, 0.8),
             ("max_failure_rate", 0, 1),
@@ -116,6 +122,8 @@ class BuildConfig:
             ("retry_seconds", 0, 86400),
         ):
             value = getattr(self, name)
+            if value == "auto":
+                continue
             if not low <= value <= high:
                 raise UserError(f"{name} must be in [{low}, {high}]; found {value}")
         self.shards_of_part(())

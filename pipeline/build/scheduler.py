@@ -100,7 +100,13 @@ class Scheduler:
             block_seconds=config.block_seconds
             or (GPU_BLOCK_SECONDS if uses_gpu else BLOCK_SECONDS),
         )
-        self._staffing = Staffing(backend, self._pools, self._limits, config.cache)
+        self._staffing = Staffing(
+            backend,
+            self._pools,
+            self._limits,
+            config.cache,
+            search_up_to=self._shards.block_seconds if config.batch_seconds == "auto" else 0.0,
+        )
         self._recovery = Recovery(
             backend,
             self._shards,

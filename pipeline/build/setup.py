@@ -67,6 +67,13 @@ def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
             family=changes.family or base.family,
             settings={**base.settings, **changes.settings},
         )
+    if isinstance(config.batch_seconds, float | int) and config.batch_seconds:
+        for name, teacher in chosen.items():
+            if not teacher.family:
+                continue
+            if hasattr(registry.settings_class(teacher.family), "batch_seconds"):
+                runtime = {"batch_seconds": config.batch_seconds, **teacher.runtime}
+                chosen[name] = replace(teacher, runtime=runtime)
     return chosen
 
 

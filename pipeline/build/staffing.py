@@ -34,15 +34,23 @@ class Staffing:
         pools: The pools to fill.
         limits: Time limits of a start.
         cache: Address of the cache, which every worker must see.
+        search_up_to: Seconds of audio up to which workers search for the best batch; 0: they do
+            not.
     """
 
     def __init__(
-        self, backend: Backend, pools: Sequence[Pool], limits: TimeLimits, cache: str
+        self,
+        backend: Backend,
+        pools: Sequence[Pool],
+        limits: TimeLimits,
+        cache: str,
+        *,
+        search_up_to: float = 0.0,
     ) -> None:
         self._backend = backend
         self._pools = pools
         self._limits = limits
-        self._cache = cache
+        self._start_arguments = (cache, search_up_to)
         self._starting: dict[Call, tuple[WorkerHandle, str]] = {}
         self._failed_starts: Counter[tuple[Pool, str]] = Counter()
         self._names: dict[str, str] = {}
@@ -115,7 +123,8 @@ class Staffing:
         member = WorkerHandle(worker, pool, now, node_id or "")
         pool.members.append(member)
         self._starting[self._backend.call(worker, "place")] = member, "place"
-        self._starting[self._backend.call(worker, "start", self._cache)] = member, "start"
+        started = self._backend.call(worker, "start", *self._start_arguments)
+        self._starting[started] = member, "start"
 
     def on_call(self, call: Call, now: float) -> tuple[WorkerHandle, float] | None:
         """Settles a step of a start; (worker, seconds that loading took) once it is ready.

@@ -34,6 +34,7 @@ from pipeline.build.messages import (
     ExtractSummary,
 )
 from pipeline.build.setup import TeacherSetup
+from teachers.toolkit import batch_search
 
 QUICK_TRIES = 3
 """Tries while a store does not answer, before the block is tried again later."""
@@ -53,11 +54,12 @@ class Worker:
         """The id of the node on which the process runs."""
         return self._node_id()
 
-    def start(self, cache: str = "") -> float:
+    def start(self, cache: str = "", search_up_to: float = 0.0) -> float:
         """Loads every teacher; the seconds that took.
 
         Args:
             cache: Address of the cache that shards will be written to; empty if none will.
+            search_up_to: Seconds of audio up to which the best batch is searched for; 0 leaves it.
 
         Raises:
             UserError: the cache is not to be seen from this node.
@@ -71,6 +73,10 @@ class Worker:
         for setup in self._setups.values():
             teacher = setup.make()
             teacher.load(device=self._device, num_threads=self._num_threads)
+            if search_up_to and not setup.settings.get("batch_seconds"):
+                batch_search.tune(
+                    teacher, setup.spec, device=self._device, most_seconds=search_up_to
+                )
             self._runners[setup.name] = TeacherRunner(teacher, setup.spec, self._clock)
         return time.perf_counter() - began
 

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.build import setup
 from pipeline.build.extraction import SharedClock, TeacherRunner
 from pipeline.build.faults import SickProcess
 from pipeline.build.messages import Decoded
-from pipeline.config import Resources
+from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers.protocol import Targets
 from teachers.toolkit import device
 from tests.pipeline.build.test_scheduler import Run, contents, failures
-from tests.pipeline.conftest import MakeCorpus
+from tests.pipeline.conftest import ENERGY, MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
 from tests.pipeline.in_process import Process, ProcessDies
+from tests.teachers import checkpoints
 
 
 class SmallCard(Energy):
@@ -147,3 +149,21 @@ def test_a_deadly_clip_beside_another_block_is_found_and_the_other_is_not_blamed
         ("clip0005", "worker-died")
     ]
     assert sum(len(rows) for rows, *_ in contents(tmp_path / "cache").values()) == 11
+
+
+def test_a_stated_batch_is_every_teachers_that_has_one_but_its_own_goes_first(tmp_path: Path):
+    folder = str(checkpoints.mert(tmp_path))
+    own = TeacherConfig(family="mert", settings={"model": folder}, runtime={"batch_seconds": 7.0})
+    config = BuildConfig(
+        corpus="corpus",
+        cache="cache",
+        preset="none",
+        batch_seconds=90.0,
+        teacher={
+            "a": TeacherConfig(family="mert", settings={"model": folder}),
+            "b": own,
+            "c": TeacherConfig(family=ENERGY),
+        },
+    )
+    stated = {one.name: one.settings.get("batch_seconds") for one in setup.teachers(config)}
+    assert stated == {"a": 90.0, "b": 7.0, "c": None}

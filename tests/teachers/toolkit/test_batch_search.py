@@ -1,0 +1,85 @@
+"""The best batch is searched for once per version and card, and remembered."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.build.worker import Worker
+from teachers.protocol import Targets
+from teachers.toolkit import batch_search
+from teachers.toolkit.batching import BatchBudget
+from tests.pipeline.fakes import Energy, EnergySettings
+
+
+class Card(Energy):
+    """A card that takes a while for each batch, and whose memory holds 130 s."""
+
+    def __init__(self, setup_s: float = 0.05) -> None:
+        super().__init__("energy", EnergySettings())
+        self.budget = BatchBudget(60.0)
+        self.setup_s = setup_s
+        self.calls = 0
+
+    def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
+        def forward(batch: list[int]) -> list[Targets]:
+            self.calls += 1
+            if sum(len(waves[at]) for at in batch) > 130 * 16_000:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            time.sleep(self.setup_s)
+            return [Targets({"bands": np.zeros((1, 16), np.float32)}) for _ in batch]
+
+        return self.budget.run([len(wave) for wave in waves], forward, per_second=16_000)
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+
+def test_the_largest_batch_that_fits_and_pays_is_found_once(tmp_path: Path):
+    first, second = Card(), Card()
+    for teacher in (first, second):
+        batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=600.0)
+        assert teacher.budget.seconds == 120.0
+    assert first.calls > 0
+    assert second.calls == 0, "it was searched for again"
+    assert (tmp_path / "coat-distill" / batch_search.FILE).exists()
+
+
+def test_no_batch_is_larger_than_a_block():
+    teacher = Card()
+    batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=60.0)
+    assert teacher.budget.seconds <= 60.0
+
+
+def test_a_larger_batch_that_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch):
+    teacher = Card()
+    took = iter([1.0, 1.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr(batch_search, "_trial", lambda *arguments: next(took))
+    assert batch_search.search(teacher, teacher.spec(), teacher.budget, 600.0) == 30.0
+
+
+def test_a_home_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
+    teacher = Card()
+    batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=600.0)
+    assert teacher.budget.seconds == 120.0
+
+
+def test_a_worker_searches_only_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch):
+    from pipeline.build.setup import TeacherSetup
+    from pipeline.config import Resources
+
+    teacher = Card()
+    setup = TeacherSetup("energy", "none", {}, teacher.spec(), Resources())
+    monkeypatch.setattr(TeacherSetup, "make", lambda self: teacher)
+    Worker([setup], device="cpu", num_threads=1).start()
+    assert teacher.calls == 0
+    Worker([setup], device="cpu", num_threads=1).start(search_up_to=600.0)
+    assert teacher.budget.seconds == 120.0
