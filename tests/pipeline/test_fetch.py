@@ -171,7 +171,8 @@ def test_presets_and_teachers_name_their_checkpoints(tmp_path: Path):
         return [each.model for each in fetch.checkpoints_to_fetch(config)]
 
     assert models()[0] == "openai/whisper-large-v3"
-    assert len(models()) == 4  # CREPE's weights come in a wheel
+    assert len(models()) == 5  # CREPE's weights come in a wheel
+    assert "facebook/pe-a-frame-large" in models()
     assert models(teachers="pitch,music") == ["laion/larger_clap_music"]
     assert models(preset="embedded") == []
     assert models(model="a/b@v1,c/d") == ["a/b", "c/d"]
