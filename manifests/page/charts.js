@@ -111,8 +111,12 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
         const up = y(value).toFixed(1);
         path += steps && at ? `H${right.toFixed(1)}V${up}` : `${path ? "L" : "M"}${right.toFixed(1)} ${up}`;
       });
-      if (path) picture.append(svg("path", { d: path, ...stroke(tint, dash) }, svg("title", {}, one.name)));
       const dots = one.dots ? one.dots.at.map((when, at) => [x(when), one.dots.values[at]]) : steps ? [] : points;
+      // A line needs two points: with fewer, it joins the dots, and is thin, for it skips the steps between.
+      const isShort = !steps && points.length < 2 && dots.length > 1;
+      if (isShort) path = dots.map(([right, value], at) => `${at ? "L" : "M"}${right.toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      const look = { ...stroke(tint, dash), ...(isShort ? { "stroke-width": 1 } : {}) };
+      if (path) picture.append(svg("path", { d: path, ...look }, svg("title", {}, one.name)));
       for (const [right, value] of dots) {
         const circle = { cx: right, cy: y(value), r: one.dots ? 3.5 : 2, fill: `var(--series-${(tint % 6) + 1})` };
         picture.append(svg("circle", circle, svg("title", {}, `${one.name}: ${short(value)}`)));
