@@ -57,10 +57,10 @@ def write(
     """
     runs = files.read(find_runs(paths))
     predicting = _choose_predicting(runs)
-    names: dict[str, str] = {}
+    names = _metric_names(runs)
     exhibits: list[Any] = []
     if caches and predicting is not None:
-        names, exhibits = _predict(predicting, caches, clips, console)
+        exhibits = _predict(predicting, caches, clips, console)
     facts = {
         "runs": runs,
         "metrics": names,
@@ -80,6 +80,17 @@ def write(
     )
 
 
+def _metric_names(runs: Sequence[Run]) -> dict[str, str]:
+    """Stream -> the name of its metric, from what the runs say of their streams."""
+    names: dict[str, str] = {}
+    for run in runs:
+        folder = RunFolder(run.folder)
+        if folder.sources_file.is_file():
+            for name, source in folder.sources.streams.items():
+                names[name] = KINDS[source.kind].metric_name
+    return names
+
+
 def _choose_predicting(runs: Sequence[Run]) -> Run | None:
     """The run whose predictions are shown: the first with heads and a finished stage, one with a
     block if there is one."""
@@ -96,8 +107,8 @@ def _read_from(run: Run) -> str:
 
 def _predict(
     run: Run, caches: Sequence[str], clips: int, console: Console
-) -> tuple[dict[str, str], list[Any]]:
-    """Stream -> the name of its metric, and the clips."""
+) -> list[Any]:
+    """The clips with the predictions of a run's heads."""
     folder = Path(run.folder)
     streams = open_streams(caches, RunFolder(folder).recipe.streams)
     chosen = predictions.choose(folder, clips)
@@ -107,4 +118,4 @@ def _predict(
     if len(shown) < len(chosen):
         gone = len(chosen) - len(shown)
         logger.warning("%d of %d held-out clips have no audio here", gone, len(chosen))
-    return {name: KINDS[stream.kind].metric_name for name, stream in streams.items()}, shown
+    return shown
