@@ -57,8 +57,8 @@ def watched(items: Iterable[Item], description: str, *, is_shown: bool = True) -
     """Passes batches on, and shows how many of them are through.
 
     Args:
-        items: With a length, such as a DataLoader.
-        description: What is being done.
+        items: Items with a length, such as a DataLoader.
+        description: Text before the bar.
         is_shown: Whether to show it.
     """
     if not is_shown or not isinstance(items, Sized):

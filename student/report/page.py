@@ -105,9 +105,7 @@ def _read_from(run: Run) -> str:
     return "the thinking block" if has_block else "the audio tokens"
 
 
-def _predict(
-    run: Run, caches: Sequence[str], clips: int, console: Console
-) -> list[Any]:
+def _predict(run: Run, caches: Sequence[str], clips: int, console: Console) -> list[Any]:
     """The clips with the predictions of a run's heads."""
     folder = Path(run.folder)
     streams = open_streams(caches, RunFolder(folder).recipe.streams)

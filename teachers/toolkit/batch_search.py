@@ -39,7 +39,7 @@ def tune(teacher: Teacher, spec: TeacherSpec, *, device: str, most_seconds: floa
         teacher: It has loaded its model.
         spec: Its version.
         device: As for `Teacher.load`.
-        most_seconds: What a batch can have at most: the audio of a block.
+        most_seconds: Most audio of a batch: that of a block.
     """
     budget: BatchBudget | None = getattr(teacher, "budget", None)
     if budget is None:
