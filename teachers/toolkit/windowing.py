@@ -20,6 +20,9 @@ from teachers.toolkit.batching import BatchBudget
 
 # Legend: T frames, D columns.
 
+JOINED_FRAMES = 4096
+"""Frames of a clip that are put together at once."""
+
 Run = Callable[[Sequence[np.ndarray]], Sequence[dict[str, np.ndarray]]]
 """Waveforms of one batch -> stream -> frames_TD of each."""
 
@@ -110,20 +113,36 @@ def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     if len(pieces) == 1:
         return pieces[0][1]
     total = pieces[-1][0] + len(pieces[-1][1])
-    summed_TD = np.zeros((total, pieces[0][1].shape[1]))
-    weight_T = np.zeros(total)
-    for place, (first, frames_TD) in enumerate(pieces):
-        place_T = np.arange(len(frames_TD)) + 0.5
-        faded_T = np.ones(len(frames_TD))
-        if place > 0:
-            before, frames = pieces[place - 1]
-            faded_T = np.minimum(faded_T, _ramp(place_T, before + len(frames) - first))
-        if place + 1 < len(pieces):
-            overlap = first + len(frames_TD) - pieces[place + 1][0]
-            faded_T = np.minimum(faded_T, _ramp(place_T[::-1], overlap))
-        summed_TD[first : first + len(frames_TD)] += faded_T[:, None] * frames_TD
-        weight_T[first : first + len(frames_TD)] += faded_T
-    return (summed_TD / weight_T[:, None]).astype(np.float32)
+    fades = [_fade(pieces, at) for at in range(len(pieces))]
+    joined_TD = np.empty((total, pieces[0][1].shape[1]), np.float32)
+    # Block by block, so that the float64 sums of a long clip stay small.
+    for start in range(0, total, JOINED_FRAMES):
+        stop = min(start + JOINED_FRAMES, total)
+        summed_TD = np.zeros((stop - start, joined_TD.shape[1]))
+        weight_T = np.zeros(stop - start)
+        for (first, frames_TD), faded_T in zip(pieces, fades, strict=True):
+            begin, end = max(first, start), min(first + len(frames_TD), stop)
+            if begin >= end:
+                continue
+            own, place = slice(begin - first, end - first), slice(begin - start, end - start)
+            summed_TD[place] += faded_T[own, None] * frames_TD[own]
+            weight_T[place] += faded_T[own]
+        joined_TD[start:stop] = summed_TD / weight_T[:, None]
+    return joined_TD
+
+
+def _fade(pieces: Sequence[tuple[int, np.ndarray]], at: int) -> np.ndarray:
+    """The weight of each frame of a piece, by what it shares with its neighbours."""
+    first, frames_TD = pieces[at]
+    place_T = np.arange(len(frames_TD)) + 0.5
+    faded_T = np.ones(len(frames_TD))
+    if at > 0:
+        before, frames = pieces[at - 1]
+        faded_T = np.minimum(faded_T, _ramp(place_T, before + len(frames) - first))
+    if at + 1 < len(pieces):
+        overlap = first + len(frames_TD) - pieces[at + 1][0]
+        faded_T = np.minimum(faded_T, _ramp(place_T[::-1], overlap))
+    return faded_T
 
 
 def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:

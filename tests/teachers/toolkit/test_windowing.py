@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.stage1_gpu_side import old_pooled
-from teachers.toolkit.windowing import pooled
+from teachers.toolkit.windowing import join, pooled
 
 
 @pytest.mark.parametrize("dim", [1, 2, 33, 1280])
@@ -16,3 +16,15 @@ def test_means_are_those_of_each_group(dim: int, times: int):
     for count in (1, 2, times, times + 1, 10 * times - 1, 10 * times + times // 2):
         frames_TD = rng.normal(size=(count, dim)).astype(np.float32)
         assert np.array_equal(pooled(frames_TD, times), old_pooled(frames_TD, times))
+
+
+def test_long_clips_are_joined_in_blocks_as_in_one_piece(monkeypatch: pytest.MonkeyPatch):
+    """Also where the last window reaches back over two others."""
+    rng = np.random.default_rng(0)
+    starts = [0, 30, 60, 65]
+    pieces = [(first, rng.normal(size=(40, 3)).astype(np.float32)) for first in starts]
+    whole_TD = join(pieces)
+    assert len(whole_TD) == 105
+    assert np.array_equal(whole_TD[:30], pieces[0][1][:30])
+    monkeypatch.setattr("teachers.toolkit.windowing.JOINED_FRAMES", 7)
+    assert np.array_equal(join(pieces), whole_TD)
