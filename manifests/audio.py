@@ -108,7 +108,8 @@ def decode_many(
     for uri, indices in by_uri.items():
         clips_of_file = [clips[index] for index in indices]
         try:
-            with open_audio(uri) as file:
+            is_cut = any(clip.offset or clip.duration is not None for clip in clips_of_file)
+            with open_audio(uri, whole=not is_cut) as file:
                 collected = _read(file, uri, clips_of_file, max_seconds)
         except AudioError as error:
             waves |= dict.fromkeys(indices, error)
@@ -123,9 +124,13 @@ def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) 
     try:
         try:
             collected = libsndfile.read(file, clips, max_seconds)
+            chunk, is_broken = headers.audio_chunk(file), headers.is_broken_page(file)
         except libsndfile.Unsupported as error:
             by_libsndfile = str(error)
             file.check(uri)
+            # FFmpeg's decoder may stay open, and the file's position is its own then.
+            chunk, is_broken = headers.audio_chunk(file), headers.is_broken_page(file)
+            file.seek(0)
             collected = ffmpeg.read(file, clips, max_seconds)
     except (FFmpegError, ValueError) as error:
         by_ffmpeg = getattr(error, "strerror", None) or error
@@ -135,7 +140,6 @@ def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) 
         ) from None
     finally:
         file.check(uri)
-    chunk, is_broken = headers.audio_chunk(file), headers.is_broken_page(file)
     for samples in collected:
         if is_broken and samples.is_cut_by_end:
             samples.warn(

@@ -20,6 +20,7 @@ from typing import IO, TypeVar
 import pyarrow as pa
 from pyarrow import fs
 
+from manifests import web
 from manifests.errors import UserError
 
 REQUESTS = 64
@@ -65,8 +66,8 @@ def check_given_address(uri: str) -> None:
     Addresses on the command line are the user's own and may have options.
 
     Raises:
-        UserError: the scheme is another than s3, gs, http, https or file, or the bucket or host is
-            not a plain name.
+        UserError: the scheme is another than s3, gs, abfs, hf, http, https or file, or the bucket
+            or host is not a plain name.
     """
     scheme, separator, key = uri.partition("://")
     if not separator:
@@ -75,12 +76,18 @@ def check_given_address(uri: str) -> None:
     is_plain = scheme == "file" and not bucket and "?" not in key
     if scheme in ("s3", "gs"):
         is_plain = re.fullmatch(r"\w[\w.-]*", bucket) is not None
+    elif scheme in ("abfs", "abfss"):
+        azure = r"[\w-]+(@[\w-]+\.(dfs|blob)\.core\.windows\.net)?"
+        is_plain = re.fullmatch(azure, bucket) is not None
+    elif scheme == "hf":
+        is_plain = bucket == "datasets"
     elif scheme in ("http", "https"):
         is_plain = re.fullmatch(r"[a-zA-Z0-9][a-zA-Z0-9.-]*(:[0-9]{1,5})?", bucket) is not None
     if not is_plain:
         raise UserError(
             f"the address {uri} in the manifest is refused: expected a local path, "
-            "s3://BUCKET/KEY, gs://BUCKET/KEY or https://HOST/PATH, where BUCKET is a plain name "
+            "s3://BUCKET/KEY, gs://BUCKET/KEY, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, "
+            "hf://datasets/NAME/PATH or https://HOST/PATH, where BUCKET is a plain name "
             "without '?', ':' or '@'"
         )
 
@@ -100,7 +107,52 @@ def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     if scheme in ("s3", "gs"):
         bucket = key.partition("/")[0]
         return _connect(f"{scheme}://{bucket}")[0], key
+    if scheme in ("http", "https"):
+        return fs.PyFileSystem(web.WebHandler(scheme)), key
+    if scheme == "hf":
+        return _connect_hub(), key
+    if scheme in ("abfs", "abfss"):
+        container, _, path = key.partition("/")
+        name = container.partition("@")[0]
+        return _connect_azure(f"{scheme}://{container}"), f"{name}/{path}".rstrip("/")
     return _connect(text)
+
+
+@functools.lru_cache(4)
+def _connect_hub() -> fs.FileSystem:
+    """The hub's repositories by huggingface_hub, which also knows the user's token."""
+    try:
+        from huggingface_hub import HfFileSystem
+    except ModuleNotFoundError:
+        raise UserError(
+            "addresses with hf:// need the package huggingface-hub; pip install 'coat-distill[hub]'"
+        ) from None
+    return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
+
+
+@functools.lru_cache(64)
+def _connect_azure(uri: str) -> fs.FileSystem:
+    """Azure's Blob Storage by pyarrow itself: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or
+    abfs://CONTAINER where the environment names the account, as for Azure's own tools."""
+    container, separator, host = uri.partition("://")[2].partition("@")
+    account = host.partition(".")[0] if separator else os.environ.get("AZURE_STORAGE_ACCOUNT", "")
+    if not account:
+        raise UserError(
+            f"{uri} names no storage account; write abfs://{container}@ACCOUNT.dfs.core.windows.net"
+            "/PATH, or set AZURE_STORAGE_ACCOUNT (and AZURE_STORAGE_KEY)"
+        )
+    endpoint = os.environ.get("AZURE_STORAGE_BLOB_ENDPOINT", "")
+    scheme, _, authority = endpoint.rstrip("/").partition("://")
+    options = (
+        {"blob_storage_authority": authority, "blob_storage_scheme": scheme} if authority else {}
+    )
+    key = os.environ.get("AZURE_STORAGE_KEY")
+    try:
+        return fs.AzureFileSystem(account, account_key=key, **options)
+    except AttributeError:
+        raise UserError(
+            f"{uri}: this build of pyarrow cannot reach Azure; install pyarrow from PyPI"
+        ) from None
 
 
 @functools.lru_cache(64)
@@ -112,8 +164,9 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
         return fs.FileSystem.from_uri(uri)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise UserError(
-            f"cannot use the address {uri}: {error}; expected a local path, s3://BUCKET/KEY "
-            "or gs://BUCKET/KEY"
+            f"cannot use the address {uri}: {error}; expected a local path, s3://BUCKET/KEY, "
+            "gs://BUCKET/KEY, abfs://CONTAINER@ACCOUNT.dfs.core.windows.net/PATH, "
+            "hf://datasets/NAME/PATH or https://HOST/PATH"
         ) from None
 
 

@@ -5,77 +5,39 @@ play, a gap between time stamps is silence, and audio that starts after the pict
 Rate and channels come from the decoded frames. A packet that cannot be decoded costs its own
 samples alone.
 
-Packets are always read from the file's start, which is cheap and gives exact times; those before a
-clip are not decoded where the codec needs little of the past (`PREROLL_S`).
+Which packets are decoded is decided in `manifests.decoders.packets`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 
 import av
 import numpy as np
-import soxr
 from av.container import InputContainer
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError
 from av.stream import Disposition, Stream
 
 from manifests.clips import Clip
+from manifests.decoders import kept, seeking, tracks
 from manifests.decoders.collect import Samples, mix
 from manifests.decoders.files import AudioFile
+from manifests.decoders.packets import PREROLL_S, CannotSkip, Packets, open_container, seconds_of
+from manifests.decoders.timeline import Timeline
 
-JITTER_S = 0.04
-"""Time stamps that differ by less from the samples counted so far are rounding or jitter."""
-OVERLAP_S = 1.0
-"""Time stamps that go back by more begin anew (files put one behind the other)."""
 RESTARTING = {"mpegts", "ogg"}
 """Containers whose time stamps may begin anew at any place."""
 LONGEST_JUMP_S = {"mpegts": 10.0}
 """Container -> seconds; a longer jump ahead is a new beginning too, as for the ffmpeg command."""
-PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0,
-             "alac": 1.0}  # fmt: skip
-"""Decoder -> seconds before a clip from which decoding gives, bit for bit, what decoding from the
-file's start gives. Opus, AAC and AC-3 differ by about 1e-5 for ever, which would change a clip's
-digest, so they are decoded from the start."""
-HEADER_LENGTH = ("mov,", "matroska,", "asf", "avi", "wav", "aiff", "flac", "caf", "w64", "au")
-"""Containers whose stated length was written, not guessed from the bit rate or the last packet."""
-
-
-@dataclass(slots=True)
-class _Timeline:
-    """Position of the next samples, counted from the time at which the file starts to play."""
-
-    rate: int
-    origin: float
-    """Time stamp in seconds of position 0."""
-    restarts: bool
-    longest_jump: float
-    next: int = 0
-    resumes: bool = False
-    """Whether packets were passed over, so that the next time stamp counts to the sample: a decoder
-    may give nothing for the first packet that it gets."""
-    _shift: float = 0.0
-    """Samples from the last time stamp's place to where its samples went."""
-
-    def place(self, time: float | None, count: int) -> int:
-        """Position of `count` samples with a time stamp; the next ones follow them."""
-        position = self.next
-        if time is not None:
-            stamped = (time - self.origin) * self.rate
-            jump = (stamped - self.next) / self.rate
-            back = 0.0 if self.restarts else OVERLAP_S
-            if self.resumes:
-                position = round(stamped + self._shift)
-            elif jump < -max(back, JITTER_S) or jump > self.longest_jump:
-                self.origin = time - self.next / self.rate
-            elif abs(jump) > JITTER_S:
-                position = round(stamped)
-            self._shift = position - (time - self.origin) * self.rate
-        self.resumes = False
-        self.next = max(self.next, position + count)
-        return position
+FIRST_CELT = 16
+"""Configurations of an Opus packet from here on are CELT alone (RFC 6716, section 3.1); the
+measured difference after a seek is gone within 0.7 s."""
+RECENT = 64
+"""Blocks that are kept for clips that begin before the last ones ended: 0.3 s of Opus or more.
+They follow each other without a gap."""
 
 
 def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
@@ -85,73 +47,141 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
         FFmpegError: FFmpeg does not know the format.
         ValueError: the file holds no audio, or most of it is damaged.
     """
-    states_frames = _states_frames(file)
-    # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
-    alone = {"protocol_whitelist": "none"}
-    with av.open(file, mode="r", metadata_errors="ignore", options=alone) as container:
+    decoder = _take_kept(file, clips)
+    try:
+        if decoder is None:
+            decoder = _start(file, may_skip=not seeking.is_forbidden(file))
+        samples = _read_or_close(decoder, clips, max_seconds)
+    except CannotSkip:
+        seeking.forbid(file)
+        if decoder is not None:
+            decoder.stop() if decoder.file is file else decoder.close()
+        decoder = _start(file, may_skip=False)
+        samples = _read_or_close(decoder, clips, max_seconds)
+    file.failure = file.failure or decoder.file.failure
+    if file.stamp is None or decoder.is_over or file.failure:
+        decoder.close()
+    else:
+        kept.keep(file.stamp, decoder)
+    return samples
+
+
+def _read_or_close(decoder: _Pass, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
+    try:
+        return decoder.read(clips, max_seconds)
+    except (FFmpegError, ValueError):
+        decoder.close()
+        raise
+
+
+def _take_kept(file: AudioFile, clips: Sequence[Clip]) -> _Pass | None:
+    """The decoder that read clips of the same file before, if these follow them."""
+    decoder = None if file.stamp is None else kept.take(file.stamp)
+    if decoder is None:
+        return None
+    assert isinstance(decoder, _Pass)
+    if decoder.reaches(min(clip.offset for clip in clips)):
+        return decoder
+    decoder.close()
+    return None
+
+
+def _start(file: AudioFile, *, may_skip: bool) -> _Pass:
+    """A decoder at a file's start, which keeps the file."""
+    is_counted = tracks.states_frames(file)
+    with ExitStack() as stack:
+        container = stack.enter_context(open_container(file))
         if not container.streams.audio:
             raise ValueError("there is no audio in it")
-        return _Pass(container, default_track(container.streams.audio)).read(
-            clips, max_seconds, _stated_seconds(container, states_frames)
-        )
+        stated_seconds = tracks.stated_seconds(container, is_counted=is_counted)
+        file.lend()
+        return _Pass(file, container, stack.pop_all(), stated_seconds, may_skip=may_skip)
 
 
-def default_track(tracks: Iterable[av.AudioStream]) -> av.AudioStream:
-    """The track that the ffmpeg command takes: flagged default, then most channels, then first."""
-    return max(
-        tracks,
-        key=lambda track: (
-            bool(track.disposition & Disposition.default),
-            track.codec_context.channels,
-        ),
-    )
+class _Pass(Packets):
+    """One pass through a track, from its first packet to the last that a clip needs.
 
+    Args:
+        file: Where it lies.
+        container: The same, open.
+        stack: What is closed at the end.
+        stated_seconds: The track's length by the header, where that can be trusted.
+        may_skip: Pass over packets that no clip needs.
+    """
 
-class _Pass:
-    """One pass through a track, from its first packet to the last that a clip needs."""
-
-    def __init__(self, container: InputContainer, track: av.AudioStream) -> None:
-        self._container, self._track = container, track
-        self._damaged: list[tuple[float | None, float]] = []
-        """Time stamp and seconds of packets that could not be decoded."""
-        self._timeline: _Timeline | None = None
-        self._wanted: list[Samples] = []
+    def __init__(
+        self,
+        file: AudioFile,
+        container: InputContainer,
+        stack: ExitStack,
+        stated_seconds: float | None,
+        *,
+        may_skip: bool,
+    ) -> None:
+        super().__init__(file, container, stack, may_skip=may_skip)
+        self._stated_seconds = stated_seconds
+        self._before: av.AudioFrame | None = None
+        """The last frame since packets were passed over."""
         self._rates: set[int] = set()
+        self._frames = tracks.even_frames(self._decode())
+        self._recent: deque[tuple[int, np.ndarray, tuple[int, float, float]]] = deque(maxlen=RECENT)
+        """The last blocks, as `Samples.add` takes them."""
+        self.is_over = False
+        """Whether the file's end was met."""
 
-    def read(
-        self, clips: Sequence[Clip], max_seconds: float, stated_seconds: float | None
-    ) -> list[Samples]:
-        """Decodes clips.
+    def reaches(self, offset: float) -> bool:
+        """Whether a clip can be had that begins at an offset in seconds."""
+        if self._timeline is None or not self._recent:
+            return False
+        return round(offset * self._timeline.rate) >= self._recent[0][0]
+
+    def read(self, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
+        """Decodes clips, none of which begins before those of the last call ended.
 
         Args:
             clips: Clips of this file.
             max_seconds: The most that one clip may have.
-            stated_seconds: The track's length by the header, where that can be trusted.
         """
-        for time, block_CN, rate in _even(self._frames()):
+        if self._timeline is not None:
+            self._want(clips, max_seconds)
+            for block in self._recent:
+                for samples in self._wanted:
+                    samples.add(*block)
+        while self._timeline is None or self._waiting():
+            following = next(self._frames, None)
+            if following is None:
+                self.is_over = True
+                break
+            time, block_CN, rate = following
             if self._timeline is None:
                 self._timeline = self._begin(time, rate)
-                self._wanted = [Samples(clip, rate, max_seconds) for clip in clips]
+                self._want(clips, max_seconds)
             if rate != self._timeline.rate:
-                block_CN = _resample(block_CN, rate, self._timeline.rate)
+                block_CN = tracks.resample(block_CN, rate, self._timeline.rate)
+            if self._end is not None and time is not None:
+                block_CN = block_CN[:, : max(0, self._end - round(time * rate))]
             position = self._timeline.place(time, block_CN.shape[1])
-            mono, power = mix(block_CN)
+            if self._recent and position != self._recent[-1][0] + len(self._recent[-1][1]):
+                self._recent.clear()
+            self._recent.append((position, *mix(block_CN)))
             for samples in self._wanted:
-                samples.add(position, mono, power)
-            if all(samples.is_done for samples in self._wanted):
-                break
+                samples.add(*self._recent[-1])
         if self._timeline is None:
-            sounds = [
+            self._wanted = [
                 Samples(clip, self._track.codec_context.sample_rate or 0, 1) for clip in clips
             ]
             if self._damaged:
                 raise ValueError(f"all of its {len(self._damaged)} packets are damaged")
-        else:
-            sounds = self._wanted
-        self._finish(sounds, stated_seconds)
-        return sounds
+        self._finish(self._wanted)
+        return self._wanted
 
-    def _begin(self, time: float | None, rate: int) -> _Timeline:
+    def _want(self, clips: Sequence[Clip], max_seconds: float) -> None:
+        timeline = self._timeline
+        assert timeline is not None
+        self._wanted = [Samples(clip, timeline.rate, max_seconds) for clip in clips]
+        self._expect(timeline.next / timeline.rate)
+
+    def _begin(self, time: float | None, rate: int) -> Timeline:
         start = self._container.start_time
         alone = len(self._container.streams) - len(self._pictures()) == 1
         if time is None or start is None or alone:
@@ -160,7 +190,7 @@ class _Pass:
             origin = min(max(start / av.time_base, 0.0), time)
         names = set(self._container.format.name.split(","))
         longest_jump = min(LONGEST_JUMP_S.get(name, float("inf")) for name in names)
-        timeline = _Timeline(rate, origin, bool(names & RESTARTING), longest_jump)
+        timeline = Timeline(rate, origin, bool(names & RESTARTING), longest_jump)
         if time is not None:
             # The very first sample is placed exactly, however small its delay.
             timeline.next = round((time - origin) * rate)
@@ -170,7 +200,8 @@ class _Pass:
         cover = Disposition.attached_pic
         return [s for s in self._container.streams if s.type != "audio" and s.disposition & cover]
 
-    def _finish(self, sounds: Sequence[Samples], stated_seconds: float | None) -> None:
+    def _finish(self, sounds: Sequence[Samples]) -> None:
+        stated_seconds = self._stated_seconds
         length = self._timeline.next if self._timeline else 0
         damaged = sum(seconds for _, seconds in self._damaged)
         for samples in sounds:
@@ -198,125 +229,63 @@ class _Pass:
     def _origin(self) -> float:
         return self._timeline.origin if self._timeline else 0.0
 
-    def _frames(self) -> Iterator[av.AudioFrame]:
+    def _decode(self) -> Iterator[av.AudioFrame]:
         """Decoded frames; packets that no clip needs are passed over."""
-        context = self._track.codec_context
-        preroll = PREROLL_S.get(context.codec.name)
-        skipped = False
-        for packet in self._packets():
+        codec = self._track.codec_context.codec.name
+        preroll = PREROLL_S.get(codec) if self._may_skip else None
+        skipped = has_skipped = False
+        packets = self._packets()
+        while (packet := next(packets, None)) is not None:
             timeline = self._timeline
+            if self._land_before is not None and not self._has_landed(packet):
+                continue
             if preroll is not None and timeline is not None and self._is_idle(packet, preroll):
-                timeline.place(_seconds(packet), self._samples(packet))
-                skipped = True
+                if not has_skipped:
+                    self._check_skippable()
+                timeline.skip(seconds_of(packet), self._samples(packet))
+                skipped = has_skipped = True
+                if self._may_jump and self._jump(packet, preroll):
+                    packets = self._packets()
                 continue
             if skipped:
-                context.flush_buffers()
-                skipped = False
+                if self._track.codec_context.is_open:
+                    self._track.codec_context.flush_buffers()
+                skipped, self._before = False, None
                 if timeline is not None:
                     timeline.resumes = True
+            if has_skipped and codec == "opus" and _uses_silk(packet):
+                raise CannotSkip
             try:
                 frames = packet.decode()
             except FFmpegError as error:
                 if not isinstance(error, EndOfFile):
                     length = float((packet.duration or 0) * (packet.time_base or 0))
-                    self._damaged.append((_seconds(packet), length))
+                    self._damaged.append((seconds_of(packet), length))
                 continue
             for frame in frames:
-                if frame.samples:
+                if frame.samples and self._has_resumed(frame):
                     self._rates.add(frame.sample_rate)
                     yield frame
 
-    def _packets(self) -> Iterator[av.Packet]:
-        """The track's packets and the one that flushes; reading goes on behind a damaged place."""
-        for _ in range(100):
-            try:
-                yield from self._container.demux(self._track)
-                return
-            except EndOfFile:
-                return
-            except FFmpegError:
-                self._damaged.append((None, 0.0))
+    def _has_resumed(self, frame: av.AudioFrame) -> bool:
+        """Whether a frame's time stamp can be believed, after packets were passed over.
 
-    def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
-        """Whether a packet lies before what any clip needs, and its length is known."""
-        time, timeline = _seconds(packet), self._timeline
-        if time is None or timeline is None or not self._samples(packet):
+        FFmpeg does not know how long a block of Vorbis is at the start of some pages, so a frame
+        must begin where the one before it ends.
+        """
+        timeline = self._timeline
+        if timeline is None or not timeline.resumes:
+            return True
+        before, self._before = self._before, frame
+        if before is None or frame.time is None or before.time is None:
             return False
-        if float(packet.time_base or 1) * timeline.rate > 1.0:
-            return False  # Time stamps are coarser than samples: only decoding counts exactly.
-        waiting = [s for s in self._wanted if not s.is_done]
-        behind = (time - timeline.origin + preroll) * timeline.rate
-        return all(s.end == s.start and behind < s.start for s in waiting)
-
-    def _samples(self, packet: av.Packet) -> int:
-        rate = self._timeline.rate if self._timeline else 0
-        return round(float((packet.duration or 0) * (packet.time_base or 0)) * rate)
+        if abs((frame.time - before.time) * frame.sample_rate - before.samples) < 0.5:
+            return True
+        position = (frame.time - timeline.origin) * timeline.rate
+        if any(samples.start < position for samples in self._waiting()):
+            raise CannotSkip
+        return False
 
 
-def _seconds(packet: av.Packet) -> float | None:
-    if packet.pts is None or packet.time_base is None:
-        return None
-    return float(packet.pts * packet.time_base)
-
-
-def _even(
-    frames: Iterable[av.AudioFrame],
-) -> Iterator[tuple[float | None, np.ndarray, int]]:
-    """Time, samples (channels, N) and rate of each frame.
-
-    Frames of another rate than the first are joined as long as it lasts, to be resampled as one.
-    """
-    first, run, began = 0, [], None
-    for frame in frames:
-        first = first or frame.sample_rate
-        block_CN = _to_float(frame)
-        if run and (frame.sample_rate, len(block_CN)) != (run[0][1], len(run[0][0])):
-            yield began, np.concatenate([part for part, _ in run], 1), run[0][1]
-            run = []
-        if frame.sample_rate == first:
-            yield frame.time, block_CN, first
-            continue
-        began = began if run else frame.time
-        run.append((block_CN, frame.sample_rate))
-    if run:
-        yield began, np.concatenate([part for part, _ in run], 1), run[0][1]
-
-
-def _to_float(frame: av.AudioFrame) -> np.ndarray:
-    """The frame's samples as float32 in [-1, 1], (channels, N); what FFmpeg's own swr gives."""
-    values = frame.to_ndarray()
-    if not frame.format.is_planar:
-        values = np.ascontiguousarray(values.reshape(frame.samples, -1).T)
-    if values.dtype == np.uint8:
-        return (values.astype(np.float32) - 128) / 128
-    if values.dtype.kind == "i":
-        return values.astype(np.float32) / np.float32(2 ** (8 * values.dtype.itemsize - 1))
-    return values.astype(np.float32, copy=False)
-
-
-def _resample(block_CN: np.ndarray, rate: int, length: int) -> np.ndarray:
-    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, length, quality="HQ")
-    return np.ascontiguousarray(resampled.T)
-
-
-def _stated_seconds(container: InputContainer, states_frames: bool) -> float | None:
-    """The track's length by the header; None where it is only a guess."""
-    track = default_track(container.streams.audio)
-    name = container.format.name
-    if name != "mp3" and not name.startswith(HEADER_LENGTH):
-        return None
-    if name == "mp3" and not states_frames:
-        return None
-    if track.duration is not None and track.time_base is not None:
-        return float(track.duration * track.time_base)
-    if container.duration is None or container.streams.video:
-        return None
-    return container.duration / av.time_base
-
-
-def _states_frames(file: AudioFile) -> bool:
-    """Whether an MP3 file's first frame says how many follow; leaves the file at its start."""
-    head, tag = file.peek(0, 10), 0
-    if head[:3] == b"ID3" and len(head) == 10:
-        tag = 10 + sum(byte << s for byte, s in zip(head[6:], (21, 14, 7, 0), strict=True))
-    return any(mark in file.peek(tag, 1024) for mark in (b"Xing", b"Info", b"VBRI"))
+def _uses_silk(packet: av.Packet) -> bool:
+    return packet.size > 0 and bytes(packet)[0] >> 3 < FIRST_CELT

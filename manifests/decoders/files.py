@@ -11,13 +11,14 @@ import errno
 import io
 import os
 import stat
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 import pyarrow as pa
 
 from manifests.audio_address import ByteRange, ParquetRow, split_address
 from manifests.decoders.parquet_rows import read_row
-from manifests.decoders.remote import check_inside, fetch
+from manifests.decoders.ranged import RangedFile, check_inside, open_ranged
+from manifests.decoders.remote import fetch
 from manifests.decoders.window import open_window
 from manifests.errors import AudioError, StoreError, UserError
 
@@ -31,13 +32,16 @@ class AudioFile:
     `shifted` and `patched` give the same file as a decoder should see it.
     """
 
-    def __init__(self, inner: BinaryIO, size: int) -> None:
+    def __init__(self, inner: BinaryIO, size: int, stamp: object = None) -> None:
         self._inner = inner
+        self.stamp = stamp
+        """Names the file's content for this process; None where nothing does."""
         self._base = 0
+        self._is_lent = False
         self._patch = (0, b"")
         self.size = size
         """Bytes from the file's first to its last."""
-        self.failure: OSError | None = None
+        self.failure: OSError | AudioError | None = None
         """The error that a read has met."""
 
     def shifted(self, count: int) -> AudioFile:
@@ -51,12 +55,22 @@ class AudioFile:
         self._patch = (position, data)
         return self
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether each read may be a request."""
+        return isinstance(self._inner, RangedFile)
+
+    def expect(self, count: int) -> None:
+        """Says that about so many bytes will be read in order from here on."""
+        if isinstance(self._inner, RangedFile):
+            self._inner.expect(count)
+
     def read(self, count: int = -1) -> bytes:
         """Up to `count` bytes; all that are left where it is negative."""
         start = self.tell()
         try:
             data = self._inner.read(count)
-        except OSError as error:
+        except (OSError, AudioError) as error:
             self.failure = error
             return b""
         position, patch = self._patch
@@ -96,13 +110,21 @@ class AudioFile:
 
         Raises:
             StoreError: a read failed.
+            AudioError: the file is not what it was when it was opened.
         """
+        if isinstance(self.failure, AudioError):
+            raise self.failure
         if self.failure is not None:
             raise StoreError(f"{uri} could not be read: {self.failure}") from self.failure
 
-    def close(self) -> None:
-        """Closes the file."""
-        self._inner.close()
+    def close(self, *, is_lent: bool = False) -> None:
+        """Closes the file; one that was lent is closed by whom it was lent to."""
+        if is_lent == self._is_lent:
+            self._inner.close()
+
+    def lend(self) -> None:
+        """Lets the file stay open when its user is through with it."""
+        self._is_lent = True
 
     def __enter__(self) -> AudioFile:
         return self
@@ -111,10 +133,13 @@ class AudioFile:
         self.close()
 
 
-def open_audio(uri: str) -> AudioFile:
+def open_audio(uri: str, *, whole: bool = True) -> AudioFile:
     """Opens a clip's file, or the part of a file that its uri names (`manifests.audio_address`).
 
-    What lies in a store or on a web server is fetched: the part alone where one is named.
+    Args:
+        uri: Path or address, perhaps with a part.
+        whole: Fetch all of what lies in a store or on a web server in one request, instead of only
+            what is read.
 
     Raises:
         AudioError: there is no such file, or it is not a regular one.
@@ -126,6 +151,9 @@ def open_audio(uri: str) -> AudioFile:
             data = read_row(file, part)
         elif "://" not in file:
             return _open_local(file, part)
+        elif not whole:
+            ranged = open_ranged(file, part)
+            return AudioFile(cast(BinaryIO, ranged), ranged.size, ranged.stamp)
         else:
             data = fetch(file, part)
         return AudioFile(io.BytesIO(data), len(data))
@@ -157,12 +185,13 @@ def _open_local(uri: str, part: ByteRange | None) -> AudioFile:
         raise AudioError("unreadable", f"{uri} is {kind}, expected a regular file")
     buffering = -1 if part is None else 0
     inner = open(path, "rb", buffering)  # noqa: SIM115  (AudioFile closes it)
-    size = os.fstat(inner.fileno()).st_size
+    status = os.fstat(inner.fileno())
+    size, stamp = status.st_size, (path, part, status.st_size, status.st_mtime_ns)
     if part is None:
-        return AudioFile(inner, size)
+        return AudioFile(inner, size, stamp)
     try:
         check_inside(uri, part, size)
     except AudioError:
         inner.close()
         raise
-    return AudioFile(open_window(inner, part), part.size)
+    return AudioFile(open_window(inner, part), part.size, stamp)

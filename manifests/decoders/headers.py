@@ -64,6 +64,13 @@ def id3_size(file: AudioFile) -> int:
     return position if file.peek(position, 4) in MAGICS else 0
 
 
+def is_mp3_or_ogg(file: AudioFile) -> bool:
+    """Whether a file begins as MP3 or Ogg does, which tells before a library scans all of it."""
+    head = file.peek(0, 4)
+    is_layer_3 = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
+    return head[:4] == b"OggS" or head[:3] == b"ID3" or is_layer_3
+
+
 def audio_chunk(file: AudioFile) -> AudioChunk | None:
     """The chunk that holds the samples; None for formats that are not told here."""
     head = file.peek(0, 40)

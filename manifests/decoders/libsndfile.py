@@ -34,11 +34,32 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
     Raises:
         Unsupported: the format is not libsndfile's, or the file is not whole.
     """
+    if tag := headers.id3_size(file):
+        file.shifted(tag)
+    if headers.is_mp3_or_ogg(file):
+        raise Unsupported("MP3 and OGG are left to FFmpeg")
+    stated, rate = _flac_length(file)
+    if not stated:
+        return _read(file, clips, max_seconds, 0)
+    is_bounded = all(_lies_within(clip, stated, rate) for clip in clips)
+    if is_bounded or all(clip.offset > 0 for clip in clips):
+        # libFLAC seeks well where it knows the length.
+        samples = _read(file, clips, max_seconds, stated)
+        if is_bounded or file.tell() >= file.size:
+            return samples
     try:
-        if tag := headers.id3_size(file):
-            file.shifted(tag)
-        chunk = headers.audio_chunk(file)
         _forget_flac_length(file)
+        return _read(file, clips, max_seconds, stated)
+    finally:
+        file.patched(0, b"")
+
+
+def _read(file: AudioFile, clips: Sequence[Clip], max_seconds: float, stated: int) -> list[Samples]:
+    """Decodes clips; `stated` is the length in samples that a FLAC file states, else 0."""
+    end = None
+    chunk = headers.audio_chunk(file)
+    file.seek(0)
+    try:
         with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
             if sound.format in SEEKS_BADLY:
                 raise Unsupported(f"{sound.format} is left to FFmpeg")
@@ -46,23 +67,32 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
                 raise Unsupported("its length is stated as 0")
             sounds = [Samples(clip, sound.samplerate, max_seconds) for clip in clips]
             length = None if sound.frames > 1 << 60 else sound.frames
-            for samples in sounds:
-                length = _read_clip(sound, samples, length) or length
+            for samples in sorted(sounds, key=lambda each: each.start):
+                _expect(file, sound, samples)
+                end = _read_clip(sound, samples, length) or end
     except soundfile.LibsndfileError as error:
         raise Unsupported(str(error.error_string)) from None
     except (soundfile.SoundFileError, ValueError) as error:
         raise Unsupported(str(error)) from None
-    finally:
-        file.patched(0, b"")
-    if length is None:
-        length = max((samples.end for samples in sounds), default=0)
-    stated = _flac_length(file)
+    if end is not None and stated and end < stated:
+        raise Unsupported(f"{end} of {stated} samples are there")
+    length = end or length or max((samples.end for samples in sounds), default=0)
     for samples in sounds:
         missing = length * chunk.missing if chunk else 0.0
         samples.finish(length, missing / samples.sample_rate)
-        if stated and length < stated and not samples.error and samples.end >= length:
-            raise Unsupported(f"{length} of {stated} samples are there")
     return sounds
+
+
+def _lies_within(clip: Clip, stated: int, rate: int) -> bool:
+    """Whether a clip ends before a stated length (in samples) does: libFLAC then seeks well."""
+    return clip.duration is not None and (clip.offset + clip.duration) * rate < stated - 1
+
+
+def _expect(file: AudioFile, sound: soundfile.SoundFile, samples: Samples) -> None:
+    """Has what the clip needs fetched in few requests, by its share of the file."""
+    if sound.frames and samples.stop is not None and not samples.error:
+        share = (samples.stop - samples.start) / sound.frames
+        file.expect(round(min(share, 1.0) * file.size))
 
 
 def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None) -> int | None:
@@ -80,16 +110,16 @@ def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None)
     return None
 
 
-def _flac_length(file: AudioFile) -> int:
-    """Samples that a FLAC file states; 0 where it states none, or is none."""
+def _flac_length(file: AudioFile) -> tuple[int, int]:
+    """Samples that a FLAC file states, and its rate; 0 where it states none, or is none."""
     head = file.peek(0, 26)
     if head[:4] != b"fLaC" or len(head) < 26:
-        return 0
-    return int.from_bytes(head[21:26], "big") & 0xF_FFFF_FFFF
+        return 0, 0
+    packed = int.from_bytes(head[18:26], "big")
+    return packed & 0xF_FFFF_FFFF, packed >> 44
 
 
 def _forget_flac_length(file: AudioFile) -> None:
     """Hides a FLAC stream's stated length, so that libsndfile reads on to the real end."""
-    if _flac_length(file):
-        high = file.peek(21, 1)[0] & 0xF0
-        file.patched(21, bytes([high, 0, 0, 0, 0]))
+    high = file.peek(21, 1)[0] & 0xF0
+    file.patched(21, bytes([high, 0, 0, 0, 0]))

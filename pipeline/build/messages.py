@@ -31,9 +31,9 @@ class Decoded:
     waves: dict[int, list[np.ndarray]]
     """Sample rate in Hz -> a float32 mono waveform per clip."""
     warnings: list[list[str]] = field(default_factory=list)
-    """Faults of each clip's audio that did not keep it from being decoded (`AudioWarning.kind`)."""
+    """What is wrong with each clip's audio though it was decoded (`AudioWarning.kind`)."""
     texts: list[str | None] = field(default_factory=list)
-    """Text of each clip, where the corpus knows it."""
+    """What is said in each clip, where the corpus knows it."""
 
     def only(self, positions: slice) -> Decoded:
         """Some of the clips."""
@@ -48,7 +48,7 @@ class Decoded:
 
     def singly(self) -> list[Decoded]:
         """Every clip alone."""
-        return [self.only(slice(row, row + 1)) for row in range(len(self.clip_ids))]
+        return [self.only(slice(at, at + 1)) for at in range(len(self.clip_ids))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,20 +115,48 @@ UNKNOWN_SECONDS = 30.0
 """Assumed length of a clip of unknown length when blocks are cut."""
 
 
+def shared_file(clip: Clip) -> str:
+    """What is read as one for all clips that name it: their file, or their row group of Parquet."""
+    return clip.uri.rpartition("&row=")[0] or clip.uri
+
+
 def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[list[Clip]]:
     """Cuts a shard into blocks of clips of like length: a batch then wastes little on padding.
 
     Longest first, so that the end of a build is made of small pieces that fill its gaps. Clips of
-    unknown length keep their order, at the front.
+    unknown length keep their order, at the front. Clips of one file stay together, in the file's
+    order: in blocks of their own where they fill more than one, so that a file is decoded once.
     """
-    known = [clip.likely_duration for clip in clips]
+    files: dict[str, list[Clip]] = {}
+    for clip in clips:
+        files.setdefault(shared_file(clip), []).append(clip)
+    blocks: list[list[Clip]] = []
+    together = []
+    for group in files.values():
+        if len(group) > 1 and "&row=" not in group[0].uri:
+            group.sort(key=lambda clip: clip.offset)
+        if len(group) > max_clips or (_seconds(group) > max_seconds and len(group) > 1):
+            blocks += _pack([[clip] for clip in group], max_clips, max_seconds)
+        else:
+            together.append(group)
+    together.sort(key=lambda group: -max(clip.likely_duration or math.inf for clip in group))
+    return blocks + _pack(together, max_clips, max_seconds)
+
+
+def _pack(groups: Sequence[list[Clip]], max_clips: int, max_seconds: float) -> list[list[Clip]]:
+    """Blocks of whole groups, in order."""
     blocks: list[list[Clip]] = []
     seconds = 0.0
-    for place in sorted(range(len(clips)), key=lambda place: -(known[place] or math.inf)):
-        length = known[place] or UNKNOWN_SECONDS
-        if not blocks or len(blocks[-1]) >= max_clips or seconds + length > max_seconds:
+    for group in groups:
+        length = _seconds(group)
+        is_full = not blocks or len(blocks[-1]) + len(group) > max_clips
+        if is_full or seconds + length > max_seconds:
             blocks.append([])
             seconds = 0.0
-        blocks[-1].append(clips[place])
+        blocks[-1] += group
         seconds += length
     return blocks
+
+
+def _seconds(group: Sequence[Clip]) -> float:
+    return sum(clip.likely_duration or UNKNOWN_SECONDS for clip in group)

@@ -19,6 +19,7 @@ from pipeline.build.messages import (
     DecodeSummary,
     ExtractSummary,
     cut,
+    shared_file,
 )
 from pipeline.build.plan import ShardWork
 from pipeline.build.progress import ProgressListener
@@ -81,15 +82,23 @@ class OpenShards:
         job.parts = {name: {} for name in work.teachers}
         self._jobs[job] = None
         blocks = cut(work.clips, max_clips=self._block_clips, max_seconds=self.block_seconds)
-        for number, clips in enumerate(blocks):
-            self.add_block(job, number, clips)
+        files = [{shared_file(clip) for clip in clips} for clips in blocks]
+        counts = Counter(file for names in files for file in names)
+        for number, (clips, names) in enumerate(zip(blocks, files, strict=True)):
+            self.add_block(job, number, clips, file=next((f for f in names if counts[f] > 1), ""))
 
     def add_block(
-        self, job: ShardJob, number: int, clips: Sequence[Clip], *, first: int = 0
+        self,
+        job: ShardJob,
+        number: int,
+        clips: Sequence[Clip],
+        *,
+        first: int = 0,
+        file: str = "",
     ) -> None:
-        """Adds a block to a shard, to be decoded."""
+        """Adds a block to a shard, to be decoded; `file` is the one that has several blocks."""
         seconds = sum(clip.likely_duration or UNKNOWN_SECONDS for clip in clips)
-        block = Block(job, number, clips, seconds, first=first)
+        block = Block(job, number, clips, seconds, first=first, file=file)
         job.blocks.append(block)
         self.num_blocks += 1
         self._backlog.add(Task("decode", job, block))
@@ -106,7 +115,8 @@ class OpenShards:
         assert block is not None
         if summary.num_left:
             done = len(block.clips) - summary.num_left
-            self.add_block(job, block.number, block.clips[done:], first=block.first + done)
+            rest = block.clips[done:]
+            self.add_block(job, block.number, rest, first=block.first + done, file=block.file)
             block.clips = block.clips[:done]
         self.book_audio(block, block.node_id, summary.num_bytes)
         block.seconds = summary.seconds

@@ -13,6 +13,7 @@ import math
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
+from pipeline.build.file_queues import FileQueues
 from pipeline.build.messages import ExtractSummary
 from pipeline.build.pools import Pool, WorkerHandle
 from pipeline.build.records import ShardJob, Task
@@ -37,6 +38,7 @@ class Backlog:
         self._queues: dict[str, deque[Task]] = {
             name: deque() for name in ("commit", "decode", *teachers)
         }
+        self._files = FileQueues()
         self._delayed: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
         self._doubted: list[Task] = []
@@ -44,7 +46,10 @@ class Backlog:
 
     def add(self, task: Task) -> None:
         """Adds a task to be done."""
-        self._queues[task.queue].append(task)
+        if task.kind == "decode" and task.block is not None and task.block.file:
+            self._files.add(task)
+        else:
+            self._queues[task.queue].append(task)
 
     def add_later(self, task: Task, due: float) -> None:
         """Adds a task that nobody gets before a moment of `time.monotonic`."""
@@ -66,7 +71,7 @@ class Backlog:
             self.add(heapq.heappop(self._delayed)[2])
 
     def __len__(self) -> int:
-        waiting = sum(map(len, self._queues.values()))
+        waiting = sum(map(len, self._queues.values())) + len(self._files)
         return waiting + len(self._delayed) + len(self.doubted)
 
     def set_room(self, store_bytes: Mapping[str, float]) -> None:
@@ -105,6 +110,10 @@ class Backlog:
             return None
         for name in names:
             queue = self._queues[name]
+            if name == "decode":
+                for task in self._files.candidates(member):
+                    if self._has_room(member.node_id, task, oldest, idle):
+                        return self._files.take(task, member)
             while queue:
                 task = queue[0]
                 if task.job.abandoned:

@@ -62,6 +62,8 @@ class Block:
     """Audio seconds: expected until it is decoded, then true."""
     first: int = 0
     """Place of the first clip within the block as it was cut."""
+    file: str = ""
+    """The file of all its clips, where that file has several blocks; else empty."""
     audio: Any = None
     """Handle of `Decoded`, which stays on the node that decoded it."""
     node_id: str = ""

@@ -372,7 +372,7 @@ def test_clips_of_one_file_are_decoded_once(
     whole = audio.decode(clip(path))
     opened = []
     right = audio.open_audio
-    monkeypatch.setattr(audio, "open_audio", lambda uri: opened.append(uri) or right(uri))
+    monkeypatch.setattr(audio, "open_audio", lambda uri, **_: opened.append(uri) or right(uri))
     cuts = [(15.5, 2.0), (0.25, 1.0), (15.0, 1.0), (12.0, None), (99.0, 1.0), (19.9, 5.0)]
     waves = audio.decode_many([clip(path, offset=o, duration=d) for o, d in cuts])
     assert opened == [str(path)]

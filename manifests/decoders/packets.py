@@ -1,0 +1,225 @@
+"""Which packets of a track are read: those that no clip needs are passed over.
+
+They are not even read where the place of a time in the file can be proven (`seeking`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+import av
+from av.container import InputContainer
+from av.error import EOFError as EndOfFile
+from av.error import FFmpegError
+
+from manifests.decoders import seeking, tracks
+from manifests.decoders.collect import Samples
+from manifests.decoders.files import AudioFile
+from manifests.decoders.timeline import Timeline
+
+PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0, "alac": 1.0, "opus": 2.0}
+"""Decoder -> seconds before a clip from which decoding gives, bit for bit, what decoding from the
+file's start gives. AAC (its noise) and AC-3 (its dither) differ for ever, which would change a
+clip's digest, so they are decoded from the start; so is Opus wherever it uses SILK, whose decoder
+keeps differences of about 1e-5."""
+JUMP_S = 5.0
+"""Seconds of audio that must be passed over for a seek to be worth it."""
+JUMP_MARGIN_S = 0.5
+"""Seconds that a seek aims ahead of the first packet that is needed."""
+
+
+class CannotSkip(Exception):
+    """What is decoded behind packets that were passed over is not what the whole file gives."""
+
+
+def open_container(file: AudioFile, name: str | None = None) -> InputContainer:
+    """Opens a file whose content says what it is."""
+    # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
+    alone = {"protocol_whitelist": "none"}
+    return av.open(file, mode="r", format=name, metadata_errors="ignore", options=alone)
+
+
+class Packets:
+    """The packets of a file's track, in order.
+
+    Args:
+        file: Where they lie.
+        container: The same, open.
+        stack: What is closed at the end.
+        may_skip: Pass over packets that no clip needs.
+    """
+
+    def __init__(
+        self, file: AudioFile, container: InputContainer, stack: ExitStack, *, may_skip: bool
+    ) -> None:
+        self.file, self._container, self._stack = file, container, stack
+        self._track = tracks.default_track(container.streams.audio)
+        self._may_skip = may_skip
+        self._may_jump = may_skip and self._track.codec_context.codec.name in PREROLL_S
+        self._damaged: list[tuple[float | None, float]] = []
+        """Time stamp and seconds of packets that could not be decoded."""
+        self._timeline: Timeline | None = None
+        self._wanted: Sequence[Samples] = ()
+        self._first_packet: tuple[int | None, int | None] | None = None
+        """Byte and time stamp."""
+        self._shift = 0
+        """The byte at which the file begins for FFmpeg."""
+        self._ticks = 0
+        """What is added to time stamps since a seek."""
+        self._land_before: float | None = None
+        """Time stamp in seconds at or before which a seek must land; None once it has."""
+        self._is_first_landed = False
+        """Whether the first packet since a seek has come; the next one's time stamp is right."""
+        self._end: int | None = None
+        """Sample, by time stamps since a seek, from which on an encoder's padding is left out."""
+
+    def stop(self) -> None:
+        """Ends reading, and leaves the file at its start."""
+        self._stack.close()
+        self.file.shifted(-self._shift).seek(0)
+
+    def close(self) -> None:
+        """Ends reading, and closes the file."""
+        self._stack.close()
+        self.file.close(is_lent=True)
+
+    def _packets(self) -> Iterator[av.Packet]:
+        """The track's packets and the one that flushes; reading goes on behind a damaged place."""
+        for _ in range(100):
+            try:
+                for packet in self._container.demux(self._track):
+                    if self._first_packet is None:
+                        self._first_packet = packet.pos, packet.pts
+                    if self._ticks and packet.pts is not None:
+                        packet.pts += self._ticks
+                    yield packet
+                return
+            except EndOfFile:
+                return
+            except FFmpegError:
+                self._damaged.append((None, 0.0))
+
+    def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
+        """Whether a packet lies before what any clip needs, and its length is known."""
+        time, timeline = seconds_of(packet), self._timeline
+        if time is None or timeline is None or not self._samples(packet):
+            return False
+        if float(packet.time_base or 1) * timeline.rate > 1.0:
+            return False  # Time stamps are coarser than samples: only decoding counts exactly.
+        behind = (time - timeline.origin + preroll) * timeline.rate
+        return all(s.end == s.start and behind < s.start for s in self._waiting())
+
+    def _waiting(self) -> list[Samples]:
+        return [samples for samples in self._wanted if not samples.is_done]
+
+    def _jump(self, packet: av.Packet, preroll: float) -> bool:
+        """Goes on reading shortly before the next clip, if that is far and its place is sure."""
+        time, timeline = seconds_of(packet), self._timeline
+        waiting = self._waiting()
+        if time is None or timeline is None or not waiting:
+            return False
+        start = min(samples.start for samples in waiting) / timeline.rate
+        needed = start + timeline.origin - preroll
+        if needed - time < JUMP_S:
+            return False
+        with self._whole_file():
+            place = self._place(needed - JUMP_MARGIN_S)
+        if place is None:
+            self._may_jump = False
+            self._expect(time - timeline.origin)
+            return False
+        self._expect(start - preroll - JUMP_MARGIN_S)
+        self._land_before, self._is_first_landed = needed, False
+        if isinstance(place, float):
+            self._container.seek(
+                round(place / float(self._track.time_base or 1)), stream=self._track
+            )
+        else:
+            self._reopen(*place)
+        return True
+
+    def _place(self, time: float) -> float | tuple[int, int] | None:
+        """The time to seek, or the byte to go on from and its time stamp; None where unsure."""
+        name, file = self._container.format.name, self.file
+        if len(self._container.streams) != 1:
+            return None
+        if name == "ogg" and seeking.ogg_is_one_stream(file):
+            return time
+        if name.startswith("mov,") and seeking.table_is_even(self._track):
+            return time
+        if name == "mp3" and (frames := seeking.mp3_frames(file)):
+            frame = int(time * frames.rate / frames.samples)
+            byte = frames.find(file, frame)
+            if byte is not None and self._first_packet == (frames.first, 0):
+                base = self._track.time_base or 1
+                self._end = frames.end
+                return byte, round(frame * frames.samples / frames.rate / float(base))
+        return None
+
+    def _reopen(self, byte: int, ticks: int) -> None:
+        """Goes on from a byte whose time stamp is known, with a fresh decoder."""
+        name = self._container.format.name
+        if self._shift:
+            self._container.close()
+        self.file.shifted(byte - self._shift)
+        self._shift = byte
+        self.file.seek(0)
+        self._container = self._stack.enter_context(open_container(self.file, name))
+        self._track, self._ticks = self._container.streams.audio[0], ticks
+
+    def _has_landed(self, packet: av.Packet) -> bool:
+        time = seconds_of(packet)
+        if time is None or self._timeline is None:
+            return False
+        if not self._is_first_landed:
+            # Vorbis: FFmpeg does not know how long the first block is.
+            self._is_first_landed = True
+            return False
+        if self._land_before is not None and time > self._land_before:
+            raise CannotSkip
+        self._land_before = None
+        self._timeline.go_to(time)
+        return True
+
+    def _expect(self, start: float) -> None:
+        """Has the bytes fetched in few requests that the clips from a time on need."""
+        length = float(self._container.duration or 0) / av.time_base
+        timeline, end = self._timeline, start
+        if not length or timeline is None:
+            return
+        for samples in sorted(self._waiting(), key=lambda each: each.start):
+            if self._may_jump and samples.start / timeline.rate > end + JUMP_S:
+                break
+            end = length if samples.stop is None else max(end, samples.stop / timeline.rate)
+        share = min((end - start) / length, 1.0)
+        self.file.expect(round(share * self.file.size))
+
+    def _samples(self, packet: av.Packet) -> int:
+        rate = self._timeline.rate if self._timeline else 0
+        return round(float((packet.duration or 0) * (packet.time_base or 0)) * rate)
+
+    def _check_skippable(self) -> None:
+        """MP3's time stamps are counts of frames, which joins and holes put out of step."""
+        if self._container.format.name != "mp3" or len(self._container.streams) != 1:
+            return
+        with self._whole_file():
+            if seeking.mp3_frames(self.file) is None:
+                raise CannotSkip
+
+    @contextmanager
+    def _whole_file(self) -> Iterator[None]:
+        """Lets the file be looked at from its start, and gives it back as FFmpeg left it."""
+        position = self.file.tell()
+        self.file.shifted(-self._shift)
+        try:
+            yield
+        finally:
+            self.file.shifted(self._shift)
+            self.file.seek(position)
+
+
+def seconds_of(packet: av.Packet) -> float | None:
+    if packet.pts is None or packet.time_base is None:
+        return None
+    return float(packet.pts * packet.time_base)

@@ -1,0 +1,257 @@
+"""A remote file of which only the needed bytes are fetched, and each of them once.
+
+Bytes are fetched in blocks that stay in memory: a decoder's many small reads and its search for a
+place in the file cost few requests, and clips of one file that follow each other share what was
+fetched. A process keeps the blocks of the files that it read last, so that the next clips of a file
+go on with them; a file that was replaced meanwhile (by its size, time or tag) is fetched anew.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from manifests import web
+from manifests.audio_address import ByteRange
+from manifests.errors import AudioError
+from manifests.storage import filesystem
+
+BLOCK = 1 << 14
+"""Bytes that are fetched at least, and the unit of what is kept."""
+FIRST_FETCH = 1 << 17
+"""Bytes from a file's start that are fetched first: headers and seek tables."""
+SMALL = 1 << 20
+"""Files up to this size are fetched whole at the first read."""
+MAX_AHEAD = 1 << 22
+"""Bytes that are fetched at once at most, beyond what a read asks for."""
+KEPT_BYTES = 1 << 27
+"""Bytes of remote files that a process keeps."""
+
+
+@dataclass(slots=True, eq=False)
+class _Blocks:
+    """What is known of one remote file."""
+
+    name: str
+    read: Callable[[int, int], bytes]
+    """Bytes from the first (the file's place 0) for a count."""
+    size: int
+    stamp: object
+    blocks: dict[int, bytes] = field(default_factory=dict)
+    fetched: int = 0
+    """Bytes in `blocks`."""
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def fetch(self, first: int, last: int) -> None:
+        """Fetches the blocks from `first` to `last` that are not there."""
+        if self.size <= SMALL:
+            first, last = 0, (self.size - 1) // BLOCK
+        missing = [number for number in range(first, last + 1) if number not in self.blocks]
+        while missing:
+            run = 1
+            while run < len(missing) and missing[run] == missing[0] + run:
+                run += 1
+            start = missing[0] * BLOCK
+            count = min(run * BLOCK, self.size - start)
+            data = self.read(start, count)
+            if len(data) != count:
+                raise AudioError(
+                    "unreadable",
+                    f"{self.name} gave {len(data)} of {count} bytes at byte {start}: it was cut "
+                    "off or replaced",
+                )
+            for at, number in enumerate(missing[:run]):
+                self.blocks[number] = data[at * BLOCK : (at + 1) * BLOCK]
+            self.fetched += count
+            missing = missing[run:]
+
+
+_lock = threading.Lock()
+_kept: OrderedDict[str, _Blocks] = OrderedDict()
+
+
+class RangedFile(io.RawIOBase):
+    """A remote file, open for reading at any place. `expect` says how much is read on from there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        OSError: the store or the web server did not answer.
+    """
+
+    def __init__(self, blocks: _Blocks) -> None:
+        self._blocks = blocks
+        self._position = 0
+        self._ahead = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._blocks.size
+
+    @property
+    def stamp(self) -> object:
+        """Names the file's content; None where the server states nothing to tell by."""
+        return self._blocks.stamp and (self._blocks.name, self._blocks.stamp)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self.size}[whence]
+        self._position = max(0, start + offset)
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def expect(self, count: int) -> None:
+        """Says that about so many bytes will be read one behind the other."""
+        self._ahead = count
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; all that are left where it is negative."""
+        left = max(0, self.size - self._position)
+        count = left if size is None or size < 0 else min(size, left)
+        if not count:
+            return b""
+        first, last = self._position // BLOCK, (self._position + count - 1) // BLOCK
+        blocks = self._blocks
+        with blocks.lock:
+            if any(number not in blocks.blocks for number in range(first, last + 1)):
+                ahead = min(max(self._ahead, count), max(MAX_AHEAD, count))
+                if not blocks.blocks:
+                    ahead = max(ahead, FIRST_FETCH)
+                end = min(self._position + ahead, self.size) - 1
+                blocks.fetch(first, max(last, end // BLOCK))
+                self._ahead = max(0, self._ahead - ahead)
+            data = b"".join(blocks.blocks[number] for number in range(first, last + 1))
+        start = self._position - first * BLOCK
+        self._position += count
+        return data[start : start + count]
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        super().close()
+        _forget_oldest()
+
+
+def open_ranged(file: str, part: ByteRange | None) -> RangedFile:
+    """Opens a remote file, or a range of it, at an address with a scheme.
+
+    Raises:
+        AudioError: the range is not in the file.
+        FileNotFoundError: there is no such file.
+        OSError: the store or the web server did not answer.
+    """
+    name = f"{file}{part or ''}"
+    with _lock:
+        known = _kept.get(name)
+    if file.startswith(web.SCHEMES):
+        now = _open_web(file, part, FIRST_FETCH if known is None else 1)
+        if known is not None and known.stamp != now.stamp:
+            now = _open_web(file, part, FIRST_FETCH)
+    else:
+        now = _open_object(file, part)
+    if known is not None and now.stamp and known.stamp == now.stamp:
+        now = known
+    with _lock:
+        _kept[name] = now
+        _kept.move_to_end(name)
+    return RangedFile(now)
+
+
+def _forget_oldest() -> None:
+    """Keeps to `KEPT_BYTES`: old files go first, then what was fetched first of the last one."""
+    with _lock:
+        total = sum(blocks.fetched for blocks in _kept.values())
+        while total > KEPT_BYTES and len(_kept) > 1:
+            total -= _kept.popitem(last=False)[1].fetched
+        if total <= KEPT_BYTES:
+            return
+        (last,) = _kept.values()
+    with last.lock:
+        for number in [number for number in last.blocks if number * BLOCK >= FIRST_FETCH]:
+            if last.fetched <= KEPT_BYTES // 2:
+                return
+            last.fetched -= len(last.blocks.pop(number))
+
+
+def _open_object(file: str, part: ByteRange | None) -> _Blocks:
+    files, path = filesystem(file)
+    info = files.get_file_info(path)
+    if not info.is_file:
+        raise IsADirectoryError(file) if info.type.name == "Directory" else FileNotFoundError(file)
+    first, size = _place(file, part, info.size)
+    opened = []
+
+    def read(position: int, count: int) -> bytes:
+        if not opened:
+            opened.append(files.open_input_file(path))
+        return opened[0].read_at(count, first + position)
+
+    return _Blocks(f"{file}{part or ''}", read, size, (info.size, info.mtime_ns))
+
+
+def _open_web(file: str, part: ByteRange | None, count: int) -> _Blocks:
+    """Opens a file on a web server, and fetches its first bytes in the same request."""
+    start = part.first if part else 0
+    head = web.get(file, start, start + min(count, part.size if part else count) - 1)
+    if head.is_whole and part:
+        raise ignores_ranges(file)
+    if head.size is None:
+        head = web.get(file)
+    whole = len(head.data) if head.size is None else head.size
+    first, size = _place(file, part, whole)
+
+    def read(position: int, count: int) -> bytes:
+        return web.get(file, first + position, first + position + count - 1).data
+
+    blocks = _Blocks(f"{file}{part or ''}", read, size, (whole, head.stamp) if head.stamp else None)
+    data = head.data[:size]
+    usable = len(data) if len(data) == size else len(data) // BLOCK * BLOCK
+    for number in range(-(-usable // BLOCK)):
+        blocks.blocks[number] = data[number * BLOCK : min((number + 1) * BLOCK, usable)]
+    blocks.fetched = usable
+    return blocks
+
+
+def _place(file: str, part: ByteRange | None, size: int) -> tuple[int, int]:
+    """First byte and size of what is meant."""
+    if part is None:
+        return 0, size
+    check_inside(file, part, size)
+    return part.first, part.size
+
+
+def check_inside(file: str, part: ByteRange, size: int) -> None:
+    """Checks a range against its file.
+
+    Raises:
+        AudioError: the range goes beyond the end.
+    """
+    if part.last >= size:
+        raise AudioError(
+            "unreadable",
+            f"{file}{part} is beyond the file's end, which has {size} bytes: it was cut off or "
+            "replaced",
+        )
+
+
+def ignores_ranges(file: str) -> AudioError:
+    """The error of a part of a file on a web server that gives whole files only."""
+    return AudioError(
+        "unreadable",
+        f"{file}: the web server ignores ranges of bytes; copy the file to a disk or an object "
+        "store",
+    )

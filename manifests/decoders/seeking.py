@@ -1,0 +1,293 @@
+"""Where in a compressed file a time lies, only where that can be proven.
+
+FFmpeg finds times in MP3 and Ogg by estimates, and a file that was damaged, or joined of several,
+puts its samples elsewhere than its time stamps say. So a file is looked through first: every page
+of Ogg (or, of a remote file, some), every frame header of MP3, every entry of an MP4's table. What
+was seen is kept for the next clips of the file. Where the proof fails, packets are read from the
+file's start.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from typing import Any
+
+import av
+
+from manifests.decoders.files import AudioFile
+
+PROBES = 8
+"""Places of a remote Ogg file that are looked at."""
+WINDOW = 1 << 14
+"""Bytes that are read at a place; pages of Ogg are hardly longer."""
+CHAIN = 4
+"""Frames of MP3 that must follow each other for a place to be believed."""
+KEPT = 64
+"""Files of which a process remembers what was seen."""
+_BITRATES = {
+    1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+}
+"""kbit/s of Layer III by the header's index, for MPEG 1 and for MPEG 2 and 2.5."""
+_RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+
+_seen: OrderedDict[Any, Any] = OrderedDict()
+
+
+@dataclass(frozen=True, slots=True)
+class Mp3Frames:
+    """Where the frames of an MP3 file lie."""
+
+    samples: int
+    """Samples of a frame, per channel."""
+    rate: int
+    starts: array[int] | None
+    """Each frame's first byte; None where only the arithmetic of a constant bit rate is known."""
+    first: int = 0
+    """The first frame's first byte, without a Xing or Info frame."""
+    mean: float = 0.0
+    """Bytes of a frame at the constant bit rate."""
+    end: int | None = None
+    """The sample, from the first frame's, from which on the encoder's padding begins, which is not
+    played; None where the file does not say."""
+
+    def find(self, file: AudioFile, frame: int) -> int | None:
+        """The first byte of a frame; None where it is not where it should be."""
+        if self.starts is not None:
+            return self.starts[frame] if frame < len(self.starts) else None
+        expected = self.first + frame * self.mean
+        from_byte = max(round(expected - self.mean / 4), self.first)
+        data = file.peek(from_byte, round(self.mean * (CHAIN + 1)))
+        for at in range(round(self.mean / 2)):
+            if _is_chain(data, at, self.rate):
+                return from_byte + at
+        return None
+
+
+def table_is_even(track: av.AudioStream) -> bool:
+    """Whether the packets in an MP4's table follow each other without a gap."""
+    entries = track.index_entries
+    count = len(entries)
+    if count < 3:
+        return False
+    step = entries[1].timestamp - entries[0].timestamp
+    return step > 0 and entries[count - 1].timestamp == entries[0].timestamp + step * (count - 1)
+
+
+def ogg_is_one_stream(file: AudioFile) -> bool:
+    """Whether an Ogg file is one stream without missing pages, as far as that can be seen."""
+    return _remember(("ogg", file.stamp), lambda: _check_ogg(file))
+
+
+def mp3_frames(file: AudioFile) -> Mp3Frames | None:
+    """Where the frames of an MP3 file lie; None where something else lies between them."""
+    return _remember(("mp3", file.stamp), lambda: _mp3_frames(file))
+
+
+def _remember(key: tuple[str, Any], look: Any) -> Any:
+    if key[1] is None:
+        return look()
+    if key not in _seen:
+        _seen[key] = look()
+    _seen.move_to_end(key)
+    while len(_seen) > KEPT:
+        _seen.popitem(last=False)
+    return _seen[key]
+
+
+def _check_ogg(file: AudioFile) -> bool:
+    if file.is_remote:
+        return _check_ogg_places(file)
+    data, position, sequence = b"", 0, -1
+    base, serial, granule = 0, None, 0
+    while position < file.size:
+        if position + 282 > base + len(data):
+            base, data = position, file.peek(position, WINDOW * 16)
+        page = _page(data, position - base)
+        if page is None:
+            return position + 282 > file.size
+        if serial is None:
+            serial = page.serial
+        elif page.serial != serial or page.sequence != sequence + 1 or page.is_first:
+            return False
+        if page.granule >= 0:
+            if page.granule < granule:
+                return False
+            granule = page.granule
+        sequence, position = page.sequence, position + page.size
+    return serial is not None
+
+
+def _check_ogg_places(file: AudioFile) -> bool:
+    """One stream by its first and last pages and some between them, whose times must grow."""
+    serial, before = None, (-1, -1)
+    for probe in range(PROBES + 1):
+        last = probe == PROBES
+        start = max(file.size - WINDOW, 0) if last else file.size * probe // PROBES
+        data = file.peek(start, WINDOW)
+        places = [at for at in _places(data) if (page := _page(data, at)) and page.granule >= 0]
+        if not places:
+            return False
+        pages = [page for at in (places[0], places[-1]) if (page := _page(data, at))]
+        for page in pages:
+            serial = page.serial if serial is None else serial
+            now = (page.sequence, page.granule)
+            if page.serial != serial or now[0] < before[0] or now[1] < before[1]:
+                return False
+            before = now
+    return True
+
+
+def forbid(file: AudioFile) -> None:
+    """Remembers that what is decoded behind a seek in this file is not exact."""
+    if file.stamp is not None:
+        _remember(("forbidden", file.stamp), lambda: True)
+
+
+def is_forbidden(file: AudioFile) -> bool:
+    """Whether that was found."""
+    return ("forbidden", file.stamp) in _seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Page:
+    serial: int
+    sequence: int
+    granule: int
+    size: int
+    is_first: bool
+
+
+def _places(data: bytes) -> list[int]:
+    places, at = [], data.find(b"OggS\0")
+    while at >= 0:
+        places.append(at)
+        at = data.find(b"OggS\0", at + 1)
+    return places
+
+
+def _page(data: bytes, at: int) -> _Page | None:
+    if data[at : at + 5] != b"OggS\0" or len(data) < at + 27:
+        return None
+    segments = data[at + 26]
+    lacing = data[at + 27 : at + 27 + segments]
+    if len(lacing) < segments:
+        return None
+    granule = int.from_bytes(data[at + 6 : at + 14], "little", signed=True)
+    serial = int.from_bytes(data[at + 14 : at + 18], "little")
+    sequence = int.from_bytes(data[at + 18 : at + 22], "little")
+    size = 27 + segments + sum(lacing)
+    return _Page(serial, sequence, granule, size, bool(data[at + 5] & 2))
+
+
+def _mp3_frames(file: AudioFile) -> Mp3Frames | None:
+    head, start = file.peek(0, 10), 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        size = sum(byte << s for byte, s in zip(head[6:], (21, 14, 7, 0), strict=True))
+        start = 10 + size + (10 if head[5] & 0x10 else 0)
+    first = file.peek(start, 2048)
+    length, rate, samples = _header(first, 0)
+    if not length:
+        return None
+    tag = next((mark for mark in (b"Xing", b"Info", b"VBRI") if mark in first[:length]), None)
+    if tag is not None:
+        start += length
+    if file.is_remote and tag == b"Info":
+        return _constant(file, start, first[:length], rate, samples)
+    found = _walk(file, start, rate, samples)
+    return found and replace(found, end=_end(first[:length], samples))
+
+
+def _constant(
+    file: AudioFile, start: int, info: bytes, rate: int, samples: int
+) -> Mp3Frames | None:
+    """Frames of a constant bit rate, if the file's own count of frames and bytes agrees."""
+    at = _tag(info)
+    flags = int.from_bytes(info[at + 4 : at + 8], "big")
+    head = file.peek(start, 4)
+    if flags & 3 != 3 or not _header(head, 0)[0]:
+        return None
+    frames = int.from_bytes(info[at + 8 : at + 12], "big")
+    size = int.from_bytes(info[at + 12 : at + 16], "big")
+    mean = _bit_rate(head) * samples / 8 / rate
+    # The stated size counts the Info frame, which is as long as the others.
+    if min(abs(size - mean * (frames + extra)) for extra in (0, 1)) > mean / 2:
+        return None
+    if not 0 <= file.size - start - frames * mean + mean < (1 << 16):
+        return None
+    return Mp3Frames(samples, rate, None, start, mean, _end(info, samples))
+
+
+def _tag(info: bytes) -> int:
+    """Place of the Xing or Info tag in a first frame; -1 where there is none."""
+    return max(info.find(b"Xing"), info.find(b"Info"))
+
+
+def _end(info: bytes, samples: int) -> int | None:
+    """Where the padding begins by LAME's part of the tag, as FFmpeg reads it."""
+    at = _tag(info)
+    flags = int.from_bytes(info[at + 4 : at + 8], "big")
+    if at < 0 or not flags & 1:
+        return None
+    frames = int.from_bytes(info[at + 8 : at + 12], "big")
+    sizes = zip((1, 2, 4, 8), (4, 4, 100, 4), strict=True)
+    at += 8 + sum(size for flag, size in sizes if flags & flag)
+    if info[at : at + 4] not in (b"LAME", b"Lavf", b"Lavc"):
+        return None
+    padding = int.from_bytes(info[at + 21 : at + 24], "big") & 0xFFF
+    return frames * samples - padding + 528 + 1
+
+
+def _walk(file: AudioFile, start: int, rate: int, samples: int) -> Mp3Frames | None:
+    starts = array("q")
+    lengths: dict[bytes, int] = {}
+    position, base, data = start, 0, b""
+    if file.is_remote:
+        file.expect(file.size)
+    while position + 4 <= file.size:
+        at = position - base
+        if at + 4 > len(data) or not data:
+            base, data, at = position, file.peek(position, 1 << 22), 0
+        key = data[at : at + 3]
+        length = lengths.get(key)
+        if length is None:
+            length, own_rate, own_samples = _header(data, at)
+            if length and (own_rate, own_samples) != (rate, samples):
+                return None
+            lengths[key] = length
+        if not length:
+            rest = file.peek(position, 1 << 16)
+            is_tag = rest[:3] == b"TAG" or rest[:8] == b"APETAGEX" or not rest.strip(b"\0")
+            return Mp3Frames(samples, rate, starts, start) if is_tag else None
+        starts.append(position)
+        position += length
+    return Mp3Frames(samples, rate, starts, start)
+
+
+def _is_chain(data: bytes, at: int, rate: int) -> bool:
+    for _ in range(CHAIN):
+        length, own_rate, _ = _header(data, at)
+        if not length or own_rate != rate:
+            return False
+        at += length
+    return True
+
+
+def _bit_rate(head: bytes) -> int:
+    version = head[1] >> 3 & 3
+    return 1000 * _BITRATES[1 if version == 3 else 2][head[2] >> 4]
+
+
+def _header(data: bytes, at: int) -> tuple[int, int, int]:
+    """Bytes, rate and samples of the Layer III frame that begins at a place; zeros for none."""
+    head = data[at : at + 4]
+    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
+        return 0, 0, 0
+    version, index, place = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3
+    if version == 1 or index in (0, 15) or place == 3:
+        return 0, 0, 0
+    rate = _RATES[version][place]
+    samples = 1152 if version == 3 else 576
+    return samples * _bit_rate(head) // 8 // rate + (head[2] >> 1 & 1), rate, samples

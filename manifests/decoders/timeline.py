@@ -1,0 +1,62 @@
+"""Where decoded samples go on a file's time line, by their time stamps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+JITTER_S = 0.04
+"""Time stamps that differ by less from the samples counted so far are rounding or jitter."""
+OVERLAP_S = 1.0
+"""Time stamps that go back by more begin anew (files put one behind the other)."""
+
+
+@dataclass(slots=True)
+class Timeline:
+    """Where the next samples go, in samples from the time the file starts to play."""
+
+    rate: int
+    origin: float
+    """Time stamp in seconds of position 0."""
+    restarts: bool
+    longest_jump: float
+    next: int = 0
+    resumes: bool = False
+    """Whether packets were passed over, so that the next time stamp counts to the sample: a decoder
+    may give nothing for the first packet that it gets."""
+    _shift: float = 0.0
+    """Samples from a time stamp's place to where its samples went, as two time stamps agreed."""
+    _last_shift: float | None = None
+    """The same of the last time stamp alone."""
+
+    def go_to(self, time: float) -> None:
+        """Passes over everything up to a time stamp that follows the last one without a gap."""
+        self.next = round((time - self.origin) * self.rate + self._shift)
+
+    def skip(self, time: float | None, count: int) -> None:
+        """Passes over `count` samples with a time stamp, whose count may be wrong by a little."""
+        shift = self._shift
+        stamped = None if time is None else (time - self.origin) * self.rate + shift
+        self.place(time, count)
+        if stamped is not None and abs(self.next - count - stamped) <= JITTER_S * self.rate:
+            self.next, self._shift, self._last_shift = round(stamped) + count, shift, shift
+
+    def place(self, time: float | None, count: int) -> int:
+        """Position of `count` samples with a time stamp; the next ones follow them."""
+        position = self.next
+        if time is not None:
+            stamped = (time - self.origin) * self.rate
+            jump = (stamped - self.next) / self.rate
+            back = 0.0 if self.restarts else OVERLAP_S
+            if self.resumes:
+                position = round(stamped + self._shift)
+            elif jump < -max(back, JITTER_S) or jump > self.longest_jump:
+                self.origin = time - self.next / self.rate
+            elif abs(jump) > JITTER_S:
+                position = round(stamped)
+            shift = position - (time - self.origin) * self.rate
+            if self._last_shift is None or abs(shift - self._last_shift) < 0.5:
+                self._shift = shift
+            self._last_shift = shift
+        self.resumes = False
+        self.next = max(self.next, position + count)
+        return position

@@ -1,0 +1,90 @@
+"""A container's audio track: which one is read, how long it says it is, its frames as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import av
+import numpy as np
+import soxr
+from av.container import InputContainer
+from av.stream import Disposition
+
+from manifests.decoders.files import AudioFile
+
+HEADER_LENGTH = ("mov,", "matroska,", "asf", "avi", "wav", "aiff", "flac", "caf", "w64", "au")
+"""Containers whose stated length was written, not guessed from the bit rate or the last packet."""
+
+
+def default_track(tracks: Iterable[av.AudioStream]) -> av.AudioStream:
+    """The track that the ffmpeg command takes: flagged default, then most channels, then first."""
+    return max(
+        tracks,
+        key=lambda track: (
+            bool(track.disposition & Disposition.default),
+            track.codec_context.channels,
+        ),
+    )
+
+
+def even_frames(
+    frames: Iterable[av.AudioFrame],
+) -> Iterator[tuple[float | None, np.ndarray, int]]:
+    """Time, samples (channels, N) and rate of each frame.
+
+    Frames of another rate than the first are joined as long as it lasts, to be resampled as one.
+    """
+    first, run, began = 0, [], None
+    for frame in frames:
+        first = first or frame.sample_rate
+        block_CN = _to_float(frame)
+        if run and (frame.sample_rate, len(block_CN)) != (run[0][1], len(run[0][0])):
+            yield began, np.concatenate([part for part, _ in run], 1), run[0][1]
+            run = []
+        if frame.sample_rate == first:
+            yield frame.time, block_CN, first
+            continue
+        began = began if run else frame.time
+        run.append((block_CN, frame.sample_rate))
+    if run:
+        yield began, np.concatenate([part for part, _ in run], 1), run[0][1]
+
+
+def _to_float(frame: av.AudioFrame) -> np.ndarray:
+    """The frame's samples as float32 in [-1, 1], (channels, N); what FFmpeg's own swr gives."""
+    values = frame.to_ndarray()
+    if not frame.format.is_planar:
+        values = np.ascontiguousarray(values.reshape(frame.samples, -1).T)
+    if values.dtype == np.uint8:
+        return (values.astype(np.float32) - 128) / 128
+    if values.dtype.kind == "i":
+        return values.astype(np.float32) / np.float32(2 ** (8 * values.dtype.itemsize - 1))
+    return values.astype(np.float32, copy=False)
+
+
+def resample(block_CN: np.ndarray, rate: int, wanted: int) -> np.ndarray:
+    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, wanted, quality="HQ")
+    return np.ascontiguousarray(resampled.T)
+
+
+def stated_seconds(container: InputContainer, *, is_counted: bool) -> float | None:
+    """The track's length by the header; None where it is only a guess."""
+    track = default_track(container.streams.audio)
+    name = container.format.name
+    if name != "mp3" and not name.startswith(HEADER_LENGTH):
+        return None
+    if name == "mp3" and not is_counted:
+        return None
+    if track.duration is not None and track.time_base is not None:
+        return float(track.duration * track.time_base)
+    if container.duration is None or container.streams.video:
+        return None
+    return container.duration / av.time_base
+
+
+def states_frames(file: AudioFile) -> bool:
+    """Whether an MP3 file's first frame says how many follow; leaves the file at its start."""
+    head, tag = file.peek(0, 10), 0
+    if head[:3] == b"ID3" and len(head) == 10:
+        tag = 10 + sum(byte << s for byte, s in zip(head[6:], (21, 14, 7, 0), strict=True))
+    return any(mark in file.peek(tag, 1024) for mark in (b"Xing", b"Info", b"VBRI"))

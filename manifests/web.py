@@ -1,0 +1,202 @@
+"""Files on web servers, read by ranges of their bytes.
+
+The standard library alone asks: no package beyond the base is needed, and a range is one request.
+Redirects lead to http and https only, and no credentials are sent. A web server cannot be listed.
+"""
+
+from __future__ import annotations
+
+import functools
+import http.client
+import io
+import os
+import re
+import urllib.request
+from dataclasses import dataclass
+from typing import Any
+from urllib.error import HTTPError
+
+import pyarrow as pa
+from pyarrow import fs
+
+from manifests.errors import StoreError, UserError
+
+SCHEMES = ("http://", "https://")
+TIMEOUT_S = 60.0
+"""Seconds without an answer from a web server after which it counts as unreachable."""
+MAX_BYTES = 1 << 32
+"""Bytes of one request that are read at most: an hour of 24-channel WAV at 48 kHz."""
+GONE = (404, 410)
+OUT_OF_RANGE = 416
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a web server gave for a range."""
+
+    data: bytes
+    size: int | None
+    """Bytes of the whole file; None where the server does not know."""
+    stamp: str
+    """The file's entity tag or its time of change; empty where the server states neither."""
+    is_whole: bool
+    """Whether the server ignored the range and gave the whole file."""
+
+
+def get(url: str, first: int | None = None, last: int | None = None) -> Answer:
+    """Fetches a file, or some of its bytes.
+
+    Args:
+        url: Address, as a manifest states it.
+        first: The first byte; None for the whole file.
+        last: The last byte, which is part of the range; a file that ends before gives less.
+
+    Raises:
+        FileNotFoundError: the server does not have the file.
+        ValueError: the file is larger than a clip's audio can be.
+        StoreError: the server did not answer, or refused.
+    """
+    headers = {} if first is None else {"Range": f"bytes={first}-{last}"}
+    answer, data = _request(url, headers)
+    if answer.status == OUT_OF_RANGE:
+        return Answer(b"", _total(answer.headers), _stamp(answer.headers), False)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"{url} is larger than {MAX_BYTES} bytes")
+    if answer.length:
+        raise StoreError(f"{url} could not be fetched: {answer.length} bytes are missing")
+    is_whole = answer.status != http.client.PARTIAL_CONTENT
+    size = len(data) if is_whole else _total(answer.headers)
+    return Answer(data, size, _stamp(answer.headers), is_whole)
+
+
+def _request(url: str, headers: dict[str, str]) -> tuple[Any, bytes]:
+    quoted = urllib.request.quote(url, safe=":/?&=%~+,;@!$'()*[]")  # type: ignore[attr-defined]
+    request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity", **headers})
+    try:
+        with _opener().open(request, timeout=TIMEOUT_S) as answer:
+            return answer, answer.read(MAX_BYTES + 1)
+    except HTTPError as error:
+        if error.code in GONE:
+            raise FileNotFoundError(f"{url} is not there (HTTP {error.code})") from None
+        if error.code == OUT_OF_RANGE:
+            return error, b""
+        raise StoreError(f"{url} could not be fetched: HTTP {error.code}") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise StoreError(f"{url} could not be fetched: {error}") from None
+
+
+def _total(headers: Any) -> int | None:
+    match = re.search(r"/(\d+)\s*$", headers.get("Content-Range") or "")
+    return int(match[1]) if match else None
+
+
+def _stamp(headers: Any) -> str:
+    return headers.get("ETag") or headers.get("Last-Modified") or ""
+
+
+@functools.cache
+def _opener() -> urllib.request.OpenerDirector:
+    """An opener for http and https alone: not for file:, ftp: and data:."""
+    opener = urllib.request.OpenerDirector()
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
+        opener.add_handler(handler)
+    return opener
+
+
+class _WebFile(io.RawIOBase):
+    """A file on a web server, each read of which is a request."""
+
+    def __init__(self, url: str, size: int) -> None:
+        self._url, self._size, self._position = url, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        """Up to `size` bytes; all that are left where it is negative."""
+        left = max(0, self._size - self._position)
+        count = left if size is None or size < 0 else min(size, left)
+        if not count:
+            return b""
+        answer = get(self._url, self._position, self._position + count - 1)
+        if answer.is_whole and count < self._size:
+            raise _ignores_ranges(self._url)
+        self._position += len(answer.data)
+        return answer.data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def size(self) -> int:
+        """Bytes of the file."""
+        return self._size
+
+
+class WebHandler(fs.FileSystemHandler):
+    """Web servers as a file system of pyarrow, for reading; a path is HOST/PATH of one scheme."""
+
+    def __init__(self, scheme: str) -> None:
+        self._scheme = scheme
+
+    def get_type_name(self) -> str:
+        return self._scheme
+
+    def normalize_path(self, path: str) -> str:
+        return path
+
+    def get_file_info(self, paths: list[str]) -> list[fs.FileInfo]:
+        return [self._info(path) for path in paths]
+
+    def _info(self, path: str) -> fs.FileInfo:
+        if path.endswith("/"):
+            return fs.FileInfo(path, fs.FileType.NotFound)
+        try:
+            answer = get(f"{self._scheme}://{path}", 0, 0)
+        except FileNotFoundError:
+            return fs.FileInfo(path, fs.FileType.NotFound)
+        return fs.FileInfo(path, fs.FileType.File, size=answer.size)
+
+    def get_file_info_selector(self, selector: Any) -> list[fs.FileInfo]:
+        raise UserError(
+            f"{self._scheme}://{selector.base_dir} is on a web server, whose folders cannot be "
+            "listed; name files, or a pattern such as https://HOST/a-{000..012}.tar"
+        )
+
+    def open_input_file(self, path: str) -> pa.NativeFile:
+        url = f"{self._scheme}://{path}"
+        answer = get(url, 0, 0)
+        if answer.is_whole and (answer.size or 0) > 1:
+            return pa.BufferReader(answer.data)
+        if answer.size is None:
+            raise _ignores_ranges(url)
+        return pa.PythonFile(_WebFile(url, answer.size), mode="r")
+
+    def open_input_stream(self, path: str) -> pa.NativeFile:
+        return pa.BufferReader(get(f"{self._scheme}://{path}").data)
+
+    def _refuse(self, *_: Any, **__: Any) -> Any:
+        raise UserError(f"{self._scheme}:// addresses can be read, not written; name another place")
+
+    create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
+    delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
+
+
+def _ignores_ranges(url: str) -> StoreError:
+    return StoreError(
+        f"{url}: the web server ignores ranges of bytes; copy the file to a disk or an object store"
+    )
