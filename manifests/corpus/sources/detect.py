@@ -9,6 +9,7 @@ from pyarrow import fs
 
 from manifests.clips import Clip
 from manifests.corpus.sources import (
+    energon,
     folder,
     hugging_face,
     json_lines,
@@ -16,6 +17,7 @@ from manifests.corpus.sources import (
     lhotse,
     nemo,
     parquet,
+    shar,
     webdataset,
 )
 from manifests.corpus.sources.tar_index import expand
@@ -47,6 +49,8 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         return nemo.clips(source)
     ids_by_tar = source.endswith(IDS_BY_TAR)
     source = source.removesuffix(IDS_BY_TAR)
+    source, _, split = source.partition("?split=")
+    split = split or None
     if webdataset.IS_TAR.search(source) and not Path(source).is_dir():
         return webdataset.clips(source, expand(source), ids_by_tar=ids_by_tar)
     system, path = filesystem(source)
@@ -68,6 +72,11 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         # A corpus that was begun with copies of the audio goes on with copies.
         if "://" not in source and hugging_face.is_dataset(Path(source)):
             return hugging_face.clips(source, audio)
+        if energon.is_energon(Folder(source)):
+            tars = energon.tars(Folder(source), split)
+            return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
+        if shar.is_shar(Folder(source)):
+            return shar.clips(source)
         if tars := webdataset.tars_within(Folder(source)):
             return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
         return folder.clips(source)

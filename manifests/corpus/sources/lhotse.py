@@ -41,20 +41,35 @@ def clips(source: str) -> Iterator[Clip]:
         UserError: a cut cannot be used; the message begins with FILE:LINE.
     """
     for where, row in rows(source):
-        try:
-            yield _clip(row, source)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-        except (AttributeError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{where}: not a cut as lhotse writes it ({error!r}); write the manifest again"
-            ) from None
+        yield clip_from_cut(where, row, source)
 
 
-def _clip(cut: dict[str, Any], source: str) -> Clip:
+def clip_from_cut(where: str, cut: dict[str, Any], source: str, uri: str | None = None) -> Clip:
+    """A cut's clip.
+
+    Args:
+        where: FILE:LINE, for messages.
+        cut: As lhotse writes it.
+        source: The manifest, to which paths are relative.
+        uri: Where the cut's audio is, if the cut itself does not say.
+
+    Raises:
+        UserError: the cut cannot be used.
+    """
+    try:
+        return _clip(cut, source, uri)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{where}: not a cut as lhotse writes it ({error!r}); write the manifest again"
+        ) from None
+
+
+def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
     if cut.get("type", "MonoCut") != "MonoCut":
         raise UserError(f"expected a MonoCut, found a {cut['type']}; {SAVE}")
-    uri = resolve(_file(cut), source)
+    uri = uri or resolve(_file(cut), source)
     offset, duration = number(cut, "start") or 0.0, number(cut, "duration")
     supervisions = [_within(each, duration) for each in cut.get("supervisions") or []]
     said = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)

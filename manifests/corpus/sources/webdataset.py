@@ -58,8 +58,8 @@ def tars_within(folder: Folder) -> list[str]:
     if names and manifest:
         raise UserError(
             f"{folder.uri} holds {manifest} beside its tars, so these are not WebDataset's; for a "
-            f"tarred set of NeMo give {folder.uri}/{manifest}; lhotse's Shar is not read: save its "
-            "cuts as audio first (lhotse: cuts.save_audios), then use the manifest it returns"
+            f"tarred set of NeMo give {folder.uri}/{manifest}; for plain WebDataset move the "
+            "manifest elsewhere"
         )
     if not names or any(not name.startswith(".") for name in folder.folders()):
         return []

@@ -1,0 +1,44 @@
+"""Energon's WebDatasets: tars, and a folder `.nv-meta` that says which tars make up which split.
+
+    set/.nv-meta/split.yaml      split_parts: {train: [parts/a-{00..11}.tar], val: [parts/b.tar]}
+
+The tars are read as any WebDataset; what `dataset.yaml` says of decoding is Energon's own.
+"""
+
+from __future__ import annotations
+
+import yaml
+
+from manifests.corpus.sources.tar_index import expand
+from manifests.errors import UserError
+from manifests.storage import Folder
+
+META = ".nv-meta"
+
+
+def is_energon(folder: Folder) -> bool:
+    """Whether a folder was prepared for Energon."""
+    return folder.exists(f"{META}/split.yaml")
+
+
+def tars(folder: Folder, split: str | None) -> list[str]:
+    """Paths or addresses of a split's tars, or of all splits' in order.
+
+    Raises:
+        UserError: the splits cannot be read, or there is no such split.
+    """
+    place = f"{folder.uri}/{META}/split.yaml"
+    try:
+        stated = yaml.safe_load(folder.read_bytes(f"{META}/split.yaml"))
+        parts = dict(stated["split_parts"])
+        left_out = set(stated.get("exclude") or ())
+        names = {name: [each for part in of for each in expand(part)] for name, of in parts.items()}
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{place} is not what Energon writes ({error}); run `energon prepare` again"
+        ) from None
+    if split is not None and split not in names:
+        raise UserError(f"{folder.uri} has no split {split!r}; it has {', '.join(names)}")
+    wanted = list(names.values()) if split is None else [names[split]]
+    every = dict.fromkeys(name for of in wanted for name in of if name not in left_out)
+    return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in every]

@@ -1,0 +1,86 @@
+"""Lhotse's Shar: cuts as JSON lines, and beside them the audio of each cut in tars.
+
+    set/cuts.000000.jsonl.gz  set/recording.000000.tar      cut by cut the same, in the same order
+
+Audio is read from the tars in place. Other fields (features, targets) are left where they are.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+
+from manifests.clips import Clip
+from manifests.corpus.sources import json_lines, lhotse
+from manifests.corpus.sources.tar_index import Tar, read_tars
+from manifests.errors import UserError
+from manifests.storage import Folder
+
+log = logging.getLogger(__name__)
+
+_CUTS = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
+_TAR = re.compile(r"recording\.(\d+)\.tar(\.\w+)?")
+_EMPTY = (".nodata", ".nometa")
+"""What lhotse writes in place of audio that a cut does not have."""
+
+
+def is_shar(folder: Folder) -> bool:
+    """Whether a folder holds cuts and tars as Shar names them."""
+    return any(map(_CUTS.fullmatch, folder.names()))
+
+
+def clips(source: str) -> Iterator[Clip]:
+    """The cuts of a folder in Shar's layout.
+
+    Raises:
+        UserError: a shard lacks its cuts or its audio, or the two are not of the same cuts.
+    """
+    folder = Folder(source)
+    names = folder.names()
+    cuts = {match[1]: name for name in names if (match := _CUTS.fullmatch(name))}
+    tars = {match[1]: name for name in names if (match := _TAR.fullmatch(name))}
+    if cuts.keys() != tars.keys():
+        lacking = sorted(cuts.keys() ^ tars.keys())
+        raise UserError(
+            f"{source}: the shards {', '.join(lacking[:5])} have cuts or a tar, not both; expected "
+            "cuts.NUMBER.jsonl.gz and recording.NUMBER.tar for each (lhotse: cuts.to_shar with "
+            "fields={'recording': 'flac'})"
+        )
+    numbers = sorted(cuts)
+    places = [_place(folder, tars[number]) for number in numbers]
+    without = 0
+    for number, tar in zip(numbers, read_tars(places), strict=True):
+        for clip in _shard(_place(folder, cuts[number]), tar):
+            without += clip is None
+            if clip is not None:
+                yield clip
+    if without:
+        log.warning("%s: passed over %d cuts without audio", source, without)
+
+
+def _place(folder: Folder, name: str) -> str:
+    return folder.path(name) if folder.is_local else f"{folder.uri}/{name}"
+
+
+def _shard(manifest: str, tar: Tar) -> Iterator[Clip | None]:
+    """A shard's cuts; None stands for one without audio."""
+    members = [member for member in tar.members if not member.name.endswith((".json", ".nometa"))]
+    rows = list(json_lines.rows(manifest))
+    if len(rows) != len(members):
+        raise UserError(
+            f"{manifest} has {len(rows)} cuts, and {tar.uri} has audio for {len(members)}; they are "
+            "not of the same set, or one was cut off: copy both again"
+        )
+    for (where, cut), member in zip(rows, members, strict=True):
+        stem = member.name.removesuffix(PurePosixPath(member.name).suffix)
+        if stem.removeprefix("./") != str(cut.get("id")):
+            raise UserError(
+                f"{where}: the cut is {cut.get('id')!r}, and {tar.uri} has {member.name!r} at its "
+                "place; they are not of the same set: copy both again"
+            )
+        if member.name.endswith(_EMPTY) or not member.size:
+            yield None
+            continue
+        yield lhotse.clip_from_cut(where, cut, manifest, tar.address(member))
