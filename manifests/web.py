@@ -32,7 +32,7 @@ OUT_OF_RANGE = 416
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a web server gave for a range."""
+    """The answer of a web server to a request for a range."""
 
     data: bytes
     size: int | None

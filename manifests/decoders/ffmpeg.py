@@ -25,7 +25,7 @@ from manifests.clips import Clip
 from manifests.decoders import kept, seeking, tracks
 from manifests.decoders.collect import Samples, mix
 from manifests.decoders.files import AudioFile
-from manifests.decoders.packets import PREROLL_S, CannotSkip, Packets, open_container, seconds_of
+from manifests.decoders.packets import PREROLL_S, CannotSkip, Packets, open_container, stamp_seconds
 from manifests.decoders.timeline import Timeline
 
 RESTARTING = {"mpegts", "ogg"}
@@ -102,9 +102,9 @@ class _Pass(Packets):
     """One pass through a track, from its first packet to the last that a clip needs.
 
     Args:
-        file: Where it lies.
+        file: The file.
         container: The same, open.
-        stack: What is closed at the end.
+        stack: Closes the container at the end.
         stated_seconds: The track's length by the header, where that can be trusted.
         may_skip: Pass over packets that no clip needs.
     """
@@ -242,7 +242,7 @@ class _Pass(Packets):
             if preroll is not None and timeline is not None and self._is_idle(packet, preroll):
                 if not has_skipped:
                     self._check_skippable()
-                timeline.skip(seconds_of(packet), self._samples(packet))
+                timeline.skip(stamp_seconds(packet), self._samples(packet))
                 skipped = has_skipped = True
                 if self._may_jump and self._jump(packet, preroll):
                     packets = self._packets()
@@ -260,7 +260,7 @@ class _Pass(Packets):
             except FFmpegError as error:
                 if not isinstance(error, EndOfFile):
                     length = float((packet.duration or 0) * (packet.time_base or 0))
-                    self._damaged.append((seconds_of(packet), length))
+                    self._damaged.append((stamp_seconds(packet), length))
                 continue
             for frame in frames:
                 if frame.samples and self._has_resumed(frame):

@@ -17,7 +17,7 @@ KEPT = 2
 
 
 class Decoder(Protocol):
-    """What is kept."""
+    """A decoder that can be closed."""
 
     def close(self) -> None:
         """Ends it, with its file."""

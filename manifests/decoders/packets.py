@@ -30,7 +30,7 @@ JUMP_MARGIN_S = 0.5
 
 
 class CannotSkip(Exception):
-    """What is decoded behind packets that were passed over is not what the whole file gives."""
+    """Decoding behind packets that were passed over gives other samples than the whole file."""
 
 
 def open_container(file: AudioFile, name: str | None = None) -> InputContainer:
@@ -44,9 +44,9 @@ class Packets:
     """The packets of a file's track, in order.
 
     Args:
-        file: Where they lie.
+        file: The file.
         container: The same, open.
-        stack: What is closed at the end.
+        stack: Closes the container at the end.
         may_skip: Pass over packets that no clip needs.
     """
 
@@ -66,7 +66,7 @@ class Packets:
         self._shift = 0
         """The byte at which the file begins for FFmpeg."""
         self._ticks = 0
-        """What is added to time stamps since a seek."""
+        """Sum that is added to time stamps since a seek."""
         self._land_before: float | None = None
         """Time stamp in seconds at or before which a seek must land; None once it has."""
         self._is_first_landed = False
@@ -102,7 +102,7 @@ class Packets:
 
     def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
         """Whether a packet lies before what any clip needs, and its length is known."""
-        time, timeline = seconds_of(packet), self._timeline
+        time, timeline = stamp_seconds(packet), self._timeline
         if time is None or timeline is None or not self._samples(packet):
             return False
         if float(packet.time_base or 1) * timeline.rate > 1.0:
@@ -115,7 +115,7 @@ class Packets:
 
     def _jump(self, packet: av.Packet, preroll: float) -> bool:
         """Goes on reading shortly before the next clip, if that is far and its place is sure."""
-        time, timeline = seconds_of(packet), self._timeline
+        time, timeline = stamp_seconds(packet), self._timeline
         waiting = self._waiting()
         if time is None or timeline is None or not waiting:
             return False
@@ -169,7 +169,7 @@ class Packets:
         self._track, self._ticks = self._container.streams.audio[0], ticks
 
     def _has_landed(self, packet: av.Packet) -> bool:
-        time = seconds_of(packet)
+        time = stamp_seconds(packet)
         if time is None or self._timeline is None:
             return False
         if not self._is_first_landed:
@@ -219,7 +219,8 @@ class Packets:
             self.file.seek(position)
 
 
-def seconds_of(packet: av.Packet) -> float | None:
+def stamp_seconds(packet: av.Packet) -> float | None:
+    """A packet's time stamp in seconds."""
     if packet.pts is None or packet.time_base is None:
         return None
     return float(packet.pts * packet.time_base)

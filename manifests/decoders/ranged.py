@@ -34,7 +34,7 @@ KEPT_BYTES = 1 << 27
 
 @dataclass(slots=True, eq=False)
 class _Blocks:
-    """What is known of one remote file."""
+    """One remote file as far as it was fetched."""
 
     name: str
     read: Callable[[int, int], bytes]
@@ -64,8 +64,8 @@ class _Blocks:
                     f"{self.name} gave {len(data)} of {count} bytes at byte {start}: it was cut "
                     "off or replaced",
                 )
-            for at, number in enumerate(missing[:run]):
-                self.blocks[number] = data[at * BLOCK : (at + 1) * BLOCK]
+            for order, number in enumerate(missing[:run]):
+                self.blocks[number] = data[order * BLOCK : (order + 1) * BLOCK]
             self.fetched += count
             missing = missing[run:]
 

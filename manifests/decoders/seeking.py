@@ -60,9 +60,9 @@ class Mp3Frames:
         expected = self.first + frame * self.mean
         from_byte = max(round(expected - self.mean / 4), self.first)
         data = file.peek(from_byte, round(self.mean * (CHAIN + 1)))
-        for at in range(round(self.mean / 2)):
-            if _is_chain(data, at, self.rate):
-                return from_byte + at
+        for place in range(round(self.mean / 2)):
+            if _is_chain(data, place, self.rate):
+                return from_byte + place
         return None
 
 
@@ -127,10 +127,12 @@ def _check_ogg_places(file: AudioFile) -> bool:
         last = probe == PROBES
         start = max(file.size - WINDOW, 0) if last else file.size * probe // PROBES
         data = file.peek(start, WINDOW)
-        places = [at for at in _places(data) if (page := _page(data, at)) and page.granule >= 0]
+        places = [
+            place for place in _places(data) if (page := _page(data, place)) and page.granule >= 0
+        ]
         if not places:
             return False
-        pages = [page for at in (places[0], places[-1]) if (page := _page(data, at))]
+        pages = [page for place in (places[0], places[-1]) if (page := _page(data, place))]
         for page in pages:
             serial = page.serial if serial is None else serial
             now = (page.sequence, page.granule)
@@ -161,25 +163,25 @@ class _Page:
 
 
 def _places(data: bytes) -> list[int]:
-    places, at = [], data.find(b"OggS\0")
-    while at >= 0:
-        places.append(at)
-        at = data.find(b"OggS\0", at + 1)
+    places, place = [], data.find(b"OggS\0")
+    while place >= 0:
+        places.append(place)
+        place = data.find(b"OggS\0", place + 1)
     return places
 
 
-def _page(data: bytes, at: int) -> _Page | None:
-    if data[at : at + 5] != b"OggS\0" or len(data) < at + 27:
+def _page(data: bytes, place: int) -> _Page | None:
+    if data[place : place + 5] != b"OggS\0" or len(data) < place + 27:
         return None
-    segments = data[at + 26]
-    lacing = data[at + 27 : at + 27 + segments]
+    segments = data[place + 26]
+    lacing = data[place + 27 : place + 27 + segments]
     if len(lacing) < segments:
         return None
-    granule = int.from_bytes(data[at + 6 : at + 14], "little", signed=True)
-    serial = int.from_bytes(data[at + 14 : at + 18], "little")
-    sequence = int.from_bytes(data[at + 18 : at + 22], "little")
+    granule = int.from_bytes(data[place + 6 : place + 14], "little", signed=True)
+    serial = int.from_bytes(data[place + 14 : place + 18], "little")
+    sequence = int.from_bytes(data[place + 18 : place + 22], "little")
     size = 27 + segments + sum(lacing)
-    return _Page(serial, sequence, granule, size, bool(data[at + 5] & 2))
+    return _Page(serial, sequence, granule, size, bool(data[place + 5] & 2))
 
 
 def _mp3_frames(file: AudioFile) -> Mp3Frames | None:
@@ -196,21 +198,21 @@ def _mp3_frames(file: AudioFile) -> Mp3Frames | None:
         start += length
     if file.is_remote and tag == b"Info":
         return _constant(file, start, first[:length], rate, samples)
-    found = _walk(file, start, rate, samples)
-    return found and replace(found, end=_end(first[:length], samples))
+    frames = _walk(file, start, rate, samples)
+    return frames and replace(frames, end=_end(first[:length], samples))
 
 
 def _constant(
     file: AudioFile, start: int, info: bytes, rate: int, samples: int
 ) -> Mp3Frames | None:
     """Frames of a constant bit rate, if the file's own count of frames and bytes agrees."""
-    at = _tag(info)
-    flags = int.from_bytes(info[at + 4 : at + 8], "big")
+    place = _tag(info)
+    flags = int.from_bytes(info[place + 4 : place + 8], "big")
     head = file.peek(start, 4)
     if flags & 3 != 3 or not _header(head, 0)[0]:
         return None
-    frames = int.from_bytes(info[at + 8 : at + 12], "big")
-    size = int.from_bytes(info[at + 12 : at + 16], "big")
+    frames = int.from_bytes(info[place + 8 : place + 12], "big")
+    size = int.from_bytes(info[place + 12 : place + 16], "big")
     mean = _bit_rate(head) * samples / 8 / rate
     # The stated size counts the Info frame, which is as long as the others.
     if min(abs(size - mean * (frames + extra)) for extra in (0, 1)) > mean / 2:
@@ -227,16 +229,16 @@ def _tag(info: bytes) -> int:
 
 def _end(info: bytes, samples: int) -> int | None:
     """Where the padding begins by LAME's part of the tag, as FFmpeg reads it."""
-    at = _tag(info)
-    flags = int.from_bytes(info[at + 4 : at + 8], "big")
-    if at < 0 or not flags & 1:
+    place = _tag(info)
+    flags = int.from_bytes(info[place + 4 : place + 8], "big")
+    if place < 0 or not flags & 1:
         return None
-    frames = int.from_bytes(info[at + 8 : at + 12], "big")
+    frames = int.from_bytes(info[place + 8 : place + 12], "big")
     sizes = zip((1, 2, 4, 8), (4, 4, 100, 4), strict=True)
-    at += 8 + sum(size for flag, size in sizes if flags & flag)
-    if info[at : at + 4] not in (b"LAME", b"Lavf", b"Lavc"):
+    place += 8 + sum(size for flag, size in sizes if flags & flag)
+    if info[place : place + 4] not in (b"LAME", b"Lavf", b"Lavc"):
         return None
-    padding = int.from_bytes(info[at + 21 : at + 24], "big") & 0xFFF
+    padding = int.from_bytes(info[place + 21 : place + 24], "big") & 0xFFF
     return frames * samples - padding + 528 + 1
 
 
@@ -247,13 +249,13 @@ def _walk(file: AudioFile, start: int, rate: int, samples: int) -> Mp3Frames | N
     if file.is_remote:
         file.expect(file.size)
     while position + 4 <= file.size:
-        at = position - base
-        if at + 4 > len(data) or not data:
-            base, data, at = position, file.peek(position, 1 << 22), 0
-        key = data[at : at + 3]
+        place = position - base
+        if place + 4 > len(data) or not data:
+            base, data, place = position, file.peek(position, 1 << 22), 0
+        key = data[place : place + 3]
         length = lengths.get(key)
         if length is None:
-            length, own_rate, own_samples = _header(data, at)
+            length, own_rate, own_samples = _header(data, place)
             if length and (own_rate, own_samples) != (rate, samples):
                 return None
             lengths[key] = length
@@ -266,12 +268,12 @@ def _walk(file: AudioFile, start: int, rate: int, samples: int) -> Mp3Frames | N
     return Mp3Frames(samples, rate, starts, start)
 
 
-def _is_chain(data: bytes, at: int, rate: int) -> bool:
+def _is_chain(data: bytes, place: int, rate: int) -> bool:
     for _ in range(CHAIN):
-        length, own_rate, _ = _header(data, at)
+        length, own_rate, _ = _header(data, place)
         if not length or own_rate != rate:
             return False
-        at += length
+        place += length
     return True
 
 
@@ -280,9 +282,9 @@ def _bit_rate(head: bytes) -> int:
     return 1000 * _BITRATES[1 if version == 3 else 2][head[2] >> 4]
 
 
-def _header(data: bytes, at: int) -> tuple[int, int, int]:
+def _header(data: bytes, place: int) -> tuple[int, int, int]:
     """Bytes, rate and samples of the Layer III frame that begins at a place; zeros for none."""
-    head = data[at : at + 4]
+    head = data[place : place + 4]
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE6 != 0xE2:
         return 0, 0, 0
     version, index, place = head[1] >> 3 & 3, head[2] >> 4, head[2] >> 2 & 3

@@ -62,8 +62,9 @@ def _to_float(frame: av.AudioFrame) -> np.ndarray:
     return values.astype(np.float32, copy=False)
 
 
-def resample(block_CN: np.ndarray, rate: int, wanted: int) -> np.ndarray:
-    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, wanted, quality="HQ")
+def resample(block_CN: np.ndarray, rate: int, target: int) -> np.ndarray:
+    """Samples (channels, N) at another rate."""
+    resampled = soxr.resample(np.ascontiguousarray(block_CN.T), rate, target, quality="HQ")
     return np.ascontiguousarray(resampled.T)
 
 

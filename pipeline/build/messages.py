@@ -31,9 +31,9 @@ class Decoded:
     waves: dict[int, list[np.ndarray]]
     """Sample rate in Hz -> a float32 mono waveform per clip."""
     warnings: list[list[str]] = field(default_factory=list)
-    """What is wrong with each clip's audio though it was decoded (`AudioWarning.kind`)."""
+    """Faults of each clip's audio that did not keep it from being decoded (`AudioWarning.kind`)."""
     texts: list[str | None] = field(default_factory=list)
-    """What is said in each clip, where the corpus knows it."""
+    """Text of each clip, where the corpus knows it."""
 
     def only(self, positions: slice) -> Decoded:
         """Some of the clips."""
@@ -48,7 +48,7 @@ class Decoded:
 
     def singly(self) -> list[Decoded]:
         """Every clip alone."""
-        return [self.only(slice(at, at + 1)) for at in range(len(self.clip_ids))]
+        return [self.only(slice(row, row + 1)) for row in range(len(self.clip_ids))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ UNKNOWN_SECONDS = 30.0
 
 
 def shared_file(clip: Clip) -> str:
-    """What is read as one for all clips that name it: their file, or their row group of Parquet."""
+    """A clip's file, or its row group of Parquet: one read serves all clips that share it."""
     return clip.uri.rpartition("&row=")[0] or clip.uri
 
 

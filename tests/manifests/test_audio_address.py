@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import http.server
 import io
-import threading
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from manifests.audio_address import ByteRange, ParquetRow, check_file_name, spli
 from manifests.clips import Clip
 from manifests.errors import AudioError, StoreError, UserError
 from tests.manifests.reference_audio import noise
+from tests.manifests.web_folder import Ranged, serve
 
 
 def encoded(seed: int, form: str = "FLAC") -> tuple[bytes, np.ndarray]:
@@ -47,46 +45,10 @@ def packed(tmp_path: Path) -> tuple[Path, list[tuple[ByteRange, np.ndarray]]]:
     return path, parts
 
 
-class Ranged(http.server.SimpleHTTPRequestHandler):
-    """A web server's folder, with ranges unless it is told not to know them."""
-
-    ranges = True
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/busy"):
-            return self.send_error(503)
-        if self.path.startswith("/moved"):
-            self.send_response(302)
-            self.send_header("Location", "file:///etc/hostname")
-            return self.end_headers()
-        path = Path(self.translate_path(self.path))
-        if not path.is_file():
-            return self.send_error(404)
-        data, asked = path.read_bytes(), self.headers.get("Range")
-        if asked and self.ranges:
-            first, last = map(int, asked.removeprefix("bytes=").split("-"))
-            if first >= len(data):
-                return self.send_error(416)
-            data = data[first : last + 1]
-        self.send_response(206 if asked and self.ranges else 200)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-        return None
-
-    def log_message(self, *_: object) -> None:
-        return
-
-
 @pytest.fixture
 def web(tmp_path: Path) -> Iterator[str]:
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Ranged, directory=str(tmp_path))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with serve(tmp_path) as address:
+        yield address
 
 
 def test_bytes_of_a_local_file_decode_like_a_file_of_their_own(packed: Any, tmp_path: Path):
@@ -121,7 +83,11 @@ def test_bytes_of_a_file_on_a_web_server(packed: Any, web: str, monkeypatch: pyt
     for uri in (f"{web}/busy.wav", f"{web}/moved.wav", "http://127.0.0.1:9/a.wav"):
         with pytest.raises(StoreError, match="could not be fetched"):
             audio.decode(clip(uri))
+    cut = {"offset": 0.05, "duration": 0.1}
+    assert np.array_equal(audio.decode(clip(f"{address}{part}", **cut)).samples, samples[800:2400])
     monkeypatch.setattr(Ranged, "ranges", False)
+    whole = f"{web}/a b%25.flac"
+    assert np.array_equal(audio.decode(clip(whole, **cut)).samples, samples[800:2400])
     with pytest.raises(AudioError, match="ignores ranges"):
         audio.decode(clip(f"{address}{part}"))
 

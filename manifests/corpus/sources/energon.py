@@ -32,13 +32,16 @@ def tars(folder: Folder, split: str | None) -> list[str]:
         stated = yaml.safe_load(folder.read_bytes(f"{META}/split.yaml"))
         parts = dict(stated["split_parts"])
         left_out = set(stated.get("exclude") or ())
-        names = {name: [each for part in of for each in expand(part)] for name, of in parts.items()}
+        names = {
+            name: [each for part in listed for each in expand(part)]
+            for name, listed in parts.items()
+        }
     except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{place} is not what Energon writes ({error}); run `energon prepare` again"
         ) from None
     if split is not None and split not in names:
         raise UserError(f"{folder.uri} has no split {split!r}; it has {', '.join(names)}")
-    wanted = list(names.values()) if split is None else [names[split]]
-    every = dict.fromkeys(name for of in wanted for name in of if name not in left_out)
+    lists = list(names.values()) if split is None else [names[split]]
+    every = dict.fromkeys(name for listed in lists for name in listed if name not in left_out)
     return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in every]

@@ -164,7 +164,9 @@ class _File:
         if not self._has_path:
             return None
         column = self._file.read_row_group(group, columns=[f"{self._column}.path"]).column(0)
-        return pa.chunked_array([chunk.field("path") for chunk in column.chunks], pa.string())
+        return pa.chunked_array(
+            [chunk.field("path").cast(pa.string()) for chunk in column.chunks], pa.string()
+        )
 
 
 def _is_audio(kind: pa.DataType, name: str) -> bool:

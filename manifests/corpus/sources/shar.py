@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _CUTS = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
 _TAR = re.compile(r"recording\.(\d+)\.tar(\.\w+)?")
 _EMPTY = (".nodata", ".nometa")
-"""What lhotse writes in place of audio that a cut does not have."""
+"""Suffixes in place of audio that a cut does not have."""
 
 
 def is_shar(folder: Folder) -> bool:
@@ -70,8 +70,8 @@ def _shard(manifest: str, tar: Tar) -> Iterator[Clip | None]:
     rows = list(json_lines.rows(manifest))
     if len(rows) != len(members):
         raise UserError(
-            f"{manifest} has {len(rows)} cuts, and {tar.uri} has audio for {len(members)}; they are "
-            "not of the same set, or one was cut off: copy both again"
+            f"{manifest} has {len(rows)} cuts, and {tar.uri} has audio for {len(members)}; "
+            "they are not of the same set, or one was cut off: copy both again"
         )
     for (where, cut), member in zip(rows, members, strict=True):
         stem = member.name.removesuffix(PurePosixPath(member.name).suffix)

@@ -102,7 +102,7 @@ def test_keys_that_repeat_from_tar_to_tar(tmp_path: Path):
     assert ids == ["a/0", "b/0"]
 
 
-@pytest.mark.parametrize("name", ["cuts.000000.jsonl.gz", "tarred_audio_manifest.json"])
+@pytest.mark.parametrize("name", ["cuts.train.jsonl.gz", "tarred_audio_manifest.json"])
 def test_tars_whose_texts_lie_in_a_manifest_are_no_webdataset(tmp_path: Path, name: str):
     write_tar(tmp_path / "recording.000000.tar", ("0.flac", flac(0)))
     (tmp_path / name).write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,9 @@ def test_blocks_hold_clips_of_one_file_in_order():
     assert ids[:3] == [["long-0", "long-1"], ["long-2", "long-3"], ["long-4"]]
     assert ids[3:7] == [["r0", "r1"], ["r2"], ["r3", "r4"], ["r5"]]
     assert ids[7:] == [["9", "5"], ["pair-0", "pair-1"], ["1"]]
-    assert sorted(sum(ids, [])) == sorted(c.clip_id for c in [*long, *pair, *singles, *rows])
+    assert sorted(chain.from_iterable(ids)) == sorted(
+        c.clip_id for c in [*long, *pair, *singles, *rows]
+    )
 
 
 def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lost(tmp_path: Path):
@@ -61,6 +64,6 @@ def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lo
     assert killed
     for file in range(3):
         of_file = [(process, ids) for process, ids in decoded if ids[0].startswith(f"{file}-")]
-        order = sum((ids for _, ids in of_file), [])
+        order = [clip_id for _, ids in of_file for clip_id in ids]
         assert order == sorted(set(order))
         assert len({id(process) for process, _ in of_file}) == (2 if file == 1 else 1)
