@@ -81,7 +81,7 @@ class Simulated:
         clips = over_windows(waves, self._forward_batch, budget=self.budget)
         return [Targets({"encoder": pooled(clip.frames_TD, POOL)}) for clip in clips]
 
-    def _forward_batch(self, windows: Sequence[Window]) -> list[WindowResult]:
+    def _forward_batch(self, windows: Sequence[Window], padded_frames: int) -> list[WindowResult]:
         with device.turn():
             began = time.time()
             time.sleep(len(windows) * self._settings.seconds_per_window)

@@ -30,7 +30,7 @@ from rich.table import Table
 from benchmarks import simulated_gpu
 from benchmarks.hardware import describe
 from manifests.cache.encoded_frames import EncodedFrames, encode
-from manifests.cache.stream_sums import Sums
+from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.clips import Clip
 from manifests.streams.specs import StreamSpec
 from teachers.toolkit.pitch_path import GLIDE_BINS, GLIDE_COST, LEAP_COST, best_paths
@@ -128,8 +128,11 @@ def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
     assert np.allclose(old.square_D, new.square_D, rtol=1e-6), "sums differ"
     steps: list[tuple[str, Callable[[], object], Callable[[], object]]] = [
         ("average", lambda: old_pooled(frames_TD, pool), lambda: pooled(frames_TD, pool)),
-        ("encode", lambda: old_encode(small_TD), lambda: encode(small_TD, spec)),
-        ("sums", lambda: old_sums(small_TD, kept), lambda: Sums.from_frames(small_TD, kept)),
+        (
+            "encode and sum",
+            lambda: (old_encode(small_TD), old_sums(small_TD, kept)),
+            lambda: encode_and_sum(small_TD, spec),
+        ),
     ]
     return [
         (name, milliseconds(before, times), milliseconds(after, times))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.streams.codecs import CODECS, NotFiniteError
+from manifests.streams.codecs import CODECS, EncodingWatcher, NotFiniteError
 from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns.
@@ -52,8 +52,10 @@ class EncodedFrames:
         return frames_TD
 
 
-def encode(frames_TD: np.ndarray, spec: StreamSpec) -> EncodedFrames:
-    """Packs float32 frames by the stream's codec.
+def encode(
+    frames_TD: np.ndarray, spec: StreamSpec, watcher: EncodingWatcher | None = None
+) -> EncodedFrames:
+    """Packs float32 frames by the stream's codec, and shows them to a watcher if the codec can.
 
     Raises:
         ValueError: the frames have the wrong width, are none, or are not all finite.
@@ -67,7 +69,11 @@ def encode(frames_TD: np.ndarray, spec: StreamSpec) -> EncodedFrames:
     try:
         if not (codec.checks_finite or _is_finite(frames_TD)):
             raise NotFiniteError
-        return EncodedFrames(spec, codec.encode(frames_TD, spec), len(frames_TD))
+        if watcher is not None and codec.encode_watched is not None:
+            blob = codec.encode_watched(frames_TD, spec, watcher)
+        else:
+            blob = codec.encode(frames_TD, spec)
+        return EncodedFrames(spec, blob, len(frames_TD))
     except NotFiniteError:
         raise ValueError(
             f"stream {spec.name}: the expert gave values that are not finite"

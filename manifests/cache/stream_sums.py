@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.cache.encoded_frames import EncodedFrames
+from manifests.cache.encoded_frames import EncodedFrames, encode
+from manifests.streams.codecs import CODECS
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 
@@ -62,14 +63,30 @@ class Sums:
         num_frames, dim = frames_TD.shape
         rows = min(BLOCK_FRAMES, num_frames, max(MIN_ROWS, CACHED_VALUES // dim))
         moments = _ShiftedMoments(frames_TD, rows) if dim >= WIDE else _ExactMoments(dim, rows)
-        loss = _Loss(kept, rows)
+        loss = _Loss(kept.spec)
+        values_TD, scale_D = kept.unscaled()
+        kept_RD = np.empty((rows, dim), np.float32)
         for first in range(0, num_frames, BLOCK_FRAMES):
             last = min(first + BLOCK_FRAMES, num_frames)
             for start in range(first, last, rows):
                 block = slice(start, min(start + rows, last))
                 moments.add(frames_TD[block])
-                loss.add(frames_TD[block], block)
+                kept_TD = kept_RD[: block.stop - block.start]
+                np.copyto(kept_TD, values_TD[block])
+                np.multiply(kept_TD, scale_D, out=kept_TD)
+                loss.add(frames_TD[block], kept_TD)
             moments.end_block()
+        return cls.from_parts(frames_TD, kept, moments, loss)
+
+    @classmethod
+    def from_parts(
+        cls,
+        frames_TD: np.ndarray,
+        kept: EncodedFrames,
+        moments: _ShiftedMoments | _ExactMoments,
+        loss: _Loss,
+    ) -> Sums:
+        """Sums from those of a clip's parts."""
         total_D, square_D = moments.sums()
         lost_D = loss.lost_D
         if not (np.isfinite(square_D).all() and np.isfinite(lost_D).all()):
@@ -77,7 +94,7 @@ class Sums:
             wide_TD = frames_TD.astype(np.float64)
             total_D, square_D = wide_TD.sum(0), np.square(wide_TD).sum(0)
             lost_D = np.square(wide_TD - kept.decode()).sum(0)
-        return cls(num_frames, total_D, square_D, lost_D, loss.max_lost)
+        return cls(len(frames_TD), total_D, square_D, lost_D, loss.max_lost)
 
     def add(self, other: Sums) -> None:
         """Adds another part's sums to these."""
@@ -176,7 +193,8 @@ class _ShiftedMoments:
 
     def __init__(self, frames_TD: np.ndarray, rows: int) -> None:
         dim = frames_TD.shape[1]
-        self._shift_D = frames_TD[:rows].mean(0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._shift_D = frames_TD[:rows].mean(0)
         self._frames = 0
         self._total_D, self._square_D = np.zeros(dim), np.zeros(dim)
         self._left_RD = np.empty((rows, dim), np.float32)
@@ -184,9 +202,10 @@ class _ShiftedMoments:
     def add(self, part_TD: np.ndarray) -> None:
         """Adds some rows."""
         left_TD = self._left_RD[: len(part_TD)]
-        np.subtract(part_TD, self._shift_D, out=left_TD)
-        self._total_D += left_TD.sum(0)
-        with np.errstate(over="ignore"):
+        # Values that are not finite are the codec's to refuse; squares may be beyond float32.
+        with np.errstate(over="ignore", invalid="ignore"):
+            np.subtract(part_TD, self._shift_D, out=left_TD)
+            self._total_D += left_TD.sum(0)
             np.multiply(left_TD, left_TD, out=left_TD)
             self._square_D += left_TD.sum(0)
         self._frames += len(part_TD)
@@ -204,25 +223,59 @@ class _ShiftedMoments:
 class _Loss:
     """The loss of a codec. Squared in float32: a loss is judged by its first digits."""
 
-    def __init__(self, kept: EncodedFrames, rows: int) -> None:
-        self._valid_frames = KINDS[kept.spec.kind].valid_frames
-        self._values_TD, self._scale_D = kept.unscaled()
-        self._lost_RD = np.empty((rows, kept.spec.dim), np.float32)
-        self.lost_D = np.zeros(kept.spec.dim)
+    def __init__(self, spec: StreamSpec) -> None:
+        self._valid_frames = KINDS[spec.kind].valid_frames
+        self.lost_D = np.zeros(spec.dim)
         self.max_lost = 0.0
 
-    def add(self, part_TD: np.ndarray, block: slice) -> None:
-        """Adds some rows, which lie at `block` of the clip."""
-        lost_TD = self._lost_RD[: len(part_TD)]
-        np.copyto(lost_TD, self._values_TD[block])
-        np.multiply(lost_TD, self._scale_D, out=lost_TD)
-        np.subtract(part_TD, lost_TD, out=lost_TD)
+    def add(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
+        """Adds some rows, and overwrites what the codec kept of them."""
+        lost_TD = np.subtract(part_TD, kept_TD, out=kept_TD)
         if self._valid_frames is not None:
             lost_TD *= self._valid_frames(part_TD)[:, None]
         self.max_lost = max(self.max_lost, float(lost_TD.max()), -float(lost_TD.min()))
         with np.errstate(over="ignore"):
             np.multiply(lost_TD, lost_TD, out=lost_TD)
             self.lost_D += lost_TD.sum(0)
+
+
+class _Watcher:
+    """Takes the sums of wide frames while they are encoded."""
+
+    def __init__(self, frames_TD: np.ndarray, spec: StreamSpec) -> None:
+        rows = min(len(frames_TD), max(MIN_ROWS, CACHED_VALUES // spec.dim))
+        self.moments, self.loss = _ShiftedMoments(frames_TD, rows), _Loss(spec)
+
+    def add_frames(self, part_TD: np.ndarray) -> None:
+        """See `EncodingWatcher`."""
+        self.moments.add(part_TD)
+
+    def add_kept(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
+        """See `EncodingWatcher`."""
+        self.loss.add(part_TD, kept_TD)
+
+
+def encode_and_sum(frames_TD: np.ndarray, spec: StreamSpec) -> tuple[EncodedFrames, Sums]:
+    """One clip's frames as the cache stores them, and their sums.
+
+    Wide frames go through the processor's cache twice, and not four times, where their codec lets.
+
+    Raises:
+        ValueError: as `manifests.cache.encoded_frames.encode`.
+    """
+    frames_TD = np.asarray(frames_TD)
+    is_watched = spec.dim >= WIDE and CODECS[spec.codec].encode_watched is not None
+    if (
+        not is_watched
+        or frames_TD.ndim != 2
+        or frames_TD.shape[1] != spec.dim
+        or not frames_TD.size
+    ):
+        encoded = encode(frames_TD, spec)
+        return encoded, Sums.from_frames(frames_TD, encoded)
+    watcher = _Watcher(frames_TD, spec)
+    encoded = encode(frames_TD, spec, watcher)
+    return encoded, Sums.from_parts(frames_TD, encoded, watcher.moments, watcher.loss)
 
 
 def _pack(values_D: np.ndarray) -> str:

@@ -38,6 +38,18 @@ class CodedStream(Protocol):
         ...
 
 
+class EncodingWatcher(Protocol):
+    """Sees the frames of a clip while they are encoded, and lie in the processor's cache anyway."""
+
+    def add_frames(self, part_TD: np.ndarray) -> None:
+        """Some rows, in order."""
+        ...
+
+    def add_kept(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
+        """The same rows again, and what the codec keeps of them, which may be overwritten."""
+        ...
+
+
 class NotFiniteError(ValueError):
     """Frames hold values that are not finite."""
 
@@ -77,6 +89,9 @@ class Codec:
 
     checks_finite: bool = False
     """Whether `encode` itself raises `NotFiniteError`, which saves reading the frames once more."""
+    encode_watched: Callable[[np.ndarray, CodedStream, EncodingWatcher], bytes] | None = None
+    """The same as `encode`, which shows a watcher the frames on the way; None for codecs that do
+    not go through them in blocks."""
     unscaled: Callable[[Blob, CodedStream], tuple[np.ndarray, np.ndarray]] | None = None
     """(blob, stream) -> values_TD as a view of the blob and scale_D, whose product is what `decode`
     gives; None for codecs that store something else."""
@@ -101,7 +116,9 @@ def _decode_fp16(blob: Blob, stream: CodedStream) -> np.ndarray:
     return np.frombuffer(blob, "<f2").reshape(-1, stream.dim).astype(np.float32)
 
 
-def _encode_int8(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
+def _encode_int8(
+    frames_TD: np.ndarray, stream: CodedStream, watcher: EncodingWatcher | None = None
+) -> bytes:
     # Scales are float32: in half precision they underflow on small posteriors.
     # A few rows at a time, so that what is made of them stays in the processor's cache.
     rows = max(8, CACHED_VALUES // stream.dim)
@@ -110,6 +127,8 @@ def _encode_int8(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
         block_RD = frames_TD[first : first + rows]
         np.maximum(largest_D, block_RD.max(0), out=largest_D)
         np.minimum(smallest_D, block_RD.min(0), out=smallest_D)
+        if watcher is not None:
+            watcher.add_frames(block_RD)
     largest_D = np.abs(np.maximum(largest_D, -smallest_D))
     if not np.isfinite(largest_D).all():
         raise NotFiniteError
@@ -123,6 +142,9 @@ def _encode_int8(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
         np.divide(block_RD, divisor_D, out=part_RD)
         np.rint(part_RD, out=part_RD)
         np.copyto(levels_TD[first : first + rows], part_RD, casting="unsafe")
+        if watcher is not None:
+            np.multiply(part_RD, scale_D, out=part_RD)
+            watcher.add_kept(block_RD, part_RD)
     return b"".join((scale_D.tobytes(), levels_TD.data))
 
 
@@ -229,6 +251,7 @@ CODECS: dict[str, Codec] = {
         Codec(
             name="int8",
             encode=_encode_int8,
+            encode_watched=_encode_int8,
             decode=_decode_int8,
             checks_finite=True,
             unscaled=_unscaled_int8,

@@ -13,11 +13,8 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 
-import numpy as np
-
-from manifests.cache.encoded_frames import encode
 from manifests.cache.shards import AUDIO_WARNINGS, Failure, Row
-from manifests.cache.stream_sums import Sums
+from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.streams.specs import TeacherSpec
 from pipeline.build.commit import merge
 from pipeline.build.faults import SickProcess, brief, is_sick
@@ -155,14 +152,14 @@ class TeacherRunner:
         part = Extracted([], [], sums, dict(library_versions()))
         for position, targets in enumerate(results):
             try:
-                row = _checked_row(targets, decoded, position, self._spec)
+                row, own_sums = _checked_row(targets, decoded, position, self._spec)
             except (ValueError, TypeError, AttributeError) as error:
                 reason = "bad-frames" if "stream " in str(error) else "bad-result"
                 clip_id = decoded.clip_ids[position]
                 part.failures.append(clip_failure(clip_id, "extract", reason, error))
                 continue
-            for stream, encoded in row.frames.items():
-                sums[stream].add(Sums.from_frames(np.asarray(targets.frames[stream]), encoded))
+            for stream, own in own_sums.items():
+                sums[stream].add(own)
             part.rows.append(row)
         return part
 
@@ -176,8 +173,10 @@ def _no_sums(spec: TeacherSpec) -> dict[str, Sums]:
     return {stream.name: Sums.zero(stream.dim) for stream in spec.streams}
 
 
-def _checked_row(targets: Targets, decoded: Decoded, position: int, spec: TeacherSpec) -> Row:
-    """A clip's row, once it is sure that it can be written and read again.
+def _checked_row(
+    targets: Targets, decoded: Decoded, position: int, spec: TeacherSpec
+) -> tuple[Row, dict[str, Sums]]:
+    """A clip's row, once it is sure that it can be written and read again, and its sums.
 
     Raises:
         ValueError, TypeError: the expert's result is not what its spec promises.
@@ -192,12 +191,14 @@ def _checked_row(targets: Targets, decoded: Decoded, position: int, spec: Teache
     if not isinstance(targets.metadata, dict):
         raise ValueError("the expert's metadata is not a JSON object")
     kinds = decoded.warnings[position] if decoded.warnings else []
-    return Row(
+    stored = {
+        stream.name: encode_and_sum(targets.frames[stream.name], stream) for stream in spec.streams
+    }
+    row = Row(
         clip_id=decoded.clip_ids[position],
         duration=decoded.durations[position],
         audio_digest=decoded.digests[position],
         metadata=targets.metadata | ({AUDIO_WARNINGS: kinds} if kinds else {}),
-        frames={
-            stream.name: encode(targets.frames[stream.name], stream) for stream in spec.streams
-        },
+        frames={name: encoded for name, (encoded, _) in stored.items()},
     )
+    return row, {name: sums for name, (_, sums) in stored.items()}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from manifests.cache.encoded_frames import encode
-from manifests.cache.stream_sums import Sums
+from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.streams.specs import StreamSpec
 from tests.manifests.frames import KINDS, frames, stream
 
@@ -106,3 +108,29 @@ def test_values_that_are_not_finite_are_refused(codec: str, value: float):
     frames_TD[5, 3] = value
     with pytest.raises(ValueError, match="not finite"):
         encode(frames_TD, stream(codec))
+
+
+@pytest.mark.parametrize("codec", KINDS)
+def test_sums_taken_while_encoding_are_those_taken_afterwards(codec: str):
+    spec = stream(codec)
+    wide = replace(spec, dim=1280) if codec in ("int8", "fp16") else spec
+    rng = np.random.default_rng(0)
+    for one, frames_TD in (
+        (spec, frames(codec, seed=1)),
+        (wide, rng.normal(3, 1, (130, wide.dim)).astype(np.float32).clip(0, 1)),
+    ):
+        encoded, sums = encode_and_sum(frames_TD, one)
+        assert encoded.blob == encode(frames_TD, one).blob
+        assert sums.to_json() == Sums.from_frames(frames_TD, encoded).to_json()
+
+
+@pytest.mark.filterwarnings("error")
+def test_wide_frames_that_are_not_finite_or_have_another_width_are_refused():
+    spec = replace(stream("int8"), dim=1280)
+    frames_TD = np.zeros((60, 1280), np.float32)
+    frames_TD[55, 7] = np.nan
+    with pytest.raises(ValueError, match="not finite"):
+        encode_and_sum(frames_TD, spec)
+    for wrong in (frames_TD[:, :9], frames_TD[:0]):
+        with pytest.raises(ValueError, match="expected"):
+            encode_and_sum(wrong, spec)
