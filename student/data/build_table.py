@@ -249,8 +249,8 @@ class _Builder:
             num_of_tasks = int((examples["chat"] < 0).sum())
             link_L, example_L = chat_links
             recording_C = recordings(clips.file_C, clips.group_C)
-            of_tasks = recording_C[corpus_row_U[examples["clip"][:num_of_tasks]]]
-            recording_L = np.concatenate([of_tasks, recording_C[link_L]])
+            task_recording_L = recording_C[corpus_row_U[examples["clip"][:num_of_tasks]]]
+            recording_L = np.concatenate([task_recording_L, recording_C[link_L]])
             first = np.arange(num_of_tasks, dtype=np.int32)
             example_L = np.concatenate([first, num_of_tasks + example_L])
             task_E = np.array(examples["task"])

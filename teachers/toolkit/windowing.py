@@ -113,7 +113,7 @@ def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     if len(pieces) == 1:
         return pieces[0][1]
     total = pieces[-1][0] + len(pieces[-1][1])
-    fades = [_fade(pieces, at) for at in range(len(pieces))]
+    fades = [_fade(pieces, index) for index in range(len(pieces))]
     joined_TD = np.empty((total, pieces[0][1].shape[1]), np.float32)
     # Block by block, so that the float64 sums of a long clip stay small.
     for start in range(0, total, JOINED_FRAMES):
@@ -131,16 +131,16 @@ def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
     return joined_TD
 
 
-def _fade(pieces: Sequence[tuple[int, np.ndarray]], at: int) -> np.ndarray:
+def _fade(pieces: Sequence[tuple[int, np.ndarray]], index: int) -> np.ndarray:
     """The weight of each frame of a piece, by what it shares with its neighbours."""
-    first, frames_TD = pieces[at]
+    first, frames_TD = pieces[index]
     place_T = np.arange(len(frames_TD)) + 0.5
     faded_T = np.ones(len(frames_TD))
-    if at > 0:
-        before, frames = pieces[at - 1]
+    if index > 0:
+        before, frames = pieces[index - 1]
         faded_T = np.minimum(faded_T, _ramp(place_T, before + len(frames) - first))
-    if at + 1 < len(pieces):
-        overlap = first + len(frames_TD) - pieces[at + 1][0]
+    if index + 1 < len(pieces):
+        overlap = first + len(frames_TD) - pieces[index + 1][0]
         faded_T = np.minimum(faded_T, _ramp(place_T[::-1], overlap))
     return faded_T
 
