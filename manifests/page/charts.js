@@ -1,4 +1,4 @@
-// Charts, as SVG at the width that they get: text stays as large as it is.
+// Charts, as SVG drawn at the width of their container, so that text keeps its size.
 
 const CHART_HEIGHT = 150;
 const DASHES = ["", "7 3", "2 3", "9 3 2 3", "4 4", "1 4"];
@@ -112,7 +112,7 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
         path += steps && at ? `H${right.toFixed(1)}V${up}` : `${path ? "L" : "M"}${right.toFixed(1)} ${up}`;
       });
       const dots = one.dots ? one.dots.at.map((when, at) => [x(when), one.dots.values[at]]) : steps ? [] : points;
-      // A line needs two points: with fewer, it joins the dots, and is thin, for it skips the steps between.
+      // A line needs two points. With fewer, it joins the dots and is thin, because it skips the steps between them.
       const isShort = !steps && points.length < 2 && dots.length > 1;
       if (isShort) path = dots.map(([right, value], at) => `${at ? "L" : "M"}${right.toFixed(1)} ${y(value).toFixed(1)}`).join("");
       const look = { ...stroke(tint, dash), ...(isShort ? { "stroke-width": 1 } : {}) };

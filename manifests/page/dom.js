@@ -1,4 +1,4 @@
-// Small tools that the other parts share. Text always enters the page as text, never as markup.
+// Helper functions that the other parts share. Text is always inserted as text, never as markup.
 
 const facts = JSON.parse(document.getElementById("facts").textContent);
 const byId = (id) => document.getElementById(id);
@@ -27,7 +27,7 @@ function filled(made, props, children) {
 
 const whole = (value) => Math.round(value).toLocaleString("en");
 
-/** Three significant digits or so, as people write them. */
+/** A number with about three significant digits. */
 function short(value) {
   const size = Math.abs(value);
   if (size >= 1000) return whole(value);
@@ -46,7 +46,7 @@ function bytes(count) {
   return `${short(count)} ${units[at]}`;
 }
 
-/** A length of time in the unit that suits it. */
+/** A duration in a suitable unit. */
 function span(seconds) {
   if (seconds < 60) return `${short(seconds)} s`;
   if (seconds < 3600) return `${short(seconds / 60)} min`;
@@ -75,7 +75,7 @@ function niceSteps(low, high, count) {
   return steps;
 }
 
-// Colours for canvases: what a CSS variable is in the theme of the moment, as [r, g, b].
+// Colours for canvases: the value of a CSS variable in the current theme, as [r, g, b].
 const probe = el("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
 const swatch = el("i", { hidden: true });
 document.body.append(swatch);
@@ -114,7 +114,7 @@ function ramp(names) {
   return colours.get(key);
 }
 
-// Whatever depends on width or theme registers here and is drawn again when they change.
+// Everything that depends on the width or the theme registers here and is drawn again when they change.
 const drawn = new Map();
 const widths = new ResizeObserver((entries) => {
   for (const { target } of entries) redraw(target);

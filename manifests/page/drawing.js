@@ -1,4 +1,4 @@
-// How each kind of track is drawn. One rule holds for all: time t is at x = t / seconds * width.
+// Drawing functions for each kind of track. In all of them, time t is at x = t / seconds * width.
 
 const VOICED = 127;
 const LANE = 15;
@@ -54,7 +54,7 @@ function drawHeat(canvas, width, height, data, seconds) {
   context.drawImage(sheet, ((start - hop / 2) / seconds) * width, 0, ((columns * hop) / seconds) * width, height);
 }
 
-/** Words as their stretches, with their texts in as many lanes as they need. */
+/** Words as time spans, with their texts in as many lanes as needed. */
 function drawWords(canvas, width, { words }, seconds) {
   const measure = canvas.getContext("2d");
   const font = `12px ${getComputedStyle(document.body).fontFamily}`;
@@ -91,7 +91,7 @@ function nothing(context, height, text) {
   context.fillText(text, 8, height / 2 + 6);
 }
 
-/** The range of a pitch track in Hz: at least an octave, around what is voiced. */
+/** The range of a pitch track in Hz: at least an octave, around the voiced frames. */
 function pitchRange({ f0, voicing }) {
   const voiced = f0.filter((value, at) => voicing[at] > VOICED && value > 0);
   const shown = voiced.length ? voiced : [100, 400];
@@ -164,7 +164,7 @@ function drawNotes(canvas, width, height, data, seconds) {
   }
 }
 
-/** Curves in lanes below each other, each on the scale that it has over the whole cache. */
+/** Curves in lanes below each other, each scaled to its range over the whole cache. */
 function drawCurves(canvas, width, height, { start, hop, curves }, seconds) {
   const context = sized(canvas, width, height);
   const lane = height / curves.length;

@@ -23,7 +23,7 @@ function head(title, where, about, figures) {
   byId("figures").append(...figures.map(([name, value, note]) => el("div", {}, el("dt", {}, name), el("dd", {}, value, el("small", {}, note)))));
 }
 
-/** Buttons of which one is chosen; choices are [key, text, about], `show(key)` is called at once. */
+/** Buttons, one of which is selected; choices are [key, text, about], and `show(key)` is called immediately. */
 function choices(label, all, show) {
   const box = el("div", { class: "choices", role: "group", "aria-label": label });
   const choose = (key) => {
@@ -35,7 +35,7 @@ function choices(label, all, show) {
   return box;
 }
 
-/** One clip, folded: its waveform, name, what is said of it and chips; `view(box)` fills it once it opens. */
+/** One collapsed clip: its waveform, name, description and chips; `view(box)` fills it when it is opened. */
 function card(clip, at, { said, chips }, view) {
   const box = el("div", { class: "viewer", id: `view-${at}`, hidden: true });
   const thumb = el("canvas", { "aria-hidden": "true" });

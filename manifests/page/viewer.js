@@ -2,7 +2,7 @@
 
 const HEIGHTS = { waveform: 64, spectrogram: 132, pitch: 96, notes: 116, row: 15, lane: 32, unnamed: 2 };
 
-/** How a track is drawn, what stands beside it, and what it says at a time. */
+/** For each kind of track: the drawing function, the legend beside it, and its readout at a given time. */
 function plan(track) {
   const { kind, data } = track;
   const at = (t) => Math.round((t - data.start) / data.hop);

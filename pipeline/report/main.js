@@ -1,4 +1,4 @@
-// The gallery with its search and filters, and the order in which the page is built.
+// The gallery with its search and filters, and the entry point that builds the page.
 
 function showGallery() {
   byId("clips").append(
@@ -15,7 +15,7 @@ function showGallery() {
       count += root.hidden ? 0 : 1;
     }
     const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
-    byId("matches").replaceChildren(`${whole(count)} of ${plural(cards.length, "clip")} shown here, out of ${whole(all)} in the cache. Click into the tracks to jump there.`);
+    byId("matches").replaceChildren(`${whole(count)} of ${plural(cards.length, "clip")} are shown here, of ${whole(all)} in the cache. Click on a track to play from that time.`);
   };
   byId("filters").addEventListener("input", apply);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -56,7 +56,7 @@ function about(clip) {
   return items;
 }
 
-/** The search field and the three filters; `wanted()` gives the test that a clip must pass. */
+/** The search field and the three filters; `wanted()` returns the predicate that a clip must satisfy. */
 function filters() {
   const form = byId("filters");
   const option = (value, text = value) => el("option", { value }, text);
@@ -107,7 +107,7 @@ showSuspicions();
 showGallery();
 chooseTheme();
 
-/** [reason, names of the teachers] of a clip without targets: a decoding error is said once. */
+/** [reason, teacher names] for the missing targets of a clip; a decoding error is listed once for all teachers. */
 function byReason(absent) {
   const names = new Map();
   for (const [name, why] of Object.entries(absent)) names.set(why, [...(names.get(why) ?? []), name]);

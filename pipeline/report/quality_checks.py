@@ -62,12 +62,18 @@ class Check:
 CHECKS = (
     Check(kind="silent", about=f"RMS below {SILENT_DB:g} dB of full scale"),
     Check(kind="clipped", about=f"more than {CLIPPED:.1%} of the samples in flat tops"),
-    Check(kind="other audio", about="decodes to other samples than the teachers heard"),
-    Check(kind="length", about=f"a teacher heard {DRIFT_S:g} s more or less than the corpus says"),
+    Check(kind="other audio", about="samples differ from those that the teachers processed"),
+    Check(
+        kind="length",
+        about=f"a teacher processed {DRIFT_S:g} s more or less audio than the corpus states",
+    ),
     Check(kind="transcript", about=f"word error rate above {WRONG:.0%} against the corpus's text"),
-    Check(kind="language", about="transcribed in another language than its label says"),
+    Check(kind="language", about="transcribed in a different language from its label"),
     Check(kind="repetition", about=f"more than {LETTERS_PER_S:g} letters per second transcribed"),
-    Check(kind="no speech", about=f"words, where speech never passes {NO_SPEECH:.0%}"),
+    Check(
+        kind="no speech",
+        about=f"words, although the speech probability never exceeds {NO_SPEECH:.0%}",
+    ),
     Check(kind="outlier", about=f"feature norm {OUTLYING:g} robust deviations from the median"),
 )
 
@@ -112,7 +118,8 @@ def _check_sound(summary: ClipSummary, sound: Sound) -> Iterator[QualityFinding]
         name for name, target in summary.targets.items() if target.audio_digest != sound.digest
     ]
     if strangers:
-        detail = f"than {', '.join(strangers)} heard: {summary.clip.uri} was replaced"
+        names = ", ".join(strangers)
+        detail = f"{names} processed different audio: {summary.clip.uri} was replaced"
         yield make_finding("other audio", detail, len(strangers))
 
 
@@ -123,7 +130,7 @@ def _check_length(summary: ClipSummary) -> Iterator[QualityFinding]:
     worst = max(summary.targets.values(), key=lambda target: abs(target.duration - stated))
     drift = worst.duration - stated
     if abs(drift) > DRIFT_S:
-        detail = f"{stated:.2f} s in the corpus, {worst.duration:.2f} s heard"
+        detail = f"{stated:.2f} s in the corpus, {worst.duration:.2f} s processed"
         yield _suspect(summary)("length", detail, abs(drift))
 
 
@@ -150,7 +157,8 @@ def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
         detail = f"{pace:.0f} letters per second: “{_short(summary.transcript)}”"
         yield make_finding("repetition", detail, pace)
     if summary.num_words and summary.speech is not None and summary.speech < NO_SPEECH:
-        detail = f"speech at most {summary.speech:.1%}, yet: “{_short(summary.transcript)}”"
+        text = _short(summary.transcript)
+        detail = f"speech probability at most {summary.speech:.1%}, but transcribed as “{text}”"
         yield make_finding("no speech", detail, -summary.speech)
 
 

@@ -1,4 +1,4 @@
-// The upper part of the page: what is true of the whole cache, and of the sample.
+// The upper part of the page: sections about the whole cache and about the sample.
 
 const newest = facts.teachers.filter((one) => one.newest);
 const MOST_SUSPICIONS = 12;
@@ -39,7 +39,7 @@ function showCorpus() {
     }
   }
   const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
-  const note = facts.sampled < all ? `Durations are those of all clips; text and labels those of ${whole(facts.sampled)} sampled clips.` : null;
+  const note = facts.sampled < all ? `Durations cover all clips; text and labels cover ${whole(facts.sampled)} sampled clips.` : null;
   byId("corpus").append(note ? el("p", { class: "quiet small" }, note) : "", grid);
 }
 
@@ -64,8 +64,8 @@ function showTeachers() {
   const unit = Math.max(...run.flatMap((one) => one.throughput.hours)) < 2 ? ["minutes", 60] : ["hours", 1];
   const done = curve("hours").map((one) => ({ ...one, values: one.values.map((value) => value * unit[1]) }));
   section.append(el("div", { class: "pair" },
-    panel("Audio done", `${unit[0]} of audio with targets, from the first commit at ${since} UTC`, lines(done, { unit: unit[0], steps: true })),
-    panel("Speed", "seconds of audio per worker second, loading and decoding left out", lines(curve("speed"), { unit: "times real time", log: true }))));
+    panel("Progress", `${unit[0]} of audio with targets, from the first commit at ${since} UTC`, lines(done, { unit: unit[0], steps: true })),
+    panel("Speed", "seconds of audio per worker second, without loading and decoding", lines(curve("speed"), { unit: "times real time", log: true }))));
 }
 
 function coverage(one) {
@@ -82,7 +82,7 @@ function streams() {
   return table(headings, rows);
 }
 
-/** What fails at decoding fails for every teacher: one row of them all. */
+/** A clip that cannot be decoded fails for every teacher, so these failures share one row. */
 function alike(reasons) {
   const found = new Map();
   for (const { teacher, ...reason } of reasons) {
@@ -102,17 +102,17 @@ function failures() {
   return panel("Failures by reason", null, table([["Teachers"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
-/** What the build noted about audio that it decoded all the same; docs/audio.md explains the kinds. */
+/** Warnings about audio that the build decoded despite a problem; docs/audio.md explains the types. */
 function audioWarnings() {
   const rows = facts.audio_warnings.map((one) => [
     el("b", {}, one.kind), whole(one.clips),
     el("ul", { class: "examples" }, ...one.examples.map((id) => el("li", { class: "small" }, clipName(id)))),
   ]);
-  return panel("Warnings about the audio", "Clips that have targets although something is wrong with their audio; examples are sampled clips",
+  return panel("Warnings about the audio", "These clips have targets despite a problem with their audio; the examples are sampled clips",
     table([["Warning"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
-/** A clip's id, as a link where the clip is in the gallery. */
+/** A clip's id, as a link if the clip is in the gallery. */
 function clipName(id) {
   const at = facts.clips.findIndex((one) => one.clip_id === id);
   return el(at < 0 ? "span" : "a", { class: "mono wrap", href: at < 0 ? null : `#clip-${at}` }, id);
@@ -120,7 +120,7 @@ function clipName(id) {
 
 function showDistributions() {
   const section = byId("distributions");
-  section.append(el("p", { class: "quiet small" }, `Of ${plural(facts.sampled, "sampled clip")}.`));
+  section.append(el("p", { class: "quiet small" }, `Computed from ${plural(facts.sampled, "sampled clip")}.`));
   const grid = el("div", { class: "masonry" });
   for (const { title, about, unit, histogram: counts, bars: shares } of facts.charts) {
     const content = counts ? histogram(counts, { unit }) : bars(shares.map(([name, share]) => [name, share, percent(share)]), title);
@@ -131,8 +131,8 @@ function showDistributions() {
 
 function showSuspicions() {
   const section = byId("suspicious");
-  const unheard = facts.unheard.length ? ` Some have no audio here (${facts.unheard[0]}).` : "";
-  section.append(el("p", { class: "quiet small" }, `Checked: ${plural(facts.sampled, "sampled clip")}, of which ${whole(facts.listened)} were decoded.${unheard} Each line is a reason to listen, not a verdict.`));
+  const unheard = facts.unheard.length ? ` Some could not be decoded on this machine (${facts.unheard[0]}).` : "";
+  section.append(el("p", { class: "quiet small" }, `${plural(facts.sampled, "sampled clip")} checked; ${whole(facts.listened)} decoded.${unheard} Listen to the listed clips before you draw a conclusion.`));
   const found = facts.checks.filter((check) => facts.finding_counts[check.kind]);
   const clean = facts.checks.filter((check) => !facts.finding_counts[check.kind]);
   const box = el("div", { class: "panel" });
@@ -145,11 +145,11 @@ function showSuspicions() {
         facts.findings.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
         rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), one.detail]), { stacking: true }),
-        kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more of it.`));
+        kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more.`));
     };
     const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);
-    box.append(choices("Reason", [["", `all ${whole(total)}`, "The gravest of each kind"], ...kinds], show), body);
+    box.append(choices("Reason", [["", `all ${whole(total)}`, "The most severe findings of each kind"], ...kinds], show), body);
   }
   const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");
-  if (clean.length) box.append(el("p", { class: "quiet small good" }, `Nothing found: ${list(clean)}.`));
+  if (clean.length) box.append(el("p", { class: "quiet small good" }, `No findings: ${list(clean)}.`));
 }

@@ -34,10 +34,10 @@ from student.inference.head_tracks import output_tracks
 
 MAX_TOKENS = 128
 ABOUT = (
-    "What the heads predict from {positions}. They see nothing else: this is what the model "
-    "carries into its answer."
+    "Predictions of the heads from {positions}. The heads have no other input, so they show the "
+    "information that the model can use for its answer."
 )
-NO_HEADS = "This run (arm {arm}) has no heads, so there is nothing to show beside the answer."
+NO_HEADS = "This run (arm {arm}) has no heads, so the page shows only the answer."
 
 
 def serve(run: str, *, port: int, share: bool = False) -> None:

@@ -1,10 +1,10 @@
-// Scores of held-out answers by task, beside chance and the commonest answer, where `eval` has left them.
+// Scores of held-out answers by task, with chance and the most frequent answer, from the files that `eval` wrote.
 
 function showAnswers() {
   const section = byId("answers");
   if (!section) return;
   const sets = [...new Set(facts.runs.flatMap((run) => Object.keys(run.scores)))];
-  const about = "Share of right answers with its 95% interval (of transcripts, words that are right). Chance: guessing among the choices that a question offers. Commonest answer: always giving the one that most questions have. A score says something where its interval lies above both.";
+  const about = "Accuracy with its 95% interval (for transcripts, 1 - word error rate). Chance: guessing among the choices of each question. Most frequent answer: always giving the answer that most questions have. A score is meaningful only if its interval is above both.";
   section.append(el("p", { class: "quiet small" }, about), ...sets.map(answersTo));
 }
 
@@ -21,6 +21,6 @@ function answersTo(name) {
       ...found.flatMap((one) => (one ? [`${share(one.score)} (${share(one.low)} to ${share(one.high)})`, gauge(one.score, Math.max(chance || 0, one.majority || 0))] : ["–", ""]))];
   });
   const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
-  const headings = [["Task"], ["Questions", true], ["Chance", true], ["Commonest answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];
+  const headings = [["Task"], ["Questions", true], ["Chance", true], ["Most frequent answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];
   return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", "", "", ...means]]));
 }

@@ -1,4 +1,4 @@
-// Token replacement and probes, where an evaluation has left them in a run: ablation.json, probes.json.
+// Token replacement and probes, from the files ablation.json and probes.json of a run.
 
 function showEvaluation() {
   const section = byId("evaluation");
@@ -10,7 +10,7 @@ function showEvaluation() {
   if (probed.length) section.append(...probes(probed));
 }
 
-/** Scores under every condition, and their changes against the intact student. */
+/** Scores under every condition, and their differences from the unmodified student. */
 function ablation(ablated) {
   const conditions = [...new Set(ablated.flatMap(({ found }) => Object.keys(found.conditions)))];
   const rows = conditions.map((condition) => [condition, ablated.flatMap(({ run, found }) => {
@@ -23,17 +23,17 @@ function ablation(ablated) {
     one.change ? signed(one.change.score) : "–", one.change && one.change.low !== null ? `${signed(one.change.low)} to ${signed(one.change.high)}` : "–",
     one.same_reply === undefined ? "–" : percent(one.same_reply),
   ]));
-  const about = "mean score over tasks with its 95% interval, with the block or the audio tampered with; a block that is read falls with another clip's states";
+  const about = "Mean score over tasks with its 95% interval, with the block or the audio replaced. If the answer uses the content of the block, the score drops with another clip's states.";
   const headings = [["Run"], ["Condition"], ["Score", true], ["Change", true], ["95% interval", true], ["Same reply", true]];
   const measured = ablated.filter(({ found }) => found.attention);
   return [
     panel("Token replacement", about, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: run.name, tint: tintOf(run), dash: 0 })))),
-    el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Changes against the intact student, question by question"), table(headings, lines))),
-    ...(measured.length ? [panel("Attention and block states", "share of the attention that the position before the answer pays to audio, block and text, by layer; block states that are alike for all clips, or do not change with the audio, hold nothing of it", ...measured.map(blockUse))] : []),
+    el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Differences from the unmodified student, paired by question"), table(headings, lines))),
+    ...(measured.length ? [panel("Attention and block states", "Fraction of the attention from the position before the answer to audio, block and text, by layer. Block states that are equal for all clips, or that do not change with the audio, encode nothing about it.", ...measured.map(blockUse))] : []),
   ];
 }
 
-/** Where the answer's attention goes, and how much the block's states depend on the clip. */
+/** The distribution of the answer's attention, and the dependence of the block's states on the clip. */
 function blockUse({ run, found }) {
   const layers = found.attention.audio.map((_, at) => [String(at), true]);
   const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, value.toFixed(2));
@@ -76,12 +76,12 @@ function intervals(rows) {
   });
 }
 
-/** What linear probes read, by layer, for one group of positions at a time. */
+/** Probe scores by layer, for one group of positions at a time. */
 function probes(probed) {
   const kinds = [...new Set(probed.flatMap(({ found }) => Object.values(found.targets).flatMap((target) => Object.keys(target.scores))))];
   const body = el("div");
   const show = (kind) => body.replaceChildren(...probed.flatMap(({ run, found }) => heatTable(run, found, kind)));
-  const about = "what a linear probe reads from the states of each layer (0: embeddings), against the floor that says the same for every clip";
+  const about = "Score of a linear probe on the states of each layer (0: embeddings), with the score of a constant prediction as the baseline";
   const first = kinds.includes("thinking") ? ["thinking", ...kinds.filter((kind) => kind !== "thinking")] : kinds;
   return [panel("Linear probes", about, choices("Positions", first.map((kind) => [kind, kind]), show), body)];
 }

@@ -1,10 +1,10 @@
-// Held-out clips with their pairs of tracks, and the order in which the page is built.
+// Held-out clips with their pairs of tracks, and the entry point that builds the page.
 
 function showClips() {
   const section = byId("clips");
   if (!section) return;
   section.append(
-    el("p", { class: "quiet small" }, `What the heads of ${facts.predicting} predict from ${facts.read_from}, on held-out clips. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
+    el("p", { class: "quiet small" }, `Predictions of the heads of ${facts.predicting} from ${facts.read_from}, on held-out clips. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
     el("div", { id: "gallery" }));
   const cards = facts.clips.map((clip, at) => {
     const said = `${clip.question} “${clip.answered}”`;

@@ -1,4 +1,4 @@
-// What the files of the runs say: arms, curves, before and after, cost.
+// Sections computed from the files of the runs: arms, curves, before and after, cost.
 
 const groups = [...new Set(facts.runs.map((run) => run.group))];
 const tintOf = (run) => groups.indexOf(run.group);
@@ -32,9 +32,9 @@ function showTitle() {
   head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
     ["Runs", whole(runs.length), `${groups.join(", ")}`],
     ["Backbone", backbones.length > 1 ? whole(backbones.length) : sizes.length === 1 ? amount(sizes[0]) : "–", backbones.join(", ")],
-    ["Learnt", learntBy(runs), "parameters, most in one stage"],
-    ["Held out", whole(runs[0].num_held_out), held.length > 1 ? "not the same examples in all runs" : "examples"],
-    ["Answer loss", best ? short(mean(best[1])) : "–", best ? `lowest: ${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}` : "nothing validated yet"],
+    ["Trained", learntBy(runs), "parameters, maximum over stages"],
+    ["Held out", whole(runs[0].num_held_out), held.length > 1 ? "runs have different examples" : "examples"],
+    ["Answer loss", best ? short(mean(best[1])) : "–", best ? `lowest: ${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}` : "not validated yet"],
     ["Training", seconds.length ? span(seconds.reduce((sum, one) => sum + one, 0)) : "–", "all runs together"],
   ]);
 }
@@ -50,7 +50,7 @@ function showArms() {
   const of = (group, key) => ended.filter((run) => run.group === group)
     .map((run) => [run.name, run.validation[lastOf(run)][key]]).filter(([, value]) => value !== null && value !== undefined);
   const sets = new Set(facts.runs.map((run) => run.held_out));
-  if (sets.size > 1) section.append(el("p", { class: "chip warn" }, "These runs were not held to the same examples: their numbers are not comparable."));
+  if (sets.size > 1) section.append(el("p", { class: "chip warn" }, "These runs were validated on different examples, so their metrics are not comparable."));
   const answers = groups.map((name, tint) => {
     const found = of(name, "answer_loss");
     return { name, tint, values: found.map((one) => one[1]), notes: found.map((one) => one[0]) };
@@ -58,7 +58,7 @@ function showArms() {
   const rows = [["answer_loss", "answer", "loss, lower is better"], ...streamNames.map((name) => [`${name}/metric`, name, facts.metrics[name] || "metric, higher is better"])]
     .map(([key, name, what]) => [name, el("span", { class: "quiet" }, what), ...groups.map((group) => summary(of(group, key).map((one) => one[1])))]);
   const seeds = groups.map((group) => plural(of(group, "answer_loss").length, "seed"));
-  if (answers.length) section.append(panel("Held-out answer loss", "after the last stage; each dot is a run, the bar is the mean", dots(answers, { unit: "nats" })));
+  if (answers.length) section.append(panel("Held-out answer loss", "After the last stage. Each dot is a run; the bar is the mean.", dots(answers, { unit: "nats" })));
   section.append(panel("After the last stage", `mean ± standard deviation over seeds (${groups.map((group, at) => `${group}: ${seeds[at]}`).join(", ")}), on held-out clips`,
     table([["Of"], ["Measure"], ...groups.map((group) => [group, true])], rows)));
 }
@@ -76,26 +76,26 @@ function showCurves() {
     return [{ ...look[at], at: moved(curve.steps), values: curve.values, dots: { at: moved(curve.checked_steps), values: curve.checked } }];
   });
   const marks = latest ? [[0, "align"], [latest, "joint"]] : [];
-  section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines: training batches; dots: held-out clips."), facts.runs.length > 1 ? legendOf(look) : "");
+  section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines show training batches, dots show held-out clips."), facts.runs.length > 1 ? legendOf(look) : "");
   const grid = el("div", { class: "pair" });
   const order = ["answer", ...parts.filter((part) => part !== "answer")].filter((part) => parts.includes(part));
   for (const part of order) {
     const options = { unit: "loss", across: "steps", floor: null, marks, legend: false };
-    grid.append(panel(part, facts.metrics[part] ? `supervised; judged by ${facts.metrics[part]}` : null, lines(seriesOf(part), options)));
+    grid.append(panel(part, facts.metrics[part] ? `supervised; metric: ${facts.metrics[part]}` : null, lines(seriesOf(part), options)));
   }
-  section.append(parts.length ? grid : el("p", {}, "Nothing is logged yet."));
+  section.append(parts.length ? grid : el("p", {}, "No losses have been logged yet."));
 }
 
 function showStreams() {
   const section = byId("streams");
   const validated = facts.runs.filter((run) => Object.keys(run.validation).length);
-  if (!validated.length) { section.append(el("p", {}, "Nothing is validated yet.")); return; }
+  if (!validated.length) { section.append(el("p", {}, "This run has not been validated yet.")); return; }
   const body = el("div");
   const first = validated.find((run) => Object.keys(run.validation.before || {}).some((key) => key.endsWith("/metric"))) || validated[0];
   const ordered = [first, ...validated.filter((run) => run !== first)];
   const show = (name) => body.replaceChildren(beforeAndAfter(validated.find((run) => run.name === name)));
   const box = el("div", { class: "panel" });
-  section.append(el("p", { class: "quiet small" }, "On held-out clips. The mean predictor says the same for every frame, the mean of the training clips: a head that does not beat it has learnt nothing about the audio."), box);
+  section.append(el("p", { class: "quiet small" }, "Metrics on held-out clips. The mean predictor outputs the mean of the training clips for every frame. A head that is not better than the mean predictor has learned nothing about the audio."), box);
   if (ordered.length > 1) box.append(choices("Run", ordered.map((run) => [run.name, run.name]), show), body);
   else { box.append(body); show(first.name); }
 }
@@ -125,10 +125,10 @@ function showCost() {
   const rows = facts.runs.flatMap((run) => run.costs.map((cost, at) => [
     at ? "" : el("b", {}, run.name), cost.stage, cost.learns, cost.parameters.rows ? whole(cost.parameters.rows) : "–",
     cost.parameters.backbone ? whole(cost.parameters.backbone) : "–", cost.parameters.heads ? whole(cost.parameters.heads) : "–",
-    whole(cost.steps), cost.examples ? whole(cost.examples) : "–", cost.seconds === null ? "not ended" : span(cost.seconds),
+    whole(cost.steps), cost.examples ? whole(cost.examples) : "–", cost.seconds === null ? "not finished" : span(cost.seconds),
     cost.seconds && cost.examples ? short(cost.examples / cost.seconds) : "–",
   ]));
-  const headings = [["Run"], ["Stage"], ["Learns"], ["Block rows", true], ["Backbone", true], ["Heads", true], ["Steps", true], ["Examples", true], ["Time", true], ["Examples/s", true]];
-  byId("cost").append(el("p", { class: "quiet small" }, "Parameters that each stage learnt; the heads are dropped at export. Time is the trainer's own; of a stage that was resumed, since then."),
-    el("div", { class: "panel" }, rows.length ? table(headings, rows) : el("p", {}, "No stage has ended yet.")));
+  const headings = [["Run"], ["Stage"], ["Trains"], ["Block embeddings", true], ["Backbone", true], ["Heads", true], ["Steps", true], ["Examples", true], ["Time", true], ["Examples/s", true]];
+  byId("cost").append(el("p", { class: "quiet small" }, "Parameters that each stage trains; the heads are dropped at export. Times are measured by the trainer; for a resumed stage, since it was resumed."),
+    el("div", { class: "panel" }, rows.length ? table(headings, rows) : el("p", {}, "No stage has finished yet.")));
 }
