@@ -1,4 +1,4 @@
-"""Files that public bug reports describe, made here byte by byte, with the samples that they hold."""
+"""Files that public bug reports describe, made here byte by byte, with the samples they hold."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_audio_behind_an_understated_size_is_noticed(tmp_path: Path):
     [
         unicodedata.normalize("NFD", "café.wav"),
         "a#b?c%20d.wav",
-        "758：O.wav",
+        "758\uff1aO.wav",
         "[x]*{y}.wav",
         "a\nb.wav",
     ],
