@@ -40,16 +40,17 @@ class TinyConfig:
     attention_heads: int = 4
     feed_forward: int = 768
     """Inner width of the language model's MLPs."""
+    init_std: float = 0.02
+    """Standard deviation of the random weights; about 1 / sqrt(hidden_size) learns faster."""
     vocabulary: int = 768
-    """Size of the tokenizer that is trained on the corpus' own texts."""
+    """Tokens of the tokenizer that is trained on the corpus' own texts."""
     window_s: int = 10
-    """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
+    """Longest audio in seconds, in place of Whisper's 30 s."""
     tower_width: int = 384
+    """Width of the audio tower; Whisper tiny's, as its depth is."""
     tower_layers: int = 4
-    """Sizes of the audio tower; Whisper tiny's."""
     whisper_weights: bool = True
-    """Fill a Qwen2-Audio tower of Whisper tiny's sizes with its encoder (tiny.en), where the
-    package that carries it is installed."""
+    """Fill a Qwen2-Audio tower of Whisper tiny's sizes with its encoder, if it is installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -292,8 +293,7 @@ class Recipe:
     joint: StageConfig | None = field(default_factory=StageConfig)
     """Stage 2: language-modelling and distillation loss together."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further `transformers.TrainingArguments`, handed on as they are: `bf16`, `fsdp`,
-    `report_to`, `optim`, ..."""
+    """Further `transformers.TrainingArguments`, handed on: `bf16`, `fsdp`, `report_to`, ..."""
 
     def __post_init__(self) -> None:
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)

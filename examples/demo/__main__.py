@@ -20,9 +20,11 @@ from rich.table import Table
 
 from manifests.cache.layout import Layout
 from pipeline.inspect.status import status
+from student.data.held_out import read_held_out
+from student.runs.folder import Run
 
 OUT = Path("demo")
-RECIPE = Path("student/recipes/demo.yaml")
+RECIPE = Path("examples/demo/recipe.yaml")
 BIN = Path(sys.executable).parent
 console = Console(highlight=False)
 
@@ -47,28 +49,32 @@ def main() -> None:
     seconds = {
         "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
         + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
-              "--clips-per-shard", "16"),
+              "--clips-per-shard", "16", "--update-labels"),
         "teacher cache": run("coat-cache", "build", "--corpus", corpus, "--cache", cache),
         "student": run("coat-student", "train", "--config", RECIPE, "--corpus", corpus,
                        "--cache", cache, "--out", student),
+        "held-out answers": run("coat-student", "eval", student),
         "reports": run("coat-cache", "report", "--cache", cache, "--out", cache_report)
         + run("coat-student", "report", student, "--cache", cache, "--out", learnt),
     }  # fmt: skip
     console.print()
     console.print(cache_table(cache))
     console.print(student_table(student))
+    console.print(answers_table(student))
     for step, taken in seconds.items():
-        console.print(f"{step:>14}: {taken:6.1f} s")
+        console.print(f"{step:>16}: {taken:6.1f} s")
     console.print(
         f"\ncorpus   {corpus}\ncache    {cache}   (coat-cache status --cache {cache})"
         f"\nstudent  {student}   (tensorboard --logdir {student})"
         f"\nreports  {cache_report}/index.html, {learnt}/index.html"
         "\n\nLook at one clip:  "
         f"coat-cache show {first_clip(cache)} --cache {cache}"
-        f"\nAsk the student:   coat-student generate {first_audio(cache)} "
-        f'"What is said?" --run {student}',
+        "\nAsk the student about a recording that it has not learnt from:",
         soft_wrap=True,
     )
+    audio, question, answer = right_answer(student)
+    run("coat-student", "generate", audio, question, "--run", student)
+    console.print(f"(the label of this recording: {answer})")
 
 
 def cache_table(cache: Path) -> Table:
@@ -129,10 +135,38 @@ def first_clip(cache: Path) -> str:
     return layout.corpus(layout.corpora()[0]).shard_ids(0)[0]
 
 
-def first_audio(cache: Path) -> str:
-    """File of a clip with words."""
-    layout = Layout.open(cache)
-    return next(clip.uri for clip in layout.corpus(layout.corpora()[0]).clips() if clip.text)
+def answers_table(student: Path) -> Table:
+    """The student's answers about held-out clips, beside chance and the commonest answer."""
+    tasks = json.loads(Run(student).scores_file("held_out").read_text())["tasks"]
+    table = Table(title="Stage 2: the student's answers about held-out clips, share that is right")
+    table.add_column("question")
+    for heading in ("asked", "chance", "commonest answer", "student"):
+        table.add_column(heading, justify="right")
+    for task, scores in tasks.items():
+        chance = f"{scores['chance']:.2f}" if scores["kind"] == "choice" else "-"
+        name = f"{task} (multiple choice)" if scores["kind"] == "choice" else task
+        table.add_row(
+            name, str(scores["n"]), chance, f"{scores['majority']:.2f}", f"{scores['score']:.2f}"
+        )
+    return table
+
+
+def right_answer(student: Path) -> tuple[str, str, str]:
+    """A held-out recording, an open question about it, and its answer, which the student gave.
+
+    The task is the one that the student is best at, beside always giving the commonest answer.
+    """
+    run = Run(student)
+    tasks = json.loads(run.scores_file("held_out").read_text())["tasks"]
+    lines = run.answers_file("held_out").read_text("utf-8").splitlines()
+    right = {row["id"] for row in map(json.loads, lines) if row["right"]}
+    ranked = sorted(tasks, key=lambda task: tasks[task]["majority"] - tasks[task]["score"])
+    asked = sorted(
+        (example for example in read_held_out(student) if not example[0].choices),
+        key=lambda example: (example[0].id not in right, ranked.index(example[0].task)),
+    )
+    example, (clip, *_) = asked[0]
+    return clip.uri, example.question, example.answer
 
 
 if __name__ == "__main__":

@@ -47,6 +47,16 @@ INSTRUMENTS = {
     "flute": 73,
 }
 """Name -> General MIDI program."""
+PLAYED = {
+    "piano": "struck",
+    "guitar": "struck",
+    "violin": "bowed",
+    "cello": "bowed",
+    "trumpet": "blown",
+    "clarinet": "blown",
+    "flute": "blown",
+}
+"""Name -> the way it sounds; a guitar's plucked string dies away as a piano's does."""
 
 
 def speech(out: Path) -> Iterator[Row]:
@@ -69,7 +79,8 @@ def speech(out: Path) -> Iterator[Row]:
         with av.open(str(file), format="g722") as container:
             frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
         soundfile.write(path, np.concatenate(frames), 16000, subtype="PCM_16")
-        labels = {"kind": "speech", "sound": "speech", "language": "en", "speaker": "Allison Smith"}
+        labels = {"kind": "speech", "sound": "speech", "source": "speech", "language": "en",
+                  "speaker": "Allison Smith", "words": number_of_words(said)}  # fmt: skip
         yield _row(path, said, labels, package, "CC-BY-SA-3.0")
 
 
@@ -79,7 +90,8 @@ def synthetic_speech(out: Path) -> Iterator[Row]:
     for number, text in enumerate(synthetic.SENTENCES[:NUM_SPEECH]):
         path = out / "speech" / f"espeak-{number:02d}.wav"
         soundfile.write(path, espeak.say(text), espeak.sample_rate, subtype="PCM_16")
-        labels = {"kind": "speech", "sound": "speech", "language": "en", "synthetic": True}
+        labels = {"kind": "speech", "sound": "speech", "source": "speech", "language": "en",
+                  "synthetic": True, "words": number_of_words(text)}  # fmt: skip
         yield _row(path, text, labels, synthetic.ESPEAK, synthetic.ESPEAK_LICENCE)
 
 
@@ -138,7 +150,10 @@ def _notes(
         seconds = score[-1].offset_s + 0.3
         soundfile.write(path, play(program, score, seconds), SAMPLE_RATE, subtype="PCM_16")
         times = [[note.onset_s, note.offset_s, note.midi] for note in score]
-        labels = {"kind": "notes", "sound": name, "notes": times}
+        labels = {"kind": "notes", "sound": name, "instrument": name, "notes": times,
+                  "source": "music", "played": PLAYED[name],
+                  "texture": "chords" if number % 5 == 4 else "single notes",
+                  "direction": direction(score)}  # fmt: skip
         yield _row(path, None, labels, package, licence)
 
 
@@ -153,6 +168,20 @@ def _score(rng: random.Random, *, chords: bool) -> list[Note]:
             score.append(Note(round(time, 3), round(time + length, 3), midi))
         time += length + 0.1
     return score
+
+
+def number_of_words(text: str) -> str:
+    """Whether a sentence has few or many words; each is true of half of the prompts."""
+    return "eight or more" if len(text.split()) >= 8 else "seven or fewer"
+
+
+def direction(score: Sequence[Note]) -> str:
+    """Whether the last note, or the last chord's lowest one, is higher than the first."""
+    first, last = (
+        min(note.midi for note in score if note.onset_s == end)
+        for end in (score[0].onset_s, score[-1].onset_s)
+    )
+    return "higher" if last > first else "lower" if last < first else "as high"
 
 
 def _spread(items: Sequence[Item], count: int) -> list[Item]:

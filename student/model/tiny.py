@@ -90,6 +90,7 @@ def qwen2_fields(config: TinyConfig, tokenizer: Any) -> dict[str, Any]:
         "intermediate_size": config.feed_forward,
         "max_position_embeddings": 4096,
         "tie_word_embeddings": False,
+        "initializer_range": config.init_std,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "bos_token_id": None,

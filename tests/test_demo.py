@@ -1,0 +1,88 @@
+"""The demo's questions: each has answers in the demo's own labels, and the labels are true."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from examples.demo import corpus as demo
+from examples.demo.__main__ import RECIPE, answers_table, right_answer
+from examples.demo.soundfont import Note
+from student.recipe_files import load_recipe
+from student.runs.folder import Run
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def notes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """The labels of the demo's notes, without their audio."""
+    out = tmp_path_factory.mktemp("demo")
+    (out / "notes").mkdir()
+
+    def play(program: int, score: Any, seconds: float) -> Any:
+        return np.zeros(100, np.float32)
+
+    return [row["labels"] for row in demo._notes(out, play, "none", "CC0-1.0")]
+
+
+def test_every_question_of_the_demo_has_two_answers_at_least(notes: list[dict]) -> None:
+    speech = [{"kind": "speech", "source": "speech", "words": demo.number_of_words(text)}
+              for text in ("one two three four", " ".join(["word"] * 12))]  # fmt: skip
+    for task in load_recipe(ROOT / RECIPE).data.tasks:
+        key = task.answer[0].removeprefix("labels.")
+        answers = {labels[key] for labels in [*notes, *speech] if key in labels}
+        assert len(answers) >= 2, task.questions
+
+
+def test_the_labels_of_notes_are_true(notes: list[dict]) -> None:
+    for labels in notes:
+        onsets = sorted({onset for onset, _, _ in labels["notes"]})
+        first, last = (
+            min(midi for onset, _, midi in labels["notes"] if onset == end)
+            for end in (onsets[0], onsets[-1])
+        )
+        direction = {True: "higher", False: "lower"}[last > first] if last != first else "as high"
+        assert labels["direction"] == direction
+        is_chord = len(onsets) < len(labels["notes"])
+        assert labels["texture"] == ("chords" if is_chord else "single notes")
+    assert {demo.PLAYED[labels["instrument"]] for labels in notes} == {"struck", "bowed", "blown"}
+    assert demo.direction([Note(0, 1, 60), Note(1, 2, 61)]) == "higher"
+
+
+def test_the_demo_ends_with_a_right_answer_to_the_question_that_it_is_best_at(
+    tmp_path: Path,
+) -> None:
+    examples = [
+        ("a/0", "Which?", "label", [], "cat"),
+        ("b/0", "Which?", "label", [], "dog"),
+        ("b/1", "Is it a dog?", "choice", ["yes", "no"], "yes"),
+        ("c/2", "Rare?", "label", [], "x"),
+    ]
+    lines = [
+        json.dumps({"id": name, "task": task, "kind": kind, "question": task, "choices": choices,
+                    "answer": answer, "messages": [], "response": answer,
+                    "clips": [{"clip_id": name[0], "uri": f"/{name[0]}.wav"}]})
+        for name, task, kind, choices, answer in examples
+    ]  # fmt: skip
+    run = Run(tmp_path)
+    run.held_out_file.write_text("\n".join(lines) + "\n")
+    tasks = {
+        "Rare?": {"kind": "label", "n": 1, "score": 1.0, "majority": 1.0, "chance": 0.0},
+        "Which?": {"kind": "label", "n": 2, "score": 0.5, "majority": 0.4, "chance": 0.0},
+        "Is it a dog?": {"kind": "choice", "n": 1, "score": 1.0, "majority": 0.5, "chance": 0.5},
+    }
+    run.scores_file("held_out").parent.mkdir()
+    run.scores_file("held_out").write_text(json.dumps({"tasks": tasks}))
+    right = {"a/0": False, "b/0": True, "b/1": True, "c/2": True}
+    run.answers_file("held_out").write_text(
+        "".join(
+            json.dumps({"id": name, "right": is_right}) + "\n" for name, is_right in right.items()
+        )
+    )
+    assert right_answer(tmp_path) == ("/b.wav", "Which?", "dog")
+    assert answers_table(tmp_path).row_count == 3
