@@ -37,7 +37,8 @@ HF = ("transformers", "torch")
 CATALOGUE: tuple[Family, ...] = (
     Family(
         name="whisper_ct2", address="teachers.adapters.whisper_ct2:WhisperCT2",
-        expert="Whisper by CTranslate2, for CPU farms", model="",
+        expert="Whisper by CTranslate2, for CPU farms; the carried tiny.en knows English only",
+        model="",
         streams="encoder 384 @ 50 (large-v3: 1280); words", license="MIT", memory_gb=0.1,
         needs=("faster_whisper",),
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 
 class Word(NamedTuple):
@@ -36,30 +36,77 @@ class Note(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Confidence:
+    """A decoder's own doubts about the words that it wrote for a clip.
+
+    A decoder writes words for anything: for barks, for languages that it does not know. These
+    numbers tell such words from speech, by the rules with which Whisper was published.
+    """
+
+    no_speech_probability: float
+    average_log_probability: float
+    """Of the tokens, in nats."""
+    compression_ratio: float
+    """Length of the text over its length when compressed by zlib; above 2.4 it repeats itself."""
+    detected_language: str = ""
+    """Language that the decoder hears; empty if it knows one language alone."""
+
+    MAX_NO_SPEECH: ClassVar[float] = 0.6
+    MIN_LOG_PROBABILITY: ClassVar[float] = -1.0
+    MAX_COMPRESSION: ClassVar[float] = 2.4
+
+    def doubts(self, language: str) -> str:
+        """The reason why the words should be left out; empty if there is none.
+
+        Args:
+            language: In which the words are written.
+        """
+        if self.no_speech_probability > self.MAX_NO_SPEECH:
+            return f"no speech, by {self.no_speech_probability:.0%}"
+        if self.average_log_probability < self.MIN_LOG_PROBABILITY:
+            return f"unlikely words, {self.average_log_probability:.2f} nats a token"
+        if self.compression_ratio > self.MAX_COMPRESSION:
+            return f"words repeat themselves, compressed {self.compression_ratio:.1f} times"
+        if self.detected_language and language and self.detected_language != language:
+            return f"written as {language}, but {self.detected_language} is heard"
+        return ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
     """All that a teacher writes about one clip; None where it writes nothing of the sort."""
 
     text: str | None = None
     language: str = ""
     words: tuple[Word, ...] | None = None
+    confidence: Confidence | None = None
+    """None where the teacher states none, and in caches that were written before there was one."""
     notes: tuple[Note, ...] | None = None
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Transcript:
         """Builds a transcript from a row's metadata, which may have other fields as well."""
         words, notes = metadata.get("words"), metadata.get("notes")
+        doubts = metadata.get("confidence")
         return cls(
             text=metadata.get("text"),
             language=metadata.get("language") or "",
             words=None if words is None else tuple(Word(*word) for word in words),
+            confidence=None if doubts is None else Confidence(**doubts),
             notes=None if notes is None else tuple(Note(*note) for note in notes),
         )
+
+    @property
+    def doubts(self) -> str:
+        """The reason why a reader should leave the words out; empty if there is none."""
+        return self.confidence.doubts(self.language) if self.confidence and self.text else ""
 
     def before(self, seconds: float) -> Transcript:
         """Only the words and notes that begin before a moment."""
         return Transcript(
             text=self.text,
             language=self.language,
+            confidence=self.confidence,
             words=self.words and tuple(word for word in self.words if word.start_s < seconds),
             notes=self.notes and tuple(note for note in self.notes if note.start_s < seconds),
         )

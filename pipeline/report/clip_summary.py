@@ -19,6 +19,7 @@ from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import track_kinds
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.streams.transcript import Transcript
 from pipeline.report import words
 from pipeline.report.histogram import Histogram
 from pipeline.report.sampling import Place, SampledClip
@@ -50,6 +51,8 @@ class ClipSummary:
     num_words: int
     language: str
     """Language by the transcribing teacher, or empty."""
+    doubts: str
+    """Reason why the transcriber doubts its own words, or empty."""
     error_rate: float | None
     """Word error rate of the transcript against the corpus's text, where there are both."""
     speech: float | None
@@ -115,10 +118,11 @@ class Summarizer:
             else:
                 norms[key] = self._norm(key, frames_TD)
                 self._count_descriptors(key, spec, frames_TD)
-        transcript, num_words, language = self._count_words(sampled)
+        transcript, num_words = self._count_words(sampled)
         rate = None
-        if sampled.clip.text and transcript is not None:
-            rate = words.error_rate(sampled.clip.text, transcript)
+        text = transcript.text
+        if sampled.clip.text and text is not None:
+            rate = words.error_rate(sampled.clip.text, text)
             self._errors.add([rate])
         return ClipSummary(
             clip=sampled.clip,
@@ -137,9 +141,10 @@ class Summarizer:
                     }
                 )
             ),
-            transcript=transcript,
+            transcript=text if text is None else text.strip(),
             num_words=num_words,
-            language=language,
+            language=transcript.language,
+            doubts=transcript.doubts,
             error_rate=rate,
             speech=speech,
             norms=norms,
@@ -198,7 +203,9 @@ class Summarizer:
         standard_TD = (frames_TD - overall.mean_D) / overall.std_D
         return float(np.sqrt(np.mean(np.square(standard_TD))))
 
-    def _count_words(self, sampled: SampledClip) -> tuple[str | None, int, str]:
+    def _count_words(self, sampled: SampledClip) -> tuple[Transcript, int]:
+        """The transcript of the first teacher that gives one, and its number of words. Words that
+        their decoder doubts are not counted in the distribution."""
         for target in sampled.targets.values():
             self._notes.add([note.midi for note in target.transcript.notes or ()])
         for target in sampled.targets.values():
@@ -206,10 +213,10 @@ class Summarizer:
             if transcript.text is not None:
                 text = transcript.text.strip()
                 num_words = len(words.units(text))
-                if num_words and target.duration:
+                if num_words and target.duration and not transcript.doubts:
                     self._word_rate.add([num_words / target.duration])
-                return text, num_words, transcript.language
-        return None, 0, ""
+                return transcript, num_words
+        return Transcript(), 0
 
 
 def _histogram(title: str, about: str, histogram: Histogram, unit: str = "") -> Chart:

@@ -69,6 +69,7 @@ CHECKS = (
     ),
     Check(kind="transcript", about=f"word error rate above {WRONG:.0%} against the corpus's text"),
     Check(kind="language", about="transcribed in a different language from its label"),
+    Check(kind="unreliable words", about="the decoder of the transcriber doubts its own words"),
     Check(kind="repetition", about=f"more than {LETTERS_PER_S:g} letters per second transcribed"),
     Check(
         kind="no speech",
@@ -141,6 +142,9 @@ def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
         yield make_finding("transcript", detail, summary.error_rate)
     if not summary.transcript:
         return
+    if summary.doubts:
+        detail = f"{summary.doubts}: “{_short(summary.transcript)}”"
+        yield make_finding("unreliable words", detail, float(summary.num_words))
     labelled = [
         str(summary.clip.labels[key]) for key in LANGUAGE_KEYS if key in summary.clip.labels
     ]
@@ -156,6 +160,8 @@ def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
     if pace > LETTERS_PER_S:
         detail = f"{pace:.0f} letters per second: “{_short(summary.transcript)}”"
         yield make_finding("repetition", detail, pace)
+    if summary.doubts:
+        return
     if summary.num_words and summary.speech is not None and summary.speech < NO_SPEECH:
         text = _short(summary.transcript)
         detail = f"speech probability at most {summary.speech:.1%}, but transcribed as “{text}”"

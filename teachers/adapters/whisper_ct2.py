@@ -22,7 +22,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from teachers.toolkit.whisper_windows import (
     over_windows,
 )
 from teachers.toolkit.windowing import Window
-from teachers.toolkit.words import transcript
+from teachers.toolkit.words import DecoderScores, transcript
 
 # Legend: T frames of 20 ms, D encoder width.
 
@@ -161,7 +161,9 @@ class WhisperCT2:
         return [
             Targets(
                 {"encoder": clip.frames_TD},
-                transcript(clip.words, settings.language) if settings.transcribe else {},
+                transcript(clip.words, settings.language, clip.confidence)
+                if settings.transcribe
+                else {},
             )
             for clip in clips
         ]
@@ -185,19 +187,23 @@ class WhisperCT2:
         features = np.ascontiguousarray(np.stack(mels), dtype=np.float32)
         output = self._model.model.encode(ctranslate2.StorageView.from_array(features), to_cpu=True)
         encoded = np.array(output.to(ctranslate2.DataType.float32))
-        words: list[list[dict]] = [[] for _ in pieces]
+        decoded = [_Decoded() for _ in pieces]
         if self._settings.transcribe:
             whole = [min(length, max(1, len(piece.samples) // HOP)) for piece in pieces]
-            words = self._words(output, whole)
+            decoded = self._decode(output, whole)
         return [
             WindowResult(
-                encoded[row, : GRID.count(len(piece.samples))], words[row], self._settings.language
+                encoded[row, : GRID.count(len(piece.samples))],
+                decoded[row].words,
+                self._settings.language,
+                decoded[row].scores,
+                decoded[row].detected_language,
             )
             for row, piece in enumerate(pieces)
         ]
 
-    def _words(self, encoded: Any, spoken_frames: Sequence[int]) -> list[list[dict]]:
-        """Words of each window, with times in seconds from the window's start."""
+    def _decode(self, encoded: Any, spoken_frames: Sequence[int]) -> list[_Decoded]:
+        """The words of each window, with times in seconds from its start, and their scores."""
         # With timestamps, which the words' own times replace: without, a window that is full of
         # unrelated sentences ends at the first pause between them.
         prompt = list(self._tokenizer.sot_sequence)
@@ -208,6 +214,10 @@ class WhisperCT2:
             return_scores=True,
             return_no_speech_prob=True,
         )
+        languages = [""] * len(results)
+        if self._model.model.is_multilingual:
+            detected = self._model.model.detect_language(encoded)
+            languages = [pairs[0][0].strip("<|>") for pairs in detected]
         words: list[list[dict]] = [[] for _ in results]
         for row, result in enumerate(results):
             if has_no_words(result.no_speech_prob, result.scores[0]):
@@ -218,7 +228,27 @@ class WhisperCT2:
                 (words[row],) = self._model.find_alignment(
                     self._tokenizer, [tokens], _row(encoded, row), 2 * spoken_frames[row]
                 )
-        return words
+        return [
+            _Decoded(
+                words=words[row],
+                scores=DecoderScores(
+                    no_speech_probability=result.no_speech_prob,
+                    log_probability=result.scores[0],
+                    num_tokens=len(result.sequences_ids[0]),
+                ),
+                detected_language=languages[row],
+            )
+            for row, result in enumerate(results)
+        ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Decoded:
+    """The decoder's results for one window."""
+
+    words: list[dict] = field(default_factory=list)
+    scores: DecoderScores | None = None
+    detected_language: str = ""
 
 
 def _row(encoded: Any, row: int) -> Any:

@@ -20,11 +20,11 @@ from typing import Any
 
 import numpy as np
 
-from manifests.streams.transcript import Word
+from manifests.streams.transcript import Confidence, Word
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.frame_grid import windows
 from teachers.toolkit.windowing import Grid, Window, cut, join
-from teachers.toolkit.words import within
+from teachers.toolkit.words import DecoderScores, build_confidence, within
 
 # Legend: T frames of 20 ms, D width.
 
@@ -49,6 +49,10 @@ class WindowResult:
     words: Sequence[Mapping[str, Any]]
     """Words with `word`, `start` and `end`, in seconds from the window's beginning."""
     language: str
+    scores: DecoderScores | None = None
+    """The decoder's numbers on the words, where it states them."""
+    detected_language: str = ""
+    """Language that a decoder of several hears."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class ClipResult:
     words: list[Word]
     language: str
     """Language of the first window that has words."""
+    confidence: Confidence | None = None
 
 
 def over_windows(
@@ -128,4 +133,9 @@ def _joined(parts: Sequence[tuple[int, WindowResult]], fades: bool) -> ClipResul
     for (start, window), first, end in zip(parts, firsts, ends, strict=True):
         words += within(window.words, start=start, first=first, end=end, hop_s=HOP_S)
     language = next((window.language for _, window in parts if window.words), "")
-    return ClipResult(frames_TD, words, language)
+    confidence = build_confidence(
+        [window.scores for _, window in parts if window.scores is not None],
+        "".join(word.text for word in words).strip(),
+        next((window.detected_language for _, window in parts if window.words), ""),
+    )
+    return ClipResult(frames_TD, words, language, confidence)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from manifests.streams.transcript import Word
+from manifests.streams.transcript import Confidence, Word
 
 # Legend: N tokens, T frames.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecoderScores:
+    """A decoder's numbers on the words of one window."""
+
+    no_speech_probability: float
+    log_probability: float
+    """Mean over the tokens, in nats."""
+    num_tokens: int
 
 
 def within(
@@ -32,11 +44,40 @@ def within(
     return kept
 
 
-def transcript(words: Sequence[Word], language: str) -> dict[str, Any]:
+def transcript(
+    words: Sequence[Word], language: str, confidence: Confidence | None = None
+) -> dict[str, Any]:
     """A clip's metadata from the words of all its windows."""
     text = "".join(word.text for word in words).strip()
     timed = [word._replace(text=word.text.strip()) for word in words]
-    return {"text": text, "words": timed, "language": language}
+    metadata = {"text": text, "words": timed, "language": language}
+    return metadata if confidence is None else metadata | {"confidence": asdict(confidence)}
+
+
+def build_confidence(
+    windows: Sequence[DecoderScores], text: str, detected_language: str = ""
+) -> Confidence | None:
+    """A clip's confidence: means over its windows, by their tokens; None where none is known.
+
+    Args:
+        windows: The scores of each window.
+        text: The words of the clip.
+        detected_language: See `Confidence`.
+    """
+    if not windows:
+        return None
+    weights = [max(scores.num_tokens, 1) for scores in windows]
+    encoded = text.encode()
+    return Confidence(
+        no_speech_probability=round(
+            float(np.average([each.no_speech_probability for each in windows], weights=weights)), 4
+        ),
+        average_log_probability=round(
+            float(np.average([each.log_probability for each in windows], weights=weights)), 4
+        ),
+        compression_ratio=round(len(encoded) / len(zlib.compress(encoded)), 3) if encoded else 0.0,
+        detected_language=detected_language,
+    )
 
 
 def warp(score_NT: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ import soxr
 
 from manifests import audio
 from manifests.clips import Clip
+from manifests.streams.transcript import Transcript
 from tests import debian_audio
 from tests.debian_audio import MELODY_RATE, Melody
 from tests.teachers.conftest import Load
@@ -52,6 +53,23 @@ def test_whisper_understands_prompts(load: Load):
         times = [time for _, start, end in targets.metadata["words"] for time in (start, end)]
         assert times == sorted(times)
         assert times[-1] <= len(wave) / debian_audio.PROMPT_RATE + 0.02
+
+
+def test_whisper_doubts_the_words_that_it_writes_for_sounds_and_no_others(load: Load):
+    teacher = load("asr")
+    spoken = teacher.extract([wave for wave, _ in debian_audio.prompts(6)])
+    assert [Transcript.from_metadata(targets.metadata).doubts for targets in spoken] == [""] * 6
+    files = list(debian_audio.sounds("Animal").values())[:8]
+    waves = [
+        audio.resample(audio.decode(Clip(clip_id=file.stem, uri=str(file))), 16_000)
+        for file in files
+    ]
+    heard = [Transcript.from_metadata(found.metadata) for found in teacher.extract(waves)]
+    worded = [transcript for transcript in heard if transcript.text]
+    assert len(worded) >= 2
+    assert all(transcript.doubts for transcript in worded)  # none is missed
+    assert all(transcript.confidence for transcript in heard)
+    assert all(words.confidence.detected_language == "" for words in heard if words.confidence)
 
 
 def test_whisper_hears_a_long_clip_to_its_end_and_no_word_twice(load: Load):

@@ -1,0 +1,38 @@
+"""Transcripts: a row's metadata and back, and which words a reader should leave out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from manifests.streams.transcript import Confidence, Transcript, Word
+
+SURE = Confidence(
+    no_speech_probability=0.02,
+    average_log_probability=-0.3,
+    compression_ratio=1.1,
+)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "doubt"),
+    [
+        (SURE, ""),
+        (replace(SURE, no_speech_probability=0.7), "no speech, by 70%"),
+        (replace(SURE, average_log_probability=-1.5), "unlikely words, -1.50 nats a token"),
+        (replace(SURE, compression_ratio=3.0), "words repeat themselves, compressed 3.0 times"),
+        (replace(SURE, detected_language="fr"), "written as en, but fr is heard"),
+        (replace(SURE, detected_language="en"), ""),
+        (None, ""),
+    ],
+)
+def test_doubts_are_said_in_words(confidence: Confidence | None, doubt: str) -> None:
+    metadata = {"text": "hello", "words": [Word("hello", 0.0, 0.5)], "language": "en"}
+    if confidence is not None:
+        metadata["confidence"] = asdict(confidence)
+    read = Transcript.from_metadata(json.loads(json.dumps(metadata)))
+    assert read.confidence == confidence
+    assert read.doubts == read.before(0.2).doubts == doubt
+    assert replace(read, text="").doubts == "", "there are no words to leave out"
