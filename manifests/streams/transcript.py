@@ -45,7 +45,7 @@ class Confidence:
 
     no_speech_probability: float
     average_log_probability: float
-    """Of the tokens, in nats."""
+    """Mean over the tokens, in nats."""
     compression_ratio: float
     """Length of the text over its length when compressed by zlib; above 2.4 it repeats itself."""
     detected_language: str = ""

@@ -1,0 +1,86 @@
+"""The tutorial's commands and programs are run as they stand, on recordings made here."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
+BIN = Path(sys.executable).parent
+NOT_RUN = ("vllm", "curl")
+RATE = 16_000
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A working folder with the recordings that the tutorial speaks of."""
+    (tmp_path / "recordings").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(16):
+        time = np.arange(int(RATE * rng.uniform(1.0, 2.0))) / RATE
+        hertz = rng.uniform(500, 900)
+        bell = sum(np.sin(2 * np.pi * hertz * k * time) / k for k in (1, 2, 3)) * np.exp(-3 * time)
+        wind = np.convolve(rng.standard_normal(len(time)), np.hanning(40), "same")
+        for name, wave in (("bell", bell), ("wind", wind)):
+            path = tmp_path / "recordings" / f"{name}-{number:02d}.wav"
+            soundfile.write(path, 0.5 * wave / np.abs(wave).max(), RATE)
+    return tmp_path
+
+
+def steps() -> list[tuple[str, str]]:
+    """(kind, text) of the page: files to write (their name and content), and commands to run."""
+    found = []
+    text = PAGE.read_text("utf-8")
+    for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
+        if language in ("python", "yaml"):
+            found.append((block.split("\n")[0].removeprefix("# "), block))
+        else:
+            found += [("run", line) for line in block.splitlines() if line]
+    return found
+
+
+def follow(place: Path, first: int = 0, last: int | None = None) -> dict[str, str]:
+    """Does some of the steps; command -> what it printed."""
+    printed: dict[str, str] = {}
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    for kind, text in steps()[first:last]:
+        if kind != "run":
+            (place / kind).write_text(text)
+            continue
+        if text.startswith(NOT_RUN):
+            continue
+        done = subprocess.run(
+            text, shell=True, cwd=place, capture_output=True, text=True, check=False,
+            env=os.environ | {"PATH": path, "PYTHONPATH": str(PAGE.parents[1])},
+        )  # fmt: skip
+        assert done.returncode == 0, f"{text}\n{done.stderr}"
+        printed[text] = done.stdout
+    return printed
+
+
+def test_the_first_steps_of_the_tutorial(place: Path) -> None:
+    """Up to the plan: what needs neither Ray nor training."""
+    plan = next(number for number, (_, text) in enumerate(steps()) if "coat-cache plan" in text)
+    printed = follow(place, last=plan + 1)
+    assert "32 clips (32 new)" in printed[steps()[2][1]]
+    assert "bell" in printed["coat-corpus stats corpus/"]
+
+
+@pytest.mark.slow
+def test_the_whole_tutorial(place: Path) -> None:
+    printed = follow(place)
+    assert "no clip has failed" in printed["coat-cache failures --cache cache/"]
+    assert (
+        printed['coat-student generate recordings/bell-00.wav "What is heard?" --run run/']
+        == (printed["python ask.py"])
+    )
+    assert printed["python ask.py"].strip() == "bell"
+    for page in ("cache", "run"):
+        assert (place / "report" / page / "index.html").stat().st_size > 100_000
