@@ -15,6 +15,7 @@ from manifests.console import console, messages, run_command
 from manifests.errors import UserError
 from student.config import ArmsOptions, TrainOptions
 from student.evaluation.cli import ablate, evaluate, probe
+from student.plan.options import PlanOptions
 from student.quiet import quiet_imports
 from student.recipe_names import settle_arguments
 
@@ -26,6 +27,22 @@ def train(options: TrainOptions) -> None:
 
     quiet_libraries()
     run_training(options)
+
+
+def plan(options: PlanOptions) -> None:
+    """Print what a recipe needs: memory per GPU, tokens per second, hours, before loading it."""
+    from student.distill.streams import open_streams
+    from student.plan.estimate import build_plan
+    from student.plan.table import render
+    from student.quiet import quiet_libraries
+
+    quiet_libraries()
+    recipe = options.recipe()
+    caches = [options.cache] if isinstance(options.cache, str) else options.cache
+    selected = recipe.streams if caches and recipe.distils else {}
+    streams = open_streams(caches, selected)
+    widths = {name: stream.dim for name, stream in streams.items() if stream.dim}
+    console.print(render(build_plan(options, streams=widths), options))
 
 
 def base(options: TrainOptions) -> int:
@@ -206,7 +223,12 @@ def _trained(run: str) -> Any:
 def main() -> None:
     """Entry point of `coat-student`."""
     quiet_imports()
-    recipes = {"train": TrainOptions, "base": TrainOptions, "arms": ArmsOptions}
+    recipes = {
+        "train": TrainOptions,
+        "plan": PlanOptions,
+        "base": TrainOptions,
+        "arms": ArmsOptions,
+    }
     try:
         arguments = settle_arguments(sys.argv[1:], recipes)
     except UserError as error:
@@ -214,9 +236,10 @@ def main() -> None:
         sys.exit(2)
     run_command(
         "coat-student",
-        {"train": train, "base": base, "arms": arms, "generate": generate, "reply": reply,
-         "demo": demo, "eval": evaluate, "ablate": ablate, "probe": probe,
-         "report": report, "fetch": fetch, "export": export, "push": push},
+        {"plan": plan, "fetch": fetch, "train": train, "base": base, "arms": arms,
+         "generate": generate, "reply": reply, "demo": demo,
+         "eval": evaluate, "ablate": ablate, "probe": probe, "report": report,
+         "export": export, "push": push},
         description="Students that learn continuous audio thinking from a teacher cache.",
         arguments=arguments,
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The cost of a recipe, computed before anything is loaded or rented."""

@@ -1,0 +1,112 @@
+"""Sizes of a backbone by its config alone, as a model without weights.
+
+The sizes of the checkpoints that the shipped recipes name are kept here, so that a plan needs no
+network; those of any other come from its own config.json. Parameters, counted on the meta device,
+are the check: tests/student/plan/test_counting.py has what the publishers' weight files hold.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoConfig, PreTrainedModel
+
+from manifests.errors import UserError
+from student.config import ModelConfig
+
+QWEN2_7B = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
+            "num_hidden_layers": 28, "num_attention_heads": 28,
+            "num_key_value_heads": 4}  # fmt: skip
+WHISPER_LARGE = {"num_mel_bins": 128, "d_model": 1280, "encoder_layers": 32,
+                 "encoder_attention_heads": 20, "encoder_ffn_dim": 5120}  # fmt: skip
+
+KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
+    "Qwen/Qwen2-Audio-7B-Instruct": ("qwen2_audio", {
+        "audio_config": {"model_type": "qwen2_audio_encoder", **WHISPER_LARGE},
+        "text_config": {"model_type": "qwen2", "hidden_size": 4096, "intermediate_size": 11008,
+                        "num_hidden_layers": 32, "num_attention_heads": 32,
+                        "num_key_value_heads": 32, "vocab_size": 156032},
+    }),
+    "Qwen/Qwen2.5-Omni-7B": ("qwen2_5_omni_thinker", {
+        "audio_config": {**WHISPER_LARGE, "output_dim": 3584},
+        "text_config": {**QWEN2_7B, "model_type": "qwen2_5_omni_text", "vocab_size": 152064},
+        "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420,
+                          "num_heads": 16, "out_hidden_size": 3584},
+    }),
+    "nvidia/audio-flamingo-3-hf": ("audioflamingo3", {
+        "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "intermediate_size": 5120,
+                         "num_hidden_layers": 32, "num_attention_heads": 20},
+        "text_config": {**QWEN2_7B, "vocab_size": 151672},
+    }),
+}  # fmt: skip
+"""Hub id -> `model_type` and the fields of its config that are not the class's defaults."""
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Facts about a class that its config does not state."""
+
+    class_name: str
+    pads_to_s: float | None
+    """The audio tower takes whole windows of this length; None takes what is there."""
+    attends_s: float
+    """Each position of the tower meets those of its own stretch of this length."""
+
+    def padded_seconds(self, seconds: float) -> float:
+        """Seconds that the tower processes for a clip, padding included."""
+        if self.pads_to_s is None:
+            return seconds
+        return max(math.ceil(seconds / self.pads_to_s), 1) * self.pads_to_s
+
+
+FAMILIES = {
+    "qwen2_audio": Family("Qwen2AudioForConditionalGeneration", 30, 30),
+    "qwen2_5_omni_thinker": Family("Qwen2_5OmniThinkerForConditionalGeneration", None, 2),
+    "audioflamingo3": Family("AudioFlamingo3ForConditionalGeneration", 30, 30),
+}
+"""`model_type` -> the class that is trained."""
+
+
+def config_of(path: str) -> Any:
+    """The config of a checkpoint: from the table, or its own config.json.
+
+    Raises:
+        UserError: there is none, or it is of a family that is not known.
+    """
+    if path in KNOWN:
+        model_type, values = KNOWN[path]
+        return AutoConfig.for_model(model_type, **values)
+    try:
+        config = AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        known = ", ".join(KNOWN)
+        raise UserError(
+            f"{path} has no config that can be read ({first_line}); sizes are known of {known}"
+        ) from None
+    config = getattr(config, "thinker_config", config)
+    if config.model_type not in FAMILIES:
+        raise UserError(f"{path} is a {config.model_type} model; known are {', '.join(FAMILIES)}")
+    return config
+
+
+def empty_model(config: ModelConfig) -> PreTrainedModel:
+    """The backbone of a recipe on the meta device: every shape and not one weight.
+
+    Raises:
+        UserError: the recipe builds its model on the spot, so there is nothing to plan.
+    """
+    if config.path is None:
+        raise UserError(
+            f"model.build: {config.build} makes a small model on the spot; `plan` is for recipes "
+            "with model.path"
+        )
+    described = config_of(config.path)
+    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
+    model_class = getattr(transformers, FAMILIES[described.model_type].class_name)
+    with torch.device("meta"):
+        return model_class(described).to(dtype).requires_grad_(False)

@@ -1,0 +1,199 @@
+"""Operations and bytes of a training step, counted on the meta device.
+
+The language model runs forward and backward without weights: torch's FlopCounterMode counts what is
+multiplied, a hook what is kept for the backward pass. The audio tower is frozen, so its layers are
+counted forward alone. Norms, softmax and copies are not products and are not counted, as is usual
+where model FLOPs utilisation is computed (arXiv 2204.02311, appendix B).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+from student.config import HeadConfig, LoraSettings
+from student.model.backbones.protocol import Backbone
+from student.model.heads import StreamHead
+from student.plan.checkpoints import FAMILIES
+
+# Legend: S tokens, H width of the language model, T tower positions.
+
+CAUSAL = {"full_attention": None, "sliding_attention": None}
+TOWER_HZ = 50.0
+"""Positions per second of a Whisper encoder, which all towers of the known families are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCounts:
+    """One example in one training step; a multiplication with its addition is two operations."""
+
+    tower_forward: float
+    forward: float
+    """Operations of the language model, its head at the answer, and the stream heads."""
+    backward: float
+    kept: float
+    """Bytes that the backward pass needs."""
+    kept_with_checkpointing: float
+    """Bytes with every layer recomputed: inputs of all layers, and the inside of one."""
+    logits: float
+    """Bytes of the answer's logits, in bfloat16, float32, and their gradient."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelCounts:
+    """Parameters by what they are."""
+
+    frozen_projections: int
+    """Weights of the language model's layers, which a 4-bit model quantizes."""
+    frozen_others: int
+    learnt: int
+
+
+def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
+    """Parameters of the language model's projections, and all others."""
+    pattern = re.compile(backbone.lora_pattern + r"\.weight")
+    named = list(model.named_parameters())
+    projections = sum(value.numel() for name, value in named if pattern.fullmatch(name))
+    return projections, sum(value.numel() for _, value in named) - projections
+
+
+def add_lora(model: PreTrainedModel, backbone: Backbone, settings: LoraSettings) -> None:
+    """Puts adapters into the model in place, as training does."""
+    with torch.device("meta"):
+        get_peft_model(
+            model,
+            LoraConfig(r=settings.rank, lora_alpha=settings.alpha,
+                       target_modules=backbone.lora_pattern),
+        )  # fmt: skip
+
+
+def empty_heads(
+    dims: Mapping[str, int], *, hidden_size: int, num_positions: int, config: HeadConfig
+) -> nn.ModuleList:
+    """One head per stream, without weights."""
+    with torch.device("meta"):
+        return nn.ModuleList(
+            StreamHead(hidden_size=hidden_size, num_positions=num_positions, dim=dim, config=config)
+            for dim in dims.values()
+        )
+
+
+def count_step(
+    model: PreTrainedModel,
+    backbone: Backbone,
+    heads: nn.ModuleList,
+    *,
+    num_positions: int,
+    tokens: int,
+    answer_tokens: int,
+    clip_s: float,
+) -> StepCounts:
+    """Counts the operations and bytes of one example.
+
+    Args:
+        model: The model of `empty_model`; with adapters if they are trained.
+        backbone: Its adapter.
+        heads: The heads of `empty_heads`.
+        num_positions: K, the positions that heads read.
+        tokens: Length of prompt and answer, S.
+        answer_tokens: Those of them at which the language model's head is applied.
+        clip_s: Length of the clip in seconds.
+    """
+    inner: Any = model
+    language_model = inner.model.language_model
+    layers, width = language_model.layers, inner.lm_head.in_features
+    dtype = inner.lm_head.weight.dtype
+
+    def count(num_layers: int) -> tuple[float, float, float]:
+        embedded_SH = torch.empty(1, tokens, width, dtype=dtype, device="meta", requires_grad=True)
+        kept = _Kept(model, tokens)
+        language_model.layers = layers[:num_layers]
+        try:
+            with FlopCounterMode(display=False) as forward, kept:
+                # A mask by layer type, as the class would make it: making it reads values, of which
+                # the meta device has none.
+                states_SH = language_model(
+                    inputs_embeds=embedded_SH, attention_mask=CAUSAL, use_cache=False
+                ).last_hidden_state
+                loss = inner.lm_head(states_SH[:, -answer_tokens:]).float().sum()
+                for head in heads:
+                    loss = loss + head(states_SH[:, :num_positions]).sum()
+            with FlopCounterMode(display=False) as backward:
+                loss.backward()
+        finally:
+            language_model.layers = layers
+        return (
+            float(forward.get_total_flops()),
+            float(backward.get_total_flops()),
+            float(kept.total),
+        )
+
+    # All layers cost the same, so two are counted.
+    first_layer, two_layers = count(1), count(2)
+    a_layer = [second - first for first, second in zip(first_layer, two_layers, strict=True)]
+    forward, backward, kept = (
+        first + (len(layers) - 1) * more for first, more in zip(first_layer, a_layer, strict=True)
+    )
+    family = FAMILIES[model.config.model_type]
+    tower_layers: Any = backbone.audio_tower(model).layers
+    return StepCounts(
+        tower_forward=count_tower(tower_layers, family.padded_seconds(clip_s), family.attends_s),
+        forward=forward,
+        backward=backward,
+        kept=kept,
+        kept_with_checkpointing=first_layer[2] + len(layers) * tokens * width * dtype.itemsize,
+        logits=float(answer_tokens * inner.lm_head.out_features * (dtype.itemsize + 4 + 4)),
+    )
+
+
+def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float) -> float:
+    """Counts the operations of an audio tower's layers over a length of audio.
+
+    Each weight is used once per position, and each position meets those of its own stretch.
+
+    Args:
+        layers: The layers of the tower.
+        seconds: Length that the tower processes, padding included.
+        attends_s: Length of a stretch.
+    """
+    num_weights = sum(value.numel() for value in layers.parameters() if value.dim() == 2)
+    num_positions = seconds * TOWER_HZ
+    met = min(seconds, attends_s) * TOWER_HZ
+    width = next(value.shape[1] for value in layers.parameters() if value.dim() == 2)
+    return num_positions * (2 * num_weights + len(layers) * 4 * met * width)
+
+
+class _Kept(torch.autograd.graph.saved_tensors_hooks):
+    """Counts the bytes that are kept for the backward pass, each storage once.
+
+    Weights are there anyway. Attention weights are not kept by the kernels that GPUs use, which
+    recompute them; the meta device's plain one would.
+    """
+
+    def __init__(self, model: nn.Module, tokens: int) -> None:
+        self._seen: dict[int, int] = {}
+        self._tensors: list[Tensor] = []
+        own = {value.untyped_storage()._cdata for value in model.parameters()}
+
+        def keep(value: Tensor) -> Tensor:
+            storage = value.untyped_storage()
+            is_attention = value.shape[-2:] == (tokens, tokens)
+            if storage._cdata not in own and not is_attention:
+                self._seen[storage._cdata] = storage.nbytes()
+                self._tensors.append(value)  # so that no later storage has the same address
+            return value
+
+        super().__init__(keep, lambda value: value)
+
+    @property
+    def total(self) -> int:
+        """Bytes."""
+        return sum(self._seen.values())

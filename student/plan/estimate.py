@@ -1,0 +1,185 @@
+"""A recipe's memory, steps, hours and price on a given card, before anything is loaded.
+
+Everything here is computed, and says so: operations and kept bytes are counted
+(`student.plan.counting`), time is operations over the card's peak times an assumed utilisation,
+and a share of the memory is set aside for what no count sees.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from manifests.errors import UserError
+from student.config import StageConfig
+from student.data.dataset import TOKENS_PER_SECOND
+from student.model.backbones.registry import named_backbone
+from student.plan.checkpoints import empty_model
+from student.plan.counting import StepCounts, add_lora, count_model, count_step, empty_heads
+from student.plan.gpus import Gpu, named_gpu
+from student.plan.options import PlanOptions
+
+BLOCK_MARKS = 2
+"""Tokens that open and close the block."""
+NF4_BYTES = 0.5 + 4 / 64
+"""Bytes of a 4-bit weight: half a byte, and a float32 scale per 64 of them."""
+SET_ASIDE_GB = 2.0
+"""For the CUDA context, kernels' workspaces and fragments."""
+MOMENTS = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 4}
+"""Optimizer -> its bytes per learnt weight; AdamW's two float32 moments are 8."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Bytes on one GPU, by what they are."""
+
+    frozen: float
+    learnt: float
+    """Weights in float32, gradients, moments."""
+    activations: float
+    """Kept for one backward pass, with the logits."""
+
+    @property
+    def total(self) -> float:
+        """All of it, with what is set aside."""
+        return self.frozen + self.learnt + self.activations + SET_ASIDE_GB * 1e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """One training stage."""
+
+    name: str
+    steps: int
+    examples_per_step: int
+    memory: Memory
+    largest_batch: int
+    """Examples per forward pass that the card holds; 0 where not one fits."""
+    flops_per_example: float
+    examples_per_second: float
+    """All GPUs together."""
+    tokens_per_second: float
+    hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The cost of a recipe."""
+
+    path: str
+    gpu: Gpu
+    gpus: int
+    frozen: int
+    """Parameters."""
+    learnt: Mapping[str, int]
+    """Stage -> parameters that it trains."""
+    tokens: int
+    """Length of one example."""
+    stages: list[StagePlan]
+    price_per_gpu_hour: float | None = None
+
+    @property
+    def price(self) -> float | None:
+        """Price of all GPU hours."""
+        return None if self.price_per_gpu_hour is None else self.gpu_hours * self.price_per_gpu_hour
+
+    @property
+    def gpu_hours(self) -> float:
+        """Sum over stages and GPUs."""
+        return self.gpus * sum(stage.hours for stage in self.stages)
+
+
+def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
+    """Counts and computes.
+
+    Args:
+        options: Recipe and hardware.
+        streams: Stream -> width of its targets.
+
+    Raises:
+        UserError: the model or the card is not known, or a number is out of range.
+    """
+    if options.gpus < 1 or options.examples < 1 or not 0 < options.utilisation <= 1:
+        raise UserError(
+            f"gpus and examples must be at least 1 and utilisation in (0, 1]; found "
+            f"{options.gpus}, {options.examples} and {options.utilisation}"
+        )
+    recipe, gpu = options.recipe(), named_gpu(options.gpu)
+    model = empty_model(recipe.model)
+    backbone = named_backbone(model.config.model_type)
+    projections, others = count_model(model, backbone)
+    width = model.config.get_text_config().hidden_size
+    num_positions = recipe.block.tokens
+    selected = recipe.streams
+    dims = {
+        name: dim
+        for name, dim in streams.items()
+        if recipe.distils and (selected is None or name in selected)
+    }
+    heads = empty_heads(dims, hidden_size=width, num_positions=num_positions, config=recipe.heads)
+    in_block = num_positions + BLOCK_MARKS if recipe.has_block else 0
+    audio_tokens = round(options.seconds * TOKENS_PER_SECOND)
+    tokens = audio_tokens + options.prompt_tokens + in_block + options.answer_tokens
+
+    num_heads = sum(value.numel() for value in heads.parameters())
+    rows = (num_positions + BLOCK_MARKS) * width if recipe.has_block else 0
+    stages: list[StagePlan] = []
+    learnt: dict[str, int] = {}
+    for name, stage in recipe.stages().items():
+        if stage.train != "embeddings":
+            add_lora(model, backbone, recipe.lora)
+        adapters = sum(
+            value.numel() for key, value in model.named_parameters() if ".lora_" in f".{key}"
+        )
+        learnt[name] = num_heads + rows + (adapters if stage.train != "embeddings" else 0)
+        counts = count_step(
+            model, backbone, heads,
+            num_positions=num_positions, tokens=tokens,
+            answer_tokens=options.answer_tokens, clip_s=options.seconds,
+        )  # fmt: skip
+        stages.append(
+            _plan_stage(name, stage, options, gpu, counts, frozen=(projections, others),
+                        learnt=learnt[name], tokens=tokens)
+        )  # fmt: skip
+    return Plan(path=str(recipe.model.path), gpu=gpu, gpus=options.gpus,
+                frozen=projections + others, learnt=learnt, tokens=tokens, stages=stages,
+                price_per_gpu_hour=options.price_per_gpu_hour)  # fmt: skip
+
+
+def _plan_stage(
+    name: str, stage: StageConfig, options: PlanOptions, gpu: Gpu, counts: StepCounts, *,
+    frozen: tuple[int, int], learnt: int, tokens: int,
+) -> StagePlan:  # fmt: skip
+    parts = options.gpus if options.sharded else 1
+    optimizer = str(options.trainer.get("optim", "adamw"))
+    size = 4 if options.model.dtype == "float32" or options.sharded else 2
+    projection_bytes = NF4_BYTES if options.model.quantize == "4bit" else size
+    frozen_bytes = (frozen[0] * projection_bytes + frozen[1] * size) / parts
+    learnt_bytes = learnt * (8 + MOMENTS.get(optimizer, 8)) / parts
+    kept = counts.kept_with_checkpointing if stage.checkpointing else counts.kept
+    per_example = kept + counts.logits
+    memory = Memory(
+        frozen=frozen_bytes, learnt=learnt_bytes, activations=per_example * stage.batch_size
+    )
+    room = gpu.memory_gb * 1e9 - memory.total + memory.activations
+    flops = counts.tower_forward + counts.forward + counts.backward
+    recomputed = counts.forward if stage.checkpointing else 0.0
+    speed = options.gpus * gpu.tflops * 1e12 * options.utilisation / (flops + recomputed)
+    examples_per_step = stage.batch_size * stage.accumulation * options.gpus
+    steps = (
+        stage.max_steps
+        if stage.max_steps > 0
+        else math.ceil(options.examples * stage.epochs / examples_per_step)
+    )
+    return StagePlan(
+        name=name,
+        steps=steps,
+        examples_per_step=examples_per_step,
+        memory=memory,
+        largest_batch=max(int(room // per_example), 0),
+        flops_per_example=flops,
+        examples_per_second=speed,
+        tokens_per_second=speed * tokens,
+        hours=steps * examples_per_step / speed / 3600,
+    )

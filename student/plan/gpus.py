@@ -1,0 +1,48 @@
+"""GPUs by name: what they can multiply in bfloat16, and what they hold.
+
+Peak rates are those of the vendors' data sheets for dense bfloat16 products, without sparsity.
+Prices change by the week and by the seller, so none is here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from manifests.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One card."""
+
+    name: str
+    tflops: float
+    """Dense bfloat16 products, 10^12 operations per second."""
+    memory_gb: float
+    """10^9 bytes."""
+
+
+GPUS = {
+    "b200": Gpu("NVIDIA B200", 2250, 192),
+    "h200": Gpu("NVIDIA H200 SXM", 989, 141),
+    "h100": Gpu("NVIDIA H100 SXM", 989, 80),
+    "h100-pcie": Gpu("NVIDIA H100 PCIe", 756, 80),
+    "a100-80": Gpu("NVIDIA A100 80 GB", 312, 80),
+    "a100-40": Gpu("NVIDIA A100 40 GB", 312, 40),
+    "l40s": Gpu("NVIDIA L40S", 362, 48),
+    "l4": Gpu("NVIDIA L4", 121, 24),
+    "a10": Gpu("NVIDIA A10", 125, 24),
+    "rtx4090": Gpu("NVIDIA GeForce RTX 4090", 165, 24),
+    "rtx3090": Gpu("NVIDIA GeForce RTX 3090", 71, 24),
+}
+
+
+def named_gpu(name: str) -> Gpu:
+    """The card of that name.
+
+    Raises:
+        UserError: it is not in the table.
+    """
+    if name not in GPUS:
+        raise UserError(f"--gpu {name!r} is not known; there are {', '.join(GPUS)}")
+    return GPUS[name]

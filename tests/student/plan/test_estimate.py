@@ -1,0 +1,102 @@
+"""`coat-student plan` as one types it, and what its numbers hang on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from manifests.errors import UserError
+from student.config import Recipe
+from student.plan.estimate import NF4_BYTES, Plan, build_plan
+from student.plan.options import PlanOptions
+from student.recipe_files import load_recipe, recipes_folder
+
+STREAMS = {"asr.encoder": 384, "pitch.salience": 361}
+
+
+def options(recipe: str, **values: object) -> PlanOptions:
+    """A shipped recipe on some card."""
+    loaded = load_recipe(recipes_folder() / recipe)
+    own = {item.name: getattr(loaded, item.name) for item in fields(Recipe)}
+    return PlanOptions(**(own | values))
+
+
+@pytest.fixture(scope="module")
+def on_24_gb() -> Plan:
+    """The QLoRA recipe of Qwen2-Audio on the card that it names."""
+    return build_plan(options("qwen2_audio_1x24gb.yaml", gpu="rtx4090"), streams=STREAMS)
+
+
+def test_the_small_card_holds_its_recipe_and_not_the_large_one(on_24_gb: Plan) -> None:
+    for stage in on_24_gb.stages:
+        assert stage.memory.total < 24e9
+        assert stage.largest_batch >= 1
+    whole = build_plan(options("qwen2_audio_8x80gb.yaml", gpu="rtx4090"), streams=STREAMS)
+    assert any(stage.memory.total > 17e9 for stage in whole.stages)
+
+
+def test_four_bits_are_counted_for_projections_alone(on_24_gb: Plan) -> None:
+    bf16 = build_plan(
+        replace(options("qwen2_audio_1x24gb.yaml"),
+                model=replace(options("qwen2_audio_1x24gb.yaml").model, quantize=None)),
+        streams=STREAMS,
+    )  # fmt: skip
+    saved = bf16.stages[0].memory.frozen - on_24_gb.stages[0].memory.frozen
+    projections = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
+    assert saved == pytest.approx(projections * (2 - NF4_BYTES))
+
+
+def test_hours_follow_from_operations(on_24_gb: Plan) -> None:
+    for stage in on_24_gb.stages:
+        spent = stage.examples_per_step * stage.steps * stage.flops_per_example
+        least = spent / (165e12 * 0.4) / 3600
+        assert least < stage.hours < 1.5 * least  # recomputed activations
+    double = build_plan(options("qwen2_audio_1x24gb.yaml", gpu="rtx4090", gpus=2), streams=STREAMS)
+    assert double.gpu_hours == pytest.approx(on_24_gb.gpu_hours, rel=0.01)
+
+
+def test_sharding_divides_what_is_frozen() -> None:
+    recipe = "audio_flamingo3_8x80gb.yaml"
+    alone = build_plan(options(recipe, gpus=8), streams={})
+    cut = build_plan(options(recipe, gpus=8, sharded=True), streams={})
+    assert cut.stages[0].memory.frozen == pytest.approx(alone.stages[0].memory.frozen * 2 / 8)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"gpu": "v100"}, "not known; there are b200"), ({"gpus": 0}, "at least 1"),
+     ({"utilisation": 1.5}, r"in \(0, 1\]")],
+)  # fmt: skip
+def test_wrong_options_are_refused_before_anything_is_counted(
+    changed: dict[str, object], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        build_plan(options("qwen2_audio_1x24gb.yaml", **changed), streams={})
+
+
+def plan(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "student.cli", "plan", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_command_prints_memory_hours_and_price() -> None:
+    recipe = recipes_folder() / "qwen2_5_omni_1x24gb.yaml"
+    done = plan(
+        "--config", recipe, "--gpu", "l4", "--examples", "1000", "--price-per-gpu-hour", "1"
+    )
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    assert "8.93 B parameters are frozen" in shown
+    assert "Computed, not measured" in shown
+    assert "memory per GPU, GB" in shown
+    assert "price" in shown
+
+
+def test_a_recipe_that_builds_its_model_is_answered_in_one_line() -> None:
+    done = plan("--config", recipes_folder() / "demo.yaml")
+    assert done.returncode == 2
+    assert "model.build: tiny makes a small model on the spot" in " ".join(done.stderr.split())
