@@ -1,0 +1,1 @@
+"""Measurements on a GPU, as one command; at toy size on a machine without one."""

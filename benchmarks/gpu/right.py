@@ -1,0 +1,137 @@
+"""Is it right: half precision on the GPU against float32 on the CPU, and resume on the GPU.
+
+Every family of experts with the same random weights on both; a training step of each backbone with
+the same weights and batch; an export reloaded by stock transformers in bfloat16; a training that
+is killed and goes on against one that is not. Toy sizes everywhere: what is compared is arithmetic.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from benchmarks.gpu.backbones import batch_of, build, streams_of
+from benchmarks.gpu.experts import Expert, experts, saved
+from benchmarks.gpu.record import Record, device, half
+from benchmarks.gpu.teachers import sounds
+from student.batch import Batch
+from student.model.student import Student
+from student.plan.checkpoints import FAMILIES
+from student.train import count_targets, step_losses
+from teachers import registry
+
+STEPS = 4
+
+
+def run(record: Record, *, toy: bool) -> None:
+    """Compares; `toy` makes no difference."""
+    del toy
+    if not torch.cuda.is_available():
+        # oneDNN's bfloat16 convolutions of few channels are wrong on some CPUs (torch 2.13, AMX).
+        torch.backends.mkldnn.enabled = False  # pyright: ignore[reportAttributeAccessIssue]
+    transformers.logging.set_verbosity_error()
+    with tempfile.TemporaryDirectory() as base:
+        for name, expert in experts(toy=True).items():
+            record.measure({"what": f"expert, {name}"},
+                           lambda: _expert(expert, Path(base) / name))  # fmt: skip # noqa: B023
+    for family in FAMILIES:
+        record.measure({"what": f"training step, {family}"}, lambda: _step(family))  # noqa: B023
+        record.measure({"what": f"resume, {family}"}, lambda: _resume(family))  # noqa: B023
+        record.measure({"what": f"export, {family}"}, lambda: _export(family))  # noqa: B023
+    record.finish("half precision here against float32 on the CPU; relative differences")
+
+
+def _expert(expert: Expert, folder: Path) -> dict[str, Any]:
+    waves = sounds(3, 16_000, 3.0)
+    streams: dict[str, dict[str, list[np.ndarray]]] = {}
+    for where, precision in (("cpu", None), (device(), half())):
+        settings = saved(expert, folder, half=precision)
+        teacher = registry.make("t", expert.family, settings)
+        teacher.load(device=where, num_threads=2)
+        for targets in teacher.extract(waves):
+            for name, frames_TD in targets.frames.items():
+                streams.setdefault(name, {}).setdefault(str(precision), []).append(frames_TD)
+    worst = 0.0
+    for values in streams.values():
+        exact, rounded = (np.concatenate(each) for each in values.values())
+        scale = float(np.abs(exact).max()) or 1.0
+        worst = max(worst, float(np.abs(exact - rounded).max()) / scale)
+    return {"difference": worst, "right": bool(worst < 0.05)}
+
+
+def _losses(student: Student, batch: Batch, recipe: Any, *, where: str) -> torch.Tensor:
+    streams = streams_of(recipe)
+    counts = count_targets(batch, streams=streams)
+    with torch.autocast(where, torch.bfloat16, enabled=where == "cuda"):
+        return step_losses(student, batch, counts, recipe=recipe, streams=streams,
+                           stage="joint")[1]  # fmt: skip
+
+
+def _step(family: str) -> dict[str, Any]:
+    """Loss and gradient norm of one step, here and in float32 on the CPU."""
+    student, prompter, recipe = build(family, "coat", toy=True)
+    batch = batch_of(student, prompter, recipe, 2)
+    numbers = []
+    for where in (device(), "cpu"):
+        student.to(where).train()
+        for module in student.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        student.zero_grad()
+        loss = _losses(student, batch.to(where), recipe, where=where)
+        loss.backward()
+        norms = [each.grad.float().norm() for each in student.parameters() if each.grad is not None]
+        numbers.append((float(loss.detach()), float(torch.stack(norms).norm())))
+    (loss, norm), (exact_loss, exact_norm) = numbers
+    differences = [abs(loss / exact_loss - 1), abs(norm / exact_norm - 1)]
+    return {"difference": max(differences), "right": max(differences) < 0.05}
+
+
+def _resume(family: str) -> dict[str, Any]:
+    """Weights after some steps in one go, against a state that was saved and loaded halfway."""
+
+    def trained(stop_at: int | None) -> dict[str, torch.Tensor]:
+        student, prompter, recipe = build(family, "coat", toy=True)
+        batch = batch_of(student, prompter, recipe, 2)
+        student.eval()  # without dropout
+        learning = [each for each in student.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(learning, lr=1e-3)
+        for step in range(STEPS):
+            if step == stop_at:
+                kept = {name: value.clone() for name, value in student.learnt().items()}
+                state = optimizer.state_dict()
+                student, _, recipe = build(family, "coat", toy=True)
+                student.eval().load_state_dict(kept, strict=False)
+                learning = [each for each in student.parameters() if each.requires_grad]
+                optimizer = torch.optim.AdamW(learning, lr=1e-3)
+                optimizer.load_state_dict(state)
+            _losses(student, batch, recipe, where=device()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return {name: value.float().cpu() for name, value in student.learnt().items()}
+
+    whole, resumed = trained(None), trained(STEPS // 2)
+    worst = max(float((whole[name] - resumed[name]).abs().max()) for name in whole)
+    return {"difference": worst, "right": worst < 1e-3}
+
+
+def _export(family: str) -> dict[str, Any]:
+    """A merged model written in bfloat16 and read again by its own class: the same choices."""
+    student, prompter, recipe = build(family, "coat", toy=True)
+    batch = batch_of(student, prompter, recipe, 2)
+    merged: Any = student.model.merge_and_unload().to(torch.bfloat16).eval()  # pyright: ignore
+    inputs = {
+        name: value.to(torch.bfloat16) if value.is_floating_point() else value
+        for name, value in batch.inputs.items()
+    }
+    with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
+        merged.save_pretrained(folder)
+        again = type(merged).from_pretrained(folder, dtype=torch.bfloat16).to(device()).eval()
+        first, second = merged(**inputs).logits.float(), again(**inputs).logits.float()
+    same = float((first.argmax(-1) == second.argmax(-1)).float().mean())
+    return {"difference": float((first - second).abs().max()), "right": same > 0.99}
