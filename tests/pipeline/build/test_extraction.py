@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +12,20 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.build import setup
+from manifests.cache import shards
+from manifests.cache.layout import Layout
+from pipeline.build import plan, setup
 from pipeline.build.extraction import SharedClock, TeacherRunner
 from pipeline.build.faults import SickProcess
 from pipeline.build.messages import Decoded
+from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers.protocol import Targets
 from teachers.toolkit import device
-from tests.pipeline.build.test_scheduler import Run, contents, failures
+from tests.pipeline.build.test_scheduler import Run, Silent, contents, failures
 from tests.pipeline.conftest import ENERGY, MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
-from tests.pipeline.in_process import Process, ProcessDies
+from tests.pipeline.in_process import InProcess, Process, ProcessDies
 from tests.teachers import checkpoints
 
 
@@ -167,3 +171,43 @@ def test_a_stated_batch_is_every_teachers_that_has_one_but_its_own_goes_first(tm
     )
     stated = {one.name: one.settings.get("batch_seconds") for one in setup.teachers(config)}
     assert stated == {"a": 90.0, "b": 7.0, "c": None}
+
+
+def test_teachers_of_one_gpu_share_it_without_loading_twice_and_a_clip_is_decoded_once(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
+    corpus = make_corpus(12)
+    gpu = Resources(num_cpus=1, num_gpus=1)
+    config = BuildConfig(
+        corpus=corpus.folder.uri,
+        cache=str(tmp_path / "cache"),
+        preset="none",
+        block_clips=3,
+        teacher={
+            name: TeacherConfig(family=ENERGY, settings={"gain": gain}, resources=gpu)
+            for name, gain in (("first", 1.0), ("second", 2.0), ("third", 3.0))
+        },
+    )
+    setups = setup.teachers(config)
+    layout = Layout.create(config.cache)
+    layout.register(corpus)
+    for teacher in setups:
+        layout.add_teacher(teacher.spec)
+    specs = [teacher.spec for teacher in setups]
+    folders = {spec.name: layout.shards(spec, corpus.name) for spec in specs}
+    started: Counter[int] = Counter()
+    decoded: Counter[str] = Counter()
+
+    def watch(process: Process, method: str, arguments: tuple) -> None:
+        if method == "start" and len(process.worker._setups):
+            started[process.number] += 1
+        if method == "decode":
+            decoded.update(clip.clip_id for clip in arguments[0])
+
+    backend = InProcess({"a": {"CPU": 3, "GPU": 1}}, watch)
+    work = plan.work(corpus, plan.missing(layout, corpus, specs))
+    Scheduler(backend, setups, work, folders, config, Silent()).run()
+    assert list(started.values()) == [1], "the models of one GPU were loaded more than once"
+    assert decoded == Counter(clip.clip_id for clip in corpus.clips())
+    for spec in specs:
+        assert len(shards.committed(folders[spec.name])) == corpus.num_shards
