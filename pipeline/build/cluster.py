@@ -224,7 +224,12 @@ def _start_local(quiet: dict[str, Any]) -> None:
     try:
         # "local", for without an address Ray would join whatever cluster was last started here.
         ray.init("local", include_dashboard=False, **quiet)
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:
+        # Ray raises the plain class where a node does not start in time.
+        if type(error) is not Exception and not isinstance(
+            error, OSError | RuntimeError | ValueError
+        ):
+            raise
         raise UserError(
             f"a local Ray cluster does not start here ({_last_line(error)}); free memory and space "
             "in the temporary folder, or name a running cluster with --ray-address"
