@@ -1,6 +1,6 @@
-"""`coat-corpus`: builds a corpus and says what is in it. Parses and calls, nothing else.
+"""The command line `coat-corpus`, which builds corpora and prints statistics of them.
 
-What reads audio or Parquet is imported by the command that needs it: `--help` answers at once.
+Each command imports the modules that read audio or Parquet itself, so that `--help` is fast.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ def build(
     clips_per_shard: int | None = None,
     update_labels: bool = False,
 ) -> None:
-    """Make a corpus, or add to the one that is there what is new in its source.
+    """Create a corpus, or add the new clips of the source to an existing corpus.
 
     Args:
-        source: A JSON-lines manifest (audio_filepath, duration, offset, text; anything else is a
-            label), a lhotse cut manifest, a folder of audio files, WebDataset tars (their folder
+        source: A JSON-lines manifest (audio_filepath, duration, offset, text; other fields become
+            labels), a lhotse cut manifest, a folder of audio files, WebDataset tars (their folder
             or a pattern such as 'a-{000..012}.tar'), Parquet with audio, a Kaldi data folder, or a
-            Hugging Face dataset: its folder, or hf:NAME, to which
-            ?name=CONFIGURATION&split=SPLIT may be added. docs/corpora.md describes each.
+            Hugging Face dataset (its folder, or hf:NAME, to which
+            ?name=CONFIGURATION&split=SPLIT can be appended). docs/corpora.md describes all sources.
         out: Folder or address of the corpus.
-        name: Name of a new corpus, by which a cache knows it; that of the folder if null.
-        clips_per_shard: Clips that are extracted and committed together, for a new corpus; if null
-            256, or as many long ones as last 4 hours. Fewer lose less when a job is killed, more
-            make fewer files.
-        update_labels: Take the source's new texts and labels for clips that the corpus has
-            already. Their audio must be the same; no cache computes anything again.
+        name: Name of a new corpus, which caches use; the name of the folder if null.
+        clips_per_shard: Number of clips of a new corpus that are extracted and committed together.
+            If null, 256, or about 4 hours of long clips. With smaller shards, a killed job loses
+            less work; larger shards give fewer files.
+        update_labels: Take new texts and labels from the source for clips that are already in the
+            corpus. Their audio must be unchanged. No targets are recomputed.
     """
     from manifests.corpus import corpus
     from manifests.corpus.relabel import describe_ids
@@ -65,7 +65,7 @@ def build(
 
 
 def corpus_stats(path: str, json: bool = False) -> None:
-    """Show what is in a corpus: clips, hours, durations, texts, languages, labels.
+    """Show statistics of a corpus: clips, hours, durations, texts, languages, labels.
 
     Args:
         path: Folder or address of the corpus.
@@ -84,7 +84,7 @@ def corpus_stats(path: str, json: bool = False) -> None:
 
 
 def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """Passes items on and shows how many; how many will come is not known."""
+    """Passes items on and shows their number; the total is not known."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} " + what), TimeElapsedColumn())
@@ -104,5 +104,5 @@ def main() -> None:
     run_command(
         "coat-corpus",
         {"build": build, "stats": corpus_stats},
-        description="Corpora: the clips that teachers run over and students train on.",
+        description="Build corpora: the clips that teachers process and students train on.",
     )

@@ -105,7 +105,7 @@ def run_command(
         print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
-        print(f"{name}: interrupted; the same command goes on from here", file=sys.stderr)
+        print(f"{name}: interrupted; run the same command to resume", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -119,9 +119,9 @@ def run_command(
 
 
 def _store_error(error: OSError) -> str | None:
-    """One line on a store that does not answer or lacks the bucket; None for other errors.
+    """One line about an unreachable store or a missing bucket; None for other errors.
 
-    pyarrow gives such errors no class of their own, only the words of the store's client.
+    pyarrow has no class for such errors; they differ only in the message of the store's client.
     """
     text = " ".join(str(error).split())
     if isinstance(error, StoreError):
@@ -137,7 +137,7 @@ def _store_error(error: OSError) -> str | None:
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON of anything that `as_fields` takes: what is no number in JSON becomes null."""
+    """Strict JSON of any value that `as_fields` accepts; values that JSON lacks become null."""
 
     def finite(item: Any) -> Any:
         if isinstance(item, float) and not math.isfinite(item):
@@ -179,14 +179,14 @@ def make_parser(
     """The parser of a command line, and its commands with `completion` among them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     parser = _Parser(prog=name, description=description, version=_versions())
-    parser.add_argument("--verbose", action="store_true", help="log what goes on, to stderr")
+    parser.add_argument("--verbose", action="store_true", help="write log messages to stderr")
     subcommands = parser.add_subcommands(required=True)
 
     def completion(shell: Literal["bash", "zsh"]) -> None:
         """Print a completion script: source <(PROGRAM completion bash).
 
         Args:
-            shell: The shell that shall complete.
+            shell: The shell for which the script is printed.
         """
         print(_dashed(parser.get_completion_script(f"shtab-{shell}")))
 
@@ -205,7 +205,7 @@ def make_parser(
 
 
 def _dashed(text: str) -> str:
-    """A text with its options spelt as one types them."""
+    """A text with its options spelled with hyphens, as they are typed."""
     return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), text)
 
 

@@ -1,7 +1,7 @@
-"""`coat-cache`: builds a teacher cache and looks into it. Parses and calls, no more.
+"""The command line `coat-cache`, which builds and inspects teacher caches.
 
-What reads Parquet or audio is imported by the command that needs it: `--help`, completion and a
-mistyped option answer at once.
+Each command imports the modules that read Parquet or audio itself, so that `--help`, completion and
+errors in options are fast.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from pipeline.teacher_options import merge_teacher_options
 
 
 def build(config: BuildConfig) -> None:
-    """Run the teachers over a corpus and fill the cache with what it lacks."""
+    """Run the teachers on a corpus and add the missing targets to the cache."""
     from pipeline import job
 
     outcome = job.build(config, messages)
     if not outcome.clips:
-        print_line(f"{config.cache} has everything already; nothing was computed")
+        print_line(f"{config.cache} is already complete; nothing was computed")
         return
     _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 
 
 def report(config: ReportConfig) -> None:
-    """Make one HTML page of the cache: coverage, distributions, suspicious clips, a gallery."""
+    """Write an HTML report of the cache: coverage, distributions, suspicious clips, a gallery."""
     from pipeline.report import page
 
     target = page.write(config, messages)
@@ -50,7 +50,7 @@ def report(config: ReportConfig) -> None:
 
 
 def retry_failures(config: BuildConfig) -> None:
-    """Try the clips that failed before once more, in the versions that stand in the cache."""
+    """Retry the failed clips of the versions that exist in the cache."""
     from pipeline import job
 
     outcome = job.build(config, messages, retry_failures=True)
@@ -64,11 +64,11 @@ def _say(summary: str, cache: str, *, failed: bool) -> None:
     # jsonargparse imports what a signature names, so BuildResult stays out of it.
     print_line(summary)
     if failed:
-        print_line(f"which clips failed, and why: coat-cache failures --cache {cache}")
+        print_line(f"to list the failed clips and the reasons: coat-cache failures --cache {cache}")
 
 
 def plan_build(config: PlanOptions) -> None:
-    """Say what `build` would run: clips, hours, bytes, worker hours."""
+    """Estimate the work of a build: clips, hours, bytes, worker hours."""
     from manifests.cache.layout import Layout, check_teacher_name
     from manifests.corpus.corpus import Corpus
     from pipeline.build import plan, setup
@@ -103,10 +103,10 @@ def plan_build(config: PlanOptions) -> None:
 
 
 def list_teachers(weights_dir: str = "", json: bool = False) -> None:
-    """List the families of experts: streams, rates, licences, memory, and what they lack here.
+    """List the families of experts: streams, rates, licences, memory, and missing requirements.
 
     Args:
-        weights_dir: Folder that `coat-cache fetch` filled.
+        weights_dir: Folder of checkpoints written by `coat-cache fetch`.
         json: Print JSON instead of a table.
     """
     from pipeline.inspect import families
@@ -122,13 +122,13 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
     console.print(families.table(rows))
     lacking = [row for row in rows if not row["spec"]]
     if lacking:
-        console.print("What the others lack:")
+        console.print("Missing requirements of the other families:")
     for row in lacking:
         print_line(f"  {row['name']}: {row['here']}")
 
 
 def fetch(config: FetchConfig) -> None:
-    """Download the checkpoints of a preset or of hub ids once, and pin them."""
+    """Download the checkpoints of a preset or of hub ids, and pin their commits."""
     from pipeline import fetch as downloads
 
     shown = Table(title=f"In {config.weights_dir}, pinned")
@@ -169,6 +169,6 @@ def main() -> None:
             "teachers": list_teachers,
             "fetch": fetch,
         },
-        description="Stage 1: a teacher cache of what audio experts hear in a corpus.",
+        description="Stage 1: cache the outputs of audio experts for a corpus.",
         arguments=arguments,
     )

@@ -1,6 +1,6 @@
 """The options of `coat-cache`: the command line and YAML files come from these classes.
 
-Nothing of weight is imported here, so that `--help` answers at once.
+This module imports no large libraries, so that `--help` is fast.
 
 (Without slots: jsonargparse reads the defaults of nested dataclasses through `vars`.)
 """
@@ -16,12 +16,12 @@ from manifests.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:
-    """The resources of one worker process. Teachers that ask for the same share workers."""
+    """The resources of one worker process. Teachers with equal resources share workers."""
 
     num_cpus: float = 1.0
-    """CPU cores per worker; also its thread budget (at least one thread)."""
+    """CPU cores per worker; also its number of threads (at least one)."""
     num_gpus: float = 0.0
-    """GPUs per worker; a fraction shares one."""
+    """GPUs per worker. With a fraction, several workers share one GPU."""
     memory_gb: float = 0.0
     """Memory that Ray reserves per worker, in GB; 0 reserves none."""
     custom: dict[str, float] = field(default_factory=dict)
@@ -29,13 +29,13 @@ class Resources:
     accelerator_type: str = ""
     """A Ray accelerator type, e.g. A100; empty for any."""
     max_workers: int = 0
-    """Most workers with these resources; 0 takes what the cluster has room for."""
+    """Maximum number of workers with these resources; 0 uses the capacity of the cluster."""
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_gb < 0 or self.max_workers < 0:
             raise UserError(f"resources must not be negative; found {self}")
         if self.num_cpus == 0 and self.num_gpus == 0 and not self.custom:
-            raise UserError("a worker must ask for CPUs, GPUs or a custom resource; found none")
+            raise UserError("a worker must request CPUs, GPUs or a custom resource; found none")
 
     @property
     def num_threads(self) -> int:
@@ -45,17 +45,17 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """One teacher of a build; what is left out comes from the preset."""
+    """One teacher of a build. Missing fields are taken from the preset."""
 
     family: str = ""
     """A registered family (`coat-cache teachers` lists them), `transformers:MODEL_ID` or
     `my_module:MyTeacher`."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Settings of the family that change the features; a change makes a new version."""
+    """Settings of the family that affect the features; a change creates a new version."""
     runtime: dict[str, Any] = field(default_factory=dict)
-    """Settings of the family that do not change the features, e.g. batch_size."""
+    """Settings of the family that do not affect the features, e.g. batch_size."""
     codecs: dict[str, str] = field(default_factory=dict)
-    """Stream -> codec (fp16, int8, uint8, topk16, pitch) in place of the teacher's own choice."""
+    """Stream -> codec (fp16, int8, uint8, topk16, pitch), instead of the teacher's default."""
     resources: Resources = field(default_factory=Resources)
     """The resources of a worker that runs this teacher."""
 
@@ -67,48 +67,49 @@ class BuildConfig:
     corpus: str
     """Folder or address of a corpus made by `coat-corpus build`."""
     cache: str
-    """Folder or address (s3://, gs://) of the cache; made if it is not there."""
+    """Folder or address (s3://, gs://) of the cache. It is created if it does not exist."""
     preset: str = "embedded"
-    """A set of teachers; `embedded` needs no model hub, `hub` is what `coat-cache fetch` gets."""
+    """A set of teachers. `embedded` needs no model hub; `hub` needs `coat-cache fetch`."""
     weights_dir: str = ""
-    """Folder of hub checkpoints that `coat-cache fetch` filled, at the same path on every node."""
+    """Folder of hub checkpoints written by `coat-cache fetch`, at the same path on every node."""
     teachers: str = ""
-    """Teachers to run, separated by commas; all of the preset and of `teacher` if empty."""
+    """Teachers to run, separated by commas. If empty, all teachers of the preset and of
+    `teacher`."""
     teacher: dict[str, TeacherConfig] = field(default_factory=dict)
-    """Teacher name -> changes to the preset, or a teacher of one's own."""
+    """Maps teacher names to changes of the preset, or to additional teachers."""
     ray_address: str = ""
-    """Address of a running Ray cluster (`auto` finds it); empty starts a local one."""
+    """Address of a running Ray cluster (`auto` finds it). If empty, a local cluster is started."""
     decode: Resources = field(default_factory=Resources)
-    """Resources of the workers that decode audio and write shards. The default joins the workers of
-    CPU teachers; ask for something else to keep decoding on nodes of its own."""
+    """Resources of the workers that decode audio and write shards. By default, they share the
+    workers of CPU teachers. Set different resources to decode on separate nodes."""
     block_clips: int = 0
-    """Clips that travel together from decoding through a teacher; 0 means 4, or 128 with a GPU."""
+    """Clips that are decoded and passed to a teacher together; 0 means 4, or 128 with a GPU."""
     block_seconds: float = 0.0
-    """Most audio seconds in a block of several clips; 0 means 240, or 600 with a GPU."""
+    """Maximum audio in a block of several clips, in seconds; 0 means 240, or 600 with a GPU."""
     batch_seconds: float | Literal["auto"] = 0.0
-    """Padded audio per forward pass of every teacher that has such a batch, in seconds; 0 leaves it
-    to the teacher. `auto` searches for what runs fastest, once per teacher and card, and remembers
-    it in ~/.cache/coat-distill; give larger blocks (block_seconds) for larger batches than theirs.
-    What a teacher's own `runtime` says goes first."""
+    """Padded audio per forward pass of every teacher with such batches, in seconds. 0 uses the
+    teacher's default. `auto` searches for the fastest size once per teacher and GPU, and stores it
+    in ~/.cache/coat-distill; a batch is never larger than a block (block_seconds). The `runtime` of
+    a teacher takes precedence."""
     max_clip_seconds: float = 3600.0
-    """Longer clips are recorded as failures (cut them by offset and duration in the manifest)."""
+    """Longer clips are recorded as failed (split them by offset and duration in the manifest)."""
     memory_fraction: float = 0.3
-    """Share of Ray's object store that decoded audio may fill before decoding waits."""
+    """Fraction of Ray's object store that decoded audio can use before decoding waits."""
     max_failure_rate: float = 0.2
-    """The build stops once clearly more than this share of the last 2,000 clips has failed in
-    decoding, or in a teacher (after the first 100); 1 never stops it. Not used by
+    """The build stops if clearly more than this fraction of the last 2,000 clips has failed in
+    decoding, or in a teacher (after the first 100). 1 never stops it. Not used by
     `retry-failures`."""
     hang_seconds: float = 120.0
-    """A worker that has not come back from a block after this many seconds, and 30 more per second
-    of audio, is replaced. Loading teachers and writing a shard may take 5 times as long."""
+    """A worker that does not return from a block after this many seconds, plus 30 per second of
+    audio, is replaced. Loading teachers and writing a shard can take 5 times as long."""
     retry_seconds: float = 120.0
-    """Time for which a store that cannot be reached (audio or cache) is tried again, with pauses,
-    before the build ends or leaves a shard to the next one."""
+    """Time for which an unreachable store (audio or cache) is retried, with pauses, before the
+    build stops or leaves a shard to the next build."""
     part: str = ""
-    """I/N: this build does only every N-th shard, from the I-th on. N builds at once, on clusters
-    of their own, then fill one cache."""
+    """I/N: this build processes only every N-th shard, starting with the I-th. N such builds, each
+    on its own cluster, can fill one cache at the same time."""
     py_modules: list[str] = field(default_factory=list)
-    """Folders of packages that workers on a cluster need besides this project's own."""
+    """Folders of additional packages that workers on a cluster need."""
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -129,7 +130,7 @@ class BuildConfig:
         self.shards_of_part(())
 
     def shards_of_part(self, numbers: Iterable[int]) -> list[int]:
-        """Those of the shards that this part of the build does."""
+        """The shards that this part of the build processes."""
         if not self.part:
             return list(numbers)
         index, slash, count = self.part.partition("/")
@@ -141,10 +142,10 @@ class BuildConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions(BuildConfig):
-    """The options of `coat-cache plan`: those of a build, and the form of the answer."""
+    """The options of `coat-cache plan`: those of a build, and the output format."""
 
     price_per_core_hour: float = 0.0
-    """Price of a core for an hour, in any currency; 0 leaves the price out."""
+    """Price of one core hour, in any currency. With 0, no price is shown."""
 
     json: bool = False
     """Print JSON instead of a table."""
@@ -161,11 +162,11 @@ class ReportConfig:
     clips: int = 24
     """Clips in the gallery, with audio and all tracks (about 150 kB each)."""
     sample: int = 2000
-    """Clips that the distributions and checks look at."""
+    """Number of clips from which distributions are computed and which are checked."""
     listen: int = 500
-    """Clips of the sample that are decoded to look for silence, clipping and replaced audio."""
+    """Clips of the sample that are decoded to detect silence, clipping and replaced audio."""
     seed: int = 0
-    """Draws another sample."""
+    """Seed of the sample."""
 
     def __post_init__(self) -> None:
         for name, least in (("clips", 1), ("sample", 1), ("listen", 0)):
@@ -178,16 +179,17 @@ class FetchConfig:
     """Checkpoints to fetch from the hub."""
 
     weights_dir: str
-    """Folder to fill; builds are given the same."""
+    """Folder for the checkpoints. Pass the same folder to builds."""
     preset: str = "hub"
     """The preset whose checkpoints are fetched."""
     teachers: str = ""
-    """Teachers to fetch for, separated by commas; all of the preset and of `teacher` if empty."""
+    """Teachers whose checkpoints are fetched, separated by commas. If empty, all teachers of the
+    preset and of `teacher`."""
     teacher: dict[str, TeacherConfig] = field(default_factory=dict)
-    """Teacher name -> changes to the preset, as a build has them."""
+    """Maps teacher names to changes of the preset, as in a build."""
     model: str = ""
-    """Hub ids in place of a preset's, separated by commas; org/name or org/name@revision."""
+    """Hub ids to fetch instead of a preset, separated by commas; org/name or org/name@revision."""
     newest: bool = False
-    """Move pinned checkpoints to the newest commit. Targets made with them get new versions."""
+    """Move pinned checkpoints to the newest commit. Targets computed with them get new versions."""
     remote_code: bool = False
     """Fetch Python files too, for teachers with trust_remote_code."""

