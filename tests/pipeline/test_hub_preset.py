@@ -77,7 +77,7 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
 
     # A second run has nothing to do, and an audit where the weights are hears the same.
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
-    assert "has everything already" in again.stdout, again.stderr
+    assert "is already complete" in again.stdout, again.stderr
 
 
 def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Path, monkeypatch):

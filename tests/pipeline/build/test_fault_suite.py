@@ -210,7 +210,7 @@ def test_signals(
         time.sleep(0.1)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == code, output
-    assert one_line(output) == "coat-cache: interrupted; the same command goes on from here"
+    assert one_line(output) == "coat-cache: interrupted; run the same command to resume"
     assert "***" not in output, "a native stack trace"
     if code == 143:
         assert build.run()[0] == 0

@@ -265,7 +265,7 @@ def test_the_documentation_of_the_question_file_is_true(tmp_path: Path) -> None:
     assert [each.kind for each in read_questions(tmp_path / "q.jsonl")] == [
         "choice", "transcription", "label",
     ]  # fmt: skip
-    table = page[page.index("| key |") : page.index("A run's `held_out")]
+    table = page[page.index("| key |") : page.index("The `held_out.jsonl` of a run")]
     keys = {
         key for row in table.splitlines()[2:] if row.startswith("| `")
         for key in re.findall(r"`(\w+)`", row.split("|")[1])
