@@ -18,7 +18,7 @@ Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
 STAGE_SEEDS = {"align": 0, "joint": 1}
-"""Offset of the recipe's seed by stage name: arms without `align` have the same order in `joint`."""
+"""Offset of the seed by stage name: arms without `align` have the same order in `joint`."""
 
 
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
