@@ -25,9 +25,11 @@ import functools
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -46,11 +48,18 @@ from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from student.batch import Grid
+from student.config import TaskConfig, TinyConfig
 from student.data.block_shuffle import BlockShuffle
+from student.data.dataset import ExampleDataset
+from student.data.examples import build_examples
+from student.data.prompts import Prompter
 from student.data.workers import limit_worker_threads
 from student.distill.alignment import student_frames
 from student.distill.streams import Stream, open_streams
 from student.model.backbones.log_mel import fill_window, samples_needed
+from student.model.backbones.registry import named_backbone
+from student.model.tiny import build_tiny
 
 console = Console(highlight=False, width=110)
 RATE, NUM_SPANS = 16_000, 128
@@ -177,20 +186,66 @@ def features_table() -> Table:
 
 
 def order_table(clips: int) -> Table:
-    """Counts row groups of 8 rows that are read for the first time by one of the workers."""
-    table = Table(
-        title=f"Row groups read in an epoch of {clips:,} clips, by 8 x 8 workers (counted)"
-    )
-    for heading in ("order", "reads of a group", "shards of a worker"):
+    """Bytes that are read and pages that are checked, counted over the places of all clips.
+
+    A worker reads a row group of 8 clips once in an epoch, as its window of shards fits in memory,
+    and a page is checked once by the workers of a process.
+    """
+    table = Table(title=f"Orders of {clips:,} clips for 8 processes of 8 workers (counted)")
+    checked_in = ("checks of a page, epoch 1", "epoch 2")
+    for heading in ("order", "bytes read, x an epoch's", "shards of a worker", *checked_in):
         table.add_column(heading, justify="right" if heading != "order" else "left")
-    lanes, batch, shards = 64, 8, np.arange(clips) // 256
-    blocks = BlockShuffle(shards, batch_size=batch, lanes=lanes, seed=0)
-    shuffled = np.random.default_rng(0).permutation(clips)
-    for name, order in (("clips", shuffled), ("blocks", np.fromiter(blocks, np.int64, clips))):
-        lane = np.arange(clips) // batch % lanes
-        reads = len(np.unique(order // 8 * lanes + lane)) / (clips / 8)
-        opened = len(np.unique(order // 256 * lanes + lane)) / lanes
-        table.add_row(name, f"{reads:.2f}", f"{opened:,.0f}")
+    processes, lanes, batch = 8, 64, 8
+    lane = np.arange(clips) // batch % lanes
+    groups = -(-clips // 8)
+    blocks = BlockShuffle(np.arange(clips) // 256, batch_size=batch, lanes=lanes, seed=0)
+    for name in ("clips", "blocks"):
+        read, opened, checks = 0, 0, []
+        checked = np.empty(0, np.int64)
+        for epoch in range(2):
+            blocks.set_epoch(epoch)
+            plain = np.random.default_rng(epoch).permutation(clips)
+            order = plain if name == "clips" else np.fromiter(blocks, np.int64, clips)
+            read = len(np.unique(order // 8 * lanes + lane)) / groups
+            opened = len(np.unique(order // 256 * lanes + lane)) / lanes
+            known = np.union1d(checked, order // 8 * processes + lane % processes)
+            checks.append((len(known) - len(checked)) / groups)
+            checked = known
+        cells = (read, opened, *checks)
+        table.add_row(name, f"{cells[0]:.2f}", f"{cells[1]:,.0f}", *(f"{n:.2f}" for n in cells[2:]))
+    return table
+
+
+def preparing_table(clips: int) -> Table:
+    """What a worker does for an example, whole: audio, features, tokens, targets."""
+    table = Table(title=f"Examples of clips of 10 s, 16-bit WAV, {', '.join(FED)}, one core")
+    for heading in ("backbone", "ms an example", "clips/s", "8 cores, computed"):
+        table.add_column(heading, justify="right" if heading != "backbone" else "left")
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(prefix="coat-bench-") as name:
+        folder = Path(name)
+        streams = open_streams([str(make_cache(folder, clips))], None)
+        sound = folder / "sound.wav"
+        soundfile.write(sound, rng.uniform(-0.1, 0.1, 10 * RATE), RATE)
+        by_id = {clip.clip_id: replace(clip, uri=str(sound)) for clip in make_clips(clips)}
+        task = TaskConfig(questions=["What is said?"], answer=["text"])
+        examples = list(build_examples(by_id.values(), [task]))
+        tiny = TinyConfig(hidden_size=32, layers=1, feed_forward=32, tower_width=64,
+                          tower_layers=1, whisper_weights=False)  # fmt: skip
+        for family, window_s in (("qwen2_audio", 30), ("qwen2_5_omni", 300)):
+            place = folder / family
+            build_tiny(place, replace(tiny, family=family, window_s=window_s), ["a b"], seed=0)
+            backbone = named_backbone(family)
+            processor = backbone.load_processor(str(place))
+            extractor = WhisperFeatureExtractor(feature_size=128, chunk_length=window_s)
+            field = "extractor" if family == "qwen2_5_omni" else "feature_extractor"
+            setattr(processor, field, extractor)
+            dataset = ExampleDataset(
+                examples, by_id, Prompter(backbone, processor),
+                Grid(streams=streams, num_frames=NUM_SPANS), audio_token_id=-1,
+            )  # fmt: skip
+            ms = milliseconds(lambda: [dataset[at] for at in range(clips)], 3) / clips  # noqa: B023
+            table.add_row(family, f"{ms:.1f}", f"{1000 / ms:,.0f}", f"{8 * 1000 / ms:,.0f} clips/s")
     return table
 
 
@@ -321,6 +376,7 @@ def main() -> None:
     console.print(features_table())
     console.print(order_table(1_000_000))
     console.print(feeding_table(options.fed))
+    console.print(preparing_table(128))
     console.print(examples_table(options.clips))
 
 

@@ -12,6 +12,7 @@ import contextlib
 import functools
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
@@ -28,7 +29,6 @@ from student.data.dataset import ExampleDataset
 from student.data.example_table import ExampleTable
 from student.data.held_out import check_sides
 from student.data.prompts import Prompter
-from student.data.workers import build_loader
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
@@ -38,9 +38,16 @@ from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
 from student.runs.lock import training_lock
 from student.runs.sources import build_sources
-from student.training.failures import explained_failures
-from student.training.processes import name_wrapped_layer, start_processes
+from student.training.failures import explained_disk, explained_memory
+from student.training.processes import (
+    loads_weights,
+    materialise_trained,
+    name_wrapped_layer,
+    start_processes,
+    uses_fsdp,
+)
 from student.training.reading import SkippingDataset
+from student.training.sharing import SharedBatches
 from student.training.trainer import (
     Counts,
     StudentTrainer,
@@ -64,7 +71,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     console.quiet = not process.is_main_process
     run = Run(options.out)
     lock = training_lock(run.folder) if process.is_main_process else contextlib.nullcontext()
-    with lock:
+    with explained_disk(run.folder), lock:
         return _train(options, run, process)
 
 
@@ -104,7 +111,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     with process.main_process_first():
         run.create(recipe, sources, identity, learning=learning, held_out=held_out)
     identity.check_same(run.identity)
-    backbone, model, processor = load_backbone(recipe.model, run.base)
+    with_weights = loads_weights(recipe, run.base, process)
+    backbone, model, processor = load_backbone(recipe.model, run.base, with_weights=with_weights)
     name_wrapped_layer(model)
     student = build_student(recipe, backbone, model, processor, streams)
     distilled = streams if recipe.distils else {}
@@ -117,36 +125,53 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         audio_token_id=backbone.audio_token_id(model),
         keep=recipe.data.keep_in_memory,
     )
-    calibrated = as_dataset(learning.drawn(CALIBRATION_EXAMPLES))
-    validated = as_dataset(held_out.drawn(recipe.data.validation_limit))
+    calibrated = SkippingDataset(as_dataset(learning.drawn(CALIBRATION_EXAMPLES)))
+    validated = SkippingDataset(as_dataset(held_out.drawn(recipe.data.validation_limit)))
     lengths = learning.lengths().tolist() if recipe.data.group_by_length else None
     shards = learning.shards() if shuffles_blocks(recipe.data, len(table.clips)) else None
     learning = as_dataset(learning)
     pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id, packed=recipe.data.packing)
-    student.to(process.device)
 
     # How good it is before, and what "good" means: means over training clips are the baseline.
     stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
-    as_loader = functools.partial(build_loader, data=recipe.data, collate=as_batch)
+    as_shared = functools.partial(
+        SharedBatches, batch_size=batch_size, data=recipe.data, collate=as_batch, process=process
+    )
     is_main = process.is_main_process
-    means = calibrate(student, as_loader(calibrated, batch_size), distilled, show_progress=is_main)
-    validate = Validator(as_loader(validated, batch_size), distilled, means, show_progress=is_main)
+    means: dict[str, np.ndarray] = {}
+    validate = Validator(as_shared(validated), distilled, means, show_progress=is_main)
     report = run.report()
-    if "before" not in report:
-        report["before"] = validate(student)
-        if process.is_main_process:
-            run.write_report(report)
+
+    def measure(student: Student, *, resumed: bool) -> None:
+        """Calibrates, and validates the untrained student, as far as that is not done yet."""
+        if means:
+            return
+        learns = resumed or any(name in report for name in stages)
+        shared = as_shared(calibrated)
+        means.update(
+            calibrate(student, shared, distilled, keeps_statistics=learns, show_progress=is_main)
+        )
+        if "before" not in report:
+            report["before"] = validate(student)
+            if process.is_main_process:
+                run.write_report(report)
+
+    if not uses_fsdp(recipe):
+        student.to(process.device)
+        measure(student, resumed=False)
 
     # Stages: each a run of the trainer, from the last one's weights.
     for name, stage in stages.items():
         if student.is_sharded:
             # FSDP cuts a model once: the next stage begins with a whole one.
-            student = build_student(recipe, *load_backbone(recipe.model, run.base), streams)
-            student.to(process.device).load(last)
+            loaded = load_backbone(recipe.model, run.base, with_weights=with_weights)
+            student = build_student(recipe, *loaded, streams)
+            student.load(last)
         last = run.state(name)
         student.train_only(stage.train)
+        materialise_trained(student)
         if name not in report:
             stage = _fitted(name, stage, run, process)
             seed = recipe.seed + STAGE_SEEDS[name]
@@ -165,18 +190,20 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 collate=as_batch,
                 lengths=lengths,
                 shards=shards,
+                begin=functools.partial(measure, student),
             )
             set_seed(seed)
             console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
             with process.main_process_first():
                 run.remove_unfinished(name)
                 checkpoints = run.checkpoints(name)
-            with explained_failures(name, stage, run.folder), trainer.progress:
+            with explained_memory(name, stage), trainer.progress:
                 trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
                 report[name] = validate(student)
                 trainer.save_model()
-            if readable.num_skipped:
-                console.print(f"{name}: {readable.num_skipped} times an example was left out")
+            for what, examples in (("an example", readable), ("a held-out example", validated)):
+                if examples.num_skipped:
+                    console.print(f"{name}: {examples.num_skipped} times {what} was left out")
             if process.is_main_process:
                 run.write_report(report)
             process.wait_for_everyone()

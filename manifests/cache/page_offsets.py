@@ -8,13 +8,16 @@ the group through pyarrow. On a memory-mapped file a clip then costs no copy at 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
+from manifests.cache.shards import ROWS_PER_GROUP
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec
 
@@ -37,6 +40,35 @@ class BlobsInPlace:
         """(duration, frames) of a row of the group, given the content of the file."""
         start, end = self.places[row]
         return self.durations[row], EncodedFrames(self.spec, content[start:end], self.counts[row])
+
+
+class CheckedGroups:
+    """Which pages of a teacher were checked, by this process or by one that was forked from it.
+
+    The flags are in memory that forked processes share, so a page is read for its checksum once for
+    all workers of a data loader. (Two that come to it at the same moment both check it.)
+
+    Args:
+        rows: Of each shard.
+        streams: Names of the teacher's streams.
+    """
+
+    def __init__(self, rows: Sequence[int], streams: Sequence[str]) -> None:
+        groups = -(-np.array(rows, np.int64) // ROWS_PER_GROUP)
+        self._first = np.concatenate([[0], np.cumsum(groups)])
+        self._streams = {name: place for place, name in enumerate(streams)}
+        self._flags = mmap.mmap(-1, max(1, int(self._first[-1]) * len(streams)))
+
+    def is_set(self, shard: int, group: int, stream: str) -> bool:
+        """Whether a stream's page of a row group was checked."""
+        return self._flags[self._place(shard, group, stream)] != 0
+
+    def set(self, shard: int, group: int, stream: str) -> None:
+        """Says so."""
+        self._flags[self._place(shard, group, stream)] = 1
+
+    def _place(self, shard: int, group: int, stream: str) -> int:
+        return (int(self._first[shard]) + group) * len(self._streams) + self._streams[stream]
 
 
 def locate(

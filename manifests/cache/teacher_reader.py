@@ -27,7 +27,7 @@ from manifests.cache.clip_index import (
 )
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
-from manifests.cache.page_offsets import BlobsInPlace, locate
+from manifests.cache.page_offsets import BlobsInPlace, CheckedGroups, locate
 from manifests.cache.row_views import row_views, stream_columns
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Statistics, Sums
@@ -116,6 +116,9 @@ class TeacherReader:
         self._durations = functools.lru_cache(8)(self._read_durations)
         self._group = functools.lru_cache(4)(self._read_group)
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
+        self._checked = CheckedGroups(
+            [shard.marker.rows for shard in self.shards], [stream.name for stream in spec.streams]
+        )
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
         self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
 
@@ -287,7 +290,11 @@ class TeacherReader:
         file, spec = self._file(ordinal), self.spec.stream(stream)
         if file.content is None:
             return None
-        return locate(file.parquet, file.content, group, spec, check=self._check_pages)
+        check = self._check_pages and not self._checked.is_set(ordinal, group, stream)
+        located = locate(file.parquet, file.content, group, spec, check=check)
+        if check:
+            self._checked.set(ordinal, group, stream)
+        return located
 
     def _files_in_order(self) -> Iterator[pq.ParquetFile]:
         """Every shard's file; of a remote cache, those to come are fetched in the background."""

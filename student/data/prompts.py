@@ -78,6 +78,13 @@ class Prompter:
         seconds = min(len(wave) / self.backbone.sample_rate, self.window_s)
         return count_blocks(seconds, self._seconds_per_block)
 
+    @property
+    def turn_end(self) -> int | None:
+        """The special token by which the template ends the assistant's turn, hence what an answer
+        was taught to end with; None if it ends without."""
+        end = self._end[-1] if self._end else None
+        return end if end in self.tokenizer.all_special_ids else None
+
     def answer(self, text: str) -> list[int]:
         """Tokens of an answer and of the end of the turn."""
         return self._as_text(text) + self._end

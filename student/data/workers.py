@@ -1,4 +1,4 @@
-"""Loaders whose workers use one thread each: they share the cores with the others.
+"""Data workers use one thread each: they share the cores with the others.
 
 Feature extraction and resampling call BLAS and OpenMP, whose pools have a thread for every core of
 the machine; with eight workers on 96 cores that would be 768 threads for tiny products.
@@ -7,15 +7,12 @@ the machine; with eight workers on 96 cores that would be 768 threads for tiny p
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from threadpoolctl import ThreadpoolController, threadpool_limits
-from torch.utils.data import DataLoader, Dataset, get_worker_info
-
-from student.config import DataConfig
+from torch.utils.data import get_worker_info
 
 
 @functools.cache
@@ -43,15 +40,3 @@ def one_thread() -> Iterator[None]:
 @functools.cache
 def _controller() -> ThreadpoolController:
     return ThreadpoolController()
-
-
-def build_loader(
-    dataset: Dataset[Any], batch_size: int, *, data: DataConfig, collate: Callable[[list], Any]
-) -> DataLoader:
-    """A loader for validation and calibration, in order, with the recipe's workers."""
-    return DataLoader(
-        dataset,
-        batch_size,
-        collate_fn=collate,
-        num_workers=min(data.workers, -(-len(dataset) // batch_size)),  # pyright: ignore
-    )

@@ -15,6 +15,7 @@ from student.evaluation.answering import QuestionRunner, TokenLimits
 from student.evaluation.questions import Question, digest
 from student.evaluation.results import check_name, write_answers, write_scores
 from student.evaluation.scoring.scores import score_answers
+from student.release.card import record_score
 from student.runs.folder import Run
 
 
@@ -68,6 +69,8 @@ def evaluate(
         **score_answers([answers]),
     }
     write_scores(run, name, report)
+    if not Run(run).exists:
+        record_score(Path(run), name, len(answers), report["mean"])
     if failures:
         messages.print(
             f"{run}: {len(failures)} of {len(questions)} questions are left out, since their audio "

@@ -154,7 +154,8 @@ class TrainedStudent:
         block = self.student.block
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         suppressed = list(block.ids) if block else model.generation_config.suppress_tokens
-        with _greedy(model, suppressed, pad_id=tokenizer.pad_token_id) as ends:
+        ends = reply_ends(model.generation_config, self.prompter.turn_end)
+        with _greedy(model, suppressed, ends=ends, pad_id=tokenizer.pad_token_id):
             ids_BS = model.generate(
                 **inputs, max_new_tokens=max_tokens, streamer=streamer if stream else None
             )
@@ -178,16 +179,24 @@ class TrainedStudent:
             raise UserError(f"{clip.uri} cannot be read: {error}") from None
 
 
+def reply_ends(config: GenerationConfig, turn_end: int | None) -> list[int]:
+    """The tokens that end a reply: those of a checkpoint, and the one that its template ends turns
+    with, which some checkpoints' generation configs lack."""
+    ends = config.eos_token_id
+    ends = [ends] if isinstance(ends, int) else list(ends or [])
+    return ends if turn_end is None or turn_end in ends else [*ends, turn_end]
+
+
 @contextmanager
-def _greedy(model: Any, suppressed: list[int] | None, *, pad_id: int | None) -> Iterator[list[int]]:
+def _greedy(
+    model: Any, suppressed: list[int] | None, *, ends: list[int], pad_id: int | None
+) -> Iterator[None]:
     """Gives a model a generation config of ours, and its own one back afterwards.
 
     transformers fills what a given config leaves open from the model's own, so the model's own is
-    replaced. Of the checkpoint's, only the ends of a reply are kept, and yielded.
+    replaced.
     """
     own = model.generation_config
-    ends = own.eos_token_id
-    ends = [ends] if isinstance(ends, int) else list(ends or [])
     model.generation_config = GenerationConfig(
         do_sample=False,
         num_beams=1,
@@ -197,7 +206,7 @@ def _greedy(model: Any, suppressed: list[int] | None, *, pad_id: int | None) -> 
         pad_token_id=pad_id,
     )
     try:
-        yield ends
+        yield
     finally:
         model.generation_config = own
 

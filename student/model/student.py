@@ -35,6 +35,7 @@ from student.model.tower_cache import cache_tower_outputs
 
 # Legend: B examples, S tokens, K positions, N frames (K * R), H width, A answer tokens, V tokens.
 
+BUFFERS = ("tower_mean_H", "tower_std_H")
 Part = Literal["rows", "backbone", "heads"]
 """Part that a parameter belongs to, hence its learning rate."""
 
@@ -95,8 +96,9 @@ class Student(nn.Module):
         self.heads = heads(streams)
         self.audio_heads = heads(streams if audio_heads else {})
         self.names = {stream.key: stream.name for stream in streams.values()}
-        self.register_buffer("tower_mean_H", torch.zeros(width))
-        self.register_buffer("tower_std_H", torch.ones(width))
+        # Not persistent, as accelerate takes all persistent state for weights that are cut.
+        self.register_buffer(BUFFERS[0], torch.zeros(width), persistent=False)
+        self.register_buffer(BUFFERS[1], torch.ones(width), persistent=False)
 
     @property
     def base(self) -> PreTrainedModel:
@@ -121,14 +123,12 @@ class Student(nn.Module):
     ) -> StudentOutput:
         """One pass over prompts and answers.
 
-        The language model's head is applied at the answer's positions alone: logits at every
-        position are what fills memory.
+        The head is applied at the answer's positions alone: logits at all of them fill memory.
 
         Args:
             inputs: Inputs of the backbone, padded or packed.
             labels_BS: The answers' tokens; everything else is ignored.
-            audio_weights_BNS: By which the last audio's tokens average to the student's frames, of
-                as many blocks as the longest audio has (`student.batch`).
+            audio_weights_BNS: By which the last audio's tokens average to the student's frames.
             with_answer: Give the answers' logits.
             bottleneck: Which text may attend to audio through the block alone, if any.
 
@@ -222,17 +222,13 @@ class Student(nn.Module):
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
 
     def _over_audio_tokens(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
-        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans, for
-        each block that the audio would have."""
+        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
         frames_per_position = self.num_frames // self.num_positions
         spans_BKS = audio_weights_BNS.unflatten(1, (-1, frames_per_position)).mean(2)
         return self._by_block(spans_BKS @ hidden_BSH.to(spans_BKS.dtype), self.num_positions)
 
     def _by_block(self, means_BMH: Tensor, length: int) -> Tensor:
-        """Means over all spans of each row, as rows of one block; what only pads a row is left out.
-
-        Rows whose audio has fewer blocks than another's end in weights, hence means, of zero.
-        """
+        """Means of each row's spans, as rows of one block; zeros that pad a row are left out."""
         if means_BMH.shape[1] == length:
             return means_BMH
         blocks_BWMH = means_BMH.unflatten(1, (-1, length))
@@ -263,8 +259,9 @@ class Student(nn.Module):
         """The learnt state: the tensors that require gradients, and the buffers."""
         state = self.state_dict() if state is None else state
         trainable = {name for name, value in self.named_parameters() if value.requires_grad}
-        kept = trainable | {"tower_mean_H", "tower_std_H"}
-        return {name: value.detach().contiguous() for name, value in state.items() if name in kept}
+        kept = {name: value for name, value in state.items() if name in trainable}
+        kept |= {name: self.get_buffer(name) for name in BUFFERS}
+        return {name: value.detach().contiguous() for name, value in kept.items()}
 
     def load(self, path: Path) -> None:
         """Reads what training has changed, heads only as far as this student has them.
@@ -273,12 +270,16 @@ class Student(nn.Module):
             UserError: the file is of another model, block or adapter.
         """
         own = self.state_dict()
+        content = load_file(path)
+        statistics = {name: content.pop(name) for name in BUFFERS}
         saved = {
             name: _placed_as(own.get(name), value)
-            for name, value in load_file(path).items()
+            for name, value in content.items()
             if not name.startswith(("heads.", "audio_heads.")) or name in own
         }
         try:
+            for name, value in statistics.items():
+                self.get_buffer(name).copy_(value)
             problems = self.load_state_dict(saved, strict=False).unexpected_keys
         except RuntimeError as error:
             problems = str(error).splitlines()[1:2]
@@ -305,10 +306,12 @@ def tapped_layer(layer: int | None, num_layers: int) -> int:
     return chosen % (num_layers + 1)
 
 
-def load_backbone(config: ModelConfig, path: str) -> tuple[Backbone, PreTrainedModel, Processor]:
-    """A checkpoint with the adapter that knows it."""
+def load_backbone(
+    config: ModelConfig, path: str, *, with_weights: bool = True
+) -> tuple[Backbone, PreTrainedModel, Processor]:
+    """A checkpoint with the adapter that knows it; without weights, its model is on `meta`."""
     backbone = backbone_for(path)
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {} if with_weights else {"device_map": "meta"}
     if config.attention:
         options["attn_implementation"] = config.attention
     if config.quantize == "4bit":
@@ -343,10 +346,9 @@ def build_student(
             raise UserError("model.cache_audio_tower is not for this backbone; take it out")
         cache_tower_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
-    distilled = streams if recipe.distils else {}
     switches = recipe.switches
     return Student(
-        backbone, wrapped, block, distilled, recipe.heads, num_positions,
+        backbone, wrapped, block, streams if recipe.distils else {}, recipe.heads, num_positions,
         audio_heads=switches.distill_audio and switches.distill_block,
         reaches_audio=recipe.distill_reaches_audio,
     )  # fmt: skip

@@ -18,6 +18,12 @@ from student.model.block import BLOCKS_ARGUMENT, block_tokens
 from student.runs.folder import Run
 from student.runs.sources import Sources
 
+SCORES = "## Scores of these weights"
+NOT_SCORED = "None yet; `coat-student eval` of this folder adds a row."
+SCORES_HEAD = (
+    "Greedy answers of this export itself, by `coat-student eval`.\n\n"
+    "| questions | number | mean score | 95 % interval |\n| --- | --- | --- | --- |"
+)
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
 
@@ -48,8 +54,11 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         f"{sources.held_out:,} held out by clip.",
         "## Teachers",
         _teachers(sources),
-        "## Metrics",
-        "On held-out clips. `mean predictor` says the same for every frame: what a head must beat.",
+        SCORES,
+        NOT_SCORED,
+        "## Metrics of the training",
+        f"On held-out clips, of {_measured_weights(recipe)}. `mean predictor` says the same for "
+        "every frame: what a head must beat.",
         _metrics(run, sources),
         "## Licences",
         _licences(sources, base),
@@ -80,14 +89,48 @@ def _several_blocks(recipe: Recipe) -> list[str]:
     ]
 
 
+def record_score(folder: Path, name: str, count: int, mean: Mapping[str, float | None]) -> None:
+    """Writes a row of scores into the card of an export; other checkpoints have no such card.
+
+    Args:
+        folder: Of the checkpoint.
+        name: Of the set of questions; its row is replaced.
+        count: Questions that were answered.
+        mean: `score`, `low` and `high`.
+    """
+    card = folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    before, heading, after = text.partition(f"{SCORES}\n\n")
+    if not heading:
+        return
+    section, gap, rest = after.partition("\n\n## ")
+    rows = [
+        line for line in section.splitlines()
+        if line.startswith("| ") and not line.startswith(("| questions", "| ---", f"| {name} |"))
+    ]  # fmt: skip
+    interval = "-"
+    if mean["low"] is not None and mean["high"] is not None:
+        interval = f"{mean['low']:.3f} to {mean['high']:.3f}"
+    rows.append(f"| {name} | {count} | {mean['score']:.3f} | {interval} |")
+    section = "\n".join([SCORES_HEAD, *rows])
+    card.write_text(before + heading + section + gap + rest, encoding="utf-8")
+
+
+def _measured_weights(recipe: Recipe) -> str:
+    if recipe.model.quantize is None:
+        return "the trained student, which these weights are"
+    return "the student as it was trained, with its backbone in 4 bits"
+
+
 def _quantized(recipe: Recipe) -> str:
     if recipe.model.quantize is None:
         return ""
     return (
-        " The run was trained, and the numbers below were measured, with a backbone in 4 bits; "
+        " The run was trained, and the metrics of the training were measured, with a backbone in 4 "
+        "bits; "
         "these weights are the adapters merged into the backbone in full precision, with which the "
-        "proof compares. Measure them by `coat-student eval EXPORT --questions "
-        "RUN/held_out.jsonl`."
+        "proof compares. `coat-student eval EXPORT --questions RUN/held_out.jsonl` measures them "
+        "and writes the score into this card."
     )
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from manifests.progress import Advance, progress
-from student.inference.generate import TrainedStudent
+from student.inference.generate import TrainedStudent, reply_ends
 from student.release.card import model_card
 
 # Legend: S tokens, V vocabulary.
@@ -136,6 +136,8 @@ def _write(
         with torch.no_grad():
             model.lm_head.weight[block_ids] = 0.0
     inherited = _settle_generation(model)
+    ends = reply_ends(model.generation_config, trained.prompter.turn_end)
+    model.generation_config.eos_token_id = ends or None
     if block_ids:
         model.generation_config.suppress_tokens = block_ids
     base = trained.recipe.model.path or ""

@@ -19,6 +19,8 @@ from huggingface_hub.utils import validate_repo_id
 from manifests.errors import UserError
 
 NEEDED = ("config.json", "README.md")
+KEPT_HERE = "eval"
+"""Folder of an export that is not published: questions and answers that it was scored on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +64,10 @@ def push(
         validate_repo_id(repo)
     except HFValidationError as error:
         raise UserError(f"{repo!r} cannot be a repository: {error}") from None
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(
+        path for path in folder.rglob("*")
+        if path.is_file() and path.relative_to(folder).parts[0] != KEPT_HERE
+    )  # fmt: skip
     files = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
     if not upload:
         return Upload(files=files, url=None)
@@ -70,7 +75,10 @@ def push(
     try:
         hub.create_repo(repo, private=private, exist_ok=True)
         commit = hub.upload_folder(
-            repo_id=repo, folder_path=folder, commit_message="Exported by coat-student"
+            repo_id=repo,
+            folder_path=folder,
+            ignore_patterns=f"{KEPT_HERE}/*",
+            commit_message="Exported by coat-student",
         )
     except LocalTokenNotFoundError:
         raise UserError("the hub wants to know you: set HF_TOKEN, or run hf auth login") from None

@@ -19,30 +19,45 @@ DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWri
 
 
 @contextmanager
-def explained_failures(name: str, stage: StageConfig, folder: Path) -> Iterator[None]:
-    """Turns a failed allocation and a full disk into what to do about it.
+def explained_disk(folder: Path) -> Iterator[None]:
+    """Turns a full disk into what to do about it.
 
     Args:
-        name: Name of the stage.
-        stage: Its settings, which the advice starts from.
         folder: Folder of the run.
 
     Raises:
-        UserError: memory or disk space ran out within.
+        UserError: disk space ran out within.
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise UserError(_memory_advice(name, stage)) from error
     except (OSError, RuntimeError, SafetensorError) as error:
-        if "can't allocate memory" in str(error):
-            raise UserError(_memory_advice(name, stage)) from error
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or any(sign in str(error) for sign in DISK_FULL):
             raise UserError(
                 f"the disk of {folder} is full; free some space and run the same command again: "
                 "it goes on from the last whole checkpoint"
             ) from error
+        raise
+
+
+@contextmanager
+def explained_memory(name: str, stage: StageConfig) -> Iterator[None]:
+    """Turns a failed allocation into what to do about it.
+
+    Args:
+        name: Of the stage.
+        stage: Its settings, which the advice starts from.
+
+    Raises:
+        UserError: memory ran out within.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(_memory_advice(name, stage)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):
+            raise UserError(_memory_advice(name, stage)) from error
         raise
 
 

@@ -7,10 +7,15 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
+from transformers import AutoConfig
 
 from manifests.console import console
 from manifests.errors import UserError
 from student.config import Recipe
+
+EFFICIENT_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
+"""Variable of accelerate's launcher: `fsdp_cpu_ram_efficient_loading`."""
 
 
 def start_processes(recipe: Recipe) -> PartialState:
@@ -51,6 +56,47 @@ def uses_fsdp(recipe: Recipe) -> bool:
     """Whether the launcher or the recipe shards the model."""
     by_launcher = os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
     return by_launcher or bool(recipe.trainer.get("fsdp"))
+
+
+def loads_weights(recipe: Recipe, path: str, process: PartialState) -> bool:
+    """Whether this process loads the backbone: all do, unless it is cut.
+
+    Then the first process of each machine does, and the others have it on `meta`, without memory,
+    until each gets its part. accelerate reads in an environment variable whether to hand the parts
+    out. A backbone whose head is its embedding table is loaded by every process: its two names
+    would become two tables.
+    """
+    if not uses_fsdp(recipe) or not _hands_parts_out():
+        return True
+    config: Any = AutoConfig.from_pretrained(path)
+    config = getattr(config, "thinker_config", config)
+    tied = any(
+        getattr(each, "tie_word_embeddings", False) for each in (config, config.get_text_config())
+    )
+    if tied or recipe.model.quantize:
+        os.environ[EFFICIENT_LOADING] = "false"
+    return process.local_process_index == 0 or not _hands_parts_out()
+
+
+def _hands_parts_out() -> bool:
+    return os.environ.get(EFFICIENT_LOADING, "").lower() in ("1", "true")
+
+
+def materialise_trained(student: nn.Module) -> None:
+    """Gives what learns, and buffers, memory where they have none.
+
+    accelerate tells the weights that learn by their addresses, and hands no buffers out.
+    """
+    for name, buffer in list(student.named_buffers()):
+        if buffer.is_meta:
+            parent, _, own = name.rpartition(".")
+            module = student.get_submodule(parent)
+            module.register_buffer(own, torch.zeros_like(buffer, device="cpu"), persistent=False)
+    for name, parameter in list(student.named_parameters()):
+        if parameter.is_meta and parameter.requires_grad:
+            parent, _, own = name.rpartition(".")
+            real = torch.zeros_like(parameter, device="cpu")
+            setattr(student.get_submodule(parent), own, nn.Parameter(real))
 
 
 def name_wrapped_layer(model: Any) -> None:

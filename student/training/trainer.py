@@ -31,6 +31,7 @@ from student.model.student import Student
 from student.runs.folder import STATE_FILE, Numbers, Run
 from student.training.failures import check_finite
 from student.training.progress import TrainingProgress
+from student.training.sharing import share_buffers
 
 Counts = dict[str, Tensor]
 """Stream (or `answer`) -> counts_P over the whole accumulated batch."""
@@ -49,6 +50,8 @@ class StudentTrainer(TrainerHooks):
         lengths: Lengths of the examples; given, they are batched with others of similar length.
         shards: Shards of the examples; given, they are shuffled by blocks
             (`student.data.block_shuffle`).
+        begin: Called with `resumed` before the first step, once the model is on its devices and,
+            under FSDP, sharded.
     """
 
     loss_is_scaled_for_ga = True
@@ -67,6 +70,7 @@ class StudentTrainer(TrainerHooks):
         collate: Callable[[list[PreparedExample]], Batch],
         lengths: Sequence[int] | None = None,
         shards: np.ndarray | None = None,
+        begin: Callable[..., None] | None = None,
     ) -> None:
         super().__init__(
             model=student,
@@ -92,6 +96,7 @@ class StudentTrainer(TrainerHooks):
         self.progress = TrainingProgress(self._name, stage.batch_size * together)
         self.add_callback(self.progress)
         self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
+        self.add_callback(_Begin(student, begin))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -266,6 +271,21 @@ class _OneGpuPerProcess(TrainingArguments):
     def n_gpu(self) -> int:
         """GPUs of this process."""
         return min(1, super().n_gpu)
+
+
+class _Begin(TrainerCallback):
+    """What is measured of a student before the first step, outside of training's random numbers."""
+
+    def __init__(self, student: Student, begin: Callable[..., None] | None) -> None:
+        self._student = student
+        self._begin = begin
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._student.is_sharded:
+            share_buffers(self._student)
+        if self._begin is not None:
+            with torch.random.fork_rng():
+                self._begin(resumed=bool(state.global_step))
 
 
 class _JsonLines(TrainerCallback):

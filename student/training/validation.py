@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from manifests.progress import watched
 from manifests.streams.kinds import KINDS
-from student.batch import Batch, stream_targets
+from student.batch import stream_targets
 from student.distill.kinds import stream_counts, stream_sums
 from student.distill.losses import answer_sum
 from student.distill.stream_score import StreamScore
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.model.student import Student
 from student.runs.folder import Numbers
+from student.training.sharing import SharedBatches, rows_of_all_processes, sum_over_processes
 
 # Legend: B examples, N frames (K * R), M frames of all clips, D columns, P parts of a loss.
 
@@ -33,7 +34,7 @@ class Validator:
 
     def __init__(
         self,
-        batches: Iterable[Batch],
+        batches: SharedBatches,
         streams: Mapping[str, Stream],
         means: Mapping[str, np.ndarray],
         *,
@@ -41,9 +42,10 @@ class Validator:
     ) -> None:
         """
         Args:
-            batches: Held-out batches, iterated anew for each measurement.
+            batches: This process' share of the held-out batches, iterated anew for each measurement.
             streams: The streams to measure.
-            means: Stream -> mean target_D of the training clips, for the baseline.
+            means: Stream -> mean target_D of the training clips, for the baseline; may be filled
+                after this is made.
             show_progress: Show a bar, or lines in a log file.
         """
         self._batches = batches
@@ -64,28 +66,35 @@ class Validator:
     def _measure(self, student: Student, *, is_shown: bool) -> Numbers:
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
         counts: dict[str, Tensor] = defaultdict(lambda: torch.zeros(1))
-        outputs: dict[str, list[np.ndarray]] = defaultdict(list)
-        targets: dict[str, list[np.ndarray]] = defaultdict(list)
-        for batch in watched(self._batches, "validation", is_shown=is_shown):
+        outputs: dict[str, list[Tensor]] = defaultdict(list)
+        targets: dict[str, list[Tensor]] = defaultdict(list)
+        for batch, counted in watched(self._batches, "validation", is_shown=is_shown):
             batch = batch.to(student.tower_mean_H.device)
             result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
-            sums["answer"] = sums["answer"] + answer_sum(result.logits_AV, result.labels_A).cpu()
-            counts["answer"] = counts["answer"] + len(result.labels_A)
+            answer = answer_sum(result.logits_AV, result.labels_A).cpu()
+            sums["answer"] = sums["answer"] + answer * counted
+            counts["answer"] = counts["answer"] + len(result.labels_A) * counted
             for name, (target_BND, covered_B) in stream_targets(batch, result).items():
                 kind = self._streams[name].kind
+                covered_B = covered_B & counted
                 output_BND = result.frames[name].float()
                 sums[name] = sums[name] + stream_sums(kind, output_BND, target_BND, covered_B).cpu()
                 counts[name] = counts[name] + stream_counts(kind, target_BND, covered_B).cpu()
-                outputs[name].append(output_BND[covered_B].flatten(0, 1).cpu().numpy())
-                targets[name].append(target_BND[covered_B].flatten(0, 1).cpu().numpy())
-        numbers = {"answer_loss": float(sums["answer"] / counts["answer"].clamp(min=1))}
-        for name in outputs:
-            output_MD, target_MD = np.concatenate(outputs[name]), np.concatenate(targets[name])
-            loss = (sums[name] / counts[name].clamp(min=1)).sum()
+                outputs[name].append(output_BND[covered_B].flatten(0, 1).cpu())
+                targets[name].append(target_BND[covered_B].flatten(0, 1).cpu())
+        names = list(sums)
+        whole = sum_over_processes([*sums.values(), *(counts[name] for name in names)])
+        losses = {
+            name: float((whole[at] / whole[len(names) + at].clamp(min=1)).sum())
+            for at, name in enumerate(names)
+        }
+        numbers = {"answer_loss": losses.pop("answer")}
+        for name, loss in losses.items():
+            output_MD = rows_of_all_processes(torch.cat(outputs[name])).numpy()
+            target_MD = rows_of_all_processes(torch.cat(targets[name])).numpy()
             score = StreamScore.from_frames(
-                self._streams[name], output_MD, target_MD,
-                mean_D=self._means[name], loss=float(loss),
-            )  # fmt: skip
+                self._streams[name], output_MD, target_MD, mean_D=self._means[name], loss=loss
+            )
             numbers |= score.to_numbers(name)
         return numbers
 
@@ -93,43 +102,59 @@ class Validator:
 @torch.no_grad()
 def calibrate(
     student: Student,
-    batches: Iterable[Batch],
+    batches: SharedBatches,
     streams: Mapping[str, Stream],
     *,
+    keeps_statistics: bool = False,
     show_progress: bool = False,
 ) -> dict[str, np.ndarray]:
     """Measures what training takes as given: the mean target of each stream over some training
     clips (returned), and mean and deviation of the backbone's audio features (kept in the student).
 
     The audio tower is frozen, so its statistics are measured once instead of as they run: training
-    then does not depend on how a batch is cut into parts.
+    then does not depend on how a batch is cut into parts. A student that has learnt already keeps
+    those that it learnt with.
     """
     totals: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
-    tower: list[Tensor] = []
+    width = len(student.tower_mean_H)
+    tower_3H = torch.zeros(3, width, dtype=torch.float64)  # count, sum, sum of squares
     was_training = student.training
     student.eval()
-    for batch in watched(batches, "first look at the data", is_shown=show_progress):
+    for batch, counted in watched(batches, "first look at the data", is_shown=show_progress):
         if RECONSTRUCTION in streams:
             moved = batch.to(student.tower_mean_H.device)
             result = student(
                 moved.inputs, moved.labels_BS, moved.audio_weights_BNS, with_answer=False
             )
-            tower.append(result.tower_BNH.flatten(0, 1))
+            tower_MH = result.tower_BNH.flatten(0, 1).double().cpu() * counted
+            count_H = torch.full((width,), counted * len(tower_MH))
+            tower_3H += torch.stack([count_H, tower_MH.sum(0), (tower_MH**2).sum(0)])
         for name, target_BND in batch.targets.items():
             target_MD = target_BND[batch.covered[name]].flatten(0, 1).numpy()
             validity_MD = KINDS[streams[name].kind].validity(target_MD)
-            weight_MD = validity_MD.astype(target_MD.dtype)
+            weight_MD = validity_MD.astype(target_MD.dtype) * counted
             totals[name] = totals.get(name, 0) + (target_MD * weight_MD).sum(0)
             counts[name] = counts.get(name, 0) + weight_MD.sum(0)
     student.train(was_training)
-    if tower:
-        tower_MH = torch.cat(tower)
-        student.tower_mean_H.copy_(tower_MH.mean(0))
-        student.tower_std_H.copy_(tower_MH.std(0).clamp(min=1e-6))
-        totals[RECONSTRUCTION] = np.zeros(tower_MH.shape[1], np.float32)
-        counts[RECONSTRUCTION] = np.ones(1)
-    return {name: totals[name] / np.maximum(counts[name], 1) for name in totals}
+    names = list(totals)
+    values = [*totals.values(), *(counts[name] for name in names)]
+    whole = sum_over_processes([*map(torch.as_tensor, values), tower_3H])
+    means = {
+        name: (whole[at] / whole[len(names) + at].clamp(min=1)).float().numpy()
+        for at, name in enumerate(names)
+    }
+    if RECONSTRUCTION in streams:
+        means[RECONSTRUCTION] = np.zeros(width, np.float32)
+    if RECONSTRUCTION in streams and not keeps_statistics:
+        # What was measured is in units of what the student had: nothing, or an earlier measurement.
+        count_H, sum_H, squares_H = whole[-1].to(student.tower_mean_H.device)
+        mean_H = sum_H / count_H
+        variance_H = (squares_H - count_H * mean_H**2) / (count_H - 1)
+        earlier_H = student.tower_std_H.double()
+        student.tower_mean_H.add_((mean_H * earlier_H).float())
+        student.tower_std_H.copy_((variance_H.clamp(min=0).sqrt() * earlier_H).clamp(min=1e-6))
+    return means
 
 
 def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stream]) -> Table:

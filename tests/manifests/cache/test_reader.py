@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.cache import shards, stored_rows
+from manifests.cache import shards, stored_rows, teacher_reader
 from manifests.cache.clip_index import clip_keys
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
@@ -161,6 +163,33 @@ def test_a_flipped_bit_is_noticed_at_the_read(cache: Path):
     path.write_bytes(raw)
     with pytest.raises(OSError, match=r"(?i)crc|checksum|corrupt"):
         CacheReader(cache).stream("every.int8")["clip00"]
+
+
+def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each worker read the whole row group again for its checksum: 8 times the bytes of a clip."""
+    found = CacheReader(cache).stream("every.int8")
+    asked: list[bool] = []
+    locate = teacher_reader.locate
+
+    def counting(*arguments: Any, check: bool) -> Any:
+        asked.append(check)
+        return locate(*arguments, check=check)
+
+    monkeypatch.setattr(teacher_reader, "locate", counting)
+    for expected in (4, 0):  # two workers, one after the other; there are four row groups
+        worker = os.fork()
+        if not worker:
+            checks = 0
+            with contextlib.suppress(BaseException):
+                asked.clear()
+                for at in PRESENT:
+                    found[f"clip{at:02d}"]
+                checks = sum(asked)
+            os._exit(checks)
+        _, status = os.waitpid(worker, 0)
+        assert os.waitstatus_to_exitcode(status) == expected
+    found["clip00"]
+    assert asked == [False]
 
 
 def test_a_shard_of_other_clips_is_refused(cache: Path, tmp_path: Path):

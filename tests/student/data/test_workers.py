@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from threadpoolctl import threadpool_info
 from torch.utils.data import Dataset
 
 from student.config import DataConfig
-from student.data.workers import build_loader, one_thread
+from student.data.workers import one_thread
+from student.training.sharing import SharedBatches
 
 
 class Threads(Dataset):
@@ -47,8 +49,11 @@ def ticks() -> dict[str, int]:
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="needs Linux")
 def test_a_worker_has_one_thread_to_compute_with() -> None:
-    loader = build_loader(Threads(), 1, data=DataConfig(workers=2), collate=lambda rows: rows[0])
-    rows = list(loader)
+    shared = SharedBatches(
+        Threads(), 1, data=DataConfig(workers=2), collate=lambda rows: rows[0],
+        process=PartialState(cpu=True),
+    )  # fmt: skip
+    rows = [row for row, _ in shared]
     assert [allowed for allowed, _, _ in rows] == [1] * 6
     # In the first example of each worker, OpenBLAS's other threads spin once and go to sleep.
     assert max(busy for _, busy, _ in rows[2:]) <= 1

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from manifests.errors import UserError
 from student.data.examples import ask
 from student.inference.conversations import about, answers, read_conversations, talk
-from student.inference.generate import TrainedStudent
+from student.inference.generate import TrainedStudent, reply_ends
+from tests.student.conftest import RATE
 
 
 def waves(world: Any, trained: TrainedStudent, count: int = 3) -> list[np.ndarray]:
@@ -140,3 +142,27 @@ def test_the_command_says_the_answer_and_nothing_else(
 def test_a_run_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         TrainedStudent(tmp_path)
+
+
+def test_replies_end_where_the_template_ends_a_turn(
+    trained: TrainedStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A checkpoint whose generation config names another end went on to the limit of tokens, and so
+    did its exports on a server."""
+    tokenizer = trained.processor.tokenizer
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    other = tokenizer.pad_token_id
+    assert trained.prompter.turn_end == end
+    model: Any = trained.student.base
+    monkeypatch.setattr(model.generation_config, "eos_token_id", other)
+    monkeypatch.setattr(
+        model, "generate",
+        lambda **inputs: torch.cat([inputs["input_ids"], torch.tensor([[5, end]])], 1),
+    )  # fmt: skip
+    inputs = trained.inputs([ask("?")], [[np.zeros(RATE, np.float32)]])
+    (reply,) = trained.generate(inputs, max_tokens=2)
+    assert not reply.is_cut
+    assert reply_ends(model.generation_config, end) == [other, end]
+    assert reply_ends(GenerationConfig(eos_token_id=None), end) == [end]
+    assert reply_ends(GenerationConfig(eos_token_id=[end, other]), end) == [end, other]
+    assert reply_ends(GenerationConfig(eos_token_id=other), None) == [other]

@@ -14,6 +14,8 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from manifests.errors import UserError
+from student.evaluation.evaluate import evaluate
+from student.evaluation.question_files import questions_of_run
 from student.inference.generate import TrainedStudent
 from student.release.export import export
 from student.release.push import describe, push
@@ -46,6 +48,9 @@ def test_an_export_is_the_trained_model(run: Path, trained: TrainedStudent, tmp_
         torch.testing.assert_close(table[list(block.ids)], rows(torch.tensor(block.ids)))
     (head,) = (value for name, value in weights.items() if name.endswith("lm_head.weight"))
     assert (head[list(block.ids)] == 0).all()
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    ends = generation["eos_token_id"]
+    assert trained.prompter.turn_end in (ends if isinstance(ends, list) else [ends])
     messages = [{"role": "user", "content": "hello"}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     assert prompt.endswith("<|audio_think_end|>")
@@ -79,6 +84,26 @@ def test_the_card_says_what_it_was_made_from(checkpoint: Path) -> None:
         "Trained on the outputs of `toy`: none",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_scores_of_an_export_go_into_its_card_and_stay_here(
+    checkpoint: Path, runs: Callable[[str], Path]
+) -> None:
+    """Numbers in a card were those of the trained run alone, which in QLoRA has other weights."""
+    questions = questions_of_run(runs("qwen2_audio"))[:4]
+    assert "None yet" in (checkpoint / "README.md").read_text()
+    for name in ("one", "two", "one"):
+        report = evaluate(checkpoint, questions, name)
+        assert (
+            f"| {name} | 4 | {report['mean']['score']:.3f} |"
+            in (checkpoint / "README.md").read_text()
+        )
+    text = (checkpoint / "README.md").read_text()
+    assert text.count("| one | 4 |") == text.count("| two | 4 |") == 1
+    assert "None yet" not in text
+    assert text.count("\n## ") == 6
+    assert (checkpoint / "eval").is_dir()
+    assert not [name for name in push(checkpoint, "someone/student").files if "eval" in name]
 
 
 def test_nothing_is_uploaded_unless_asked_for(checkpoint: Path) -> None:

@@ -6,15 +6,20 @@ of its process group, which is therefore renamed here.
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 
-from student import cli
+from student import cli, train
 from student.training.trainer import StudentTrainer
 
 begin, step = PartialState.__init__, StudentTrainer.training_step
+build = train.build_student
+MEMORY_FILE = "COAT_TEST_MEMORY_FILE"
+"""Names the file to which each rank writes its memory once its student is built."""
 
 
 def as_on_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
@@ -30,7 +35,18 @@ def of_shards(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
     return step(self, *args, **kwargs)
 
 
+def measured(*args: Any, **kwargs: Any) -> Any:
+    """`build_student`, after which this process' own memory is written down, in bytes."""
+    student = build(*args, **kwargs)
+    fields = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    own = next(line for line in fields if line.startswith("Anonymous:"))
+    Path(f"{os.environ[MEMORY_FILE]}.{os.environ['RANK']}").write_text(own.split()[1])
+    return student
+
+
 if __name__ == "__main__":
+    if MEMORY_FILE in os.environ:
+        train.build_student = measured
     PartialState.__init__ = as_on_gpus
     StudentTrainer.training_step = of_shards
     cli.main()

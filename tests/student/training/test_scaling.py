@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from student.arm_switches import Arm
-from student.config import StageConfig
+from student.config import ModelConfig, StageConfig
+from student.model.tiny import build_tiny
 from student.recipe_files import recipes_folder
 from student.runs.folder import Run
 from student.train import train
-from tests.student.conftest import FAMILIES, launch, model_of, states
+from tests.student.conftest import FAMILIES, TINY, launch, model_of, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
 PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
 """Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+WEIGHTS = "model.safetensors"
 ADAM = {"report_to": [], "disable_tqdm": True, "adam_epsilon": 1e-4}
 """AdamW, whose state a resume must bring back, with an epsilon that is above rounding."""
 
@@ -96,6 +99,8 @@ def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -
     """QLoRA, as far as a CPU goes: the language model's projections are stored in 4 bits, adapters
     and rows learn, and an export has the weights in full."""
     pytest.importorskip("bitsandbytes", reason="pip install 'coat-distill[quantize]'")
+    from student.evaluation.evaluate import evaluate
+    from student.evaluation.question_files import questions_of_run
     from student.inference.generate import TrainedStudent
     from student.release.export import export
 
@@ -109,6 +114,13 @@ def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -
              if name.endswith("gate_proj.base_layer")}  # fmt: skip
     assert kinds == {"Linear4bit"}
     assert export(out, tmp_path / "export").prompts == 4
+    # The card says which weights each number is of, and has the export's own once it is scored.
+    card = tmp_path / "export" / "README.md"
+    assert "of the student as it was trained, with its backbone in 4 bits" in card.read_text()
+    questions = questions_of_run(Run(out).folder)[:6]
+    report = evaluate(tmp_path / "export", questions, "held_out")
+    row = f"| held_out | 6 | {report['mean']['score']:.3f} |"
+    assert row in card.read_text()
 
 
 def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -> None:
@@ -129,6 +141,57 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
     expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    # Every loss is logged as it is over all processes: it was a share of the first one's.
+    logs = [
+        [line for line in Run(tmp_path / name).log() if "loss/answer" in line]
+        for name in ("1", "2")
+    ]
+    assert len(logs[0]) == len(logs[1]) == 2
+    for ours, theirs in zip(*logs, strict=True):
+        parts = {name for name in ours if name.startswith("loss")}
+        assert len(parts) == 7
+        for name in parts:
+            assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
+    # Each process validates its part of the held-out clips, and the numbers are those of all.
+    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(one["before"], rel=1e-4, abs=1e-5, nan_ok=True)
+    assert two["joint"] == pytest.approx(one["joint"], rel=1e-2, abs=1e-3, nan_ok=True)
+
+
+@pytest.mark.slow
+def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -> None:
+    """FSDP on 8 GPUs took 8 copies of a 7B model in the memory of the host, and validated it whole
+    on every GPU. The steps and all numbers are those of one process."""
+    large = dataclasses.replace(TINY, hidden_size=640, feed_forward=2560, layers=4)
+    base = tmp_path / "base"
+    build_tiny(base, large, ["What is said? a low middle high top tone"], seed=0)
+    # As checkpoints are: in half precision, hence not mapped from the file but converted.
+    weights = {name: value.bfloat16() for name, value in load_file(base / WEIGHTS).items()}
+    save_file(weights, base / WEIGHTS, metadata={"format": "pt"})
+    size = 4 * sum(value.numel() for value in weights.values())
+    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
+    options = world.options(
+        tmp_path / "1",
+        model=ModelConfig(path=str(base), dtype="float32"),
+        lora=lora_without_dropout,
+        align=None,
+        joint=StageConfig(train="lora", **STAGE),
+        trainer=ADAM | {"use_cpu": True},
+    )
+    train(options)
+    half = StageConfig(train="lora", **(STAGE | {"batch_size": 2}))
+    options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
+    memory = tmp_path / "memory"
+    environment = fsdp_environment() | {"COAT_TEST_MEMORY_FILE": str(memory)}
+    launch(options, "tests.student.training.fsdp_on_cpu", processes=2, environment=environment)
+    first, second = (1024 * int(Path(f"{memory}.{rank}").read_text()) for rank in range(2))
+    print(f"own memory once built: {first / 1e6:.0f} and {second / 1e6:.0f} MB of {size / 1e6:.0f}")
+    assert first - second > 0.8 * size
+    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(one["before"], rel=1e-3, abs=1e-4, nan_ok=True)
+    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -162,6 +225,9 @@ def test_a_backbone_that_is_cut_over_two_processes(
     expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+    # The untrained student was measured once it was cut, and gave the same numbers.
+    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(one["before"], rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def fsdp_environment() -> dict[str, str]:

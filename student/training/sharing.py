@@ -1,0 +1,97 @@
+"""Validation and calibration shared by the processes of a training: each works on its own batches.
+
+Every process gets as many batches as the others, because a sharded model is put together anew in
+each forward pass of all of them; where there are too few, a repeated one does not count. Sums are
+added up over the processes, and rows for metrics that need all of them are collected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast, gather, reduce
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from student.batch import Batch, PreparedExample
+from student.config import DataConfig
+
+# Legend: M rows of one process, D columns.
+
+
+class SharedBatches:
+    """One process' share of the batches of a dataset, in order.
+
+    Args:
+        dataset: Of examples.
+        batch_size: Examples of a batch.
+        data: Of the recipe: its workers.
+        collate: Examples -> batch.
+        process: This one, among those that share.
+    """
+
+    def __init__(
+        self,
+        dataset: Any,
+        batch_size: int,
+        *,
+        data: DataConfig,
+        collate: Callable[[list[PreparedExample]], Batch],
+        process: PartialState,
+    ) -> None:
+        starts = range(0, len(dataset), batch_size)
+        every = [list(range(at, min(at + batch_size, len(dataset)))) for at in starts]
+        own = every[process.process_index :: process.num_processes]
+        self._num_counted = len(own)
+        rounds = -(-len(every) // process.num_processes)
+        own += every[: rounds - len(own)]
+        self._loader = DataLoader(
+            dataset,
+            batch_sampler=own,
+            collate_fn=collate,
+            num_workers=min(data.workers, len(own)),
+        )
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[tuple[Batch, bool]]:
+        """Batches, and whether each counts."""
+        for place, batch in enumerate(self._loader):
+            yield batch, place < self._num_counted
+
+
+def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
+    """Sums of tensors over all processes, on the CPU."""
+    process = PartialState()
+    flat = torch.cat([value.detach().double().flatten().cpu() for value in values])
+    if process.num_processes > 1:
+        whole: Any = reduce(flat.to(process.device))
+        flat = whole.cpu()
+    pieces = flat.split([value.numel() for value in values])
+    return [piece.view(value.shape) for piece, value in zip(pieces, values, strict=True)]
+
+
+def rows_of_all_processes(rows_MD: Tensor) -> Tensor:
+    """The rows of every process one after the other, on the CPU."""
+    process = PartialState()
+    if process.num_processes == 1:
+        return rows_MD.cpu()
+    count: Any = gather(torch.tensor([len(rows_MD)], device=process.device))
+    longest = int(count.max())
+    padded_MD = rows_MD.new_zeros(longest, *rows_MD.shape[1:], device=process.device)
+    padded_MD[: len(rows_MD)] = rows_MD.to(process.device)
+    whole: Any = gather(padded_MD)
+    pieces = whole.cpu().split(longest)
+    return torch.cat([piece[:size] for piece, size in zip(pieces, count.tolist(), strict=True)])
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Gives every process the buffers of the first, which alone has loaded them."""
+    device = PartialState().device
+    for buffer in module.buffers():
+        value: Any = broadcast(buffer.detach().to(device))
+        buffer.copy_(value)
