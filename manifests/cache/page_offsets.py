@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
-from manifests.cache.shards import ROWS_PER_GROUP
+from manifests.cache.shards import ROWS_PER_GROUP, Marker
 from manifests.streams.codecs import CODECS
-from manifests.streams.specs import StreamSpec
+from manifests.streams.specs import StreamSpec, TeacherSpec
 
 PREFIX = 4
 """Bytes of a length (Parquet's PLAIN encoding of BYTE_ARRAY)."""
@@ -40,35 +40,6 @@ class BlobsInPlace:
         """(duration, frames) of a row of the group, given the content of the file."""
         start, end = self.places[row]
         return self.durations[row], EncodedFrames(self.spec, content[start:end], self.counts[row])
-
-
-class CheckedGroups:
-    """Which pages of a teacher were checked, by this process or by one that was forked from it.
-
-    The flags are in memory that forked processes share, so a page is read for its checksum once for
-    all workers of a data loader. (Two that come to it at the same moment both check it.)
-
-    Args:
-        rows: Of each shard.
-        streams: Names of the teacher's streams.
-    """
-
-    def __init__(self, rows: Sequence[int], streams: Sequence[str]) -> None:
-        groups = -(-np.array(rows, np.int64) // ROWS_PER_GROUP)
-        self._first = np.concatenate([[0], np.cumsum(groups)])
-        self._streams = {name: place for place, name in enumerate(streams)}
-        self._flags = mmap.mmap(-1, max(1, int(self._first[-1]) * len(streams)))
-
-    def is_set(self, shard: int, group: int, stream: str) -> bool:
-        """Whether a stream's page of a row group was checked."""
-        return self._flags[self._place(shard, group, stream)] != 0
-
-    def set(self, shard: int, group: int, stream: str) -> None:
-        """Says so."""
-        self._flags[self._place(shard, group, stream)] = 1
-
-    def _place(self, shard: int, group: int, stream: str) -> int:
-        return (int(self._first[shard]) + group) * len(self._streams) + self._streams[stream]
 
 
 def locate(
@@ -110,3 +81,39 @@ def _places(
         places.append((start, end))
         end = start - PREFIX
     return places[::-1]
+
+
+class TeacherPages:
+    """The pages of a teacher: where blobs lie in them, and which of them were checked.
+
+    The flags are in memory that forked processes share, so a page is read for its checksum once for
+    all workers of a data loader. (Two that come to it at the same moment both check it.)
+
+    Args:
+        markers: Of the teacher's shards.
+        spec: The teacher.
+        check: Whether to verify pages at all.
+    """
+
+    def __init__(self, markers: Sequence[Marker], spec: TeacherSpec, *, check: bool) -> None:
+        rows = np.array([marker.rows for marker in markers], np.int64)
+        groups = -(-rows // ROWS_PER_GROUP)
+        self._first = np.concatenate([[0], np.cumsum(groups)])
+        self._streams = {stream.name: place for place, stream in enumerate(spec.streams)}
+        self._check = check
+        self._flags = mmap.mmap(-1, max(1, int(self._first[-1]) * len(spec.streams)))
+
+    def locate(
+        self,
+        page: tuple[int, int, str],
+        file: pq.ParquetFile,
+        content: memoryview,
+        spec: StreamSpec,
+    ) -> BlobsInPlace | None:
+        """See the function of this name; `page` is a shard, a row group of it and a stream."""
+        shard, group, stream = page
+        flag = (int(self._first[shard]) + group) * len(self._streams) + self._streams[stream]
+        check = self._check and not self._flags[flag]
+        located = locate(file, content, group, spec, check=check)
+        self._flags[flag] = 1
+        return located

@@ -27,7 +27,7 @@ from manifests.cache.clip_index import (
 )
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
-from manifests.cache.page_offsets import BlobsInPlace, CheckedGroups, locate
+from manifests.cache.page_offsets import BlobsInPlace, TeacherPages
 from manifests.cache.row_views import row_views, stream_columns
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Statistics, Sums
@@ -100,8 +100,7 @@ class TeacherReader:
         self._check_pages = check_pages
         self._copies = Folder(local_copies).child(spec.key) if local_copies else None
         self._corpora = corpora
-        self.shards: list[_Shard] = []
-        failed: list[str] = []
+        self.shards, failed = list[_Shard](), list[str]()
         for corpus in corpora:
             folder = cache.layout.shards(spec, corpus)
             for marker in marker_index.read_markers(folder):
@@ -116,9 +115,7 @@ class TeacherReader:
         self._durations = functools.lru_cache(8)(self._read_durations)
         self._group = functools.lru_cache(4)(self._read_group)
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
-        self._checked = CheckedGroups(
-            [shard.marker.rows for shard in self.shards], [stream.name for stream in spec.streams]
-        )
+        self._pages = TeacherPages([each.marker for each in self.shards], spec, check=check_pages)
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
         self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
 
@@ -287,14 +284,10 @@ class TeacherReader:
         return table.column(0).to_numpy()
 
     def _locate_blobs(self, ordinal: int, group: int, stream: str) -> BlobsInPlace | None:
-        file, spec = self._file(ordinal), self.spec.stream(stream)
+        file, spec, page = self._file(ordinal), self.spec.stream(stream), (ordinal, group, stream)
         if file.content is None:
             return None
-        check = self._check_pages and not self._checked.is_set(ordinal, group, stream)
-        located = locate(file.parquet, file.content, group, spec, check=check)
-        if check:
-            self._checked.set(ordinal, group, stream)
-        return located
+        return self._pages.locate(page, file.parquet, file.content, spec)
 
     def _files_in_order(self) -> Iterator[pq.ParquetFile]:
         """Every shard's file; of a remote cache, those to come are fetched in the background."""

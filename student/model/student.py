@@ -133,8 +133,7 @@ class Student(nn.Module):
             bottleneck: Which text may attend to audio through the block alone, if any.
 
         Returns:
-            Logits and labels with `with_answer`; the target of `reconstruction` with its head and
-            `audio_weights_BNS`.
+            Logits and labels with `with_answer`, and the target of `reconstruction` if it has one.
         """
         inputs = self.cast(inputs)
         masked = (

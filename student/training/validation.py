@@ -42,7 +42,7 @@ class Validator:
     ) -> None:
         """
         Args:
-            batches: This process' share of the held-out batches, iterated anew for each measurement.
+            batches: Held-out batches of this process, iterated anew for each measurement.
             streams: The streams to measure.
             means: Stream -> mean target_D of the training clips, for the baseline; may be filled
                 after this is made.

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from manifests.cache import shards, stored_rows, teacher_reader
+from manifests.cache import page_offsets, shards, stored_rows
 from manifests.cache.clip_index import clip_keys
 from manifests.cache.encoded_frames import encode
 from manifests.cache.layout import Layout
@@ -169,13 +169,13 @@ def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: 
     """Each worker read the whole row group again for its checksum: 8 times the bytes of a clip."""
     found = CacheReader(cache).stream("every.int8")
     asked: list[bool] = []
-    locate = teacher_reader.locate
+    locate = page_offsets.locate
 
     def counting(*arguments: Any, check: bool) -> Any:
         asked.append(check)
         return locate(*arguments, check=check)
 
-    monkeypatch.setattr(teacher_reader, "locate", counting)
+    monkeypatch.setattr(page_offsets, "locate", counting)
     for expected in (4, 0):  # two workers, one after the other; there are four row groups
         worker = os.fork()
         if not worker:
