@@ -217,7 +217,7 @@ def order_table(clips: int) -> Table:
 
 
 def preparing_table(clips: int) -> Table:
-    """What a worker does for an example, whole: audio, features, tokens, targets."""
+    """Time that a worker takes for a whole example: audio, features, tokens, targets."""
     table = Table(title=f"Examples of clips of 10 s, 16-bit WAV, {', '.join(FED)}, one core")
     for heading in ("backbone", "ms an example", "clips/s", "8 cores, computed"):
         table.add_column(heading, justify="right" if heading != "backbone" else "left")
@@ -244,7 +244,7 @@ def preparing_table(clips: int) -> Table:
                 examples, by_id, Prompter(backbone, processor),
                 Grid(streams=streams, num_frames=NUM_SPANS), audio_token_id=-1,
             )  # fmt: skip
-            ms = milliseconds(lambda: [dataset[at] for at in range(clips)], 3) / clips  # noqa: B023
+            ms = milliseconds(lambda: [dataset[row] for row in range(clips)], 3) / clips  # noqa: B023
             table.add_row(family, f"{ms:.1f}", f"{1000 / ms:,.0f}", f"{8 * 1000 / ms:,.0f} clips/s")
     return table
 

@@ -90,7 +90,7 @@ class TeacherPages:
     all workers of a data loader. (Two that come to it at the same moment both check it.)
 
     Args:
-        markers: Of the teacher's shards.
+        markers: Markers of the shards.
         spec: The teacher.
         check: Whether to verify pages at all.
     """

@@ -93,8 +93,8 @@ def record_score(folder: Path, name: str, count: int, mean: Mapping[str, float |
     """Writes a row of scores into the card of an export; other checkpoints have no such card.
 
     Args:
-        folder: Of the checkpoint.
-        name: Of the set of questions; its row is replaced.
+        folder: Folder of the checkpoint.
+        name: Name of the set of questions; its row is replaced.
         count: Questions that were answered.
         mean: `score`, `low` and `high`.
     """
