@@ -45,7 +45,7 @@ def explained_memory(name: str, stage: StageConfig) -> Iterator[None]:
     """Turns a failed allocation into what to do about it.
 
     Args:
-        name: Of the stage.
+        name: Name of the stage.
         stage: Its settings, which the advice starts from.
 
     Raises:

@@ -26,9 +26,9 @@ class SharedBatches:
     """One process' share of the batches of a dataset, in order.
 
     Args:
-        dataset: Of examples.
+        dataset: Examples.
         batch_size: Examples of a batch.
-        data: Of the recipe: its workers.
+        data: The recipe's data section, for its workers.
         collate: Examples -> batch.
         process: This one, among those that share.
     """
@@ -43,7 +43,7 @@ class SharedBatches:
         process: PartialState,
     ) -> None:
         starts = range(0, len(dataset), batch_size)
-        every = [list(range(at, min(at + batch_size, len(dataset)))) for at in starts]
+        every = [list(range(start, min(start + batch_size, len(dataset)))) for start in starts]
         own = every[process.process_index :: process.num_processes]
         self._num_counted = len(own)
         rounds = -(-len(every) // process.num_processes)

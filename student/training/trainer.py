@@ -274,7 +274,7 @@ class _OneGpuPerProcess(TrainingArguments):
 
 
 class _Begin(TrainerCallback):
-    """What is measured of a student before the first step, outside of training's random numbers."""
+    """Measures a student before the first step, outside of training's random numbers."""
 
     def __init__(self, student: Student, begin: Callable[..., None] | None) -> None:
         self._student = student

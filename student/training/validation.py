@@ -85,8 +85,8 @@ class Validator:
         names = list(sums)
         whole = sum_over_processes([*sums.values(), *(counts[name] for name in names)])
         losses = {
-            name: float((whole[at] / whole[len(names) + at].clamp(min=1)).sum())
-            for at, name in enumerate(names)
+            name: float((whole[place] / whole[len(names) + place].clamp(min=1)).sum())
+            for place, name in enumerate(names)
         }
         numbers = {"answer_loss": losses.pop("answer")}
         for name, loss in losses.items():
@@ -141,8 +141,8 @@ def calibrate(
     values = [*totals.values(), *(counts[name] for name in names)]
     whole = sum_over_processes([*map(torch.as_tensor, values), tower_3H])
     means = {
-        name: (whole[at] / whole[len(names) + at].clamp(min=1)).float().numpy()
-        for at, name in enumerate(names)
+        name: (whole[place] / whole[len(names) + place].clamp(min=1)).float().numpy()
+        for place, name in enumerate(names)
     }
     if RECONSTRUCTION in streams:
         means[RECONSTRUCTION] = np.zeros(width, np.float32)
