@@ -2,7 +2,7 @@
 
     python -m benchmarks.codecs --corpus demo/corpus --clips 20
 
-The embedded experts hear clips spread over a corpus. Every stream is then stored by our codec (with
+The embedded experts run on clips spread over a corpus. Every stream is stored by our codec (with
 the zstd that the cache adds to uint8, topk16 and pitch), as raw fp16, as zstd(fp16), and by lilcom
 as lhotse uses it (tick 2^-5). Bytes are per second of audio. Fidelity is against the experts'
 float32: mean cosine per frame, largest error of one value (of features as a share of the largest

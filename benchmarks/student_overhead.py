@@ -261,8 +261,8 @@ def row(table: Table, what: str, without: float, with_block: float, unit: str, t
 def by_operations(tokens: int, window_s: float) -> tuple[float, float]:
     """Multiplications of a 7B model with the block over those without, in prefill and LoRA step.
 
-    The tower (Whisper large-v3's size: 1280 wide, 32 deep) hears the whole window at 50 Hz, and has
-    no backward pass; that of a frozen language model costs what its forward pass costs.
+    The tower (Whisper large-v3's size: 1280 wide, 32 deep) processes the whole window at 50 Hz, and
+    has no backward pass; that of a frozen language model costs what its forward pass costs.
     """
 
     def layers(count: int, width: int, inner: float, length: float) -> float:

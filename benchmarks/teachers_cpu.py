@@ -5,7 +5,7 @@
 The same clips for all, mixed in kind and length, all cores as threads of one process. Wall time
 says how fast that is, CPU time what it costs; on a machine that others use, trust CPU time. Experts
 whose weights no package carries run at their true size with random weights: that costs what the
-real ones cost, and hears nothing. Whisper (a folder with real weights) runs on the spoken clips,
+real ones cost, with random output. Whisper (a folder with real weights) runs on the spoken clips,
 against transformers' own pipeline, one clip after the other: as it comes (the checkpoint's float16,
 five beams), and at its best on a CPU, in float32 and greedily as ours, with word times and without.
 """

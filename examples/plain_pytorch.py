@@ -25,7 +25,7 @@ from manifests.cache.reader import CacheReader
 
 
 class Pairs(Dataset):
-    """(source_TS, target_TD) of every clip that both experts have heard, standardised."""
+    """(source_TS, target_TD) of every clip that both experts have processed, standardised."""
 
     def __init__(self, cache: str, source: str, target: str) -> None:
         reader = CacheReader(cache)

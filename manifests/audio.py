@@ -1,8 +1,8 @@
-"""The samples of a clip: both stages hear exactly the same.
+"""The samples of a clip: both stages read exactly the same.
 
 libsndfile reads what it can seek in to the sample (WAV, FLAC, AIFF, AU, ...), FFmpeg through PyAV
 the rest (MP3, Ogg, Opus, M4A, WebM, ...). Files are judged by their content, never by their names
-or headers alone: what is heard is what is there.
+or headers alone: the samples are what the file contains.
 
 Three things can happen to a clip. It decodes, perhaps with warnings to count (damaged packets, a
 truncated file, channels that cancel). It cannot be used, now or later: `AudioError`, with a short

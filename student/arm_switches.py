@@ -18,9 +18,9 @@ class ArmSwitches:
     block: bool = False
     """There are thinking positions in the prompt."""
     distill_block: bool = False
-    """Heads at the block learn what the experts hear."""
+    """Heads at the block are trained on the experts' outputs."""
     distill_audio: bool = False
-    """Heads at the audio tokens learn what the experts hear."""
+    """Heads at the audio tokens are trained on the experts' outputs."""
     bottleneck: bool = False
     """Whether the text reads the audio through the block alone as the joint stage begins."""
 

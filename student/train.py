@@ -1,7 +1,7 @@
 """Training a student from a teacher cache, from top to bottom: data, model, losses, step.
 
-No expert runs here and no audio is decoded for one: what they heard comes from the cache. Two
-stages: `align` teaches the block to carry what the experts hear, with the backbone frozen; `joint`
+No expert runs here: their outputs are read from the cache. There are two
+stages: `align` trains the block to encode the experts' outputs, with the backbone frozen; `joint`
 adds LoRA and the answers. The same command goes on where a killed run stopped, and ends at the same
 weights.
 """
@@ -80,7 +80,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     with process.main_process_first():
         run.check_same(recipe)
 
-    # Data: which clips, what is asked about them, and what the teachers heard in them.
+    # Data: the clips, the questions about them, and the targets of the teachers.
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
     pinned, versions = run.pinned_streams(recipe)
     streams = open_streams(caches, pinned, local_copies=options.local_copies, versions=versions)

@@ -1,6 +1,6 @@
 """The miniature from nothing to its table, by the commands that one would type oneself.
 
-    python -m benchmarks.miniature                   # tasks that need what the experts hear
+    python -m benchmarks.miniature                   # tasks that need the experts' outputs
     python -m benchmarks.miniature --study labels    # the first edition's tasks
     python -m benchmarks.miniature --quick           # one seed, fewer clips and steps
 

@@ -64,7 +64,7 @@ KIND_SHARE = 0.25
 
 
 STUDIES = {"labels": TASKS, "hearing": hearing.TASKS}
-"""Study -> its tasks. `labels` is the first edition; `hearing` needs what the experts hear."""
+"""Study -> its tasks. `labels` is the first edition; `hearing` needs the experts' outputs."""
 
 
 def task_configs(study: str) -> list[TaskConfig]:

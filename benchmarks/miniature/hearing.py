@@ -1,4 +1,4 @@
-"""Sounds whose answers need what the experts hear: pitch, time, voices, manner, mixtures.
+"""Sounds for questions that need the experts' outputs: pitch, time, voices, manner, mixtures.
 
 Labels like drum or language can be told from an average over the clip. These cannot: which way a
 pitch moves, how far two notes are apart, what came first and how often, whether one or two people

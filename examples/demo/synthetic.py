@@ -1,7 +1,8 @@
 """Synthetic clips that stand in for recordings where Debian packages cannot be had.
 
 Speech of known text by espeak-ng, which arrives as a pip package, and sounds made of noise and
-sines. Enough to see every part of the demo work; an expert hears less in it than in recordings.
+sines. This is enough to run every part of the demo, but it contains less for the experts than
+recordings.
 """
 
 from __future__ import annotations

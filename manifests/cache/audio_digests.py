@@ -1,4 +1,4 @@
-"""Did the teachers of a cache hear the same audio? Their rows carry a digest of the samples.
+"""Checks whether the teachers of a cache processed the same audio, by the digests in their rows.
 
 A file that was replaced between the builds of two teachers leaves targets that do not belong
 together. Markers hold a hash of each row's digest, so that a comparison reads no data.
@@ -44,7 +44,7 @@ def read(folder: Folder, marker: Marker, file: pq.ParquetFile | None) -> np.ndar
 def differing_rows(
     rows: RowDigests | None, others: Mapping[str, RowDigests | None]
 ) -> dict[int, str]:
-    """Row of a shard -> the other teacher that heard different audio for the same clip."""
+    """Maps rows of a shard to another teacher that processed different audio for the same clip."""
     differing: dict[int, str] = {}
     for teacher, theirs in others.items():
         if rows is None or theirs is None:

@@ -45,7 +45,7 @@ class Row:
 
     clip_id: str
     duration: float
-    """Seconds of audio that the teacher heard."""
+    """Duration of the audio that the teacher processed, in seconds."""
     audio_digest: str
     """Digest of the decoded samples (`manifests.audio`)."""
     metadata: dict[str, Any]

@@ -368,7 +368,7 @@ class TeacherReader:
         return position_N, digest_N
 
     def _changed_rows(self, ordinal: int) -> dict[int, str]:
-        """Rows of a shard for which another open teacher heard other audio -> that teacher."""
+        """Maps rows of a shard to another open teacher that processed different audio for them."""
         opened = self._cache.opened()
         return self._changed(ordinal, len(opened)) if len(opened) > 1 else {}
 
@@ -389,8 +389,8 @@ class TeacherReader:
 
     def _other_audio(self, clip_id: str, other: str) -> UserError:
         return UserError(
-            f"{self.spec.key} and {other} heard different audio for the clip {clip_id!r}: its file "
-            "changed between their builds; run: coat-cache audit --content-only --sample 0 "
+            f"{self.spec.key} and {other} processed different audio for the clip {clip_id!r}: "
+            "its file changed between their builds; run: coat-cache audit --content-only --sample 0 "
             "--repair, then build again"
         )
 

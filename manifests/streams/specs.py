@@ -103,7 +103,7 @@ class TeacherSpec:
     weights: dict[str, str]
     """File name -> SHA-256 of every weight file."""
     sample_rate: int
-    """Hz of the mono waveform that the teacher hears."""
+    """Sample rate of the teacher's mono input, in Hz."""
     streams: tuple[StreamSpec, ...]
     license: str
     """Licence of the expert's weights, with its conditions."""

@@ -49,7 +49,7 @@ class Confidence:
     compression_ratio: float
     """Length of the text over its length when compressed by zlib; above 2.4 it repeats itself."""
     detected_language: str = ""
-    """Language that the decoder hears; empty if it knows one language alone."""
+    """Language that the decoder detects; empty for models of a single language."""
 
     MAX_NO_SPEECH: ClassVar[float] = 0.6
     MIN_LOG_PROBABILITY: ClassVar[float] = -1.0
@@ -68,7 +68,7 @@ class Confidence:
         if self.compression_ratio > self.MAX_COMPRESSION:
             return f"words repeat themselves, compressed {self.compression_ratio:.1f} times"
         if self.detected_language and language and self.detected_language != language:
-            return f"written as {language}, but {self.detected_language} is heard"
+            return f"written as {language}, but detected as {self.detected_language}"
         return ""
 
 

@@ -29,7 +29,7 @@ Missing = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class ShardWork:
-    """Clips of one slice that some teachers have to hear."""
+    """Clips of one slice that some teachers have to process."""
 
     number: int
     ids: Sequence[str]

@@ -278,7 +278,7 @@ class Recovery:
 
 def _unreachable(why: str) -> str:
     return (
-        f"the surroundings failed again and again ({why}); no clip is recorded as failed for that: "
+        f"the environment failed repeatedly ({why}); no clip is recorded as failed for this: "
         "mend it (network, credentials, mounts, memory) and run the same command again, which goes "
         "on from what is committed"
     )

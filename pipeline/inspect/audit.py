@@ -1,4 +1,4 @@
-"""Do the stored targets still say what the expert hears? A spot check by extracting again.
+"""Checks random rows of the stored targets by running the expert on their audio again.
 
 Random rows are decoded and extracted anew, in this process, and compared with what is stored,
 within what the codec may lose. A file whose content changed behind an unchanged path shows as
@@ -32,9 +32,9 @@ TOLERANCE = 0.05
 """Difference between stored and fresh targets, both through the codec, as `difference`."""
 SAME = "same"
 CONTENT_CHANGED = "content changed"
-"""The verdict on a clip whose audio is readable and another than the teacher heard."""
+"""The verdict on a clip whose audio is readable but differs from what the teacher processed."""
 SPARE_SECONDS = 1.0
-"""Audio that goes on for so much longer than what the teacher heard is other audio; no more of it
+"""Audio that is this much longer than what the teacher processed is different audio; no more of it
 is decoded. (The build's own limit is not known here, and does not matter.)"""
 
 
@@ -187,6 +187,6 @@ def summary(spec: TeacherSpec, verdicts: Counter[str]) -> str:
     others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
     rest = f" ({', '.join(others)})" if others else ""
     return (
-        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows are what the expert hears "
+        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows equal the expert's output "
         f"now{rest}"
     )

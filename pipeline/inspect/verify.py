@@ -87,8 +87,8 @@ def _verify_teacher(
         for clip_id, other in audio.compare(spec, number, marker, digest_N):
             yield damage(
                 number, f"data/{marker.data}",
-                f"clip {clip_id}: {other} heard other audio; to see which is right: coat-cache "
-                "audit --content-only --sample 0", can_repair=False,
+                f"clip {clip_id}: {other} processed different audio; to see which is right: "
+                "coat-cache audit --content-only --sample 0", can_repair=False,
             )  # fmt: skip
 
     def read(number: int) -> bytes | None:
@@ -129,8 +129,8 @@ class _HeardAudio:
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
         self._seen: dict[int, list[tuple[str, np.ndarray]]] = {}
-        """Shard -> teacher and digest by position, 0 where there is none. Teachers that heard the
-        same share an entry, so memory holds about 8 bytes per clip."""
+        """Shard -> teacher and digest by position, 0 where there is none. Teachers that processed
+        the same audio share an entry, so memory holds about 8 bytes per clip."""
 
     def compare(
         self, spec: TeacherSpec, number: int, marker: Marker, digest_N: np.ndarray | None

@@ -27,7 +27,7 @@ from pipeline.report.sampling import Place, SampledClip
 # Legend: T frames, D columns.
 
 PRESENT = 0.5
-"""Probability from which a class counts as heard, and a frame as voiced."""
+"""Probability from which a class counts as present, and a frame as voiced."""
 MOST_CLASSES = 15
 NARROW = 4.0
 """Descriptors are counted within so many standard deviations of their mean."""

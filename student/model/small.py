@@ -2,8 +2,9 @@
 
 The audio tower is the encoder of Whisper tiny.en, the language model SmolLM2-135M-Instruct, and a
 linear projector that starts random joins them, in the class `Qwen2AudioForConditionalGeneration`
-with a Llama `text_config`. The result knows language and hears nothing yet: `coat-student base`
-trains it to listen. What 7B checkpoints cannot show on a CPU, a study of arms, it can.
+with a Llama `text_config`. The result has a pretrained language model that cannot process audio
+yet: `coat-student base` trains it to listen. What 7B checkpoints cannot show on a CPU, a study of
+arms, it can.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Audio-tower outputs kept in memory: a frozen tower need not hear the same clip every epoch.
+"""A cache of audio-tower outputs in memory, so that a frozen tower processes each clip once.
 
 For small corpora on small machines, where the tower is most of a step. Clips are computed one at a
 time, so that what is remembered does not depend on which batch a clip was first in, and a resumed
 run stays equal to an uninterrupted one bit for bit. Towers of equal weights share what they
-remember: all arms and seeds that are trained by one command hear each clip once.
+remember: all arms and seeds that are trained by one command process each clip once.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def _header(recipe: Recipe) -> str:
 
 def _what(recipe: Recipe, base: str) -> str:
     taught = (
-        "Its hidden states at these positions were trained to predict what audio experts hear."
+        "Its hidden states at these positions were trained to predict the outputs of audio experts."
         if recipe.switches.distill_block
         else "A control: the block was trained without any expert."
     )
@@ -158,7 +158,9 @@ def _what(recipe: Recipe, base: str) -> str:
             "attend to the audio through the block alone; attention is plain now."
         )
     if not recipe.has_block:
-        taught = ", its audio tokens taught what experts hear" if recipe.distils else ""
+        taught = (
+            ", with its audio tokens trained on the outputs of experts" if recipe.distils else ""
+        )
         return (
             f"A control of {METHOD}: {base} fine-tuned on the same data, without a block{taught}."
         )

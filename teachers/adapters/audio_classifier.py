@@ -1,9 +1,9 @@
 """Classes of sound, emotion or anything else: any `AutoModelForAudioClassification` checkpoint.
 
-Such models say one thing about a whole clip. Here they hear sliding windows: their posteriors are a
-stream with one frame per window, and the hidden states of the same passes, faded into each other,
-are a stream at the model's own rate. Covers AST on AudioSet, wav2vec2, HuBERT and WavLM with a
-classification head (emotion, language, keywords), and Whisper encoders with one.
+Such models make one prediction for a whole clip. Here they run on sliding windows: their posteriors
+are a stream with one frame per window, and the hidden states of the same passes, faded into each
+other, are a stream at the model's own rate. Covers AST on AudioSet, wav2vec2, HuBERT and WavLM with
+a classification head (emotion, language, keywords), and Whisper encoders with one.
 
 `AudEERING` is the regression head of audEERING's wav2vec2 (Wagner et al., TPAMI 2023, arXiv
 2203.07378): arousal, dominance and valence, each about [0, 1].

@@ -1,7 +1,7 @@
 """Music: Basic Pitch (Bittner et al., ICASSP 2022, arXiv 2203.09893): notes, onsets and contours.
 
 Posteriors of 88 piano keys sounding, 88 keys being struck, and 264 contour bins (three a semitone),
-86.13 times a second. The network hears windows of 43,844 samples. Its own code moves them by
+86.13 times a second. The network processes windows of 43,844 samples. Its own code moves them by
 36,164, no multiple of the 256-sample hop, so its frame clock drifts by up to 0.7 frames and jumps
 back at every window; here windows move by 142 whole hops and the grid is uniform: frame i is at
 i * 256 samples. Nothing is lost: note F1 on rendered notes is 0.813 (monophonic) and 0.730 (chords

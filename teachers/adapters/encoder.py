@@ -31,7 +31,7 @@ class EncoderSettings(HubSettings):
     layer: int = -1
     """Hidden state, as transformers counts them: 0 is what enters the first layer, -1 the last."""
     window_s: float = 30.0
-    """Longest stretch that the model hears at once, where it sets no limit itself."""
+    """Longest window in seconds, for models that set no limit themselves."""
     overlap_s: float = 5.0
     """Overlap of the windows of a longer clip; they are faded into each other there."""
     hop_s: float = 0.0

@@ -1,6 +1,6 @@
 """Word times of known texts: Qwen3-ForcedAligner (github.com/QwenLM/Qwen3-ASR).
 
-For corpora with texts. The model hears a clip, reads its words, and says in steps of 80 ms when
+For corpora with texts. The model reads a clip and its words, and predicts in steps of 80 ms when
 each begins and ends. The network is transformers' `Qwen3ASRForTokenClassification`, the inputs and
 the decoding are its own processor's. A stream holds what a student can learn of it: whether a word
 is being said, and whether one begins. A clip without a text, or longer than the model was trained

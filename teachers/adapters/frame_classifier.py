@@ -45,7 +45,7 @@ class FrameClassifierSettings(EncoderSettings):
     features: bool = False
     """Store the hidden states of `layer` beside the posteriors; not for Nemotron."""
     window_s: float = 0.0
-    """Longest stretch that the model hears at once; 0 means an hour for Nemotron, else 30 s."""
+    """Longest window of the model in seconds; 0 means an hour for Nemotron, else 30 s."""
 
 
 class FrameClassifier(Encoder):
@@ -61,8 +61,8 @@ class FrameClassifier(Encoder):
         self._is_nemotron = config.get("model_type") == NEMOTRON
         if self._is_nemotron and settings.features:
             raise UserError(
-                f"teacher {name}: {settings.model} hears its audio in chunks with a memory, so its "
-                "states are no frames of a clip; set features: false"
+                f"teacher {name}: {settings.model} processes its audio in chunks with a memory, so "
+                "its states are not the frames of a clip; set features: false"
             )
         given = config.get("id2label") or {}
         labels = [given[key] for key in sorted(given, key=int)]

@@ -51,7 +51,7 @@ class PEAudioFrameSettings(HubSettings):
     features: bool = True
     """Store the frame embeddings, from which other phrases can be scored later."""
     window_s: float = 30.0
-    """Longest stretch that the model hears at once."""
+    """Longest window of the model, in seconds."""
     overlap_s: float = 5.0
     """Duration that windows of a longer clip share; they are faded into each other there."""
     batch_seconds: float = 0.0

@@ -1,6 +1,6 @@
 """Pitch, fast: SwiftF0 (Nieradzik 2025, arXiv 2508.18440), a network of 14 thousand parameters.
 
-The graph hears a waveform and says f0 and confidence every 16 ms, nine times as fast as CREPE tiny
+The graph maps a waveform to f0 and confidence every 16 ms, nine times as fast as CREPE tiny
 on the same notes and as accurate there (`benchmarks/results/pitch.txt`). It has no salience, so
 the pitch stream is what CREPE's own training target would be: a Gaussian of 25 cents around f0, as
 high as the confidence. One voice at a time, 46.9 to 2,094 Hz.

@@ -5,7 +5,7 @@ checkpoint's configuration alone (no model is loaded to describe a teacher), pre
 waveforms of different lengths, and says which of the model's states are frames:
 
 - `Waveform`: strided convolutions over samples (wav2vec2, HuBERT, WavLM, MERT, ...). Padding is
-  masked, also in the group norm over time of the base-size models, which would otherwise hear it.
+  masked, also in the group norm over time of the base-size models, which would else include it.
 - `Patches`: AST's patches of a log-mel spectrogram; the frames of a moment are averaged over
   frequency. Padding is the model's own: it was trained with it.
 - `WhisperMel`: Whisper's encoder, always 30 s.
@@ -221,7 +221,7 @@ class LogMelKind:
     field: int = 1
     """Mel frames that a clip needs to give its first output frame."""
     reach: int = 1
-    """Mel frames that one output frame hears directly."""
+    """Mel frames in the direct input of one output frame."""
     is_centred: bool = True
     """Whether mel frame 0 is centred on the first sample and output frame 0 on mel frame 0."""
 

@@ -52,7 +52,7 @@ class WindowResult:
     scores: DecoderScores | None = None
     """The decoder's numbers on the words, where it states them."""
     detected_language: str = ""
-    """Language that a decoder of several hears."""
+    """Language detected by a multilingual decoder."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`coat-student probe`: where in a student does what the experts hear, and what is asked, live?
+"""`coat-student probe`: measures where a student represents the experts' outputs and the answers.
 
 Every layer x every position group (audio, thinking, decision) x every stream and label, for one or
 several runs on the same clips. Streams are probed frame by frame (a position's state against its

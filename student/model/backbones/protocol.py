@@ -84,7 +84,7 @@ class Backbone(Protocol):
         ...
 
     def window_s(self, processor: Any) -> float:
-        """Longest audio in seconds that the model takes; what is behind it is not heard."""
+        """Longest audio of the model in seconds; the rest of a longer clip is dropped."""
         return processor.feature_extractor.chunk_length
 
     def tiny_window_s(self, config: TinyConfig) -> float:

@@ -1,4 +1,4 @@
-"""Qwen2.5-Omni (Qwen/Qwen2.5-Omni-7B): its Thinker, which hears and writes; the Talker stays out.
+"""Qwen2.5-Omni (Qwen/Qwen2.5-Omni-7B): its Thinker, from audio to text, without the Talker.
 
 transformers' own processor wants torchvision for images and videos, which nothing here needs, so
 audio and text are put together by a small processor of ours, in the same way.

@@ -202,15 +202,15 @@ def test_teachers_that_heard_different_audio_are_told_apart(
     assert [(damage.place, damage.shard, damage.can_repair) for damage in found] == [
         (other.key, 1, False)
     ]
-    assert f"clip {clip_id}: {spec.key} heard other audio" in found[0].what
+    assert f"clip {clip_id}: {spec.key} processed different audio" in found[0].what
     assert verify.repair(layout, found, deep=is_old) == (0, 0)
 
     reader = CacheReader(layout.root.uri)
     first, second = reader.stream("energy.bands"), reader.stream("second.bands")
     assert second.teacher.row("clip0005", "bands")
-    with pytest.raises(UserError, match=r"heard different audio.*'clip0006'.*audit"):
+    with pytest.raises(UserError, match=r"processed different audio.*'clip0006'.*audit"):
         second.teacher.row(clip_id, "bands")
-    with pytest.raises(UserError, match="heard different audio"):
+    with pytest.raises(UserError, match="processed different audio"):
         dict(first)
     # Alone, each can be read.
     assert clip_id in dict(CacheReader(layout.root.uri).stream("second.bands"))
