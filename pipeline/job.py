@@ -119,7 +119,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
                 ).run()
         if progress.warnings:
             counts = ", ".join(f"{kind} ({n})" for kind, n in progress.warnings.most_common())
-            console.print(f"audio that was decoded but is not as it should be: {counts}")
+            console.print(f"audio that was decoded with warnings: {counts}")
         return BuildResult(
             startup_seconds=progress.startup_seconds if setups else 0.0,
             working_seconds=progress.working_seconds,

@@ -62,7 +62,7 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if not HUB_ID.fullmatch(model):
-        raise UserError(f"{model!r} is no hub id; it is OWNER/NAME, e.g. Qwen/Qwen2-Audio-7B")
+        raise UserError(f"{model!r} is not a hub id; expected OWNER/NAME, e.g. Qwen/Qwen2-Audio-7B")
     folder = Path(out).expanduser() / model
     try:
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
@@ -72,7 +72,9 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
             if FILES.fullmatch(sibling.rfilename)
         }
         if "config.json" not in files:
-            raise UserError(f"{model} has no config.json, so it is no checkpoint of transformers")
+            raise UserError(
+                f"{model} has no config.json, so it is not a checkpoint of transformers"
+            )
         path = hf_hub_download(model, "config.json", revision=info.sha)
         family = json.loads(Path(path).read_text("utf-8")).get("model_type", "")
     except OfflineModeIsEnabled:

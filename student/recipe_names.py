@@ -49,11 +49,11 @@ def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
     for name, value in values.items():
         new = RENAMED.get(name, name)
         if new != name and not quiet:
-            messages.print(f"{source}: {name} is called {new} now", markup=False)
+            messages.print(f"{source}: {name} is now called {new}", markup=False)
         current = RENAMED_VALUES.get((str(new), value)) if isinstance(value, str) else None
         if current is not None:
             if not quiet:
-                messages.print(f"{source}: {new}: {value} is called {current} now", markup=False)
+                messages.print(f"{source}: {new}: {value} is now called {current}", markup=False)
             value = current
         renamed[new] = rename_fields(value, source, quiet=quiet)
     return renamed

@@ -193,7 +193,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 begin=functools.partial(measure, student),
             )
             set_seed(seed)
-            console.print(f"{name}: {_trainable(student)} parameters learn ({stage.train})")
+            console.print(f"{name}: {_trainable(student)} parameters are trained ({stage.train})")
             with process.main_process_first():
                 run.remove_unfinished(name)
                 checkpoints = run.checkpoints(name)
@@ -201,9 +201,9 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
                 report[name] = validate(student)
                 trainer.save_model()
-            for what, examples in (("an example", readable), ("a held-out example", validated)):
+            for what, examples in (("examples", readable), ("held-out examples", validated)):
                 if examples.num_skipped:
-                    console.print(f"{name}: {examples.num_skipped} times {what} was left out")
+                    console.print(f"{name}: {examples.num_skipped} {what} were skipped")
             if process.is_main_process:
                 run.write_report(report)
             process.wait_for_everyone()

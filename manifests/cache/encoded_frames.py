@@ -76,7 +76,7 @@ def encode(
         return EncodedFrames(spec, blob, len(frames_TD))
     except NotFiniteError:
         raise ValueError(
-            f"stream {spec.name}: the expert gave values that are not finite"
+            f"stream {spec.name}: the expert returned values that are not finite"
         ) from None
 
 

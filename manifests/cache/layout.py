@@ -133,7 +133,9 @@ class Layout:
         except (ValueError, KeyError, TypeError):
             version = None
         if not isinstance(version, int):
-            raise UserError(f"{self.root.uri}/cache.json is not what we write; restore it")
+            raise UserError(
+                f"{self.root.uri}/cache.json is not in the format of this project; restore it"
+            )
         return version
 
     def corpora(self) -> list[str]:
@@ -244,7 +246,8 @@ class Layout:
                 spec = TeacherSpec.from_json(text)
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(
-                    f"{folder.uri}/{key}/spec.json is not what we write ({error}); restore it"
+                    f"{folder.uri}/{key}/spec.json is not in the format of this project "
+                    f"({error}); restore it"
                 ) from None
             if spec.key != key or not NAME.fullmatch(spec.name):
                 raise UserError(
@@ -305,7 +308,7 @@ class Layout:
         progress = {
             spec.key: f"{counts[spec.key]:,} of {total:,} shards"
             if has_rows[spec.key] or not counts[spec.key]
-            else "no targets, failures alone"
+            else "no targets, only failures"
             for spec in specs
         }
         chosen = self.chosen(newest.name)
@@ -313,9 +316,7 @@ class Layout:
             if spec.key == chosen:
                 return CurrentVersion(spec=spec, why="chosen", newest=newest, progress=progress)
         if chosen:
-            log.warning(
-                "%s was chosen by `coat-cache use` and is not in the cache any more", chosen
-            )
+            log.warning("%s was chosen by `coat-cache use` and is no longer in the cache", chosen)
         best = max(
             enumerate(specs),
             key=lambda item: (

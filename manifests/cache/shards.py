@@ -70,7 +70,7 @@ class Failure:
     message: str
     cause: str = "clip"
     """`clip`: the clip itself, so another try fails alike. `worker`: two processes did not survive
-    the clip, or did not come back from it. Failures of the surroundings (store, network, lost
+    the clip, or did not return from it. Failures of the environment (store, network, lost
     nodes) are never recorded. Caches written before this field existed read as `clip`."""
 
 

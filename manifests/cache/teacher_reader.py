@@ -390,8 +390,8 @@ class TeacherReader:
     def _other_audio(self, clip_id: str, other: str) -> UserError:
         return UserError(
             f"{self.spec.key} and {other} processed different audio for the clip {clip_id!r}: "
-            "its file changed between their builds; run: coat-cache audit --content-only --sample 0 "
-            "--repair, then build again"
+            "its file changed between their builds; run: coat-cache audit --content-only --sample "
+            "0 --repair, then build again"
         )
 
 

@@ -301,7 +301,7 @@ def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
             yield to_table(batch)
         except UnicodeEncodeError as error:
             raise UserError(
-                f"{error.object!r} is not Unicode text; rename the file or mend the row"
+                f"{error.object!r} is not Unicode text; rename the file or correct the row"
             ) from None
 
 

@@ -132,7 +132,7 @@ def _duplicate(clips: tuple[Clip, Clip], places: tuple[str, str], others: int = 
         return UserError(f"the ids {first.clip_id!r} and {second.clip_id!r} of {rows} hash alike")
     return UserError(
         f"the clip id {first.clip_id!r} occurs twice, in {rows}{more}; give each clip an id of its "
-        "own, or take one out"
+        "own, or remove one"
     )
 
 

@@ -231,7 +231,8 @@ def _start_local(quiet: dict[str, Any]) -> None:
         ):
             raise
         raise UserError(
-            f"a local Ray cluster does not start here ({_last_line(error)}); free memory and space "
+            f"a local Ray cluster does not start on this machine ({_last_line(error)}); free "
+            "memory and space "
             "in the temporary folder, or name a running cluster with --ray-address"
         ) from None
 

@@ -135,7 +135,7 @@ class TeacherRunner:
             results = extract_targets(self.teacher, waves, decoded.texts)
         if len(results) != len(decoded.clip_ids):
             clips = len(decoded.clip_ids)
-            raise ValueError(f"the expert gave {len(results)} results for {clips} clips")
+            raise ValueError(f"the expert returned {len(results)} results for {clips} clips")
         return results
 
     @contextlib.contextmanager

@@ -51,7 +51,7 @@ def pause(attempts: int) -> float:
 
 def worker_failure(clip_id: str, stage: str, *, timed_out: bool) -> Failure:
     """The record of a clip that no worker survives, or comes back from."""
-    what = "did not finish in its time" if timed_out else "died"
+    what = "did not finish within the time limit" if timed_out else "died"
     return Failure(
         clip_id=clip_id,
         stage=stage,

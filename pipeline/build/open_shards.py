@@ -206,7 +206,9 @@ class OpenShards:
         """Begins a shard again, whose results were lost with a node."""
         if job.abandoned:
             return
-        log.warning("results of shard %d were lost with a node; it starts over", job.number)
+        log.warning(
+            "results of shard %d were lost with a node; the shard is built again", job.number
+        )
         self.abandon(job)
         self.open(ShardWork(job.number, job.ids, job.clips, job.teachers))
 

@@ -1,7 +1,7 @@
 """Decides what follows from a failure: try again, ask another process, split, record, or end.
 
 Three kinds of causes are kept apart. A clip's own fault is recorded with the clip. Failures of the
-surroundings (a store that does not answer, a lost node) are tried again with pauses and never
+environment (a store that does not respond, a lost node) are tried again with pauses and never
 recorded: at worst the shard is left for the next build. A worker is suspected when a task costs
 its process or when a whole block fails on it; the task goes to another, and two must agree.
 """
@@ -101,7 +101,7 @@ class Recovery:
 
     def _convict(self, task: Task, doubter: WorkerHandle, member: WorkerHandle) -> None:
         """Ends a worker on which a block failed that is fine on another."""
-        why = f"{task.description} failed there and is fine on another worker"
+        why = f"{task.description} failed there and succeeded on another worker"
         if task.kind == "decode" and doubter.node_id != member.node_id:
             self._staffing.avoid(doubter.pool, doubter.node_id, why)
             for other in list(doubter.pool.members):
@@ -133,7 +133,7 @@ class Recovery:
     ) -> None:
         """A worker is gone: others take its tasks; the one it was running may be to blame."""
         node = self._staffing.node_name(member.node_id)
-        log.warning("a worker on %s is gone (%s); its tasks go to others", node, why)
+        log.warning("a worker on %s is gone (%s); other workers take over its tasks", node, why)
         tasks = member.pool.drop(member)
         self._backend.kill(member.worker)
         at_once = member.pool.calls_at_once
@@ -272,13 +272,13 @@ class Recovery:
         """Raises a UserError if something was left to the next build."""
         if self.left:
             raise UserError(
-                f"{len(self.left)} shards are left undone, because {_unreachable(self.left[0][1])}"
+                f"{len(self.left)} shards were not built, because {_unreachable(self.left[0][1])}"
             )
 
 
 def _unreachable(why: str) -> str:
     return (
         f"the environment failed repeatedly ({why}); no clip is recorded as failed for this: "
-        "mend it (network, credentials, mounts, memory) and run the same command again, which goes "
-        "on from what is committed"
+        "fix it (network, credentials, mounts, memory) and run the same command again, which "
+        "continues from the committed shards"
     )

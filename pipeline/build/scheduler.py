@@ -294,7 +294,7 @@ class Scheduler:
             f"none of the {clips} audio files that were looked for is there (the first: "
             f"{job.failures[0].message}), and nothing is recorded about them; if a disk is not "
             "mounted, mount it on every node and run the same command again; if the files are gone "
-            "for good, take the clips out of the corpus, or pass --max-failure-rate 1"
+            "for good, remove the clips from the corpus, or pass --max-failure-rate 1"
         )
 
     def _num_workers(self) -> int:

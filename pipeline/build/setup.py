@@ -121,7 +121,7 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
                 if remade.spec.fingerprint == spec.fingerprint:
                     here[name] = replace(remade, spec=spec)
                     continue
-                why = "its code or weights here are others than those that made it"
+                why = "its code or weights differ from those that created it"
         if config.teachers:
             raise UserError(f"{spec.key} cannot be run here: {why}")
         log.warning("%s is left out: %s", spec.key, why)

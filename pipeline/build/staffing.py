@@ -173,7 +173,9 @@ class Staffing:
                 if member.placed_at is None:
                     # Without a node, an autoscaler has been asked for one, which takes its time.
                     if member.node_id and now - member.asked_at > self._limits.place:
-                        self._drop(member, "its process did not start in time", blame=False)
+                        self._drop(
+                            member, "its process did not start within the time limit", blame=False
+                        )
                 elif now - member.placed_at > self._limits.start:
                     seconds = f"{self._limits.start:.0f} s"
                     self._drop(member, f"its teachers did not load in {seconds}", blame=True)

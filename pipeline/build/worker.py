@@ -67,7 +67,8 @@ class Worker:
         began = time.perf_counter()
         if cache and "://" not in cache and not Path(cache, "cache.json").exists():
             raise UserError(
-                f"the cache {cache} is not there on this node; it must be on a file system that "
+                f"the cache {cache} is not accessible on this node; it must be on a file system "
+                "that "
                 "all nodes share under one path, or at an address such as s3://BUCKET/KEY"
             )
         for setup in self._setups.values():

@@ -124,7 +124,7 @@ def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
     here = expert.spec()
     if (here.weights, here.revision) != (spec.weights, spec.revision):
         raise UserError(
-            f"{spec.key} was made by revision {spec.revision} with other weights than are here; "
+            f"{spec.key} was built by revision {spec.revision} with other weights than are here; "
             "audit it where they are, or with --content-only"
         )
     expert.load(device="cpu", num_threads=1)

@@ -70,7 +70,7 @@ def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
         if deep and hashlib.sha256(corpus.folder.read_bytes(part.file)).hexdigest() != part.sha256:
             yield Damage(
                 place="corpora", corpus=corpus.name, shard=None, file=part.file,
-                what="its SHA-256 is not the one in corpus.json", can_repair=False,
+                what="its SHA-256 differs from the one in corpus.json", can_repair=False,
             )  # fmt: skip
 
 

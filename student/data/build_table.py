@@ -159,7 +159,9 @@ class _Builder:
         left_out = int((examples["side"] == LEFT_OUT).sum())
         if left_out:
             logger.warning(
-                "%d examples are left out: a held-out conversation has one of their clips", left_out
+                "%d examples are skipped, because a held-out conversation contains one of their "
+                "clips",
+                left_out,
             )
         _flush(examples)
         summary = Summary(

@@ -37,13 +37,13 @@ def tell_left_out(
     """
     if num_beyond:
         logger.warning(
-            "%d of %d clips are left out: longer than %g s, the window of the backbone",
+            "%d of %d clips are skipped: longer than %g s, the window of the backbone",
             num_beyond, num_clips, longest_s,
         )  # fmt: skip
     others = num_clips - num_usable - num_beyond
     if others:
         logger.warning(
-            "%d of %d clips are left out: shorter than %s s, longer than %s s or not readable",
+            "%d of %d clips are skipped: shorter than %s s, longer than %s s or not readable",
             others, num_clips, MIN_SECONDS, max_duration,
         )  # fmt: skip
     if not num_usable:
@@ -101,6 +101,7 @@ def check_tasks(
         if not count:
             raise UserError(
                 f"data.tasks: {task.questions[0]!r} has no example: no usable clip has "
-                f"{' or '.join(task.answer)}, and what they have is {known or 'nothing'}; change "
-                "its `answer`, or take the task out"
+                f"{' or '.join(task.answer)}, and the fields of the clips are "
+                f"{known or 'nothing'}; change "
+                "its `answer`, or remove the task"
             )

@@ -87,7 +87,7 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
     if task.choices and len(answers) == 1:
         raise UserError(
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
-            f"has one answer alone, {answers[0]!r}; take `choices` out"
+            f"has one answer alone, {answers[0]!r}; remove `choices`"
         )
 
 
@@ -207,7 +207,7 @@ def _chat(messages: list[Message], name: str) -> Example:
     parts = [part for message in before for part in _parts(message)]
     clip_ids = tuple(part["clip_id"] for part in parts if part["type"] == "audio")
     if not clip_ids:
-        raise ValueError("there is no audio in it")
+        raise ValueError("it contains no audio")
     content = [{"role": message["role"], "content": _as_audio(message)} for message in before]
     question = " ".join(part["text"] for part in _parts(before[-1]) if part["type"] == "text")
     answer = "".join(part["text"] for part in _parts(last))

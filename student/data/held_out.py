@@ -131,7 +131,7 @@ def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share:
     for task, count in held_out.items():
         if count and not learning.get(task):
             raise UserError(
-                f"{task}: all {count} examples are held out and none is left to learn from; clips "
+                f"{task}: all {count} examples are held out and none is left for training; clips "
                 f"of one audio file, and of one `{GROUP}` label, are never on both sides, so a "
                 f"label like the name of a source holds all of it out: give each recording or "
                 "speaker a label of its own, or leave the label out"

@@ -93,8 +93,7 @@ class Prompter:
         seconds = len(wave) / self.backbone.sample_rate
         if seconds < MIN_SECONDS:
             raise UserError(
-                f"the audio lasts {seconds:.3f} s; the model takes nothing shorter than "
-                f"{MIN_SECONDS} s"
+                f"the audio lasts {seconds:.3f} s; the model requires at least {MIN_SECONDS} s"
             )
         if seconds <= self.window_s:
             return wave
@@ -131,7 +130,7 @@ class Prompter:
         if len(places) != len(spelt):
             raise UserError(
                 f"a conversation spells out special tokens ({', '.join(spelt)}) where the chat "
-                "template does not keep them; take them out of its text"
+                "template does not keep them; remove them from its text"
             )
         pieces, start = [], 0
         for place, token in zip(places, spelt, strict=True):

@@ -145,7 +145,8 @@ def _open(
         spec = reader.spec
         if not KINDS[spec.kind].is_trainable:
             raise UserError(
-                f"stream {name} is a {spec.kind}, for people to look at; take it out of `streams`"
+                f"stream {name} is a {spec.kind}, which is for inspection only; remove it from "
+                "`streams`"
             )
         statistics = reader.statistics() if KINDS[spec.kind].is_standardised else None
         return Stream(name=name, kind=spec.kind, dim=spec.dim, config=config, reader=reader,

@@ -99,7 +99,7 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
                 made = made if isinstance(made, list) else [made]
                 repeated = [question.id for question in made if question.id in questions]
                 if repeated:
-                    raise ValueError(f"the id {repeated[0]!r} was there before")
+                    raise ValueError(f"the id {repeated[0]!r} occurs twice")
                 questions |= {question.id: question for question in made}
             except KeyError as error:
                 faults.append(f"{label}: it has no {error}")
@@ -118,7 +118,7 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
         )
     if faults:
         logger.warning(
-            "%s: %d of %d rows are left out, since they cannot be read: %s%s", name, len(faults),
+            "%s: %d of %d rows are skipped, because they cannot be read: %s%s", name, len(faults),
             len(faults) + len(questions), "; ".join(faults[:3]), " ..." * (len(faults) > 3),
         )  # fmt: skip
     return check_questions(questions.values())

@@ -160,7 +160,7 @@ def build_table(comparison: dict) -> Table:
     differences below."""
     arms = comparison["arms"]
     some_cut = any(task.get("cut") for scores in arms.values() for task in scores["tasks"].values())
-    beside = " | parse failures" + " | cut at the token limit" * some_cut
+    beside = " | parse failures" + " | truncated at the token limit" * some_cut
     table = Table("task", title=f"score (95 % interval){beside}")
     for heading in ("n", "chance", "majority", *arms):
         table.add_column(heading, justify="right")

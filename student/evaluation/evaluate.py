@@ -80,7 +80,7 @@ def evaluate(
     cut = sum(answer.cut for answer in answers)
     if cut:
         messages.print(
-            f"{run}: {cut} of {len(answers)} replies were cut at the limit of tokens; see "
+            f"{run}: {cut} of {len(answers)} replies were truncated at the token limit; see "
             "--max-tokens and --max-transcript-tokens",
             markup=False,
         )

@@ -77,10 +77,10 @@ class CoatStudent(lmms):
         return [replies[place] for place in range(len(requests))]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
-        raise NotImplementedError("coat_distill answers freely; choose a task that generates")
+        raise NotImplementedError("coat_distill generates free answers; choose a generation task")
 
     def generate_until_multi_round(self, requests: Sequence[Any]) -> list[str]:
-        raise NotImplementedError("coat_distill answers one round; choose a task with one round")
+        raise NotImplementedError("coat_distill answers a single turn; choose a single-turn task")
 
     def _conversation(self, request: Any) -> tuple[list[dict[str, Any]], list[np.ndarray]]:
         context, _, doc_to_audio, doc_id, task, split = request.args

@@ -39,7 +39,7 @@ def read_questions(path: str | Path) -> list[Question]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"there is no file of questions {path}")
+        raise UserError(f"there is no question file {path}")
     tasks = _tasks(path.parent)
     questions: dict[str, Question] = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
@@ -48,7 +48,7 @@ def read_questions(path: str | Path) -> list[Question]:
         try:
             row = json.loads(line)
             if not isinstance(row, dict):
-                raise ValueError("it is no JSON object")
+                raise ValueError("it is not a JSON object")
             if "messages" in row:
                 question = _from_held_out(row, number, tasks)
             else:
@@ -56,12 +56,12 @@ def read_questions(path: str | Path) -> list[Question]:
         except (ValueError, TypeError, KeyError, UserError) as error:
             raise UserError(
                 f"{path}, line {number}: not a question: {error}; keys are "
-                f"{', '.join(KEYS)}, of which {', '.join(REQUIRED)} are needed, such as {EXAMPLE}"
+                f"{', '.join(KEYS)}, of which {', '.join(REQUIRED)} are required, such as {EXAMPLE}"
             ) from None
         if question is None:
             continue
         if question.id in questions:
-            raise UserError(f"{path}, line {number}: the id {question.id!r} was there before")
+            raise UserError(f"{path}, line {number}: the id {question.id!r} occurs twice")
         questions[question.id] = question
     if not questions:
         raise UserError(f"{path} has no questions")

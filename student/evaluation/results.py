@@ -37,7 +37,8 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
         is_same = {row["id"] for row in _rows(folder, name)} == {each.id for each in questions}
     if not is_same:
         raise UserError(
-            f"{scores} holds answers to other questions than these {len(questions)}; keep them by "
+            f"{scores} contains answers to other questions than these {len(questions)}; keep them "
+            "by "
             "giving these another name with --name, or delete that file"
         )
 
@@ -95,7 +96,7 @@ def write_analysis(run: str | Path, name: str, report: dict) -> None:
             kept = file.with_name(f"{name}-{earlier}.json")
             file.rename(kept)
             messages.print(
-                f"{file} was of other questions; it is kept as {kept.name}", markup=False
+                f"{file} was computed from other questions; it is kept as {kept.name}", markup=False
             )
     replace_text(file, json.dumps(report, indent=1, allow_nan=False))
 
@@ -110,7 +111,7 @@ def read_answers(run: str | Path, questions: Sequence[Question], name: str) -> l
     folder = Run(run)
     path = folder.answers_file(name)
     if not path.is_file():
-        raise UserError(f"{run} has not been asked {name} yet: there is no {path}")
+        raise UserError(f"{run} has no results for {name} yet: there is no {path}")
     rows = {row["id"]: row for row in _rows(folder, name)}
     if set(rows) != {question.id for question in questions}:
         raise UserError(f"{path} answers other questions than those given; run eval again")

@@ -342,7 +342,7 @@ def build_student(
         block = add_block(model, processor.tokenizer, num_positions)
     if recipe.model.cache_audio_tower:
         if not backbone.tower_by_rows:
-            raise UserError("model.cache_audio_tower is not for this backbone; take it out")
+            raise UserError("model.cache_audio_tower is not supported by this backbone; remove it")
         cache_tower_outputs(backbone.audio_tower(model))
     wrapped = _with_adapters(recipe, backbone, model, block)
     switches = recipe.switches
@@ -360,7 +360,7 @@ def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:
         UserError: the checkpoint has no template, or a block of another length or place.
     """
     if not processor.chat_template:
-        raise UserError("the checkpoint has no chat template; take an instruction-tuned one")
+        raise UserError("the checkpoint has no chat template; use an instruction-tuned one")
     template = str(processor.chat_template)
     if recipe.has_block:
         template = template_with_block(

@@ -1,4 +1,4 @@
-"""Small students of the true classes, built on the spot: for the demo, for tests, for benchmarks.
+"""Small, randomly initialised students of the real classes, for the demo, tests and benchmarks.
 
 The audio tower has Whisper tiny's sizes and, for Qwen2-Audio, its real weights where their package
 is installed; the language model starts random, with a tokenizer that is trained on the corpus' own

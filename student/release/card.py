@@ -36,13 +36,13 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         inherited: Settings of generation that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources
-    base = recipe.model.path or f"a small {recipe.model.tiny.family} built on the spot"
+    base = recipe.model.path or f"a small {recipe.model.tiny.family} randomly initialised"
     parts = [
         _header(recipe),
         f"# {base}, with continuous audio thinking",
         _what(recipe, base),
         "## Use",
-        "Stock `transformers` and vLLM load it; no code of its own is needed. The chat template "
+        "Unmodified `transformers` and vLLM can load it. The chat template "
         "writes the thinking block, so ask through `apply_chat_template(messages, "
         "add_generation_prompt=True)` or a chat endpoint.",
         *_several_blocks(recipe),
@@ -57,8 +57,8 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         SCORES,
         NOT_SCORED,
         "## Metrics of the training",
-        f"On held-out clips, of {_measured_weights(recipe)}. `mean predictor` says the same for "
-        "every frame: what a head must beat.",
+        f"Metrics of {_measured_weights(recipe)} on held-out clips. `mean predictor` is a constant "
+        "prediction, the baseline of a head.",
         _metrics(run, sources),
         "## Licences",
         _licences(sources, base),
@@ -68,11 +68,11 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
 
 def _generation(inherited: Mapping[str, object]) -> str:
     if not inherited:
-        return "Generation is greedy unless asked otherwise; the base sets nothing else."
+        return "Generation is greedy by default; the base has no other settings."
     settings = ", ".join(f"`{name}: {value}`" for name, value in inherited.items())
     return (
         f"`generation_config.json` keeps what the base sets: {settings}. `generate` and servers "
-        "use it unless told otherwise; the numbers below are greedy, without it."
+        "use it by default; the numbers below are from greedy decoding without it."
     )
 
 
@@ -213,5 +213,5 @@ def _licences(sources: Sources, base: str) -> str:
         lines.append(
             f"- Trained on the outputs of `{teacher.key.partition('@')[0]}`: {teacher.license}."
         )
-    lines.append("- The corpus' own licences are for whoever publishes this to state.")
+    lines.append("- Whoever publishes this model must state the licences of the corpus.")
     return "\n".join(lines)

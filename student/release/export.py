@@ -215,5 +215,5 @@ def describe(proof: Proof) -> str:
         f"{proof.tolerance:.2e}), the mean divergence of the next token is {proof.divergence:.1e} "
         f"nats, both choose the same token at {proof.same_choice:.1%} of positions, and block "
         f"tokens are at least {proof.block_margin:.2f} below the best"
-        + ("" if proof.holds else "; this is MORE than rounding explains")
+        + ("" if proof.holds else "; this is MORE than rounding errors explain")
     )

@@ -81,7 +81,7 @@ def push(
             commit_message="Exported by coat-student",
         )
     except LocalTokenNotFoundError:
-        raise UserError("the hub wants to know you: set HF_TOKEN, or run hf auth login") from None
+        raise UserError("the hub requires a login: set HF_TOKEN, or run hf auth login") from None
     except (HTTPError, OSError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"the hub refused {repo}: {first_line}") from None

@@ -102,8 +102,9 @@ class Run:
         """
         if not self.sources_file.is_file():
             raise UserError(
-                f"{self.folder} has no {self.sources_file.name}: it was made by an older version; "
-                "train anew"
+                f"{self.folder} has no {self.sources_file.name}: it was written by an older "
+                "version; "
+                "train again"
             )
         return Sources.from_fields(json.loads(self.sources_file.read_text("utf-8")))
 
@@ -152,8 +153,8 @@ class Run:
             self.clear()
         elif changed:
             raise UserError(
-                f"{self.folder} was begun with another recipe ({'; '.join(changed)}); go on with "
-                "that one, or choose another --out"
+                f"{self.folder} was started with another recipe ({'; '.join(changed)}); continue "
+                "with that one, or choose another --out"
             )
 
     def create(

@@ -62,8 +62,8 @@ class Identity:
             )
         if changed:
             raise UserError(
-                f"the run was begun with other data: {'; '.join(changed)}; go on with what it was "
-                "begun with, or choose another --out"
+                f"the run was started with other data: {'; '.join(changed)}; continue with the "
+                "original data, or choose another --out"
             )
 
 
@@ -110,7 +110,7 @@ def fit_stage(
     if examples_per_step % num_processes:
         raise UserError(
             f"{name} takes {examples_per_step} examples per step, which {num_processes} processes "
-            "cannot share equally; go on with as many as the run was begun with"
+            "cannot share equally; continue with the original number of processes"
         )
     share = examples_per_step // num_processes
     size = max(size for size in range(1, stage.batch_size + 1) if share % size == 0)

@@ -31,7 +31,8 @@ def training_lock(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"another training is at work in {folder}; wait for its end, or choose another "
+                f"another training run is using {folder}; wait until it has finished, or choose "
+                "another "
                 "--out"
             ) from None
         try:

@@ -35,7 +35,7 @@ def explained_disk(folder: Path) -> Iterator[None]:
         if full or any(sign in str(error) for sign in DISK_FULL):
             raise UserError(
                 f"the disk of {folder} is full; free some space and run the same command again: "
-                "it goes on from the last whole checkpoint"
+                "it resumes from the last complete checkpoint"
             ) from error
         raise
 
@@ -89,5 +89,5 @@ def _memory_advice(name: str, stage: StageConfig) -> str:
     steps.append("lower data.max_duration, or load the backbone by model.quantize: 4bit")
     return (
         f"out of memory in {name} with batches of {stage.batch_size}: {'; '.join(steps)}; "
-        "a run that has trained already needs another --out for a changed recipe"
+        "a run that has already started needs another --out for a changed recipe"
     )

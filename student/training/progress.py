@@ -41,7 +41,7 @@ class TrainingProgress(TrainerCallback):
             return
         if state.global_step:
             console.print(
-                f"{self._stage}: going on from step {state.global_step} of {state.max_steps}"
+                f"{self._stage}: resuming from step {state.global_step} of {state.max_steps}"
             )
         if messages.is_terminal and not args.disable_tqdm:
             self._bar = Progress(

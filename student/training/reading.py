@@ -59,7 +59,7 @@ class SkippingDataset(Dataset):
                         f"{count} examples could not be prepared, more than the {self._limit} that "
                         f"are left out; the last one: {error}"
                     ) from None
-                logger.warning("example %d is left out: %s", index, error)
+                logger.warning("example %d is skipped: %s", index, error)
                 index = (index + 1) % len(self)
 
     def _patiently(self, index: int) -> PreparedExample:
@@ -67,6 +67,6 @@ class SkippingDataset(Dataset):
             try:
                 return self._dataset[index]
             except StoreError as error:
-                logger.warning("%s; asking again in %g s", error, seconds)
+                logger.warning("%s; retrying in %g s", error, seconds)
                 time.sleep(seconds)
         return self._dataset[index]

@@ -121,7 +121,7 @@ def calibrate(
     tower_3H = torch.zeros(3, width, dtype=torch.float64)  # count, sum, sum of squares
     was_training = student.training
     student.eval()
-    for batch, counted in watched(batches, "first look at the data", is_shown=show_progress):
+    for batch, counted in watched(batches, "first pass over the data", is_shown=show_progress):
         if RECONSTRUCTION in streams:
             moved = batch.to(student.tower_mean_H.device)
             result = student(
@@ -159,7 +159,7 @@ def calibrate(
 
 def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stream]) -> Table:
     """Validation before and after each stage, beside the mean predictor."""
-    table = Table(title="held-out clips: loss, and metric where higher is better")
+    table = Table(title="held-out clips: loss, and metric (higher is better)")
     table.add_column("stream", no_wrap=True)
     for heading in ("metric", "stream's mean", *report):
         table.add_column(heading, justify="right")

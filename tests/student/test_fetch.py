@@ -90,7 +90,7 @@ def test_no_room_is_said_before_anything_is_downloaded(tmp_path: Path) -> None:
 def test_a_missing_backbone_is_one_line_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model.path: there is no folder /nowhere/x$"):
         registry.backbone_for("/nowhere/x")
-    with pytest.raises(UserError, match=r"has no config.json, so it is no checkpoint"):
+    with pytest.raises(UserError, match=r"has no config.json, so it is not a checkpoint"):
         registry.backbone_for(str(tmp_path))
 
 

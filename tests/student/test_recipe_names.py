@@ -71,7 +71,7 @@ def test_old_names_keep_working(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert recipe.align is not None
     assert (recipe.align.train, recipe.align.embeddings_lr) == ("embeddings", 0.5)
     said = " ".join(capsys.readouterr().err.split())
-    assert "rows_lr is called embeddings_lr now" in said
+    assert "rows_lr is now called embeddings_lr" in said
     assert load_recipe(tmp_path / "recipe.yaml", quiet=True) == recipe
     assert not capsys.readouterr().err
     new = {"model": {"build": "tiny", "cache_audio_tower": True},

@@ -4,7 +4,7 @@
     speech/a.txt             what is said in it
     speech/metadata.csv      or metadata.jsonl: file_name, and text and labels of that file
 
-Files are taken by their extension and sorted within each folder; what is passed over is counted by
+Files are taken by their extension and sorted within each folder; what is skipped is counted by
 extension and said. The length in a file's header is kept as an estimate. A link to a folder is
 followed once, so that links may loop.
 """
@@ -59,12 +59,12 @@ def clips(source: str) -> Iterator[Clip]:
         yield clip
     if not count:
         raise UserError(
-            f"{source} holds no audio files (looked for {' '.join(AUDIO)}; passed over "
+            f"{source} holds no audio files (looked for {' '.join(AUDIO)}; skipped "
             f"{walk.passed_over() or 'nothing'}); give a folder of audio, a JSON-lines manifest, a "
             "lhotse cut manifest or hf:DATASET"
         )
     if walk.others:
-        log.warning("%s: passed over %s", source, walk.passed_over())
+        log.warning("%s: skipped %s", source, walk.passed_over())
 
 
 class _Walk:
@@ -72,7 +72,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()
-        """Extension -> files that were passed over."""
+        """Extension -> files that were skipped."""
         self._visited: set[str] = set()
 
     def passed_over(self) -> str:

@@ -80,11 +80,11 @@ def number(row: dict[str, Any], key: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{key} must be a number of seconds, found {value!r}; mend the line")
+        raise UserError(f"{key} must be a number of seconds, found {value!r}; correct the line")
     try:
         return float(value)
     except OverflowError:
-        raise UserError(f"{key} is beyond any number of seconds; mend the line") from None
+        raise UserError(f"{key} is beyond any number of seconds; correct the line") from None
 
 
 def given_id(row: dict[str, Any]) -> str | None:
@@ -117,9 +117,9 @@ def clip_from_row(row: dict[str, Any], source: str) -> Clip:
         raise UserError(f"expected the key audio_filepath with a path, found the keys {keys}")
     text, nested = row.get("text"), row.get("labels") or {}
     if not isinstance(text, str | None):
-        raise UserError(f"text must be a string or null, found {text!r}; mend the line")
+        raise UserError(f"text must be a string or null, found {text!r}; correct the line")
     if not isinstance(nested, dict):
-        raise UserError(f"labels must be an object, found {nested!r}; mend the line")
+        raise UserError(f"labels must be an object, found {nested!r}; correct the line")
     uri = resolve(path, source)
     offset, duration = number(row, "offset") or 0.0, number(row, "duration")
     known = {"audio_filepath", "duration", "offset", "text", "labels", *ID_KEYS}

@@ -107,7 +107,7 @@ def _lines(
         if not rest.strip() and not may_be_empty:
             raise UserError(f"{place}:{number}: expected a key and a value, found {line.strip()}")
         if key in known:
-            raise UserError(f"{place}:{number}: the key {key} occurs twice; take one out")
+            raise UserError(f"{place}:{number}: the key {key} occurs twice; remove one")
         known.add(key)
         yield f"{place}:{number}", key, rest.strip()
 

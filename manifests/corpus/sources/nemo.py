@@ -126,7 +126,8 @@ def _beside(manifest: str, shard: int) -> str:
         if system.get_file_info(path).is_file:
             return place
     raise UserError(
-        f"{manifest} names audio in tars, and there is no {places[0]}; say where the tars are: "
+        f"{manifest} names audio in tars, and there is no {places[0]}; pass the location of the "
+        "tars: "
         f"MANIFEST{TARS}audio__OP_0..7_CL_.tar"
     )
 

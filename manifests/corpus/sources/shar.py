@@ -57,7 +57,7 @@ def clips(source: str) -> Iterator[Clip]:
             if clip is not None:
                 yield clip
     if without:
-        log.warning("%s: passed over %d cuts without audio", source, without)
+        log.warning("%s: skipped %d cuts without audio", source, without)
 
 
 def _place(folder: Folder, name: str) -> str:
@@ -71,7 +71,7 @@ def _shard(manifest: str, tar: Tar) -> Iterator[Clip | None]:
     if len(rows) != len(members):
         raise UserError(
             f"{manifest} has {len(rows)} cuts, and {tar.uri} has audio for {len(members)}; "
-            "they are not of the same set, or one was cut off: copy both again"
+            "they do not belong to the same set, or one was truncated: copy both again"
         )
     for (where, cut), member in zip(rows, members, strict=True):
         stem = member.name.removesuffix(PurePosixPath(member.name).suffix)

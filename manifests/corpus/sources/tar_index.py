@@ -107,7 +107,7 @@ def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
     except FileNotFoundError:
         raise UserError(f"there is no {uri}; expected a tar") from None
     except (tarfile.TarError, UnicodeDecodeError) as error:
-        raise UserError(f"{uri} is damaged or no tar ({error}); copy or make it again") from None
+        raise UserError(f"{uri} is damaged or not a tar ({error}); copy or make it again") from None
     except OSError as error:
         raise UserError(f"{uri} cannot be read ({error})") from None
 
@@ -160,6 +160,6 @@ def _check_end(uri: str, file: BinaryIO, end: int, size: int) -> None:
     rest = file.read(MAX_SMALL)
     if rest.strip(b"\0"):
         where = (
-            "a damaged header" if rest[:BLOCK].strip(b"\0") else "a second archive behind its end"
+            "a damaged header" if rest[:BLOCK].strip(b"\0") else "a second archive after its end"
         )
         raise UserError(f"{uri} has {where} at byte {end}; make the tar again")

@@ -92,11 +92,11 @@ def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iter
     what = ", ".join(f"{count:,} {name}" for name, count in passed_over.most_common())
     if not count:
         raise UserError(
-            f"{source} holds no sample with audio (passed over {what or 'nothing'}); expected "
+            f"{source} holds no sample with audio (skipped {what or 'nothing'}); expected "
             "tars with members such as 000.flac and 000.json"
         )
     if what:
-        log.warning("%s: passed over %s", source, what)
+        log.warning("%s: skipped %s", source, what)
 
 
 def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:

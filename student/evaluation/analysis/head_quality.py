@@ -108,7 +108,7 @@ def _predict(
     )
     outputs: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     targets: dict[str, list[np.ndarray]] = {name: [] for name in streams}
-    with progress("what the heads read", len(batches), "batches") as advance:
+    with progress("metrics of the heads", len(batches), "batches") as advance:
         for batch in batches:
             batch = batch.to(trained.device)
             result = student(

@@ -56,7 +56,7 @@ def probe(
 
     Returns:
         Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
-        that it has learnt from; null where that is not known) and `description` (the same in
+        that it has trained on; null where that is not known) and `description` (the same in
         words), `tapped_layer`, `targets`: target -> metric, floor, n and `scores`, group -> one
         score per layer (the embeddings first).
 
@@ -154,7 +154,7 @@ def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, l
 def _origin(
     run: Run, clips: Sequence[Question], streams: Iterable[Stream]
 ) -> dict[str, int | None]:
-    """The number of clips that a run has held out, and of those that it has learnt from: the
+    """The number of clips that a run has held out, and of those that it has trained on: the
     clips of its caches that it did not hold out."""
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
@@ -167,13 +167,13 @@ def _origin(
 
 
 def describe_clips(report: Mapping) -> str:
-    """A text for titles: are the probed clips held out, learnt from or new to the run?"""
+    """A text for titles: are the probed clips held out, trained on or new to the run?"""
     held, learnt, total = report.get("held_out"), report.get("learnt"), report["clips"]
     if held is None:
         return f"{total:,} clips"
     if held == total:
         return f"{total:,} held-out clips"
-    rest = f"{learnt:,} learnt from" if learnt else "the others perhaps learnt from"
+    rest = f"{learnt:,} trained on" if learnt else "the others possibly trained on"
     if learnt == 0:
         rest = f"{total - held:,} of elsewhere"
     return f"{total:,} clips: {held:,} held out, {rest}"

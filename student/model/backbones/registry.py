@@ -41,7 +41,7 @@ def _read_config(path: str) -> PretrainedConfig:
     is_folder = Path(path).is_dir()
     if is_folder and not (Path(path) / "config.json").is_file():
         raise UserError(
-            f"model.path: the folder {path} has no config.json, so it is no checkpoint; "
+            f"model.path: the folder {path} has no config.json, so it is not a checkpoint; "
             "coat-student export writes one, coat-student fetch downloads one"
         )
     if not is_folder and not HUB_ID.fullmatch(path):
@@ -71,7 +71,7 @@ def _announce_download(model: str) -> None:
         endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
         raise UserError(
             f"model.path: there is no folder {model}, and no model of this name in the hub's cache "
-            f"here; {endpoint} cannot give it either ({type(error).__name__}). On a machine with a "
+            f"here; {endpoint} could not provide it ({type(error).__name__}). On a machine with a "
             f"connection run: coat-student fetch {model} --out models; then set model.path to "
             f"models/{model}"
         ) from None

@@ -145,7 +145,7 @@ def test_every_name_that_the_decoder_reads_and_what_is_passed_over(
     for clip in clips:
         assert audio.decode(clip).seconds == pytest.approx(1.0, abs=0.1)
         assert clip.estimated_duration == pytest.approx(1.0, abs=0.2)
-    assert "passed over 2 .docx, 1 without an extension, 1 .jpg" in caplog.text
+    assert "skipped 2 .docx, 1 without an extension, 1 .jpg" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])

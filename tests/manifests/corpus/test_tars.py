@@ -224,7 +224,7 @@ def test_a_tarred_set_of_nemo(tmp_path: Path):
     (tmp_path / "tars").mkdir()
     for shard in range(2):
         (tmp_path / f"audio_{shard}.tar").rename(tmp_path / "tars" / f"x{shard}.tar")
-    with pytest.raises(UserError, match="say where the tars are"):
+    with pytest.raises(UserError, match="pass the location of the tars"):
         read(tmp_path / "tarred_audio_manifest.json")
     clips = read(f"{tmp_path}/tarred_audio_manifest.json?tars=tars/x_OP_0..1_CL_.tar")
     assert [clip.text for clip in clips] == [row.get("text") for row in rows]

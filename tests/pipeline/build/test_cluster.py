@@ -121,7 +121,7 @@ def test_a_lost_node_costs_time_alone(
     assert markers(disturbed.cache) < long_shards.num_shards, "the node was lost too late to matter"
     said, _ = process.communicate(timeout=180)
     assert process.returncode == 0, said
-    assert "were lost with a node; it starts over" in said
+    assert "were lost with a node; the shard is built again" in said
     assert contents(disturbed.cache) == calm
 
 

@@ -25,7 +25,7 @@ def test_a_ray_that_does_not_start_is_one_line(
         raise error
 
     monkeypatch.setattr(ray, "init", fail)
-    with pytest.raises(UserError, match="a local Ray cluster does not start here"):
+    with pytest.raises(UserError, match="a local Ray cluster does not start on this machine"):
         cluster._start_local({})
 
 

@@ -162,7 +162,7 @@ def test_one_clip_out_of_reach_leaves_its_shard_alone(make_corpus: MakeCorpus, t
             raise StoreError("403 on this one")
         time.sleep(0.03)
 
-    with pytest.raises(UserError, match=r"1 shards are left undone.*403"):
+    with pytest.raises(UserError, match=r"1 shards were not built.*403"):
         Run(corpus, tmp_path / "cache", fault).go()
     assert committed(tmp_path / "cache") == 2
     assert not failures(tmp_path / "cache")

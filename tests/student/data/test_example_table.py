@@ -108,7 +108,7 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
     assert set(table.clips) == {f"c{n}" for n in range(9)}
     with pytest.raises(KeyError):
         table.clips["long"]
-    assert "2 of 11 clips are left out" in caplog.text
+    assert "2 of 11 clips are skipped" in caplog.text
     assert "1 conversations are left out: a clip of theirs is" in caplog.text
     write("c1", "nowhere")
     with pytest.raises(UserError, match=r"chats.jsonl, line 2.*no clip 'nowhere'"):
@@ -146,7 +146,7 @@ def test_clips_beyond_the_window_are_left_out(
     folder = tmp_path / "examples"
     table = open_examples(folder, corpus, {}, data, window_s=backbone_window(model))
     assert len(table) == len(table.clips) == kept
-    said_so = f"{8 - kept} of 8 clips are left out: longer than {window_s} s, the window of the"
+    said_so = f"{8 - kept} of 8 clips are skipped: longer than {window_s} s, the window of the"
     assert (said_so in caplog.text) == (kept < 8)
     begun = open_examples(folder, corpus, {}, data, window_s=window_s, begun=True)
     assert len(begun) == kept

@@ -151,7 +151,7 @@ def test_cut_replies_are_counted(
     report = evaluate(run, questions[:4], "cut", limits=TokenLimits(answer=1))
     assert report["tasks"]["note"]["cut"] == 1
     assert report["max_tokens"] == {"answer": 1, "transcription": 256}
-    assert "4 of 4 replies were cut at the limit of tokens; see --max-tokens" in " ".join(
+    assert "4 of 4 replies were truncated at the token limit; see --max-tokens" in " ".join(
         capsys.readouterr().err.split()
     )
     rows = (run / "eval" / "cut.answers.jsonl").read_text().splitlines()

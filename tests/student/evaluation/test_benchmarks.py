@@ -146,7 +146,7 @@ def test_a_row_that_cannot_be_read_costs_that_row(
     assert [(each.id, each.answer) for each in questions] == [("x", "Wind"), ("3", "2")]
     (record,) = caplog.records
     message = record.getMessage()
-    assert "mmau: 5 of 7 rows are left out" in message
+    assert "mmau: 5 of 7 rows are skipped" in message
     assert "row 1: question bad: the answer 'bird' is not one of its choices" in message
     assert "row 2: it has no 'choices'" in message
 

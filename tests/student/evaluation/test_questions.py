@@ -291,4 +291,4 @@ def test_an_analysis_of_other_questions_is_kept(
         "ablation-aa.json": {"digest": "aa"},
         "ablation.json": {"digest": "bb"},
     }
-    assert capsys.readouterr().err.count("was of other questions; it is kept as") == 2
+    assert capsys.readouterr().err.count("was computed from other questions; it is kept as") == 2

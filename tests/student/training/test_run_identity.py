@@ -87,7 +87,7 @@ def test_another_corpus_is_refused(world: Any, tmp_path: Path, checkpoints: Any)
     options = stopped_run(world, tmp_path / "run", checkpoints)
     build(world.clips[:40], tmp_path / "toy")
     other = dataclasses.replace(options, corpus=str(tmp_path / "toy"))
-    with pytest.raises(UserError, match="begun with other data: the corpus has other clips"):
+    with pytest.raises(UserError, match="started with other data: the corpus has other clips"):
         train(other)
 
 
@@ -299,6 +299,6 @@ def test_a_run_that_goes_on_says_from_where(
 ) -> None:
     options = stopped_run(world, tmp_path / "run", checkpoints)
     train(options)
-    assert "joint: going on from step 2 of 4" in capsys.readouterr().out
+    assert "joint: resuming from step 2 of 4" in capsys.readouterr().out
     lines = [json.loads(line) for line in Run(options.out).log_file.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
