@@ -70,4 +70,4 @@ def _differences(ours: Any, theirs: Any, name: str) -> list[str]:
             for key in {**ours, **theirs}
             for line in _differences(ours.get(key), theirs.get(key), f"{name}.{key}".lstrip("."))
         ]
-    return [] if ours == theirs else [f"{name}: {theirs!r} there, {ours!r} here"]
+    return [] if ours == theirs else [f"{name}: {theirs!r} in the run, {ours!r} now"]

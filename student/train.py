@@ -292,7 +292,7 @@ def _both_sides(table: ExampleTable) -> tuple[ExampleTable, ExampleTable]:
     learning, held_out = table.learning(), table.held_out()
     if not learning or not held_out:
         raise UserError(
-            f"{len(table)} examples gave {len(learning)} to learn from and {len(held_out)} held "
+            f"{len(table)} examples gave {len(learning)} for training and {len(held_out)} held "
             "out; both are needed: see data.tasks, data.validation and the corpus' text and labels"
         )
     return learning, held_out

@@ -263,8 +263,8 @@ def build(
         ids = relabel.describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
         log.warning(
             "%d clips have another text or other labels in the source: %s; the corpus keeps the "
-            "old ones. To take the new ones, run the same command with --update-labels; nothing "
-            "is computed again",
+            "old ones. To take the new ones, run the same command with --update-labels; no "
+            "target is recomputed",
             len(ledger.relabelled), ids,
         )  # fmt: skip
     if contents != before.contents:

@@ -131,8 +131,8 @@ def _duplicate(clips: tuple[Clip, Clip], places: tuple[str, str], others: int = 
     if first.clip_id != second.clip_id:
         return UserError(f"the ids {first.clip_id!r} and {second.clip_id!r} of {rows} hash alike")
     return UserError(
-        f"the clip id {first.clip_id!r} occurs twice, in {rows}{more}; give each clip an id of its "
-        "own, or remove one"
+        f"the clip id {first.clip_id!r} occurs twice, in {rows}{more}; give each clip a unique "
+        "id, or remove one"
     )
 
 

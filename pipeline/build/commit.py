@@ -83,9 +83,9 @@ def _marker_before(request: CommitRequest) -> Marker:
         return shards.read_marker(request.folder, request.shard)
     except FileNotFoundError:
         raise UserError(
-            f"shard {request.shard} of {request.spec.key} is not committed any more: something "
-            "else has set it aside or deleted it while its failures were tried again; run "
-            "coat-cache build, which makes the whole shard"
+            f"shard {request.shard} of {request.spec.key} is no longer committed: another "
+            "process has set it aside or deleted it while its failures were retried; run "
+            "coat-cache build, which builds the whole shard"
         ) from None
 
 

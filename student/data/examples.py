@@ -82,12 +82,12 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
     """Checks that a task with choices has something to choose from.
 
     Raises:
-        UserError: the corpus has one answer alone.
+        UserError: the corpus has only one answer.
     """
     if task.choices and len(answers) == 1:
         raise UserError(
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
-            f"has one answer alone, {answers[0]!r}; remove `choices`"
+            f"has only one answer, {answers[0]!r}; remove `choices`"
         )
 
 
@@ -149,7 +149,7 @@ def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterat
     """Examples that the templates make of clips in memory, in the order of the tasks.
 
     Raises:
-        UserError: a task offers choices, and the corpus has one answer alone.
+        UserError: a task offers choices, and the corpus has only one answer.
     """
     clips = list(clips)
     for number, (task, name) in enumerate(zip(tasks, task_names(tasks), strict=True)):

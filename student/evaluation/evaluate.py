@@ -39,7 +39,7 @@ def evaluate(
         limits: Longest replies.
 
     Returns:
-        `arm`, `seed`, `questions`, `unreadable` (questions that are left out, since their audio
+        `arm`, `seed`, `questions`, `unreadable` (questions that are skipped, because their audio
         cannot be read), `digest` of the questions, `max_tokens`, and the scores (see
         `score_answers`).
 
@@ -73,8 +73,8 @@ def evaluate(
         record_score(Path(run), name, len(answers), report["mean"])
     if failures:
         messages.print(
-            f"{run}: {len(failures)} of {len(questions)} questions are left out, since their audio "
-            f"cannot be read: {failures[0]}",
+            f"{run}: {len(failures)} of {len(questions)} questions are skipped, because their "
+            f"audio cannot be read: {failures[0]}",
             markup=False,
         )
     cut = sum(answer.cut for answer in answers)

@@ -57,8 +57,8 @@ def find_partners(questions: Sequence[Question]) -> Partners:
             partner = next((int(x) for x in others if recordings[x] != recordings[place]), None)
         if partner is None:
             raise UserError(
-                "all questions are about one recording, so there is none to swap it with; ask "
-                "about two at least"
+                "all questions are about one recording, so there is no other recording to "
+                "replace it; use questions about at least two recordings"
             )
         places.append(partner)
     return Partners(tuple(places), num_untrue)

@@ -60,8 +60,8 @@ class Question:
             text = normalise(choice) or choice.strip()
             if text in by_text:
                 raise UserError(
-                    f"question {self.id}: the choices {by_text[text]!r} and {choice!r} are the "
-                    "same but for case, punctuation and spelling of characters"
+                    f"question {self.id}: the choices {by_text[text]!r} and {choice!r} differ "
+                    "only in case, punctuation or the encoding of characters"
                 )
             by_text[text] = choice
         if self.choices and self.answer not in self.choices and self.kind != "transcription":

@@ -68,8 +68,8 @@ def probe(
     testing_C = np.array([fraction("probe", recording) < TEST_SHARE for recording in recordings])
     if min(testing_C.sum(), (~testing_C).sum()) < 8:
         raise UserError(
-            f"{len(clips)} clips of {len(set(recordings))} recordings are too few to probe; 30 at "
-            "least, better 300: --questions FILE asks of more than the first run held out"
+            f"{len(clips)} clips of {len(set(recordings))} recordings are too few for "
+            "probes; use at least 30, better 300. Pass more questions with --questions FILE"
         )
     numbers = {recording: number for number, recording in enumerate(sorted(set(recordings)))}
     group_C = np.array([numbers[recording] for recording in recordings])

@@ -72,7 +72,7 @@ def test_multiple_choice_offers_the_right_answer_among_others() -> None:
         assert example.answer[4:] == clip.labels["note"]
     assert {example.answer[:3] for example in examples} == {"(A)", "(B)", "(C)"}
     assert examples == list(build_examples(heard, [task]))
-    with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*one answer alone, 'note 0'"):
+    with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*only one answer, 'note 0'"):
         list(build_examples(heard[:1], [task]))
 
 
