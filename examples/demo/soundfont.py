@@ -17,6 +17,8 @@ from pathlib import Path
 import numpy as np
 
 SAMPLE_RATE = 44100
+DRUMS = 128
+"""The bank of drum kits: a note's key is the drum."""
 FADE_S = 0.03
 """Length of the fade after a note's end, so that the end is where it is said to be."""
 
@@ -57,9 +59,9 @@ class Note:
 
 
 class SoundFont:
-    """The instruments of one file, by General MIDI program (0 is the grand piano)."""
+    """The instruments of one bank of a file, by General MIDI program (0 is the grand piano)."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, bank: int = 0) -> None:
         chunks = _chunks(path.read_bytes())
         self._wave = np.frombuffer(chunks[b"smpl"], "<i2")
         self._records = {
@@ -68,7 +70,7 @@ class SoundFont:
         self._presets = {
             int(preset["f1"]): place
             for place, preset in enumerate(self._records[b"phdr"][:-1])
-            if preset["f2"] == 0
+            if preset["f2"] == bank
         }
 
     def play(self, program: int, notes: Sequence[Note], seconds: float) -> np.ndarray:

@@ -82,8 +82,9 @@ class PEAudioFrame:
         if len(set(self._phrases)) < len(self._phrases):
             raise UserError(f"teacher {name}: a phrase is listed twice")
         extractor = self._checkpoint.extractor
-        self._width = config["text_config"].get("hidden_size", 1024)
-        ratios = config["audio_config"]["dac_config"].get("downsampling_ratios", (2, 8, 10, 12))
+        self._width = (config.get("text_config") or {}).get("hidden_size", 1024)
+        waveform = (config.get("audio_config") or {}).get("dac_config") or {}
+        ratios = waveform.get("downsampling_ratios", (2, 8, 10, 12))
         hop = math.prod(ratios)
         # The last frame of a clip is the last one whose middle lies within it.
         self._grid = Grid(

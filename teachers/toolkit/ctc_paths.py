@@ -21,6 +21,10 @@ WORD_GAP = "|"
 PIECE_START = "\u2581"
 """SentencePiece marks the first piece of a word with it."""
 
+MOST_CELLS = 400_000_000
+"""Frames times states of an alignment, a byte each: about eight minutes of speech at 50 frames a
+second and a character per token."""
+
 
 @dataclass(frozen=True, slots=True)
 class Emission:
@@ -94,7 +98,7 @@ def best_path(posteriors_TV: np.ndarray, blank: int) -> list[Emission]:
 
 
 def align(posteriors_TV: np.ndarray, tokens: Sequence[int], blank: int) -> list[Emission] | None:
-    """The likeliest path that spells `tokens`; None if the frames are too few for it.
+    """The likeliest path that spells `tokens`; None if the frames are too few, or all too many.
 
     Viterbi over the tokens with a blank before, between and behind them: a path stays, moves on by
     one state, or leaps over the blank between two different tokens. It takes S steps of numpy per
@@ -104,24 +108,26 @@ def align(posteriors_TV: np.ndarray, tokens: Sequence[int], blank: int) -> list[
         return []
     states_S = np.full(2 * len(tokens) + 1, blank)
     states_S[1::2] = tokens
-    log_TS = np.log(posteriors_TV[:, states_S] + 1e-12)
+    if len(posteriors_TV) * len(states_S) > MOST_CELLS:
+        return None
+    log_TV = np.log(posteriors_TV + 1e-12)
     may_leap_S = np.zeros(len(states_S), bool)
     may_leap_S[3::2] = states_S[3::2] != states_S[1:-2:2]
     score_S = np.full(len(states_S), -np.inf)
-    score_S[:2] = log_TS[0, :2]
-    back_TS = np.zeros(log_TS.shape, np.int8)
+    score_S[:2] = log_TV[0, states_S[:2]]
+    back_TS = np.zeros((len(log_TV), len(states_S)), np.int8)
     reached_MS = np.full((3, len(states_S)), -np.inf)
-    for frame in range(1, len(log_TS)):
+    for frame in range(1, len(log_TV)):
         reached_MS[0] = score_S
         reached_MS[1, 1:] = score_S[:-1]
         reached_MS[2, 2:] = np.where(may_leap_S[2:], score_S[:-2], -np.inf)
         back_TS[frame] = reached_MS.argmax(0)
-        score_S = reached_MS.max(0) + log_TS[frame]
+        score_S = reached_MS.max(0) + log_TV[frame, states_S]
     state = len(states_S) - 1 - int(score_S[-2] > score_S[-1])
     if not np.isfinite(score_S[state]):
         return None
-    path_T = np.empty(len(log_TS), np.intp)
-    for frame in range(len(log_TS) - 1, -1, -1):
+    path_T = np.empty(len(log_TV), np.intp)
+    for frame in range(len(log_TV) - 1, -1, -1):
         path_T[frame] = state
         state -= back_TS[frame, state]
     firsts = np.searchsorted(path_T, np.arange(1, len(states_S), 2), "left")

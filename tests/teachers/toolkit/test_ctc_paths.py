@@ -52,6 +52,13 @@ def test_a_text_that_does_not_fit_has_no_alignment():
     assert align(posteriors_TV, [], 0) == []
 
 
+def test_an_alignment_that_would_take_too_much_memory_is_left_out(monkeypatch):
+    posteriors_TV = np.full((10, 3), 1 / 3)
+    monkeypatch.setattr("teachers.toolkit.ctc_paths.MOST_CELLS", 30)
+    assert align(posteriors_TV, [1], 0) is not None
+    assert align(posteriors_TV, [1, 2], 0) is None
+
+
 def test_greedy_words_are_where_their_peaks_are():
     path = [0, 0, 2, 2, 0, 3, 1, 1, 0, 4, 4, 0, 4, 0]
     emissions = best_path(peaks(path, 7), 0)
