@@ -1,1 +1,1 @@
-"""Measurements against the physical limit and against what one would use instead."""
+"""Measurements of speed and size, compared with theoretical limits and with alternatives."""

@@ -1,4 +1,4 @@
-"""Bytes that the codecs save, and what they lose, on real experts and real audio.
+"""Measures the size and the loss of the codecs on real experts and real audio.
 
     python -m benchmarks.codecs --corpus demo/corpus --clips 20
 

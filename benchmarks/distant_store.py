@@ -1,7 +1,7 @@
-"""An object store that is 40 ms away: a local folder behind planted latency, for benchmarks.
+"""Simulates an object store with a latency of 40 ms on a local folder, for benchmarks.
 
 Every request waits: a listing per 1,000 entries, a HEAD for each look at a file and for opening it,
-a GET for each read. Requests of several threads wait side by side, as over a network.
+a GET for each read. Requests of several threads wait in parallel, as over a network.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Blocks per second that one driver schedules, with a corpus 40 ms away.
+"""Measures the blocks per second that one driver schedules, with a store latency of 40 ms.
 
     python -m benchmarks.driver
 
-The scheduler, its queues and the reading of the corpus are the real ones; the workers answer at
-once and the cluster costs nothing, so this is the driver's own ceiling, without Ray's share.
+The scheduler, its queues and the reading of the corpus are the real ones; the workers return
+immediately and there is no Ray cluster, so this is the upper limit of the driver without Ray.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One line that says what a benchmark ran on."""
+"""Describes the hardware of a benchmark in one line."""
 
 from __future__ import annotations
 

@@ -6,8 +6,8 @@ Ridge regressions of one layer and position group are timed on random states, at
 of clips that one core does in seconds. Their work (multiply-adds, counted below) grows with rows
 times width squared and with width cubed, so the rate that is measured gives the time at full size.
 What is measured is the time of one core, so that other programs on the machine matter little; cores
-are taken to share the work evenly, which blocked products and factorisations nearly do. Beside it
-stands what was done before: products and a factorisation for each target and penalty alone.
+are taken to share the work evenly, which blocked products and factorisations nearly do. The
+table also lists the previous method: products and a factorisation for each target and penalty.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stage 1 against what one would write instead, on the same clips, in one run.
+"""Compares stage 1 with simpler programs for the same task, on the same clips in one run.
 
     python -m benchmarks.stage1_efficiency --corpus demo/corpus --clips 24 --rounds 3
 

@@ -1,11 +1,11 @@
-"""Does a student notice the codecs? The same students from a cache as it ships and from raw fp16.
+"""Compares students trained on a cache with the default codecs and on one with raw fp16.
 
     python -m benchmarks.student_codecs --corpus demo/corpus --work build/student_codecs
 
 Two caches of one corpus, the embedded experts' own codecs and fp16 for every stream; the demo's
 recipe trained on each with the same seeds. All students are then measured against the fp16 targets
-of the held-out clips. What the codecs cost is the difference of the means, to be held against what
-another seed changes. Resumes what is there.
+of the held-out clips. What the codecs cost is the difference of the means, to be compared with
+the variation between seeds. An interrupted run resumes.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""A corpus of one's own from a folder whose layout says something: `LABEL/SPEAKER_anything.wav`.
+"""Builds a corpus from a folder with labels in its paths: `LABEL/SPEAKER_anything.wav`.
 
     python -m examples.own_corpus recordings/ --out corpus/
 
-`coat-corpus build recordings/` would take the same folder, but cannot know what its names mean. A
-clip is one row: where the audio is and what is known of it; anything that JSON can hold is a label.
-Run it again after recordings were added, and only those are new.
+`coat-corpus build recordings/` can read the same folder, but cannot interpret its names. A clip
+is one row with the location of the audio and its labels, which can be any JSON values. After
+you have added recordings, run the program again: it adds only the new ones.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from manifests.corpus.sources import folder
 
 
 def clips(recordings: str | Path) -> Iterator[Clip]:
-    """Every recording, in an order that stays, with what its path says of it.
+    """All recordings in a fixed order, with labels from their paths.
 
     Args:
-        recordings: Folder of folders of audio; a `.txt` beside a file is what is said in it.
+        recordings: Folder of folders of audio; a `.txt` file beside a recording is its transcript.
     """
     for clip in folder.clips(str(recordings)):
         path = Path(clip.uri)

@@ -1,4 +1,4 @@
-"""A teacher of one's own: loudness in decibels, 100 times a second.
+"""A minimal teacher: computes loudness in decibels, 100 times per second.
 
     PYTHONPATH=. coat-cache build --corpus corpus/ --cache cache/ --preset none \
         --teacher '{"loudness": {"family": "examples.own_teacher:Loudness"}}'
@@ -28,7 +28,7 @@ class LoudnessSettings:
 
 
 class Loudness:
-    """RMS level of every 10 ms."""
+    """Computes the RMS level of every 10 ms."""
 
     Settings = LoudnessSettings
 
@@ -55,7 +55,7 @@ class Loudness:
         )
 
     def load(self, *, device: str, num_threads: int) -> None:
-        """Nothing to load."""
+        """Does nothing, because there is no model."""
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """Levels of each waveform."""

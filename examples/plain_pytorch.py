@@ -2,10 +2,10 @@
 
     python -m examples.plain_pytorch --cache cache/ --source asr.encoder --target emotion.lld
 
-Trains a linear layer that reads one expert's features off another's, frame by frame, and prints how
-much of the variance it explains on clips that it has not seen. It shows the three things that any
-use of a cache needs: joining streams by clip id, bringing two frame rates to one grid, and batches
-of different lengths.
+Trains a linear layer that predicts one expert's features from another's, frame by frame, and prints
+the fraction of the variance that it explains on unseen clips. It shows three steps that most uses
+of a cache need: joining streams by clip id, converting two frame rates to one grid, and batching
+clips of different lengths.
 """
 
 from __future__ import annotations

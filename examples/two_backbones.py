@@ -1,4 +1,4 @@
-"""One cache, two backbones: the experts are asked once, whatever student learns from them.
+"""Trains two backbones on one cache, so that the experts run only once.
 
     python -m examples.two_backbones --corpus corpus/ --cache cache/ --out runs/
 

@@ -1,1 +1,1 @@
-"""The paper's claim in miniature, from real audio: does coat beat its controls, and is it used?"""
+"""A miniature experiment on real audio: compares coat with its controls and tests the block."""

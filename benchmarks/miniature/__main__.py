@@ -1,12 +1,12 @@
-"""The miniature from nothing to its table, by the commands that one would type oneself.
+"""Runs the miniature experiment from the audio to the tables, with the commands of a user.
 
     python -m benchmarks.miniature                   # tasks that need the experts' outputs
     python -m benchmarks.miniature --study labels    # the first edition's tasks
     python -m benchmarks.miniature --quick           # one seed, fewer clips and steps
 
-Corpus, teacher cache, then every arm with every seed, then what they answer, whether the block is
-used, and where what they know lives. Every step is skipped when its result is there, so an
-interrupted run goes on. What counts as used and as a benefit is fixed in `verdicts.py`.
+The steps are corpus, teacher cache, every arm with every seed, `eval`, `ablate` and `probe`.
+A step is skipped if its result exists, so an interrupted run resumes. `verdicts.py` defines the
+criteria for "used" and "helps".
 """
 
 from __future__ import annotations

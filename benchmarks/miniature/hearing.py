@@ -1,9 +1,9 @@
 """Sounds for questions that need the experts' outputs: pitch, time, voices, manner, mixtures.
 
-Labels like drum or language can be told from an average over the clip. These cannot: which way a
-pitch moves, how far two notes are apart, what came first and how often, whether one or two people
-speak, how something is said, which instrument plays beside another. All are synthesised, so that
-nothing but the answer tells the classes apart.
+Labels such as drum or language can be predicted from an average over the clip. These cannot: the
+direction of a pitch glide, the interval between two notes, the order and number of events,
+whether one or two people speak, the manner of speaking, and a second instrument. All clips are
+synthesised, so that the classes differ only in the answer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The steps of a study, by the commands that one would type oneself.
+"""The steps of a study, as the commands that a user would type.
 
-Every step is skipped when its result is there, so an interrupted study goes on.
+A step is skipped if its result exists, so an interrupted study resumes.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The same questions as the miniature's, asked of a small student with a real language model."""
+"""The miniature experiment with a small student that has a pretrained language model."""

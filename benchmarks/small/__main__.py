@@ -1,4 +1,4 @@
-"""The miniature's questions, asked of a small student with a real language model.
+"""Runs the miniature experiment with a small student that has a pretrained language model.
 
     pip install --no-deps -r requirements-small.txt
     python -m benchmarks.small                # hours on two cores, minutes on a GPU

@@ -1,9 +1,9 @@
-"""The demo: both stages on 140 real clips, by the commands that one would type oneself.
+"""The demo: runs both stages on 140 real clips, with the commands that a user would type.
 
     make demo
 
-It prints each command before it runs it and ends with a table of what came out. Everything lies in
-demo/; running it again goes on from what is there.
+It prints each command before running it, and prints tables of the results at the end. All files are
+in demo/; running the demo again resumes it.
 """
 
 from __future__ import annotations

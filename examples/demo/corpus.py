@@ -1,12 +1,12 @@
-"""Makes the demo's source: 140 clips of real audio, and a JSON-lines manifest of them.
+"""Creates the demo's source: 140 clips of real audio, and a JSON-lines manifest of them.
 
     python -m examples.demo.corpus --out demo/source
     coat-corpus build demo/source/clips.jsonl --out demo/corpus
 
 Speech with transcripts (Asterisk's voice prompts), sound events (Scratch's library) and notes with
 exact ground truth (played from a soundfont's recordings) come from Debian packages, which are
-downloaded into a cache folder and not installed. Where one is not to be had, synthesis stands in,
-and the terminal says so. The same packages give the same bytes.
+downloaded into a cache folder and not installed. If a package is not available, synthetic audio
+replaces it, and the terminal reports this. The same packages give the same bytes.
 """
 
 from __future__ import annotations

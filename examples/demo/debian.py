@@ -1,7 +1,8 @@
-"""Files of Debian packages, without root and with nothing installed.
+"""Reads files of Debian packages, without root and without installing them.
 
 `apt-get download` checks a package against the signed package lists and `dpkg-deb -x` unpacks it
-into a cache folder. That works on Debian and its descendants; elsewhere the demo does without.
+into a cache folder. This works on Debian and its derivatives; on other systems the demo
+uses synthetic audio.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 
 class NotToBeHad(Exception):
-    """A package that cannot be had here; the message says why."""
+    """Raised if a package is not available; the message gives the reason."""
 
 
 def downloads() -> Path:
@@ -22,7 +23,7 @@ def downloads() -> Path:
 
 
 def unpacked(package: str) -> Path:
-    """The root of a package's files; downloads and unpacks what is not there yet.
+    """The root of a package's files; downloads and unpacks it if necessary.
 
     Raises:
         NotToBeHad: there is no apt, it does not know the package, or it cannot reach its archive.

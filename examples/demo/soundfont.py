@@ -1,8 +1,8 @@
 """Plays notes from the recorded instruments of a SoundFont file, in numpy.
 
-A synthesiser such as fluidsynth would need a dozen system libraries; one note of one instrument,
-without filters and effects, needs the hundred lines below. What it plays begins and ends at exact
-times on an exact pitch: the ground truth that the demo wants.
+A synthesiser such as fluidsynth needs a dozen system libraries; single notes without filters and
+effects need only the hundred lines below. The notes have exact times and pitches, which are the
+ground truth of the demo.
 
 Source: SoundFont Technical Specification 2.04 (sections 7 and 8: structures, generators).
 """
@@ -20,7 +20,7 @@ SAMPLE_RATE = 44100
 DRUMS = 128
 """The bank of drum kits: a note's key is the drum."""
 FADE_S = 0.03
-"""Length of the fade after a note's end, so that the end is where it is said to be."""
+"""Length of the fade after a note's end, so that the note ends at the stated time."""
 
 # Generators, section 8.1.2.
 ATTACK, HOLD, DECAY, SUSTAIN = 34, 35, 36, 37

@@ -82,7 +82,7 @@ def test_cache_and_corpus_without_common_clips(world: Any, tmp_path: Path) -> No
 
 def test_another_block_than_the_run_began_with(world: Any, tmp_path: Path) -> None:
     train(world.options(tmp_path / "run", joint=None))
-    with pytest.raises(UserError, match=r"block\.tokens: 4 there, 8 here"):
+    with pytest.raises(UserError, match=r"block\.tokens: 4 in the run, 8 now"):
         train(world.options(tmp_path / "run", joint=None, block=BlockConfig(tokens=8)))
     shutil.copytree(tmp_path / "run", tmp_path / "forged")
     recipe = tmp_path / "forged" / "recipe.yaml"

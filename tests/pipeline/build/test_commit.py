@@ -80,5 +80,5 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_shard_that_vanished_is_said(tmp_path: Path):
-    with pytest.raises(UserError, match="is not committed any more"):
+    with pytest.raises(UserError, match="is no longer committed"):
         commit_shard(request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([part(["1"], 4)]))

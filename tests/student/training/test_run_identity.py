@@ -181,7 +181,7 @@ def test_a_recipe_may_change_until_something_is_trained(
         with pytest.raises(_Stopped):
             train(stopped_run_options)
     assert Run(options.out).recipe.seed == 7
-    with pytest.raises(UserError, match="seed: 7 there, 0 here"):
+    with pytest.raises(UserError, match="seed: 7 in the run, 0 now"):
         train(options)
 
 
