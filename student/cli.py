@@ -212,7 +212,7 @@ def _print_lines(lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _trained(run: str) -> Any:
-    # The type would be imported for the signature's sake, and torch with it.
+    # A typed signature would import torch.
     from student.inference.generate import TrainedStudent
     from student.quiet import quiet_libraries
 

@@ -1,7 +1,7 @@
 """Reads targets from a teacher cache: by clip, or in storage order at the speed of the disk.
 
-Joins are by clip id and fail closed: a row that is not the clip it should be raises, and a clip
-without targets is a KeyError, never its neighbour. Frames come as stored (`EncodedFrames`), a view
+Streams are joined by clip id: a row with an unexpected id raises an error, and a clip without
+targets raises a KeyError. Frames come as stored (`EncodedFrames`), a view
 into the bytes that were read, so that a caller who needs few of them decodes few.
 """
 
@@ -89,7 +89,7 @@ class CacheReader:
         return self._readers[spec.key]
 
     def opened(self) -> list[TeacherReader]:
-        """The teachers that were asked for so far."""
+        """The teachers opened so far."""
         return list(self._readers.values())
 
     def corpus_clips(self, corpora: Sequence[str]) -> CorpusClips:

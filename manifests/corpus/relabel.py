@@ -1,6 +1,6 @@
-"""New texts and labels for clips that a corpus has already.
+"""Updates the texts and labels of clips that are already in a corpus.
 
-Targets depend on audio alone, so a corrected transcript costs no expert a second run. The parts
+Targets depend only on audio, so a corrected transcript needs no expert to run again. The parts
 whose rows change are written anew under names of their own, with the same clips in the same shards,
 and corpus.json then names those. The replaced files stay until the next update, because a training
 run that is open may still read them.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from manifests.corpus.corpus import Corpus
 
 AUDIO_COLUMNS = ("clip_id", "uri", "offset", "duration", "estimated_duration")
-"""The columns of a corpus that say which audio a clip is; targets depend on these alone."""
+"""The columns of a corpus that identify the audio of a clip; targets depend only on these."""
 
 
 def update_table(table: pa.Table, changed: Mapping[int, Clip]) -> pa.Table:
@@ -63,6 +63,6 @@ def rows_by_part(corpus: Corpus, changed: Mapping[int, Clip]) -> dict[int, dict[
 
 
 def describe_ids(clip_ids: Sequence[str]) -> str:
-    """Up to five clip ids, and how many more there are."""
+    """Lists up to five clip ids, and the number of further ones."""
     more = f" and {len(clip_ids) - 5:,} more" if len(clip_ids) > 5 else ""
     return ", ".join(clip_ids[:5]) + more

@@ -15,15 +15,15 @@ from manifests.cache.shards import Failure
 from manifests.errors import UserError
 
 JUDGED_FROM = 100
-"""Clips through a stage before its rate means anything."""
+"""Clips that a stage must process before its failure rate is checked."""
 WINDOW = 2000
-"""Clips over which a stage is judged."""
+"""Number of recent clips from which the failure rate is computed."""
 DEVIATIONS = 3.0
-"""Standard deviations above the limit that chance alone may explain."""
+"""Tolerance above the limit for random variation, in standard deviations."""
 
 
 class FailureRate:
-    """The share of clips that failed lately, by stage.
+    """Computes the failure rate of recent clips by stage.
 
     Args:
         limit: Largest share that is acceptable; None or 1 accepts every share.
@@ -39,7 +39,7 @@ class FailureRate:
         return self._limit < 1.0
 
     def add(self, stage: str, clips: int, failures: Sequence[Failure]) -> None:
-        """Counts clips that are through a stage.
+        """Counts clips that a stage has processed.
 
         Args:
             stage: `decode`, or the name of a teacher.
@@ -47,7 +47,7 @@ class FailureRate:
             failures: The failures among them.
 
         Raises:
-            UserError: too many have failed; the message names the commonest reasons.
+            UserError: too many have failed; the message lists the most frequent reasons.
         """
         window = self._windows.setdefault(stage, _Window())
         window.add(clips, failures)

@@ -1,4 +1,4 @@
-"""Kinds of failures in a build, and how often each is tried again."""
+"""Kinds of failures in a build, and the number of retries for each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LOSSES_ALLOWED = 8
 """Times that a task may lose its worker through no fault of its own before its shard is left."""
 LONGEST_PAUSE_S = 30.0
 FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
-"""Write errors that no retry mends."""
+"""Write errors that a retry cannot fix."""
 SICK_PROCESS = (
     "CUDA error",
     "CUDA driver",
@@ -29,7 +29,7 @@ SICK_PROCESS = (
 
 
 class SickProcess(Exception):
-    """A worker process says of itself that it must be replaced."""
+    """Raised in a worker process that must be replaced."""
 
 
 def is_sick(error: BaseException) -> bool:
@@ -50,7 +50,7 @@ def pause(attempts: int) -> float:
 
 
 def worker_failure(clip_id: str, stage: str, *, timed_out: bool) -> Failure:
-    """The record of a clip that no worker survives, or comes back from."""
+    """The failure record of a clip that kills or blocks every worker."""
     what = "did not finish within the time limit" if timed_out else "died"
     return Failure(
         clip_id=clip_id,

@@ -1,4 +1,5 @@
-"""Shows how a build goes: a live line per teacher; away from a terminal, a line now and then."""
+"""Shows the progress of a build: one live line per teacher, or regular log lines without a
+terminal."""
 
 from __future__ import annotations
 
@@ -23,16 +24,16 @@ class ProgressListener(Protocol):
     """Receives the steps of a build from the scheduler."""
 
     def workers(self, count: int, loading_seconds: float) -> None:
-        """A worker has loaded its teachers, or has died (0 s)."""
+        """Called when a worker has loaded its teachers, or has died (0 s)."""
 
     def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
-        """Clips are through a teacher; negative numbers take a lost shard back."""
+        """Called when a teacher has processed clips; negative counts remove a lost shard."""
 
     def clips_decoded(self, warnings: Mapping[str, int]) -> None:
-        """A block is decoded; warnings are kind -> clips."""
+        """Called when a block is decoded; warnings map types to clips."""
 
     def committed(self, teacher: str, marker: Marker) -> None:
-        """A shard is safe."""
+        """Called when a shard is committed."""
 
     def tick(self) -> None:
         """Called at least once a second."""
@@ -44,7 +45,7 @@ class BuildProgress:
     def __init__(self, totals: Mapping[str, int], console: Console) -> None:
         """
         Args:
-            totals: Teacher -> clips to do.
+            totals: Maps teachers to the number of clips to process.
             console: Progress is shown here.
         """
         self.began = time.monotonic()
@@ -88,12 +89,12 @@ class BuildProgress:
 
     @property
     def startup_seconds(self) -> float:
-        """Seconds from the beginning to the first worker that was ready."""
+        """Seconds from the start until the first worker was ready."""
         return (self.started_at or time.monotonic()) - self.began
 
     @property
     def working_seconds(self) -> float:
-        """Since the first worker was ready."""
+        """Seconds since the first worker was ready."""
         return time.monotonic() - (self.started_at or time.monotonic())
 
     def workers(self, count: int, loading_seconds: float) -> None:

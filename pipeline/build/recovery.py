@@ -1,6 +1,6 @@
-"""Decides what follows from a failure: try again, ask another process, split, record, or end.
+"""Decides how to react to a failure: retry, use another process, split, record, or stop.
 
-Three kinds of causes are kept apart. A clip's own fault is recorded with the clip. Failures of the
+There are three kinds of causes. A clip's own fault is recorded with the clip. Failures of the
 environment (a store that does not respond, a lost node) are tried again with pauses and never
 recorded: at worst the shard is left for the next build. A worker is suspected when a task costs
 its process or when a whole block fails on it; the task goes to another, and two must agree.
@@ -120,7 +120,7 @@ class Recovery:
     # Workers that are gone, or have to go.
 
     def retire(self, member: WorkerHandle, why: str) -> None:
-        """Ends a worker process; its tasks go to others, and none of them is to blame."""
+        """Ends a worker process; other workers take over its tasks, and none counts as faulty."""
         node = self._staffing.node_name(member.node_id)
         log.warning("a worker on %s is replaced: %s", node, why)
         tasks = member.pool.drop(member)
@@ -202,7 +202,7 @@ class Recovery:
         return task.position is None and block.waiting[task.teacher] > 1
 
     def _split(self, task: Task, *, timed_out: bool) -> None:
-        """A task that costs workers again and again: clip by clip, then only the guilty fails."""
+        """Splits a task that repeatedly kills workers, so that only the faulty clip fails."""
         job, block = task.job, task.block
         assert block is not None
         if self._can_split(task):
@@ -238,10 +238,10 @@ class Recovery:
     # Stores that cannot be reached.
 
     def on_store_error(self, task: Task, error: OSError) -> None:
-        """Tries a task again after a pause, as long as there is hope.
+        """Retries a task after a pause, until the time limit is reached.
 
         Raises:
-            UserError: there is none; everything that is not committed is left to the next build.
+            UserError: the time limit is reached; uncommitted work is left to the next build.
         """
         now = time.monotonic()
         task.attempts += 1

@@ -1,4 +1,4 @@
-"""The content of a cache and what it lacks, from its commit markers alone."""
+"""Summarises the content of a cache and the missing clips, using only the commit markers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def status(layout: Layout) -> list[TeacherStatus]:
 
 
 def table(lines: list[TeacherStatus]) -> Table:
-    """The same for people, in 80 columns; the corpus only where there are several."""
+    """Formats the lines as a table of 80 columns; the corpus is shown only if there are several."""
     several = len({line.corpus for line in lines}) > 1
     shown = Table(title="Teacher cache", box=box.SIMPLE_HEAD, padding=0, caption_justify="left")
     shown.add_column("teacher", no_wrap=True)

@@ -1,8 +1,8 @@
-"""A fair sample of a cache, the same for the same seed, read without touching the rest.
+"""Draws a random sample of a cache, reproducible by seed, and reads only the sampled rows.
 
 The unit is eight neighbouring clips, what one row group holds: reading one of them costs as much as
 reading all. Neighbours resemble each other (one speaker, one recording), so 2,000 clips drawn like
-this say somewhat less than 2,000 drawn one by one; they are read ten times as fast.
+this carry somewhat less information than 2,000 independent ones, but are read ten times as fast.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SampledClip:
-    """One clip with all that the cache says of it."""
+    """One clip with all its data in the cache."""
 
     clip: Clip
     place: Place
@@ -31,11 +31,11 @@ class SampledClip:
     """Teacher name -> its row, with the frames of the streams that were asked for. A teacher that
     failed or has not run yet is left out."""
     failures: dict[str, Failure] = field(default_factory=dict)
-    """Teacher name -> why there are no targets."""
+    """Maps teacher names to the reason for missing targets."""
 
 
 def draw(corpora: Sequence[Corpus], count: int, seed: int) -> list[Place]:
-    """Places of `count` clips (or of all there are), in storage order."""
+    """Returns the places of `count` clips (or of all clips), in storage order."""
     blocks: list[tuple[str, int, range]] = []
     for corpus in corpora:
         for shard, size in enumerate(corpus.shard_sizes()):

@@ -3,7 +3,7 @@
 cosine: mean cosine similarity of standardised frames. mAP: mean average precision against targets
 binarised at a threshold, over the classes that occur. accuracy: share of frames whose likeliest
 class is right. raw pitch accuracy: share of voiced frames within 50 cents (Poliner et al. 2007).
-`student.distill.kinds` says which kind of stream has which.
+`student.distill.kinds` assigns a metric to each kind of stream.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOLERANCE_CENTS = 50
 
 
 def cosine(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
-    """Mean cosine similarity; a zero vector is similar to nothing."""
+    """Mean cosine similarity; the similarity of a zero vector is 0."""
     norms_N = np.linalg.norm(output_ND, axis=1) * np.linalg.norm(target_ND, axis=1)
     return float(((output_ND * target_ND).sum(1) / np.maximum(norms_N, 1e-8)).mean())
 

@@ -145,7 +145,7 @@ def _from_held_out(
 
 
 def _kind(answer: str, text: str | None, choices: tuple[str, ...]) -> Any:
-    """The names of tasks that runs of earlier versions did not write down."""
+    """Task names for runs of earlier versions, which did not store them."""
     if choices:
         return "choice"
     return "transcription" if answer == text else "label"

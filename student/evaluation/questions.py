@@ -1,4 +1,4 @@
-"""Questions with answers: the one form in which every benchmark and question file is asked.
+"""Questions with answers, the common format of all benchmarks and question files.
 
 A question of kind `choice` has its choices in the prompt, as letters; `label` is an open answer,
 whose `choices`, if given, are the labels that count as answers; `transcription` is scored word by
@@ -90,7 +90,7 @@ class Question:
 
     @property
     def recording(self) -> tuple[str, float, float | None]:
-        """A key that tells one stretch of audio from another."""
+        """A key that identifies the segment of audio."""
         return absolute(self.audio), self.offset, self.duration
 
     def messages(self) -> list[Message]:
@@ -147,7 +147,7 @@ def check_questions(questions: Iterable[Question]) -> list[Question]:
 
 
 def digest(questions: Iterable[Question]) -> str:
-    """A hash of what is asked and what counts as right, whatever the order."""
+    """A hash of the questions and their correct answers, independent of the order."""
     rows = sorted(
         json.dumps([q.id, q.kind, q.text, q.answer, q.choices, q.task, *q.recording])
         for q in questions

@@ -1,7 +1,7 @@
 """The files of an evaluation: RUN/eval/NAME.json, and every reply in NAME.answers.jsonl.
 
-The scores say which questions they are of, by a hash. Answers to other questions are never
-overwritten under the same name.
+The scores contain a hash of the questions. Answers to other questions with the same name are never
+overwritten.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def write_scores(run: str | Path, name: str, report: dict) -> None:
 
 
 def write_analysis(run: str | Path, name: str, report: dict) -> None:
-    """Writes what an analysis measured; what it measured of other questions is kept beside it."""
+    """Writes the results of an analysis; results for other questions are kept beside them."""
     file = Run(run).analysis_file(name)
     if file.is_file():
         earlier = json.loads(file.read_text()).get("digest", "earlier")

@@ -76,7 +76,8 @@ def paired_tracks(
 def output_tracks(outputs: Sequence[HeadOutput], *, seconds: float) -> list[Track]:
     """The predictions of the heads for one recording: pitch, then classes, then descriptors.
 
-    Features whose columns have no names are left out: hundreds of numbers say nothing to the eye.
+    Features without column names are not drawn, because plots of hundreds of columns are
+    unreadable.
     """
     shown = [each for each in outputs if KINDS[each.kind].has_pitch_bins or each.names]
     shown.sort(key=_reading_order)
@@ -103,7 +104,7 @@ def _output_track(output: HeadOutput, seconds: float) -> Track:
     if kind.has_pitch_bins:
         data = pitch_data(spec, np.nan_to_num(output.pitch_track), output.values_ND[:, -1])
         return Track(kind="pitch", title=title, source="", data=data)
-    # The classes that reach highest, the descriptors that move most.
+    # The classes with the highest peaks, and the descriptors with the largest variation.
     deviates = kind.appearance == "deviations"
     weight_D = np.ptp(output.values_ND, axis=0) if deviates else output.values_ND.max(0)
     columns = np.argsort(-weight_D, kind="stable")[:MOST_CLASSES]

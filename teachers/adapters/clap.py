@@ -1,4 +1,4 @@
-"""Sound and music in the space of words: LAION's CLAP (Wu et al., ICASSP 2023, arXiv 2211.06687).
+"""Joint embeddings of audio and text: LAION's CLAP (Wu et al., ICASSP 2023, arXiv 2211.06687).
 
 transformers' `ClapModel` (laion-clap itself pins an old numpy and wants torchaudio). A stream holds
 the audio encoder's frames before they are pooled, about 3.2 a second; with a list of labels, a
@@ -35,9 +35,9 @@ class CLAPSettings(HubSettings):
     model: str = "laion/larger_clap_music_and_speech"
     """Hub id or folder of a CLAP checkpoint."""
     labels: tuple[str, ...] = ()
-    """Labels to score, e.g. [a violin, applause]; none leaves the posteriors out."""
+    """Labels to score, e.g. [a violin, applause]. Without labels there are no posteriors."""
     prompt: str = "This is a sound of {}."
-    """Sentence around each label."""
+    """Prompt template for each label."""
 
 
 class CLAP:
@@ -92,7 +92,7 @@ class CLAP:
         )
 
     def load(self, *, device: str, num_threads: int) -> None:
-        """See `teachers.protocol.Teacher`. The text encoder reads the labels and is let go."""
+        """See `teachers.protocol.Teacher`. Then the text encoder is released."""
         checkpoints.offline()
         from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 

@@ -36,7 +36,7 @@ from teachers.toolkit.whisper_windows import WINDOW_FRAMES
 # Legend: B batch, F mel frames, M mel bands, T frames of 20 ms, D width, H heads, N tokens.
 
 MARGIN_FRAMES = 50
-"""Silence after a clip that is always kept: its frames still differ from one another."""
+"""Silence after a clip that is never thinned, because its frames still differ from one another."""
 BUCKET_FRAMES = 100
 """Clips whose kept lengths round up to the same multiple share a batch."""
 MAX_TOKENS = 224
@@ -125,7 +125,7 @@ class _Timestamps:
         self._is_first = True
 
     def forbid(self, logits_BV: torch.Tensor) -> None:
-        """Sets what may not come next to minus infinity."""
+        """Sets the scores of tokens that are not allowed next to minus infinity."""
         ids_V = torch.arange(logits_BV.shape[1], device=logits_BV.device)
         is_time_V = ids_V >= self._begin
         if self._is_first:
@@ -141,7 +141,7 @@ class _Timestamps:
         logits_BV.masked_fill_(due_B[:, None] & ~is_time_V, -torch.inf)
 
     def add(self, chosen_B: torch.Tensor) -> None:
-        """The tokens that came."""
+        """The tokens generated so far."""
         is_time_B = chosen_B >= self._begin
         self._before_B = self._last_B
         self._last_B = is_time_B

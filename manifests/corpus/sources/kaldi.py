@@ -1,4 +1,4 @@
-"""Kaldi's data folders: wav.scp, and beside it segments, text, utt2spk, spk2gender, utt2lang.
+"""Reads Kaldi data folders: wav.scp, segments, text, utt2spk, spk2gender, utt2lang.
 
 Each utterance of `segments` is a clip, or each recording where there are none. Only audio files can
 be read: a command (a pipe) or a place within an ark is refused.

@@ -2,7 +2,7 @@
 
 Students that are compared answer the same questions, so their differences are resampled question by
 question (paired bootstrap), which is much sharper than two intervals side by side. Several seeds
-are resampled as well: a difference that only one seed shows shall not look certain.
+are resampled as well: a difference that only one seed shows must not look certain.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Statistic = Callable[[np.ndarray, Draw], float]
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A value with its percentile interval; its ends are None where one question says nothing of
-    how much another would differ."""
+    """A value with its percentile interval. The ends are None if there are too few questions to
+    estimate the variation."""
 
     value: float
     low: float | None
