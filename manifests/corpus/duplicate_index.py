@@ -8,6 +8,7 @@ among new clips are therefore found at the end of the build, in one sort, before
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ import pyarrow as pa
 
 from manifests.clips import Clip, from_table, likely_durations
 from manifests.errors import UserError
+
+log = logging.getLogger(__name__)
 
 _NONE = np.empty(0, np.uint64)
 
@@ -79,6 +82,13 @@ class DuplicateIndex:
         Raises:
             UserError: an id occurs twice.
         """
+        met = self._met[self._met > 0].astype(np.int64)
+        if len(moved := np.flatnonzero(np.diff(met) < 0)):
+            log.warning(
+                "the source was reordered (its clips go back at %d places); the corpus keeps its "
+                "own order, and new clips follow at its end",
+                len(moved),
+            )
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)
         order = keys.argsort(kind="stable")

@@ -133,13 +133,14 @@ class AudioFile:
         self.close()
 
 
-def open_audio(uri: str, *, whole: bool = True) -> AudioFile:
+def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> AudioFile:
     """Opens a clip's file, or the part of a file that its uri names (`manifests.audio_address`).
 
     Args:
         uri: Path or address, perhaps with a part.
         whole: Fetch all of what lies in a store or on a web server in one request, instead of only
             what is read.
+        is_probe: Fetch little of a remote file, and keep none of it.
 
     Raises:
         AudioError: there is no such file, or it is not a regular one.
@@ -152,7 +153,7 @@ def open_audio(uri: str, *, whole: bool = True) -> AudioFile:
         elif "://" not in file:
             return _open_local(file, part)
         elif not whole:
-            ranged = open_ranged(file, part)
+            ranged = open_ranged(file, part, is_probe=is_probe)
             return AudioFile(cast(BinaryIO, ranged), ranged.size, ranged.stamp)
         else:
             data = fetch(file, part)

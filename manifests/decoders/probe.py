@@ -18,8 +18,10 @@ from manifests.errors import AudioError
 def estimate_seconds(uri: str) -> float | None:
     """Like `seconds`, for a path or an address; None where the file cannot be opened."""
     try:
-        with open_audio(uri) as file:
-            return seconds(file)
+        with open_audio(uri, whole=False, is_probe=True) as file:
+            length = seconds(file)
+            file.check(uri)
+            return length
     except AudioError:
         return None
 

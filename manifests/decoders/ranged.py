@@ -44,11 +44,13 @@ class _Blocks:
     blocks: dict[int, bytes] = field(default_factory=dict)
     fetched: int = 0
     """Bytes in `blocks`."""
+    first_fetch: int = field(default_factory=lambda: FIRST_FETCH)
+    small: int = field(default_factory=lambda: SMALL)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fetch(self, first: int, last: int) -> None:
         """Fetches the blocks from `first` to `last` that are not there."""
-        if self.size <= SMALL:
+        if self.size <= self.small:
             first, last = 0, (self.size - 1) // BLOCK
         missing = [number for number in range(first, last + 1) if number not in self.blocks]
         while missing:
@@ -127,7 +129,7 @@ class RangedFile(io.RawIOBase):
             if any(number not in blocks.blocks for number in range(first, last + 1)):
                 ahead = min(max(self._ahead, count), max(MAX_AHEAD, count))
                 if not blocks.blocks:
-                    ahead = max(ahead, FIRST_FETCH)
+                    ahead = max(ahead, blocks.first_fetch)
                 end = min(self._position + ahead, self.size) - 1
                 blocks.fetch(first, max(last, end // BLOCK))
                 self._ahead = max(0, self._ahead - ahead)
@@ -146,14 +148,24 @@ class RangedFile(io.RawIOBase):
         _forget_oldest()
 
 
-def open_ranged(file: str, part: ByteRange | None) -> RangedFile:
+def open_ranged(file: str, part: ByteRange | None, *, is_probe: bool = False) -> RangedFile:
     """Opens a remote file, or a range of it, at an address with a scheme.
+
+    Args:
+        file: The address.
+        part: The bytes that are meant; None for the whole file.
+        is_probe: Fetch little, and keep nothing for the next reader.
 
     Raises:
         AudioError: the range is not in the file.
         FileNotFoundError: there is no such file.
         OSError: the store or the web server did not answer.
     """
+    if is_probe:
+        is_web = file.startswith(web.SCHEMES)
+        probed = _open_web(file, part, BLOCK) if is_web else _open_object(file, part)
+        probed.first_fetch = probed.small = BLOCK
+        return RangedFile(probed)
     name = f"{file}{part or ''}"
     with _lock:
         known = _kept.get(name)

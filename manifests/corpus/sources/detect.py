@@ -8,6 +8,7 @@ from pathlib import Path
 from pyarrow import fs
 
 from manifests.clips import Clip
+from manifests.corpus import lengths
 from manifests.corpus.sources import (
     energon,
     folder,
@@ -29,6 +30,19 @@ IDS_BY_TAR = "?ids=tar"
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:
+    """The clips of a source, in a stream, with lengths from headers where it states none.
+
+    Args:
+        source: As `open_source` takes it.
+        audio: Folder for audio that a dataset holds as bytes.
+
+    Raises:
+        UserError: there is no such source, or it cannot be used.
+    """
+    return lengths.fill(open_source(source, audio), source)
+
+
+def open_source(source: str, audio: Folder) -> Iterator[Clip]:
     """The clips of a source, in a stream.
 
     Args:

@@ -22,7 +22,6 @@ from typing import Any
 from manifests.audio_address import check_file_name
 from manifests.clips import Clip, stable_id
 from manifests.corpus.sources import json_lines
-from manifests.decoders import probe
 from manifests.errors import UserError
 from manifests.storage import Folder
 
@@ -131,7 +130,6 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
     return Clip(
         clip_id=clip_id,
         uri=uri,
-        estimated_duration=probe.estimate_seconds(uri) if folder.is_local else None,
         text=text,
         labels={key: value for key, value in row.items() if key not in apart and value is not None},
     )

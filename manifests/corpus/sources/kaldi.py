@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 from manifests.clips import Clip
 from manifests.corpus.sources import json_lines
-from manifests.decoders import probe
 from manifests.errors import UserError
 from manifests.storage import Folder
 
@@ -53,7 +52,6 @@ def clips(source: str) -> Iterator[Clip]:
         own = {label: values[utterance] for label, values in labels.items() if utterance in values}
         if own.get("speaker") in genders:
             own["gender"] = genders[own["speaker"]]
-        is_whole = duration is None and "://" not in uri and not offset
         return Clip(
             clip_id=utterance,
             uri=uri,
@@ -61,7 +59,6 @@ def clips(source: str) -> Iterator[Clip]:
             duration=duration,
             text=texts.get(utterance) or None,
             labels=own,
-            estimated_duration=probe.estimate_seconds(uri) if is_whole else None,
         )
 
     if not folder.exists("segments"):

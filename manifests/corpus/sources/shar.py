@@ -28,7 +28,10 @@ _EMPTY = (".nodata", ".nometa")
 
 def is_shar(folder: Folder) -> bool:
     """Whether a folder holds cuts and tars as Shar names them."""
-    return any(map(_CUTS.fullmatch, folder.names()))
+    try:
+        return any(map(_CUTS.fullmatch, folder.names()))
+    except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+        return False
 
 
 def clips(source: str) -> Iterator[Clip]:

@@ -22,7 +22,6 @@ from manifests.clips import Clip
 from manifests.corpus.sources.folder import AUDIO, TEXT_KEYS
 from manifests.corpus.sources.json_lines import number
 from manifests.corpus.sources.tar_index import Member, Tar, read_tars
-from manifests.decoders import probe
 from manifests.errors import UserError
 from manifests.storage import Folder
 
@@ -147,8 +146,6 @@ def _clip(
     estimate = None
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds > 0:
         estimate = number(labels, "duration")
-    if estimate is None and "://" not in uri:
-        estimate = probe.estimate_seconds(uri)
     return Clip(clip_id=clip_id, uri=uri, text=text, labels=labels, estimated_duration=estimate)
 
 

@@ -80,6 +80,7 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
     manifest.write_bytes(
         b'\xef\xbb\xbf{"audio_filepath": "a.wav"}\r\n\n{"audio_filepath": "b.wav"}'
     )
+    tone(tmp_path / "a.wav", 0.1)
     assert [clip.uri for clip in read(manifest)] == [f"{tmp_path}/a.wav", f"{tmp_path}/b.wav"]
 
 
@@ -111,7 +112,8 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
 
 
 def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
-    rows = [{"audio_filepath": f"{os.urandom(20).hex()}.wav"} for _ in range(2000)]
+    tone(tmp_path / "a.wav", 0.1)
+    rows = [{"audio_filepath": "a.wav", "id": os.urandom(20).hex()} for _ in range(2000)]
     manifest = write_lines(tmp_path / "m.jsonl.gz", *rows)
     manifest.write_bytes(manifest.read_bytes()[:-2000])
     with pytest.raises(UserError, match=r"m\.jsonl\.gz:\d+: cannot be read"):

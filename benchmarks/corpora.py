@@ -1,0 +1,291 @@
+"""Cuts of hour-long recordings on an S3 server, tars and Parquet, beside what else reads them.
+
+    python -m benchmarks.corpora [--minutes 60] [--members 100000] [--clips 2000]
+
+1. Recordings in WAV, FLAC, MP3 and Opus lie on a local server that answers HEAD and ranged GET as
+   S3 does (moto copies the whole object for each range). Each is cut into clips of
+   10 s, which are decoded block by block as a build's worker does. Bytes fetched are told as a
+   multiple of the file, processor time as a multiple of decoding the file once, in one piece.
+   A single clip in the middle of the file is told as a multiple of its share of the file.
+2. Members of tars indexed per minute and core, corpus rows included.
+3. Clips decoded from tars per second, beside the package webdataset with soundfile, and from
+   Parquet, beside the package datasets with soundfile.
+
+Targets (issue 17): 1.1 x the file or 1.2 x the share, 1.2 x the time, 100,000 members, at least as
+fast. Processor time is told, because other work shares this machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.server
+import io
+import json
+import os
+import re
+import subprocess
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from benchmarks.hardware import describe
+from manifests import audio
+from manifests.clips import Clip
+from manifests.corpus.sources import detect
+from manifests.decoders import kept, ranged, seeking
+from manifests.storage import Folder
+from pipeline.build.messages import cut
+
+RATE = 16_000
+FORMS = {
+    "wav": "-c:a pcm_s16le",
+    "flac": "-c:a flac",
+    "mp3": "-c:a libmp3lame -b:a 64k",
+    "mp3, variable": "-c:a libmp3lame -q:a 5",
+    "opus, 48k audio": "-c:a libopus -b:a 48k -application audio",
+    "opus, 20k voice": "-c:a libopus -b:a 20k -application voip",
+}
+CUT_S = 10.0
+BLOCK_CLIPS = 4
+
+
+def main() -> None:
+    """Runs the three parts and prints a table for each."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--members", type=int, default=100_000)
+    parser.add_argument("--clips", type=int, default=2000)
+    options = parser.parse_args()
+    print(describe())
+    with tempfile.TemporaryDirectory() as folder:
+        cuts_of_recordings(Path(folder), options.minutes)
+        index_tars(Path(folder), options.members)
+        read_clips(Path(folder), options.clips)
+
+
+def speech_like(seconds: float, seed: int) -> np.ndarray:
+    """Coloured noise in bursts of a syllable's length."""
+    rng = np.random.default_rng(seed)
+    count = int(seconds * RATE)
+    noise = np.convolve(rng.standard_normal(count), np.hanning(9), "same").astype(np.float32)
+    time_N = np.arange(count) / RATE
+    return 0.05 * noise * np.clip(np.sin(2 * np.pi * 3.1 * time_N) + 0.3, 0, 1).astype(np.float32)
+
+
+def processor_seconds(call: Callable[[], Any]) -> float:
+    """Processor time of this process for a call."""
+    began = time.process_time()
+    call()
+    return time.process_time() - began
+
+
+def cuts_of_recordings(folder: Path, minutes: float) -> None:
+    """Part 1."""
+    wave = np.tile(speech_like(60.0, 0), round(minutes))
+    soundfile.write(folder / "long.wav", wave, RATE)
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), partial(ObjectServer, directory=str(folder))
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    os.environ |= {
+        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "no_proxy": "127.0.0.1",
+    }
+    (folder / "data").mkdir()
+    fetched = count_bytes()
+    print(f"\n{minutes:g} min in cuts of {CUT_S:g} s, blocks of {BLOCK_CLIPS}, one process")
+    print(f"{'form':16} {'MB':>6} {'bytes/file':>10} {'one cut/share':>13} {'time/whole':>10}")
+    for form, arguments in FORMS.items():
+        name = f"x.{form.partition(',')[0]}"
+        path = folder / "data" / name
+        command = ["ffmpeg", "-v", "error", "-y", "-i", str(folder / "long.wav")]
+        subprocess.run([*command, *arguments.split(), str(path)], check=True)
+        size, uri = path.stat().st_size, f"s3://data/{name}"
+        clips = [
+            Clip(clip_id=str(number), uri=uri, offset=CUT_S * number, duration=CUT_S)
+            for number in range(round(minutes * 60 / CUT_S))
+        ]
+        forget()
+        fetched.clear()
+        audio.decode(clips[len(clips) // 2])
+        share = sum(fetched) / (size / len(clips))
+        forget()
+        fetched.clear()
+        blocks = cut(clips, max_clips=BLOCK_CLIPS, max_seconds=240)
+        in_cuts = processor_seconds(lambda blocks=blocks: [decode(block) for block in blocks])
+        total = sum(fetched) / size
+        whole = Clip(clip_id="whole", uri=uri)
+        once = processor_seconds(lambda whole=whole: audio.decode(whole, max_seconds=1e5))
+        row = f"{size / 1e6:6.1f} {total:10.2f} {share:13.2f} {in_cuts / once:10.2f}"
+        print(f"{form:16} {row}", flush=True)
+    server.shutdown()
+
+
+class ObjectServer(http.server.SimpleHTTPRequestHandler):
+    """Objects of a bucket in a folder, whole or by ranges."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        """Answers as S3 does for an object that is there."""
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        size = path.stat().st_size
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range") or "")
+        first, last = (int(match[1]), min(int(match[2]), size - 1)) if match else (0, size - 1)
+        self.send_response(206 if match else 200)
+        self.send_header("Content-Length", str(last - first + 1))
+        self.send_header("Last-Modified", self.date_time_string(path.stat().st_mtime))
+        if match:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}")
+        self.end_headers()
+        if self.command == "GET":
+            with path.open("rb") as file:
+                file.seek(first)
+                self.wfile.write(file.read(last - first + 1))
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+
+def decode(block: list[Clip]) -> None:
+    """Decodes a block, all of which must succeed."""
+    for wave in audio.decode_many(block):
+        assert isinstance(wave, audio.Waveform), wave
+
+
+def forget() -> None:
+    """Makes this process as one that has read nothing."""
+    ranged._kept.clear()
+    seeking._seen.clear()
+    kept._kept.clear()
+
+
+def count_bytes() -> list[int]:
+    """A list that grows by the size of each ranged request."""
+    sizes: list[int] = []
+    right = ranged._open_object
+
+    def counting(file: str, part: Any) -> Any:
+        blocks = right(file, part)
+        read = blocks.read
+
+        def counted(position: int, count: int) -> bytes:
+            sizes.append(count)
+            return read(position, count)
+
+        blocks.read = counted
+        return blocks
+
+    ranged._open_object = counting
+    return sizes
+
+
+def index_tars(folder: Path, members: int) -> None:
+    """Part 2."""
+    (folder / "many").mkdir()
+    data = flac(0.05, 0)
+    for tar in range(20):
+        path = folder / "many" / f"{tar:03d}.tar"
+        write_tar(path, range(tar * members // 40, (tar + 1) * members // 40), lambda _: data)
+    began = time.monotonic()
+    used = processor_seconds(lambda: list(read(str(folder / "many"))))
+    elapsed = time.monotonic() - began
+    print(f"\n{members:,} members of 20 tars as {members // 2:,} corpus rows: {used:.1f} core s")
+    print(f"{members / used * 60:,.0f} members per minute and core (wall {elapsed:.1f} s)")
+
+
+def read_clips(folder: Path, count: int) -> None:
+    """Part 3."""
+    import datasets
+    import webdataset
+
+    parts = [flac(5.0, seed) for seed in range(20)]
+    write_tar(folder / "clips.tar", range(count), lambda index: parts[index % 20])
+    rows = [{"bytes": parts[index % 20], "path": f"{index}.flac"} for index in range(count)]
+    table = pa.table({"audio": rows, "text": [str(index) for index in range(count)]})
+    pq.write_table(table, folder / "clips.parquet", row_group_size=200)
+
+    def by_webdataset() -> int:
+        stream = webdataset.WebDataset(str(folder / "clips.tar"), shardshuffle=False)
+        return sum(len(samples(each["flac"])) for each in stream)
+
+    def by_datasets() -> int:
+        stored = datasets.Dataset.from_parquet(
+            str(folder / "clips.parquet"), cache_dir=str(folder / "cache")
+        )
+        assert isinstance(stored, datasets.Dataset)
+        return sum(len(samples(each["audio"]["bytes"])) for each in stored)  # type: ignore[index]
+
+    for what, other, name in (
+        ("tar", by_webdataset, "webdataset"),
+        ("parquet", by_datasets, "datasets"),
+    ):
+        clips = list(read(str(folder / f"clips.{what}")))
+        if what == "parquet":
+            by_datasets()  # Converts to Arrow once; only reading is measured.
+
+        def by_us(clips: list[Clip] = clips) -> None:
+            for first in range(0, len(clips), 64):
+                decode(clips[first : first + 64])
+
+        ours, theirs = [], []
+        for _ in range(3):
+            ours.append(processor_seconds(by_us))
+            theirs.append(processor_seconds(other))
+        rates = (count / min(ours), count / min(theirs))
+        print(
+            f"\n{count:,} clips of 5 s from {what}: {rates[0]:,.0f} per core s, {name} with "
+            f"soundfile {rates[1]:,.0f}: {rates[0] / rates[1]:.2f} x"
+        )
+
+
+def read(source: str) -> Iterator[Clip]:
+    """The clips of a source."""
+    return detect.clips(source, Folder("/nowhere"))
+
+
+def samples(data: bytes) -> np.ndarray:
+    """Decodes as a user of the other package would: float32, mono."""
+    wave, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    return wave.mean(1)
+
+
+def flac(seconds: float, seed: int) -> bytes:
+    """A short recording."""
+    sink = io.BytesIO()
+    soundfile.write(sink, speech_like(seconds, seed), RATE, format="FLAC")
+    return sink.getvalue()
+
+
+def write_tar(path: Path, indices: range, data: Callable[[int], bytes]) -> None:
+    """A tar of audio and JSON members."""
+    with tarfile.open(path, "w") as tar:
+        for index in indices:
+            meta = json.dumps({"text": f"words {index}", "duration": 5.0}).encode()
+            for suffix, content in (("flac", data(index)), ("json", meta)):
+                info = tarfile.TarInfo(f"{index:07d}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The lengths of clips whose source does not state them, from their files' headers.
+
+Headers are read in many threads at once, of remote files by ranges: few requests for each file. A
+file that cannot be read has no length here; stage 1 says what is wrong with it. Only where not one
+of the first files is there, the build ends: a disk is not mounted, or paths are relative to another
+folder.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from manifests.audio_address import ParquetRow, split_address
+from manifests.clips import Clip
+from manifests.decoders import probe
+from manifests.errors import UserError
+from manifests.storage import REQUESTS, in_parallel
+
+BATCH = 1024
+"""Clips whose files are looked at together."""
+LOCAL_THREADS = 8
+FEWEST = 2
+"""Files that must be missing at least, and all of the first batch, for a build to end."""
+
+
+def fill(clips: Iterable[Clip], source: str) -> Iterator[Clip]:
+    """The same clips, with an estimated duration where none is stated.
+
+    Args:
+        clips: Clips of a source, in order.
+        source: The source as it was given, for messages.
+
+    Raises:
+        UserError: none of the first local files is there.
+        StoreError: a store or a web server does not answer.
+    """
+    remaining = iter(clips)
+    is_first = True
+    while batch := list(itertools.islice(remaining, BATCH)):
+        if is_first:
+            _check_presence(batch, source)
+        is_first = False
+        files = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
+        lengths = _lengths(list(files))
+        for clip in batch:
+            length = lengths.get(clip.uri) if _is_unknown(clip) else None
+            rest = None if length is None else length - clip.offset
+            yield replace(clip, estimated_duration=rest) if rest and rest > 0 else clip
+
+
+def _is_unknown(clip: Clip) -> bool:
+    if clip.likely_duration is not None:
+        return False
+    file, part = split_address(clip.uri)
+    # A row of a remote Parquet file costs its whole row group.
+    return not (isinstance(part, ParquetRow) and "://" in file)
+
+
+def _lengths(uris: Sequence[str]) -> dict[str, float | None]:
+    remote = [uri for uri in uris if "://" in uri]
+    local = [uri for uri in uris if "://" not in uri]
+    lengths: dict[str, float | None] = {}
+    for group, requests in ((remote, REQUESTS), (local, LOCAL_THREADS)):
+        lengths |= zip(
+            group, in_parallel(probe.estimate_seconds, group, requests=requests), strict=True
+        )
+    return lengths
+
+
+def _check_presence(batch: Sequence[Clip], source: str) -> None:
+    files = dict.fromkeys(split_address(clip.uri)[0] for clip in batch)
+    if len(files) < FEWEST or any("://" in file or Path(file).exists() for file in files):
+        return
+    first = next(iter(files))
+    raise UserError(
+        f"{source}: none of the first {len(files):,} audio files is there (the first: {first}); "
+        "relative paths count from the manifest's folder; mount the disk, correct the paths, or "
+        "move the manifest to where its paths lead"
+    )

@@ -1,0 +1,88 @@
+"""Lengths from headers, missing files, and sources that grow or are reordered."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from manifests.clips import Clip
+from manifests.corpus import corpus
+from manifests.corpus.sources import detect
+from manifests.decoders import ranged
+from manifests.errors import UserError
+from manifests.storage import Folder
+from tests.manifests.reference_audio import ffmpeg, write_reference
+from tests.manifests.web_folder import serve
+
+
+def read(source: Path | str) -> list[Clip]:
+    return list(detect.clips(str(source), Folder("/nowhere")))
+
+
+def write_manifest(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_headers_of_remote_files_are_read_by_ranges(
+    tmp_path: Path, s3: fs.FileSystem, monkeypatch: pytest.MonkeyPatch
+):
+    reference = write_reference(tmp_path / "a.wav", 40.0)
+    names = ["a.wav", "a.flac", "a.mp3", "a.opus", "a.m4a"]
+    for name in names[1:]:
+        ffmpeg("-i", reference, tmp_path / name)
+    fetched: list[int] = []
+    right = ranged._open_object
+
+    def counting(file: str, part: object) -> ranged._Blocks:
+        blocks = right(file, part)  # pyright: ignore[reportArgumentType]
+        read = blocks.read
+        blocks.read = lambda position, count: fetched.append(count) or read(position, count)
+        return blocks
+
+    monkeypatch.setattr(ranged, "_open_object", counting)
+    for name in names:
+        with s3.open_output_stream(f"data/lengths/{name}") as stored:
+            stored.write((tmp_path / name).read_bytes())
+    rows = [{"audio_filepath": name} for name in names]
+    rows.append({"audio_filepath": "a.wav", "offset": 10.0})
+    with s3.open_output_stream("data/lengths/m.jsonl") as stored:
+        stored.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+    clips = read("s3://data/lengths/m.jsonl")
+    assert all(clip.duration is None for clip in clips)
+    lengths = [clip.estimated_duration for clip in clips]
+    assert lengths == pytest.approx([40.0] * 5 + [30.0], abs=0.1)
+    assert sum(fetched) < 0.3 * sum((tmp_path / name).stat().st_size for name in names)
+    with serve(tmp_path) as address:
+        write_manifest(tmp_path / "web.jsonl", [{"audio_filepath": f"{address}/a.wav"}])
+        assert read(tmp_path / "web.jsonl")[0].estimated_duration == 40.0
+        write_manifest(tmp_path / "web.jsonl", [{"audio_filepath": f"{address}/none.wav"}])
+        assert read(tmp_path / "web.jsonl")[0].estimated_duration is None
+
+
+def test_a_manifest_none_of_whose_files_is_there_is_refused(tmp_path: Path):
+    rows = [{"audio_filepath": f"{n}.wav", "duration": 1.0} for n in range(3)]
+    manifest = write_manifest(tmp_path / "m.jsonl", rows)
+    with pytest.raises(UserError, match="none of the first 3 audio files is there"):
+        read(manifest)
+    write_reference(tmp_path / "1.wav", 1.0)
+    assert len(read(manifest)) == 3
+
+
+def test_growth_and_reordering_are_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = []
+    for number in range(4):
+        write_reference(tmp_path / f"{number}.wav", 0.5 + number / 10)
+        rows.append({"audio_filepath": f"{number}.wav"})
+    manifest = tmp_path / "m.jsonl"
+    out = tmp_path / "corpus"
+    corpus.build(read(write_manifest(manifest, rows[:3])), out)
+    corpus.build(read(write_manifest(manifest, rows)), out)
+    assert "reordered" not in caplog.text
+    before = [clip.clip_id for clip in corpus.Corpus(out).clips()]
+    again = corpus.build(read(write_manifest(manifest, rows[::-1])), out)
+    assert "the source was reordered" in caplog.text
+    assert [clip.clip_id for clip in again.clips()] == before
