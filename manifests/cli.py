@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_format
 import time
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from manifests.console import as_fields, console, messages, run_command
 
@@ -64,6 +64,38 @@ def build(
     )
 
 
+def segment(
+    path: str,
+    out: str = "segments",
+    max_seconds: float = 30.0,
+    by: Literal["silence", "fixed"] = "silence",
+    name: str | None = None,
+) -> None:
+    """Cut the long clips of a corpus into short ones, as a new corpus of the same files.
+
+    Args:
+        path: Folder or address of the corpus.
+        out: Folder or address of the new corpus.
+        max_seconds: Length of the longest clip.
+        by: Cut in the quietest place of the second half of each longest clip (silence), or at
+            equal distances (fixed).
+        name: Name of the new corpus; that of its folder if null.
+    """
+    from manifests.corpus import corpus
+    from manifests.corpus import segment as cutting
+    from manifests.errors import UserError
+
+    if not 1.0 <= max_seconds <= 3600.0:
+        raise UserError(f"max_seconds must be 1 to 3600, found {max_seconds}")
+    opened = corpus.Corpus(path)
+    clips = _watched(cutting.segment(opened.clips(), max_seconds=max_seconds, by=by), "clips cut")
+    made = corpus.build(clips, out, name=name)
+    console.print(
+        f"{out}: {opened.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
+        "s; text went with the audio where words have times, other clips that were cut have none"
+    )
+
+
 def corpus_stats(path: str, json: bool = False) -> None:
     """Show statistics of a corpus: clips, hours, durations, texts, languages, labels.
 
@@ -103,6 +135,6 @@ def main() -> None:
     """Entry point of `coat-corpus`."""
     run_command(
         "coat-corpus",
-        {"build": build, "stats": corpus_stats},
+        {"build": build, "segment": segment, "stats": corpus_stats},
         description="Build corpora: the clips that teachers process and students train on.",
     )

@@ -22,7 +22,7 @@ from manifests.storage import filesystem
 
 BLOCK = 1 << 14
 """Bytes that are fetched at least, and the unit of what is kept."""
-FIRST_FETCH = 1 << 17
+FIRST_FETCH = 1 << 15
 """Bytes from a file's start that are fetched first: headers and seek tables."""
 SMALL = 1 << 20
 """Files up to this size are fetched whole at the first read."""

@@ -1,0 +1,169 @@
+"""Cuts long recordings of a corpus into clips that a student can take in whole.
+
+Clips of the new corpus name the same files with an offset and a duration: nothing is copied. A cut
+lies in the quietest place near the end of the longest clip that is allowed, or at fixed distances.
+Text goes with the audio where the times of its words are known; else a clip that was cut has none,
+because it is not known which words are in which part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+
+from manifests import audio
+from manifests.clips import Clip
+from manifests.errors import AudioError, UserError
+
+FRAME_S = 0.02
+"""Length of a frame whose loudness is taken."""
+SMOOTH_FRAMES = 15
+"""Frames over which loudness is averaged: a pause between words lasts 0.3 s or more."""
+SEARCHED = 0.5
+"""Share of a longest clip, at its end, in which the quietest place is searched."""
+DECODE_S = 600.0
+"""Seconds of a recording that are decoded at a time."""
+WORD_KEYS = ("words", "word_times")
+"""Labels that hold words with their times."""
+
+Word = tuple[str, float, float]
+"""A word, with its start and end in seconds from the clip's start."""
+
+
+def segment(
+    clips: Iterator[Clip], *, max_seconds: float, by: Literal["silence", "fixed"]
+) -> Iterator[Clip]:
+    """Clips of at most `max_seconds`; shorter ones pass as they are.
+
+    Raises:
+        UserError: a clip is of unknown length and cannot be decoded.
+    """
+    for clip in clips:
+        seconds = clip.likely_duration
+        if seconds is None or clip.duration is None:
+            seconds = _measure(clip)
+        if seconds <= max_seconds:
+            yield clip
+            continue
+        places = _places(clip, seconds, max_seconds, by)
+        yield from _cut(clip, [0.0, *places, seconds])
+
+
+def _measure(clip: Clip) -> float:
+    """The length of a clip that does not state it, by decoding it."""
+    start = 0.0
+    while True:
+        try:
+            wave = audio.decode(_stretch(clip, start, DECODE_S))
+        except AudioError as error:
+            if error.reason == "beyond-end" and start:
+                return start
+            raise UserError(
+                f"clip {clip.clip_id} cannot be cut: {error}; take it out of the corpus"
+            ) from None
+        if wave.seconds < DECODE_S - FRAME_S:
+            return start + wave.seconds
+        start += DECODE_S
+
+
+def _places(clip: Clip, seconds: float, max_seconds: float, by: str) -> list[float]:
+    """Seconds from the clip's start at which it is cut."""
+    if by == "fixed":
+        return [max_seconds * n for n in range(1, int(np.ceil(seconds / max_seconds - 1e-9)))]
+    loudness = _loudness(clip, seconds)
+    places, start = [], 0.0
+    while seconds - start > max_seconds:
+        first = int((start + SEARCHED * max_seconds) / FRAME_S)
+        last = min(int((start + max_seconds) / FRAME_S), len(loudness))
+        if last - first < 1:
+            start += max_seconds
+        else:
+            window = loudness[first:last]
+            # Of equally quiet places the last one: fewer, longer clips.
+            start = (first + len(window) - int(window[::-1].argmin()) - 0.5) * FRAME_S
+        places.append(round(start, 3))
+    return places
+
+
+def _loudness(clip: Clip, seconds: float) -> np.ndarray:
+    """Mean square of each frame, smoothed."""
+    powers = []
+    start = 0.0
+    while start < seconds:
+        length = min(DECODE_S, seconds - start)
+        try:
+            wave = audio.decode(_stretch(clip, start, length))
+        except AudioError:
+            break
+        size = round(wave.sample_rate * FRAME_S)
+        count = len(wave.samples) // size
+        frames_NS = wave.samples[: count * size].reshape(count, size)
+        powers.append((frames_NS**2).mean(1))
+        start += DECODE_S
+    power = np.concatenate([np.empty(0, np.float32), *powers])
+    if len(power) < SMOOTH_FRAMES:
+        return power
+    return np.convolve(power, np.full(SMOOTH_FRAMES, 1 / SMOOTH_FRAMES), "same")
+
+
+def _stretch(clip: Clip, start: float, seconds: float) -> Clip:
+    return Clip(clip_id=clip.clip_id, uri=clip.uri, offset=clip.offset + start, duration=seconds)
+
+
+def _cut(clip: Clip, edges: list[float]) -> Iterator[Clip]:
+    words = _words(clip.labels)
+    for number, (start, end) in enumerate(pairwise(edges)):
+        own = [word for word in words or () if start <= (word[1] + word[2]) / 2 < end]
+        labels = {key: value for key, value in clip.labels.items() if not _has_times(key, value)}
+        labels["segment_of"] = clip.clip_id
+        if words is not None:
+            shifted = [[text, round(a - start, 3), round(b - start, 3)] for text, a, b in own]
+            labels["words"] = shifted
+        yield Clip(
+            clip_id=f"{clip.clip_id}#{number:04d}",
+            uri=clip.uri,
+            offset=round(clip.offset + start, 6),
+            duration=round(end - start, 6),
+            text=None if words is None else " ".join(word[0] for word in own) or None,
+            labels=labels,
+        )
+
+
+def _has_times(key: str, value: Any) -> bool:
+    """Whether a label holds times of the whole clip, which a part does not keep."""
+    return key in WORD_KEYS or key == "supervisions"
+
+
+def _words(labels: Mapping[str, Any]) -> list[Word] | None:
+    """The words of a clip with their times; None where they are not known.
+
+    They are the label `words`, a list of [word, start, end] or of objects with the keys word (or
+    text), start and end; or the word alignments of lhotse's supervisions, which state durations.
+    """
+    for key in WORD_KEYS:
+        if isinstance(labels.get(key), list):
+            return [_word(item) for item in labels[key]]
+    supervisions = labels.get("supervisions")
+    if not isinstance(supervisions, list):
+        return None
+    words: list[Word] = []
+    for each in supervisions:
+        aligned = (each.get("alignment") or {}).get("word")
+        if each.get("text") and not aligned:
+            return None
+        words += [(w[0], float(w[1]), float(w[1]) + float(w[2])) for w in aligned or ()]
+    return words
+
+
+def _word(item: Any) -> Word:
+    try:
+        if isinstance(item, Mapping):
+            return str(item.get("word", item.get("text"))), float(item["start"]), float(item["end"])
+        return str(item[0]), float(item[1]), float(item[2])
+    except (KeyError, TypeError, ValueError, IndexError):
+        raise UserError(
+            f"the label words holds {item!r}, expected [word, start, end] with seconds"
+        ) from None

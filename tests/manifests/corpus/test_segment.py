@@ -1,0 +1,90 @@
+"""Long recordings become clips: cut in pauses, nothing lost, text where words have times."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from manifests import audio, cli
+from manifests.clips import Clip
+from manifests.corpus import corpus as corpora
+from manifests.corpus.segment import segment
+from manifests.errors import UserError
+from tests.manifests.reference_audio import noise
+
+RATE = 16_000
+PAUSES = ((8.0, 8.6), (17.2, 17.8), (26.0, 26.5), (34.1, 34.9))
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Forty seconds of noise with pauses in which something hums."""
+    wave = noise(40.0, RATE)
+    for start, end in PAUSES:
+        wave[round(start * RATE) : round(end * RATE)] *= 0.01
+    path = tmp_path_factory.mktemp("segment") / "long.flac"
+    soundfile.write(path, wave, RATE)
+    return path
+
+
+def words() -> list[list[object]]:
+    return [[f"w{n}", n + 0.2, n + 0.8] for n in range(40) if n not in (8, 17, 26, 34)]
+
+
+def test_cuts_lie_in_pauses_and_nothing_is_lost(recording: Path):
+    whole = Clip(clip_id="long", uri=str(recording), text="all of it", labels={"speaker": "x"})
+    parts = list(segment(iter([whole]), max_seconds=10.0, by="silence"))
+    inner = [part.offset for part in parts[1:]]
+    assert len(inner) == len(PAUSES)
+    for place, (start, end) in zip(inner, PAUSES, strict=True):
+        assert start <= place <= end
+    assert all(part.duration is not None and part.duration <= 10.0 for part in parts)
+    samples = np.concatenate([audio.decode(part).samples for part in parts])
+    assert np.array_equal(samples, audio.decode(whole).samples)
+    assert all(part.text is None for part in parts)
+    assert parts[0].labels == {"speaker": "x", "segment_of": "long"}
+    assert [part.clip_id for part in parts] == [f"long#{n:04d}" for n in range(5)]
+
+
+@pytest.mark.parametrize("by", ["silence", "fixed"])
+def test_text_goes_with_its_words(recording: Path, by: str):
+    whole = Clip(
+        clip_id="long", uri=str(recording), offset=2.0, duration=36.0,
+        labels={"words": [[w, a - 2, b - 2] for w, a, b in words() if 2 < a < 37]},  # type: ignore[operator]
+    )  # fmt: skip
+    parts = list(segment(iter([whole]), max_seconds=9.0, by=by))  # type: ignore[arg-type]
+    spoken = " ".join(part.text or "" for part in parts).split()
+    assert spoken == [word[0] for word in whole.labels["words"]]
+    for part in parts:
+        assert part.duration is not None
+        for _, start, end in part.labels["words"]:
+            assert -0.5 < start < end < part.duration + 0.5
+    if by == "fixed":
+        assert [part.offset for part in parts] == [2.0, 11.0, 20.0, 29.0]
+
+
+def test_short_clips_pass_and_others_say_why_not(recording: Path):
+    short = Clip(clip_id="short", uri=str(recording), duration=5.0, text="kept")
+    assert list(segment(iter([short]), max_seconds=10.0, by="silence")) == [short]
+    missing = Clip(clip_id="gone", uri="/nowhere/x.wav")
+    with pytest.raises(UserError, match="clip gone cannot be cut"):
+        list(segment(iter([missing]), max_seconds=10.0, by="silence"))
+    bad = Clip(clip_id="bad", uri=str(recording), duration=40.0, labels={"words": ["x"]})
+    with pytest.raises(UserError, match=r"expected \[word, start, end\]"):
+        list(segment(iter([bad]), max_seconds=10.0, by="fixed"))
+
+
+def test_the_command(recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    corpora.build([Clip(clip_id="long", uri=str(recording), duration=40.0)], tmp_path / "long")
+    command = f"segment {tmp_path}/long --out {tmp_path}/short --max-seconds 15"
+    monkeypatch.setattr(sys, "argv", ["coat-corpus", *command.split()])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    made = corpora.Corpus(tmp_path / "short")
+    assert made.num_clips >= 3
+    assert {clip.uri for clip in made.clips()} == {str(recording)}
