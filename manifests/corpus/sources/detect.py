@@ -12,6 +12,7 @@ from manifests.corpus import lengths
 from manifests.corpus.sources import (
     energon,
     folder,
+    hub,
     hugging_face,
     json_lines,
     kaldi,
@@ -54,11 +55,15 @@ def open_source(source: str, audio: Folder) -> Iterator[Clip]:
     Raises:
         UserError: there is no such source, or it cannot be used.
     """
-    if source.startswith("hf:"):
+    if source.startswith("hf:") and not source.startswith("hf://"):
         named = source.removeprefix("hf:")
         if Path(named).is_dir() and not hugging_face.is_dataset(Path(named)):
             return folder.clips(named)  # an AudioFolder
-        return hugging_face.clips(named, audio)
+        # A corpus that was begun with copies of the audio goes on with copies.
+        is_local = Path(named.partition("?")[0]).exists()
+        if is_local or audio.folders():
+            return hugging_face.clips(named, audio)
+        return hub.clips(named, audio)
     if nemo.is_pattern(source) and not Path(source).exists():
         return nemo.clips(source)
     ids_by_tar = source.endswith(IDS_BY_TAR)

@@ -59,18 +59,41 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
         raise UserError(f"cannot read hf:{source}: {error}") from None
 
 
-def _splits(source: str) -> Mapping[str, Any]:
-    """Split -> dataset, streaming."""
+def parse(source: str) -> tuple[str, dict[str, str]]:
+    """A source's path or hub id, and its options.
+
+    Raises:
+        UserError: there are other options than name, split and ids.
+    """
     path, _, query = source.partition("?")
     options = dict(parse_qsl(query))
-    if unknown := options.keys() - {"name", "split"}:
+    if unknown := options.keys() - {"name", "split", "ids"}:
         raise UserError(f"hf:{source} has {', '.join(unknown)}; only name and split are options")
+    return path, options
+
+
+def lacks_package() -> UserError:
+    """The error of an installation without datasets."""
+    return UserError(
+        "reading hf: sources needs the package datasets; pip install 'coat-distill[datasets]'"
+    )
+
+
+def cannot_open(path: str, error: Exception) -> UserError:
+    """The error of a data set that datasets does not open."""
+    return UserError(
+        f"cannot open the dataset {path!r}: {str(error).splitlines()[0]}; check the name and "
+        "the network, or give a local folder"
+    )
+
+
+def _splits(source: str) -> Mapping[str, Any]:
+    """Split -> dataset, streaming."""
+    path, options = parse(source)
     try:
         import datasets
     except ModuleNotFoundError:
-        raise UserError(
-            "reading hf: sources needs the package datasets; pip install 'coat-distill[datasets]'"
-        ) from None
+        raise lacks_package() from None
     try:
         if any(Path(path).glob("dataset_*.json")):
             saved: Any = datasets.load_from_disk(path)
@@ -79,10 +102,7 @@ def _splits(source: str) -> Mapping[str, Any]:
         else:
             loaded: Any = datasets.load_dataset(path, options.get("name"), streaming=True)
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"cannot open the dataset {path!r}: {str(error).splitlines()[0]}; check the name and "
-            "the network, or give a local folder"
-        ) from None
+        raise cannot_open(path, error) from None
     chosen = options.get("split")
     if chosen not in (None, *loaded):
         raise UserError(f"{path} has no split {chosen!r}; it has {', '.join(loaded)}")

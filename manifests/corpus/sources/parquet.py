@@ -42,8 +42,12 @@ def files_within(folder: Folder) -> list[str]:
     return []
 
 
-def clips(files: list[str]) -> Iterator[Clip]:
+def clips(files: list[str], *, features: Mapping[str, Any] | None = None) -> Iterator[Clip]:
     """The rows of Parquet files as clips, in order.
+
+    Args:
+        files: Paths or addresses.
+        features: Features of datasets, for files that do not state their own.
 
     Raises:
         UserError: a file cannot be read or has no audio column, or a row has no audio.
@@ -54,7 +58,7 @@ def clips(files: list[str]) -> Iterator[Clip]:
             system, path = filesystem(file)
             uri = file if "://" in file else path
             with pq.ParquetFile(system.open_input_file(path)) as opened:
-                yield from _File(uri, opened).clips()
+                yield from _File(uri, opened, features).clips()
         except (pa.ArrowException, AudioError, OSError) as error:
             raise UserError(f"{file} cannot be read ({error}); copy or write it again") from None
 
@@ -62,11 +66,15 @@ def clips(files: list[str]) -> Iterator[Clip]:
 class _File:
     """One Parquet file, open."""
 
-    def __init__(self, uri: str, opened: pq.ParquetFile) -> None:
+    def __init__(
+        self, uri: str, opened: pq.ParquetFile, features: Mapping[str, Any] | None
+    ) -> None:
         self._uri, self._file = uri, opened
         schema = opened.schema_arrow
         stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        self._features: Mapping[str, Any] = (stated.get("info") or {}).get("features") or {}
+        self._features: Mapping[str, Any] = (
+            (stated.get("info") or {}).get("features") or features or {}
+        )
         self._column = self._audio_column(schema)
         kind = schema.field(self._column).type
         self._is_struct = isinstance(kind, pa.StructType)
