@@ -15,6 +15,7 @@ from pathlib import Path
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from tests.manifests.corpus.test_tars import flac, write_tar
 from tests.manifests.hub_server import COMMIT, serve_hub
@@ -76,6 +77,7 @@ def write_parquet(folder: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_parquet_and_tars_of_the_hub_are_read_in_place(tmp_path: Path):
     base, home, out = tmp_path / "hub", tmp_path / "home", tmp_path / "audio"
     write_parquet(base / "org" / "set" / "data")
