@@ -343,9 +343,9 @@ def test_datasets_that_cannot_be_read(
     def unreachable(*_: object, **__: object) -> None:
         raise ConnectionError("Couldn't reach the Hub\nmore lines")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr(datasets, "load_dataset_builder", unreachable)
     with pytest.raises(
-        UserError, match="cannot open the dataset 'no/such': Couldn't reach"
+        UserError, match="cannot open the dataset 'no/such': Couldn't reach the Hub;"
     ):
         read("hf:no/such")
 
