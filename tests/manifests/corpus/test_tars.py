@@ -158,8 +158,8 @@ def test_tars_that_cannot_be_read_in_place_are_refused(tmp_path: Path):
         tmp_path / "c.tar", data[: first - 512] + b"\x07" * 512 + data[first:], "damaged header"
     )
     refused(tmp_path / "d.tar", data + data, "second archive")
-    refused(tmp_path / "e.tar", b"no tar at all" * 100, "no tar")
-    refused(tmp_path / "f.tar", b"", "no tar")
+    refused(tmp_path / "e.tar", b"no tar at all" * 100, "not a tar")
+    refused(tmp_path / "f.tar", b"", "not a tar")
     with pytest.raises(UserError, match="there is no"):
         read(tmp_path / "none-{0..1}.tar")
     both = write_tar(tmp_path / "g.tar", ("0.flac", flac(0)), ("0.wav", flac(1)))
