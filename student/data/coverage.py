@@ -102,6 +102,5 @@ def check_tasks(
             raise UserError(
                 f"data.tasks: {task.questions[0]!r} has no example: no usable clip has "
                 f"{' or '.join(task.answer)}, and the fields of the clips are "
-                f"{known or 'nothing'}; change "
-                "its `answer`, or remove the task"
+                f"{known or 'nothing'}; change its `answer`, or remove the task"
             )

@@ -87,7 +87,7 @@ def test_conversations_from_json_lines(tmp_path: Path) -> None:
     assert (example.task, example.question) == ("chats", "hm?")
     for wrong, message in (
         ({"messages": [user]}, "the last message must be the assistant's"),
-        ({"messages": good["messages"][1:]}, "no audio"),
+        ({"messages": good["messages"][1:]}, "it contains no audio"),
     ):
         path.write_text(json.dumps(good) + "\n" + json.dumps(wrong) + "\n")
         with pytest.raises(UserError, match=f"line 2.*{message}"):

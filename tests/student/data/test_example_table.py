@@ -125,7 +125,7 @@ def test_a_task_without_examples_is_refused(tmp_path: Path) -> None:
     data = DataConfig(tasks=[SAID, asked])
     expected = (
         r"'Which bird\?' has no example: no usable clip has labels.bird or labels.animal, and "
-        r"what they have is labels.note \(8 clips\), text \(4 clips\)"
+        r"the fields of the clips are labels.note \(8 clips\), text \(4 clips\)"
     )
     with pytest.raises(UserError, match=expected):
         open_examples(tmp_path / "examples", corpus, {}, data)

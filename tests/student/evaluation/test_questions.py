@@ -71,8 +71,8 @@ def test_addresses_with_a_scheme_are_left_alone(audio: str, tmp_path: Path) -> N
     [
         ({"audio": "a.wav", "answer": "x"}, "it lacks question; keys are id, kind, audio"),
         (ROW | {"choises": ["a"]}, "it has choises; keys are"),
-        (ROW | {"choices": ["Dog", "dog "]}, "'Dog' and 'dog ' are the same"),
-        (ROW | {"choices": ["caf\u00e9", "cafe\u0301"]}, "are the same"),
+        (ROW | {"choices": ["Dog", "dog "]}, "'Dog' and 'dog ' differ only in case"),
+        (ROW | {"choices": ["caf\u00e9", "cafe\u0301"]}, "differ only in case"),
         (ROW | {"choices": ["cat", "cow"]}, "answer 'dog' is not one of its choices"),
         (ROW | {"kind": "choice"}, "has no choices to offer"),
         (ROW | {"kind": "open"}, "`kind` must be one of"),
@@ -214,7 +214,7 @@ def test_results_of_other_questions_are_never_overwritten(tmp_path: Path) -> Non
     check_name(tmp_path, "q", questions)
     check_name(tmp_path, "q", list(reversed(questions)))
     changed = [question(0), question(1, answer="cat")]
-    with pytest.raises(UserError, match=r"q\.json holds answers to other questions.*--name"):
+    with pytest.raises(UserError, match=r"q\.json contains answers to other questions.*--name"):
         check_name(tmp_path, "q", changed)
     # Of an earlier version, which wrote no hash.
     write_scores(tmp_path, "q", {})
