@@ -86,8 +86,8 @@ def test_the_split_knows_files_and_groups_and_no_paths() -> None:
     ("held_out", "learnt", "text"),
     [
         (36, 0, "36 held-out clips"),
-        (10, 26, "36 clips: 10 held out, 26 learnt from"),
-        (10, None, "36 clips: 10 held out, the others perhaps learnt from"),
+        (10, 26, "36 clips: 10 held out, 26 trained on"),
+        (10, None, "36 clips: 10 held out, the others possibly trained on"),
         (0, 0, "36 clips: 0 held out, 36 of elsewhere"),
         (None, None, "36 clips"),
     ],
