@@ -18,7 +18,7 @@ HEAVY = {
     "pyarrow", "ray", "scipy", "soundfile", "soxr", "torch", "transformers",
 }  # fmt: skip
 PROGRAMS = {
-    "coat-corpus": ("manifests.cli", ("build", "stats")),
+    "coat-corpus": ("manifests.cli", ("build", "segment", "stats")),
     "coat-cache": (
         "pipeline.cli",
         ("build", "plan", "status", "coverage", "show", "report", "failures", "retry-failures",
