@@ -30,7 +30,9 @@ def _require(holds: bool, name: str, bound: str, value: object) -> None:
 class TinyConfig:
     """Sizes of a small, randomly initialised model of the same class as a checkpoint."""
 
-    family: Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3"] = "qwen2_audio"
+    family: Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral"] = (
+        "qwen2_audio"
+    )
     """Model class."""
     hidden_size: int = 256
     """Width H of the language model."""
@@ -182,7 +184,8 @@ class DataConfig:
     """Maximum number of held-out examples that are used for validation."""
     max_duration: float = 30.0
     """Longest clip in seconds. Longer clips are skipped, and so are clips beyond the backbone's
-    window (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s)."""
+    window (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s,
+    Music Flamingo 1200 s, Voxtral 2400 s)."""
     group_by_length: bool = False
     """Form batches of clips of similar length, in a new order every epoch, to reduce padding."""
     shuffle: Literal["auto", "clips", "blocks"] = "auto"

@@ -18,7 +18,10 @@ from pathlib import Path
 from manifests.errors import UserError
 from student.model.backbones.families import BACKBONES, HUB_ID
 
-FILES = re.compile(r"[^/]*\.(safetensors|json|txt|jinja|model)|README\.md|LICENSE[^/]*")
+FILES = re.compile(
+    r"(?!consolidated)[^/]*\.(safetensors|json|txt|jinja|model)|README\.md|LICENSE[^/]*"
+)
+"""The files of a checkpoint; `consolidated.safetensors` is the same again for Mistral's loader."""
 ROOM = 1.05
 """Free space that is asked for, as a multiple of what is downloaded."""
 

@@ -7,6 +7,7 @@ A clip that lacks a stream keeps its place in the batch with that stream masked.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ from student.distill.streams import RECONSTRUCTION
 # Legend: B examples, S tokens, N student frames (K * R), D columns.
 
 TOKENS_PER_SECOND = 25
-"""Audio tokens of all three backbones: 10 ms mel frames, a stride of 2, a pooling of 2."""
+"""Audio tokens of most backbones, by which the length of an example is estimated."""
 
 
 class ExampleDataset(Dataset):
@@ -79,7 +80,7 @@ class ExampleDataset(Dataset):
                 for stream in self._grid.cached_streams
                 if stream.covers(clip_id)
             },
-            audio_weights_NS=self._audio_weights(prompt_S, num_frames),
+            audio_weights_NS=self._audio_weights(prompt_S, num_frames, waves[-1]),
             num_blocks=num_blocks,
         )
 
@@ -92,17 +93,23 @@ class ExampleDataset(Dataset):
                 "build the corpus again"
             ) from None
 
-    def _audio_weights(self, prompt_S: Tensor, num_frames: int) -> Tensor | None:
+    def _audio_weights(self, prompt_S: Tensor, num_frames: int, wave: np.ndarray) -> Tensor | None:
         """weights_NS by which the last audio's tokens average to student frames."""
         if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
             return None
+        backbone = self._prompter.backbone
         at_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
         starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
         last_A = at_A[starts[-1] :]
-        hop_s = 1 / TOKENS_PER_SECOND
+        hop_s = 1 / backbone.tokens_per_second
+        duration = len(last_A) * hop_s
+        if backbone.pads_audio:
+            # The tokens of the silence behind the audio belong to no frame.
+            duration = min(len(wave) / backbone.sample_rate, duration)
+            last_A = last_A[: math.ceil(duration / hop_s - 1e-6)]
         weights_NS = torch.zeros(num_frames, len(prompt_S))
         weights_NS[:, last_A] = torch.from_numpy(
             span_weights(len(last_A), start_s=hop_s / 2, hop_s=hop_s,
-                         duration=len(last_A) * hop_s, num_spans=num_frames)
+                         duration=duration, num_spans=num_frames)
         )  # fmt: skip
         return weights_NS

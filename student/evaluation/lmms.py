@@ -2,7 +2,7 @@
 
     lmms-eval --model coat_distill --model_args run=run/coat-0 --tasks mmau --batch_size 8
 
-The plug-in is found by its entry point (group `lmms_eval.models`) and serves all three backbones: a
+The plug-in is found by its entry point (group `lmms_eval.models`) and serves all backbones: a
 run or a plain checkpoint says itself which it is. Written against lmms-eval 0.7; this module is
 imported by the harness alone, which brings its own dependencies.
 """

@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, which all three families use; AUDIO_PART stands for the family's own placeholder."""
+"""ChatML, which most families use; AUDIO_PART stands for the family's own placeholder."""
 
 
 def build_tiny(folder: Path, config: TinyConfig, texts: Iterable[str], *, seed: int) -> None:

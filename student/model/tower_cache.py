@@ -9,6 +9,7 @@ remember: all arms and seeds that are trained by one command process each clip o
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,10 @@ def cache_tower_outputs(tower: nn.Module) -> None:
     remembered = _REMEMBERED.setdefault(weights.digest(), {})
 
     @torch.no_grad()
-    def forward(input_features: Tensor, attention_mask: Tensor | None = None) -> BaseModelOutput:
+    def forward(
+        input_features: Tensor, attention_mask: Tensor | None = None, **options: Any
+    ) -> BaseModelOutput:
+        del options  # how the output is to be returned
         rows = []
         for row, features in enumerate(input_features):
             key = hashlib.blake2b(_bytes(features), digest_size=16).digest()

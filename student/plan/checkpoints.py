@@ -42,6 +42,20 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
                          "num_hidden_layers": 32, "num_attention_heads": 20},
         "text_config": {**QWEN2_7B, "vocab_size": 151672},
     }),
+    "nvidia/music-flamingo-2601-hf": ("musicflamingo", {
+        "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "intermediate_size": 5120,
+                         "num_hidden_layers": 32, "num_attention_heads": 20,
+                         "model_type": "audioflamingo3_encoder"},
+        "text_config": {**QWEN2_7B, "vocab_size": 151672},
+    }),
+    "mistralai/Voxtral-Mini-3B-2507": ("voxtral", {
+        "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "intermediate_size": 5120,
+                         "num_hidden_layers": 32, "num_attention_heads": 20,
+                         "model_type": "voxtral_encoder"},
+        "text_config": {"model_type": "llama", "hidden_size": 3072, "intermediate_size": 8192,
+                        "num_hidden_layers": 30, "num_attention_heads": 32,
+                        "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072},
+    }),
 }  # fmt: skip
 """Hub id -> `model_type` and the fields of its config that are not the class's defaults."""
 
@@ -67,6 +81,8 @@ FAMILIES = {
     "qwen2_audio": Family("Qwen2AudioForConditionalGeneration", 30, 30),
     "qwen2_5_omni_thinker": Family("Qwen2_5OmniThinkerForConditionalGeneration", None, 2),
     "audioflamingo3": Family("AudioFlamingo3ForConditionalGeneration", 30, 30),
+    "musicflamingo": Family("MusicFlamingoForConditionalGeneration", 30, 30),
+    "voxtral": Family("VoxtralForConditionalGeneration", 30, 30),
 }
 """`model_type` -> the class that is trained."""
 

@@ -112,16 +112,20 @@ def count_step(
     layers, width = language_model.layers, inner.lm_head.in_features
     dtype = inner.lm_head.weight.dtype
 
+    mask: Any = CAUSAL
+    if getattr(language_model.config, "layer_types", None) is None:  # Llama takes one for all
+        mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device="meta")
+
     def count(num_layers: int) -> tuple[float, float, float]:
         embedded_SH = torch.empty(1, tokens, width, dtype=dtype, device="meta", requires_grad=True)
         kept = _Kept(model, tokens)
         language_model.layers = layers[:num_layers]
         try:
             with FlopCounterMode(display=False) as forward, kept:
-                # A mask by layer type, as the class would make it: making it reads values, of which
+                # The mask is given as the class would make it: making it reads values, of which
                 # the meta device has none.
                 states_SH = language_model(
-                    inputs_embeds=embedded_SH, attention_mask=CAUSAL, use_cache=False
+                    inputs_embeds=embedded_SH, attention_mask=mask, use_cache=False
                 ).last_hidden_state
                 loss = inner.lm_head(states_SH[:, -answer_tokens:]).float().sum()
                 for head in heads:

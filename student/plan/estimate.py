@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from manifests.errors import UserError
 from student.config import StageConfig
-from student.data.dataset import TOKENS_PER_SECOND
 from student.model.backbones.registry import named_backbone
-from student.plan.checkpoints import empty_model
+from student.plan.checkpoints import FAMILIES, empty_model
 from student.plan.counting import StepCounts, add_lora, count_model, count_step, empty_heads
 from student.plan.gpus import Gpu, named_gpu
 from student.plan.options import PlanOptions
@@ -119,7 +118,9 @@ def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
     }
     heads = empty_heads(dims, hidden_size=width, num_positions=num_positions, config=recipe.heads)
     in_block = num_positions + BLOCK_MARKS if recipe.has_block else 0
-    audio_tokens = round(options.seconds * TOKENS_PER_SECOND)
+    family = FAMILIES[model.config.model_type]
+    with_tokens = family.padded_seconds(options.seconds) if backbone.pads_audio else options.seconds
+    audio_tokens = round(with_tokens * backbone.tokens_per_second)
     tokens = audio_tokens + options.prompt_tokens + in_block + options.answer_tokens
 
     num_heads = sum(value.numel() for value in heads.parameters())

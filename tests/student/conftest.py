@@ -77,7 +77,12 @@ TASKS = [
     TaskConfig(questions=["What is said?"], answer=["text"]),
     TaskConfig(questions=["Which note?", "Name the note."], answer=["labels.note"]),
 ]
-FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")
+FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral")
+PLACEHOLDERS = {
+    "qwen2_audio": "<|AUDIO|>", "qwen2_5_omni": "<|AUDIO|>", "audioflamingo3": "<sound>",
+    "musicflamingo": "<sound>", "voxtral": "[AUDIO]",
+}  # fmt: skip
+"""Family -> the text that stands for one audio in a rendered prompt."""
 TINY = TinyConfig(
     window_s=2, hidden_size=64, layers=3, feed_forward=96, vocabulary=400,
     tower_width=64, tower_layers=2, whisper_weights=False,

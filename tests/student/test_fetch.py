@@ -78,6 +78,13 @@ def test_a_backbone_is_fetched_and_sizes_are_said_first(
     assert "owner/other is a llama model; there are adapters for qwen2_audio" in other.stderr
 
 
+def test_weights_for_another_loader_are_left_on_the_hub() -> None:
+    """Voxtral's repository has its weights twice, 9 GB each."""
+    taken = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "tekken.json")
+    assert all(fetch.FILES.fullmatch(name) for name in taken)
+    assert not fetch.FILES.fullmatch("consolidated.safetensors")
+
+
 def test_no_room_is_said_before_anything_is_downloaded(tmp_path: Path) -> None:
     wanted = fetch.Download(
         model="owner/large", revision="0" * 40, family="qwen2_audio", license="apache-2.0",

@@ -44,7 +44,7 @@ def test_a_wrong_recipe_is_one_clear_line(values: dict[str, Any], message: str) 
 
 def test_recipes_that_ship_are_valid() -> None:
     recipes = {path.stem: load_recipe(path) for path in recipes_folder().glob("*.yaml")}
-    for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3"):
+    for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3", "music_flamingo", "voxtral"):
         assert recipes[f"{family}_8x80gb"].model.quantize is None
         assert recipes[f"{family}_1x24gb"].model.quantize == "4bit"
 

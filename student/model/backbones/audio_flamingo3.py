@@ -28,6 +28,7 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 class AudioFlamingo3(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    name = "Audio Flamingo 3"
     audio_end = "<sound>"
     sample_rate = 16000
     lora_pattern = (
@@ -73,9 +74,7 @@ class AudioFlamingo3(Backbone):
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
         if len(waves) != 1:
-            raise UserError(
-                f"Audio Flamingo 3 takes one audio per conversation, found {len(waves)}"
-            )
+            raise UserError(f"{self.name} takes one audio per conversation, found {len(waves)}")
         needed = samples_needed(processor.feature_extractor, waves)
         inputs = processor(text=[prompt], audio=list(waves), audio_kwargs={"max_length": needed})
         del inputs["attention_mask"]

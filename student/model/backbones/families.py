@@ -8,6 +8,8 @@ BACKBONES = {
     "qwen2_5_omni": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
     "qwen2_5_omni_thinker": "student.model.backbones.qwen2_5_omni:Qwen2_5Omni",
     "audioflamingo3": "student.model.backbones.audio_flamingo3:AudioFlamingo3",
+    "musicflamingo": "student.model.backbones.music_flamingo:MusicFlamingo",
+    "voxtral": "student.model.backbones.voxtral:Voxtral",
 }
 """`model_type` of a checkpoint's config -> module and class of the adapter."""
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

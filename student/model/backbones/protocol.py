@@ -60,6 +60,12 @@ class Backbone(Protocol):
     """Special tokens of the family's tokenizer: padding comes first, end of turn third, the audio
     placeholder fourth."""
 
+    tokens_per_second: float = 25.0
+    """Audio tokens for each second that the tower takes: of most, 10 ms mel frames, a stride of 2
+    and a pooling of 2."""
+    pads_audio: bool = False
+    """An audio is filled with silence up to a whole window, and the silence has tokens too."""
+
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
         """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
         ...

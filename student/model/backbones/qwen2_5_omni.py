@@ -1,7 +1,7 @@
 """Qwen2.5-Omni (Qwen/Qwen2.5-Omni-7B): its Thinker, from audio to text, without the Talker.
 
 transformers' own processor wants torchvision for images and videos, which nothing here needs, so
-audio and text are put together by a small processor of ours, in the same way.
+audio and text are put together by `AudioTextProcessor`, in the same way.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.utils.hub import cached_file
 
 from student.config import TinyConfig
+from student.model.backbones.audio_text_processor import AudioTextProcessor
 from student.model.backbones.log_mel import samples_needed
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fields
@@ -35,27 +36,6 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dict.pt")
 """Files of the original checkpoint, kept at export for whoever loads the full processor."""
-
-
-class AudioTextProcessor:
-    """Tokenizer, feature extractor and chat template."""
-
-    def __init__(self, tokenizer: Any, extractor: WhisperFeatureExtractor, template: str) -> None:
-        self.tokenizer = tokenizer
-        self.extractor = extractor
-        self.chat_template = template
-
-    def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Messages as text."""
-        return self.tokenizer.apply_chat_template(
-            conversation, chat_template=self.chat_template, **kwargs
-        )
-
-    def save_pretrained(self, save_directory: Any) -> None:
-        """Writes its files into a checkpoint's folder."""
-        self.tokenizer.chat_template = self.chat_template
-        self.tokenizer.save_pretrained(save_directory)
-        self.extractor.save_pretrained(save_directory)
 
 
 class Qwen2_5Omni(Backbone):

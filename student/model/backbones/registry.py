@@ -79,6 +79,7 @@ def _announce_download(model: str) -> None:
         sibling.size or 0
         for sibling in info.siblings or []
         if sibling.rfilename.endswith(".safetensors")
+        and not sibling.rfilename.startswith("consolidated")  # the same for Mistral's own loader
     ]
     messages.print(
         f"{model} is not on this machine: {sum(weights) / 1e9:.1f} GB of weights are downloaded "

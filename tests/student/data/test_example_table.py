@@ -156,7 +156,7 @@ def test_clips_beyond_the_window_are_left_out(
 
 def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
     assert backbone_window(ModelConfig(build="tiny")) == 10
-    for family, window_s in zip(FAMILIES, (2, 2, 600), strict=True):
+    for family, window_s in zip(FAMILIES, (2, 2, 600, 1200, 2400), strict=True):
         assert backbone_window(ModelConfig(path=checkpoints(family))) == window_s
         tiny = TinyConfig(family=family, window_s=2)
         assert backbone_window(ModelConfig(build="tiny", tiny=tiny)) == window_s

@@ -23,8 +23,7 @@ from student.evaluation.answering import QuestionRunner, TokenLimits
 from student.evaluation.evaluate import evaluate
 from student.evaluation.partners import find_partners
 from student.evaluation.questions import Question
-
-FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3")
+from tests.student.conftest import FAMILIES
 
 
 @pytest.fixture(scope="module")

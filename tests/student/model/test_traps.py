@@ -39,8 +39,9 @@ PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
 def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[PreparedExample]:
     """Prompts of three lengths, the last tokens of which are labels."""
     rows = []
-    for clip in world.clips[:3]:
-        prompt = trained.prompter.prompt(ask("Which note?"), [trained.load_audio(clip)])
+    for number, clip in enumerate(world.clips[:3]):
+        question = "Which note?" + " Say it." * number  # Voxtral's audio has one length
+        prompt = trained.prompter.prompt(ask(question), [trained.load_audio(clip)])
         ids_S = prompt.pop("input_ids")[0]
         labels_S = torch.full_like(ids_S, IGNORE)
         labels_S[-scored:] = ids_S[-scored:]
@@ -239,4 +240,7 @@ def test_8_there_are_25_audio_tokens_a_second(trained: TrainedStudent) -> None:
         wave = np.zeros(int(16_000 * seconds), np.float32)
         ids = trained.prompter.prompt(ask("?"), [wave])["input_ids"]
         mel = int(100 * seconds)
+        if trained.student.backbone.pads_audio:
+            assert int((ids == token).sum()) == 25  # of the window of 2 s
+            continue
         assert int((ids == token).sum()) == ((mel - 1) // 2 - 1) // 2 + 1

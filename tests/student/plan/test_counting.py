@@ -20,8 +20,11 @@ BILLIONS = {
     "Qwen/Qwen2-Audio-7B-Instruct": 8.397,
     "Qwen/Qwen2.5-Omni-7B": 8.932,
     "nvidia/audio-flamingo-3-hf": 8.267,
+    "nvidia/music-flamingo-2601-hf": 8.267,
+    "mistralai/Voxtral-Mini-3B-2507": 4.676,
 }
-"""Parameters in the published weights (for Omni those of the Thinker), 10^9."""
+"""Parameters in the published weights (for Omni those of the Thinker), 10^9. The last two are sums
+of the shapes in transformers' default configs for these checkpoints; their files were not seen."""
 WIDTH, INNER, LAYERS, VOCABULARY, TOKENS = 64, 160, 3, 300, 50
 
 
@@ -33,9 +36,14 @@ def small(model_type: str) -> tuple[str, dict[str, Any]]:
     tower = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
              "encoder_ffn_dim": 64}  # fmt: skip
     values = {"text_config": text, "audio_config": tower}
-    if model_type == "audioflamingo3":
+    if model_type in ("audioflamingo3", "musicflamingo", "voxtral"):
         values["audio_config"] = {"hidden_size": 32, "num_hidden_layers": 2,
                                   "num_attention_heads": 2, "intermediate_size": 64}  # fmt: skip
+    if model_type == "musicflamingo":
+        values["audio_config"]["model_type"] = "audioflamingo3_encoder"
+    if model_type == "voxtral":
+        values["audio_config"] |= {"model_type": "voxtral_encoder", "intermediate_size": 128}
+        text |= {"model_type": "llama", "head_dim": WIDTH // 4}
     if model_type == "qwen2_audio":
         values["audio_config"] = {"model_type": "qwen2_audio_encoder", **tower}
     if model_type == "qwen2_5_omni_thinker":
@@ -54,7 +62,7 @@ def test_the_kept_sizes_are_those_of_the_published_weights(path: str) -> None:
     backbone = named_backbone(model.config.model_type)
     projections, others = count_model(model, backbone)
     assert (projections + others) / 1e9 == pytest.approx(BILLIONS[path], abs=5e-4)
-    assert 6e9 < projections < 7e9
+    assert 3e9 < projections < 7e9
     assert all(value.is_meta for value in model.parameters())
 
 
@@ -129,7 +137,8 @@ def test_a_tower_of_one_layer_is_counted_by_hand() -> None:
 
 def test_windows_are_filled_where_the_tower_takes_whole_ones() -> None:
     padded = {name: family.padded_seconds(31) for name, family in FAMILIES.items()}
-    assert padded == {"qwen2_audio": 60, "audioflamingo3": 60, "qwen2_5_omni_thinker": 31}
+    assert padded == {"qwen2_audio": 60, "audioflamingo3": 60, "musicflamingo": 60, "voxtral": 60,
+                      "qwen2_5_omni_thinker": 31}  # fmt: skip
 
 
 def test_a_config_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

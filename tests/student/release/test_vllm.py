@@ -1,4 +1,4 @@
-"""vLLM's own loader reads what we export, for all three classes, where there is a vLLM to ask.
+"""vLLM's own loader reads what we export, for three of the classes, where there is a vLLM to ask.
 
 Set COAT_VLLM_PYTHON to an interpreter that has it (it pins a torch of its own, so it is best kept
 in an environment of its own), or install it beside us.
@@ -11,12 +11,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from transformers import AutoTokenizer
 
 from student.release.export import export
+from tests.student.conftest import PLACEHOLDERS
 
 PYTHON = os.environ.get("COAT_VLLM_PYTHON") or (
     sys.executable if importlib.util.find_spec("vllm") else None
@@ -30,7 +32,11 @@ SERVED = {
 
 
 @pytest.mark.skipif(PYTHON is None, reason="needs: COAT_VLLM_PYTHON=/env/with/vllm/bin/python")
-def test_every_weight_finds_its_place(run: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", SERVED)
+def test_every_weight_finds_its_place(
+    family: str, runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = runs(family)
     out = tmp_path / "out"
     export(run, out)
     done = subprocess.run(
@@ -63,7 +69,4 @@ def test_the_template_takes_what_a_server_gives_it(run: Path, tmp_path: Path) ->
     assert text.count("<|audio_think_0|>") == 1
     assert text.endswith("<|audio_think_end|>")
     assert text.index("What is heard?") < text.index("Rain.") < text.index("Heavy?")
-    placeholder = (
-        "<sound>" if run.name == "audioflamingo3" else "<|audio_bos|><|AUDIO|><|audio_eos|>"
-    )
-    assert text.count(placeholder) == 1
+    assert text.count(PLACEHOLDERS[run.name]) == 1
