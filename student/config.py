@@ -14,6 +14,7 @@ from manifests.errors import UserError
 from student.arm_switches import BOTTLENECK_SHARE, PLAIN_ARMS, SWITCHES, Arm, ArmSwitches
 from student.recipe_names import RENAMED_VALUES
 
+SmallFamily = Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral"]
 Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
@@ -30,9 +31,7 @@ def _require(holds: bool, name: str, bound: str, value: object) -> None:
 class TinyConfig:
     """Sizes of a small, randomly initialised model of the same class as a checkpoint."""
 
-    family: Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral"] = (
-        "qwen2_audio"
-    )
+    family: SmallFamily = "qwen2_audio"
     """Model class."""
     hidden_size: int = 256
     """Width H of the language model."""
@@ -183,9 +182,7 @@ class DataConfig:
     validation_limit: int = 256
     """Maximum number of held-out examples that are used for validation."""
     max_duration: float = 30.0
-    """Longest clip in seconds. Longer clips are skipped, and so are clips beyond the backbone's
-    window (Qwen2-Audio 30 s, Qwen2.5-Omni 300 s, Audio Flamingo 3 600 s,
-    Music Flamingo 1200 s, Voxtral 2400 s)."""
+    """Longest clip in seconds. Clips beyond the backbone's window are skipped, too."""
     group_by_length: bool = False
     """Form batches of clips of similar length, in a new order every epoch, to reduce padding."""
     shuffle: Literal["auto", "clips", "blocks"] = "auto"

@@ -1,4 +1,4 @@
-"""What Voxtral does in another way: Mistral's tokens and template, and windows that are filled."""
+"""Voxtral differs in two ways: Mistral's tokens and template, and windows that are filled."""
 
 from __future__ import annotations
 
