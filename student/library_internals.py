@@ -26,7 +26,7 @@ def attention_kernel(model: PreTrainedModel) -> str:
 
     `set_attn_implementation` is public, but the kernel in use is kept in `_attn_implementation`.
     """
-    return model.config.get_text_config()._attn_implementation
+    return str(model.config.get_text_config()._attn_implementation)
 
 
 class TrainerHooks(Trainer):

@@ -173,7 +173,7 @@ class _Pass(Packets):
             if self._damaged:
                 raise ValueError(f"all of its {len(self._damaged)} packets are damaged")
         self._finish(self._wanted)
-        return self._wanted
+        return list(self._wanted)
 
     def _want(self, clips: Sequence[Clip], max_seconds: float) -> None:
         timeline = self._timeline

@@ -131,12 +131,12 @@ class Packets:
             return False
         self._expect(start - preroll - JUMP_MARGIN_S)
         self._land_before, self._is_first_landed = needed, False
-        if isinstance(place, float):
+        if isinstance(place, tuple):
+            self._reopen(*place)
+        else:
             self._container.seek(
                 round(place / float(self._track.time_base or 1)), stream=self._track
             )
-        else:
-            self._reopen(*place)
         return True
 
     def _place(self, time: float) -> float | tuple[int, int] | None:

@@ -32,7 +32,7 @@ ROW_HEIGHT = 0.2
 """Inches of a named row."""
 INK, QUIET = "#3b5bdb", "#80868f"
 """Colours that can be read on light and on dark grounds."""
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 9,

@@ -151,7 +151,8 @@ class _Builder:
         self._write_index(clips, usable_C, corpus)
         chats, chat_link_L, chat_example_L = self._add_chats(clips)
         examples = self._write_examples(clips, np.flatnonzero(usable_C).astype(np.int32), chats)
-        clips.key_C = clips.seconds_C = np.empty(0)  # the split, which comes now, needs neither
+        # The split, which comes now, needs neither.
+        clips.key_C, clips.seconds_C = np.empty(0, np.uint64), np.empty(0, np.float32)
         if len(examples):
             self._split(
                 examples, clips, usable_C, (chat_link_L, chat_example_L), by_last_clip=by_last_clip
