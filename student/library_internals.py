@@ -29,6 +29,14 @@ def attention_kernel(model: PreTrainedModel) -> str:
     return str(model.config.get_text_config()._attn_implementation)
 
 
+def storage_identity(tensor: Tensor) -> int:
+    """A number that tensors of one storage share while it lives, also without an address.
+
+    Storages on the meta device have the address 0; `_cdata` is the object itself (torch 2.13).
+    """
+    return tensor.untyped_storage()._cdata
+
+
 class TrainerHooks(Trainer):
     """transformers' Trainer (5.24), with public names for three of its private methods."""
 

@@ -26,8 +26,8 @@ PROGRAMS = {
     ),
     "coat-student": (
         "student.cli",
-        ("train", "base", "arms", "generate", "reply", "demo", "eval", "ablate", "probe", "report",
-         "fetch", "export", "push"),
+        ("plan", "train", "base", "arms", "generate", "reply", "demo", "eval", "ablate", "probe",
+         "report", "fetch", "export", "push"),
     ),
 }  # fmt: skip
 SCRIPT = """

@@ -56,6 +56,16 @@ def test_the_attention_kernel_of_a_model_is_known() -> None:
         assert attention_kernel(model) == kernel, "transformers: config._attn_implementation"
 
 
+def test_storages_are_told_apart_on_the_meta_device() -> None:
+    import torch
+
+    from student.library_internals import storage_identity
+
+    first, second = (torch.empty(4, 4, device="meta") for _ in range(2))
+    assert storage_identity(first) == storage_identity(first.T), "torch: UntypedStorage._cdata"
+    assert storage_identity(first) != storage_identity(second), "torch: UntypedStorage._cdata"
+
+
 def test_peft_names_token_rows_as_before() -> None:
     import torch
     from peft import TrainableTokensConfig, get_peft_model

@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from student.config import HeadConfig, LoraSettings
+from student.library_internals import storage_identity
 from student.model.backbones.protocol import Backbone
 from student.model.heads import StreamHead
 from student.plan.checkpoints import FAMILIES
@@ -185,14 +186,14 @@ class _Kept(torch.autograd.graph.saved_tensors_hooks):
     def __init__(self, model: nn.Module, tokens: int) -> None:
         self._seen: dict[int, int] = {}
         self._tensors: list[Tensor] = []
-        own = {value.untyped_storage()._cdata for value in model.parameters()}
+        own = {storage_identity(value) for value in model.parameters()}
 
         def keep(value: Tensor) -> Tensor:
-            storage = value.untyped_storage()
+            identity = storage_identity(value)
             is_attention = value.shape[-2:] == (tokens, tokens)
-            if storage._cdata not in own and not is_attention:
-                self._seen[storage._cdata] = storage.nbytes()
-                self._tensors.append(value)  # so that no later storage has the same address
+            if identity not in own and not is_attention:
+                self._seen[identity] = value.untyped_storage().nbytes()
+                self._tensors.append(value)  # so that no later storage has the same identity
             return value
 
         super().__init__(keep, lambda value: value)

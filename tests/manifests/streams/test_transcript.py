@@ -23,7 +23,7 @@ SURE = Confidence(
         (replace(SURE, no_speech_probability=0.7), "no speech, by 70%"),
         (replace(SURE, average_log_probability=-1.5), "unlikely words, -1.50 nats a token"),
         (replace(SURE, compression_ratio=3.0), "words repeat themselves, compressed 3.0 times"),
-        (replace(SURE, detected_language="fr"), "written as en, but fr is heard"),
+        (replace(SURE, detected_language="fr"), "written as en, but detected as fr"),
         (replace(SURE, detected_language="en"), ""),
         (None, ""),
     ],
