@@ -121,7 +121,7 @@ def _resume(family: str) -> dict[str, Any]:
 
 
 def _export(family: str) -> dict[str, Any]:
-    """A merged model written in bfloat16 and read again by its own class: the same choices."""
+    """Largest KL divergence of a merged bfloat16 model and the same read again by its class."""
     student, prompter, recipe = build(family, "coat", toy=True)
     batch = batch_of(student, prompter, recipe, 2)
     merged: Any = student.model.merge_and_unload().to(torch.bfloat16).eval()  # pyright: ignore
@@ -133,5 +133,8 @@ def _export(family: str) -> dict[str, Any]:
         merged.save_pretrained(folder)
         again = type(merged).from_pretrained(folder, dtype=torch.bfloat16).to(device()).eval()
         first, second = merged(**inputs).logits.float(), again(**inputs).logits.float()
-    same = float((first.argmax(-1) == second.argmax(-1)).float().mean())
-    return {"difference": float((first - second).abs().max()), "right": same > 0.99}
+    # Random weights give flat logits, of which rounding may change the largest.
+    divergence = torch.nn.functional.kl_div(
+        second.log_softmax(-1), first.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    return {"difference": float(divergence.max()), "right": bool(divergence.max() < 1e-3)}
