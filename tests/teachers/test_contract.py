@@ -57,6 +57,11 @@ def test_short_and_silent_clips(load: Load, name: str, num_samples: int):
         check(heard, spec, num_samples)
 
 
+def without_confidence(metadata: dict) -> dict:
+    """Metadata but for the decoder's own numbers, which rounding may change in the last digit."""
+    return {key: value for key, value in metadata.items() if key != "confidence"}
+
+
 @each_teacher
 def test_neighbours_do_not_matter(load: Load, name: str):
     teacher = load(name)
@@ -68,7 +73,11 @@ def test_neighbours_do_not_matter(load: Load, name: str):
         for stream, frames_TD in heard.frames.items():
             scale = np.abs(alone.frames[stream]).max()
             assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-3 * scale
-        assert heard.metadata == alone.metadata
+        assert without_confidence(heard.metadata) == without_confidence(alone.metadata)
+        numbers = [targets.metadata.get("confidence", {}) for targets in (heard, alone)]
+        for key, value in numbers[1].items():
+            same = pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
+            assert numbers[0][key] == same
 
 
 @pytest.mark.parametrize(

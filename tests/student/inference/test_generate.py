@@ -150,7 +150,7 @@ def test_replies_end_where_the_template_ends_a_turn(
     """A checkpoint whose generation config names another end went on to the limit of tokens, and so
     did its exports on a server."""
     tokenizer = trained.processor.tokenizer
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = tokenizer.convert_tokens_to_ids(trained.student.backbone.special_tokens[2])
     other = tokenizer.pad_token_id
     assert trained.prompter.turn_end == end
     model: Any = trained.student.base

@@ -68,11 +68,13 @@ def test_joint_has_one_order_in_every_arm(world: Any, tmp_path: Path, checkpoint
     orders = {}
     for arm in ("sft", "coat"):
         seeds = []
-        begin = StudentTrainer.__init__
+        original = StudentTrainer.__init__
 
-        def note(self: Any, *args: Any, begin: Any = begin, seeds: Any = seeds, **kw: Any) -> None:
-            begin(self, *args, **kw)
-            seeds.append((self.args.seed, self.args.data_seed))
+        def note(
+            self: Any, *args: Any, _original: Any = original, _seeds: Any = seeds, **kw: Any
+        ) -> None:
+            _original(self, *args, **kw)
+            _seeds.append((self.args.seed, self.args.data_seed))
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(StudentTrainer, "__init__", note)
