@@ -68,6 +68,19 @@ def test_skipped_tests_beyond_the_allowed_number_fail_the_run(tmp_path: Path):
         assert done.returncode == code, done.stdout
 
 
+def test_every_folder_of_tests_is_collected():
+    """pytest passes over folders called `build` unless told not to, and so did CI."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/pipeline", "-p",
+         "no:cacheprovider"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    collected = {line.partition("::")[0] for line in done.stdout.splitlines() if "::" in line}
+    files = {str(path.relative_to(ROOT)) for path in ROOT.glob("tests/pipeline/**/test_*.py")}
+    assert files
+    assert files == collected
+
+
 def test_no_file_is_longer_than_four_hundred_lines():
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert not {path: n for path in files if (n := len(path.read_text().splitlines())) > 400}
