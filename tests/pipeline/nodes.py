@@ -74,7 +74,10 @@ class Node:
                 start_new_session=True,
             )
         until(lambda: "Ray runtime started" in log.read_text())
+        # Ray writes its address only after it has said that it is started.
         address = Path(self._folder) / "ray_current_cluster"
+        if head is None:
+            until(lambda: address.is_file() and address.read_text().strip() != "")
         self.address: str = address.read_text().strip() if head is None else head.address
 
     @property
