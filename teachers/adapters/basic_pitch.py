@@ -21,6 +21,7 @@ from manifests.streams.notes import decode_notes
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.frame_grid import num_frames
+from teachers.toolkit.onnx_session import open_session
 
 # Legend: T frames, W windows.
 
@@ -91,17 +92,7 @@ class BasicPitch:
 
     def load(self, *, device: str, num_threads: int) -> None:
         """See `teachers.protocol.Teacher`."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        providers = ["CPUExecutionProvider"]
-        if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
-        self._session = onnxruntime.InferenceSession(
-            str(self._weights), options, providers=providers
-        )
+        self._session = open_session(self._weights, num_threads=num_threads, device=device)
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""

@@ -18,20 +18,19 @@ import numpy as np
 
 from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
-from manifests.streams.pitch_bins import CREPE_BINS
-from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit import device
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.frame_grid import num_frames
 from teachers.toolkit.pitch_path import best_paths
+from teachers.toolkit.pitch_salience import BINS, frequency, pitch_streams
 
 # Legend: F frames of a batch, T frames of a clip, W samples of a window, B pitch bins.
 
 SAMPLE_RATE = 16_000
 HOP = 160
 WINDOW = 1024
-BINS = 360
 WINDOWS_PER_SECOND = SAMPLE_RATE // HOP
 CPU_BATCH_FRAMES, GPU_BATCH_FRAMES = 128, 4096
 SILENCE_RMS = 1e-4
@@ -89,17 +88,7 @@ class Crepe:
             settings={"model": settings.model, "half": settings.half},
             weights={self._weights.name: sha256(self._weights)},
             sample_rate=SAMPLE_RATE,
-            streams=(
-                StreamSpec(
-                    name="salience", kind="pitch", dim=BINS + 1, start_s=0.0,
-                    hop_s=HOP / SAMPLE_RATE, window_s=WINDOW / SAMPLE_RATE, codec="pitch",
-                ),
-                StreamSpec(
-                    name="f0", kind="curve", dim=2, start_s=0.0, hop_s=HOP / SAMPLE_RATE,
-                    window_s=WINDOW / SAMPLE_RATE, codec="fp16", names=("f0", "voicing"),
-                    unit="Hz, probability",
-                ),
-            ),
+            streams=pitch_streams(hop_s=HOP / SAMPLE_RATE, window_s=WINDOW / SAMPLE_RATE),
             license="MIT",
         )  # fmt: skip
 
@@ -167,16 +156,6 @@ class Crepe:
         rms_F = frames_FW.std(1, keepdim=True)
         normal_FW = (frames_FW / rms_F.clamp(min=1e-10)).to(next(self._model.parameters()).dtype)
         return self._model(normal_FW).float() * (rms_F > SILENCE_RMS)
-
-
-def frequency(salience_TB: np.ndarray, path_T: np.ndarray | None = None) -> np.ndarray:
-    """f0 in Hz per frame: around the best path, the mean of nine bins weighted by salience."""
-    if path_T is None:
-        (path_T,) = best_paths([salience_TB])
-    bins_TW = (path_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)
-    weight_TW = np.take_along_axis(salience_TB, bins_TW, 1) + 1e-9
-    bin_T = (bins_TW * weight_TW).sum(1) / weight_TW.sum(1)
-    return CREPE_BINS.hertz(bin_T)
 
 
 def _as_1d(value: Any) -> Any:

@@ -18,12 +18,13 @@ import numpy as np
 
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
-from manifests.streams.specs import StreamSpec, TeacherSpec
-from teachers.adapters.crepe import BINS, frequency
+from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.mel_bands import mel_bands
+from teachers.toolkit.onnx_session import open_session
 from teachers.toolkit.pitch_path import best_paths
+from teachers.toolkit.pitch_salience import BINS, frequency, pitch_streams
 from teachers.toolkit.windowing import Grid, over_clips
 
 # Legend: L samples, T frames, M mel bands, B pitch bins.
@@ -67,11 +68,6 @@ class RMVPE:
 
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
-        times: dict[str, Any] = {
-            "start_s": 0.0,
-            "hop_s": HOP / SAMPLE_RATE,
-            "window_s": WINDOW / SAMPLE_RATE,
-        }
         return TeacherSpec(
             name=self._name,
             family="rmvpe",
@@ -79,27 +75,13 @@ class RMVPE:
             settings={"model": self._settings.model},
             weights={self._path.name: sha256(self._path)},
             sample_rate=SAMPLE_RATE,
-            streams=(
-                StreamSpec(name="salience", kind="pitch", dim=BINS + 1, codec="pitch", **times),
-                StreamSpec(
-                    name="f0", kind="curve", dim=2, codec="fp16", names=("f0", "voicing"),
-                    unit="Hz, probability", **times,
-                ),
-            ),
+            streams=pitch_streams(hop_s=HOP / SAMPLE_RATE, window_s=WINDOW / SAMPLE_RATE),
             license=self._settings.license or "MIT",
         )  # fmt: skip
 
     def load(self, *, device: str, num_threads: int) -> None:
         """See `teachers.protocol.Teacher`."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        providers = ["CPUExecutionProvider"]
-        if device == "cuda" and "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-            providers.insert(0, "CUDAExecutionProvider")
-        self._session = onnxruntime.InferenceSession(str(self._path), options, providers=providers)
+        self._session = open_session(self._path, num_threads=num_threads, device=device)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shapes = [list(each.shape) for each in (*inputs, *outputs)]
         if len(shapes) != 2 or shapes[0][1] != BANDS or shapes[1][-1] != BINS:

@@ -16,9 +16,10 @@ import numpy as np
 
 from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.pitch_bins import CREPE_BINS
-from manifests.streams.specs import StreamSpec, TeacherSpec
-from teachers.adapters.crepe import BINS
+from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
+from teachers.toolkit.onnx_session import open_session
+from teachers.toolkit.pitch_salience import BINS, pitch_streams
 
 # Legend: T frames, B pitch bins.
 
@@ -49,11 +50,6 @@ class SwiftF0:
 
     def spec(self) -> TeacherSpec:
         """See `teachers.protocol.Teacher`."""
-        times: dict[str, Any] = {
-            "start_s": 0.0,
-            "hop_s": HOP / SAMPLE_RATE,
-            "window_s": WINDOW / SAMPLE_RATE,
-        }
         return TeacherSpec(
             name=self._name,
             family="swift_f0",
@@ -61,26 +57,13 @@ class SwiftF0:
             settings={},
             weights={self._weights.name: sha256(self._weights)},
             sample_rate=SAMPLE_RATE,
-            streams=(
-                StreamSpec(name="salience", kind="pitch", dim=BINS + 1, codec="pitch", **times),
-                StreamSpec(
-                    name="f0", kind="curve", dim=2, codec="fp16", names=("f0", "voicing"),
-                    unit="Hz, probability", **times,
-                ),
-            ),
+            streams=pitch_streams(hop_s=HOP / SAMPLE_RATE, window_s=WINDOW / SAMPLE_RATE),
             license="MIT",
         )  # fmt: skip
 
     def load(self, *, device: str, num_threads: int) -> None:
         """See `teachers.protocol.Teacher`. Runs on the CPU: it is too small for a GPU."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(self._weights), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = open_session(self._weights, num_threads=num_threads)
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""

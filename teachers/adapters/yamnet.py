@@ -23,6 +23,7 @@ from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
 from teachers.toolkit.frame_grid import num_frames
+from teachers.toolkit.onnx_session import open_session
 
 # Legend: M mel frames of 10 ms, P patches, C classes.
 
@@ -84,17 +85,10 @@ class YAMNet:
 
     def load(self, *, device: str, num_threads: int) -> None:
         """See `teachers.protocol.Teacher`. Runs on the CPU: it is 200 times real time there."""
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = num_threads
-        options.inter_op_num_threads = 1
         with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(self._weights) as archive:
             archive.extractall(folder)
             (model,) = Path(folder).rglob("*.onnx")
-            self._session = onnxruntime.InferenceSession(
-                str(model), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(model, num_threads=num_threads)
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from teachers.adapters.crepe import frequency
 from teachers.adapters.swift_f0 import SwiftF0, SwiftF0Settings
 from teachers.protocol import Teacher
+from teachers.toolkit.pitch_salience import frequency
 
 RATE = 16_000
 
