@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
+from benchmarks.student_setup import STREAMS
 from student.arm_switches import ARMS
 from student.config import Recipe, StageConfig
 from student.plan.checkpoints import KNOWN
@@ -24,9 +25,7 @@ from student.plan.options import PlanOptions
 from student.quiet import quiet_libraries
 from student.recipe_files import load_recipe, recipes_folder
 
-STREAMS = {"asr.encoder": 384, "emotion.lld": 25, "pitch.salience": 361, "sound_event.events": 521,
-           "music.notes": 88, "music.onsets": 88, "music.contours": 264}  # fmt: skip
-"""Those of the embedded experts, with their widths."""
+WIDTHS = {name: width for name, (_, width) in STREAMS.items()}
 CARDS = {"1x24gb": ("rtx4090", 1), "8x80gb": ("h100", 8)}
 """Part of a recipe's name -> the card that it is for."""
 
@@ -50,7 +49,7 @@ def arms_table() -> Table:
         sft = 0.0
         for arm in ("sft", "pause", "distill", "coat"):
             plans = [
-                build_plan(_options(path, arm, checkpointing), streams=STREAMS)
+                build_plan(_options(path, arm, checkpointing), streams=WIDTHS)
                 for checkpointing in (False, True)
             ]
             (plain,), (checkpointed,) = (
@@ -68,7 +67,7 @@ def arms_table() -> Table:
 
 def joint_flops(path: str, arm: str) -> float:
     """Operations of one example of 10 s in the joint stage, nothing recomputed."""
-    plan = build_plan(_options(path, arm, checkpointing=False), streams=STREAMS)
+    plan = build_plan(_options(path, arm, checkpointing=False), streams=WIDTHS)
     return next(stage.flops_per_example for stage in plan.stages if stage.name == "joint")
 
 
@@ -82,7 +81,7 @@ def recipes_table() -> Table:
         card, gpus = CARDS[file.stem.rsplit("_", 1)[-1]]
         recipe = load_recipe(file)
         own = {item.name: getattr(recipe, item.name) for item in fields(Recipe)}
-        plan = build_plan(PlanOptions(**own, gpu=card, gpus=gpus), streams=STREAMS)
+        plan = build_plan(PlanOptions(**own, gpu=card, gpus=gpus), streams=WIDTHS)
         for stage in plan.stages:
             settings = recipe.stages()[stage.name]
             table.add_row(

@@ -18,18 +18,26 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
-from student.batch import IGNORE, Batch
-from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, StreamConfig, TinyConfig
+from benchmarks.student_setup import (
+    ANSWER,
+    POSITIONS,
+    QUESTION,
+    SECONDS,
+    STREAMS,
+    SYSTEM,
+    batch_of,
+    streams_of,
+    wave,
+)
+from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, TinyConfig
 from student.data.dataset import TOKENS_PER_SECOND
 from student.data.examples import ask
 from student.data.prompts import Prompter
-from student.distill.streams import Stream
 from student.model.backbones.registry import named_backbone
 from student.model.student import Student, build_student
 from student.model.tiny import train_tokenizer
@@ -51,19 +59,16 @@ SIZES = (
 ROWS = 152_064 if ON_GPU else 19_008
 """Rows of the embedding table."""
 HEADS = HeadConfig() if ON_GPU else HeadConfig(width=32)
-STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
-           "pitch.salience": ("pitch", 361), "sound_event.events": ("multilabel", 521),
-           "music.notes": ("multilabel", 88), "music.onsets": ("multilabel", 88),
-           "music.contours": ("multilabel", 264)}  # fmt: skip
-"""Those of the embedded experts."""
-SECONDS, POSITIONS, ANSWER = 10, 32, 24
-"""Seconds of a clip; positions in the block; tokens of an answer."""
-QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
-SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
 ROUNDS = 9 if ON_GPU else 12
 """Repetitions that a quiet machine needs."""
 THOUGHTS = (32, 128, 512)
 """Tokens of a text chain of thought that the block is compared with."""
+
+
+def recipe_of(arm: str) -> Recipe:
+    """K positions and the heads' sizes."""
+    return Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=HEADS,
+                  block=BlockConfig(tokens=POSITIONS))  # fmt: skip # pyright: ignore[reportArgumentType]
 
 
 def built(arm: str | None) -> tuple[Student | Any, Prompter]:
@@ -77,60 +82,26 @@ def built(arm: str | None) -> tuple[Student | Any, Prompter]:
     model.to(DEVICE, torch.bfloat16 if ON_GPU else torch.float32).requires_grad_(False).eval()
     if arm is None:
         return model, Prompter(backbone, processor)
-    recipe = Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=HEADS,
-                    block=BlockConfig(tokens=POSITIONS))  # fmt: skip
-    streams = streams_of(arm)
-    student = build_student(recipe, backbone, model, processor, streams).to(DEVICE)
+    recipe = recipe_of(arm)
+    student = build_student(recipe, backbone, model, processor, streams_of(recipe)).to(DEVICE)
     student.train_only("lora")
     return student, Prompter(backbone, processor)
 
 
-def streams_of(arm: str) -> dict[str, Stream]:
-    """The streams that an arm learns."""
-    if arm != "coat":
-        return {}
-    return {
-        name: Stream(name=name, kind=kind, dim=dim, config=StreamConfig())
-        for name, (kind, dim) in STREAMS.items()
-    }
-
-
 def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
     """The inputs of one clip and question."""
-    wave = np.random.default_rng(0).standard_normal(16_000 * SECONDS).astype(np.float32) * 0.1
-    inputs = prompter.prompt(ask(QUESTION), [wave])
+    inputs = prompter.prompt(ask(QUESTION), [wave()])
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return {name: value.to(DEVICE) for name, value in inputs.items()}
-
-
-def batch_of(prompter: Prompter, arm: str, size: int) -> Batch:
-    """A training batch: the prompt with an answer, and targets as wide as the experts'."""
-    inputs = prompt(prompter)
-    answer_S = torch.arange(20, 20 + ANSWER, device=DEVICE)[None]
-    ids_S = torch.cat([inputs["input_ids"], answer_S], 1)
-    labels_S = torch.cat([torch.full_like(inputs["input_ids"], IGNORE), answer_S], 1)
-    inputs |= {"input_ids": ids_S, "attention_mask": torch.ones_like(ids_S)}
-    num_frames = POSITIONS * HEADS.frames_per_position
-    streams = streams_of(arm)
-    return Batch(
-        inputs={name: torch.cat([value] * size) for name, value in inputs.items()},
-        labels_BS=torch.cat([labels_S] * size),
-        targets={
-            name: torch.rand(size, num_frames, stream.dim, device=DEVICE)
-            for name, stream in streams.items()
-        },
-        covered={name: torch.ones(size, dtype=torch.bool, device=DEVICE) for name in streams},
-        num_blocks_B=torch.ones(size, dtype=torch.int64, device=DEVICE),
-    )
 
 
 def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
     """(seconds of one optimizer step, bytes that it needs) of an arm."""
     student, prompter = built(arm)
     student.train()
-    batch, streams = batch_of(prompter, arm, size=2), streams_of(arm)
+    recipe = recipe_of(arm)
+    batch, streams = batch_of(student, prompter, recipe, 2).to(DEVICE), streams_of(recipe)
     counts = count_targets(batch, streams=streams)
-    recipe = Recipe(model=ModelConfig(build="tiny"), arm=arm)
     learning = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)
 

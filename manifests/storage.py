@@ -239,14 +239,6 @@ class Folder:
             raise
         _sync_folder(target.parent)
 
-    def read_many(self, names: Sequence[str]) -> Iterator[bytes]:
-        """The contents of many small files, in order; an object store is asked for many at once.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-        """
-        return map(self.read_bytes, names) if self.is_local else in_parallel(self.read_bytes, names)
-
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name."""
         return self._fs.get_file_info(self.path(name)).type != fs.FileType.NotFound

@@ -9,13 +9,13 @@ commit; `--newest` moves on. Builds then run offline, and refuse what differs fr
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests import hub
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
 from pipeline.config import FetchConfig, TeacherConfig
@@ -105,13 +105,12 @@ def _checkpoints_of_teacher(config: TeacherConfig) -> list[HubCheckpoint]:
 
 def _fetch_one(each: HubCheckpoint, base: Path, *, newest: bool) -> Fetched:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     pins = checkpoints.read_pins(base)
     pin = pins.get(each.model, {})
     asked = each.revision or (not newest and pin.get("revision")) or "main"
     folder = base / each.model
-    try:
+    with hub.fetching(f"{each.model}@{asked}"):
         info = HfApi().model_info(each.model, revision=asked, files_metadata=True)
         remote = {sibling.rfilename: sibling for sibling in info.siblings or []}
         names = files(list(remote), code=each.code)
@@ -119,16 +118,6 @@ def _fetch_one(each: HubCheckpoint, base: Path, *, newest: bool) -> Fetched:
             raise UserError(f"{each.model} has no weights in safetensors or PyTorch's format")
         _drop_changed(folder, pin)
         snapshot_download(each.model, revision=info.sha, local_dir=folder, allow_patterns=names)
-    except OfflineModeIsEnabled:
-        raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
-    # The bases: OSError, and the HTTP client's error, raised where there is no connection.
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"cannot fetch {each.model}@{asked} from {endpoint} ({type(error).__name__}: "
-            f"{reason}); check the id and the connection, and HF_TOKEN for gated models"
-        ) from None
     sha256.cache_clear()
     digests = {name: sha256(folder / name) for name in sorted(names)}
     for name, digest in digests.items():

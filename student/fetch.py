@@ -9,12 +9,12 @@ other files and no code.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests import hub
 from manifests.errors import UserError
 from student.model.backbones.families import BACKBONES, HUB_ID
 
@@ -62,12 +62,11 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
         UserError: the hub cannot be reached, has no such model, or one without adapter here.
     """
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if not HUB_ID.fullmatch(model):
         raise UserError(f"{model!r} is not a hub id; expected OWNER/NAME, e.g. Qwen/Qwen2-Audio-7B")
     folder = Path(out).expanduser() / model
-    try:
+    with hub.fetching(f"{model}@{revision}"):
         info = HfApi().model_info(model, revision=revision, files_metadata=True)
         files = {
             sibling.rfilename: sibling.size or 0
@@ -80,11 +79,6 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
             )
         path = hf_hub_download(model, "config.json", revision=info.sha)
         family = json.loads(Path(path).read_text("utf-8")).get("model_type", "")
-    except OfflineModeIsEnabled:
-        raise UserError("HF_HUB_OFFLINE is set, and fetching needs the hub; unset it") from None
-    # The bases: OSError, and the HTTP client's error, raised where there is no connection.
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
-        raise _unreachable(f"{model}@{revision}", error) from None
     if family not in BACKBONES:
         raise UserError(
             f"{model} is a {family or 'nameless'} model; there are adapters for "
@@ -106,7 +100,6 @@ def download(checkpoint: Download) -> None:
         UserError: the disk has no room for it, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     checkpoint.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(checkpoint.folder).free
@@ -115,15 +108,13 @@ def download(checkpoint: Download) -> None:
             f"{checkpoint.folder} has {free / 1e9:.1f} GB free, and {checkpoint.missing / 1e9:.1f} "
             "GB are to be downloaded; make room, or choose another folder with --out"
         )
-    try:
+    with hub.fetching(f"{checkpoint.model}@{checkpoint.revision}"):
         snapshot_download(
             checkpoint.model,
             revision=checkpoint.revision,
             local_dir=checkpoint.folder,
             allow_patterns=list(checkpoint.files),
         )
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
-        raise _unreachable(f"{checkpoint.model}@{checkpoint.revision}", error) from None
     for name, size in checkpoint.files.items():
         size_on_disk = (checkpoint.folder / name).stat().st_size
         if size and size_on_disk != size:
@@ -142,12 +133,3 @@ def describe(checkpoint: Download) -> list[str]:
         f"  {checkpoint.size / 1e6:10,.1f} MB in all, {checkpoint.missing / 1e6:,.1f} MB of them "
         f"missing in {checkpoint.folder}",
     ]
-
-
-def _unreachable(what: str, error: Exception) -> UserError:
-    endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"cannot fetch {what} from {endpoint} ({type(error).__name__}: {reason}); check the id and "
-        "the connection, and HF_TOKEN for gated models"
-    )

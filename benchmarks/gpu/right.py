@@ -15,10 +15,11 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.gpu.backbones import batch_of, build, streams_of
+from benchmarks.gpu.backbones import build
 from benchmarks.gpu.experts import Expert, experts, saved
 from benchmarks.gpu.record import Record, device, half
 from benchmarks.gpu.teachers import sounds
+from benchmarks.student_setup import batch_of, streams_of
 from student.batch import Batch
 from student.model.student import Student
 from student.plan.checkpoints import FAMILIES
@@ -97,7 +98,7 @@ def _resume(family: str) -> dict[str, Any]:
 
     def trained(stop_at: int | None) -> dict[str, torch.Tensor]:
         student, prompter, recipe = build(family, "coat", toy=True)
-        batch = batch_of(student, prompter, recipe, 2)
+        batch = batch_of(student, prompter, recipe, 2).to(device())
         student.eval()  # without dropout
         learning = [each for each in student.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=1e-3)
@@ -123,7 +124,7 @@ def _resume(family: str) -> dict[str, Any]:
 def _export(family: str) -> dict[str, Any]:
     """Largest KL divergence of a merged bfloat16 model and the same read again by its class."""
     student, prompter, recipe = build(family, "coat", toy=True)
-    batch = batch_of(student, prompter, recipe, 2)
+    batch = batch_of(student, prompter, recipe, 2).to(device())
     merged: Any = student.model.merge_and_unload().to(torch.bfloat16).eval()  # pyright: ignore
     inputs = {
         name: value.to(torch.bfloat16) if value.is_floating_point() else value

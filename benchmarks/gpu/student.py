@@ -15,19 +15,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.backbones import (
-    ANSWER,
-    PATHS,
-    QUESTION,
-    bare,
-    batch_of,
-    build,
-    recipe_of,
-    streams_of,
-    wave,
-)
+from benchmarks.gpu.backbones import PATHS, bare, build, recipe_of
 from benchmarks.gpu.record import Record, card, device, seconds_of
 from benchmarks.student_computed import joint_flops
+from benchmarks.student_setup import ANSWER, QUESTION, batch_of, streams_of, wave
 from student.batch import collate_audio, pad_prompts
 from student.data.examples import ask
 from student.data.prompts import Prompter
@@ -85,7 +76,7 @@ def _step(
     if checkpointing:
         student.base.gradient_checkpointing_enable({"use_reentrant": False})
     streams = streams_of(recipe)
-    batch = batch_of(student, prompter, recipe, size, packed=packed)
+    batch = batch_of(student, prompter, recipe, size, packed=packed).to(device())
     counts = count_targets(batch, streams=streams)
     learning = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)

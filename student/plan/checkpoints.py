@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoConfig, PreTrainedModel
 
 from manifests.errors import UserError
 from student.config import ModelConfig
+from student.model.backbones.registry import named_backbone, read_config
 
 QWEN2_7B = {"model_type": "qwen2", "hidden_size": 3584, "intermediate_size": 18944,
             "num_hidden_layers": 28, "num_attention_heads": 28,
@@ -64,7 +64,6 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
 class Family:
     """Facts about a class that its config does not state."""
 
-    class_name: str
     pads_to_s: float | None
     """The audio tower takes whole windows of this length; None takes what is there."""
     attends_s: float
@@ -78,13 +77,13 @@ class Family:
 
 
 FAMILIES = {
-    "qwen2_audio": Family("Qwen2AudioForConditionalGeneration", 30, 30),
-    "qwen2_5_omni_thinker": Family("Qwen2_5OmniThinkerForConditionalGeneration", None, 2),
-    "audioflamingo3": Family("AudioFlamingo3ForConditionalGeneration", 30, 30),
-    "musicflamingo": Family("MusicFlamingoForConditionalGeneration", 30, 30),
-    "voxtral": Family("VoxtralForConditionalGeneration", 30, 30),
+    "qwen2_audio": Family(30, 30),
+    "qwen2_5_omni_thinker": Family(None, 2),
+    "audioflamingo3": Family(30, 30),
+    "musicflamingo": Family(30, 30),
+    "voxtral": Family(30, 30),
 }
-"""`model_type` -> the class that is trained."""
+"""`model_type` -> what its audio tower takes."""
 
 
 def config_of(path: str) -> Any:
@@ -96,14 +95,7 @@ def config_of(path: str) -> Any:
     if path in KNOWN:
         model_type, values = KNOWN[path]
         return AutoConfig.for_model(model_type, **values)
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        first_line = str(error).strip().splitlines()[0]
-        known = ", ".join(KNOWN)
-        raise UserError(
-            f"{path} has no config that can be read ({first_line}); sizes are known of {known}"
-        ) from None
+    config: Any = read_config(path, with_weights=False)
     config = getattr(config, "thinker_config", config)
     if config.model_type not in FAMILIES:
         raise UserError(f"{path} is a {config.model_type} model; known are {', '.join(FAMILIES)}")
@@ -123,6 +115,6 @@ def empty_model(config: ModelConfig) -> PreTrainedModel:
         )
     described = config_of(config.path)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    model_class = getattr(transformers, FAMILIES[described.model_type].class_name)
+    model_class = named_backbone(described.model_type).model_class
     with torch.device("meta"):
         return model_class(described).to(dtype).requires_grad_(False)

@@ -48,16 +48,6 @@ class StepCounts:
     """Bytes of the answer's logits, in bfloat16, float32, and their gradient."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelCounts:
-    """Parameters by what they are."""
-
-    frozen_projections: int
-    """Weights of the language model's layers, which a 4-bit model quantizes."""
-    frozen_others: int
-    learnt: int
-
-
 def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
     """Parameters of the language model's projections, and all others."""
     pattern = re.compile(backbone.lora_pattern + r"\.weight")

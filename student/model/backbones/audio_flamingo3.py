@@ -28,24 +28,12 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 class AudioFlamingo3(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    model_class = AudioFlamingo3ForConditionalGeneration
+    processor_class = AudioFlamingo3Processor
     name = "Audio Flamingo 3"
     audio_end = "<sound>"
-    sample_rate = 16000
-    lora_pattern = (
-        r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    )
-    trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
-    projector = r"model\.multi_modal_projector\..*"
     tower_by_rows = False
     special_tokens = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<sound>")
-
-    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        model = AudioFlamingo3ForConditionalGeneration.from_pretrained(path, **options)
-        return model, self.load_processor(path)
-
-    def load_processor(self, path: str) -> Processor:
-        return AudioFlamingo3Processor.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         model = AudioFlamingo3ForConditionalGeneration(

@@ -25,18 +25,13 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 class MusicFlamingo(AudioFlamingo3):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    model_class = MusicFlamingoForConditionalGeneration
+    processor_class = MusicFlamingoProcessor
     name = "Music Flamingo"
     special_tokens = (
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<sound>",
         "<|sound_bos|>", "<|sound_eos|>",
     )  # fmt: skip
-
-    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        model = MusicFlamingoForConditionalGeneration.from_pretrained(path, **options)
-        return model, self.load_processor(path)
-
-    def load_processor(self, path: str) -> Processor:
-        return MusicFlamingoProcessor.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         ids = tokenizer.get_vocab()

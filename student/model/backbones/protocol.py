@@ -43,16 +43,22 @@ class Backbone(Protocol):
     Methods with a body are what most families do; an adapter overrides what differs.
     """
 
+    model_class: Any
+    """The class of transformers, `...ForConditionalGeneration`."""
+    processor_class: Any
+    """Its processor, where transformers' own is used; an adapter with another overrides
+    `load_processor`."""
     audio_end: str
     """Text that ends an audio in a rendered prompt."""
-    sample_rate: int
+    sample_rate: int = 16_000
     """Hz of the waveforms that the processor expects."""
-    lora_pattern: str
+    lora_pattern: str = (
+        r"model\.language_model\.layers\.\d+\."
+        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
+    )
     """Regular expression that matches the full names of the language model's projections, and
     nothing of the audio tower, whose layers have the same short names."""
-    trained_in_full: str
-    """Regular expression for the parameters that `train: full` trains: all but the towers."""
-    projector: str
+    projector: str = r"model\.multi_modal_projector\..*"
     """Regular expression for the parameters between audio tower and language model."""
     tower_by_rows: bool
     """The audio tower takes one row per audio, so its outputs can be remembered row by row."""
@@ -67,12 +73,12 @@ class Backbone(Protocol):
     """An audio is filled with silence up to a whole window, and the silence has tokens too."""
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        """The checkpoint's model, with class `...ForConditionalGeneration`, and its processor."""
-        ...
+        """The checkpoint's model and its processor."""
+        return self.model_class.from_pretrained(path, **options), self.load_processor(path)
 
     def load_processor(self, path: str) -> Processor:
         """The checkpoint's processor alone."""
-        ...
+        return self.processor_class.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         """A small model of the class with random weights."""
@@ -88,6 +94,11 @@ class Backbone(Protocol):
             first dimension counts audios (or windows of audios). No padding.
         """
         ...
+
+    @property
+    def trained_in_full(self) -> str:
+        """Regular expression for the parameters that `train: full` trains: all but the towers."""
+        return rf"((model\.language_model|lm_head)\..*|{self.projector})"
 
     def window_s(self, processor: Any) -> float:
         """Longest audio of the model in seconds; the rest of a longer clip is dropped."""

@@ -41,13 +41,8 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dic
 class Qwen2_5Omni(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    model_class = Qwen2_5OmniThinkerForConditionalGeneration
     audio_end = "<|audio_eos|>"
-    sample_rate = 16000
-    lora_pattern = (
-        r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    )
-    trained_in_full = r"(model\.(language_model|audio_tower\.proj)|lm_head)\..*"
     projector = r"model\.audio_tower\.proj\..*"
     tower_by_rows = False
     special_tokens = (
@@ -55,10 +50,6 @@ class Qwen2_5Omni(Backbone):
         "<|audio_bos|>", "<|audio_eos|>", "<|IMAGE|>", "<|VIDEO|>",
         "<|vision_bos|>", "<|vision_eos|>",
     )  # fmt: skip
-
-    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(path, **options)
-        return model, self.load_processor(path)
 
     def load_processor(self, path: str) -> Processor:
         tokenizer = AutoTokenizer.from_pretrained(path)

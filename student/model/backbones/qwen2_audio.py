@@ -29,26 +29,14 @@ logger = logging.getLogger(__name__)
 class Qwen2Audio(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    model_class = Qwen2AudioForConditionalGeneration
+    processor_class = Qwen2AudioProcessor
     audio_end = "<|audio_eos|>"
-    sample_rate = 16000
-    lora_pattern = (
-        r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    )
-    trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
-    projector = r"model\.multi_modal_projector\..*"
     tower_by_rows = True
     special_tokens = (
         "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>",
         "<|audio_bos|>", "<|audio_eos|>",
     )  # fmt: skip
-
-    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        model = Qwen2AudioForConditionalGeneration.from_pretrained(path, **options)
-        return model, self.load_processor(path)
-
-    def load_processor(self, path: str) -> Processor:
-        return Qwen2AudioProcessor.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
         model = Qwen2AudioForConditionalGeneration(

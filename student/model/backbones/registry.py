@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from pathlib import Path
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoConfig, PretrainedConfig
 
+from manifests import hub
 from manifests.console import messages
 from manifests.errors import UserError
 from student.config import ModelConfig
@@ -29,15 +28,23 @@ def backbone_for(path: str) -> Backbone:
     Raises:
         UserError: there is no checkpoint to be read, or of a family without adapter.
     """
-    model_type = _read_config(path).model_type
+    model_type = read_config(path).model_type
     if model_type not in BACKBONES:
         known = ", ".join(BACKBONES)
         raise UserError(f"{path} is a {model_type} model; there are adapters for {known}")
     return named_backbone(model_type)
 
 
-def _read_config(path: str) -> PretrainedConfig:
-    """The config of a checkpoint: in a folder, in the hub's cache here, or on the hub."""
+def read_config(path: str, *, with_weights: bool = True) -> PretrainedConfig:
+    """The config of a checkpoint: in a folder, in the hub's cache here, or on the hub.
+
+    Args:
+        path: Folder or hub id.
+        with_weights: The weights are loaded too, so a download of them is announced.
+
+    Raises:
+        UserError: there is no checkpoint to be read.
+    """
     is_folder = Path(path).is_dir()
     if is_folder and not (Path(path) / "config.json").is_file():
         raise UserError(
@@ -54,12 +61,12 @@ def _read_config(path: str) -> PretrainedConfig:
             raise UserError(
                 f"model.path: {path} is not a checkpoint that can be read: {reason}"
             ) from None
-    _announce_download(path)
+    _look_up(path, announce=with_weights)
     return AutoConfig.from_pretrained(path)
 
 
-def _announce_download(model: str) -> None:
-    """Says how much a checkpoint that is only on the hub makes transformers download.
+def _look_up(model: str, *, announce: bool) -> None:
+    """Asks the hub for a checkpoint, and says how much transformers downloads of it.
 
     Raises:
         UserError: the hub cannot be reached or has no such model. It is asked once; transformers
@@ -67,14 +74,15 @@ def _announce_download(model: str) -> None:
     """
     try:
         info = HfApi().model_info(model, files_metadata=True, timeout=10)
-    except (*HfHubHTTPError.__bases__, ValueError) as error:  # pyright: ignore
-        endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    except hub.failures() as error:
         raise UserError(
             f"model.path: there is no folder {model}, and no model of this name in the hub's cache "
-            f"here; {endpoint} could not provide it ({type(error).__name__}). On a machine with a "
-            f"connection run: coat-student fetch {model} --out models; then set model.path to "
-            f"models/{model}"
+            f"here; {hub.endpoint()} could not provide it ({type(error).__name__}). On a machine "
+            f"with a connection run: coat-student fetch {model} --out models; then set model.path "
+            f"to models/{model}"
         ) from None
+    if not announce:
+        return
     weights = [
         sibling.size or 0
         for sibling in info.siblings or []

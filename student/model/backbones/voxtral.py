@@ -54,14 +54,8 @@ CHAT_TEMPLATE = (
 class Voxtral(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
+    model_class = VoxtralForConditionalGeneration
     audio_end = "[AUDIO]"
-    sample_rate = 16000
-    lora_pattern = (
-        r"model\.language_model\.layers\.\d+\."
-        r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
-    )
-    trained_in_full = r"(model\.(language_model|multi_modal_projector)|lm_head)\..*"
-    projector = r"model\.multi_modal_projector\..*"
     tower_by_rows = True
     tokens_per_second = 100 / POOLING
     pads_audio = True
@@ -69,10 +63,6 @@ class Voxtral(Backbone):
         "<pad>", "<s>", "</s>", "[AUDIO]", "[BEGIN_AUDIO]", "[INST]", "[/INST]",
         "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]",
     )  # fmt: skip
-
-    def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        model = VoxtralForConditionalGeneration.from_pretrained(path, **options)
-        return model, self.load_processor(path)
 
     def load_processor(self, path: str) -> Processor:
         tokenizer = AutoTokenizer.from_pretrained(

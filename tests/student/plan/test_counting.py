@@ -143,6 +143,6 @@ def test_windows_are_filled_where_the_tower_takes_whole_ones() -> None:
 
 def test_a_config_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(model_type="bert")
-    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path: config)
+    monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path, **options: config)
     with pytest.raises(checkpoints.UserError, match="bert model; known are qwen2_audio"):
         checkpoints.config_of("some/where")
