@@ -79,9 +79,7 @@ class TeacherRunner:
                 for a single clip.
         """
         mark = self._clock.start()
-        whole = Extracted(
-            [], [], {stream.name: Sums.zero(stream.dim) for stream in self._spec.streams}
-        )
+        whole = Extracted([], [], _no_sums(self._spec))
         first, clips = 0, len(decoded.clip_ids)
         try:
             while first < clips:

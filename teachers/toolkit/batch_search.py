@@ -2,7 +2,7 @@
 
 Batches of noise are doubled until they no longer run faster, or do not fit into memory. What was
 found lies in the user's cache folder (`~/.cache/coat-distill`, $XDG_CACHE_HOME), by version of the
-teacher and by card, so that the next worker begins with it.
+teacher, card and length of a block, so that the next worker begins with it.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def tune(teacher: Teacher, spec: TeacherSpec, *, device: str, most_seconds: floa
     budget: BatchBudget | None = getattr(teacher, "budget", None)
     if budget is None:
         return
-    key = f"{spec.key} on {card(device)}"
+    key = f"{spec.key} on {card(device)}, blocks of {most_seconds:g} s"
     known = _remembered().get(key)
     if known is None:
         known = search(teacher, spec, budget, most_seconds)

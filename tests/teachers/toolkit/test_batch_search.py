@@ -61,6 +61,14 @@ def test_no_batch_is_larger_than_a_block():
     assert teacher.budget.seconds <= 60.0
 
 
+def test_larger_blocks_are_searched_for_again():
+    """What was found under a smaller block's limit held for larger blocks too."""
+    for most_seconds, expected in ((60.0, 60.0), (600.0, 120.0), (60.0, 60.0)):
+        teacher = Card()
+        batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=most_seconds)
+        assert teacher.budget.seconds == expected
+
+
 def test_a_larger_batch_that_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch):
     teacher = Card()
     took = iter([1.0, 1.0, 2.0, 4.0, 8.0])
