@@ -66,6 +66,8 @@ class Process:
 
     def serve(self) -> None:
         while (asked := self.calls.get()) is not None:
+            if self.lost is not None:
+                return  # A dead process does not go on with what waited for it.
             call, method, arguments, keep = asked
             try:
                 self.backend.fault(self, method, arguments)
