@@ -98,7 +98,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         line = f"{name}: {count} examples, {held_out_by_task.get(name, 0)} held out"
         console.print(line, markup=False)
     check_sides(learnt_by_task, held_out_by_task, recipe.data.validation)
-    sources = build_sources(options.corpus, caches, table.summary, streams,
+    sources = build_sources(options.corpus, corpus.name, caches, table.summary, streams,
                             examples=len(learning), held_out=len(held_out))  # fmt: skip
 
     # Model: the backbone with its block, adapters and heads.

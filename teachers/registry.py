@@ -147,7 +147,14 @@ def _class(family: str) -> Any:
         )
     try:
         return getattr(importlib.import_module(module_name), class_name)
-    except (ModuleNotFoundError, AttributeError) as error:
+    except ModuleNotFoundError as error:
+        if error.name != module_name.partition(".")[0]:
+            raise UserError(f"cannot load {address}: {error}") from None
+        raise UserError(
+            f"cannot load {address}: there is no module {module_name!r} on Python's path; install "
+            "its package, or set PYTHONPATH to the folder that contains it"
+        ) from None
+    except AttributeError as error:
         raise UserError(f"cannot load {address}: {error}") from None
 
 

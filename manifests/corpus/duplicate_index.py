@@ -62,9 +62,10 @@ class DuplicateIndex:
         for index, row in zip(np.flatnonzero(known).tolist(), rows, strict=True):
             place = int(places[index])
             if self._met[row]:
-                twice = self._clip(row)
+                again = from_table(batch.slice(index, 1))[0]
                 raise _duplicate(
-                    (twice, twice), (f"clip {self._met[row]} of the source", f"clip {place}")
+                    (self._clip(row), again),
+                    (f"clip {self._met[row]} of the source", f"clip {place}"),
                 )
             self._met[row] = place
             if self._contents[row] != contents[index]:

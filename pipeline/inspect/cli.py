@@ -229,9 +229,11 @@ def remove_version(version: str, cache: str = "cache") -> None:
     from manifests.cache.layout import Layout
     from pipeline.inspect import maintenance
 
-    if "@" not in version:
-        raise UserError(f"expected NAME@FINGERPRINT, found {version!r}; see coat-cache ls")
     layout = Layout.open(cache)
+    if "@" not in version:
+        there = [key for key in layout.teachers() if key.partition("@")[0] == version]
+        known = f"; the cache has {', '.join(there)}" if there else "; see coat-cache ls"
+        raise UserError(f"expected NAME@FINGERPRINT, found {version!r}{known}")
     freed = maintenance.remove(layout, layout.teacher(version))
     print_line(f"{version} deleted, {freed / 1e6:,.1f} MB freed")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table
@@ -13,9 +14,11 @@ from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
 from manifests.clips import Clip
 from manifests.errors import UserError
-from manifests.page import sound
+from manifests.page import sound, track_kinds
 from manifests.page.figure import draw_tracks
 from manifests.page.teacher_tracks import teacher_tracks
+from manifests.streams.kinds import VOICED
+from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns.
 
@@ -43,7 +46,8 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
 def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:
     """The frames, time grid, range and mean of each stream, and what each teacher wrote in words.
 
-    A teacher without targets for the clip has the reason in place of them.
+    Range and mean of a fundamental frequency are in Hz, over its voiced frames. A teacher without
+    targets for the clip has the reason in place of them.
     """
     facts: dict[str, Any] = {
         "clip_id": clip.clip_id,
@@ -68,12 +72,20 @@ def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:
                 "dim": stream.dim,
                 "frame_rate_hz": round(stream.frame_rate, 4),
                 "start_s": stream.start_s,
-                "min": round(float(frames_TD.min()), 5),
-                "mean": round(float(frames_TD.mean()), 5),
-                "max": round(float(frames_TD.max()), 5),
+                **_range(stream, frames_TD),
             }
         facts["teachers"][name] = {"metadata": teacher.metadata(clip.clip_id), "streams": streams}
     return facts
+
+
+def _range(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, float | None]:
+    """Minimum, mean and maximum over all values; of f0, in Hz, over voiced frames only."""
+    if track_kinds.has_f0(spec):
+        frames_TD = frames_TD[frames_TD[:, 1] >= VOICED, :1]
+    if not frames_TD.size:
+        return dict.fromkeys(("min", "mean", "max"))
+    values = {"min": frames_TD.min(), "mean": frames_TD.mean(), "max": frames_TD.max()}
+    return {name: round(float(value), 5) for name, value in values.items()}
 
 
 def build_table(facts: dict[str, Any]) -> Table:
@@ -88,8 +100,12 @@ def build_table(facts: dict[str, Any]) -> Table:
         for stream, numbers in teacher["streams"].items():
             keys = ("frames", "dim", "frame_rate_hz", "min", "mean", "max")
             values = [numbers[key] for key in keys]
-            table.add_row(f"{name}.{stream}", numbers["kind"], *(f"{value:g}" for value in values))
+            table.add_row(f"{name}.{stream}", numbers["kind"], *map(_number, values))
     return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
 
 
 def draw(reader: CacheReader, clip: Clip, path: Path) -> bool:

@@ -18,6 +18,7 @@ from manifests.cache.shards import AUDIO_WARNINGS, Row
 from manifests.cache.stream_sums import Statistics
 from manifests.clips import Clip
 from manifests.page import track_kinds
+from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from manifests.streams.transcript import Transcript
 from pipeline.report import words
@@ -27,7 +28,7 @@ from pipeline.report.sampling import Place, SampledClip
 # Legend: T frames, D columns.
 
 PRESENT = 0.5
-"""Probability from which a class counts as present, and a frame as voiced."""
+"""Probability from which a class counts as present."""
 MOST_CLASSES = 15
 NARROW = 4.0
 """Descriptors are counted within so many standard deviations of their mean."""
@@ -155,7 +156,7 @@ class Summarizer:
         charts = []
         for key, histogram in self._f0.items():
             voiced, frames = self._voiced[key]
-            about = f"{key}: frames with voicing of {PRESENT} or more, {voiced / frames:.0%} of all"
+            about = f"{key}: frames with voicing of {VOICED} or more, {voiced / frames:.0%} of all"
             charts.append(_histogram("Pitch", about, histogram, "Hz"))
         about = "Words per second of the clips with words"
         charts.append(_histogram("Word rate", about, self._word_rate, "words/s"))
@@ -178,7 +179,7 @@ class Summarizer:
         return [chart for chart in charts if chart.bars or _filled(chart)]
 
     def _count_f0(self, key: str, frames_TD: np.ndarray) -> None:
-        voiced_TD = frames_TD[frames_TD[:, 1] >= PRESENT]
+        voiced_TD = frames_TD[frames_TD[:, 1] >= VOICED]
         histogram = self._f0.setdefault(key, Histogram(32.703 * SEMITONES, log=True))
         histogram.add(voiced_TD[:, 0])
         counts = self._voiced.setdefault(key, [0, 0])

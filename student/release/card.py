@@ -49,7 +49,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         _generation(inherited or {}),
         f"Proof of the export: {proof}.{_quantized(recipe)}",
         "## Data",
-        f"Corpus `{Path(sources.corpus).name}`: {sources.clips:,} clips, "
+        f"Corpus `{sources.corpus_name or Path(sources.corpus).name}`: {sources.clips:,} clips, "
         f"{sources.hours:.1f} hours; {sources.examples:,} examples to learn from, "
         f"{sources.held_out:,} held out by clip.",
         "## Teachers",

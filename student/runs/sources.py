@@ -76,6 +76,8 @@ class Sources:
     held_out: int
     teachers: list[TeacherSource]
     streams: dict[str, StreamSource]
+    corpus_name: str = ""
+    """The name that the corpus has for caches; empty in runs of earlier versions."""
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> Sources:
@@ -92,6 +94,7 @@ def _stream_source(values: Mapping[str, Any]) -> StreamSource:
 
 def build_sources(
     corpus: str,
+    corpus_name: str,
     caches: list[str],
     summary: Summary,
     streams: Mapping[str, Stream],
@@ -107,6 +110,7 @@ def build_sources(
     }
     return Sources(
         corpus=corpus,
+        corpus_name=corpus_name,
         caches=caches,
         clips=summary.clips,
         hours=summary.hours,

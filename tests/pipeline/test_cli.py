@@ -183,3 +183,12 @@ def test_a_teacher_option_starts_another_family_anew_and_must_be_a_mapping() -> 
     assert merge_teacher_options(["build", "--teacher", "{}"]) == ["build", "--teacher", "{}"]
     with pytest.raises(UserError, match="--teacher must be a mapping"):
         merge_teacher_options(["build", "--teacher", "asr", "--teacher", "{}"])
+
+
+def test_rm_without_a_fingerprint_lists_the_versions(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (version,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
+    code, _, err = run(capsys, "rm", "pitch", "--cache", cache)
+    assert code == 2
+    assert f"found 'pitch'; the cache has {version}" in err

@@ -134,8 +134,10 @@ def test_a_duplicate_id_names_both_rows(tmp_path: Path, apart: int) -> None:
 
 def test_a_duplicate_of_a_stored_clip(tmp_path: Path) -> None:
     build(make(5), tmp_path / "c")
-    with pytest.raises(UserError, match=r"occurs twice, in clip 3 of the source .* and clip 6 "):
-        build([*make(5), make(5)[2]], tmp_path / "c")
+    twin = replace(make(5)[2], uri="/elsewhere/2.wav")
+    both = r"clip 3 of the source \(/audio/clip/2.wav .* and clip 6 \(/elsewhere/2.wav"
+    with pytest.raises(UserError, match=rf"occurs twice, in {both}"):
+        build([*make(5), twin], tmp_path / "c")
 
 
 @pytest.mark.parametrize(

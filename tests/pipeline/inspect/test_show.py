@@ -9,8 +9,9 @@ import pytest
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
-from pipeline.inspect.show import find_clip
+from pipeline.inspect.show import build_table, describe, find_clip
 from tests.manifests.frames import make_cache
+from tests.pipeline import report_cache
 
 
 def test_a_clip_is_found_without_reading_the_others(
@@ -29,3 +30,14 @@ def test_another_corpus_is_not_looked_in(tmp_path: Path):
     make_cache(tmp_path)
     with pytest.raises(UserError, match="has no corpus 'other'; it has corpus"):
         CacheReader(tmp_path / "cache", corpora=["other"])
+
+
+def test_the_mean_of_f0_is_a_frequency_of_voiced_frames(tmp_path: Path):
+    """The mean over both columns and over unvoiced frames was not a number of anything."""
+    reader = CacheReader(report_cache.make_cache(tmp_path, count=8))
+    f0 = describe(reader, find_clip(reader, "clip000"))["teachers"]["pitch"]["streams"]["f0"]
+    assert (f0["min"], f0["mean"], f0["max"]) == (220.0, 220.0, 220.0)
+    silent = describe(reader, find_clip(reader, "clip001"))
+    f0 = silent["teachers"]["pitch"]["streams"]["f0"]
+    assert (f0["min"], f0["mean"], f0["max"]) == (None, None, None)
+    assert build_table(silent).row_count

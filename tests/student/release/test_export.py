@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 from transformers import AutoTokenizer
@@ -84,6 +87,23 @@ def test_the_card_says_what_it_was_made_from(checkpoint: Path) -> None:
         "Trained on the outputs of `toy`: none",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_the_snippet_of_the_documentation_answers(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    text = (Path(__file__).parents[3] / "docs/serve.md").read_text()
+    snippet = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
+    (tmp_path / "student").symlink_to(checkpoint)
+    soundfile.write(tmp_path / "a.wav", np.sin(np.arange(16000) / 5) / 2, 16000)
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, names := {})
+    prompt = names["inputs"]["input_ids"]
+    assert prompt.shape[1] < names["generated"].shape[1]
+    printed = capsys.readouterr()
+    assert printed.out.strip()
+    assert "user" not in printed.out
+    assert "sampling_rate" not in printed.err
 
 
 def test_scores_of_an_export_go_into_its_card_and_stay_here(
