@@ -36,7 +36,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
-from manifests.errors import Interrupted, StoreError, UserError
+from manifests.errors import Interrupted, StoreError, UserError, is_disk_full
 from manifests.library_internals import is_list_of_strings
 
 VERSIONED = (
@@ -100,7 +100,9 @@ def run_command(
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        sys.exit(_run(name, commands, description, arguments))
+        code = _run(name, commands, description, arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
@@ -108,14 +110,33 @@ def run_command(
         print(f"{name}: interrupted; run the same command to resume", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         sys.exit(BROKEN_PIPE)
-    except OSError as error:
-        reason = _store_error(error)
+    except Exception as error:
+        reason = _full_disk(error) or (_store_error(error) if isinstance(error, OSError) else None)
         if reason is None:
             raise
         print(f"{name}: error: {reason}", file=sys.stderr)
         sys.exit(2)
+
+
+def _drop_output() -> None:
+    """Sends what stdout still holds nowhere: it cannot be written, and Python tries again at the
+    end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _full_disk(error: Exception) -> str | None:
+    """One line about a write for which there was no room; None for other errors."""
+    if not is_disk_full(error):
+        return None
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _drop_output()
+    named = f" to {error.filename}" if isinstance(error, OSError) and error.filename else ""
+    why = " ".join(str(getattr(error, "strerror", None) or error).split())
+    return f"cannot write{named}: {why}; free some space and run the same command again"
 
 
 def _store_error(error: OSError) -> str | None:

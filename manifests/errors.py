@@ -4,6 +4,29 @@ A command line shows a `UserError` as one line and exits with 2; anything else i
 and keeps its traceback.
 """
 
+import errno
+import re
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Codes of writes for which there is no room: a full disk, a quota, a limit on a file's size."""
+_FULL_TEXTS = re.compile(
+    r"No space left on device|[Dd]isk quota exceeded|File too large"
+    r"|PytorchStreamWriter failed|^\d+ requested and \d+ written$"
+)
+"""Texts of errors without such a code: of safetensors, torch, and numpy's `tofile`."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is a write for which there is no room."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in FULL:
+            return True
+        if isinstance(cause, Exception) and _FULL_TEXTS.search(str(cause)):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
 
 class UserError(Exception):
     """Something the user gave cannot be used.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.console import as_fields
+from manifests.storage import Folder
 
 SHARED = ("dom.js", "parts.js", "charts.js", "drawing.js", "viewer.js")
 """Code that every page has, in the order in which it runs."""
@@ -56,7 +57,5 @@ def write(
     for mark, content in parts.items():
         before, _, after = page.partition(mark)
         page = before + content + after
-    target = Path(out) / "index.html"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_text(page, encoding="utf-8")
-    return target
+    Folder(out).write_atomic("index.html", page.encode())
+    return Path(out) / "index.html"

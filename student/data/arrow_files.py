@@ -7,12 +7,31 @@ A file is closed once it is mapped: it costs no handle.
 
 from __future__ import annotations
 
+import errno
+import os
 from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+
+
+def take_space(path: Path) -> None:
+    """Takes the space of a mapped file on its disk at once, before it is written.
+
+    To write to a mapped file whose disk has become full kills the process (SIGBUS), and no error
+    says why.
+
+    Raises:
+        OSError: the disk has not enough space.
+    """
+    with path.open("r+b") as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+                raise
 
 
 class ArrowRows:

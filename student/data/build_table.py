@@ -25,7 +25,7 @@ from manifests.clips import SCHEMA, from_table, to_table
 from manifests.console import as_fields, messages
 from manifests.corpus.corpus import Corpus
 from student.config import DataConfig
-from student.data.arrow_files import ArrowWriter
+from student.data.arrow_files import ArrowWriter, take_space
 from student.data.corpus_pass import CorpusPass, GrowingArray
 from student.data.coverage import check_tasks, count_covered, tell_left_out
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
@@ -211,6 +211,7 @@ class _Builder:
             np.save(path, np.zeros(0, EXAMPLE))
             return np.zeros(0, EXAMPLE)
         examples = np.lib.format.open_memmap(path, "w+", EXAMPLE, (count,))
+        take_space(path)
         start = 0
         for number, (task, task_rows) in enumerate(zip(self._data.tasks, clips.tasks, strict=True)):
             for rows in task_rows.rows.blocks():

@@ -15,7 +15,7 @@ import yaml
 from manifests.streams.kinds import KINDS
 from student.config import Recipe
 from student.model.block import BLOCKS_ARGUMENT, block_tokens
-from student.runs.folder import Run
+from student.runs.folder import Run, replace_text
 from student.runs.sources import Sources
 
 SCORES = "## Scores of these weights"
@@ -113,7 +113,7 @@ def record_score(folder: Path, name: str, count: int, mean: Mapping[str, float |
         interval = f"{mean['low']:.3f} to {mean['high']:.3f}"
     rows.append(f"| {name} | {count} | {mean['score']:.3f} | {interval} |")
     section = "\n".join([SCORES_HEAD, *rows])
-    card.write_text(before + heading + section + gap + rest, encoding="utf-8")
+    replace_text(card, before + heading + section + gap + rest)
 
 
 def _measured_weights(recipe: Recipe) -> str:

@@ -91,8 +91,12 @@ def export(run: str | Path, out: str | Path) -> Proof:
     part = out.with_name(f"{out.name}.part")
     if part.exists():
         shutil.rmtree(part)  # left by an export that was interrupted
-    with progress("export", 3, "steps: load and merge, write, read again") as advance:
-        return _export(run, out, part, advance)
+    try:
+        with progress("export", 3, "steps: load and merge, write, read again") as advance:
+            return _export(run, out, part, advance)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)  # a full disk has its space back
+        raise
 
 
 def _export(run: str | Path, out: Path, part: Path, advance: Advance) -> Proof:

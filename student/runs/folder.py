@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -28,7 +29,9 @@ from pathlib import Path
 from typing import Any
 
 from manifests.clips import Clip
+from manifests.console import console
 from manifests.errors import UserError
+from manifests.storage import Folder
 from student.config import Recipe, StreamConfig
 from student.data.example_table import ExampleTable
 from student.data.examples import Example
@@ -37,6 +40,7 @@ from student.distill.streams import Stream
 from student.model.small import build_small
 from student.model.tiny import build_tiny
 from student.recipe_files import differences, load_recipe, save_recipe
+from student.runs.checkpoints import find_damage
 from student.runs.identity import Identity
 from student.runs.sources import Sources
 
@@ -177,9 +181,12 @@ class Run:
             texts = questions + [example.answer for example in learning]
             build_tiny(self.base_folder, recipe.model.tiny, texts, seed=recipe.seed)
         write_held_out(self.folder, held_out, held_out.clips)
-        self.sources_file.write_text(json.dumps(asdict(sources), indent=1))
-        self.identity_file.write_text(json.dumps(asdict(identity), indent=1))
-        save_recipe(recipe, self.recipe_file)
+        replace_text(self.sources_file, json.dumps(asdict(sources), indent=1))
+        replace_text(self.identity_file, json.dumps(asdict(identity), indent=1))
+        # The recipe comes last and whole: with it the run has begun.
+        part = self.folder / f"{self.recipe_file.name}.part"
+        save_recipe(recipe, part)
+        part.rename(self.recipe_file)
 
     @property
     def has_trained(self) -> bool:
@@ -210,18 +217,18 @@ class Run:
         return [name for name in self.recipe.stages() if self.state(name).is_file()]
 
     def checkpoints(self, stage: str) -> list[Path]:
-        """Whole checkpoints of a stage, oldest first.
-
-        The trainer writes `trainer_state.json` last, so a checkpoint that lacks it, or has half of
-        it, was left by a kill or a full disk.
-        """
+        """Checkpoints of a stage that were written to their end, oldest first."""
         folders = self.stage(stage).glob(f"{CHECKPOINT}*")
-        return sorted(filter(_is_whole, folders), key=_steps)
+        return sorted((folder for folder in folders if not _damage(folder)), key=_steps)
 
     def remove_unfinished(self, stage: str) -> None:
         """Deletes checkpoints that were not written to their end."""
         for folder in self.stage(stage).glob(f"{CHECKPOINT}*"):
-            if not _is_whole(folder):
+            if damaged := _damage(folder):
+                console.print(
+                    f"{stage}: {folder.name} is removed: its {damaged} is missing or was not "
+                    "written to its end"
+                )
                 shutil.rmtree(folder)
         for folder in self.stage(stage).glob(f"unfinished-{CHECKPOINT}*"):
             shutil.rmtree(folder)  # left by earlier versions
@@ -254,8 +261,13 @@ class Run:
 
     def append_log(self, line: Mapping[str, Any]) -> None:
         """Adds one log line; what is no number is null."""
-        with self.log_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+        text = json.dumps(_finite(line), allow_nan=False) + "\n"
+        with self.log_file.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a full disk or a kill has cut the last line
+                    text = "\n" + text
+            file.write(text.encode())
 
     def analysis_file(self, name: str) -> Path:
         """The file of the numbers of an analysis (`ablation`, `probes`, `reading`)."""
@@ -291,9 +303,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 def replace_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
+    Folder(path.parent).write_atomic(path.name, text.encode())
 
 
 def _finite(value: Any) -> Any:
@@ -303,12 +313,8 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
+def _damage(checkpoint: Path) -> str | None:
+    return find_damage(checkpoint, STATE_FILE)
 
 
 def _steps(checkpoint: Path) -> int:

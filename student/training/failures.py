@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import errno
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
-from manifests.errors import UserError
+from manifests.errors import UserError, is_disk_full
 from student.config import StageConfig
-
-DISK_FULL = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
-"""Texts of libraries that raise an error of their own when a disk is full."""
 
 
 @contextmanager
@@ -30,12 +25,13 @@ def explained_disk(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or any(sign in str(error) for sign in DISK_FULL):
+    except UserError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
             raise UserError(
-                f"the disk of {folder} is full; free some space and run the same command again: "
-                "it resumes from the last complete checkpoint"
+                f"the disk of {folder} is full; free some space and run the same command again: it "
+                "resumes from the last complete checkpoint"
             ) from error
         raise
 

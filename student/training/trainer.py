@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate import PartialState
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -28,7 +29,8 @@ from student.data.block_shuffle import BlockShuffle
 from student.data.length_grouping import ByLength
 from student.library_internals import TrainerHooks
 from student.model.student import Student
-from student.runs.folder import STATE_FILE, Numbers, Run
+from student.runs.checkpoints import close_checkpoint
+from student.runs.folder import CHECKPOINT, STATE_FILE, Numbers, Run
 from student.training.failures import check_finite
 from student.training.progress import TrainingProgress
 from student.training.sharing import share_buffers
@@ -97,6 +99,7 @@ class StudentTrainer(TrainerHooks):
         self.add_callback(self.progress)
         self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
         self.add_callback(_Begin(student, begin))
+        self.add_callback(_CloseCheckpoints(PartialState()))
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
@@ -218,7 +221,10 @@ class StudentTrainer(TrainerHooks):
         if not all(value.isfinite().all() for value in learnt.values()):
             check_finite(float("nan"), stage=self._name, step=self.state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(learnt, folder / STATE_FILE)
+        # With this file a stage is finished, so it appears whole.
+        part = folder / f"{STATE_FILE}.part"
+        save_file(learnt, part)
+        part.rename(folder / STATE_FILE)
 
     def load_learnt(self, checkpoint: Path) -> None:
         """Reads the student's state file of a checkpoint."""
@@ -286,6 +292,19 @@ class _Begin(TrainerCallback):
         if self._begin is not None:
             with torch.random.fork_rng():
                 self._begin(resumed=bool(state.global_step))
+
+
+class _CloseCheckpoints(TrainerCallback):
+    """Closes each checkpoint once all processes have written their files of it."""
+
+    def __init__(self, process: PartialState) -> None:
+        self._process = process
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._process.wait_for_everyone()
+        checkpoint = Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}"
+        if state.is_world_process_zero and checkpoint.is_dir():
+            close_checkpoint(checkpoint)
 
 
 class _JsonLines(TrainerCallback):

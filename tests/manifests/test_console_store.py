@@ -47,12 +47,47 @@ def test_a_bucket_that_is_not_there_is_said(capsys: pytest.CaptureFixture):
     assert "there is no such bucket" in ended(error, capsys)[1]
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device", "/data/answers.jsonl"),
+        OSError(122, "Disk quota exceeded"),
+        OSError(27, "File too large"),
+        OSError("4096 requested and 96 written"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . PytorchStreamWriter failed"),
+        ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_one_line(error: Exception, capsys: pytest.CaptureFixture):
+    code, said = ended(error, capsys)
+    assert code == 2
+    assert said.startswith("coat-x: error: cannot write")
+    assert said.count("\n") == 1
+
+
+def test_an_output_that_is_full_is_one_line():
+    code = (
+        "from manifests.console import run_command\n"
+        "def go():\n    '''Prints.'''\n    print('x' * 100)\n"
+        "run_command('coat-x', {'go': go}, description='d', arguments=['go'])\n"
+    )
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-c", code], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert ran.returncode == 2
+    assert ran.stderr == (
+        "coat-x: error: cannot write: No space left on device; free some space and run the same "
+        "command again\n"
+    )
+
+
 def test_another_error_keeps_its_traceback():
     def command() -> None:
         """Raises."""
-        raise OSError(28, "No space left on device")
+        raise OSError(5, "Input/output error")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="Input/output"):
         run_command("coat-x", {"go": command}, description="d", arguments=["go"])
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from manifests.errors import UserError
 from manifests.progress import progress
+from student.data.arrow_files import take_space
 from student.distill.alignment import span_weights
 from student.evaluation.analysis.state_edits import thinking_places
 from student.evaluation.answering import QuestionRunner
@@ -66,6 +67,8 @@ def collect(
                 np.memmap(folder / f"{group}-{layer}.f16", np.float16, "w+", shape=shape)
                 for layer in range(len(values))
             ]
+            for layer in range(len(values)):
+                take_space(folder / f"{group}-{layer}.f16")
         for file, values_KH in zip(files[group], values, strict=True):
             file[place] = values_KH
 

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import re
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from manifests.corpus.corpus import build
@@ -146,6 +152,35 @@ def test_one_training_per_folder(world: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "nothing was trained, so nothing is left"
 
 
+def test_a_lock_that_a_dead_process_has_left_holds_nothing(tmp_path: Path) -> None:
+    """On this machine or another; and who holds a lock is said."""
+    (tmp_path / "training.lock").write_text("process 1 on another-host")
+    with training_lock(tmp_path):
+        mine = f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(UserError, match=re.escape(mine)), training_lock(tmp_path):
+            pass
+        assert (tmp_path / "training.lock").read_text() == mine, "a refused one leaves it alone"
+    with training_lock(tmp_path):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks(
+    tmp_path: Path, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Some network mounts have none: the run trains, and its user is warned."""
+
+    def no_lock(*args: Any) -> None:
+        raise OSError(code, "not here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fcntl.flock", no_lock)
+        with training_lock(tmp_path):
+            (tmp_path / "trained").write_text("")
+    assert "a file system without locks" in capsys.readouterr().err
+    assert (tmp_path / "trained").exists()
+
+
 def test_an_out_that_cannot_be_a_folder(world: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
@@ -153,19 +188,109 @@ def test_an_out_that_cannot_be_a_folder(world: Any, tmp_path: Path) -> None:
             train(world.options(out))
 
 
+FILES = ("student.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
+         "trainer_state.json", "files.json")  # fmt: skip
+
+
+def damage(file: Path, how: str) -> None:
+    """Leaves a file as a full disk, a kill or a lost power supply does."""
+    content = file.read_bytes()
+    if how == "missing":
+        file.unlink()
+    elif how == "empty":
+        file.write_bytes(b"")
+    elif how == "one byte":
+        file.write_bytes(content[:1])
+    elif how == "half":
+        file.write_bytes(content[: len(content) // 2])
+    else:
+        file.write_bytes(content[:-1])
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("how", ["missing", "empty", "one byte", "half", "all but a byte"])
+def test_a_checkpoint_with_any_file_cut_is_none(
+    stopped: Path, tmp_path: Path, how: str, listed: bool
+) -> None:
+    """With the list of its files, and as earlier versions wrote it, without."""
+    for name in FILES:
+        run = Run(shutil.copytree(stopped, tmp_path / name))
+        first, last = run.checkpoints("joint")
+        assert set(FILES) <= {file.name for file in last.iterdir()}
+        damage(last / name, how)
+        if not listed:
+            (last / "files.json").unlink(missing_ok=True)
+        # Without a list nobody knows of a file that is not there, but for the two that must be; and
+        # the last byte of that JSON is the end of its line.
+        unknown = not listed and (
+            (how == "missing" and name not in FILES[::4])
+            or (how == "all but a byte" and name == "trainer_state.json")
+        )
+        is_list = name == "files.json"
+        assert run.checkpoints("joint") == ([first, last] if unknown or is_list else [first]), name
+        run.remove_unfinished("joint")
+        assert last.exists() == (unknown or is_list)
+
+
+@pytest.fixture(scope="module")
+def stopped(world: Any, checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was stopped after two steps, each with a checkpoint."""
+    return Path(stopped_run(world, tmp_path_factory.mktemp("stopped") / "run", checkpoints).out)
+
+
 def test_a_half_written_checkpoint_never_blocks(
-    world: Any, tmp_path: Path, checkpoints: Any
+    world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Left twice, as a full disk does: each time the run goes on from the one before."""
+    joint = tmp_path / "run" / "joint"
     for _ in range(2):
         options = stopped_run(world, tmp_path / "run", checkpoints)
-        half = tmp_path / "run" / "joint" / "checkpoint-3"
+        half = joint / "checkpoint-3"
         half.mkdir()
         (half / "trainer_state.json").write_text('{"half":')
-    (tmp_path / "run" / "joint" / "unfinished-checkpoint-3").mkdir()
+    (joint / "unfinished-checkpoint-3").mkdir()
+    damage(joint / "checkpoint-2" / "optimizer.pt", "half")
+    capsys.readouterr()
     train(options)
-    left = {path.name for path in (tmp_path / "run" / "joint").iterdir()}
+    said = capsys.readouterr().out
+    assert "joint: checkpoint-2 is removed: its optimizer.pt is missing or was not" in said
+    assert "resuming from step 1 of 4" in said
+    left = {path.name for path in joint.iterdir()}
     assert left == {"checkpoint-3", "checkpoint-4", "student.safetensors"}
+
+
+def test_a_stage_that_was_killed_while_it_wrote_its_state_is_not_finished(
+    world: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    """The state of a stage appears whole, and so does the recipe, with which a run begins."""
+    seen: list[list[str]] = []
+
+    def cut(tensors: Any, path: Path) -> None:
+        save_file(tensors, path)
+        if path.parent.name == "joint":
+            path.write_bytes(path.read_bytes()[:1000])
+            seen.append([file.name for file in path.parent.glob("student*")])
+            raise _Stopped
+
+    options = joint_only(world, tmp_path / "run", checkpoints)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("student.training.trainer.save_file", cut)
+        with pytest.raises(_Stopped):
+            train(options)
+    assert seen == [["student.safetensors.part"]]
+    run = Run(options.out)
+    assert run.finished_stages() == []
+    assert train(options).keys() == {"before", "joint"}
+    assert run.finished_stages() == ["joint"]
+
+
+def test_a_log_line_that_was_cut_costs_itself_alone(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.append_log({"step": 1})
+    with run.log_file.open("a") as file:
+        file.write('{"step": 2, "lo')
+    run.append_log({"step": 3})
+    assert run.log() == [{"step": 1}, {"step": 3}]
 
 
 def test_a_recipe_may_change_until_something_is_trained(
