@@ -1,12 +1,13 @@
-"""The samples of a clip: both stages read exactly the same.
+"""Loads the samples of a clip. Both stages use this module, so both get the same samples.
 
-libsndfile reads what it can seek in to the sample (WAV, FLAC, AIFF, AU, ...), FFmpeg through PyAV
-the rest (MP3, Ogg, Opus, M4A, WebM, ...). Files are judged by their content, never by their names
-or headers alone: the samples are what the file contains.
+libsndfile reads the formats in which it can seek to the exact sample (WAV, FLAC, AIFF, AU, ...),
+FFmpeg through PyAV all others (MP3, Ogg, Opus, M4A, WebM, ...). The format is detected from the
+content of a file, never from its name or header alone.
 
-Three things can happen to a clip. It decodes, perhaps with warnings to count (damaged packets, a
-truncated file, channels that cancel). It cannot be used, now or later: `AudioError`, with a short
-stable reason to count by. Or its file cannot be reached at present: `StoreError`, try again.
+Decoding a clip has three possible results. It succeeds, perhaps with warnings (damaged packets, a
+truncated file, channels that cancel). The clip can never be used: `AudioError`, with a short,
+stable reason that can be counted. Or its file cannot be reached at present: `StoreError`, which can
+be retried.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from manifests.decoders.files import AudioFile, open_audio
 from manifests.errors import AudioError
 
 MAX_SECONDS = 3600.0
-"""The longest clip that is decoded where nothing else is asked for."""
+"""Maximum length of a decoded clip, unless the caller sets another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +39,10 @@ class Waveform:
     sample_rate: int
     """Hz."""
     digest: str
-    """BLAKE2b-128 of the rate and the samples: names the content, whatever the file is called."""
+    """BLAKE2b-128 of the rate and the samples: identifies the audio independently of the file's
+    name."""
     warnings: tuple[AudioWarning, ...] = ()
-    """Faults of the audio that do not keep it from being decoded."""
+    """Faults of the audio that do not prevent decoding."""
 
     @property
     def seconds(self) -> float:
@@ -62,21 +64,22 @@ def resample(wave: Waveform, sample_rate: int) -> np.ndarray:
     """The samples at another rate, by soxr's high-quality resampler (linear phase, no delay).
 
     Raises:
-        AudioError: not one sample is left at the lower rate.
+        AudioError: the clip is too short to have a sample at the lower rate.
     """
     if sample_rate == wave.sample_rate:
         return wave.samples
     samples = soxr.resample(wave.samples, wave.sample_rate, sample_rate, quality="HQ")
     if not len(samples):
-        raise AudioError("too-short", f"{wave.seconds:.2g} s are no sample at {sample_rate} Hz")
+        message = f"{wave.seconds:.2g} s are less than one sample at {sample_rate} Hz"
+        raise AudioError("too-short", message)
     return samples
 
 
 def decode(clip: Clip, *, max_seconds: float = MAX_SECONDS) -> Waveform:
     """Decodes a clip: from `offset` for `duration`, exact to the sample.
 
-    `offset` is presentation time, as players show it. Only a stated `duration` bounds a clip. One
-    that is stated longer than its file is what the file has (counted as `short`); one that begins
+    `offset` is presentation time, as players show it. Only a stated `duration` limits a clip. If it
+    is longer than the file, the clip ends with the file (counted as `short`); a clip that begins
     beyond the end is an error.
 
     Raises:

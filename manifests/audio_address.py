@@ -1,12 +1,12 @@
-"""The part of a file that a clip's uri names: nothing, a range of bytes, or a row of Parquet.
+"""Parses the part of a file that a clip's uri refers to: a range of bytes, or a row of Parquet.
 
     /data/a.wav                                     the whole file
     s3://bucket/shard.tar#bytes=512-33323           bytes 512 to 33323, both included
     /data/train.parquet#row_group=0&row=3&column=audio
 
-Numbers count from 0. A byte range is written as HTTP's Range header writes it. The part is text at
-the end of the uri, so that it goes wherever a uri goes: rows, messages, lists of failures. The
-price: a file whose own name ends in such a part must be renamed.
+Numbers count from 0. A byte range is written as in HTTP's Range header. The part is text at the end
+of the uri, so every place that stores a uri (rows, messages, lists of failures) also stores the
+part. The disadvantage: a file whose own name ends in such a part must be renamed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class ByteRange:
 
     first: int
     last: int
-    """The last byte, which is part of the range."""
+    """The last byte, included in the range."""
 
     @property
     def size(self) -> int:
@@ -52,7 +52,7 @@ class ParquetRow:
 
 
 def split_address(uri: str) -> tuple[str, ByteRange | ParquetRow | None]:
-    """The file of a uri, and the part of it that is meant; None for the whole file.
+    """Splits a uri into its file and the part of the file; None stands for the whole file.
 
     Raises:
         UserError: the uri ends in a part that is malformed.
@@ -81,7 +81,7 @@ def split_address(uri: str) -> tuple[str, ByteRange | ParquetRow | None]:
 
 
 def check_file_name(uri: str) -> None:
-    """Refuses a file whose own name reads as a part of a file.
+    """Rejects a file whose own name looks like a part of a file.
 
     Raises:
         UserError: the name ends in `#bytes=...` or `#row_group=...`.

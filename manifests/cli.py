@@ -15,7 +15,7 @@ from manifests.console import as_fields, console, messages, run_command
 Item = TypeVar("Item")
 
 PLAIN_EVERY_S = 60.0
-"""Seconds between lines of progress where there is no terminal to draw on."""
+"""Seconds between lines of progress if stderr is not a terminal."""
 
 
 def build(
@@ -74,12 +74,10 @@ def segment(
     """Cut the long clips of a corpus into short ones, as a new corpus of the same files.
 
     Args:
-        path: Folder or address of the corpus.
-        out: Folder or address of the new corpus.
-        max_seconds: Length of the longest clip.
-        by: Cut in the quietest place of the second half of each longest clip (silence), or at
-            equal distances (fixed).
-        name: Name of the new corpus; that of its folder if null.
+        path: Folder or address of the corpus. out: Folder or address of the new corpus.
+            max_seconds: Length of the longest clip. by: `silence` cuts at the quietest place in the
+            second half of the longest allowed clip, `fixed` at equal distances.
+        name: Name of the new corpus; the name of its folder if null.
     """
     from manifests.corpus import corpus
     from manifests.corpus import segment as cutting
@@ -92,7 +90,7 @@ def segment(
     made = corpus.build(clips, out, name=name)
     console.print(
         f"{out}: {opened.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
-        "s; text went with the audio where words have times, other clips that were cut have none"
+        "s; texts were cut where words have times, other clips that were cut have no text"
     )
 
 
@@ -116,7 +114,7 @@ def corpus_stats(path: str, json: bool = False) -> None:
 
 
 def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:
-    """Passes items on and shows their number; the total is not known."""
+    """Yields the items and shows their number; the total is unknown."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} " + what), TimeElapsedColumn())

@@ -1,4 +1,4 @@
-"""A clip: one stretch of one audio file, the row that everything else is keyed by.
+"""Defines a clip: a part of an audio file. Everything else is keyed by its id.
 
 A row is text and numbers only; the audio stays where it is. `labels` is free-form and kept as one
 JSON column, so that corpora with different labels share one schema.
@@ -33,30 +33,31 @@ SCHEMA = pa.schema(
 )
 
 MAX_SECONDS = 1e9
-"""Three decades: a longer time is a damaged header or a slip."""
+"""Three decades: a longer time comes from a damaged header or a typing error."""
 _STORED_AUDIO = re.compile(r"/\d{5}/\d{8}-[0-9a-f]{16}(\.\w+)?$")
-"""Audio that `coat-corpus build` has copied out of a dataset: each file is one whole clip."""
+"""Audio that `coat-corpus build` copied out of a dataset: each file is one whole clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clip:
-    """One stretch of audio and what is known of it."""
+    """A part of an audio file, with its text and labels."""
 
     clip_id: str
-    """Unique within a corpus; given, or `stable_id`."""
+    """Unique within a corpus; from the source, or `stable_id`."""
     uri: str
-    """Absolute local path, or an address with a scheme (`s3://bucket/key`), perhaps followed by the
-    part of that file which is meant (`manifests.audio_address`)."""
+    """Absolute local path, or an address with a scheme (`s3://bucket/key`), possibly followed by a
+    part of that file (`manifests.audio_address`)."""
     offset: float = 0.0
     """Start within the file, in seconds."""
     duration: float | None = None
-    """Stated length in seconds, which bounds the clip; None means up to the end of the file."""
+    """Stated length in seconds, which limits the clip; None means up to the end of the file."""
     text: str | None = None
     """Transcript, if known."""
     labels: Mapping[str, Any] = field(default_factory=dict)
-    """Anything else that is known, JSON-serialisable."""
+    """Any other fields, JSON-serialisable."""
     estimated_duration: float | None = None
-    """A guess at the length in seconds, from a file's header, for planning; it bounds nothing."""
+    """Length in seconds as a file's header suggests, used for planning; it does not limit the
+    clip."""
 
     def __post_init__(self) -> None:
         if not self.clip_id or not self.uri:
@@ -74,12 +75,12 @@ class Clip:
 
     @property
     def likely_duration(self) -> float | None:
-        """The stated duration, else the estimated one, else None: for planning."""
+        """The stated duration, else the estimated one, else None; used for planning."""
         return self.estimated_duration if self.duration is None else self.duration
 
 
 def stable_id(uri: str, offset: float, duration: float | None) -> str:
-    """An id that depends on nothing but where the audio is: 16 hex digits (64 bits)."""
+    """Returns an id that depends only on the location of the audio: 16 hex digits (64 bits)."""
     key = json.dumps([uri, offset, duration])
     return hashlib.blake2b(key.encode(), digest_size=8).hexdigest()
 
@@ -104,8 +105,8 @@ def to_table(clips: Iterable[Clip]) -> pa.Table:
 def from_table(table: pa.Table) -> list[Clip]:
     """The clips of a table made by `to_table`, in its order.
 
-    Corpora of format 1 kept a length from a file's header as if it were stated. Where a row shows
-    that it is a whole file as a folder or a dataset gave it, the length is taken for an estimate.
+    Corpora of format 1 stored the length from a file's header as a stated one. If a row is a whole
+    file, as sources of folders and datasets created it, its length is treated as an estimate.
     """
     rows = table.to_pylist()
     if "estimated_duration" not in table.column_names:

@@ -5,11 +5,11 @@ A command is a function. If its only parameter is a dataclass, every field is an
 others options. Names, types, defaults and help come from signatures and docstrings (jsonargparse).
 
 Every program also has `completion SHELL`, which prints a script for that shell (shtab), and
-`--version`, which says the versions that matter.
+`--version`, which prints the versions of this project and the libraries it depends on.
 
-Exit codes: 0 done, 1 the command looked and found something wrong, 2 an error the user can mend
-(one line), 130 interrupted by SIGINT, 143 by SIGTERM. Colours are for terminals; `NO_COLOR` turns
-them off there, too.
+Exit codes: 0 success, 1 the command ran and found a problem, 2 an error that the user can correct
+(one line), 130 interrupted by SIGINT, 143 by SIGTERM. Colours are used on terminals only;
+`NO_COLOR` turns them off.
 """
 
 from __future__ import annotations
@@ -44,27 +44,26 @@ VERSIONED = (
 )  # fmt: skip
 
 _AS_IT_IS: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-"""Texts, labels and ids are shown as they are: `[noise]` and `:x:` are no markup."""
+"""Texts, labels and ids are printed literally: `[noise]` and `:x:` are not markup."""
 console = Console(width=None if sys.stdout.isatty() else 160, **_AS_IT_IS)
-"""Results go here: stdout."""
+"""Console for results: stdout."""
 messages = Console(stderr=True, width=None if sys.stderr.isatty() else 160, **_AS_IT_IS)
-"""Progress and log lines go here: stderr."""
+"""Console for progress and log lines: stderr."""
 
 Command = Callable[..., int | None]
 BROKEN_PIPE = 141
-"""Exit code when whoever reads the output has gone, as of a program that SIGPIPE ends."""
+"""Exit code if the reader of the output has closed it, like that of a program ended by SIGPIPE."""
 
 
 class _Parser(ArgumentParser):
-    """Ends with one line instead of a usage text, and spells options with dashes.
+    """Reports errors in one line without a usage text, and spells options with dashes.
 
-    jsonargparse names an option after its field, underscores and all; here `--ray-address` is
-    what one reads and types, and the underscore is accepted too.
+    jsonargparse names an option after its field, with underscores. This parser shows
+    `--ray-address`, and accepts underscores, too.
     """
 
     def add_argument(self, *names: Any, **options: Any) -> Any:
-        # A positional list is what a shell gives, words with spaces between; jsonargparse has
-        # wrapped its type by now.
+        # A positional list is given as separate words; jsonargparse has already wrapped its type.
         if is_list_of_strings(options) and not names[0].startswith("-"):
             options |= {"action": "store", "type": str, "nargs": "+"}
         action: Any = super().add_argument(*names, **options)
@@ -89,13 +88,13 @@ def run_command(
     description: str,
     arguments: Sequence[str] | None = None,
 ) -> NoReturn:
-    """Runs a command line to its exit code.
+    """Runs a command line and returns through its exit code.
 
     Args:
         name: The program's name.
         commands: Subcommand -> function; the function's result is the exit code, None being 0.
         description: One line for `--help`.
-        arguments: In place of `sys.argv`.
+        arguments: Arguments instead of `sys.argv`.
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
@@ -140,9 +139,9 @@ def _full_disk(error: Exception) -> str | None:
 
 
 def _store_error(error: OSError) -> str | None:
-    """One line about an unreachable store or a missing bucket; None for other errors.
+    """A one-line message about an unreachable store or a missing bucket; None for other errors.
 
-    pyarrow has no class for such errors; they differ only in the message of the store's client.
+    pyarrow has no class for such errors; only the message of the store's client identifies them.
     """
     text = " ".join(str(error).split())
     if isinstance(error, StoreError):
@@ -150,7 +149,7 @@ def _store_error(error: OSError) -> str | None:
     if not re.search(r"When \w+|AWS Error|google::cloud|storage.googleapis", text):
         return None
     if re.search(r"NO_SUCH_BUCKET|[Bb]ucket .*does not exist|NoSuchBucket", text):
-        return f"there is no such bucket; create it or correct the address: {text}"
+        return f"the bucket does not exist; create it or correct the address: {text}"
     return (
         f"the object store could not be used: {text}; check the address, the network, the "
         "credentials and AWS_ENDPOINT_URL, then run the same command again"
@@ -158,7 +157,7 @@ def _store_error(error: OSError) -> str | None:
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON of any value that `as_fields` accepts; values that JSON lacks become null."""
+    """Strict JSON of any value that `as_fields` accepts; NaN and infinity become null."""
 
     def finite(item: Any) -> Any:
         if isinstance(item, float) and not math.isfinite(item):
@@ -226,7 +225,7 @@ def make_parser(
 
 
 def _dashed(text: str) -> str:
-    """A text with its options spelled with hyphens, as they are typed."""
+    """A text in which options are spelled with hyphens."""
     return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), text)
 
 
@@ -264,7 +263,7 @@ def _versions() -> str:
 
 
 def as_fields(value: Any) -> Any:
-    """A dataclass (or namespace), deeply, as what JSON can hold."""
+    """Converts a dataclass (or namespace) recursively to values that JSON can represent."""
     if isinstance(value, Namespace):
         return value.as_dict()
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

@@ -18,17 +18,18 @@ from manifests.storage import Folder
 # Legend: N rows.
 
 RowDigests = tuple[np.ndarray, np.ndarray]
-"""Position of each row in the corpus's slice, and a hash of its audio digest (uint64)."""
+"""Position of each row within its shard, and a hash of its audio digest (uint64)."""
 
 
 def read(folder: Folder, marker: Marker, file: pq.ParquetFile | None) -> np.ndarray | None:
-    """A hash of the audio digest of each row of a shard, or None where it is not known cheaply.
+    """Returns a hash of the audio digest of each row of a shard, or None if reading it is too
+    expensive.
 
     Args:
-        folder: The teacher's shards.
-        marker: The commit of the shard, perhaps from the marker index, which leaves digests out.
-        file: Its data file, for markers of format 1, which have no digests; None if it lies in an
-            object store, where reading a column of it costs too many requests.
+        folder: The teacher's shards. marker: The commit marker of the shard, possibly from the
+            marker index, which contains no digests.
+        file: Its data file, for markers of format 1, which have no digests; None if it is in an
+            object store, where reading one column takes too many requests.
     """
     try:
         stored = shards.read_marker(folder, marker.shard)

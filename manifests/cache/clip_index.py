@@ -1,9 +1,10 @@
-"""Clip id -> place in the cache, for ten million clips in a few hundred megabytes.
+"""An index from clip id to place in the cache: a few hundred megabytes for ten million clips.
 
-A Python dict of that many strings takes gigabytes. Here an id is its 64-bit hash in a sorted array;
-the reader compares the id it finds at the place with the one it sought, so a collision can never
-give another clip's frames. The ids of a corpus are read and sorted once (`CorpusClips`); what each
-teacher adds is which shards it has and which clips failed (`ClipIndex`).
+A Python dict of that many strings takes gigabytes. Here each id is represented by its 64-bit hash
+in a sorted array. The reader compares the id stored at the place with the requested one, so a
+collision can never return another clip's frames. The ids of a corpus are read and sorted once
+(`CorpusClips`); for each teacher, only its shards and its failed clips are stored in addition
+(`ClipIndex`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from manifests.storage import in_parallel
 ABSENT = -1
 """Place of a clip that is not indexed."""
 PARTS_AT_ONCE = 8
-"""Parts of a corpus that are read at once; a part holds 65,536 clips in a few megabytes."""
+"""Number of corpus parts that are read in parallel; a part has 65,536 clips in a few megabytes."""
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
 
@@ -32,7 +33,7 @@ ROW_MASK = (1 << ROW_BITS) - 1
 
 
 def clip_keys(clip_ids: Iterable[str]) -> np.ndarray:
-    """The 64-bit hash of each id, uint64: what the index looks up."""
+    """Returns the 64-bit hash of each id (uint64), which is the key of the index."""
     blake2b = hashlib.blake2b
     digests = [blake2b(clip_id.encode(), digest_size=8).digest() for clip_id in clip_ids]
     return np.frombuffer(b"".join(digests), "<u8")
@@ -136,7 +137,7 @@ class ClipIndex:
 
     def __init__(self, clips: CorpusClips, shards: Sequence[int], failed: np.ndarray) -> None:
         self._clips = clips
-        # One more than there are shards, so that ABSENT, which is -1, looks up ABSENT.
+        # There is one entry more than shards, so that index -1 (ABSENT) maps to ABSENT.
         self._ordinals = np.full(len(clips.digests) + 1, ABSENT, np.int64)
         self._ordinals[np.array(shards, np.int64)] = np.arange(len(shards))
         self._shards = np.array(shards, np.int64)
@@ -180,14 +181,14 @@ class ClipIndex:
         return np.where(is_absent_N, ABSENT, (ordinal_N << ROW_BITS) + row_N)
 
     def failed_positions(self, ordinal: int) -> set[int]:
-        """Positions in the corpus's slice of a shard's clips that have no row."""
+        """Positions, within a shard of the corpus, of the clips that have no row."""
         first = int(self._shards[ordinal]) << ROW_BITS
         low, high = np.searchsorted(self._failed, [first, first + (1 << ROW_BITS)])
         return set((self._failed[low:high] & ROW_MASK).tolist())
 
 
 def _read_ids(corpus: Corpus, part: Part) -> _PartIds:
-    """Reads the ids of a part; of a remote corpus by fetching the part in one request."""
+    """Reads the ids of a part. A part of a remote corpus is fetched in one request."""
     if corpus.folder.is_local:
         source = corpus.folder.open(part.file, memory_map=True)
     else:

@@ -31,8 +31,8 @@ class EncodedFrames:
     def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
         """(values_TD, scale_D), whose product is what `decode` gives.
 
-        Sums over frames need the scale once for each sum, not for each frame; int8 and uint8 values
-        come as stored, as views of the blob.
+        A sum over frames needs the scale only once per sum, not per frame. int8 and uint8 values
+        are views of the stored blob.
 
         Raises:
             ValueError: the blob's size does not fit the number of frames.
@@ -55,10 +55,11 @@ class EncodedFrames:
 def encode(
     frames_TD: np.ndarray, spec: StreamSpec, watcher: EncodingWatcher | None = None
 ) -> EncodedFrames:
-    """Packs float32 frames by the stream's codec, and shows them to a watcher if the codec can.
+    """Encodes float32 frames with the stream's codec, and passes them to a watcher if the codec
+    supports it.
 
     Raises:
-        ValueError: the frames have the wrong width, are none, or are not all finite.
+        ValueError: there are no frames, they have the wrong width, or they are not all finite.
     """
     if frames_TD.ndim != 2 or frames_TD.shape[1] != spec.dim or not len(frames_TD):
         raise ValueError(
@@ -81,6 +82,6 @@ def encode(
 
 
 def _is_finite(frames_TD: np.ndarray) -> bool:
-    """Whether all values are finite. A sum of squares is, unless one of them is not or is huge."""
+    """Whether all values are finite. A finite sum of squares proves it quickly for most inputs."""
     values = frames_TD.ravel()
     return bool(np.isfinite(np.dot(values, values))) or bool(np.isfinite(values).all())

@@ -10,8 +10,8 @@
         CORPUS/index/0000000.parquet    the markers, compacted (`manifests.cache.marker_index`)
       teachers/NAME.use.json            the version that readers get, where one was chosen
 
-Nothing but cache.json is shared between teachers or jobs: what there is, is found by listing, so
-jobs that race cannot lose each other's entries.
+Teachers and jobs share only cache.json. Everything else is discovered by listing folders, so
+concurrent jobs cannot lose each other's entries.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from manifests.streams.specs import TeacherSpec
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Version of the cache's format. A reader refuses newer ones, and reads all older ones. A build
-that adds to a cache of an older format raises its number. 2: markers hold failures, audio digests
-and library versions themselves."""
+"""Version of the cache's format. A reader rejects newer versions and reads all older ones. A build
+that adds to a cache of an older format raises its number. In version 2, markers contain failures,
+audio digests and library versions."""
 NAME = re.compile(r"\w[\w.-]*")
 """Names of teachers and corpora, which are names of folders, too."""
 PART = re.compile(r"clips-\d{5,}\.parquet")
@@ -48,7 +48,7 @@ PART = re.compile(r"clips-\d{5,}\.parquet")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CurrentVersion:
-    """The version of a teacher that readers get when they ask by its name."""
+    """The version of a teacher that readers get if they request the teacher by name alone."""
 
     spec: TeacherSpec
     why: str
@@ -56,11 +56,11 @@ class CurrentVersion:
     newest: TeacherSpec
     """The version that was created last."""
     progress: dict[str, str]
-    """`NAME@FINGERPRINT` -> what there is of that version, e.g. `3 of 12 shards`."""
+    """`NAME@FINGERPRINT` -> progress of that version, e.g. `3 of 12 shards`."""
 
     @property
     def notice(self) -> str | None:
-        """A line for readers if a newer version exists that they do not get."""
+        """A one-line notice if a newer version exists that readers do not get by default."""
         if self.spec.key == self.newest.key or self.why == "chosen":
             return None
         return (
@@ -71,7 +71,7 @@ class CurrentVersion:
 
 
 def check_teacher_name(name: str) -> None:
-    """Refuses a name that cannot be the name of a folder.
+    """Rejects a name that cannot be the name of a folder.
 
     Raises:
         UserError: it has other characters than letters, digits, `_`, `-` and `.`.
@@ -88,10 +88,10 @@ class Layout:
 
     @classmethod
     def open(cls, uri: str | Path) -> Layout:
-        """An existing cache.
+        """Opens an existing cache.
 
         Raises:
-            UserError: there is none, or its format is newer than this version reads.
+            UserError: there is no cache, or its format is newer than this version can read.
         """
         layout = cls(uri)
         version = layout._format()
@@ -109,7 +109,7 @@ class Layout:
 
     @classmethod
     def create(cls, uri: str | Path) -> Layout:
-        """The cache at an address, ready to be added to; it is made if it is not there."""
+        """Opens the cache at an address for writing, and creates it if it does not exist."""
         layout = cls.planned(uri)
         if (layout._format() or 0) < FORMAT:
             layout.root.write_atomic("cache.json", json.dumps({"format": FORMAT}).encode())
@@ -117,7 +117,7 @@ class Layout:
 
     @classmethod
     def planned(cls, uri: str | Path) -> Layout:
-        """The cache at an address, which need not be there yet; nothing is written.
+        """The cache at an address, which does not have to exist yet. Nothing is written.
 
         Raises:
             UserError: its format is newer than this version reads.
@@ -147,7 +147,7 @@ class Layout:
         return Corpus(f"{self.root.uri}/corpora/{name}")
 
     def register(self, corpus: Corpus) -> None:
-        """Copies a corpus into the cache: the parts that it has grown by or has new labels in.
+        """Copies a corpus into the cache: only the parts that are new or have new labels.
 
         Raises:
             UserError: the cache has another corpus of this name.
@@ -159,7 +159,7 @@ class Layout:
         taken = {file for file in target.sizes() if PART.fullmatch(file)}
         parts = list(kept)
         for part in lacking:
-            # A reader that is open may still read the file that is replaced.
+            # An open reader may still be reading the file that is replaced.
             file = next_part_file(taken) if part.file in taken else part.file
             taken.add(file)
             target.write_atomic(file, corpus.folder.read_bytes(part.file))
@@ -168,10 +168,11 @@ class Layout:
         target.write_atomic("corpus.json", replace(corpus.contents, parts=tuple(parts)).to_bytes())
 
     def compare(self, corpus: Corpus) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
-        """The parts of a corpus that the cache has, and those that it has to copy.
+        """Returns the parts of a corpus that the cache has, and those that it still has to copy.
 
-        Parts are compared by their rows, as another pyarrow writes other bytes for the same rows.
-        A part with other texts or labels for the same audio replaces the one that the cache has.
+        Parts are compared by their rows, because another version of pyarrow writes other bytes for
+        the same rows. A part with other texts or labels for the same audio replaces the one in the
+        cache.
 
         Raises:
             UserError: the cache has another corpus of this name.
@@ -207,7 +208,7 @@ class Layout:
         theirs: Part,
         same: Callable[[pa.Table, pa.Table], bool],
     ) -> bool:
-        """Whether two parts have the same shards, and tables that are the same by some measure."""
+        """Whether two parts have the same shards, and tables that `same` considers equal."""
         if (ours.clips, ours.shards, ours.first_shard) != (
             theirs.clips, theirs.shards, theirs.first_shard,
         ):  # fmt: skip
@@ -233,7 +234,7 @@ class Layout:
         """`NAME@FINGERPRINT` -> spec of every version, oldest first.
 
         Raises:
-            UserError: a spec is not the one that its folder is named for.
+            UserError: the name of a folder does not match the spec in it.
         """
         folder = self.root.child("teachers")
 
@@ -251,7 +252,7 @@ class Layout:
                 ) from None
             if spec.key != key or not NAME.fullmatch(spec.name):
                 raise UserError(
-                    f"{folder.uri}/{key}/spec.json is of {spec.key!r}; restore the right one"
+                    f"{folder.uri}/{key}/spec.json describes {spec.key!r}; restore the right one"
                 )
             return spec
 
@@ -259,12 +260,12 @@ class Layout:
         return {spec.key: spec for spec in sorted(specs, key=lambda spec: spec.created)}
 
     def use(self, spec: TeacherSpec) -> None:
-        """Makes a version the one that readers get, until `use_newest_complete`."""
+        """Selects the version that readers get, until `use_newest_complete` is called."""
         content = json.dumps({"use": spec.key}).encode()
         self.root.child("teachers").write_atomic(f"{spec.name}.use.json", content)
 
     def use_newest_complete(self, name: str) -> None:
-        """Leaves it to `current` again which version of a teacher readers get."""
+        """Removes the selection made by `use`, so that `current` decides again."""
         if self.root.child("teachers").exists(f"{name}.use.json"):
             self.root.child("teachers").delete(f"{name}.use.json")
 
@@ -275,13 +276,13 @@ class Layout:
     def current_versions(self, corpora: Sequence[str] | None = None) -> dict[str, CurrentVersion]:
         """Teacher name -> the version that readers get, and why.
 
-        That is the one chosen by `coat-cache use`, else the newest of the complete versions, else
+        The version chosen by `coat-cache use` comes first, then the newest complete version, then
         the one with most shards. A version is complete if it has every shard of each corpus that
-        any version of the teacher was run on. A version without rows is never taken if another one
-        has some.
+        any version of the teacher was run on. A version without rows is never selected if another
+        version has rows.
 
         Args:
-            corpora: Names of those that count; all if None.
+            corpora: Names of the corpora to consider; all if None.
         """
         by_name: dict[str, list[TeacherSpec]] = {}
         for spec in self.teachers().values():
@@ -332,7 +333,7 @@ class Layout:
         return CurrentVersion(spec=best, why=why, newest=newest, progress=progress)
 
     def chosen(self, name: str) -> str | None:
-        """The version of a teacher that `use` chose, as `NAME@FINGERPRINT`; None without one."""
+        """The version of a teacher that `use` selected, as `NAME@FINGERPRINT`, or None."""
         try:
             return json.loads(self.root.read_bytes(f"teachers/{name}.use.json"))["use"]
         except FileNotFoundError:
@@ -351,10 +352,10 @@ class Layout:
         )
 
     def teacher(self, name: str) -> TeacherSpec:
-        """A version by `NAME@FINGERPRINT`, or the current one of `NAME`.
+        """Returns a version by `NAME@FINGERPRINT`, or the current version of `NAME`.
 
         Raises:
-            UserError: the cache has none such.
+            UserError: the cache has no such teacher or version.
         """
         every = self.teachers()
         if name in every:

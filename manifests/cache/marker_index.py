@@ -1,13 +1,13 @@
-"""The markers of a teacher's shards, compacted: a few files in place of tens of thousands.
+"""Compacts the markers of a teacher's shards into a few files, which are read instead of them.
 
     teachers/NAME@FINGERPRINT/CORPUS/index/0000000.parquet    markers of shards 0 to 1023
     teachers/NAME@FINGERPRINT/CORPUS/index/0001024.parquet    of the next 1024, and so on
 
-Ten million clips are 39,000 markers per teacher, hours of requests to an object store when they are
-read one by one. The index holds the same facts in 39 files. It is derived: the markers stay the
-truth, and every entry is checked against one listing of them (bytes and time of change). A marker
-that is new, changed or not indexed is read itself, so a missing or old index costs time and never
-gives another answer. Builds and `coat-cache compact` keep it up to date.
+Ten million clips have 39,000 markers per teacher; reading them one by one from an object store
+takes hours. The index contains the same information in 39 files. It is only a cache of the markers:
+every entry is checked against one listing of them (size and modification time). A marker that is
+new, changed or not indexed is read directly, so a missing or outdated index costs time but never
+changes a result. Builds and `coat-cache compact` keep it up to date.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from manifests.storage import Folder, in_parallel
 log = logging.getLogger(__name__)
 
 SEGMENT = 1024
-"""Shards to an index file."""
+"""Number of shards per index file."""
 REFRESH_SECONDS = 300.0
 """Time between two updates of the index while a build runs."""
 SCHEMA = pa.schema(
@@ -43,7 +43,7 @@ SCHEMA = pa.schema(
 )
 
 Stamp = tuple[int, int]
-"""Bytes and time of change of a marker."""
+"""Size in bytes and modification time of a marker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Segment:
     """The markers of up to `SEGMENT` neighbouring shards."""
 
     markers: list[Marker]
-    """In order, with their failures, without sums and digests."""
+    """Ordered by shard, with failures but without sums and digests."""
     sums: dict[str, Sums]
     """Stream name -> sums over all rows of these shards; empty unless asked for."""
 
@@ -70,7 +70,7 @@ def read(folder: Folder, *, sums: bool = False) -> Iterator[Segment]:
 
     Args:
         folder: `manifests.cache.layout.Layout.shards`.
-        sums: Give the sums per stream, too.
+        sums: Whether to read the sums per stream, too.
 
     Raises:
         UserError: a marker is broken.
@@ -83,7 +83,7 @@ def read(folder: Folder, *, sums: bool = False) -> Iterator[Segment]:
 
 
 def read_markers(folder: Folder) -> Iterator[Marker]:
-    """All markers in order, with their failures, without sums and digests."""
+    """Reads all markers in order, with their failures but without sums and digests."""
     for segment in read(folder):
         yield from segment.markers
 
@@ -98,10 +98,10 @@ def read_sums(folder: Folder) -> dict[str, Sums]:
 
 
 def refresh(folder: Folder) -> int:
-    """Brings the index up to date with the markers.
+    """Updates the index to match the markers.
 
     Returns:
-        Index files written.
+        Number of index files written.
     """
     written = 0
     for first, stamps, indexed in _segments(folder):
@@ -136,7 +136,7 @@ def refresh(folder: Folder) -> int:
 def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
     """Refreshes the index of some folders every few minutes, and once at the end.
 
-    An index that cannot be written costs readers time and nothing else, so that is only logged.
+    Failing to write the index only costs readers time, so failures are only logged.
     """
     ended = threading.Event()
 
@@ -162,7 +162,7 @@ def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
 
 
 def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]]:
-    """(first shard, stamps of the markers there, what is indexed of them) of every segment."""
+    """(first shard, stamps of its markers, its index or None) of every segment."""
     groups: dict[int, dict[int, Stamp]] = {}
     for number, stamp in shards.marker_stamps(folder).items():
         groups.setdefault(number // SEGMENT * SEGMENT, {})[number] = stamp
@@ -199,7 +199,7 @@ def _stamps(indexed: _Indexed) -> dict[int, Stamp]:
 
 
 def _markers(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Iterator[Marker]:
-    """The markers of a segment, from the index where it is up to date."""
+    """The markers of a segment, taken from the index where it is up to date."""
     known = {
         number: Marker.from_bytes(indexed.markers[number][1].encode())
         for number, stamp in stamps.items()
@@ -215,7 +215,7 @@ def _markers(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> 
 
 
 def _with_sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Segment:
-    """The same with sums: the indexed ones hold if no marker that they sum up has changed."""
+    """The same with sums. The indexed sums are used if none of their markers has changed."""
     still = all(stamps.get(number) == stamp for number, stamp in _stamps(indexed).items())
     base = indexed if still else _Indexed({}, {})
     markers = {
@@ -230,7 +230,7 @@ def _with_sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -
 
 
 def _read(folder: Folder, numbers: Sequence[int]) -> Iterator[Marker]:
-    """Markers as they are; those that were set aside since they were listed are left out."""
+    """Reads markers from their files. Markers that were set aside after the listing are skipped."""
 
     def marker(number: int) -> Marker | None:
         try:

@@ -1,9 +1,10 @@
-"""Positions of blobs in a Parquet file, to read one clip without its row group.
+"""Locates blobs in a Parquet file, so that one clip is read without its row group.
 
-An uncompressed column chunk of ours is one page: a header, then for each row 4 bytes of length and
-the blob. The lengths follow from the numbers of frames, so the places can be told, and each
-length that is found there must be the one expected; otherwise nothing is said, and the caller reads
-the group through pyarrow. On a memory-mapped file a clip then costs no copy at all.
+An uncompressed column chunk written by this package is one page: a header, then for each row a
+length of 4 bytes and the blob. The lengths follow from the numbers of frames, so the positions can
+be computed. Every stored length must match the expected one; otherwise `locate` returns None, and
+the caller reads the row group through pyarrow. From a memory-mapped file, a clip is then read
+without any copy.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PREFIX = 4
 
 @dataclass(frozen=True, slots=True)
 class BlobsInPlace:
-    """The rows of one row group, as far as one stream is concerned."""
+    """The positions of one stream's blobs in one row group."""
 
     spec: StreamSpec
     ids: list[str]
@@ -45,11 +46,12 @@ class BlobsInPlace:
 def locate(
     file: pq.ParquetFile, content: memoryview, group: int, spec: StreamSpec, *, check: bool
 ) -> BlobsInPlace | None:
-    """Finds a stream's blobs in a row group, or None where they do not lie there as they are.
+    """Locates a stream's blobs in a row group; returns None if they are compressed or not in one
+    page.
 
     Args:
         file: The file, open.
-        content: All its bytes, memory-mapped.
+        content: All bytes of the file, memory-mapped.
         group: Number of the row group.
         spec: The stream.
         check: Read the page once through pyarrow, which verifies its checksum if `file` does.
@@ -71,7 +73,7 @@ def locate(
 def _places(
     spec: StreamSpec, counts: Sequence[int], end: int, content: memoryview
 ) -> list[tuple[int, int]]:
-    """The blobs before `end`, counted back from there; empty if a length is not as expected."""
+    """Positions of the blobs, counted backwards from `end`; empty if a length is unexpected."""
     places: list[tuple[int, int]] = []
     for count in reversed(counts):
         start = end - CODECS[spec.codec].blob_bytes(spec, count)
@@ -84,10 +86,10 @@ def _places(
 
 
 class TeacherPages:
-    """The pages of a teacher: where blobs lie in them, and which of them were checked.
+    """The pages of a teacher: positions of blobs, and which pages were verified.
 
-    The flags are in memory that forked processes share, so a page is read for its checksum once for
-    all workers of a data loader. (Two that come to it at the same moment both check it.)
+    The flags are in memory that forked processes share, so each page is verified once for all
+    workers of a data loader (or twice, if two workers reach it at the same moment).
 
     Args:
         markers: Markers of the shards.
@@ -110,7 +112,7 @@ class TeacherPages:
         content: memoryview,
         spec: StreamSpec,
     ) -> BlobsInPlace | None:
-        """See the function of this name; `page` is a shard, a row group of it and a stream."""
+        """Like the function `locate`; `page` is (shard, row group, stream)."""
         shard, group, stream = page
         flag = (int(self._first[shard]) + group) * len(self._streams) + self._streams[stream]
         check = self._check and not self._flags[flag]

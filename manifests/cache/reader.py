@@ -1,8 +1,8 @@
-"""Reads targets from a teacher cache: by clip, or in storage order at the speed of the disk.
+"""Reads targets from a teacher cache: single clips, or all of them in storage order.
 
 Streams are joined by clip id: a row with an unexpected id raises an error, and a clip without
-targets raises a KeyError. Frames come as stored (`EncodedFrames`), a view
-into the bytes that were read, so that a caller who needs few of them decodes few.
+targets raises a KeyError. Frames are returned as stored (`EncodedFrames`, a view of the bytes that
+were read), so that a caller decodes only the frames it needs.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ log = logging.getLogger(__name__)
 
 
 class CacheReader:
-    """One cache, open for reading.
+    """A cache that is open for reading.
 
-    It can be pickled, for workers that are spawned: a copy opens the cache again by its address,
-    and a stream's copy reads the same version of its teacher.
+    It can be pickled for spawned workers: the copy opens the cache again by its address, and the
+    copy of a stream reads the same version of its teacher.
 
     Args:
-        cache: Folder or address of the cache.
-        corpora: Names of the corpora to read; all of them if None.
-        local_copies: Folder that keeps whole shards of a remote cache once they are read; in
-            storage order they are fetched ahead. Ignored for a cache on a local disk.
+        cache: Folder or address of the cache. corpora: Names of the corpora to read; all of them if
+            None. local_copies: Folder in which whole shards of a remote cache are kept after the
+            first read. When reading in storage order, shards are prefetched. Ignored for a cache on
+            a local disk.
         check_pages: Verify Parquet's page checksums at every read.
 
     Raises:
@@ -137,7 +137,7 @@ class StreamReader:
         return self.teacher.row(clip_id, self.spec.name)[1]
 
     def row(self, clip_id: str) -> tuple[float, EncodedFrames]:
-        """(seconds of audio that the frames are about, frames) of a clip.
+        """(duration of the audio in seconds, frames) of a clip.
 
         Raises:
             KeyError: there is no row for the clip.
@@ -145,7 +145,7 @@ class StreamReader:
         return self.teacher.row(clip_id, self.spec.name)
 
     def duration(self, clip_id: str) -> float:
-        """Seconds of audio that the frames are about.
+        """Duration of the audio that the frames describe, in seconds.
 
         Raises:
             KeyError: there is no row for the clip.

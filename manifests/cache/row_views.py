@@ -1,4 +1,4 @@
-"""The frames in a batch of Parquet rows, as views: nothing is copied."""
+"""Returns the frames in a batch of Parquet rows as views, without copying."""
 
 from __future__ import annotations
 

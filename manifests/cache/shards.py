@@ -1,10 +1,10 @@
 """A shard of the cache: one teacher's targets for one slice of a corpus, and its commit marker.
 
-A data file is never changed: its name carries the start of its SHA-256. The marker, a small JSON
-file written last and replaced atomically, says which data file and which failures belong to the
-shard. So a kill leaves either the old state or the new one, two jobs that race end in one
-consistent state whoever wins, and readers of the old state are not disturbed. Whoever needs the
-markers of many shards reads them through `manifests.cache.marker_index`.
+A data file is never changed: its name contains the start of its SHA-256. The marker, a small JSON
+file that is written last and replaced atomically, lists the data file and the failures of the
+shard. A killed job therefore leaves either the old state or the new one, concurrent jobs end in a
+consistent state, and readers of the old state are not disturbed. To read the markers of many
+shards, use `manifests.cache.marker_index`.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from manifests.streams.specs import TeacherSpec
 from manifests.streams.transcript import Transcript
 
 ROWS_PER_GROUP = 8
-"""Rows that a random access reads together; 4 to 16 read about equally fast."""
+"""Rows that a random access reads together; sizes of 4 to 16 are about equally fast."""
 SPOOL_BYTES = 64 << 20
-"""A data file up to this size is made in memory, a larger one on the local disk."""
+"""A data file up to this size is built in memory, a larger one on the local disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,21 +66,21 @@ class Failure:
     stage: str
     """`decode` or `extract`."""
     error: str
-    """A short stable code, to count by."""
+    """A short, stable code for counting."""
     message: str
     cause: str = "clip"
-    """`clip`: the clip itself, so another try fails alike. `worker`: two processes did not survive
-    the clip, or did not return from it. Failures of the environment (store, network, lost
-    nodes) are never recorded. Caches written before this field existed read as `clip`."""
+    """`clip`: the clip itself; another attempt would fail in the same way. `worker`: two processes
+    died on the clip or did not return from it. Failures of the environment (store, network, lost
+    nodes) are never recorded. Caches written before this field existed are read as `clip`."""
 
 
 DATA_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
-"""Names of data and failures files. A marker that names anything else was not written by us."""
+"""Names of data files and failure files. A marker with any other name in it is invalid."""
 MARKER_NAME = re.compile(r"(\d{7,})\.json")
 
 
 AUDIO_WARNINGS = "audio_warnings"
-"""Key of a row's metadata that lists what is wrong with the clip's audio (`AudioWarning.kind`)."""
+"""Key of a row's metadata that lists the faults of the clip's audio (`AudioWarning.kind`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,18 +89,18 @@ class Marker:
 
     shard: int
     clips: int
-    """Clips of the corpus slice: rows + failures."""
+    """Number of clips in the shard: rows + failures."""
     rows: int
     failures: dict[str, int]
     """Error code -> count."""
     seconds: float
     """Audio seconds in the rows."""
     extract_seconds: float
-    """Worker seconds that the teacher took, loading and decoding left out."""
+    """Worker seconds spent in the teacher, without loading and decoding."""
     finished: str
     """UTC, ISO 8601."""
     clips_digest: str
-    """Digest of the slice's clip ids, so that a shard of another corpus is noticed."""
+    """Digest of the shard's clip ids, to detect a shard of another corpus."""
     data: str
     """Name of the Parquet file."""
     data_bytes: int
@@ -110,13 +110,13 @@ class Marker:
     failures_sha256: str = ""
     """Format 1 only."""
     sums: dict[str, dict] = field(default_factory=dict)
-    """Stream name -> `Sums.to_json`. Empty in markers that come from the marker index."""
+    """Stream name -> `Sums.to_json`. Empty in markers read from the marker index."""
     failed: tuple[Failure, ...] = ()
-    """The clips without targets, in the order of the slice. Format 1 has them in a file of their
-    own: `read_failures` reads both."""
+    """The clips without targets, in the order of the shard. Format 1 stores them in a separate
+    file: `read_failures` reads both."""
     digests: str = ""
-    """`hash_digests` of the rows, in base64. Empty in format 1 and in markers that come from the
-    marker index."""
+    """`hash_digests` of the rows, in base64. Empty in format 1 and in markers read from the marker
+    index."""
     versions: dict[str, str] = field(default_factory=dict)
     """Library -> version in the processes that made the shard, decoders included."""
     warnings: dict[str, int] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Marker:
         """Reads a marker file.
 
         Raises:
-            ValueError: it is not a marker that we wrote.
+            ValueError: the content is not a valid marker.
         """
         try:
             fields = json.loads(data)
@@ -145,7 +145,7 @@ class Marker:
         return json.dumps(asdict(self)).encode()
 
     def row_digests(self) -> np.ndarray | None:
-        """A hash of each row's audio digest (`hash_digests`); None where the marker has none."""
+        """A hash of each row's audio digest (`hash_digests`); None if the marker has no digests."""
         if not self.digests:
             return None
         return np.frombuffer(base64.b64decode(self.digests), ">u8")
@@ -197,7 +197,7 @@ def to_parquet(rows: Iterable[Row], spec: TeacherSpec) -> pa.Buffer:
 def _write_rows(
     rows: Iterable[Row], spec: TeacherSpec, sink: IO[bytes] | pa.BufferOutputStream
 ) -> None:
-    """Writes row group after row group, so that no more than one of them is in memory."""
+    """Writes one row group at a time, so that only one is in memory."""
     columns = schema(spec)
     compression = {name: "zstd" for name in columns.names}
     for stream in spec.streams:
@@ -213,7 +213,7 @@ def _write_rows(
     rows = iter(rows)
     group = list(itertools.islice(rows, ROWS_PER_GROUP))
     with pq.ParquetWriter(sink, columns, **options) as writer:
-        # A shard without rows has one empty group.
+        # A shard without rows has one empty row group.
         writer.write_table(_to_table(group, spec), row_group_size=ROWS_PER_GROUP)
         while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
             writer.write_table(_to_table(group, spec), row_group_size=ROWS_PER_GROUP)
@@ -235,7 +235,7 @@ def _to_table(rows: Sequence[Row], spec: TeacherSpec) -> pa.Table:
 
 @dataclass(slots=True)
 class _Written:
-    """The rows that went into a file, without their frames."""
+    """Summary of the rows written to a file, without their frames."""
 
     clip_ids: list[str]
     digests: list[str]
@@ -266,14 +266,14 @@ def write(
 ) -> Marker:
     """Commits a shard: the data, then the marker.
 
-    Rows are taken as they are written, and a file larger than `SPOOL_BYTES` grows on the local disk
-    (`TMPDIR`), so memory holds `ROWS_PER_GROUP` rows whatever the size of the shard.
+    Rows are consumed while they are written, and a file larger than `SPOOL_BYTES` is built on the
+    local disk (`TMPDIR`), so at most `ROWS_PER_GROUP` rows are in memory.
 
     Args:
         folder: The teacher's folder for this corpus (`manifests.cache.layout.Layout.shards`).
         spec: The teacher's version.
-        shard: Number of the corpus slice.
-        clip_ids: Ids of the slice, in order; each is among `rows` or among `failures`.
+        shard: Number of the shard.
+        clip_ids: Ids of the shard's clips, in order; each is either in `rows` or in `failures`.
         rows: In the order of `clip_ids`.
         failures: In the order of `clip_ids`.
         sums: Per stream, over `rows`.
@@ -285,7 +285,7 @@ def write(
     with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
         _write_rows(written.watch(rows), spec, file)
         accounted = sorted(written.clip_ids + [failure.clip_id for failure in failures])
-        assert accounted == sorted(clip_ids), "every clip is in a row or among the failures, once"
+        assert accounted == sorted(clip_ids), "every clip must be in exactly one row or failure"
         size = file.tell()
         file.seek(0)
         digest = hashlib.sha256()
@@ -319,7 +319,7 @@ def write(
 
 
 def read_marker(folder: Folder, shard: int) -> Marker:
-    """A shard's marker, with everything that it says.
+    """Reads a shard's complete marker.
 
     Raises:
         FileNotFoundError: the shard is not committed.
@@ -344,12 +344,13 @@ def parse_marker(folder: Folder, shard: int, content: bytes) -> Marker:
 
 
 def committed(folder: Folder) -> list[int]:
-    """Numbers of the committed shards, by one listing."""
+    """Numbers of the committed shards, from one listing."""
     return list(marker_stamps(folder))
 
 
 def marker_stamps(folder: Folder) -> dict[int, tuple[int, int]]:
-    """Number of each committed shard -> (bytes, time of change in ns) of its marker, ascending."""
+    """Maps the number of each committed shard to (bytes, modification time in ns) of its marker,
+    ascending."""
     stamps = {
         int(match[1]): stamp
         for name, stamp in folder.child("markers").stamps().items()

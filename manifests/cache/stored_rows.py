@@ -25,7 +25,7 @@ COLUMNS = ["clip_id", "duration", "audio_digest", "metadata"]
 
 
 def read_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> list[Row]:
-    """All rows of a committed shard, its blobs as stored."""
+    """Reads all rows of a committed shard, with the blobs as stored."""
     return list(iterate_rows(folder, marker, spec))
 
 
@@ -46,13 +46,13 @@ def read_clip_rows(
     clip_ids: Collection[str],
     streams: Sequence[str],
 ) -> list[Row]:
-    """The rows of some clips, in storage order; reads their row groups alone.
+    """Reads the rows of some clips in storage order, from only the row groups that contain them.
 
     Args:
         folder: The teacher's shards over the corpus.
         marker: The commit of the shard.
         spec: The teacher's version.
-        clip_ids: Ids of the clips. Those without a row in this shard are passed over.
+        clip_ids: Ids of the clips. Ids without a row in this shard are skipped.
         streams: Names of the streams whose frames are read.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Per-dimension sums of a stream: they give its mean and deviation, and what a codec lost.
+"""Per-dimension sums of a stream, from which its mean, deviation and codec loss are computed.
 
-Every shard's commit marker carries its own sums, so statistics of a whole cache are an addition
-over small files, and stay right as the cache grows.
+Every shard's commit marker contains its own sums, so the statistics of a whole cache are added up
+from small files and stay correct as the cache grows.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec
 
 BLOCK_FRAMES = 4096
-"""Frames with a sum of their own, which is then added to the whole: the order of all additions is
-the same whatever the processor's cache."""
+"""Number of frames that are summed before the sum is added to the total. The order of all additions
+therefore does not depend on the size of the processor's cache."""
 CACHED_VALUES = 65_536
-"""Values that are summed at once: their float64 copies stay in the processor's cache."""
+"""Number of values summed at once: their float64 copies fit into the processor's cache."""
 MIN_ROWS = 8
 WIDE = 640
 """Columns from which sums are made in float32, a few rows at a time (`_ShiftedMoments`)."""
@@ -45,9 +45,9 @@ class Sums:
     total_D: np.ndarray
     square_D: np.ndarray
     lost_D: np.ndarray
-    """Squared difference between the frames and what the codec kept, over valid frames."""
+    """Squared difference between the frames and the decoded frames, over valid frames."""
     max_lost: float
-    """Largest difference in one value."""
+    """Largest difference of a single value."""
 
     @classmethod
     def zero(cls, dim: int) -> Sums:
@@ -56,9 +56,9 @@ class Sums:
 
     @classmethod
     def from_frames(cls, frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
-        """Sums over one clip: its frames, and the same after the codec.
+        """Computes the sums of one clip from its frames and its decoded frames.
 
-        The frames go through the processor's cache once, a few rows at a time.
+        The frames are read once, a few rows at a time, so that they stay in the processor's cache.
         """
         num_frames, dim = frames_TD.shape
         rows = min(BLOCK_FRAMES, num_frames, max(MIN_ROWS, CACHED_VALUES // dim))
@@ -86,7 +86,7 @@ class Sums:
         moments: _ShiftedMoments | _ExactMoments,
         loss: _Loss,
     ) -> Sums:
-        """Sums from those of a clip's parts."""
+        """Combines the sums of a clip's parts."""
         total_D, square_D = moments.sums()
         lost_D = loss.lost_D
         if not (np.isfinite(square_D).all() and np.isfinite(lost_D).all()):
@@ -116,9 +116,9 @@ class Sums:
     def codec_loss(self, spec: StreamSpec) -> float:
         """The loss of the codec, as one number to compare with `Codec.max_loss`.
 
-        Of physical values (features, curve): RMS error in standard deviations, averaged over
-        columns. Of probabilities and salience: RMS error relative to the RMS value, over all
-        columns.
+        For physical values (features, curve), it is the RMS error in standard deviations, averaged
+        over columns. For probabilities and salience, it is the RMS error relative to the RMS value,
+        over all columns.
         """
         if KINDS[spec.kind].is_physical:
             rms_D = np.sqrt(self.lost_D / max(self.num_frames, 1))
@@ -156,7 +156,7 @@ class _ExactMoments:
         self._wide_RD = np.empty((rows + 1, dim))
 
     def add(self, part_TD: np.ndarray) -> None:
-        """Adds some rows to the sums of the present block."""
+        """Adds some rows to the sums of the current block."""
         total_D, square_D = self._part or (None, None)
         wide_TD = self._wide_RD[1 : len(part_TD) + 1]
         np.copyto(wide_TD, part_TD)
@@ -173,7 +173,7 @@ class _ExactMoments:
         return self._wide_RD[: rows + 1].sum(0)
 
     def end_block(self) -> None:
-        """Adds the present block's sums to the whole."""
+        """Adds the current block's sums to the total."""
         if self._part:
             self._total_D += self._part[0]
             self._square_D += self._part[1]
@@ -185,10 +185,11 @@ class _ExactMoments:
 
 
 class _ShiftedMoments:
-    """The same for wide frames: float32 sums of a few rows, of what is left without a first mean.
+    """The same for wide frames: float32 sums of a few rows, after subtracting an estimate of the
+    mean.
 
-    Three times as fast. Without the mean, float32 loses 1e-7 of the deviation, not of the values,
-    so a constant column is still seen as one.
+    This is three times as fast. After the subtraction, the float32 error is 1e-7 of the deviation
+    and not of the values, so constant columns are still detected.
     """
 
     def __init__(self, frames_TD: np.ndarray, rows: int) -> None:
@@ -202,7 +203,7 @@ class _ShiftedMoments:
     def add(self, part_TD: np.ndarray) -> None:
         """Adds some rows."""
         left_TD = self._left_RD[: len(part_TD)]
-        # Values that are not finite are the codec's to refuse; squares may be beyond float32.
+        # The codec rejects values that are not finite; squares may overflow float32.
         with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(part_TD, self._shift_D, out=left_TD)
             self._total_D += left_TD.sum(0)
@@ -211,7 +212,7 @@ class _ShiftedMoments:
         self._frames += len(part_TD)
 
     def end_block(self) -> None:
-        """Nothing to do: every part is added at once."""
+        """Does nothing: every part is added immediately."""
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
         """(total_D, square_D)."""
@@ -221,7 +222,7 @@ class _ShiftedMoments:
 
 
 class _Loss:
-    """The loss of a codec. Squared in float32: a loss is judged by its first digits."""
+    """The loss of a codec. Squares are float32, because only the first digits of a loss matter."""
 
     def __init__(self, spec: StreamSpec) -> None:
         self._valid_frames = KINDS[spec.kind].valid_frames
@@ -229,7 +230,7 @@ class _Loss:
         self.max_lost = 0.0
 
     def add(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
-        """Adds some rows, and overwrites what the codec kept of them."""
+        """Adds some rows, and overwrites `kept_TD`."""
         lost_TD = np.subtract(part_TD, kept_TD, out=kept_TD)
         if self._valid_frames is not None:
             lost_TD *= self._valid_frames(part_TD)[:, None]
@@ -240,7 +241,7 @@ class _Loss:
 
 
 class _Watcher:
-    """Takes the sums of wide frames while they are encoded."""
+    """Computes the sums of wide frames while they are encoded."""
 
     def __init__(self, frames_TD: np.ndarray, spec: StreamSpec) -> None:
         rows = min(len(frames_TD), max(MIN_ROWS, CACHED_VALUES // spec.dim))
@@ -256,12 +257,12 @@ class _Watcher:
 
 
 def encode_and_sum(frames_TD: np.ndarray, spec: StreamSpec) -> tuple[EncodedFrames, Sums]:
-    """One clip's frames as the cache stores them, and their sums.
+    """Encodes one clip's frames as the cache stores them, and computes their sums.
 
-    Wide frames go through the processor's cache twice, and not four times, where their codec lets.
+    If the codec supports it, wide frames are read from memory twice instead of four times.
 
     Raises:
-        ValueError: as `manifests.cache.encoded_frames.encode`.
+        ValueError: see `manifests.cache.encoded_frames.encode`.
     """
     frames_TD = np.asarray(frames_TD)
     is_watched = spec.dim >= WIDE and CODECS[spec.codec].encode_watched is not None

@@ -1,4 +1,4 @@
-"""One teacher's targets, read by clip or in storage order, as `CacheReader` hands them out."""
+"""Reads one teacher's targets, by clip or in storage order. `CacheReader` creates these readers."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ from manifests.streams.specs import TeacherSpec
 from manifests.streams.transcript import Transcript
 
 GROUPS_IN_PLACE = 1 << 14
-"""Row groups of which a teacher's reader remembers where the blobs lie (a few kB each)."""
+"""Number of row groups whose blob positions a teacher's reader keeps (a few kB each)."""
 SHARDS_AHEAD = 3
-"""Shards of a remote cache that a scan with local copies fetches at once, the next one first."""
+"""Number of shards of a remote cache that a scan with local copies prefetches in parallel."""
 OPEN_FILES = 128
 """Parquet files kept open per teacher (footers parsed, memory-mapped where local)."""
 COMPARED_SHARDS = 4096
-"""Shards whose audio digests are remembered, to compare those of several teachers (2 kB each)."""
+"""Number of shards whose audio digests are kept, to compare several teachers (2 kB each)."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """One committed shard, and where its files are."""
+    """One committed shard and the location of its files."""
 
     folder: Folder
     corpus: str
     marker: Marker
-    """Without failures, sums and digests: those are read when they are asked for."""
+    """Without failures, sums and digests, which are read on demand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class _File:
 
     parquet: pq.ParquetFile
     content: memoryview | None
-    """All of it, memory-mapped, if it is on a local disk."""
+    """The whole content, memory-mapped, if the file is on a local disk."""
 
 
 class OpenCache(Protocol):
@@ -76,7 +76,7 @@ class OpenCache(Protocol):
         ...
 
     def opened(self) -> list[TeacherReader]:
-        """The teachers that were asked for so far."""
+        """The teachers that were opened so far."""
         ...
 
     def corpus_clips(self, corpora: Sequence[str]) -> CorpusClips:
@@ -159,18 +159,18 @@ class TeacherReader:
 
     @property
     def digest(self) -> str:
-        """Changes with any committed shard: a hash of the data files' names, which name content."""
+        """A hash of the names of the data files, which changes with any committed shard."""
         names = "\n".join(f"{shard.corpus}/{shard.marker.data}" for shard in self.shards)
         return hashlib.sha256(f"{self.spec.key}\n{names}".encode()).hexdigest()
 
     def covers(self, key_N: np.ndarray) -> np.ndarray:
-        """Boolean for each clip: has it targets? Keys come from `clip_index.clip_keys`."""
+        """Whether each clip has targets. `key_N` comes from `clip_index.clip_keys`."""
         return self._index.places(key_N) != ABSENT
 
     def durations(self, key_N: np.ndarray) -> np.ndarray:
-        """Seconds of audio behind the targets of many clips, NaN where there are none.
+        """Audio durations of many clips in seconds, NaN for clips without targets.
 
-        Reads the column of durations alone, never frames.
+        Only the column of durations is read, never frames.
         """
         place_N = self._index.places(key_N)
         seconds_N = np.full(len(key_N), np.nan)
@@ -235,12 +235,13 @@ class TeacherReader:
                     yield clip_id, {name: view[place] for name, view in views.items()}
 
     def make_copies(self) -> None:
-        """Fetches the shards that have no local copy yet, in storage order; for another thread."""
+        """Fetches the shards that have no local copy yet, in storage order. It runs in another
+        thread."""
         for ordinal in range(len(self.shards) if self._copies is not None else 0):
             self._fetch(ordinal)
 
     def _want(self, stream: str) -> tuple[str, ...]:
-        """Columns of every stream asked for so far: one read then serves them all."""
+        """Columns of every stream requested so far, so that one read serves all of them."""
         if f"{stream}.frames" not in self._columns:
             self.spec.stream(stream)
             self._columns += stream_columns(stream)
@@ -260,7 +261,7 @@ class TeacherReader:
     def _batch(
         self, clip_id: str, ordinal: int, group: int, row: int, columns: tuple[str, ...]
     ) -> pa.RecordBatch:
-        """A row group, once its row `at` proved to be the clip's."""
+        """Reads a row group, and checks that its row `row` belongs to the clip."""
         batch = self._group(ordinal, group, columns)
         stored = batch.column("clip_id")[row].as_py()
         if stored != clip_id:
@@ -290,7 +291,7 @@ class TeacherReader:
         return self._pages.locate(page, file.parquet, file.content, spec)
 
     def _files_in_order(self) -> Iterator[pq.ParquetFile]:
-        """Every shard's file; of a remote cache, those to come are fetched in the background."""
+        """Yields every shard's file. Shards of a remote cache are prefetched in the background."""
         with ThreadPoolExecutor(SHARDS_AHEAD) as background:
             coming = deque[Future[Folder]]()
             try:
@@ -305,7 +306,8 @@ class TeacherReader:
                 background.shutdown(cancel_futures=True)
 
     def _fetch(self, ordinal: int) -> Folder:
-        """The folder to read a shard's data from; makes the local copy where copies are kept."""
+        """The folder from which a shard's data is read. If local copies are kept, the copy is made
+        first."""
         shard = self.shards[ordinal]
         if self._copies is None or shard.folder.is_local:
             return shard.folder
@@ -320,7 +322,7 @@ class TeacherReader:
         source: Any = folder.open(f"data/{marker.data}", memory_map=True)
         content = None
         if folder.is_local:
-            # The map outlives the file: a shard that is open costs no handle.
+            # The memory map outlives the file, so an open shard needs no file handle.
             with source:
                 content = source.read_buffer()
             source = pa.BufferReader(content)
@@ -333,14 +335,15 @@ class TeacherReader:
         return _File(file, None if content is None else memoryview(content))
 
     def _checked_ordinal(self, clips: CorpusClips, shard: _Shard) -> int:
-        """A shard's place among the corpora's, once it proved to be made from their clips."""
+        """The ordinal of a shard over the corpora, after checking that it was made from their
+        clips."""
         number = shard.marker.shard
         if number < self._corpora[shard.corpus].num_shards:
             ordinal = clips.ordinal(shard.corpus, number)
             if clips.digests[ordinal] == shard.marker.clips_digest:
                 return ordinal
         raise UserError(
-            f"shard {number} of {self.spec.key} was made from other clips than corpus "
+            f"shard {number} of {self.spec.key} was not made from the clips that corpus "
             f"{shard.corpus!r} has; run: coat-cache verify --repair, then build again"
         )
 
@@ -373,7 +376,8 @@ class TeacherReader:
         return self._changed(ordinal, len(opened)) if len(opened) > 1 else {}
 
     def _compare_digests(self, ordinal: int, _: int) -> dict[int, str]:
-        """See `_changed_rows`; the second argument makes the answer anew for each new teacher."""
+        """See `_changed_rows`. The second argument makes the cached result depend on the open
+        teachers."""
         place = self.shards[ordinal].corpus, self.shards[ordinal].marker.shard
         others = [other for other in self._cache.opened() if other is not self]
         return audio_digests.differing_rows(
@@ -396,5 +400,5 @@ class TeacherReader:
 
 
 def _open_again(cache: OpenCache, key: str) -> TeacherReader:
-    """The reader of a version, in the process that a pickled one was sent to."""
+    """Opens the reader of a version again in the process that unpickles it."""
     return cache.teacher(key)

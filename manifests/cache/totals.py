@@ -1,6 +1,6 @@
 """The totals of a teacher's version over a corpus, summed over its markers once.
 
-`status`, `ls`, `plan` and the report all show these numbers; they come from the marker index where
+`status`, `ls`, `plan` and the report all show these numbers. They are read from the marker index if
 there is one (`manifests.cache.marker_index`).
 """
 
@@ -21,20 +21,20 @@ class Totals:
 
     shards: int = 0
     clips: int = 0
-    """In these shards: with targets or with a recorded failure."""
+    """Clips in these shards, with targets or with a recorded failure."""
     rows: int = 0
     failures: Counter[str] = field(default_factory=Counter)
     """Error code -> clips."""
     warnings: Counter[str] = field(default_factory=Counter)
     """Fault of the audio -> number of clips that have targets despite it."""
     seconds: float = 0.0
-    """Audio in the rows."""
+    """Audio duration of the rows."""
     data_bytes: int = 0
     extract_seconds: float = 0.0
     """Worker time."""
 
     def add(self, marker: Marker) -> None:
-        """Counts one shard in."""
+        """Adds one shard."""
         self.shards += 1
         self.clips += marker.clips
         self.rows += marker.rows
@@ -54,5 +54,5 @@ def totals(folder: Folder) -> Totals:
 
 
 def totals_of_all(folders: Sequence[Folder]) -> list[Totals]:
-    """The totals of several folders, whose requests to an object store wait side by side."""
+    """The totals of several folders; their requests to an object store run in parallel."""
     return list(in_parallel(totals, folders, requests=8))

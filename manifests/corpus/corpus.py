@@ -4,10 +4,10 @@
       corpus.json            name, clips per shard, parts; replaced atomically, and last
       clips-00000.parquet    up to 65,536 clips, `manifests.clips.SCHEMA`
 
-A row group of a part is a shard, the unit of a teacher's work. Shard i is the same clips for ever:
-a corpus grows by added parts. New texts and labels are taken on request
-(`manifests.corpus.relabel`), other audio under a known id is an error. The price: the last shard of
-each build stays short.
+A row group of a part is a shard, the unit of a teacher's work. The clips of a shard never change: a
+corpus grows by added parts. New texts and labels are taken on request (`manifests.corpus.relabel`);
+different audio under a known id is an error. The disadvantage: the last shard of each build stays
+short.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from manifests.storage import Folder
 log = logging.getLogger(__name__)
 
 FORMAT = 2
-"""Version of the corpus's format. A reader refuses newer ones. Since 2 a row tells a stated
-duration from an estimated one; a part of format 1 is never rewritten, also where newer ones follow
-it."""
+"""Version of the corpus's format. A reader rejects newer versions. Since version 2, rows
+distinguish a stated duration from an estimate. Parts of format 1 are never rewritten, even if parts
+of a newer format follow them."""
 CLIPS_PER_SHARD = 256
 SHARD_SECONDS = 4 * 3600.0
-"""Audio that a shard of a new corpus shall hold at most, by the mean of the first clips: with clips
-of an hour, a shard is 4 of them and not 256."""
+"""Maximum audio in a shard of a new corpus, estimated from the mean of the first clips: a shard has
+4 clips of an hour, not 256."""
 FEWEST_PER_SHARD = 4
 CLIPS_PER_PART = 65536
 OPEN_FILES = 16
 """Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
 BATCH = 4096
-"""Clips that a build handles together."""
+"""Number of clips that a build processes together."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +60,7 @@ class Part:
     shards: int
     first_shard: int
     seconds: float
-    """Sum of the durations that are stated or estimated."""
+    """Sum of the stated or estimated durations."""
     bytes: int
     sha256: str
 
@@ -92,7 +92,7 @@ class CorpusIndex:
 
     @classmethod
     def read(cls, folder: Folder) -> CorpusIndex:
-        """Reads corpus.json and checks that every part lies beside it in its full size.
+        """Reads corpus.json and checks that every part is present in its full size.
 
         Raises:
             UserError: there is no corpus, an incomplete one, or one of a newer format.
@@ -132,7 +132,7 @@ class Corpus:
 
     Args:
         path: Folder or address of the corpus.
-        contents: Its corpus.json, where that is not to be read.
+        contents: The content of corpus.json, if it is already known.
 
     Raises:
         UserError: there is no corpus, an incomplete one, or one of a newer format.
@@ -152,11 +152,11 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Changes with any clip: SHA-256 over the parts' own."""
+        """SHA-256 over the digests of the parts; it changes with any clip."""
         return hashlib.sha256("".join(part.sha256 for part in self.parts).encode()).hexdigest()
 
     def shard_sizes(self) -> list[int]:
-        """Clips of every shard, told without opening a part."""
+        """Number of clips of every shard, without opening a part."""
         full = self.contents.clips_per_shard
         return [
             min(full, part.clips - full * group)
@@ -165,11 +165,11 @@ class Corpus:
         ]
 
     def shard(self, number: int) -> list[Clip]:
-        """The clips of one shard, in order; reads that row group alone."""
+        """The clips of one shard, in order; reads only that row group."""
         return from_table(self._read(number))
 
     def shard_ids(self, number: int) -> list[str]:
-        """The ids of one shard's clips, in order; reads that column alone."""
+        """The ids of one shard's clips, in order; reads only that column."""
         return self._read(number, ["clip_id"]).column(0).to_pylist()
 
     def clips(self) -> Iterator[Clip]:
@@ -182,7 +182,7 @@ class Corpus:
         return map(self._read, range(self.num_shards))
 
     def clip(self, row: int) -> Clip:
-        """The clip at a place in the order."""
+        """The clip with this position in the corpus."""
         for part in self.parts:
             if row < part.clips:
                 group, place = divmod(row, self.contents.clips_per_shard)
@@ -210,19 +210,18 @@ def build(
     clips_per_shard: int | None = None,
     update_labels: bool = False,
 ) -> Corpus:
-    """Makes a corpus, or adds to the one at `out` the clips whose ids it does not have.
+    """Creates a corpus, or adds the clips whose ids are new to the corpus at `out`.
 
-    Nothing of it is seen before the last clip is in, and no existing part is touched. Holds one
-    part, 24 bytes for each clip and the clips with new labels in memory.
+    Readers see no change before the last clip is written, and existing parts are not modified.
+    Memory holds one part, 24 bytes for each clip, and the clips with new labels.
 
     Args:
-        clips: The whole source, in an order that stays.
-        out: Folder or address of the corpus.
-        name: Name of a new corpus; that of the folder if None.
-        clips_per_shard: Shard size of a new corpus; if None 256, or as many as last 4 hours, by the
+        clips: All clips of the source, always in the same order. out: Folder or address of the
+            corpus. name: Name of a new corpus; that of the folder if None. clips_per_shard: Shard
+            size of a new corpus. If None, 256, or as many clips as fill 4 hours, estimated from the
             mean length of the first 4096 clips.
-        update_labels: Give clips that the corpus has the text and labels that they now have in the
-            source; otherwise they keep theirs, and a warning names them.
+        update_labels: Update the text and labels of existing clips to those in the source;
+            otherwise they stay unchanged, and a warning lists the clips.
 
     Raises:
         UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
@@ -287,7 +286,7 @@ def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -
 
 
 def _clips_per_shard(first: pa.Table) -> int:
-    """The size of a new corpus's shards; clips of unknown length do not count."""
+    """The shard size of a new corpus; clips of unknown length are ignored."""
     mean = pc.mean(likely_durations(first)).as_py()  # type: ignore[attr-defined]
     if not mean:
         return CLIPS_PER_SHARD
@@ -306,7 +305,7 @@ def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
 
 
 def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusIndex:
-    """Writes a part, and returns the contents that count it in."""
+    """Writes a part, and returns the contents of the corpus with it."""
     first_shard = sum(part.shards for part in contents.parts)
     part = _write_part(folder, contents, table, first_shard=first_shard)
     return replace(contents, parts=(*contents.parts, part))
@@ -315,7 +314,7 @@ def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusI
 def _write_part(
     folder: Folder, contents: CorpusIndex, table: pa.Table, *, first_shard: int
 ) -> Part:
-    """Writes a part under a number that no part of the corpus has or had."""
+    """Writes a part under a number that no part of the corpus has ever had."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
@@ -339,12 +338,12 @@ def _write_part(
 
 
 def next_part_file(files: Iterable[str]) -> str:
-    """The name of a further part, with a number above those of all these."""
+    """The name of a new part, whose number is larger than those of all these files."""
     return f"clips-{max(map(_number, files), default=-1) + 1:05d}.parquet"
 
 
 def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
-    """Writes the parts of these rows anew, with other texts and labels; the contents with them."""
+    """Rewrites the parts of these rows with new texts and labels, and returns the new contents."""
     contents = corpus.contents
     for ordinal, rows in relabel.rows_by_part(corpus, changed).items():
         old = contents.parts[ordinal]
@@ -357,7 +356,7 @@ def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
 
 
 def _delete_replaced(folder: Folder, before: CorpusIndex, after: CorpusIndex) -> None:
-    """Deletes parts that an earlier update replaced; those that this one replaced stay for now."""
+    """Deletes parts that an earlier update replaced; parts replaced by this update stay for now."""
     named = {part.file for part in (*before.parts, *after.parts)}
     newest = max(_number(part.file) for part in after.parts)
     for file in folder.sizes():

@@ -1,8 +1,8 @@
 """The clip ids of a corpus, so that a build takes each clip once: 24 bytes for each clip.
 
 A Python set of ten million ids takes more than a gigabyte. Here an id is a 64-bit hash in a numpy
-array, and the row behind a hash is read again only where there is something to report. Duplicates
-among new clips are therefore found at the end of the build, in one sort, before it is committed.
+array, and a row is read again only to report it. Duplicates among new clips are found with one sort
+at the end of the build, before it is committed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NONE = np.empty(0, np.uint64)
 
 
 class DuplicateIndex:
-    """The ids of a corpus, and of the clips that a build adds to it.
+    """The ids of a corpus and of the clips that a build adds to it.
 
     Args:
         tables: The corpus's rows, `manifests.clips.SCHEMA`.
@@ -37,13 +37,14 @@ class DuplicateIndex:
         self._keys = keys[self._rows]
         self._contents = np.concatenate([_NONE, *(contents for _, contents in hashes)])
         self._clip = clip
-        # Row of the corpus -> its place in the source, from 1; 0 where not met yet.
+        # Row of the corpus -> its place in the source, counted from 1; 0 if it has not occurred
+        # yet.
         self._met = np.zeros(len(keys), np.uint32)
         self._new_keys = [_NONE]
         self._new_places = [np.empty(0, np.uint32)]
         self._place = 1
         self.relabelled: dict[int, Clip] = {}
-        """Row of the corpus -> the source's clip, where that has another text or other labels."""
+        """Row of the corpus -> the source's clip, if its text or labels differ."""
 
     def admit(self, batch: pa.Table) -> pa.Table:
         """Takes the next rows of the source and returns those that the corpus does not have.
@@ -105,7 +106,7 @@ class DuplicateIndex:
             )
 
     def _compare(self, row: int, now: Clip, place: int) -> None:
-        """A known id comes with another row: new labels are kept aside, new audio is refused."""
+        """Compares two rows of one id: new labels are recorded, new audio is an error."""
         before = self._clip(row)
         if before.clip_id != now.clip_id:
             raise _duplicate((before, now), ("a clip of the corpus", f"clip {place} of the source"))
@@ -123,7 +124,7 @@ class DuplicateIndex:
 
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """64-bit hashes of each row's id, and of everything else in the row."""
+    """64-bit hashes of each row's id, and of all its other fields."""
     ids = table["clip_id"].to_pylist()
     columns = [table[name] for name in ("uri", "offset", "text", "labels")]
     rest = [column.to_pylist() for column in [*columns, likely_durations(table)]]

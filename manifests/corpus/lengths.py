@@ -1,9 +1,8 @@
-"""The lengths of clips whose source does not state them, from their files' headers.
+"""Reads the lengths of clips from the files' headers if the source does not state them.
 
-Headers are read in many threads at once, of remote files by ranges: few requests for each file. A
-file that cannot be read has no length here; stage 1 says what is wrong with it. Only where not one
-of the first files is there, the build ends: a disk is not mounted, or paths are relative to another
-folder.
+Headers are read in many threads; of remote files, only ranges are fetched, in few requests. A file
+that cannot be read gets no length, and stage 1 will report the reason. The build stops only if none
+of the first files exists: a disk is not mounted, or paths are relative to another folder.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from manifests.errors import UserError
 from manifests.storage import REQUESTS, in_parallel
 
 BATCH = 1024
-"""Clips whose files are looked at together."""
+"""Number of clips whose files are read together."""
 LOCAL_THREADS = 8
 FEWEST = 2
-"""Files that must be missing at least, and all of the first batch, for a build to end."""
+"""A build stops if all files of the first batch are missing, and at least this many."""
 
 
 def fill(clips: Iterable[Clip], source: str) -> Iterator[Clip]:
-    """The same clips, with an estimated duration where none is stated.
+    """Yields the same clips, with an estimated duration if none is stated.
 
     Args:
         clips: Clips of a source, in order.
-        source: The source as it was given, for messages.
+        source: The source as the user gave it, for messages.
 
     Raises:
-        UserError: none of the first local files is there.
+        UserError: none of the first local files exists.
         StoreError: a store or a web server does not answer.
     """
     remaining = iter(clips)
@@ -55,7 +54,7 @@ def _is_unknown(clip: Clip) -> bool:
     if clip.likely_duration is not None:
         return False
     file, part = split_address(clip.uri)
-    # A row of a remote Parquet file costs its whole row group.
+    # Reading a row of a remote Parquet file means fetching its whole row group.
     return not (isinstance(part, ParquetRow) and "://" in file)
 
 
@@ -76,7 +75,7 @@ def _check_presence(batch: Sequence[Clip], source: str) -> None:
         return
     first = next(iter(files))
     raise UserError(
-        f"{source}: none of the first {len(files):,} audio files is there (the first: {first}); "
+        f"{source}: none of the first {len(files):,} audio files exists (the first: {first}); "
         "relative paths count from the manifest's folder; mount the disk, correct the paths, or "
         "move the manifest to where its paths lead"
     )

@@ -1,9 +1,9 @@
 """Updates the texts and labels of clips that are already in a corpus.
 
-Targets depend only on audio, so a corrected transcript needs no expert to run again. The parts
-whose rows change are written anew under names of their own, with the same clips in the same shards,
-and corpus.json then names those. The replaced files stay until the next update, because a training
-run that is open may still read them.
+Targets depend only on audio, so no expert has to run again for a corrected transcript. Parts with
+changed rows are rewritten under new names, with the same clips in the same shards, and corpus.json
+is updated to list them. The replaced files stay until the next update, because a running training
+may still read them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ AUDIO_COLUMNS = ("clip_id", "uri", "offset", "duration", "estimated_duration")
 
 
 def update_table(table: pa.Table, changed: Mapping[int, Clip]) -> pa.Table:
-    """A part's table with the text and the labels of other clips in some of its rows.
+    """Returns a part's table with new texts and labels in some of its rows.
 
     Args:
         table: The part, in any format; its other columns stay as they are.

@@ -1,9 +1,9 @@
-"""Cuts long recordings of a corpus into clips that a student can take in whole.
+"""Cuts long recordings of a corpus into clips that fit into a student's window.
 
-Clips of the new corpus name the same files with an offset and a duration: nothing is copied. A cut
-lies in the quietest place near the end of the longest clip that is allowed, or at fixed distances.
-Text goes with the audio where the times of its words are known; else a clip that was cut has none,
-because it is not known which words are in which part.
+Clips of the new corpus refer to the same files with an offset and a duration: no audio is copied.
+Cuts are made at the quietest place near the end of the longest allowed clip, or at fixed distances.
+The text is cut with the audio if the times of its words are known; otherwise a clip that was cut
+has no text, because the words cannot be assigned to its parts.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from manifests.clips import Clip
 from manifests.errors import AudioError, UserError
 
 FRAME_S = 0.02
-"""Length of a frame whose loudness is taken."""
+"""Length of a frame whose loudness is measured."""
 SMOOTH_FRAMES = 15
 """Frames over which loudness is averaged: a pause between words lasts 0.3 s or more."""
 SEARCHED = 0.5
-"""Share of a longest clip, at its end, in which the quietest place is searched."""
+"""Share at the end of the longest allowed clip that is searched for the quietest place."""
 DECODE_S = 600.0
 """Seconds of a recording that are decoded at a time."""
 WORD_KEYS = ("words", "word_times")
@@ -36,7 +36,7 @@ Word = tuple[str, float, float]
 def segment(
     clips: Iterator[Clip], *, max_seconds: float, by: Literal["silence", "fixed"]
 ) -> Iterator[Clip]:
-    """Clips of at most `max_seconds`; shorter ones pass as they are.
+    """Yields clips of at most `max_seconds`; shorter clips are not changed.
 
     Raises:
         UserError: a clip is of unknown length and cannot be decoded.
@@ -53,7 +53,7 @@ def segment(
 
 
 def _measure(clip: Clip) -> float:
-    """The length of a clip that does not state it, by decoding it."""
+    """Measures the length of a clip by decoding it."""
     start = 0.0
     while True:
         try:
@@ -82,7 +82,7 @@ def _places(clip: Clip, seconds: float, max_seconds: float, by: str) -> list[flo
             start += max_seconds
         else:
             window = loudness[first:last]
-            # Of equally quiet places the last one: fewer, longer clips.
+            # Of equally quiet places, the last is used, which gives fewer and longer clips.
             start = (first + len(window) - int(window[::-1].argmin()) - 0.5) * FRAME_S
         places.append(round(start, 3))
     return places
@@ -133,15 +133,16 @@ def _cut(clip: Clip, edges: list[float]) -> Iterator[Clip]:
 
 
 def _has_times(key: str, value: Any) -> bool:
-    """Whether a label holds times of the whole clip, which a part does not keep."""
+    """Whether a label contains times within the whole clip, which its parts do not keep."""
     return key in WORD_KEYS or key == "supervisions"
 
 
 def _words(labels: Mapping[str, Any]) -> list[Word] | None:
-    """The words of a clip with their times; None where they are not known.
+    """Returns the words of a clip with their times; None if they are unknown.
 
-    They are the label `words`, a list of [word, start, end] or of objects with the keys word (or
-    text), start and end; or the word alignments of lhotse's supervisions, which state durations.
+    They come from the label `words`, a list of [word, start, end] or of objects with the keys word
+    (or text), start and end; or from the word alignments of lhotse's supervisions, which state
+    durations.
     """
     for key in WORD_KEYS:
         if isinstance(labels.get(key), list):

@@ -1,4 +1,4 @@
-"""Tells what a source is and opens it: one argument on the command line, whatever it names."""
+"""Detects the type of a source and opens it, so that the command line has one argument for all."""
 
 from __future__ import annotations
 
@@ -27,33 +27,33 @@ from manifests.errors import UserError
 from manifests.storage import Folder, filesystem
 
 IDS_BY_TAR = "?ids=tar"
-"""Behind a source of tars: the tar's name becomes a part of each clip's id."""
+"""Suffix of a source of tars: the tar's name becomes a part of each clip's id."""
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:
-    """The clips of a source, in a stream, with lengths from headers where it states none.
+    """Streams the clips of a source, with lengths from headers if the source states none.
 
     Args:
-        source: As `open_source` takes it.
-        audio: Folder for audio that a dataset holds as bytes.
+        source: See `open_source`.
+        audio: Folder for audio that a dataset stores as bytes.
 
     Raises:
-        UserError: there is no such source, or it cannot be used.
+        UserError: the source does not exist or cannot be used.
     """
     return lengths.fill(open_source(source, audio), source)
 
 
 def open_source(source: str, audio: Folder) -> Iterator[Clip]:
-    """The clips of a source, in a stream.
+    """Streams the clips of a source.
 
     Args:
         source: A JSON-lines manifest, a lhotse cut manifest, a folder of audio files or of tars, a
             tar or a pattern of tars (`a-{000..012}.tar`), a folder that is a Hugging Face dataset,
             or `hf:` and the name of one.
-        audio: Folder for audio that a dataset holds as bytes.
+        audio: Folder for audio that a dataset stores as bytes.
 
     Raises:
-        UserError: there is no such source, or it cannot be used.
+        UserError: the source does not exist or cannot be used.
     """
     if source.startswith("hf:") and not source.startswith("hf://"):
         named = source.removeprefix("hf:")

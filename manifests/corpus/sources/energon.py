@@ -1,8 +1,8 @@
-"""Energon's WebDatasets: tars, and a folder `.nv-meta` that says which tars make up which split.
+"""Reads Energon's WebDatasets: tars, and a folder `.nv-meta` that assigns the tars to splits.
 
     set/.nv-meta/split.yaml      split_parts: {train: [parts/a-{00..11}.tar], val: [parts/b.tar]}
 
-The tars are read as any WebDataset; what `dataset.yaml` says of decoding is Energon's own.
+The tars are read like any WebDataset; the decoding options in `dataset.yaml` are ignored.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ META = ".nv-meta"
 
 
 def is_energon(folder: Folder) -> bool:
-    """Whether a folder was prepared for Energon."""
+    """Whether a folder was prepared with Energon."""
     return folder.exists(f"{META}/split.yaml")
 
 

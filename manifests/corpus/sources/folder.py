@@ -1,12 +1,12 @@
-"""A folder of audio files: one clip for each, and beside it the transcript where there is one.
+"""Reads a folder of audio files: one clip per file, with its transcript if there is one.
 
     speech/a.flac
     speech/a.txt             what is said in it
     speech/metadata.csv      or metadata.jsonl: file_name, and text and labels of that file
 
-Files are taken by their extension and sorted within each folder; what is skipped is counted by
-extension and said. The length in a file's header is kept as an estimate. A link to a folder is
-followed once, so that links may loop.
+Files are selected by their extension and sorted within each folder; skipped files are counted by
+extension and reported. The length in a file's header is kept as an estimate. Each linked folder is
+visited once, so links may form loops.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ AUDIO = (
     ".ogx", ".opus", ".paf", ".pvf", ".ra", ".rf64", ".rm", ".sf", ".snd", ".sph", ".spx", ".svx",
     ".tak", ".ts", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
-"""Extensions that are taken for audio, in lower case: formats that decoders know by content."""
+"""Extensions of audio files, in lower case; decoders detect the format from the content."""
 METADATA = ("metadata.csv", "metadata.jsonl")
-"""Names that Hugging Face's AudioFolder gives to the table of a folder."""
+"""Names of the table of a folder in Hugging Face's AudioFolder."""
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The clips of a folder and all folders below it, hidden ones left out.
+    """Yields the clips of a folder and all its subfolders, without hidden ones.
 
-    An id depends on the path alone, so that a file that is replaced by a longer one is noticed.
+    An id depends only on the path, so that a file that was replaced by a longer one is detected.
 
     Args:
         source: Path or address of the folder.
 
     Raises:
-        UserError: it holds no audio, a name that is not Unicode, or a table that cannot be used.
+        UserError: the folder has no audio, a name that is not Unicode, or an invalid table.
     """
     count = 0
     walk = _Walk()
@@ -67,7 +67,7 @@ def clips(source: str) -> Iterator[Clip]:
 
 
 class _Walk:
-    """One walk through a folder and those below it."""
+    """One walk through a folder and its subfolders."""
 
     def __init__(self) -> None:
         self.others: Counter[str] = Counter()
@@ -75,18 +75,18 @@ class _Walk:
         self._visited: set[str] = set()
 
     def passed_over(self) -> str:
-        """A text about the files that are no audio."""
+        """Lists the files that were skipped."""
         every = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{count:,} {name or 'without an extension'}" for name, count in every)
 
     def clips(
         self, folder: Folder, rows: Mapping[str, dict[str, Any]] | None = None
     ) -> Iterator[Clip]:
-        """The clips of a folder.
+        """Yields the clips of a folder.
 
         Args:
             folder: The folder.
-            rows: File -> row of the tables in the folders above.
+            rows: File -> row of the tables in the parent folders.
         """
         if folder.path("") in self._visited:
             return
@@ -96,7 +96,7 @@ class _Walk:
             folders = [name for name in folder.folders() if not name.startswith(".")]
         except UnicodeDecodeError as error:
             raise UserError(
-                f"{folder.uri} holds the name {error.object!r}, which is not Unicode; rename it"
+                f"{folder.uri} contains the name {error.object!r}, which is not Unicode; rename it"
             ) from None
         rows = dict(rows or {})
         for table in METADATA:

@@ -1,10 +1,9 @@
-"""A data set of the hub, read in place: its Parquet files or its tars, by their addresses.
+"""Reads a data set of the hub in place: its Parquet files or tars, through their addresses.
 
     hf:openslr/librispeech_asr?name=clean&split=test
 
-The package datasets says which files make up which split. Their addresses carry the hub's commit,
-so that a corpus stays what it was when the data set changes. Sets of other forms are copied row by
-row.
+The package datasets lists the files of each split. Their addresses contain the hub's commit, so
+that a corpus does not change with the data set. Data sets in other formats are copied row by row.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from manifests.storage import Folder
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:
-    """The rows of a data set as clips: all its splits in order, or the one that is asked for.
+    """Yields the rows of a data set as clips: all its splits in order, or the requested one.
 
     Args:
         source: Hub id, then `?name=CONFIGURATION&split=SPLIT` or either.
         audio: Folder for audio that cannot be read in place.
 
     Raises:
-        UserError: the data set cannot be had, has no audio column, or a row cannot be used.
+        UserError: the data set is not available, has no audio column, or a row cannot be used.
     """
     path, options = hugging_face.parse(source)
     builder = _builder(path, options.get("name"))

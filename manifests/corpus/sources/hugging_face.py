@@ -1,12 +1,12 @@
-"""A Hugging Face dataset with an Audio column, from the hub or from a local folder.
+"""Reads a Hugging Face dataset with an Audio column, from the hub or from a local folder.
 
     hf:openslr/librispeech_asr?name=clean&split=test
     hf:/data/my_dataset
 
-Rows stream, and audio is never decoded here: a row that carries bytes has them written beside the
-corpus as they are, and a row that only names an existing file is left where it is. That copy costs
-disk once, and lets workers on any machine read single clips. A clip is all of its bytes, so that a
-column `duration` is an estimate, like the length in a header.
+Rows are streamed, and audio is not decoded here. The audio bytes of a row are written beside the
+corpus unchanged; a row that only names an existing file refers to that file. The copy takes disk
+space once, and lets workers on any machine read single clips. A clip consists of all its bytes, so
+a column `duration` is an estimate, like the length in a header.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ FILES_PER_FOLDER = 1000
 
 
 def is_dataset(folder: Path) -> bool:
-    """Whether a local folder is one: made by `save_to_disk`, or of Parquet files."""
+    """Whether a local folder is a dataset: written by `save_to_disk`, or of Parquet files."""
     marks = ("dataset_info.json", "dataset_dict.json", "*.parquet", "data/*.parquet")
     return any(any(folder.glob(mark)) for mark in marks)
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:
-    """The rows of a dataset as clips: all its splits in order, or the one that is asked for.
+    """Yields the rows of a dataset as clips: all its splits in order, or the requested one.
 
     Args:
         source: Folder or hub id, then `?name=CONFIGURATION&split=SPLIT` or either.
-        audio: Folder for audio that comes as bytes.
+        audio: Folder for audio that is stored as bytes.
 
     Raises:
-        UserError: the dataset cannot be had, has no audio column, or a row cannot be used.
+        UserError: the dataset is not available, has no audio column, or a row cannot be used.
     """
     try:
         for split, rows in _splits(source).items():
@@ -60,10 +60,10 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
 
 
 def parse(source: str) -> tuple[str, dict[str, str]]:
-    """A source's path or hub id, and its options.
+    """Splits a source into its path or hub id, and its options.
 
     Raises:
-        UserError: there are other options than name, split and ids.
+        UserError: there is an option other than name, split and ids.
     """
     path, _, query = source.partition("?")
     options = dict(parse_qsl(query))
@@ -73,14 +73,14 @@ def parse(source: str) -> tuple[str, dict[str, str]]:
 
 
 def lacks_package() -> UserError:
-    """The error of an installation without datasets."""
+    """The error to raise if the package datasets is not installed."""
     return UserError(
         "reading hf: sources needs the package datasets; pip install 'coat-distill[datasets]'"
     )
 
 
 def cannot_open(path: str, error: Exception) -> UserError:
-    """The error of a data set that datasets does not open."""
+    """The error to raise if the package datasets cannot open a data set."""
     return UserError(
         f"cannot open the dataset {path!r}: {str(error).splitlines()[0]}; check the name and "
         "the network, or give a local folder"
@@ -88,7 +88,7 @@ def cannot_open(path: str, error: Exception) -> UserError:
 
 
 def _splits(source: str) -> Mapping[str, Any]:
-    """Split -> dataset, streaming."""
+    """Split -> streaming dataset."""
     path, options = parse(source)
     try:
         import datasets
@@ -110,7 +110,7 @@ def _splits(source: str) -> Mapping[str, Any]:
 
 
 def _audio_column(source: str, features: Mapping[str, Any]) -> str:
-    """Name of the column that holds audio: typed so, or a struct of bytes and path."""
+    """Name of the audio column: of type Audio, or a struct of bytes and path."""
     from datasets import Audio
 
     candidates = [
@@ -130,7 +130,7 @@ def _audio_column(source: str, features: Mapping[str, Any]) -> str:
 
 
 def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with class names in place of class numbers; -1 stands for no class."""
+    """The row with class numbers replaced by class names; -1 means no class."""
     named = dict(row)
     for name, feature in features.items():
         classes = getattr(feature, "names", None)
@@ -142,7 +142,7 @@ def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
 def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folder) -> Clip:
     stored = row[column] or {}
     data, path = stored.get("bytes"), stored.get("path") or ""
-    # Bytes come first, as in `datasets`: the path may be the recording that they were cut from.
+    # Bytes take precedence, as in `datasets`: the path may be the recording they were cut from.
     if data:
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         name = f"{split}/{index // FILES_PER_FOLDER:05d}/{index:08d}-{digest}"
@@ -172,7 +172,7 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
 
 
 def is_label(value: Any) -> bool:
-    """Whether there is a value, and JSON can hold it (it cannot hold an image)."""
+    """Whether there is a value that JSON can represent (unlike an image)."""
     try:
         json.dumps(value)
     except TypeError:

@@ -1,9 +1,9 @@
-"""JSON lines with NeMo's and ESPnet's keys: one JSON object for each clip, gzipped or not.
+"""Reads JSON lines with NeMo's and ESPnet's keys: one JSON object per clip, gzipped or not.
 
     {"audio_filepath": "a/b.flac", "duration": 3.2, "offset": 0.0, "text": "...", "speaker": "x"}
 
-A key that has no meaning of its own becomes a label. A malformed line ends the build: a corpus that
-silently lacks rows would be noticed months later, if ever.
+Unknown keys become labels. A malformed line stops the build: a corpus that silently lacks rows
+might be noticed months later, if ever.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ID_KEYS = ("id", "clip_id", "utt_id")
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The clips of a manifest, in its order.
+    """Yields the clips of a manifest in order.
 
     Args:
         source: Path or address of the file; relative audio paths are relative to its folder.
@@ -38,7 +38,7 @@ def clips(source: str) -> Iterator[Clip]:
 
 
 def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(FILE:LINE, object) of every line that is not blank.
+    """Yields (FILE:LINE, object) of every line that is not blank.
 
     Raises:
         UserError: a line is not a JSON object, or the file's compression is damaged.
@@ -62,7 +62,7 @@ def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def resolve(path: str, source: str) -> str:
-    """An audio path as a clip's uri: absolute, or as it is where it has a scheme."""
+    """Converts an audio path to a clip's uri: absolute, or unchanged if it has a scheme."""
     if "://" in path:
         return path
     if "://" in source:
@@ -71,10 +71,10 @@ def resolve(path: str, source: str) -> str:
 
 
 def number(row: dict[str, Any], key: str) -> float | None:
-    """A field in seconds, or None where it is absent or null.
+    """Reads a field in seconds; None if it is absent or null.
 
     Raises:
-        UserError: it is something else.
+        UserError: the field is not a number.
     """
     value = row.get(key)
     if value is None:
@@ -106,7 +106,7 @@ def _object(line: bytes) -> dict[str, Any]:
 
 
 def clip_from_row(row: dict[str, Any], source: str) -> Clip:
-    """The clip of one line; a relative path is relative to the folder of `source`.
+    """Builds the clip of one line; a relative path is relative to the folder of `source`.
 
     Raises:
         UserError: the line cannot be used.
