@@ -149,7 +149,7 @@ def _store_error(error: OSError) -> str | None:
     if not re.search(r"When \w+|AWS Error|google::cloud|storage.googleapis", text):
         return None
     if re.search(r"NO_SUCH_BUCKET|[Bb]ucket .*does not exist|NoSuchBucket", text):
-        return f"the bucket does not exist; create it or correct the address: {text}"
+        return f"there is no such bucket; create it or correct the address: {text}"
     return (
         f"the object store could not be used: {text}; check the address, the network, the "
         "credentials and AWS_ENDPOINT_URL, then run the same command again"

@@ -1,7 +1,7 @@
 """Errors that are not defects of this project.
 
-A command line shows a `UserError` as one line and exits with 2; anything else is a defect of ours
-and keeps its traceback.
+A command line shows a `UserError` as one line and exits with code 2. Any other exception is a
+defect of this project and keeps its traceback.
 """
 
 import errno
@@ -29,28 +29,28 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 class UserError(Exception):
-    """Something the user gave cannot be used.
+    """Input from the user cannot be used.
 
-    The message says what was found, what was expected and what to do, in one or two sentences.
+    The message states what was found, what was expected and what to do, in one or two sentences.
     """
 
 
 class StoreError(OSError):
-    """The place where data lies could not be reached: a timeout, a refused request, credentials.
+    """A storage service could not be reached: a timeout, a rejected request, credentials.
 
-    The error says nothing about the data itself, so whoever meets it tries again later and records
-    nothing about the clip.
+    The error says nothing about the data itself, so callers retry and record nothing about the
+    clip.
     """
 
 
 class AudioError(Exception):
-    """A clip's own audio cannot be used, now or later."""
+    """The audio of a clip cannot be used, now or later."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
         """missing, unreadable, empty, not-finite, out-of-range, beyond-end, too-long, too-short or
-        bad-rate: short and stable, to count by."""
+        bad-rate: a short, stable name for counting."""
 
     def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
         return AudioError, (self.reason, str(self))

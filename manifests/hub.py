@@ -1,4 +1,4 @@
-"""Failures of a model hub as one line that says what to check.
+"""Converts failures of a model hub to one-line messages that say what to check.
 
 `huggingface_hub` is imported when it is needed: a base installation does not have it.
 """
@@ -18,7 +18,7 @@ def endpoint() -> str:
 
 
 def failures() -> tuple[type[Exception], ...]:
-    """Exceptions by which `huggingface_hub` says that it cannot provide something."""
+    """Exceptions that `huggingface_hub` raises if it cannot provide a file."""
     from huggingface_hub.errors import HfHubHTTPError
 
     # The bases: OSError, and the HTTP client's error, raised where there is no connection.
@@ -27,13 +27,13 @@ def failures() -> tuple[type[Exception], ...]:
 
 @contextlib.contextmanager
 def fetching(checkpoint: str) -> Iterator[None]:
-    """Turns failures of a download into a line for the user.
+    """Converts failures of a download to a `UserError`.
 
     Args:
         checkpoint: OWNER/NAME@REVISION, for the message.
 
     Raises:
-        UserError: the hub cannot be reached, or does not have it.
+        UserError: the hub cannot be reached, or does not have the checkpoint.
     """
     from huggingface_hub.errors import OfflineModeIsEnabled
 

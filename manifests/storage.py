@@ -1,8 +1,8 @@
-"""A folder on a local disk or in an object store, behind one small interface.
+"""A common interface to folders on a local disk and in an object store.
 
-pyarrow's own file systems reach `s3://` and `gs://` with no further package. What they lack is a
-write that is whole or absent: on a local disk that is a temporary file, an fsync and a rename; an
-object store shows an object only once its upload is complete. The cache needs nothing else.
+pyarrow's file systems access `s3://` and `gs://` without further packages. This module adds atomic
+writes: a temporary file, an fsync and a rename on a local disk; an object store shows an object
+only after its upload is complete.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from manifests import web
 from manifests.errors import UserError
 
 REQUESTS = 64
-"""Requests under way at once where many small files of an object store are read."""
+"""Number of parallel requests when many small files of an object store are read."""
 TEMPORARY = ".tmp-"
-"""Prefix of files that a killed writer may leave behind; no reader ever looks at them."""
+"""Prefix of temporary files, which a killed writer may leave behind and readers ignore."""
 PIECE = 1 << 23
-"""Bytes of a file that are copied at a time."""
+"""Bytes that are copied at a time."""
 
 
 def cannot_write(why: str) -> UserError:
-    """The error of a write that failed for good, as its user can mend it."""
+    """The error of a write that failed permanently, with instructions for the user."""
     return UserError(
         f"cannot write to the cache: {why}; mend that (free space, permissions, credentials) and "
         "run the same command again: what is committed is kept"
@@ -46,9 +46,9 @@ Result = TypeVar("Result")
 def in_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], *, requests: int = REQUESTS
 ) -> Iterator[Result]:
-    """`map(function, items)` in order, with many calls waiting for their answers at once.
+    """`map(function, items)` in order, with many calls running in parallel.
 
-    At most a few results per request are held that nobody has taken yet.
+    Only a few results per thread are held before the caller takes them.
     """
     if len(items) < 2:
         yield from map(function, items)
@@ -59,10 +59,10 @@ def in_parallel(
 
 
 def check_given_address(uri: str) -> None:
-    """Refuses an address that names more than a place, for addresses that a manifest gives.
+    """Rejects an address with options, for addresses that come from a manifest.
 
-    pyarrow reads options from an address (`s3://bucket?endpoint_override=HOST/key`): with them, a
-    manifest would choose which host receives requests signed with this machine's credentials.
+    pyarrow reads options from an address (`s3://bucket?endpoint_override=HOST/key`). With them, a
+    manifest could choose the host that receives requests signed with this machine's credentials.
     Addresses on the command line are the user's own and may have options.
 
     Raises:
@@ -93,9 +93,9 @@ def check_given_address(uri: str) -> None:
 
 
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
-    """The file system of an address, and the path in it.
+    """Returns the file system of an address, and the path within it.
 
-    Keys of an object store are taken literally, `%`, `#`, spaces and all. A bucket must exist.
+    Keys of an object store are used literally, including `%`, `#` and spaces. A bucket must exist.
 
     Raises:
         UserError: the scheme is not known to pyarrow, or the address is malformed.
@@ -120,7 +120,7 @@ def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
 
 @functools.lru_cache(4)
 def _connect_hub() -> fs.FileSystem:
-    """The hub's repositories by huggingface_hub, which also knows the user's token."""
+    """The hub's repositories through huggingface_hub, which also finds the user's token."""
     try:
         from huggingface_hub import HfFileSystem
     except ModuleNotFoundError:
@@ -132,8 +132,8 @@ def _connect_hub() -> fs.FileSystem:
 
 @functools.lru_cache(64)
 def _connect_azure(uri: str) -> fs.FileSystem:
-    """Azure's Blob Storage by pyarrow itself: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or
-    abfs://CONTAINER where the environment names the account, as for Azure's own tools."""
+    """Azure's Blob Storage through pyarrow: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or
+    abfs://CONTAINER if the environment names the account, as for Azure's own tools."""
     container, separator, host = uri.partition("://")[2].partition("@")
     account = host.partition(".")[0] if separator else os.environ.get("AZURE_STORAGE_ACCOUNT", "")
     if not account:
@@ -171,7 +171,7 @@ def _connect(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 class Folder:
-    """A folder, local or remote. It need not exist: writing makes it."""
+    """A local or remote folder. It does not have to exist: writing creates it."""
 
     def __init__(self, uri: str | Path) -> None:
         self.uri = str(uri).rstrip("/")
@@ -193,7 +193,7 @@ class Folder:
         return f"{self._path}/{name}"
 
     def open(self, name: str, *, memory_map: bool = False) -> pa.NativeFile:
-        """The file for random access, memory-mapped where that is asked for and possible.
+        """Opens a file for random access, memory-mapped if requested and possible.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -212,11 +212,11 @@ class Folder:
             return file.read()
 
     def write_atomic(self, name: str, data: bytes | pa.Buffer | IO[bytes]) -> None:
-        """Writes a file so that readers see all of it or nothing, whatever happens meanwhile.
+        """Writes a file atomically: readers see either all of it or nothing.
 
         Args:
             name: Name of the file.
-            data: Its content, or a file that holds it, which is then copied piece by piece.
+            data: Its content, or an open file that is copied piece by piece.
         """
         if not self.is_local:
             with self._fs.open_output_stream(self.path(name)) as stream:
@@ -244,24 +244,25 @@ class Folder:
         return self._fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def size(self, name: str) -> int | None:
-        """Bytes of a file, or None where there is none."""
+        """Size of a file in bytes, or None if it does not exist."""
         stamp = self.stamp(name)
         return stamp and stamp[0]
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """(bytes, time of change in ns since 1970) of a file, or None where there is none."""
+        """(bytes, modification time in ns since 1970) of a file, or None if it does not exist."""
         info = self._fs.get_file_info(self.path(name))
         return (info.size, info.mtime_ns or 0) if info.type == fs.FileType.File else None
 
     def sizes(self) -> dict[str, int]:
-        """Name -> bytes of every finished file directly within; one listing, sorted by name."""
+        """Name -> bytes of every complete file directly in the folder, from one listing, sorted by
+        name."""
         return {name: size for name, (size, _) in self.stamps().items()}
 
     def stamps(self, *, unfinished: bool = False) -> dict[str, tuple[int, int]]:
-        """Name -> (bytes, time of change in ns since 1970) of every file directly within.
+        """Name -> (bytes, modification time in ns since 1970) of every file directly in the folder.
 
         Args:
-            unfinished: Include what killed writers left behind.
+            unfinished: Include temporary files that killed writers left.
         """
         return {
             info.base_name: (info.size, info.mtime_ns or 0)
@@ -271,11 +272,11 @@ class Folder:
         }
 
     def names(self) -> list[str]:
-        """Names of the finished files directly within, sorted."""
+        """Names of the complete files directly in the folder, sorted."""
         return list(self.sizes())
 
     def folders(self) -> list[str]:
-        """Names of the folders directly within, sorted."""
+        """Names of the subfolders, sorted."""
         return [info.base_name for info in self._entries() if info.type == fs.FileType.Directory]
 
     def move(self, name: str, to: str) -> None:
@@ -313,7 +314,7 @@ def _pieces(data: bytes | pa.Buffer | IO[bytes]) -> Iterator[bytes | memoryview]
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable: the folder's own entry list goes to disk."""
+    """Makes a rename durable by syncing the folder's entries to the disk."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

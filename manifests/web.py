@@ -1,7 +1,7 @@
-"""Files on web servers, read by ranges of their bytes.
+"""Reads files on web servers by ranges of their bytes.
 
-The standard library alone asks: no package beyond the base is needed, and a range is one request.
-Redirects lead to http and https only, and no credentials are sent. A web server cannot be listed.
+Requests use only the standard library; a range is one request. Redirects are followed to http and
+https only, and no credentials are sent. The files of a web server cannot be listed.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ from manifests.errors import StoreError, UserError
 
 SCHEMES = ("http://", "https://")
 TIMEOUT_S = 60.0
-"""Seconds without an answer from a web server after which it counts as unreachable."""
+"""Seconds without a response after which a web server counts as unreachable."""
 MAX_BYTES = 1 << 32
-"""Bytes of one request that are read at most: an hour of 24-channel WAV at 48 kHz."""
+"""Maximum bytes of one request: an hour of 24-channel WAV at 48 kHz."""
 GONE = (404, 410)
 OUT_OF_RANGE = 416
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The answer of a web server to a request for a range."""
+    """The response of a web server to a request for a range."""
 
     data: bytes
     size: int | None
-    """Bytes of the whole file; None where the server does not know."""
+    """Size of the whole file in bytes; None if the server does not state it."""
     stamp: str
-    """The file's entity tag or its time of change; empty where the server states neither."""
+    """The file's entity tag or modification time; empty if the server states neither."""
     is_whole: bool
-    """Whether the server ignored the range and gave the whole file."""
+    """Whether the server ignored the range and sent the whole file."""
 
 
 def get(url: str, first: int | None = None, last: int | None = None) -> Answer:
     """Fetches a file, or some of its bytes.
 
     Args:
-        url: Address, as a manifest states it.
+        url: Address as in the manifest.
         first: The first byte; None for the whole file.
-        last: The last byte, which is part of the range; a file that ends before gives less.
+        last: The last byte, included in the range; a shorter file gives fewer bytes.
 
     Raises:
         FileNotFoundError: the server does not have the file.
-        ValueError: the file is larger than a clip's audio can be.
-        StoreError: the server did not answer, or refused.
+        ValueError: the file is too large for a clip's audio.
+        StoreError: the server did not respond, or rejected the request.
     """
     headers = {} if first is None else {"Range": f"bytes={first}-{last}"}
     answer, data = _request(url, headers)
@@ -96,7 +96,7 @@ def _stamp(headers: Any) -> str:
 
 @functools.cache
 def _opener() -> urllib.request.OpenerDirector:
-    """An opener for http and https alone: not for file:, ftp: and data:."""
+    """An opener for only http and https, not for file:, ftp: and data:."""
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(),
@@ -123,7 +123,7 @@ class _WebFile(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; all that are left where it is negative."""
+        """Reads up to `size` bytes; all remaining bytes if it is negative."""
         left = max(0, self._size - self._position)
         count = left if size is None or size < 0 else min(size, left)
         if not count:
@@ -148,7 +148,7 @@ class _WebFile(io.RawIOBase):
 
 
 class WebHandler(fs.FileSystemHandler):
-    """Web servers as a file system of pyarrow, for reading; a path is HOST/PATH of one scheme."""
+    """A read-only pyarrow file system of web servers; a path is HOST/PATH of one scheme."""
 
     def __init__(self, scheme: str) -> None:
         self._scheme = scheme

@@ -270,7 +270,7 @@ class TeacherReader:
 
     def _misplaced(self, ordinal: int, stored: str, sought: str) -> UserError:
         return UserError(
-            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {stored!r} in place of "
+            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {stored!r} instead of "
             f"{sought!r}; run: coat-cache verify --deep --repair, then build again"
         )
 

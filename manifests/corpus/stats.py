@@ -1,4 +1,4 @@
-"""Statistics of a corpus, counted in one pass and in bounded memory, whatever its labels."""
+"""Computes statistics of a corpus in one pass and bounded memory."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from manifests.clips import likely_durations
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
 DISTINCT = 10_000
-"""Values told apart per label key, the first to come."""
+"""Number of distinct values that are counted per label key: the first ones."""
 SHOWN = 5
-"""Most common values that are shown, and ids."""
+"""Number of most common values, and of ids, that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class Label:
     clips: int
     """Clips that have it."""
     distinct: int
-    """Values; `DISTINCT` where there may be more."""
+    """Number of values; `DISTINCT` means that there may be more."""
     common: dict[str, int]
     """The most common values (as JSON, unless strings) -> clips."""
 
@@ -40,15 +40,15 @@ class Stats:
 
     clips: int = 0
     hours: float = 0.0
-    """Total duration of the clips whose duration is stated or estimated, in seconds."""
+    """Total duration of the clips whose duration is stated or estimated, in hours."""
     unknown_durations: int = 0
     estimated_durations: int = 0
-    """Clips whose duration is a guess from a file's header."""
+    """Clips whose duration is estimated from a file's header."""
     quantiles: dict[str, float] = field(default_factory=dict)
     """Quantiles of the known durations: `0.5` -> the median in seconds, and so on."""
     with_text: int = 0
     words: int = 0
-    """In all texts, cut at white space."""
+    """Number of words in all texts, split at white space."""
     languages: dict[str, int] = field(default_factory=dict)
     """Most common values of the label `language` or `lang` -> clips."""
     labels: dict[str, Label] = field(default_factory=dict)
@@ -56,7 +56,7 @@ class Stats:
 
 
 def collect(tables: Iterable[pa.Table]) -> Stats:
-    """Counts the clips of some tables of `manifests.clips.SCHEMA`."""
+    """Computes the statistics of tables with `manifests.clips.SCHEMA`."""
     stats = Stats()
     durations = [np.empty(0)]
     having: Counter[str] = Counter()
@@ -91,7 +91,7 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
 
 
 def build_table(stats: Stats) -> Table:
-    """The same for people."""
+    """Renders the statistics as a table."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_row("clips", f"{stats.clips:,}")
     notes = []

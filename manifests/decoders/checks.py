@@ -9,7 +9,7 @@ from manifests.errors import AudioError
 
 FULL_SCALE = 0.999
 RUN = 3
-"""Neighbouring samples at full scale that count as clipped; single ones are honest peaks."""
+"""Number of adjacent samples at full scale that count as clipped; single ones are normal peaks."""
 CLIPPED_SHARE = 0.001
 """A clip with a larger share of clipped samples is counted as `clipped`."""
 SILENT_PEAK = 1e-4
@@ -17,14 +17,14 @@ SILENT_PEAK = 1e-4
 OVER_RANGE = 8.0
 """A larger magnitude (18 dB above full scale) is counted as `over-range`."""
 INTEGER_RANGE = 64.0
-"""From this magnitude on, samples are integers written as floats, and are refused."""
+"""Samples of at least this magnitude are integers written as floats, and an error."""
 OPPOSITE_POWER = 0.05
-"""Independent channels leave 1 / channels of their power in the mean; opposite ones leave less than
-this share of that."""
+"""The mean of independent channels has 1 / channels of their power. Channels are counted as
+opposite if their mean has less than this share of it."""
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of the samples that lie in a flat top at full scale."""
+    """Share of the samples that belong to a flat top at full scale."""
     full = np.abs(samples) >= FULL_SCALE
     if np.count_nonzero(full) < RUN:
         return 0.0
@@ -34,7 +34,7 @@ def clipped_share(samples: np.ndarray) -> float:
 
 
 def check(samples: Samples, wave: np.ndarray) -> None:
-    """Adds warnings about the sound of a clip.
+    """Adds warnings about the content of a clip.
 
     Args:
         samples: The samples that are checked.

@@ -1,7 +1,7 @@
-"""The samples of clips, put together from the blocks that a decoder gives with their positions.
+"""Assembles the samples of clips from the blocks that a decoder yields with their positions.
 
-A decoder passes once through a file and offers every block to the clips that it was asked for. Time
-that no block covers is silence, and what two blocks cover is taken from the first.
+A decoder makes one pass through a file and offers every block to the requested clips. Time without
+a block is filled with silence; where two blocks overlap, the first one is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from manifests.clips import Clip
 from manifests.errors import AudioError
 
 MIN_RATE = 1_000
-"""Hz; a lower rate holds no audible band, and is a damaged header in practice."""
+"""Hz. A lower rate comes from a damaged header in practice."""
 STATED_TOLERANCE_S = 0.1
 """A clip that is shorter than its stated duration by more than this is counted as `short`."""
 MISSING_TOLERANCE_S = 0.1
@@ -23,17 +23,17 @@ MISSING_TOLERANCE_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class AudioWarning:
-    """Something about a clip's audio that its user should know, though it was decoded."""
+    """A fault of audio that could nevertheless be decoded."""
 
     kind: str
     """damaged, truncated, trailing, short, gap, changing-rate, opposite-phase, over-range,
-    clipped or silent: short and stable, to count by."""
+    clipped or silent: a short, stable name for counting."""
     message: str
 
 
 @dataclass(slots=True)
 class Samples:
-    """One clip as it is collected, at the file's own rate."""
+    """The samples of one clip while they are collected, at the file's own rate."""
 
     clip: Clip
     sample_rate: int
@@ -42,16 +42,17 @@ class Samples:
     error: AudioError | None = None
     start: int = 0
     stop: int | None = None
-    """The first sample and the one behind the last, from the file's start; None is its end."""
+    """First sample and end (exclusive), counted from the file's start; None stands for the file's
+    end."""
     end: int = 0
-    """Up to where samples are there."""
+    """End of the samples that were collected so far."""
     blocks: list[np.ndarray] = field(default_factory=list)
     power: list[float] = field(default_factory=lambda: [0.0, 0.0])
-    """Sums of the mean square over the channels, and of the mean channel's square."""
+    """Sums of the channels' mean square, and of the square of their mean."""
     num_channels: int = 1
 
     is_cut_by_end: bool = False
-    """Whether the clip goes on to the end of the file."""
+    """Whether the clip extends to the end of the file."""
 
     def __post_init__(self) -> None:
         rate, clip = self.sample_rate, self.clip
@@ -67,11 +68,11 @@ class Samples:
 
     @property
     def is_done(self) -> bool:
-        """Whether no more samples are wanted."""
+        """Whether no more samples are needed."""
         return self.error is not None or (self.stop is not None and self.end >= self.stop)
 
     def add(self, position: int, mono: np.ndarray, power: tuple[int, float, float]) -> None:
-        """Takes from a block what belongs to the clip.
+        """Takes the part of a block that belongs to the clip.
 
         Args:
             position: Position of the block's first sample, from the file's start.
@@ -100,15 +101,15 @@ class Samples:
             self.power[1] += mean * (last - first)
 
     def warn(self, kind: str, message: str) -> None:
-        """Keeps a warning."""
+        """Adds a warning."""
         self.warnings.append(AudioWarning(kind, f"{self.clip.uri} {message}"))
 
     def finish(self, length: int, missing_seconds: float) -> None:
-        """Ends the clip when the file has no more.
+        """Finishes the clip at the end of the file.
 
         Args:
-            length: Samples of the whole file; for a clip that is done, anything.
-            missing_seconds: Audio that is missing behind them, by the file's header.
+            length: Number of samples in the file; ignored for a clip that is done.
+            missing_seconds: Audio that is missing after them, according to the file's header.
         """
         if self.is_done:
             return
@@ -147,14 +148,14 @@ class Samples:
 
 
 def mix(channels_CN: np.ndarray) -> tuple[np.ndarray, tuple[int, float, float]]:
-    """The mean over the channels in float32, and the power that `Samples.add` asks for."""
+    """The mean over the channels in float32, and the power that `Samples.add` expects."""
     return with_power(channels_CN.mean(0, dtype=np.float32), channels_CN)
 
 
 def with_power(
     mono: np.ndarray, channels: np.ndarray
 ) -> tuple[np.ndarray, tuple[int, float, float]]:
-    """The power of a mix, whose channels are the shorter axis."""
+    """The power of a mix. The channels are the shorter axis."""
     count = channels.size // max(len(mono), 1)
     if count <= 1:
         return mono, (1, 0.0, 0.0)

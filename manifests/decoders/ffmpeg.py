@@ -1,9 +1,9 @@
-"""Decoding by FFmpeg, through PyAV: every format that libsndfile cannot seek in to the sample.
+"""Decodes with FFmpeg, through PyAV, all formats in which libsndfile cannot seek exactly.
 
-A sample's place is its presentation time, as players show it: time 0 is where the file starts to
-play, a gap between time stamps is silence, and audio that starts after the picture starts late.
-Rate and channels come from the decoded frames. A packet that cannot be decoded costs its own
-samples alone.
+The position of a sample is its presentation time, as players show it: time 0 is where the file
+starts to play, a gap between time stamps is filled with silence, and audio may start later than the
+video. Rate and channels come from the decoded frames. A packet that cannot be decoded loses only
+its own samples.
 
 Which packets are decoded is decided in `manifests.decoders.packets`.
 """
@@ -29,23 +29,23 @@ from manifests.decoders.packets import PREROLL_S, CannotSkip, Packets, open_cont
 from manifests.decoders.timeline import Timeline
 
 RESTARTING = {"mpegts", "ogg"}
-"""Containers whose time stamps may begin anew at any place."""
+"""Containers whose time stamps may restart anywhere."""
 LONGEST_JUMP_S = {"mpegts": 10.0}
-"""Container -> seconds; a longer jump ahead is a new beginning too, as for the ffmpeg command."""
+"""Container -> seconds. A longer jump ahead counts as a restart, too, as in the ffmpeg command."""
 FIRST_CELT = 16
-"""Configurations of an Opus packet from here on are CELT alone (RFC 6716, section 3.1); the
-measured difference after a seek is gone within 0.7 s."""
+"""First configuration of Opus packets that use only CELT (RFC 6716, section 3.1). The measured
+difference after a seek vanishes within 0.7 s."""
 RECENT = 64
-"""Blocks that are kept for clips that begin before the last ones ended: 0.3 s of Opus or more.
-They follow each other without a gap."""
+"""Number of blocks kept for clips that begin before the previous ones ended: at least 0.3 s of
+Opus. The blocks have no gaps between them."""
 
 
 def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
-    """Decodes clips of one file in one pass; one that cannot be had carries its error.
+    """Decodes clips of one file in one pass; a clip that fails carries its error.
 
     Raises:
         FFmpegError: FFmpeg does not know the format.
-        ValueError: the file holds no audio, or most of it is damaged.
+        ValueError: the file has no audio, or most of it is damaged.
     """
     decoder = _take_kept(file, clips)
     try:
@@ -75,7 +75,7 @@ def _read_or_close(decoder: _Pass, clips: Sequence[Clip], max_seconds: float) ->
 
 
 def _take_kept(file: AudioFile, clips: Sequence[Clip]) -> _Pass | None:
-    """The decoder that read clips of the same file before, if these follow them."""
+    """Returns the decoder that read earlier clips of this file, if these clips follow them."""
     decoder = None if file.stamp is None else kept.take(file.stamp)
     if decoder is None:
         return None
@@ -87,12 +87,12 @@ def _take_kept(file: AudioFile, clips: Sequence[Clip]) -> _Pass | None:
 
 
 def _start(file: AudioFile, *, may_skip: bool) -> _Pass:
-    """A decoder at a file's start, which keeps the file."""
+    """A decoder at the start of a file; it owns the file."""
     is_counted = tracks.states_frames(file)
     with ExitStack() as stack:
         container = stack.enter_context(open_container(file))
         if not container.streams.audio:
-            raise ValueError("there is no audio in it")
+            raise ValueError("the file has no audio")
         stated_seconds = tracks.stated_seconds(container, is_counted=is_counted)
         file.lend()
         return _Pass(file, container, stack.pop_all(), stated_seconds, may_skip=may_skip)
@@ -105,8 +105,8 @@ class _Pass(Packets):
         file: The file.
         container: The same, open.
         stack: Closes the container at the end.
-        stated_seconds: The track's length by the header, where that can be trusted.
-        may_skip: Pass over packets that no clip needs.
+        stated_seconds: The track's length according to its header, if that is reliable.
+        may_skip: Skip packets that no clip needs.
     """
 
     def __init__(
@@ -121,16 +121,16 @@ class _Pass(Packets):
         super().__init__(file, container, stack, may_skip=may_skip)
         self._stated_seconds = stated_seconds
         self._before: av.AudioFrame | None = None
-        """The last frame since packets were passed over."""
+        """The last frame since packets were skipped."""
         self._rates: set[int] = set()
         self._frames = tracks.even_frames(self._decode())
         self._recent: deque[tuple[int, np.ndarray, tuple[int, float, float]]] = deque(maxlen=RECENT)
-        """The last blocks, as `Samples.add` takes them."""
+        """The last blocks, as arguments of `Samples.add`."""
         self.is_over = False
-        """Whether the file's end was met."""
+        """Whether the end of the file was reached."""
 
     def reaches(self, offset: float) -> bool:
-        """Whether a clip can be had that begins at an offset in seconds."""
+        """Whether a clip that begins at this offset in seconds can still be read."""
         if self._timeline is None or not self._recent:
             return False
         return round(offset * self._timeline.rate) >= self._recent[0][0]
@@ -140,7 +140,7 @@ class _Pass(Packets):
 
         Args:
             clips: Clips of this file.
-            max_seconds: The most that one clip may have.
+            max_seconds: Maximum length of a clip.
         """
         if self._timeline is not None:
             self._want(clips, max_seconds)
@@ -192,7 +192,7 @@ class _Pass(Packets):
         longest_jump = min(LONGEST_JUMP_S.get(name, float("inf")) for name in names)
         timeline = Timeline(rate, origin, bool(names & RESTARTING), longest_jump)
         if time is not None:
-            # The very first sample is placed exactly, however small its delay.
+            # The first sample is placed exactly, even if its delay is tiny.
             timeline.next = round((time - origin) * rate)
         return timeline
 
@@ -230,7 +230,7 @@ class _Pass(Packets):
         return self._timeline.origin if self._timeline else 0.0
 
     def _decode(self) -> Iterator[av.AudioFrame]:
-        """Decoded frames; packets that no clip needs are passed over."""
+        """Yields decoded frames; packets that no clip needs are skipped."""
         codec = self._track.codec_context.codec.name
         preroll = PREROLL_S.get(codec) if self._may_skip else None
         skipped = has_skipped = False
@@ -268,7 +268,7 @@ class _Pass(Packets):
                     yield frame
 
     def _has_resumed(self, frame: av.AudioFrame) -> bool:
-        """Whether a frame's time stamp can be believed, after packets were passed over.
+        """Whether a frame's time stamp is reliable after packets were skipped.
 
         FFmpeg does not know how long a block of Vorbis is at the start of some pages, so a frame
         must begin where the one before it ends.

@@ -1,8 +1,8 @@
-"""Opening a clip's file, local or in an object store; whose fault an error is.
+"""Opens a clip's file, local or in an object store, and attributes errors to the clip or the store.
 
-A file that is not there or is no regular file is the clip's own fault (`AudioError`). A store that
-does not answer, refused credentials or a failing disk are not (`StoreError`). Exceptions are lost
-in libsndfile, which calls back from C, so `AudioFile` keeps an error for its user to raise.
+A missing or irregular file is a fault of the clip (`AudioError`). A store that does not respond,
+rejected credentials or a failing disk are not (`StoreError`). libsndfile calls back from C and
+loses exceptions, so `AudioFile` stores an error until its user raises it.
 """
 
 from __future__ import annotations
@@ -23,26 +23,27 @@ from manifests.decoders.window import open_window
 from manifests.errors import AudioError, StoreError, UserError
 
 CLIPS_FAULT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
-"""Errors of a path that names no file, whatever the state of the disk."""
+"""Errors of a path that does not lead to a file, whatever the state of the disk."""
 
 
 class AudioFile:
-    """A file open for reading, without a name: a decoder must judge it by its content.
+    """A file open for reading.
 
-    `shifted` and `patched` give the same file as a decoder should see it.
+    It has no name, so that decoders detect its format from the content. `shifted` and `patched`
+    change the bytes that a decoder sees.
     """
 
     def __init__(self, inner: BinaryIO, size: int, stamp: object = None) -> None:
         self._inner = inner
         self.stamp = stamp
-        """Names the file's content for this process; None where nothing does."""
+        """Identifies the file's content within this process; None if that is impossible."""
         self._base = 0
         self._is_lent = False
         self._patch = (0, b"")
         self.size = size
-        """Bytes from the file's first to its last."""
+        """Size of the file in bytes."""
         self.failure: OSError | AudioError | None = None
-        """The error that a read has met."""
+        """The error of a read, if one failed."""
 
     def shifted(self, count: int) -> AudioFile:
         """Makes the file begin `count` bytes later."""
@@ -51,7 +52,7 @@ class AudioFile:
         return self
 
     def patched(self, position: int, data: bytes) -> AudioFile:
-        """Makes some bytes of the file read as `data`; no data takes the patch away."""
+        """Replaces some bytes that are read by `data`; empty data removes the patch."""
         self._patch = (position, data)
         return self
 
@@ -61,12 +62,12 @@ class AudioFile:
         return isinstance(self._inner, RangedFile)
 
     def expect(self, count: int) -> None:
-        """Says that about so many bytes will be read in order from here on."""
+        """Announces how many bytes will be read from the current position, for prefetching."""
         if isinstance(self._inner, RangedFile):
             self._inner.expect(count)
 
     def read(self, count: int = -1) -> bytes:
-        """Up to `count` bytes; all that are left where it is negative."""
+        """Reads up to `count` bytes; all remaining bytes if it is negative."""
         start = self.tell()
         try:
             data = self._inner.read(count)
@@ -83,7 +84,7 @@ class AudioFile:
         return data
 
     def readinto(self, buffer: memoryview) -> int:
-        """Fills a buffer as far as the file goes; returns the count of bytes."""
+        """Reads into a buffer, and returns the number of bytes."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -99,18 +100,18 @@ class AudioFile:
         return self._inner.tell() - self._base
 
     def peek(self, position: int, count: int) -> bytes:
-        """Some bytes of the file, leaving it at its start."""
+        """Returns some bytes of the file, and goes back to its start."""
         self.seek(position)
         data = self.read(count)
         self.seek(0)
         return data
 
     def check(self, uri: str) -> None:
-        """Raises what a read has met.
+        """Raises the error of a read, if one failed.
 
         Raises:
             StoreError: a read failed.
-            AudioError: the file is not what it was when it was opened.
+            AudioError: the file changed since it was opened.
         """
         if isinstance(self.failure, AudioError):
             raise self.failure
@@ -118,12 +119,12 @@ class AudioFile:
             raise StoreError(f"{uri} could not be read: {self.failure}") from self.failure
 
     def close(self, *, is_lent: bool = False) -> None:
-        """Closes the file; one that was lent is closed by whom it was lent to."""
+        """Closes the file; a lent file is closed by its borrower."""
         if is_lent == self._is_lent:
             self._inner.close()
 
     def lend(self) -> None:
-        """Lets the file stay open when its user is through with it."""
+        """Keeps the file open after its `with` block, for a borrower that closes it."""
         self._is_lent = True
 
     def __enter__(self) -> AudioFile:
@@ -138,12 +139,11 @@ def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> Audio
 
     Args:
         uri: Path or address, perhaps with a part.
-        whole: Fetch all of what lies in a store or on a web server in one request, instead of only
-            what is read.
-        is_probe: Fetch little of a remote file, and keep none of it.
+        whole: Fetch a whole remote file in one request, instead of only the bytes that are read.
+        is_probe: Fetch only a little of a remote file, and keep nothing.
 
     Raises:
-        AudioError: there is no such file, or it is not a regular one.
+        AudioError: the file does not exist, or is not a regular file.
         StoreError: the disk, the store, the network or the credentials failed.
     """
     try:

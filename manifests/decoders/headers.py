@@ -1,7 +1,7 @@
-"""The length that a file's header claims, compared with what the file holds.
+"""Compares the length in a file's header with the content of the file.
 
-Only as far as a reader must know it: a recorder that was killed leaves a length of 0, a copy that
-was broken off leaves less than the length says, and `cat` leaves a second file behind the first.
+Three cases matter to a reader: a killed recorder leaves a length of 0, an interrupted copy has
+fewer bytes than the header says, and `cat` appends a second file to the first.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from manifests.decoders.files import AudioFile
 
 STREAMED = 0x7FFF_0000
-"""32-bit lengths from here on are what programs write that cannot seek back (sox, ffmpeg, arecord);
-also the 2 GiB and more that a header of 32 bits can state only in part."""
+"""32-bit lengths of at least this value are written by programs that cannot seek back (sox, ffmpeg,
+arecord), or for files of 2 GiB and more, whose length may not fit into 32 bits."""
 MAGICS = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"FORM", b"caff", b".snd", b"riff", b"fLaC")
 LONGEST = 1 << 60
-"""64-bit lengths from here on are what programs write that cannot seek back."""
+"""64-bit lengths of at least this value are written by programs that cannot seek back."""
 OGG_PAGE = 65_307
-"""The largest page."""
+"""Size of the largest page in bytes."""
 TRAILING_BYTES = 4096
-"""Fewer bytes behind the audio are padding."""
+"""Fewer bytes after the audio count as padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +30,22 @@ class AudioChunk:
     start: int
     """Byte."""
     declared: int | None
-    """Bytes by the header; None where it does not know."""
+    """Bytes according to the header; None if it does not state them."""
     available: int
     """Bytes up to the end of the file."""
     is_followed: bool
-    """Whether what lies behind it is of the same file: other chunks, or nothing."""
+    """Whether the rest of the file belongs to it: other chunks, or nothing."""
 
     @property
     def missing(self) -> float:
-        """Missing bytes as a share of those that are there."""
+        """Missing bytes as a share of the existing bytes."""
         if self.declared is None or self.declared <= self.available or not self.available:
             return 0.0
         return self.declared / self.available - 1
 
     @property
     def trailing(self) -> int:
-        """Bytes behind the audio that belong to nothing."""
+        """Bytes after the audio that belong to no chunk."""
         if not self.declared or self.is_followed:
             return 0
         rest = self.available - self.declared
@@ -53,9 +53,9 @@ class AudioChunk:
 
 
 def id3_size(file: AudioFile) -> int:
-    """Bytes of ID3v2 tags in front of anything but MP3; 0 where there are none.
+    """Size of ID3v2 tags before formats other than MP3; 0 if there are none.
 
-    Both libraries know tags in front of MP3, where FFmpeg wants to see them.
+    Both libraries handle tags before MP3, and FFmpeg needs to see them there.
     """
     position = 0
     while (head := file.peek(position, 10))[:3] == b"ID3" and len(head) == 10:
@@ -65,14 +65,14 @@ def id3_size(file: AudioFile) -> int:
 
 
 def is_mp3_or_ogg(file: AudioFile) -> bool:
-    """Whether a file begins as MP3 or Ogg does, which tells before a library scans all of it."""
+    """Whether a file begins like MP3 or Ogg; faster than letting a library scan the whole file."""
     head = file.peek(0, 4)
     is_layer_3 = len(head) > 1 and head[0] == 0xFF and head[1] & 0xE6 == 0xE2
     return head[:4] == b"OggS" or head[:3] == b"ID3" or is_layer_3
 
 
 def audio_chunk(file: AudioFile) -> AudioChunk | None:
-    """The chunk that holds the samples; None for formats that are not told here."""
+    """The chunk with the samples; None for formats that this module does not know."""
     head = file.peek(0, 40)
     kind = head[:4]
     if kind == b".snd" and len(head) >= 12:
@@ -90,7 +90,7 @@ def audio_chunk(file: AudioFile) -> AudioChunk | None:
 
 
 def is_unfinished(file: AudioFile, chunk: AudioChunk) -> bool:
-    """Whether a RIFF file of length 0 was left by a recorder that was killed, and is not empty."""
+    """Whether a RIFF file with length 0 was left by a killed recorder, and is not empty."""
     whole = int.from_bytes(file.peek(4, 4), "little")
     return chunk.declared == 0 and chunk.available > 0 and whole + 8 < chunk.start + chunk.available
 
@@ -109,14 +109,14 @@ def is_broken_page(file: AudioFile) -> bool:
 def _search(
     file: AudioFile, position: int, layout: str, chunk_name: bytes, inner: int
 ) -> AudioChunk | None:
-    """Walks chunks up to the one that is wanted.
+    """Walks through chunks up to the requested one.
 
     Args:
         file: A file of chunks.
         position: The first chunk.
-        layout: Format of a chunk's head, as `struct` writes it: name and size.
-        wanted: Name of the chunk.
-        inner: Bytes at the start of the chunk that are no samples.
+        layout: Format of a chunk's header for `struct`: name and size.
+        chunk_name: Name of the chunk.
+        inner: Bytes at the start of the chunk that are not samples.
     """
     size_of_head = struct.calcsize(layout)
     is_w64, wide = "12x" in layout, 0

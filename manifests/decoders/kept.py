@@ -1,8 +1,8 @@
-"""Decoders that stay open between calls, so that the next clips of a file go on where these ended.
+"""Keeps decoders open between calls, so that the next clips of a file continue where these ended.
 
-A decoder that hangs on all of its past (AAC, SILK) would otherwise decode an hour again for each
-block of clips. Only the last few are kept, each by what names its file's content; a child process
-begins without any.
+Decoders whose state depends on all earlier audio (AAC, SILK) would otherwise decode an hour again
+for each block of clips. Only the last few are kept, under a key that identifies the file's content.
+A child process starts without any.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections import OrderedDict
 from typing import Protocol
 
 KEPT = 2
-"""Decoders that a process keeps open."""
+"""Number of decoders that a process keeps open."""
 
 
 class Decoder(Protocol):
     """A decoder that can be closed."""
 
     def close(self) -> None:
-        """Ends it, with its file."""
+        """Closes the decoder and its file."""
         ...
 
 
@@ -29,13 +29,13 @@ _kept: OrderedDict[object, Decoder] = OrderedDict()
 
 
 def take(stamp: object) -> Decoder | None:
-    """The decoder of a file, which is then the caller's."""
+    """Removes and returns the decoder of a file; the caller then owns it."""
     with _lock:
         return _kept.pop(stamp, None)
 
 
 def keep(stamp: object, decoder: Decoder) -> None:
-    """Keeps a decoder, and closes those that were not used for longest."""
+    """Keeps a decoder, and closes the least recently used ones."""
     with _lock:
         _kept[stamp] = decoder
         old = [_kept.popitem(last=False)[1] for _ in range(len(_kept) - KEPT)]

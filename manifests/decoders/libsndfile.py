@@ -1,7 +1,8 @@
-"""Decoding by libsndfile: what it can seek in to the sample (WAV, FLAC, AIFF, AU, CAF, W64, ...).
+"""Decodes with libsndfile the formats in which it seeks exactly (WAV, FLAC, AIFF, AU, CAF, W64,
+...).
 
-The length in a header is no bound here: where it is wrong or unknown, `Unsupported` leaves the file
-to FFmpeg, or the read goes on to the file's end.
+The length in a header does not limit the result: if it is wrong or unknown, `Unsupported` leaves
+the file to FFmpeg, or reading continues to the end of the file.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from manifests.decoders.collect import Samples, with_power
 from manifests.decoders.files import AudioFile
 
 SEEKS_BADLY = ("MP3", "OGG")
-"""Formats in which libsndfile lands elsewhere (Vorbis, near the end) or on frames that lack their
-bit reservoir (MP3), and soundfile seeks at every read. FFmpeg gives the same samples; of some
-Vorbis files it leaves out the last block (3 to 6 ms)."""
+"""Formats in which libsndfile seeks to a wrong place (Vorbis, near the end) or to frames without
+their bit reservoir (MP3); soundfile seeks before every read. FFmpeg returns the same samples,
+except that it omits the last block (3 to 6 ms) of some Vorbis files."""
 BLOCK = 1 << 18
 """Samples per channel that are decoded at a time, so that many channels need little memory."""
 
 
 class Unsupported(Exception):
-    """libsndfile is not the one to read this file."""
+    """libsndfile cannot read this file correctly."""
 
 
 def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
-    """Decodes clips of one file; one that cannot be had carries its error.
+    """Decodes clips of one file; a clip that fails carries its error.
 
     Raises:
-        Unsupported: the format is not libsndfile's, or the file is not whole.
+        Unsupported: libsndfile does not know the format, or the file is incomplete.
     """
     if tag := headers.id3_size(file):
         file.shifted(tag)
@@ -43,7 +44,7 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
         return _read(file, clips, max_seconds, 0)
     is_bounded = all(_lies_within(clip, stated, rate) for clip in clips)
     if is_bounded or all(clip.offset > 0 for clip in clips):
-        # libFLAC seeks well where it knows the length.
+        # libFLAC seeks correctly if it knows the length.
         samples = _read(file, clips, max_seconds, stated)
         if is_bounded or file.tell() >= file.size:
             return samples
@@ -84,19 +85,19 @@ def _read(file: AudioFile, clips: Sequence[Clip], max_seconds: float, stated: in
 
 
 def _lies_within(clip: Clip, stated: int, rate: int) -> bool:
-    """Whether a clip ends before a stated length (in samples) does: libFLAC then seeks well."""
+    """Whether a clip ends before the stated length (in samples); libFLAC then seeks correctly."""
     return clip.duration is not None and (clip.offset + clip.duration) * rate < stated - 1
 
 
 def _expect(file: AudioFile, sound: soundfile.SoundFile, samples: Samples) -> None:
-    """Has what the clip needs fetched in few requests, by its share of the file."""
+    """Prefetches the bytes that the clip needs, estimated by its share of the file."""
     if sound.frames and samples.stop is not None and not samples.error:
         share = (samples.stop - samples.start) / sound.frames
         file.expect(round(min(share, 1.0) * file.size))
 
 
 def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None) -> int | None:
-    """Reads one clip; the file's length where its end was met."""
+    """Reads one clip; returns the file's length if its end was reached."""
     if samples.error or (length is not None and samples.start >= length):
         return None
     sound.seek(samples.start)
@@ -111,7 +112,7 @@ def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None)
 
 
 def _flac_length(file: AudioFile) -> tuple[int, int]:
-    """Samples that a FLAC file states, and its rate; 0 where it states none, or is none."""
+    """Number of samples and rate that a FLAC file states; 0 if it states none or is not FLAC."""
     head = file.peek(0, 26)
     if head[:4] != b"fLaC" or len(head) < 26:
         return 0, 0
@@ -120,6 +121,6 @@ def _flac_length(file: AudioFile) -> tuple[int, int]:
 
 
 def _forget_flac_length(file: AudioFile) -> None:
-    """Hides a FLAC stream's stated length, so that libsndfile reads on to the real end."""
+    """Hides a FLAC stream's stated length, so that libsndfile reads to the real end."""
     high = file.peek(21, 1)[0] & 0xF0
     file.patched(21, bytes([high, 0, 0, 0, 0]))

@@ -1,6 +1,6 @@
-"""Which packets of a track are read: those that no clip needs are passed over.
+"""Selects the packets of a track that are decoded; packets that no clip needs are skipped.
 
-They are not even read where the place of a time in the file can be proven (`seeking`).
+If the byte position of a time can be proven (`seeking`), skipped packets are not even read.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from manifests.decoders.files import AudioFile
 from manifests.decoders.timeline import Timeline
 
 PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0, "alac": 1.0, "opus": 2.0}
-"""Decoder -> seconds before a clip from which decoding gives, bit for bit, what decoding from the
-file's start gives. AAC (its noise) and AC-3 (its dither) differ for ever, which would change a
-clip's digest, so they are decoded from the start; so is Opus wherever it uses SILK, whose decoder
-keeps differences of about 1e-5."""
+"""Decoder -> seconds before a clip at which decoding must start to give bit-identical samples. AAC
+(noise) and AC-3 (dither) never become identical, which would change a clip's digest, so they are
+decoded from the start of the file. So is Opus where it uses SILK, whose decoder keeps differences
+of about 1e-5."""
 JUMP_S = 5.0
-"""Seconds of audio that must be passed over for a seek to be worth it."""
+"""Seconds of audio that must be skipped for a seek to be worthwhile."""
 JUMP_MARGIN_S = 0.5
-"""Seconds that a seek aims ahead of the first packet that is needed."""
+"""Seconds before the first needed packet at which a seek aims."""
 
 
 class CannotSkip(Exception):
-    """Decoding behind packets that were passed over gives other samples than the whole file."""
+    """Decoding after skipped packets gives other samples than decoding the whole file."""
 
 
 def open_container(file: AudioFile, name: str | None = None) -> InputContainer:
-    """Opens a file whose content says what it is."""
-    # No protocol: a playlist in the guise of a clip must not make FFmpeg open other files.
+    """Opens a file, whose format FFmpeg detects from the content."""
+    # No protocol is allowed: a clip that is a playlist must not make FFmpeg open other files.
     alone = {"protocol_whitelist": "none"}
     return av.open(file, mode="r", format=name, metadata_errors="ignore", options=alone)
 
@@ -47,7 +47,7 @@ class Packets:
         file: The file.
         container: The same, open.
         stack: Closes the container at the end.
-        may_skip: Pass over packets that no clip needs.
+        may_skip: Skip packets that no clip needs.
     """
 
     def __init__(
@@ -64,28 +64,30 @@ class Packets:
         self._first_packet: tuple[int | None, int | None] | None = None
         """Byte and time stamp."""
         self._shift = 0
-        """The byte at which the file begins for FFmpeg."""
+        """The byte that FFmpeg sees as the start of the file."""
         self._ticks = 0
-        """Sum that is added to time stamps since a seek."""
+        """Offset that is added to time stamps since a seek."""
         self._land_before: float | None = None
-        """Time stamp in seconds at or before which a seek must land; None once it has."""
+        """Time stamp in seconds at or before which a seek must land; None after it did."""
         self._is_first_landed = False
-        """Whether the first packet since a seek has come; the next one's time stamp is right."""
+        """Whether the first packet since a seek was read; the time stamp of the next one is
+        correct."""
         self._end: int | None = None
-        """Sample, by time stamps since a seek, from which on an encoder's padding is left out."""
+        """Sample, in time stamps since a seek, from which on the encoder's padding is dropped."""
 
     def stop(self) -> None:
-        """Ends reading, and leaves the file at its start."""
+        """Stops reading, and goes back to the start of the file."""
         self._stack.close()
         self.file.shifted(-self._shift).seek(0)
 
     def close(self) -> None:
-        """Ends reading, and closes the file."""
+        """Stops reading, and closes the file."""
         self._stack.close()
         self.file.close(is_lent=True)
 
     def _packets(self) -> Iterator[av.Packet]:
-        """The track's packets and the one that flushes; reading goes on behind a damaged place."""
+        """Yields the track's packets and the flushing one; reading continues after damaged
+        places."""
         for _ in range(100):
             try:
                 for packet in self._container.demux(self._track):
@@ -101,7 +103,7 @@ class Packets:
                 self._damaged.append((None, 0.0))
 
     def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
-        """Whether a packet lies before what any clip needs, and its length is known."""
+        """Whether no clip needs a packet, and its length is known."""
         time, timeline = stamp_seconds(packet), self._timeline
         if time is None or timeline is None or not self._samples(packet):
             return False
@@ -114,7 +116,8 @@ class Packets:
         return [samples for samples in self._wanted if not samples.is_done]
 
     def _jump(self, packet: av.Packet, preroll: float) -> bool:
-        """Goes on reading shortly before the next clip, if that is far and its place is sure."""
+        """Continues reading shortly before the next clip, if it is far away and its position is
+        certain."""
         time, timeline = stamp_seconds(packet), self._timeline
         waiting = self._waiting()
         if time is None or timeline is None or not waiting:
@@ -140,7 +143,8 @@ class Packets:
         return True
 
     def _place(self, time: float) -> float | tuple[int, int] | None:
-        """The time to seek, or the byte to go on from and its time stamp; None where unsure."""
+        """The time to seek to, or the byte to continue from and its time stamp; None if
+        uncertain."""
         name, file = self._container.format.name, self.file
         if len(self._container.streams) != 1:
             return None
@@ -158,7 +162,7 @@ class Packets:
         return None
 
     def _reopen(self, byte: int, ticks: int) -> None:
-        """Goes on from a byte whose time stamp is known, with a fresh decoder."""
+        """Continues with a new decoder from a byte whose time stamp is known."""
         name = self._container.format.name
         if self._shift:
             self._container.close()
@@ -173,7 +177,7 @@ class Packets:
         if time is None or self._timeline is None:
             return False
         if not self._is_first_landed:
-            # Vorbis: FFmpeg does not know how long the first block is.
+            # In Vorbis, FFmpeg does not know the length of the first block.
             self._is_first_landed = True
             return False
         if self._land_before is not None and time > self._land_before:
@@ -183,7 +187,7 @@ class Packets:
         return True
 
     def _expect(self, start: float) -> None:
-        """Has the bytes fetched in few requests that the clips from a time on need."""
+        """Prefetches, in few requests, the bytes that the clips after a time need."""
         length = float(self._container.duration or 0) / av.time_base
         timeline, end = self._timeline, start
         if not length or timeline is None:
@@ -200,7 +204,7 @@ class Packets:
         return round(float((packet.duration or 0) * (packet.time_base or 0)) * rate)
 
     def _check_skippable(self) -> None:
-        """MP3's time stamps are counts of frames, which joins and holes put out of step."""
+        """Checks MP3 files, whose time stamps count frames and are wrong after joins and gaps."""
         if self._container.format.name != "mp3" or len(self._container.streams) != 1:
             return
         with self._whole_file():
@@ -209,7 +213,8 @@ class Packets:
 
     @contextmanager
     def _whole_file(self) -> Iterator[None]:
-        """Lets the file be looked at from its start, and gives it back as FFmpeg left it."""
+        """Gives access to the file from its start, and then restores the position that FFmpeg
+        left."""
         position = self.file.tell()
         self.file.shifted(-self._shift)
         try:

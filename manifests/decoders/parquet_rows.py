@@ -1,7 +1,7 @@
-"""Audio that lies as bytes in a column of a Parquet file.
+"""Reads audio that is stored as bytes in a column of a Parquet file.
 
-Parquet can only be read by whole row groups, so the last ones stay in memory: the rows of a shard
-follow each other, and each row group is read once for all of them.
+Parquet can only be read by whole row groups. The rows of a shard follow each other, so the last row
+groups stay in memory and each is read once.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from manifests.errors import AudioError
 from manifests.storage import filesystem
 
 ROW_GROUPS_KEPT = 2
-"""Row groups of audio that a process keeps in memory."""
+"""Number of row groups of audio that a process keeps in memory."""
 
 _lock = threading.Lock()
 _kept: OrderedDict[tuple[str, int, str], pa.ChunkedArray] = OrderedDict()
 
 
 def read_row(file: str, row: ParquetRow) -> bytes:
-    """The bytes of a row: of a binary column, or of the field `bytes` of a struct.
+    """Returns the bytes of a row, from a binary column or from the field `bytes` of a struct.
 
     Raises:
         AudioError: the file has no such row or column, or the row has no bytes.
@@ -42,7 +42,7 @@ def read_row(file: str, row: ParquetRow) -> bytes:
         raise AudioError("unreadable", f"{file}{row}: the row group has {len(column)} rows")
     data = column[row.row].as_py()
     if not data:
-        raise AudioError("empty", f"{file}{row} holds no bytes")
+        raise AudioError("empty", f"{file}{row} has no bytes")
     return data
 
 
@@ -57,17 +57,17 @@ def _read_column(file: str, row: ParquetRow) -> pa.ChunkedArray:
 
 
 def read_audio(parquet: pq.ParquetFile, row_group: int, column: str) -> pa.ChunkedArray:
-    """The bytes of a row group's audio.
+    """Returns the bytes of a row group's audio.
 
     Raises:
-        AudioError: there is no such column, or it holds something else.
+        AudioError: the column does not exist or does not contain audio.
     """
     schema = parquet.schema_arrow
     kind = schema.field(column).type if column in schema.names else None
     leaf = f"{column}.bytes" if isinstance(kind, pa.StructType) else column
     table = parquet.read_row_group(row_group, columns=[leaf]) if kind else None
     if table is None or not table.num_columns:
-        raise AudioError("unreadable", f"there is no column {leaf} of audio")
+        raise AudioError("unreadable", f"there is no audio column {leaf}")
     values = table.column(0)
     if isinstance(kind, pa.StructType):
         chunks = [chunk.field("bytes") for chunk in values.chunks]

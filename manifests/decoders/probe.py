@@ -1,4 +1,5 @@
-"""A guess at a file's length from its header, for planning: it bounds nothing."""
+"""Estimates a file's length from its header. The estimate is used for planning and limits
+nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from manifests.errors import AudioError
 
 
 def estimate_seconds(uri: str) -> float | None:
-    """Like `seconds`, for a path or an address; None where the file cannot be opened."""
+    """Like `seconds`, for a path or an address; None if the file cannot be opened."""
     try:
         with open_audio(uri, whole=False, is_probe=True) as file:
             length = seconds(file)
@@ -27,7 +28,7 @@ def estimate_seconds(uri: str) -> float | None:
 
 
 def seconds(file: AudioFile) -> float | None:
-    """Seconds that a file's header states or lets guess; None where neither library reads it."""
+    """Length in seconds according to a file's header; None if neither library can read it."""
     if tag := id3_size(file):
         file.shifted(tag)
     file.seek(0)

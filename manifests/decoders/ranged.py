@@ -1,9 +1,9 @@
-"""A remote file of which only the needed bytes are fetched, and each of them once.
+"""Reads remote files, fetching only the needed bytes, and each byte once.
 
-Bytes are fetched in blocks that stay in memory: a decoder's many small reads and its search for a
-place in the file cost few requests, and clips of one file that follow each other share what was
-fetched. A process keeps the blocks of the files that it read last, so that the next clips of a file
-go on with them; a file that was replaced meanwhile (by its size, time or tag) is fetched anew.
+Bytes are fetched in blocks that stay in memory, so that a decoder's many small reads and seeks need
+few requests, and consecutive clips of one file share the blocks. A process keeps the blocks of the
+files that it read last. A file that was replaced meanwhile (another size, time or tag) is fetched
+again.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from manifests.errors import AudioError
 from manifests.storage import filesystem
 
 BLOCK = 1 << 14
-"""Bytes that are fetched at least, and the unit of what is kept."""
+"""Minimum number of bytes to fetch, and the unit in which they are kept."""
 FIRST_FETCH = 1 << 15
 """Bytes from a file's start that are fetched first: headers and seek tables."""
 SMALL = 1 << 20
 """Files up to this size are fetched whole at the first read."""
 MAX_AHEAD = 1 << 22
-"""Bytes that are fetched at once at most, beyond what a read asks for."""
+"""Maximum number of bytes to fetch at once, beyond the requested ones."""
 KEPT_BYTES = 1 << 27
-"""Bytes of remote files that a process keeps."""
+"""Maximum number of bytes of remote files that a process keeps."""
 
 
 @dataclass(slots=True, eq=False)
 class _Blocks:
-    """One remote file as far as it was fetched."""
+    """The fetched blocks of one remote file."""
 
     name: str
     read: Callable[[int, int], bytes]
-    """Bytes from the first (the file's place 0) for a count."""
+    """Function of (first byte, counted from the start of the file or part; number of bytes)."""
     size: int
     stamp: object
     blocks: dict[int, bytes] = field(default_factory=dict)
@@ -49,7 +49,7 @@ class _Blocks:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fetch(self, first: int, last: int) -> None:
-        """Fetches the blocks from `first` to `last` that are not there."""
+        """Fetches the missing blocks between `first` and `last`."""
         if self.size <= self.small:
             first, last = 0, (self.size - 1) // BLOCK
         missing = [number for number in range(first, last + 1) if number not in self.blocks]
@@ -77,7 +77,7 @@ _kept: OrderedDict[str, _Blocks] = OrderedDict()
 
 
 class RangedFile(io.RawIOBase):
-    """A remote file, open for reading at any place. `expect` says how much is read on from there.
+    """A remote file, open for reading at any position.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -96,7 +96,7 @@ class RangedFile(io.RawIOBase):
 
     @property
     def stamp(self) -> object:
-        """Names the file's content; None where the server states nothing to tell by."""
+        """Identifies the file's content; None if the server sends neither a tag nor a time."""
         return self._blocks.stamp and (self._blocks.name, self._blocks.stamp)
 
     def readable(self) -> bool:
@@ -114,11 +114,11 @@ class RangedFile(io.RawIOBase):
         return self._position
 
     def expect(self, count: int) -> None:
-        """Says that about so many bytes will be read one behind the other."""
+        """Announces how many bytes will be read in sequence, for prefetching."""
         self._ahead = count
 
     def read(self, size: int = -1) -> bytes:
-        """Up to `size` bytes; all that are left where it is negative."""
+        """Reads up to `size` bytes; all remaining bytes if it is negative."""
         left = max(0, self.size - self._position)
         count = left if size is None or size < 0 else min(size, left)
         if not count:
@@ -153,8 +153,8 @@ def open_ranged(file: str, part: ByteRange | None, *, is_probe: bool = False) ->
 
     Args:
         file: The address.
-        part: The bytes that are meant; None for the whole file.
-        is_probe: Fetch little, and keep nothing for the next reader.
+        part: The part to read; None for the whole file.
+        is_probe: Fetch only a little, and keep nothing for the next reader.
 
     Raises:
         AudioError: the range is not in the file.
@@ -184,7 +184,8 @@ def open_ranged(file: str, part: ByteRange | None, *, is_probe: bool = False) ->
 
 
 def _forget_oldest() -> None:
-    """Keeps to `KEPT_BYTES`: old files go first, then what was fetched first of the last one."""
+    """Enforces `KEPT_BYTES`: drops the oldest files first, then the oldest blocks of the last
+    file."""
     with _lock:
         total = sum(blocks.fetched for blocks in _kept.values())
         while total > KEPT_BYTES and len(_kept) > 1:
@@ -239,7 +240,7 @@ def _open_web(file: str, part: ByteRange | None, count: int) -> _Blocks:
 
 
 def _place(file: str, part: ByteRange | None, size: int) -> tuple[int, int]:
-    """First byte and size of what is meant."""
+    """First byte and size of the part, or of the whole file."""
     if part is None:
         return 0, size
     check_inside(file, part, size)
@@ -261,7 +262,7 @@ def check_inside(file: str, part: ByteRange, size: int) -> None:
 
 
 def ignores_ranges(file: str) -> AudioError:
-    """The error of a part of a file on a web server that gives whole files only."""
+    """The error to raise for a part of a file on a web server that ignores ranges."""
     return AudioError(
         "unreadable",
         f"{file}: the web server ignores ranges of bytes; copy the file to a disk or an object "

@@ -10,7 +10,7 @@ from manifests.storage import filesystem
 
 
 def fetch(file: str, part: ByteRange | None) -> bytes:
-    """The bytes of a file at an address with a scheme.
+    """Returns the bytes of a file at an address with a scheme.
 
     Raises:
         AudioError: the range is not in the file, or the web server does not serve ranges.

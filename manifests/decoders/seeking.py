@@ -1,10 +1,9 @@
-"""Where in a compressed file a time lies, only where that can be proven.
+"""Finds the position of a time in a compressed file, if the position can be proven.
 
-FFmpeg finds times in MP3 and Ogg by estimates, and a file that was damaged, or joined of several,
-puts its samples elsewhere than its time stamps say. So a file is looked through first: every page
-of Ogg (or, of a remote file, some), every frame header of MP3, every entry of an MP4's table. What
-was seen is kept for the next clips of the file. Where the proof fails, packets are read from the
-file's start.
+FFmpeg estimates positions in MP3 and Ogg, and in damaged or joined files the samples are not where
+the time stamps say. A file is therefore scanned first: every page of Ogg (some pages of a remote
+file), every frame header of MP3, every entry of an MP4's table. The result is kept for the next
+clips of the file. If the proof fails, packets are read from the start of the file.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ import av
 from manifests.decoders.files import AudioFile
 
 PROBES = 8
-"""Places of a remote Ogg file that are looked at."""
+"""Number of places of a remote Ogg file that are checked."""
 WINDOW = 1 << 14
-"""Bytes that are read at a place; pages of Ogg are hardly longer."""
+"""Bytes that are read at a place; Ogg pages are rarely longer."""
 CHAIN = 4
-"""Frames of MP3 that must follow each other for a place to be believed."""
+"""Number of consecutive MP3 frames that confirm a position."""
 KEPT = 64
-"""Files of which a process remembers what was seen."""
+"""Number of files whose scan a process keeps."""
 _BITRATES = {
     1: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     2: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
@@ -38,23 +37,23 @@ _seen: OrderedDict[Any, Any] = OrderedDict()
 
 @dataclass(frozen=True, slots=True)
 class Mp3Frames:
-    """Where the frames of an MP3 file lie."""
+    """The positions of the frames of an MP3 file."""
 
     samples: int
     """Samples of a frame, per channel."""
     rate: int
     starts: array[int] | None
-    """Each frame's first byte; None where only the arithmetic of a constant bit rate is known."""
+    """First byte of each frame; None if positions are computed from a constant bit rate."""
     first: int = 0
-    """The first frame's first byte, without a Xing or Info frame."""
+    """First byte of the first frame, not counting a Xing or Info frame."""
     mean: float = 0.0
-    """Bytes of a frame at the constant bit rate."""
+    """Bytes per frame at the constant bit rate."""
     end: int | None = None
-    """The sample, from the first frame's, from which on the encoder's padding begins, which is not
-    played; None where the file does not say."""
+    """Sample, counted from the first frame, at which the encoder's padding begins, which is not
+    played; None if the file does not state it."""
 
     def find(self, file: AudioFile, frame: int) -> int | None:
-        """The first byte of a frame; None where it is not where it should be."""
+        """First byte of a frame; None if the frame is not at the expected position."""
         if self.starts is not None:
             return self.starts[frame] if frame < len(self.starts) else None
         expected = self.first + frame * self.mean
@@ -67,7 +66,7 @@ class Mp3Frames:
 
 
 def table_is_even(track: av.AudioStream) -> bool:
-    """Whether the packets in an MP4's table follow each other without a gap."""
+    """Whether the packets in an MP4's table have no gaps."""
     entries = track.index_entries
     count = len(entries)
     if count < 3:
@@ -77,12 +76,13 @@ def table_is_even(track: av.AudioStream) -> bool:
 
 
 def ogg_is_one_stream(file: AudioFile) -> bool:
-    """Whether an Ogg file is one stream without missing pages, as far as that can be seen."""
+    """Whether an Ogg file is one stream without missing pages, as far as this was checked."""
     return _remember(("ogg", file.stamp), lambda: _check_ogg(file))
 
 
 def mp3_frames(file: AudioFile) -> Mp3Frames | None:
-    """Where the frames of an MP3 file lie; None where something else lies between them."""
+    """Returns the positions of the frames of an MP3 file; None if there is other data between
+    them."""
     return _remember(("mp3", file.stamp), lambda: _mp3_frames(file))
 
 
@@ -121,7 +121,7 @@ def _check_ogg(file: AudioFile) -> bool:
 
 
 def _check_ogg_places(file: AudioFile) -> bool:
-    """One stream by its first and last pages and some between them, whose times must grow."""
+    """Checks one stream by its first, last and some other pages, whose times must increase."""
     serial, before = None, (-1, -1)
     for probe in range(PROBES + 1):
         last = probe == PROBES
@@ -143,13 +143,13 @@ def _check_ogg_places(file: AudioFile) -> bool:
 
 
 def forbid(file: AudioFile) -> None:
-    """Remembers that what is decoded behind a seek in this file is not exact."""
+    """Records that decoding after a seek in this file is not exact."""
     if file.stamp is not None:
         _remember(("forbidden", file.stamp), lambda: True)
 
 
 def is_forbidden(file: AudioFile) -> bool:
-    """Whether that was found."""
+    """Whether `forbid` was called for this file."""
     return ("forbidden", file.stamp) in _seen
 
 
@@ -205,7 +205,8 @@ def _mp3_frames(file: AudioFile) -> Mp3Frames | None:
 def _constant(
     file: AudioFile, start: int, info: bytes, rate: int, samples: int
 ) -> Mp3Frames | None:
-    """Frames of a constant bit rate, if the file's own count of frames and bytes agrees."""
+    """Frames with a constant bit rate, if it agrees with the file's own count of frames and
+    bytes."""
     place = _tag(info)
     flags = int.from_bytes(info[place + 4 : place + 8], "big")
     head = file.peek(start, 4)
@@ -214,7 +215,7 @@ def _constant(
     frames = int.from_bytes(info[place + 8 : place + 12], "big")
     size = int.from_bytes(info[place + 12 : place + 16], "big")
     mean = _bit_rate(head) * samples / 8 / rate
-    # The stated size counts the Info frame, which is as long as the others.
+    # The stated size includes the Info frame, which is as long as the others.
     if min(abs(size - mean * (frames + extra)) for extra in (0, 1)) > mean / 2:
         return None
     if not 0 <= file.size - start - frames * mean + mean < (1 << 16):
@@ -228,7 +229,7 @@ def _tag(info: bytes) -> int:
 
 
 def _end(info: bytes, samples: int) -> int | None:
-    """Where the padding begins by LAME's part of the tag, as FFmpeg reads it."""
+    """Start of the padding according to LAME's part of the tag, as FFmpeg reads it."""
     place = _tag(info)
     flags = int.from_bytes(info[place + 4 : place + 8], "big")
     if place < 0 or not flags & 1:

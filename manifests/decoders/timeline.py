@@ -1,18 +1,18 @@
-"""Where decoded samples go on a file's time line, by their time stamps."""
+"""Places decoded samples on a file's time line by their time stamps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 JITTER_S = 0.04
-"""Time stamps that differ by less from the samples counted so far are rounding or jitter."""
+"""Smaller differences between time stamps and counted samples are rounding or jitter."""
 OVERLAP_S = 1.0
-"""Time stamps that go back by more begin anew (files put one behind the other)."""
+"""Time stamps that go back by more are a restart (concatenated files)."""
 
 
 @dataclass(slots=True)
 class Timeline:
-    """Where the next samples go, in samples from the time the file starts to play."""
+    """The position of the next samples, counted from the time at which the file starts to play."""
 
     rate: int
     origin: float
@@ -21,19 +21,19 @@ class Timeline:
     longest_jump: float
     next: int = 0
     resumes: bool = False
-    """Whether packets were passed over, so that the next time stamp counts to the sample: a decoder
-    may give nothing for the first packet that it gets."""
+    """Whether packets were skipped, so that the next time stamp is used exactly: a decoder may
+    return nothing for the first packet that it gets."""
     _shift: float = 0.0
-    """Samples from a time stamp's place to where its samples went, as two time stamps agreed."""
+    """Samples between a time stamp and the place of its samples, confirmed by two time stamps."""
     _last_shift: float | None = None
-    """The same of the last time stamp alone."""
+    """The same, for the last time stamp."""
 
     def go_to(self, time: float) -> None:
-        """Passes over everything up to a time stamp that follows the last one without a gap."""
+        """Skips everything up to a time stamp that follows the last one without a gap."""
         self.next = round((time - self.origin) * self.rate + self._shift)
 
     def skip(self, time: float | None, count: int) -> None:
-        """Passes over `count` samples with a time stamp, whose count may be wrong by a little."""
+        """Skips `count` samples with a time stamp; the count may be slightly wrong."""
         shift = self._shift
         stamped = None if time is None else (time - self.origin) * self.rate + shift
         self.place(time, count)

@@ -1,4 +1,4 @@
-"""A container's audio track: which one is read, how long it says it is, its frames as arrays."""
+"""Reads a container's audio track: its choice, its stated length, and its frames as arrays."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from av.stream import Disposition
 from manifests.decoders.files import AudioFile
 
 HEADER_LENGTH = ("mov,", "matroska,", "asf", "avi", "wav", "aiff", "flac", "caf", "w64", "au")
-"""Containers whose stated length was written, not guessed from the bit rate or the last packet."""
+"""Containers whose length is stated in the file, not estimated from the bit rate or last packet."""
 
 
 def default_track(tracks: Iterable[av.AudioStream]) -> av.AudioStream:
-    """The track that the ffmpeg command takes: flagged default, then most channels, then first."""
+    """The track that the ffmpeg command selects: flagged default, then most channels, then
+    first."""
     return max(
         tracks,
         key=lambda track: (
@@ -30,9 +31,10 @@ def default_track(tracks: Iterable[av.AudioStream]) -> av.AudioStream:
 def even_frames(
     frames: Iterable[av.AudioFrame],
 ) -> Iterator[tuple[float | None, np.ndarray, int]]:
-    """Time, samples (channels, N) and rate of each frame.
+    """Yields time, samples (channels, N) and rate of each frame.
 
-    Frames of another rate than the first are joined as long as it lasts, to be resampled as one.
+    Consecutive frames with another rate than the first are joined, so that they are resampled
+    together.
     """
     first, run, began = 0, [], None
     for frame in frames:
@@ -51,7 +53,7 @@ def even_frames(
 
 
 def _to_float(frame: av.AudioFrame) -> np.ndarray:
-    """The frame's samples as float32 in [-1, 1], (channels, N); what FFmpeg's own swr gives."""
+    """The frame's samples as float32 in [-1, 1], (channels, N), equal to those of FFmpeg's swr."""
     values = frame.to_ndarray()
     if not frame.format.is_planar:
         values = np.ascontiguousarray(values.reshape(frame.samples, -1).T)
@@ -69,7 +71,7 @@ def resample(block_CN: np.ndarray, rate: int, target: int) -> np.ndarray:
 
 
 def stated_seconds(container: InputContainer, *, is_counted: bool) -> float | None:
-    """The track's length by the header; None where it is only a guess."""
+    """The track's length according to the header; None if it is only an estimate."""
     track = default_track(container.streams.audio)
     name = container.format.name
     if name != "mp3" and not name.startswith(HEADER_LENGTH):
@@ -84,7 +86,8 @@ def stated_seconds(container: InputContainer, *, is_counted: bool) -> float | No
 
 
 def states_frames(file: AudioFile) -> bool:
-    """Whether an MP3 file's first frame says how many follow; leaves the file at its start."""
+    """Whether an MP3 file's first frame states the number of frames; leaves the file at its
+    start."""
     head, tag = file.peek(0, 10), 0
     if head[:3] == b"ID3" and len(head) == 10:
         tag = 10 + sum(byte << s for byte, s in zip(head[6:], (21, 14, 7, 0), strict=True))

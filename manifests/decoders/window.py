@@ -1,4 +1,4 @@
-"""A range of a local file's bytes as a file of its own: nothing is copied, whatever its size."""
+"""Presents a range of a local file's bytes as a file, without copying."""
 
 from __future__ import annotations
 
@@ -39,5 +39,5 @@ class _Window(io.RawIOBase):
 
 
 def open_window(inner: BinaryIO, part: ByteRange) -> BinaryIO:
-    """The range as a file; closing it closes the whole file."""
+    """Returns the range as a file; closing it closes the underlying file."""
     return cast(BinaryIO, io.BufferedReader(_Window(inner, part)))

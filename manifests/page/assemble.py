@@ -1,8 +1,7 @@
-"""One HTML file out of its parts: style, code and facts, with nothing to fetch.
+"""Assembles one self-contained HTML file from style, code and data.
 
-The parts lie beside this file and are shared by every report; a report adds its own sections and
-the code that fills them. The page opens from a disk, travels by mail and still says in a year what
-was seen.
+Style and shared code are in this folder; a report adds its own sections and the code that fills
+them. The page can be opened from a disk or sent by mail, and does not change with the cache or run.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from manifests.console import as_fields
 from manifests.storage import Folder
 
 SHARED = ("dom.js", "parts.js", "charts.js", "drawing.js", "viewer.js")
-"""Code that every page has, in the order in which it runs."""
+"""Scripts of every page, in the order in which they run."""
 
 
 def write(
@@ -28,10 +27,10 @@ def write(
 
     Args:
         out: Folder for the page, `index.html`.
-        sections: Id, which is also the link to it at the top -> heading, in their order.
+        sections: Section id (also the link at the top of the page) -> heading, in order.
         package: Package with the report's own scripts.
         scripts: Their names, in the order in which they run.
-        facts: The data of the page, as fields; NaN is not allowed.
+        facts: The data of the page as JSON fields; NaN is not allowed.
 
     Returns:
         The page.
@@ -50,7 +49,7 @@ def write(
         "<!--LINKS-->": "\n".join(links),
         "<!--SECTIONS-->": "\n".join(bodies),
         "/*SCRIPT*/": "\n".join(code),
-        # Whatever a corpus holds stays data: nothing in it closes a tag.
+        # Content of a corpus is only data: escaping ensures that it cannot close a tag.
         "/*FACTS*/": data.replace("<", "\\u003c"),
     }
     page = (shared / "frame.html").read_text("utf-8")

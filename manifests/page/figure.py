@@ -1,9 +1,9 @@
-"""Draws tracks with matplotlib: the one picture of a clip that is no page.
+"""Draws the tracks of a clip with matplotlib, for use outside of HTML pages.
 
 `coat-cache show` saves it as a PNG, the evaluation saves predicted beside cached frames, and the
-demo shows what the heads predict as SVG. What is drawn of a stream is decided once, for pages and
-figures alike, in `manifests.page.tracks`. matplotlib is no dependency of this package: only those
-who draw import this file.
+demo shows what the heads predict as SVG. `manifests.page.tracks` decides what is drawn of a stream,
+for pages and figures alike. matplotlib is not a dependency of this package: only callers that draw
+import this file.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 WIDTH = 9.0
 """Inches."""
 ROW_HEIGHT = 0.2
-"""Inches of a named row."""
+"""Height of a named row in inches."""
 INK, QUIET = "#3b5bdb", "#80868f"
-"""Colours that can be read on light and on dark grounds."""
+"""Colours that are readable on light and dark backgrounds."""
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -98,7 +98,7 @@ def draw_tracks(
 
 
 def to_svg(figure: Figure) -> str:
-    """A figure as an SVG element, with its texts as text."""
+    """Converts a figure to an SVG element, keeping texts as text."""
     import matplotlib as mpl
 
     file = io.StringIO()
@@ -128,7 +128,7 @@ def _times(data: dict[str, Any], count: int) -> np.ndarray:
 
 
 def _edges(data: dict[str, Any], count: int) -> np.ndarray:
-    """The beginning of every frame, and the end of the last one."""
+    """The start of every frame, and the end of the last one."""
     return data["start"] + data["hop"] * (np.arange(count + 1) - 0.5)
 
 
@@ -144,7 +144,7 @@ def _heat(axes: Axes, data: dict[str, Any]) -> None:
     values_CR = _unpacked(data["values"]).reshape(columns, rows)
     edges = _edges(data, columns)
     named = data.get("names")
-    # Named rows read from the top, others from the bottom.
+    # Named rows are ordered from the top, others from the bottom.
     axes.imshow(
         values_CR.T,
         aspect="auto",
@@ -177,7 +177,7 @@ def _pitch(axes: Axes, data: dict[str, Any]) -> None:
     line.set_gid("pitch")
     shown = hertz_T[is_voiced_T]
     low, high = (shown.min() / 1.2, shown.max() * 1.2) if len(shown) else (50.0, 2000.0)
-    while high < 4 * low:  # two octaves at least, so that two ticks are seen
+    while high < 4 * low:  # at least two octaves, so that two ticks are visible
         low, high = low / 1.2, high * 1.2
     axes.set_yscale("log")
     axes.set_ylim(low, high)
@@ -187,7 +187,7 @@ def _pitch(axes: Axes, data: dict[str, Any]) -> None:
 
 
 def _curves(axes: Axes, data: dict[str, Any]) -> None:
-    """Each curve in a lane of its own, the first at the top."""
+    """Draws each curve in a lane of its own, the first at the top."""
     curves = data["curves"]
     for lane, curve in enumerate(curves):
         levels_T = _unpacked(curve["values"]) / 255 * 0.85
@@ -201,7 +201,7 @@ def _curves(axes: Axes, data: dict[str, Any]) -> None:
 
 
 def _words(axes: Axes, data: dict[str, Any]) -> None:
-    """Each word from its start to its end; the texts in two rows, so that neighbours stay apart."""
+    """Draws each word from its start to its end, with texts in two rows to separate neighbours."""
     words = data["words"]
     for place, word in enumerate(words):
         height = place % 2

@@ -1,7 +1,7 @@
-"""The audio of a clip as a page plays and draws it, small enough to be embedded.
+"""Encodes the audio of a clip for playing and drawing in a page, small enough to be embedded.
 
-Sound is Opus in an Ogg container (about 4 kB a second, which all current browsers play); pictures
-are bytes that the page colours, so that they follow its theme.
+Sound is Opus in an Ogg container (about 4 kB per second; all current browsers play it). Pictures
+are bytes to which the page assigns colours, so that they follow its theme.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from manifests.clips import Clip
 # Legend: N samples, C columns of the picture, F frequencies, M mel bands.
 
 PLAY_RATE = 24_000
-"""Hz; one of the rates that Opus knows."""
+"""Hz; one of the rates that Opus supports."""
 PEAKS = 1200
 COLUMNS = 600
-"""Most columns of a picture: about the pixels that it gets."""
+"""Maximum number of columns of a picture, about its width in pixels."""
 MEL_BANDS = 72
 LOWEST_HZ, HIGHEST_HZ = 50.0, 11_000.0
 WINDOW_S = 0.03
 HOP_S = 0.008
 FFT = 1024
 RANGE_DB = 75.0
-"""Between the loudest point of a spectrogram and what is drawn as nothing."""
+"""Range of a spectrogram in dB below its loudest point."""
 TICKS_HZ = (500, 1000, 2000, 4000, 8000)
 
 
 def decode(clip: Clip) -> audio.Waveform | str:
-    """A clip's samples, or why there are none.
+    """Returns a clip's samples, or the reason why there are none.
 
-    Those who read a cache need not have the audio that it was made from, so this is no error here.
+    A reader of a cache does not need the original audio, so missing audio is not an error here.
     """
     try:
         return audio.decode(clip)
@@ -47,7 +47,7 @@ def decode(clip: Clip) -> audio.Waveform | str:
 
 
 def parts(wave: audio.Waveform | str, seconds: float) -> dict[str, Any]:
-    """The fields of a clip that its audio gives, up to `seconds` into it.
+    """The fields of a clip that come from its audio, up to `seconds`.
 
     Args:
         wave: Result of `decode`.
@@ -91,7 +91,7 @@ def peaks(samples: np.ndarray) -> dict[str, Any]:
 def spectrogram(samples: np.ndarray) -> dict[str, Any]:
     """A mel spectrogram in dB below its loudest point; column i is about `start + i * hop`.
 
-    Of a long clip, a column is the mean power of several windows: nothing falls between two.
+    For long clips, a column is the mean power of several windows, so that no audio is left out.
     """
     window, hop = int(WINDOW_S * PLAY_RATE), int(HOP_S * PLAY_RATE)
     padded = np.pad(samples, (window // 2, window))
@@ -133,7 +133,7 @@ def _mel_filters(size: int) -> np.ndarray:
     left, middle, right = (corners[first : first + MEL_BANDS, None] for first in range(3))
     rising, falling = (bins_F - left) / (middle - left), (right - bins_F) / (right - middle)
     triangles_MF = np.minimum(rising, falling).clip(0)
-    # Bands narrower than a bin take the nearest one, or they would be black stripes.
+    # Bands narrower than a bin use the nearest bin; otherwise they would be black stripes.
     nearest_M = np.abs(bins_F - middle).argmin(1)
     triangles_MF[np.arange(MEL_BANDS), nearest_M] += triangles_MF.sum(1) == 0
     return triangles_MF / triangles_MF.sum(1, keepdims=True)

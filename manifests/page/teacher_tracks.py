@@ -1,4 +1,4 @@
-"""All that one teacher says of one clip, as tracks: its words, its notes, and every stream."""
+"""Builds the tracks of one teacher's outputs for one clip: words, notes and every stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def teacher_tracks(
     *,
     seconds: float,
 ) -> list[Track]:
-    """All tracks of one teacher about one clip, up to `seconds` into it.
+    """Builds all tracks of one teacher for one clip, up to `seconds`.
 
     Args:
         spec: The teacher's version.

@@ -1,6 +1,6 @@
 """Chooses how a stream is drawn, by its kind and the names of its columns.
 
-Teachers' names are never compared, so a stream of any teacher is drawn.
+The choice does not depend on teachers' names, so streams of any teacher can be drawn.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ SHOWN_DESCRIPTORS = (
     "Loudness", "spectralFlux", "alphaRatio", "HNR", "jitterLocal", "shimmerLocal",
     "arousal", "valence", "dominance",
 )  # fmt: skip
-"""Beginnings of the names of the descriptors that are drawn as curves."""
+"""Prefixes of the names of the descriptors that are drawn as curves."""
 MOST_CURVES = 6
 MOST_DESCRIPTORS = 100
-"""Features with at most so many named columns are descriptors, wider ones an embedding."""
+"""Features with at most this many named columns are descriptors, wider ones embeddings."""
 SPEECH = "Speech"
 """AudioSet's name of the class."""
 

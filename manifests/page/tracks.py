@@ -1,7 +1,7 @@
-"""One stream of one clip as tracks: what a page or a figure draws under the clip's time axis.
+"""Converts a stream of a clip to tracks, which pages and figures draw over the clip's time axis.
 
-A track is a few numbers in JSON with bytes in base64. Frame i of a stream covers the time from
-`start + (i - 1/2) * hop` to `start + (i + 1/2) * hop`; pooling keeps that true.
+A track consists of JSON fields, with arrays as bytes in base64. Frame i of a stream covers the time
+from `start + (i - 1/2) * hop` to `start + (i + 1/2) * hop`; pooling keeps that true.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from manifests.streams.specs import StreamSpec
 # Legend: T frames, D columns of a stream, R rows of a picture.
 
 MOST_CLASSES = 8
-"""Most probable classes of a clip that get a row."""
+"""Number of most probable classes of a clip that are drawn as rows."""
 MOST_ROWS = 48
-"""Most rows of a picture whose rows have no names."""
+"""Maximum number of rows of a picture whose rows have no names."""
 SIGMAS = 3.0
 """Standard deviations at which a picture of features saturates."""
 SPARE_KEYS = 3
-"""Keys shown above and below those that sound."""
+"""Number of keys shown above and below the sounding ones."""
 PITCH_TICKS_HZ = (50, 100, 200, 400, 800, 1600)
 
 
@@ -40,7 +40,7 @@ class Track:
     source: str
     """TEACHER or TEACHER.STREAM."""
     more: bool = False
-    """Whether a page shows it on demand only."""
+    """Whether a page shows it only on demand."""
     data: dict[str, Any]
     """The fields that `drawing.js` and `manifests.page.figure` read for the kind."""
 
@@ -56,12 +56,10 @@ def stream_tracks(
     """The tracks of a stream.
 
     Args:
-        key: TEACHER.STREAM.
-        spec: The meaning of the frames, and their time grid.
-        frames_TD: The frames of one clip.
-        overall: Mean and deviation of the stream over the whole cache.
-        like_TD: Frames that choose rows and scales in place of the clip's own: two tracks to be
-            compared are then drawn alike.
+        key: TEACHER.STREAM. spec: The meaning of the frames, and their time grid. frames_TD: The
+            frames of one clip. overall: Mean and deviation of the stream over the whole cache.
+            like_TD: Frames that determine rows and scales instead of the clip's own, so that two
+            tracks can be compared.
     """
     like_TD = frames_TD if like_TD is None else like_TD
     kind = KINDS[spec.kind]
@@ -109,7 +107,7 @@ def _curves(
     overall: Statistics,
     columns: list[int],
 ) -> dict[str, Any]:
-    """Columns as curves, on their scale over the whole cache, widened where a clip goes beyond."""
+    """Columns as curves, on their scale over the whole cache, extended if the clip exceeds it."""
     names = spec.names or (
         [spec.name] if spec.dim == 1 else [f"{spec.name} {column}" for column in range(spec.dim)]
     )
@@ -140,7 +138,7 @@ def _classes(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> di
 
 
 def _keys(spec: StreamSpec, frames_TD: np.ndarray, like_TD: np.ndarray) -> dict[str, Any]:
-    """The part of the keyboard that sounds."""
+    """The sounding part of the keyboard."""
     sounding = np.flatnonzero(like_TD.max(0) >= 0.3)
     first, last = (sounding[0], sounding[-1]) if len(sounding) else (36, 48)
     first, last = max(0, first - SPARE_KEYS), min(spec.dim - 1, last + SPARE_KEYS)

@@ -1,4 +1,4 @@
-"""One record per codec: how one clip's frames become bytes, what that costs and what it may lose.
+"""One record per codec: encoding and decoding of a clip's frames, size, and maximum loss.
 
 A blob is plain little-endian numpy without a header, so that two lines of numpy decode it anywhere
 (docs/cache_format.md). A new codec is a record in `CODECS` and a paragraph in that document.
@@ -39,19 +39,19 @@ class CodedStream(Protocol):
 
 
 class EncodingWatcher(Protocol):
-    """Sees the frames of a clip while they are encoded, and lie in the processor's cache anyway."""
+    """Receives the frames of a clip while they are encoded, and thus in the processor's cache."""
 
     def add_frames(self, part_TD: np.ndarray) -> None:
-        """Some rows, in order."""
+        """Receives some rows, in order."""
         ...
 
     def add_kept(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
-        """The same rows again, and what the codec keeps of them, which may be overwritten."""
+        """Receives the same rows again with their decoded values, which may be overwritten."""
         ...
 
 
 class NotFiniteError(ValueError):
-    """Frames hold values that are not finite."""
+    """Frames contain values that are not finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class PitchWindows:
     """Frames of the pitch codec as they are stored."""
 
     first_T: np.ndarray
-    """The bin at which the stored salience begins."""
+    """First bin of the stored salience."""
     salience_TS: np.ndarray
     """uint8, 255 times the salience."""
     voicing_T: np.ndarray
@@ -77,26 +77,27 @@ class Codec:
     """(blob, stream) -> frames_TD as float32."""
     bytes_per_frame: Callable[[CodedStream], int]
     bytes_per_clip: Callable[[CodedStream], int] = lambda stream: 0
-    """Bytes of a blob beyond those of its frames."""
+    """Bytes of a blob in addition to its frames."""
     max_loss: float
-    """A build warns about a shard that loses more, and ends if shard after shard does
+    """Maximum loss. A build warns about a shard with more, and stops if this repeats
     (`pipeline.build.codec_gate`)."""
     compressed_share: float
     """Expected size in the Parquet file relative to the blobs, as measured on the demo's cache."""
     is_compressed: bool
-    """Whether Parquet compresses the column. Noise in int8 and fp16 shrinks by a twentieth at a
-    fifth of the speed, so those are stored as they are; the others shrink to a half or less."""
+    """Whether Parquet compresses the column. int8 and fp16 contain noise: compression saves only a
+    twentieth at a fifth of the speed, so they are stored uncompressed. The others shrink to a half
+    or less."""
 
     checks_finite: bool = False
     """Whether `encode` itself raises `NotFiniteError`, which saves reading the frames once more."""
     encode_watched: Callable[[np.ndarray, CodedStream, EncodingWatcher], bytes] | None = None
-    """The same as `encode`, which shows a watcher the frames on the way; None for codecs that do
-    not go through them in blocks."""
+    """Like `encode`, but also passes the frames to a watcher; None for codecs that do not process
+    frames in blocks."""
     unscaled: Callable[[Blob, CodedStream], tuple[np.ndarray, np.ndarray]] | None = None
-    """(blob, stream) -> values_TD as a view of the blob and scale_D, whose product is what `decode`
-    gives; None for codecs that store something else."""
+    """(blob, stream) -> values_TD as a view of the blob and scale_D, whose product is the result of
+    `decode`; None for codecs with another layout."""
     pitch_windows: Callable[[Blob, CodedStream], PitchWindows] | None = None
-    """(blob, stream) -> the bins that are stored, for sums without decoding; None as above."""
+    """(blob, stream) -> the stored bins, for sums without decoding; None for other codecs."""
 
     def blob_bytes(self, stream: CodedStream, num_frames: int) -> int:
         """Bytes of the blob of one clip, before compression."""
@@ -104,7 +105,7 @@ class Codec:
 
 
 CACHED_VALUES = 65_536
-"""Values that are encoded at once."""
+"""Number of values that are encoded at once."""
 
 
 def _encode_fp16(frames_TD: np.ndarray, stream: CodedStream) -> bytes:
@@ -120,7 +121,7 @@ def _encode_int8(
     frames_TD: np.ndarray, stream: CodedStream, watcher: EncodingWatcher | None = None
 ) -> bytes:
     # Scales are float32: in half precision they underflow on small posteriors.
-    # A few rows at a time, so that what is made of them stays in the processor's cache.
+    # A few rows at a time, so that intermediate results stay in the processor's cache.
     rows = max(8, CACHED_VALUES // stream.dim)
     largest_D, smallest_D = frames_TD[0].copy(), frames_TD[0].copy()
     for first in range(0, len(frames_TD), rows):
@@ -193,7 +194,7 @@ def _decode_topk16(blob: Blob, stream: CodedStream) -> np.ndarray:
 
 
 def pitch_record(bins: PitchBins) -> np.dtype:
-    """The record of one frame of the pitch codec; how many bins it keeps depends on the grid."""
+    """The dtype of one frame of the pitch codec; the number of stored bins depends on the grid."""
     return np.dtype(
         [("voicing", "<f2"), ("first", "<u2"), ("salience", "u1", (_pitch_span(bins),))]
     )
@@ -284,7 +285,7 @@ CODECS: dict[str, Codec] = {
             is_compressed=True,
         ),
         # Per frame voicing and the salience within 240 cents of its peak. Measured loss 0.04 to
-        # 0.08: it drops rivals of the strongest pitch on purpose.
+        # 0.08: it drops all but the strongest pitch on purpose.
         Codec(
             name="pitch",
             encode=_encode_pitch,
@@ -300,4 +301,4 @@ CODECS: dict[str, Codec] = {
 """Codec -> its record. `StreamSpec.codec` is one of these names."""
 
 SAFEST_CODEC = "fp16"
-"""The codec that any stream can take when another one loses too much of it."""
+"""The codec to use for a stream on which another codec loses too much."""

@@ -1,7 +1,7 @@
 """One record per stream kind: the meaning of a stream's numbers, for numpy code.
 
-What the student does with a kind (loss, metric, baseline, read-out) is in the record of the same
-name in `student.distill.kinds`. Nothing else compares a kind's name: code asks the record.
+The student's part of a kind (loss, metric, baseline, read-out) is in the record of the same name in
+`student.distill.kinds`. No other code compares a kind's name: it reads fields of the record.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 # Legend: T frames, D columns.
 
 VOICED = 0.5
-"""Voicing probability from which a frame has a pitch."""
+"""Minimum voicing probability of a frame with a pitch."""
 
 Appearance = Literal["curves", "deviations", "probabilities"]
 """Ways to draw values: lines in their own unit, standard deviations around a mean, or [0, 1]."""
@@ -29,7 +29,8 @@ class StreamKind:
     meaning: str
     """One phrase for tables and help texts."""
     metric_name: str = ""
-    """Name of a head's score on held-out clips; empty for a kind that is no training target."""
+    """Name of a head's score on held-out clips; empty for a kind that cannot be a training
+    target."""
     target_unit: str = "probability"
     """Unit of training targets and of a head's predictions once they are read out."""
     appearance: Appearance = "probabilities"
@@ -42,13 +43,13 @@ class StreamKind:
     scale of probabilities."""
     smallest_spread: float = 0.01
     """Least deviation of a column when the loss of a codec is judged, as a share of the column's
-    RMS value. It is for physical kinds, of which a steady column has next to no deviation."""
+    RMS value. Used for physical kinds, in which a constant column has almost no deviation."""
     has_pitch_bins: bool = False
     """Whether all columns but the last are bins of a pitch grid, and the last is voicing."""
     valid_frames: Callable[[np.ndarray], np.ndarray] | None = None
-    """frames_TD -> valid_T: the frames in which `masked_columns` hold a target. None: all do."""
+    """frames_TD -> valid_T: frames in which `masked_columns` are targets; None means all frames."""
     masked_columns: slice = field(default_factory=lambda: slice(None))
-    """The columns that `valid_frames` is about; the other columns are targets in every frame."""
+    """The columns to which `valid_frames` applies; other columns are targets in every frame."""
 
     @property
     def is_trainable(self) -> bool:
@@ -56,7 +57,7 @@ class StreamKind:
         return bool(self.metric_name)
 
     def drawn(self, frames_TD: np.ndarray) -> np.ndarray:
-        """The columns that a picture of the stream has: a pitch stream's without voicing."""
+        """The columns that are drawn: all but the voicing of a pitch stream."""
         return frames_TD[:, :-1] if self.has_pitch_bins else frames_TD
 
     def validity(self, frames_TD: np.ndarray) -> np.ndarray:
@@ -105,7 +106,7 @@ KINDS: dict[str, StreamKind] = {
         ),
         StreamKind(
             name="curve",
-            meaning="physical values for people and reports, no training target",
+            meaning="physical values for readers and reports, not a training target",
             target_unit="",
             appearance="curves",
             is_physical=True,

@@ -2,8 +2,9 @@
 
 The rule of Basic Pitch (Bittner et al. 2022, section 3): a note begins where an onset posterior
 peaks above a threshold and lasts while the note posterior stays above a lower one, short gaps
-forgiven. A strike that the onset output missed is seen as a sudden rise of the note posterior.
-Later notes are found first, and take what they use, so a repeated note ends the one before it.
+forgiven. An onset that the onset output missed is detected as a sudden rise of the note posterior.
+Later notes are decoded first and remove the frames they use, so a repeated note ends the one before
+it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def decode_notes(
     onset_threshold: float,
     note_threshold: float,
 ) -> list[Note]:
-    """The notes that two posteriors spell, by their onsets."""
+    """Decodes the notes from two posteriors, ordered by onset."""
     shortest, gap = round(SHORTEST_S / hop_s), round(GAP_S / hop_s)
     strikes_TK = np.maximum(onsets_TK, _rises(notes_TK, onsets_TK))
     before_TK = np.vstack([np.zeros_like(strikes_TK[:1]), strikes_TK[:-1]])
@@ -79,7 +80,7 @@ ONSET_TOLERANCE_S = 0.05
 
 
 def note_f1(reference: Sequence[Note], estimated: Sequence[Note]) -> dict[str, float]:
-    """Precision, recall and F1 of notes by mir_eval's rules, offsets left aside.
+    """Computes precision, recall and F1 of notes by mir_eval's rules, without offsets.
 
     An estimated note is right if it has the key of a reference note and an onset within 50 ms of
     it; a note is matched once at most, and as many as possible are matched. NaN without any notes.
@@ -91,7 +92,7 @@ def note_f1(reference: Sequence[Note], estimated: Sequence[Note]) -> dict[str, f
     for midi, starts in by_key.items():
         expected, given = sorted(starts), sorted(n.start_s for n in estimated if n.midi == midi)
         place = 0
-        # Within one key the earliest possible partners make the largest matching.
+        # Within one key, matching the earliest possible partners gives the largest matching.
         for start in expected:
             while place < len(given) and round(start - given[place], 4) > ONSET_TOLERANCE_S:
                 place += 1

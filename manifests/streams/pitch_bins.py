@@ -52,4 +52,4 @@ class PitchBins:
 
 
 CREPE_BINS = PitchBins(lowest_hz=10.0 * 2.0 ** (1997.3794084376191 / 1200.0), cents_per_bin=20.0)
-"""The grid of CREPE (Kim et al. 2018), which pitch streams have unless they state another."""
+"""The grid of CREPE (Kim et al. 2018), the default of pitch streams."""

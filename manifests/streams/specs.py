@@ -1,11 +1,11 @@
 """The specs of teachers: their streams, the time grids, and the fingerprint of a version.
 
 A stream is one output of one teacher, stored at the teacher's own frame rate. Frame i of a stream
-is about the moment `start_s + i * hop_s` of the clip (the centre of its receptive field), however
-long the clip is and however it was cut into windows.
+describes the time `start_s + i * hop_s` of the clip (the centre of its receptive field),
+independent of the clip's length and of the windows.
 
-The fingerprint covers what changes features (code revision, settings, weights, streams) and nothing
-else: batch size, device and library versions are recorded but do not make a new version.
+The fingerprint covers only what changes features (code revision, settings, weights, streams). Batch
+size, device and library versions are recorded but do not create a new version.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class StreamSpec:
     name: str
     """Unique within the teacher, e.g. `encoder`."""
     kind: str
-    """Meaning of the numbers, hence the student's loss: a name of `manifests.streams.kinds`."""
+    """Meaning of the numbers, which determines the student's loss: a name of
+    `manifests.streams.kinds`."""
     dim: int
     """Width D of a frame."""
     start_s: float
@@ -42,7 +43,7 @@ class StreamSpec:
     names: tuple[str, ...] = ()
     """Names of the D columns (classes, descriptors), or empty."""
     unit: str = ""
-    """Unit of the values, where they have one."""
+    """Unit of the values, if they have one."""
     pitch_bins: PitchBins = CREPE_BINS
     """Frequencies of the bins of a pitch stream; other kinds have no bins."""
 
@@ -72,9 +73,9 @@ class StreamSpec:
         return 1.0 / self.hop_s
 
     def to_fields(self) -> dict[str, Any]:
-        """The stream's fields in `spec.json`, also what the fingerprint covers.
+        """The stream's fields in `spec.json`, which the fingerprint covers.
 
-        A pitch grid that is CREPE's is left out, as in every cache from before grids were stated.
+        CREPE's pitch grid is left out, as in all caches written before grids were stated.
         """
         fields = asdict(self)
         if self.pitch_bins == CREPE_BINS:
@@ -90,16 +91,16 @@ class StreamSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TeacherSpec:
-    """One version of one teacher: everything a reader needs to trust what it reads."""
+    """One version of one teacher."""
 
     name: str
     """The teacher's name in the cache, e.g. `asr`."""
     family: str
     """`module:Class` of the adapter."""
     revision: int
-    """Raised by the adapter's author when its code changes the features."""
+    """Increased by the adapter's author when its code changes the features."""
     settings: dict[str, Any]
-    """Settings that change the features: given to the family, they make this version again."""
+    """Settings that change the features. Passed to the family, they reproduce this version."""
     weights: dict[str, str]
     """File name -> SHA-256 of every weight file."""
     sample_rate: int
@@ -108,9 +109,9 @@ class TeacherSpec:
     license: str
     """Licence of the expert's weights, with its conditions."""
     versions: dict[str, str] = field(default_factory=dict)
-    """Library -> version, recorded only."""
+    """Library -> version; only recorded."""
     created: str = ""
-    """When this version entered the cache (UTC, ISO 8601), recorded only."""
+    """Time at which this version was added to the cache (UTC, ISO 8601); only recorded."""
 
     @property
     def fingerprint(self) -> str:
@@ -143,7 +144,7 @@ class TeacherSpec:
 
     @classmethod
     def from_json(cls, text: str) -> TeacherSpec:
-        """Reads `spec.json`, and checks that its fingerprint is its own."""
+        """Reads `spec.json`, and checks that its fingerprint matches its content."""
         fields = json.loads(text)
         stated = fields.pop("fingerprint")
         streams = tuple(StreamSpec.from_fields(stream) for stream in fields.pop("streams"))

@@ -1,7 +1,7 @@
-"""The words and notes that teachers write beside their frames: the `metadata` of a row.
+"""The words and notes that teachers write in addition to frames: the `metadata` of a row.
 
-On disk a word and a note are JSON lists, so both are named tuples: they are written as lists, and
-code reads their fields by name.
+On disk, words and notes are JSON lists. Both are named tuples, which are written as lists and whose
+fields are read by name.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ class Note(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confidence:
-    """A decoder's own doubts about the words that it wrote for a clip.
+    """A decoder's own confidence in the words that it wrote for a clip.
 
-    A decoder writes words for anything: for barks, for languages that it does not know. These
-    numbers tell such words from speech, by the rules with which Whisper was published.
+    A decoder writes words for any sound: for barks, or for languages that it does not know. These
+    numbers identify such words by the rules published with Whisper.
     """
 
     no_speech_probability: float
     average_log_probability: float
     """Mean over the tokens, in nats."""
     compression_ratio: float
-    """Length of the text over its length when compressed by zlib; above 2.4 it repeats itself."""
+    """Length of the text divided by its zlib-compressed length; texts above 2.4 are repetitive."""
     detected_language: str = ""
-    """Language that the decoder detects; empty for models of a single language."""
+    """Language that the decoder detected; empty for models of a single language."""
 
     MAX_NO_SPEECH: ClassVar[float] = 0.6
     MIN_LOG_PROBABILITY: ClassVar[float] = -1.0
@@ -59,7 +59,7 @@ class Confidence:
         """The reason why the words should be left out; empty if there is none.
 
         Args:
-            language: In which the words are written.
+            language: Language in which the words are written.
         """
         if self.no_speech_probability > self.MAX_NO_SPEECH:
             return f"no speech, by {self.no_speech_probability:.0%}"
@@ -74,13 +74,13 @@ class Confidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Transcript:
-    """All that a teacher writes about one clip; None where it writes nothing of the sort."""
+    """The text, words and notes that a teacher writes for one clip; None for missing ones."""
 
     text: str | None = None
     language: str = ""
     words: tuple[Word, ...] | None = None
     confidence: Confidence | None = None
-    """None where the teacher states none, and in caches that were written before there was one."""
+    """None if the teacher states none, and in caches written before the field existed."""
     notes: tuple[Note, ...] | None = None
 
     @classmethod
@@ -102,7 +102,7 @@ class Transcript:
         return self.confidence.doubts(self.language) if self.confidence and self.text else ""
 
     def before(self, seconds: float) -> Transcript:
-        """Only the words and notes that begin before a moment."""
+        """Only the words and notes that begin before a time."""
         return Transcript(
             text=self.text,
             language=self.language,

@@ -1,7 +1,7 @@
 """Reads Kaldi data folders: wav.scp, segments, text, utt2spk, spk2gender, utt2lang.
 
-Each utterance of `segments` is a clip, or each recording where there are none. Only audio files can
-be read: a command (a pipe) or a place within an ark is refused.
+Each utterance of `segments` is a clip; without that file, each recording is one. Only audio files
+can be read: commands (pipes) and offsets into an ark are errors.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ def is_data_folder(folder: Folder) -> bool:
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The utterances of a data folder, in the order of its files.
+    """Yields the utterances of a data folder, in the order of its files.
 
     Args:
         source: Path or address of the folder. Audio paths are relative to it, or to the working
-            folder, as Kaldi takes them.
+            folder, as in Kaldi.
 
     Raises:
         UserError: a line cannot be used; the message begins with FILE:LINE.
@@ -78,7 +78,7 @@ def clips(source: str) -> Iterator[Clip]:
         if match[1] not in recordings:
             raise UserError(f"{where}: the recording {match[1]} is not in wav.scp")
         try:
-            # An end of -1 is the recording's end.
+            # An end of -1 stands for the end of the recording.
             duration = None if end == -1 else round(end - start, 6)
             yield build_clip(utterance, recordings[match[1]], start, duration)
         except UserError as error:
@@ -88,7 +88,7 @@ def clips(source: str) -> Iterator[Clip]:
 def _lines(
     folder: Folder, name: str, *, may_be_empty: bool = False
 ) -> Iterator[tuple[str, str, str]]:
-    """(FILE:LINE, key, rest) of each line of a file; none where there is no such file."""
+    """Yields (FILE:LINE, key, rest) of each line of a file; nothing if the file does not exist."""
     if not folder.exists(name):
         return
     place = f"{folder.uri}/{name}"

@@ -1,8 +1,8 @@
-"""Lhotse cut manifests (JSON lines, gzipped or not), read without lhotse.
+"""Reads lhotse cut manifests (JSON lines, gzipped or not) without lhotse.
 
-A cut is one stretch of one recording with what is said in it. Cuts that are more than a stretch of
-a file (mixes, padding, one channel of several, changed speed) are refused rather than bent: their
-audio exists only once lhotse has saved it.
+A cut is a part of a recording with its text. Cuts that are more than a part of a file (mixes,
+padding, one channel of several, changed speed) are errors, because their audio exists only after
+lhotse has saved it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from manifests.corpus.sources.json_lines import number, resolve, rows
 from manifests.errors import UserError
 
 TOLERANCE_S = 0.05
-"""A supervision may reach this far past its cut (rounding) and keep its whole text."""
+"""A supervision may exceed its cut by this much (rounding) and keep its whole text."""
 PARTIAL = "(partial)"
-"""Marks a supervision of which a part is said elsewhere, and it is not known which."""
+"""Marks a supervision that lies partly outside its cut, where the words inside are unknown."""
 SAVE = "save such cuts as audio first (lhotse: cuts.save_audios), then use the manifest it returns"
 
 
@@ -28,11 +28,12 @@ def is_cut(row: dict[str, Any]) -> bool:
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The cuts of a manifest as clips, in its order.
+    """Yields the cuts of a manifest as clips, in order.
 
-    The text is the supervisions' in order of time. One supervision gives its other fields as
-    labels; several become the label `supervisions`. Of a supervision that reaches past its cut only
-    the words within are kept, by its alignment; without one the cut has no text.
+    The text joins the supervisions' texts in order of time. The other fields of a single
+    supervision become labels; several supervisions become the label `supervisions`. If a
+    supervision exceeds its cut, only the words inside are kept, by its alignment; without an
+    alignment, the clip has no text.
 
     Args:
         source: Path or address of the file; relative audio paths are relative to its folder.
@@ -45,13 +46,13 @@ def clips(source: str) -> Iterator[Clip]:
 
 
 def clip_from_cut(where: str, cut: dict[str, Any], source: str, uri: str | None = None) -> Clip:
-    """A cut's clip.
+    """Builds the clip of a cut.
 
     Args:
         where: FILE:LINE, for messages.
-        cut: As lhotse writes it.
+        cut: The cut as lhotse writes it.
         source: The manifest, to which paths are relative.
-        uri: Where the cut's audio is, if the cut itself does not say.
+        uri: Address of the cut's audio, if the cut does not state it.
 
     Raises:
         UserError: the cut cannot be used.
@@ -90,7 +91,7 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
 
 
 def _file(cut: dict[str, Any]) -> str:
-    """Path or address of the one file that holds the cut's audio and nothing beside it."""
+    """Path or address of the one file that contains exactly the cut's recording."""
     recording = cut.get("recording")
     if not recording:
         raise UserError("the cut has no recording, only features perhaps; expected audio")
@@ -116,7 +117,7 @@ def _text(supervision: dict[str, Any]) -> str | None:
 
 
 def _within(supervision: dict[str, Any], duration: float | None) -> dict[str, Any] | None:
-    """The part of a supervision that lies in its cut (times count from the cut's start)."""
+    """The part of a supervision that lies within its cut (times count from the cut's start)."""
     start, length = number(supervision, "start") or 0.0, number(supervision, "duration")
     if duration is None or length is None:
         return dict(supervision)

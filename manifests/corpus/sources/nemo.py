@@ -1,10 +1,10 @@
-"""NeMo's tarred sets: JSON-lines manifests whose audio lies in numbered tars.
+"""Reads NeMo's tarred sets: JSON-lines manifests whose audio is in numbered tars.
 
     set/tarred_audio_manifest.json  set/audio_0.tar ... set/audio_7.tar
     set/sharded_manifests/manifest__OP_0..7_CL_.json       the same rows, a manifest for each tar
 
-Each row names a member of the tar of its `shard_id`. Whether every row has its member is checked
-here, and the audio stays in the tars. In memory: each member's name and place.
+Each row names a member of the tar of its `shard_id`. The reader checks that every row has its
+member; the audio stays in the tars. Memory holds the name and position of each member.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from manifests.errors import UserError
 from manifests.storage import filesystem
 
 TARS = "?tars="
-"""Behind a manifest: the pattern of its tars, where they do not lie where NeMo writes them."""
+"""Suffix of a manifest: the pattern of its tars, if they are not where NeMo writes them."""
 _PART = re.compile(r"-sub\d+(?=(\.\w+)?$)")
-"""Suffix of NeMo for a member of which a row is one of several parts."""
+"""NeMo's suffix for a row that is one of several parts of a member."""
 
 
 def is_pattern(source: str) -> bool:
-    """Whether a source is a pattern of manifests, or says where its tars are."""
+    """Whether a source is a pattern of manifests, or states the location of its tars."""
     return TARS in source or re.search(r"(_OP_|\{).*\.\w*json\w*$", source) is not None
 
 
 def is_tarred(row: dict[str, Any], source: str) -> bool:
-    """Whether a row's audio lies in a tar: it has a shard, and no file of its own."""
+    """Whether a row's audio is in a tar: it has a shard, and no file of its own."""
     path = row.get("audio_filepath")
     if "shard_id" not in row or not isinstance(path, str) or "://" in path:
         return False
@@ -41,10 +41,10 @@ def is_tarred(row: dict[str, Any], source: str) -> bool:
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The rows of a tarred set as clips.
+    """Yields the rows of a tarred set as clips.
 
     Args:
-        source: A manifest or a pattern of manifests, then `?tars=` and a pattern or nothing.
+        source: A manifest or a pattern of manifests, optionally followed by `?tars=` and a pattern.
 
     Raises:
         UserError: a row's audio is in no tar, or a manifest or a tar cannot be used.
@@ -77,7 +77,7 @@ class _Members:
         """The uri of the audio that a row names.
 
         Raises:
-            UserError: the tar has no such member, or an empty one.
+            UserError: the tar has no such member, or the member is empty.
         """
         for name in (path, _PART.sub("", path), PurePosixPath(path).name):
             member = self._by_name.get(name.removeprefix("./"))
@@ -117,7 +117,7 @@ def _number(uri: str) -> int:
 
 
 def _beside(manifest: str, shard: int) -> str:
-    """The tar of a shard, beside the manifest or in the folder above."""
+    """The tar of a shard, beside the manifest or in the parent folder."""
     places = [json_lines.resolve(f"{up}audio_{shard}.tar", manifest) for up in ("", "../")]
     if "://" in manifest:
         places[1] = f"{manifest.rpartition('/')[0].rpartition('/')[0]}/audio_{shard}.tar"

@@ -1,8 +1,8 @@
-"""Parquet files with audio in a column, read in place: a clip's uri names file, row group and row.
+"""Reads Parquet files with an audio column in place: a clip's uri names file, row group and row.
 
 The column is a struct of bytes and path, as the Audio feature of Hugging Face's datasets is stored,
-or plain bytes. Bytes come before the path, as in datasets. Class numbers become class names where
-the file's schema names the classes.
+or plain bytes. Bytes take precedence over the path, as in datasets. Class numbers become class
+names where the file's schema names the classes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from manifests.errors import AudioError, UserError
 from manifests.storage import Folder, filesystem
 
 MAX_ROW_GROUP = 1 << 31
-"""Bytes of audio in one row group, at most: a reader holds a whole one in memory."""
+"""Maximum bytes of audio in one row group: a reader holds a whole row group in memory."""
 
 
 def files_within(folder: Folder) -> list[str]:
@@ -35,7 +35,7 @@ def files_within(folder: Folder) -> list[str]:
     for place in (folder, folder.child("data")):
         try:
             names = [name for name in place.names() if name.endswith(".parquet")]
-        except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+        except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
             return []
         if names:
             return [place.path(name) if place.is_local else f"{place.uri}/{name}" for name in names]
@@ -43,7 +43,7 @@ def files_within(folder: Folder) -> list[str]:
 
 
 def clips(files: list[str], *, features: Mapping[str, Any] | None = None) -> Iterator[Clip]:
-    """The rows of Parquet files as clips, in order.
+    """Yields the rows of Parquet files as clips, in order.
 
     Args:
         files: Paths or addresses.
@@ -81,7 +81,7 @@ class _File:
         self._has_path = self._is_struct and kind.get_field_index("path") >= 0
 
     def clips(self) -> Iterator[Clip]:
-        """Every row as a clip."""
+        """Yields every row as a clip."""
         others = [name for name in self._file.schema_arrow.names if name != self._column]
         for group in range(self._file.num_row_groups):
             rows = self._file.read_row_group(group, columns=others).to_pylist()
@@ -100,13 +100,13 @@ class _File:
     def _clip(
         self, row: dict[str, Any], place: ParquetRow, data: bytes | None, path: str | None
     ) -> Clip:
-        """A row's clip.
+        """Builds the clip of a row.
 
         Args:
-            row: Its other columns.
+            row: The other columns.
             place: Address of the cell, for messages.
-            data: Its audio; empty where it is not read, None where there is none.
-            path: The path that stands in the cell where there are no bytes.
+            data: The audio; empty if it was not read, None if there is none.
+            path: The path in the cell, used if there are no bytes.
         """
         if data is not None:
             uri = f"{self._uri}{place}"
@@ -152,7 +152,7 @@ class _File:
         return isinstance(feature, dict) and feature.get("_type") in ("Image", "Video", "Pdf")
 
     def _audio(self, group: int) -> pa.ChunkedArray | None:
-        """The audio of a row group; None where it is remote and every row has bytes."""
+        """The audio of a row group; None if the file is remote and every row has bytes."""
         leaf = f"{self._column}.bytes" if self._is_struct else self._column
         meta = self._file.metadata.row_group(group)
         columns = [meta.column(index) for index in range(meta.num_columns)]
@@ -184,7 +184,7 @@ def _is_audio(kind: pa.DataType, name: str) -> bool:
 
 
 def _named(value: Any, feature: Any) -> Any:
-    """A value with class names in place of class numbers, wherever they stand; -1 is no class."""
+    """Replaces class numbers by class names, recursively; -1 means no class."""
     if value is None or feature is None:
         return value
     if isinstance(feature, list):

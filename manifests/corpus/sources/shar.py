@@ -1,8 +1,8 @@
-"""Lhotse's Shar: cuts as JSON lines, and beside them the audio of each cut in tars.
+"""Reads lhotse's Shar: cuts as JSON lines, with the audio of each cut in tars.
 
     set/cuts.000000.jsonl.gz  set/recording.000000.tar      cut by cut the same, in the same order
 
-Audio is read from the tars in place. Other fields (features, targets) are left where they are.
+Audio is read from the tars in place. Other fields (features, targets) are ignored.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ log = logging.getLogger(__name__)
 _CUTS = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
 _TAR = re.compile(r"recording\.(\d+)\.tar(\.\w+)?")
 _EMPTY = (".nodata", ".nometa")
-"""Suffixes in place of audio that a cut does not have."""
+"""Suffixes of members that stand for a cut without audio."""
 
 
 def is_shar(folder: Folder) -> bool:
-    """Whether a folder holds cuts and tars as Shar names them."""
+    """Whether a folder contains cuts and tars with Shar's names."""
     try:
         return any(map(_CUTS.fullmatch, folder.names()))
-    except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+    except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
         return False
 
 
 def clips(source: str) -> Iterator[Clip]:
-    """The cuts of a folder in Shar's layout.
+    """Yields the cuts of a folder in Shar's layout.
 
     Raises:
-        UserError: a shard lacks its cuts or its audio, or the two are not of the same cuts.
+        UserError: a shard lacks its cuts or its audio, or the two do not belong together.
     """
     folder = Folder(source)
     names = folder.names()
@@ -68,7 +68,7 @@ def _place(folder: Folder, name: str) -> str:
 
 
 def _shard(manifest: str, tar: Tar) -> Iterator[Clip | None]:
-    """A shard's cuts; None stands for one without audio."""
+    """Yields a shard's cuts; None stands for a cut without audio."""
     members = [member for member in tar.members if not member.name.endswith((".json", ".nometa"))]
     rows = list(json_lines.rows(manifest))
     if len(rows) != len(members):

@@ -1,8 +1,8 @@
-"""The members of uncompressed tars, so that each is read as a range of bytes and nothing is copied.
+"""Indexes the members of uncompressed tars, so that each is read in place as a range of bytes.
 
-Headers alone are read, many tars at once. What would give a clip other bytes than the member's own,
-or would silently leave members out, is refused: compression, sparse members, damage, a second
-archive behind the first.
+Only headers are read, of many tars in parallel. Anything that would give a clip wrong bytes or
+silently omit members is an error: compression, sparse members, damage, a second archive after the
+first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from manifests.errors import UserError
 from manifests.storage import filesystem, in_parallel
 
 AT_ONCE = 16
-"""Tars that are read at once."""
+"""Number of tars that are read in parallel."""
 READ_AHEAD = 1 << 16
-"""Bytes that are read with a header: small members behind it need no read of their own."""
+"""Bytes that are read with a header, so that small members need no separate read."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 """First bytes of compressed files."""
 MAX_SMALL = 1 << 24
-"""Bytes of a member that is read as text or JSON, at most."""
+"""Maximum size in bytes of a member that is read as text or JSON."""
 BLOCK = tarfile.BLOCKSIZE
 
 
@@ -38,7 +38,7 @@ class Member:
     """Its first byte, from the tar's start."""
     size: int
     content: bytes | None
-    """The content, where that was asked for."""
+    """The content, if it was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Tar:
 
 
 def read_tars(uris: Sequence[str], content_of: re.Pattern[str] | None = None) -> Iterator[Tar]:
-    """Indexes tars in parallel, and gives them in order.
+    """Indexes tars in parallel, and yields them in order.
 
     Args:
         uris: Paths or addresses.
-        content_of: Members whose name it finds have their content read.
+        content_of: The content of members whose names match this pattern is read, too.
 
     Raises:
         UserError: a tar is missing, compressed, damaged, or has sparse members.
@@ -67,9 +67,9 @@ def read_tars(uris: Sequence[str], content_of: re.Pattern[str] | None = None) ->
 
 
 def expand(pattern: str) -> list[str]:
-    """The names of a pattern with `{000..012}`, `{a,b}` or NeMo's `_OP_0..7_CL_`, in order.
+    """Expands a pattern with `{000..012}`, `{a,b}` or NeMo's `_OP_0..7_CL_`, in order.
 
-    Numbers are filled up with zeros to the width in which they are written.
+    Numbers are padded with zeros to the width in which they are written.
 
     Raises:
         UserError: a brace is malformed, or a range has more than a million numbers.
@@ -78,7 +78,7 @@ def expand(pattern: str) -> list[str]:
     match = re.search(r"\{([^{}]*)\}", text)
     if not match:
         if "{" in text or "}" in text:
-            raise UserError(f"{pattern} has a brace without its other half; expected {{000..012}}")
+            raise UserError(f"{pattern} has an unbalanced brace; expected {{000..012}}")
         return [text]
     span = re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", match[1])
     if span:
@@ -105,7 +105,7 @@ def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
             file = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inner), READ_AHEAD))
             return Tar(path if "://" not in uri else uri, _members(uri, file, size, content_of))
     except FileNotFoundError:
-        raise UserError(f"there is no {uri}; expected a tar") from None
+        raise UserError(f"{uri} does not exist; expected a tar") from None
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise UserError(f"{uri} is damaged or not a tar ({error}); copy or make it again") from None
     except OSError as error:
@@ -153,7 +153,7 @@ def _member(
 
 
 def _check_end(uri: str, file: BinaryIO, end: int, size: int) -> None:
-    """Python's tarfile takes a damaged header in the middle for the end, without a word."""
+    """Checks the end of an archive: tarfile silently treats a damaged header as the end."""
     if end > size:
         raise UserError(f"{uri} ends after {size} bytes, in the middle of a member; copy it again")
     file.seek(end)

@@ -1,10 +1,10 @@
-"""WebDataset: tars in which the members of one sample follow each other and share a key.
+"""Reads WebDataset tars, in which the members of one sample follow each other and share a key.
 
     speech/000.flac  speech/000.json  speech/000.txt      one sample, whose key is speech/000
 
-The audio stays in the tar. `txt` is the text, the fields of `json` are labels (a transcript among
-them is the text where there is no `txt`), and members such as `cls` or `speaker.txt` are labels. A
-clip's id is its sample's key.
+The audio stays in the tar. `txt` is the text. The fields of `json` become labels (without a `txt`,
+a transcript among them is the text), and so do members such as `cls` or `speaker.txt`. A clip's id
+is its sample's key.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from manifests.storage import Folder
 log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
-"""A key and what follows the first dot of the file's name, as the package webdataset splits it."""
+"""A key and the part after the first dot of the file name, as the package webdataset splits it."""
 IS_TAR = re.compile(r"\.(tar|tgz|tar\.\w+)$")
 _MANIFEST = re.compile(r"(cuts\.|.*manifest).*\.jsonl?(\.gz)?$")
-"""Manifests that lhotse's Shar and NeMo write beside tars."""
+"""Manifests that lhotse's Shar and NeMo write next to tars."""
 TEXT = ("txt", "text", "transcript")
 NUMBER = ("cls", "cls2", "class", "count", "index", "inx", "id")
 JSON = ("json", "jsn")
@@ -41,14 +41,14 @@ _SMALL = re.compile(rf"\.({'|'.join((*TEXT, *NUMBER, *JSON))})$", re.IGNORECASE)
 def tars_within(folder: Folder) -> list[str]:
     """Paths or addresses of a folder's tars, sorted; compressed ones too.
 
-    A folder that holds audio files or other folders beside its tars counts as having none.
+    For a folder that also contains audio files or other folders, the result is empty.
 
     Raises:
-        UserError: a manifest lies beside the tars, which would lack its texts.
+        UserError: there is a manifest, whose texts would be missing.
     """
     try:
         names = [name for name in folder.names() if not name.startswith(".")]
-    except UnicodeDecodeError:  # The walk through a folder of audio says which name it is.
+    except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
         return []
     if any(PurePosixPath(name).suffix.lower() in AUDIO for name in names):
         return []
@@ -66,12 +66,12 @@ def tars_within(folder: Folder) -> list[str]:
 
 
 def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iterator[Clip]:
-    """The samples of tars as clips, in the order of the tars and of the samples in them.
+    """Yields the samples of tars as clips, in the order of the tars and of the samples in them.
 
     Args:
-        source: The source as it was given, for messages.
+        source: The source as the user gave it, for messages.
         tars: Paths or addresses.
-        ids_by_tar: Put the tar's name before each id, where keys repeat from tar to tar.
+        ids_by_tar: Prefix each id with the tar's name, for keys that repeat from tar to tar.
 
     Raises:
         UserError: a tar or a sample cannot be used, or no sample has audio.
@@ -99,7 +99,7 @@ def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iter
 
 
 def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Key -> members by what follows the key, in lower case."""
+    """Yields each key, and its members by suffix in lower case."""
     named = []
     for member in tar.members:
         match = _NAME.fullmatch(member.name)
@@ -150,7 +150,7 @@ def _clip(
 
 
 def _labels(name: str, content: bytes) -> dict[str, Any]:
-    """The labels that a small member gives."""
+    """The labels in a small member."""
     kind = name.rpartition(".")[2]
     try:
         if kind in JSON:
