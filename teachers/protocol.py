@@ -1,7 +1,7 @@
 """The interface between the pipeline and an expert.
 
 A teacher owns its model: it describes itself without loading anything, loads once per worker, and
-turns a batch of waveforms into targets. Rows, files and failures are the pipeline's.
+converts a batch of waveforms to targets. The pipeline handles rows, files and failures.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ class Targets:
     frames: dict[str, np.ndarray]
     """Stream name -> frames_TD, float32, T >= 1."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON-serialisable extras for people: a transcript with word times, notes."""
+    """JSON-serialisable additions: a transcript with word times, notes."""
 
 
 class Teacher(Protocol):
-    """An expert, as the pipeline sees it. Constructed cheaply: `Teacher(name, settings)`.
+    """The interface of an expert. The constructor, `Teacher(name, settings)`, must be cheap.
 
-    Two attributes are optional. `overlaps = True` says that `extract` may run in two threads at
-    once and itself takes `teachers.toolkit.device.turn` for its network; without it, a worker gives
+    Two attributes are optional. `overlaps = True` states that `extract` may run in two threads in
+    parallel and acquires `teachers.toolkit.device.turn` for its network; otherwise a worker gives
     one thread the device for the whole call. `budget`, a `teachers.toolkit.batching.BatchBudget`,
     is the padded audio per forward pass, which a build with `--batch-seconds auto` searches for.
     """
 
     def spec(self) -> TeacherSpec:
-        """Describes this version; reads weight files to digest them, loads no model."""
+        """Describes this version. Reads weight files to compute digests, but loads no model."""
         ...
 
     def load(self, *, device: str, num_threads: int) -> None:
-        """Loads the model onto `device` ("cpu", "cuda"), keeping to `num_threads` CPU threads."""
+        """Loads the model onto `device` ("cpu", "cuda"), using `num_threads` CPU threads."""
         ...
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
@@ -52,7 +52,7 @@ class Teacher(Protocol):
 
 @runtime_checkable
 class TextTeacher(Protocol):
-    """A teacher that can use what is said in a clip, where the corpus knows it."""
+    """A teacher that can use the text of a clip, if the corpus has it."""
 
     def extract_with_texts(
         self, waves: Sequence[np.ndarray], texts: Sequence[str | None]
@@ -64,12 +64,12 @@ class TextTeacher(Protocol):
 def extract_targets(
     teacher: Teacher, waves: Sequence[np.ndarray], texts: Sequence[str | None] = ()
 ) -> list[Targets]:
-    """The targets of a batch, by the texts too where the teacher can use them.
+    """Computes the targets of a batch, passing the texts if the teacher can use them.
 
     Args:
-        teacher: Loaded.
-        waves: Waveforms as `Teacher.extract` takes them.
-        texts: Text of each clip; empty if nothing is known of any.
+        teacher: The loaded teacher.
+        waves: Waveforms, see `Teacher.extract`.
+        texts: Text of each clip; empty if no text is known.
     """
     if isinstance(teacher, TextTeacher):
         return list(teacher.extract_with_texts(waves, texts or [None] * len(waves)))

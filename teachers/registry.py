@@ -1,8 +1,8 @@
-"""Makes teachers: by a family of `teachers.catalogue`, or by an address of one's own; and presets.
+"""Creates teachers from the families of `teachers.catalogue` or from addresses; defines presets.
 
-A family is one adapter class, named `module:Class` and imported when it is used, so that no build
-pays for experts that it does not run. A teacher of one's own needs no entry here: its
-`my_module:MyTeacher` is a family's name too.
+A family is one adapter class, named `module:Class` and imported on first use, so that a build
+imports only the experts that it runs. Your own teacher needs no entry here: its address,
+`my_module:MyTeacher`, is a valid family name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ MUSIC = [
     "an organ", "a synthesizer", "strings", "a violin", "a cello", "a trumpet", "a saxophone",
     "a flute", "a clarinet", "drums", "hand percussion", "a harp", "an accordion", "no instrument",
 ]  # fmt: skip
-"""Labels that the hub preset scores in music."""
+"""Labels of music that the hub preset scores."""
 
 GENERIC = "transformers:"
 """`transformers:MODEL_ID` is the family `encoder` with that model."""
@@ -77,7 +77,7 @@ PRESETS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 def preset(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """The teachers of a preset.
+    """Returns the teachers of a preset.
 
     Raises:
         UserError: there is no such preset.
@@ -88,7 +88,7 @@ def preset(name: str) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def settings_class(family: str) -> type:
-    """The settings dataclass of a family.
+    """Returns the settings dataclass of a family.
 
     Raises:
         UserError: no such family or class.
@@ -102,7 +102,7 @@ def is_own(family: str) -> bool:
 
 
 def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
-    """A teacher called `name`, not yet loaded.
+    """Creates a teacher named `name`, without loading it.
 
     Args:
         name: Its name in the cache.
@@ -124,15 +124,15 @@ def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
             raise UserError(
                 f"teacher {name}: {family} has no setting {setting!r}; it has {', '.join(known)}"
             )
-    # YAML and JSON have lists where settings, which are hashed, have tuples.
+    # YAML and JSON have lists; settings are hashed and have tuples.
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()
     }
     return cls(name, cls.Settings(**fields))
 
 
-def settings_of(spec: TeacherSpec) -> dict[str, Any]:
-    """Settings that make a version again, also one of an earlier revision that its family knows."""
+def settings_from_spec(spec: TeacherSpec) -> dict[str, Any]:
+    """Settings that reproduce a version, including earlier revisions that its family supports."""
     from_revision = getattr(settings_class(spec.family), "from_revision", None)
     return {**spec.settings, **(from_revision(spec.revision) if from_revision else {})}
 
@@ -162,11 +162,11 @@ INSTALL = {
     "transformers": "pip install -e '.[hub]'",
     "whisper": "pip install -e '.[openai-whisper]'",
 }
-"""Module -> how to get it; the others come with the pipeline extra."""
+"""Module -> command that installs it; all others are part of the pipeline extra."""
 
 
 def availability(family: Family, weights_dir: str = "") -> tuple[str, TeacherSpec | None]:
-    """Whether a family can run on this machine, in words, and its spec if it can."""
+    """Describes whether a family can run on this machine, and returns its spec if it can."""
     for module in family.needs:
         if importlib.util.find_spec(module) is None:
             return INSTALL.get(module, "pip install -e '.[pipeline]'"), None

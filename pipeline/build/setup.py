@@ -112,7 +112,7 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
         if why is None:
             codecs = {stream.name: stream.codec for stream in spec.streams}
             try:
-                settings = registry.settings_of(spec)
+                settings = registry.settings_from_spec(spec)
                 stored = replace(known, family=spec.family, settings=settings, codecs=codecs)
                 remade = _setup(name, stored, config.weights_dir)
             except UserError as error:

@@ -120,7 +120,7 @@ def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
             f"auditing {spec.key} would run code that its spec.json names: {' and '.join(needs)}; "
             "if you trust it: --trust-remote-code, else compare the audio alone: --content-only"
         )
-    expert = registry.make(spec.name, spec.family, registry.settings_of(spec))
+    expert = registry.make(spec.name, spec.family, registry.settings_from_spec(spec))
     here = expert.spec()
     if (here.weights, here.revision) != (spec.weights, spec.revision):
         raise UserError(

@@ -1,9 +1,9 @@
-"""Classes of sound, emotion or anything else: any `AutoModelForAudioClassification` checkpoint.
+"""Classifies audio with any `AutoModelForAudioClassification` checkpoint.
 
-Such models make one prediction for a whole clip. Here they run on sliding windows: their posteriors
-are a stream with one frame per window, and the hidden states of the same passes, faded into each
-other, are a stream at the model's own rate. Covers AST on AudioSet, wav2vec2, HuBERT and WavLM with
-a classification head (emotion, language, keywords), and Whisper encoders with one.
+Such models make one prediction for a whole clip. Here they run on sliding windows. The posteriors
+are a stream with one frame per window; the hidden states of the same passes, cross-faded, are a
+stream at the model's own rate. Supported are AST on AudioSet, wav2vec2, HuBERT and WavLM with a
+classification head (emotion, language, keywords), and Whisper encoders with one.
 
 `AudEERING` is the regression head of audEERING's wav2vec2 (Wagner et al., TPAMI 2023, arXiv
 2203.07378): arousal, dominance and valence, each about [0, 1].
@@ -29,9 +29,9 @@ from teachers.toolkit.windowing import Window, join, pooled
 # Legend: B batch, T frames, D columns, C classes, W windows.
 
 WINDOW_S = 4.0
-"""Window of models that take any length."""
+"""Window in seconds of models that accept any length."""
 MANY = 64
-"""Classes from which only the strongest of a frame are stored."""
+"""With at least this many classes, only the strongest ones of each frame are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,11 @@ class AudioClassifierSettings(EncoderSettings):
     step_s: float = 1.0
     """Seconds from one window to the next."""
     scores: Literal["", "softmax", "sigmoid"] = ""
-    """Rule from logits to posteriors: one class at a time, or each for itself (AudioSet). Empty: as
-    the checkpoint's problem_type says, softmax if it is silent."""
+    """Conversion of logits to posteriors: softmax (one class at a time) or sigmoid (independent
+    classes, as in AudioSet). Empty: determined by the checkpoint's problem_type, softmax if it
+    states none."""
     features: bool = True
-    """Store the hidden states of `layer` beside the posteriors."""
+    """Store the hidden states of `layer` in addition to the posteriors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class AudioClassifier(Encoder):
         most = grid.samples(longest) if longest else 0
         self._window = round(settings.window_s * grid.sample_rate) or most or round(
             WINDOW_S * grid.sample_rate)  # fmt: skip
-        # Windows begin on frames, so that their states lie on one grid.
+        # Windows begin on frames, so that their states share one grid.
         self._step = max(1, round(settings.step_s * grid.sample_rate / grid.hop))
         if most and self._window > most:
             raise UserError(
@@ -109,7 +110,8 @@ class AudioClassifier(Encoder):
         return targets
 
     def _cut(self, clip: int, wave: np.ndarray) -> list[Window]:
-        """Windows whose middle lies within the clip; the last ones end with it, at least one."""
+        """Cuts windows whose middle lies within the clip; the last ones end with the clip. At least
+        one."""
         grid = self._input.grid
         hop = self._step * grid.hop
         count = num_frames(

@@ -1,11 +1,12 @@
 """Music: Basic Pitch (Bittner et al., ICASSP 2022, arXiv 2203.09893): notes, onsets and contours.
 
-Posteriors of 88 piano keys sounding, 88 keys being struck, and 264 contour bins (three a semitone),
-86.13 times a second. The network processes windows of 43,844 samples. Its own code moves them by
-36,164, no multiple of the 256-sample hop, so its frame clock drifts by up to 0.7 frames and jumps
-back at every window; here windows move by 142 whole hops and the grid is uniform: frame i is at
-i * 256 samples. Nothing is lost: note F1 on rendered notes is 0.813 (monophonic) and 0.730 (chords
-and melody); the original windows and clock give 0.810 and 0.724.
+The streams are posteriors of 88 sounding piano keys, 88 onsets of keys, and 264 contour bins (three
+per semitone), at 86.13 frames per second. The network processes windows of 43,844 samples. Its own
+code advances them by 36,164 samples, which is not a multiple of the hop of 256 samples, so its
+frame clock drifts by up to 0.7 frames and jumps back at every window. Here windows advance by 142
+whole hops and the grid is uniform: frame i is at i * 256 samples. The accuracy is the same: note F1
+on rendered notes is 0.813 (monophonic) and 0.730 (chords and melody); the original windows and
+clock give 0.810 and 0.724.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ HOP = 256
 WINDOW = 43_844
 WINDOW_FRAMES = 172
 EDGE = 15
-"""Frames at either end of a window that its neighbour says better."""
+"""Frames at either end of a window that are taken from the neighbouring window instead."""
 KEPT = WINDOW_FRAMES - 2 * EDGE
 OUTPUTS = {
     "contours": ("StatefulPartitionedCall:0", 264),
@@ -47,15 +48,15 @@ class BasicPitchSettings:
     """Settings of `BasicPitch`."""
 
     onset_threshold: float = 0.5
-    """Posterior from which a strike begins a note, in [0, 1]."""
+    """Onset posterior at which a note begins, in [0, 1]."""
     note_threshold: float = 0.3
-    """Posterior down to which a note goes on, in [0, 1]."""
+    """Note posterior down to which a note continues, in [0, 1]."""
     batch_windows: int = 8
     """Windows per forward pass. Does not change the features."""
 
 
 class BasicPitch:
-    """Note, onset and contour posteriors, and the notes that they spell."""
+    """Note, onset and contour posteriors, and the notes decoded from them."""
 
     Settings = BasicPitchSettings
 
@@ -129,7 +130,7 @@ class BasicPitch:
 
 
 def _windows(wave: np.ndarray) -> tuple[np.ndarray, int]:
-    """Windows (W, 43844), a view, whose kept frames follow each other from frame 0 on, and T."""
+    """Returns windows (W, 43844), a view whose kept frames are consecutive from frame 0, and T."""
     count = num_frames(len(wave), SAMPLE_RATE, start_s=0.0, hop_s=HOP / SAMPLE_RATE)
     number = -(-count // KEPT)
     length = (number - 1) * KEPT * HOP + WINDOW

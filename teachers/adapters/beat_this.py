@@ -1,10 +1,11 @@
 """Beats and downbeats: Beat This! (Foscarin, Schlüter and Widmer, ISMIR 2024, arXiv 2407.21658).
 
-Posteriors of a beat and of a downbeat, 50 times a second, and on request the states below them. The
-network is our port (`teachers.toolkit.beat_this_network`), the weights are a checkpoint that the
-authors publish (`final0.ckpt` and others; MIT). The log-mel spectrogram is torchaudio's, in torch
-alone: 1024 samples every 441 at 22,050 Hz, 128 bands from 30 to 11,000 Hz. As the authors do, we
-add 6 frames of zeros at either end of a clip, because the loss of the training left the ends out.
+The streams are posteriors of beats and downbeats at 50 frames per second and, optionally, the
+hidden states before them. The network is a port (`teachers.toolkit.beat_this_network`); the weights
+are a checkpoint published by the authors (`final0.ckpt` and others; MIT). The log-mel spectrogram
+equals torchaudio's and needs only torch: 1024 samples every 441 at 22,050 Hz, 128 bands from 30 to
+11,000 Hz. As in the authors' code, 6 frames of zeros are added at either end of a clip, because the
+training loss excluded the ends.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ LOWEST_HZ, HIGHEST_HZ = 30.0, 11_000.0
 LOG_FACTOR = 1000.0
 BORDER = 6
 WINDOW_FRAMES, OVERLAP_FRAMES = 1488, 250
-"""The authors cut pieces into 1500 frames, borders included."""
+"""The authors cut clips into windows of 1500 frames including borders."""
 PEAK_REACH = 3
 """A beat is the highest frame within 60 ms on either side."""
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=WINDOW)
 HYPER = ("spect_dim", "transformer_dim", "ff_mult", "n_layers", "head_dim", "stem_dim", "sum_head",
          "partial_transformers")  # fmt: skip
-"""Shape of the network, by the checkpoint."""
+"""Hyperparameters that the checkpoint states."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +50,7 @@ class BeatThisSettings(HubSettings):
     model: str = ""
     """Path of a `.ckpt` file that the authors of Beat This! publish."""
     features: bool = False
-    """Store the transformer's last states beside the posteriors."""
+    """Store the transformer's last states in addition to the posteriors."""
 
 
 class BeatThis:
@@ -99,7 +100,7 @@ class BeatThis:
             network.load_state_dict(state)
         except RuntimeError as error:
             reason = str(error).splitlines()[-1].strip()
-            raise UserError(f"{self._path} is no checkpoint of Beat This!: {reason}") from None
+            raise UserError(f"{self._path} is not a checkpoint of Beat This!: {reason}") from None
         self._device = device
         self._dtype = getattr(torch, self._settings.dtype)
         self._network = network.eval().to(device, self._dtype)
@@ -142,7 +143,7 @@ class BeatThis:
             raise UserError(f"{self._path} is no checkpoint of Beat This!: it has no state_dict")
         given = saved.get("hyper_parameters", {})
         hyper = {name: given[name] for name in HYPER if name in given}
-        # The network's name within the training code, and what torch.compile puts before it.
+        # The prefixes are the network's name in the training code and the prefix of torch.compile.
         state = {
             name.replace("_orig_mod.", "").removeprefix("model."): weight
             for name, weight in saved["state_dict"].items()
@@ -195,8 +196,8 @@ def log_mel(padded_BL: Any, num_frames: int) -> Any:
 def beat_times(posteriors_TD: np.ndarray) -> dict[str, list[float]]:
     """Times of beats and downbeats in seconds, by the authors' rule without a tempo model.
 
-    A beat is a frame above a half that is the highest within 60 ms; neighbouring ones are one. A
-    downbeat lies on the nearest beat.
+    A beat is a frame above 0.5 that is the highest within 60 ms; adjacent ones are merged. A
+    downbeat is moved to the nearest beat.
     """
     beats_T, downbeats_T = (_peaks(column_T) for column_T in posteriors_TD.T)
     if len(beats_T):
@@ -220,7 +221,7 @@ def _peaks(posterior_T: np.ndarray) -> np.ndarray:
 def _reflected(waves: Sequence[np.ndarray]) -> np.ndarray:
     """(B, L): each wave with half a window of itself, mirrored, at both ends; then zeros."""
     mirrored = [np.pad(wave, WINDOW // 2, mode="reflect") for wave in waves]
-    # One frame more than samples may end within a hop.
+    # One frame more than the samples fill may end within a hop.
     padded_BL = np.zeros((len(waves), max(map(len, mirrored))), np.float32)
     for row, wave in enumerate(mirrored):
         padded_BL[row, : len(wave)] = wave

@@ -1,10 +1,10 @@
 """Joint embeddings of audio and text: LAION's CLAP (Wu et al., ICASSP 2023, arXiv 2211.06687).
 
-transformers' `ClapModel` (laion-clap itself pins an old numpy and wants torchaudio). A stream holds
-the audio encoder's frames before they are pooled, about 3.2 a second; with a list of labels, a
-second one holds how likely each label is at each moment: the frames are projected one by one into
-the space of the label prompts. Clips shorter than 10 s are repeated to fill the window, as CLAP was
-trained; longer ones are cut into windows that fade into each other.
+transformers' `ClapModel` (laion-clap itself pins an old numpy and wants torchaudio). The first
+stream contains the audio encoder's frames before pooling, about 3.2 per second. With a list of
+labels, a second stream contains the probability of each label in each frame: frames are projected
+individually into the space of the label prompts. Clips shorter than 10 s are repeated to fill the
+window, as in CLAP's training; longer ones are cut into windows that are cross-faded.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class CLAP:
         self._settings = settings
         self._checkpoint = checkpoints.find(settings)
         if self._checkpoint.config.get("model_type") != "clap":
-            raise UserError(f"teacher {name}: {settings.model} is no CLAP checkpoint")
+            raise UserError(f"teacher {name}: {settings.model} is not a CLAP checkpoint")
         if "{}" not in settings.prompt:
             raise UserError(f"teacher {name}: prompt needs a {{}}; found {settings.prompt!r}")
         audio = self._checkpoint.config["audio_config"]
@@ -62,7 +62,7 @@ class CLAP:
         self._size = ratio * (audio["spec_size"] // 2 ** (stages - 1) // _pair(audio)[1])
         self._rate = extractor.get("sampling_rate", 48_000)
         self._most = extractor.get("max_length_s", 10) * self._rate
-        # The window's mel frames are stretched onto the encoder's input, ends onto ends.
+        # The window's mel frames are stretched to the encoder's input, ends to ends.
         mels, hop = self._most // extractor["hop_length"], extractor["hop_length"]
         stretched = audio["spec_size"] * ratio
         samples_per_column = mels / (stretched - 1) * hop
@@ -92,7 +92,7 @@ class CLAP:
         )
 
     def load(self, *, device: str, num_threads: int) -> None:
-        """See `teachers.protocol.Teacher`. Then the text encoder is released."""
+        """See `teachers.protocol.Teacher`. The text encoder is released after use."""
         checkpoints.offline()
         from transformers import AutoTokenizer, ClapFeatureExtractor, ClapModel
 
@@ -145,13 +145,13 @@ class CLAP:
         import torch
         from torch.nn import functional
 
-        # Cut to the window here: the extractor would choose a stretch at random.
+        # Clips are cut to the window here, because the extractor would choose a random part.
         windows = [wave[: self._most] for wave in waves]
         prepared = self._extractor(windows, sampling_rate=self._rate, return_tensors="pt")
         with device.turn(), torch.inference_mode():
             output = self._model.audio_model(
                 **checkpoints.moved({"input_features": prepared["input_features"]}, self._model),
-                # The extractor marks one clip at random as long: none is.
+                # The extractor marks a random clip as long, but none is.
                 is_longer=torch.zeros(len(waves), 1, dtype=torch.bool, device=self._model.device),
             )
             frames_BTD = output.last_hidden_state.mean(2).transpose(1, 2)

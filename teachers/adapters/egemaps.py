@@ -1,11 +1,11 @@
-"""Emotion and paralinguistics: the 25 low-level descriptors of eGeMAPSv02, by openSMILE.
+"""Emotion and paralinguistics: the 25 low-level descriptors of eGeMAPSv02, from openSMILE.
 
 Loudness, spectral balance, MFCCs, f0, jitter, shimmer, harmonics and formants every 10 ms (Eyben et
 al., IEEE TAC 2016). openSMILE's own licence allows research and private use; commercial use needs
 one from audEERING.
 
 openSMILE numbers frames by their left edge, but computes voice descriptors over 60 ms and the
-others over 20 ms: in its rows the two groups are 20 ms apart. Here both are brought to one grid.
+others over 20 ms, so the two groups are 20 ms apart in its rows. Here both are aligned to one grid.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ HOP_S = 0.01
 START_S = 0.03
 """Centre of the first 60 ms window."""
 LAG = 2
-"""Rows by which the 20 ms descriptors run ahead of the 60 ms ones: (60 - 20) / 2 / 10."""
+"""Rows by which the 20 ms descriptors precede the 60 ms ones: (60 - 20) / 2 / 10."""
 TAIL_S = 0.1
-"""Silence appended so that openSMILE gives a row for every frame of the clip."""
+"""Silence appended so that openSMILE returns a row for every frame of the clip."""
 VOICE = ("F0", "jitter", "shimmer", "HNR", "logRelF0-H1")
-"""Beginnings of the names of the descriptors over 60 ms."""
+"""Prefixes of the names of the descriptors over 60 ms."""
 FORMANT_AMPLITUDES = ("F1amplitude", "F2amplitude", "F3amplitude")
-"""The same, for openSMILE gives them relative to F0. Revision 1 took them for 20 ms descriptors."""
+"""Prefixes of further ones, because openSMILE states them relative to F0. Revision 1 treated them
+as 20 ms descriptors."""
 NAMES = (
     "Loudness_sma3", "alphaRatio_sma3", "hammarbergIndex_sma3", "slope0-500_sma3",
     "slope500-1500_sma3", "spectralFlux_sma3", "mfcc1_sma3", "mfcc2_sma3", "mfcc3_sma3",
@@ -51,12 +52,12 @@ class EGeMAPSSettings:
     """Settings of `EGeMAPS`."""
 
     revision: Literal[1, 2] = 2
-    """1 goes on with a version that was made before revision 2: in it, the amplitudes of the three
+    """Revision; 1 extends a version from before revision 2, in which the amplitudes of the three
     formants are 20 ms early."""
 
     @staticmethod
     def from_revision(revision: int) -> dict[str, Any]:
-        """The settings that make a version of this revision again."""
+        """The settings that reproduce a version of this revision."""
         return {"revision": revision}
 
 

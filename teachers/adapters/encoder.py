@@ -1,9 +1,9 @@
-"""Features of any audio encoder in transformers, by layer: `transformers:MODEL_ID`.
+"""Extracts features of any layer of any audio encoder in transformers: `transformers:MODEL_ID`.
 
-wav2vec2, HuBERT, WavLM, data2vec, UniSpeech, SEW, AST and Whisper encoders say their frame grid in
-their configuration; for any other encoder state `hop_s`, and loading checks it against the model.
-`mert` is the same for MERT (Li et al., ICLR 2024, arXiv 2306.00107), whose published 95M checkpoint
-is a HuBERT at 24 kHz and is loaded as one, so that no code from the hub has to be trusted.
+wav2vec2, HuBERT, WavLM, data2vec, UniSpeech, SEW, AST and Whisper encoders state their frame grid
+in their configuration. For any other encoder, set `hop_s`, which is checked when the model is
+loaded. `mert` does the same for MERT (Li et al., ICLR 2024, arXiv 2306.00107), whose published 95M
+checkpoint is a HuBERT at 24 kHz and is loaded as one, so that no code from the hub is run.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ class EncoderSettings(HubSettings):
     """Settings of `Encoder`."""
 
     layer: int = -1
-    """Hidden state, as transformers counts them: 0 is what enters the first layer, -1 the last."""
+    """Index of the hidden state as in transformers: 0 is the input of the first layer, -1 the last
+    state."""
     window_s: float = 30.0
     """Longest window in seconds, for models that set no limit themselves."""
     overlap_s: float = 5.0
-    """Overlap of the windows of a longer clip; they are faded into each other there."""
+    """Overlap of the windows of a longer clip, in which they are cross-faded."""
     hop_s: float = 0.0
-    """Seconds between frames, for models whose configuration does not say."""
+    """Seconds between frames, for models whose configuration does not state it."""
     trust_remote_code: bool = False
-    """Run Python code that comes with the checkpoint. Read it first."""
+    """Run the Python code of the checkpoint. Read it first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +48,7 @@ class MERTSettings(EncoderSettings):
     model: str = "m-a-p/MERT-v1-95M"
     """Hub id or folder of a MERT checkpoint."""
     layer: int = 7
-    """The middle layers serve most music tasks best (MERT's model card)."""
+    """The middle layers are best for most music tasks (MERT's model card)."""
     window_s: float = 20.0
     """MERT was trained on 5 s and is used on windows up to tens of seconds."""
 
@@ -163,7 +164,8 @@ class Encoder:
         return {"frames": self._input.frames(output.hidden_states[self._settings.layer])}
 
     def _probe(self) -> None:
-        """Two seconds of noise: as many frames as the grid says, and a layer that there is?"""
+        """Checks with two seconds of noise that the layer exists and the number of frames fits the
+        grid."""
         import torch
 
         rate = self._input.grid.sample_rate
@@ -188,7 +190,7 @@ class Encoder:
 
 
 class MERT(Encoder):
-    """MERT's hidden states, 75 a second."""
+    """MERT's hidden states, 75 per second."""
 
     Settings = MERTSettings
     family = "mert"
@@ -200,7 +202,7 @@ class MERT(Encoder):
         own = [key for key in ("feature_extractor_cqt", "deepnorm") if config.get(key)]
         if own or config.get("attention_relax", -1) > 0:
             raise UserError(
-                f"{self._checkpoint.model} is no plain HuBERT (its configuration sets "
+                f"{self._checkpoint.model} is not a plain HuBERT (its configuration sets "
                 f"{', '.join(own) or 'attention_relax'}) and needs its own code; read that, then "
                 "set trust_remote_code: true"
             )

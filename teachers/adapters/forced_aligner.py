@@ -1,11 +1,11 @@
-"""Word times of known texts: Qwen3-ForcedAligner (github.com/QwenLM/Qwen3-ASR).
+"""Aligns known texts with audio: Qwen3-ForcedAligner (github.com/QwenLM/Qwen3-ASR).
 
-For corpora with texts. The model reads a clip and its words, and predicts in steps of 80 ms when
-each begins and ends. The network is transformers' `Qwen3ASRForTokenClassification`, the inputs and
-the decoding are its own processor's. A stream holds what a student can learn of it: whether a word
-is being said, and whether one begins. A clip without a text, or longer than the model was trained
-for, is a failure of that clip. `ctc` with `align: true` does the same with CTC models, in languages
-that this one lacks.
+The corpus must have texts. The model receives a clip and its words, and predicts the start and end
+of each word in steps of 80 ms. The network is transformers' `Qwen3ASRForTokenClassification`; its
+processor prepares the inputs and decodes the outputs. The stream contains two targets: whether a
+word is spoken, and whether one begins. A clip without a text, or longer than the training data of
+the model, is recorded as failed. `ctc` with `align: true` does the same with CTC models, for other
+languages.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from teachers.toolkit.frame_grid import num_frames
 SAMPLE_RATE = 16_000
 LONGEST_S = 300.0
 TOKENIZERS = {"ja": "nagisa", "ko": "soynlp"}
-"""Language -> the package that cuts its texts into words."""
+"""Language -> the package that splits its texts into words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,11 +44,11 @@ class ForcedAlignerSettings(HubSettings):
     """Hub id or folder of a Qwen3 forced aligner in transformers' format."""
     language: str = ""
     """Language of all texts as a code (zh, yue, en, fr, de, it, ja, ko, pt, ru, es). Empty: words
-    are what spaces separate, and each Chinese character."""
+    are separated by spaces, and each Chinese character is a word."""
 
 
 class ForcedAligner:
-    """When the words of a clip's text are said."""
+    """Times of the words of a clip's text."""
 
     Settings = ForcedAlignerSettings
 
@@ -60,8 +60,8 @@ class ForcedAligner:
         architecture = (config.get("architectures") or [""])[0]
         if architecture != "Qwen3ASRForTokenClassification":
             raise UserError(
-                f"teacher {name}: {settings.model} is no Qwen3 forced aligner; its configuration "
-                f"names {architecture or 'no architecture'}"
+                f"teacher {name}: {settings.model} is not a Qwen3 forced aligner; its "
+                f"configuration names {architecture or 'no architecture'}"
             )
         if settings.frame_rate:
             raise UserError(f"teacher {name}: the steps of the aligner are fixed; drop frame_rate")
@@ -160,7 +160,7 @@ class ForcedAligner:
         )
         clips = []
         for wave, words in zip(waves, aligned, strict=True):
-            # The last step may reach beyond the clip.
+            # The last step may extend beyond the clip.
             end = len(wave) / SAMPLE_RATE
             clips.append([
                 Word(word["text"], min(word["start_time"], end), min(word["end_time"], end))
@@ -169,7 +169,7 @@ class ForcedAligner:
         return clips
 
     def _frames(self, words: Sequence[Word], num_samples: int) -> np.ndarray:
-        """(T, 2): 1 where a word is said, and 1 where one begins."""
+        """(T, 2): 1 where a word is spoken, and 1 where a word begins."""
         count = num_frames(num_samples, SAMPLE_RATE, start_s=self._hop_s / 2, hop_s=self._hop_s)
         frames_T2 = np.zeros((count, 2), np.float32)
         for word in words:

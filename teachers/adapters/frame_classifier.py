@@ -1,9 +1,9 @@
-"""Classes of frames, such as speakers: any `AutoModelForAudioFrameClassification`.
+"""Classifies frames, such as speakers, with any `AutoModelForAudioFrameClassification`.
 
 Nemotron 3 Diarization (nvidia/Nemotron-3-Diarization: eight speakers, overlap, every 10 ms) and
 wav2vec2-like models with a head per frame. Columns are speakers, in the order in which they first
-speak, or classes by name. Windows of a long clip are matched by the speakers in their overlap, then
-faded into each other.
+speak, or named classes. Windows of a long clip are matched by the speakers in their overlap, then
+cross-faded.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WINDOW_S = {NEMOTRON: 3600.0}
 """Model type -> its longest window. Nemotron cuts long audio itself and keeps track of speakers."""
 OTHER_WINDOW_S = 30.0
 FIRST_SPEECH_S = 0.25
-"""A speaker has spoken once it was likely on average for so long."""
+"""A speaker counts as having spoken if it was likely on average for this long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,9 +41,9 @@ class FrameClassifierSettings(EncoderSettings):
     """Meaning of the columns: interchangeable speakers, or classes. Empty: speakers, unless the
     checkpoint has names for them."""
     scores: Literal["sigmoid", "softmax"] = "sigmoid"
-    """Rule from logits to posteriors: each column for itself, or one at a time."""
+    """Conversion of logits to posteriors: independent columns, or one column at a time."""
     features: bool = False
-    """Store the hidden states of `layer` beside the posteriors; not for Nemotron."""
+    """Store the hidden states of `layer` in addition to the posteriors; not for Nemotron."""
     window_s: float = 0.0
     """Longest window of the model in seconds; 0 means an hour for Nemotron, else 30 s."""
 
@@ -95,7 +95,7 @@ class FrameClassifier(Encoder):
         return [self._joined(windows) for windows in clips]
 
     def _joined(self, windows: Sequence[tuple[int, dict[str, np.ndarray]]]) -> Targets:
-        """One clip from its windows, with one column for each speaker."""
+        """Joins the windows of a clip, with one column for each speaker."""
         activity = [(first, frames["posteriors"]) for first, frames in windows]
         was_active_C = activity[0][1].max(0) >= speakers.ACTIVE
         for row in range(1, len(activity)):
@@ -164,11 +164,11 @@ class FrameClassifier(Encoder):
 
 
 def _guard_padding(model: Any) -> None:
-    """Lets the convolution that upsamples Nemotron's states see, behind a padded clip, what it sees
-    behind a clip alone: zeros, and no states of padding.
+    """Replaces states of padding by zeros before the convolution that upsamples Nemotron's states.
 
-    A clip alone ends with the state of its last, incomplete group of mel frames; where its mel
-    frames fill whole groups, the extractor's one frame more makes a further state.
+    A padded clip then gives the same frames as a clip alone. A clip alone ends with the state of
+    its last, incomplete group of mel frames; if its mel frames fill whole groups, the extractor's
+    additional frame makes one more state.
     """
     import torch
 

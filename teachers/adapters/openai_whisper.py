@@ -1,8 +1,8 @@
-"""ASR from OpenAI's own `.pt` checkpoints, by the openai-whisper package (an optional extra).
+"""ASR with OpenAI's own `.pt` checkpoints and the openai-whisper package (an optional extra).
 
-For teams that keep the original files. The checkpoint is read by torch's `weights_only` unpickler
-into the package's network; frames, batched greedy decoding and word times are the package's, on one
-encoder pass for all three.
+This family is for teams that keep the original files. The checkpoint is read by torch's
+`weights_only` unpickler into the package's network. Frames, batched greedy decoding and word times
+come from the package, with one encoder pass for all three.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class OpenAIWhisperSettings(HubSettings):
     language: str = "en"
     """Language of a multilingual model's transcripts."""
     transcribe: bool = True
-    """Write a transcript with word times beside the frames."""
+    """Write a transcript with word times in addition to the frames."""
 
 
 class OpenAIWhisper:
-    """Encoder frames every 20 ms, and what is said."""
+    """Encoder frames every 20 ms, and a transcript."""
 
     Settings = OpenAIWhisperSettings
 
@@ -95,7 +95,7 @@ class OpenAIWhisper:
         checkpoint = self._read(only_header=False)
         model = whisper.model.Whisper(whisper.model.ModelDimensions(**checkpoint["dims"]))
         model.load_state_dict(checkpoint["model_state_dict"])
-        # The package knows each published checkpoint by its digest, a part of its address.
+        # The package identifies each published checkpoint by its digest, a part of its address.
         heads = alignment_heads(self._path.stem, sha256(self._path))
         if heads is not None:
             model.set_alignment_heads(heads)
@@ -129,7 +129,7 @@ class OpenAIWhisper:
                 f"{self._path} cannot be read as tensors alone: {str(error).splitlines()[0]}"
             ) from None
         if not {"dims", "model_state_dict"} <= set(checkpoint):
-            raise UserError(f"{self._path} is no Whisper checkpoint of OpenAI's")
+            raise UserError(f"{self._path} is not a Whisper checkpoint of OpenAI")
         return checkpoint
 
     def _forward_batch(self, pieces: Sequence[Window], _: int) -> list[WindowResult]:
@@ -183,7 +183,7 @@ class OpenAIWhisper:
 
 
 class _Encoded:
-    """The model for `find_alignment`, with the encoder's output at hand."""
+    """The model for `find_alignment`, with a precomputed encoder output."""
 
     def __init__(self, model: Any, states_TD: Any) -> None:
         self._model, self._states_TD = model, states_TD

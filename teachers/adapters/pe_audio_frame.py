@@ -1,14 +1,13 @@
-"""Sound events in any words: Meta's PE-A-Frame (Vyas et al. 2025, arXiv 2512.19687).
+"""Sound events described by free text: Meta's PE-A-Frame (Vyas et al. 2025, arXiv 2512.19687).
 
 transformers' `PeAudioFrameLevelModel` embeds every 40 ms of audio and every phrase into one space.
-A stream holds the frame embeddings, so that other phrases can be scored later from the cache alone;
-a second one holds the posterior of each phrase of the settings at each moment, by default of
-AudioSet's 527 class names. The text encoder reads the phrases once and is let go.
+One stream contains the frame embeddings, so that other phrases can be scored later from the cache
+alone. A second stream contains the posterior of each phrase in the settings, by default of
+AudioSet's 527 class names. The text encoder embeds the phrases once and is then released.
 
 The model pads batches of clips with a mask, but its waveform encoder runs unmasked: near the end of
-a padded clip it would see biases where a clip alone sees zeros. Its convolutions are given those
-zeros here, and its masked group norm runs in float32, whose sums over a window do not fit into
-float16.
+a padded clip it would process biases where a clip alone has zeros. Here its convolutions receive
+zeros, and its masked group norm runs in float32, because its sums over a window overflow float16.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from teachers.toolkit.windowing import Grid, over_clips, pooled
 # Legend: B batch, L samples, T frames, E width of the common space, C phrases.
 
 MANY_PHRASES = 64
-"""Phrases from which only the strongest of a frame are stored."""
+"""With at least this many phrases, only the strongest ones of each frame are stored."""
 PHRASES_PER_PASS = 64
 
 
@@ -47,13 +46,13 @@ class PEAudioFrameSettings(HubSettings):
     phrases: tuple[str, ...] = ()
     """The sounds to score, e.g. [a dog barking, applause]; AudioSet's class names if empty."""
     posteriors: bool = True
-    """Store how likely each phrase is at each moment."""
+    """Store the probability of each phrase in each frame."""
     features: bool = True
     """Store the frame embeddings, from which other phrases can be scored later."""
     window_s: float = 30.0
     """Longest window of the model, in seconds."""
     overlap_s: float = 5.0
-    """Duration that windows of a longer clip share; they are faded into each other there."""
+    """Overlap of the windows of a longer clip in seconds, in which they are cross-faded."""
     batch_seconds: float = 0.0
     """Padded audio per forward pass, in seconds; 0 means 30 on a CPU, 240 on a GPU: the waveform
     encoder takes several GB at 48 kHz. Does not change the features."""
@@ -64,7 +63,7 @@ class PEAudioFrameSettings(HubSettings):
 
 
 class PEAudioFrame:
-    """Frame embeddings in the space of words, and posteriors of phrases, every 40 ms."""
+    """Frame embeddings in the space of texts, and posteriors of phrases, every 40 ms."""
 
     Settings = PEAudioFrameSettings
     overlaps = True
@@ -75,9 +74,9 @@ class PEAudioFrame:
         self._checkpoint = checkpoints.find(settings)
         config = self._checkpoint.config
         if config.get("model_type") != "pe_audio":
-            raise UserError(f"teacher {name}: {settings.model} is no PE-A-Frame checkpoint")
+            raise UserError(f"teacher {name}: {settings.model} is not a PE-A-Frame checkpoint")
         if not (settings.posteriors or settings.features):
-            raise UserError(f"teacher {name}: set posteriors or features; with neither it is empty")
+            raise UserError(f"teacher {name}: set posteriors or features; found neither")
         self._phrases = settings.phrases or audioset_classes()
         if len(set(self._phrases)) < len(self._phrases):
             raise UserError(f"teacher {name}: a phrase is listed twice")
@@ -211,13 +210,13 @@ class PEAudioFrame:
 
 @functools.cache
 def audioset_classes() -> tuple[str, ...]:
-    """The display names of AudioSet's 527 classes, in its own order (Google, CC-BY-4.0)."""
+    """The display names of AudioSet's 527 classes, in AudioSet's order (Google, CC-BY-4.0)."""
     text = (resources.files("teachers.toolkit") / "audioset_classes.csv").read_text("utf-8")
     return tuple(row["display_name"] for row in csv.DictReader(text.splitlines()))
 
 
 class _PaddingGuard:
-    """Zeroes what lies behind the end of each clip before every convolution of the embedder."""
+    """Sets the padding after each clip to zero before every convolution of the embedder."""
 
     def __init__(self, embedder: Any) -> None:
         from torch import nn
@@ -228,12 +227,13 @@ class _PaddingGuard:
                 module.register_forward_pre_hook(self._mask)
 
     def lengths(self, lengths: Sequence[int]) -> _PaddingGuard:
-        """Samples of each clip of the next batch; a context that ends with the batch."""
+        """Sets the number of samples of each clip in the next batch; a context manager for that
+        batch."""
         self._lengths = list(lengths)
         return self
 
     def __enter__(self) -> None:
-        """Begins the batch."""
+        """Starts the batch."""
 
     def __exit__(self, *error: object) -> None:
         self._lengths = []

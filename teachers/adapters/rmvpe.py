@@ -1,10 +1,11 @@
-"""Pitch of singing and of speech over music: RMVPE (Wei et al., Interspeech 2023, 2306.15412).
+"""Pitch of voices in music: RMVPE (Wei et al., Interspeech 2023, arXiv 2306.15412).
 
-The network that voice conversion uses, as the ONNX file that its users exchange (`rmvpe.onnx` of
-lj1995/VoiceConversionWebUI, MIT): a log-mel spectrogram (1, 128, T), T a multiple of 32, gives
-salience (1, T, 360) over CREPE's pitch bins every 10 ms. The file is yours to fetch; no wheel
-carries it. The spectrogram is that of the package rmvpe-onnx (MIT) in numpy alone: magnitudes of
-1024 samples every 160 at 16 kHz, 128 HTK bands from 30 Hz to 8 kHz with Slaney's norm.
+The network is used for voice conversion and distributed as an ONNX file (`rmvpe.onnx` of
+lj1995/VoiceConversionWebUI, MIT). It maps a log-mel spectrogram (1, 128, T), T a multiple of 32, to
+salience (1, T, 360) over CREPE's pitch bins every 10 ms. You must download the file; it is not in a
+wheel. The spectrogram is the same as in the package rmvpe-onnx (MIT), implemented in numpy:
+magnitudes of 1024 samples every 160 at 16 kHz, 128 HTK bands from 30 Hz to 8 kHz with Slaney's
+norm.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ FLOOR = 1e-5
 FRAME_MULTIPLE = 32
 """The network halves the frames five times."""
 WINDOW_FRAMES, OVERLAP_FRAMES = 3200, 400
-"""32 s of a longer clip at once; windows share 4 s."""
+"""Longer clips are processed in windows of 32 s, which overlap by 4 s."""
 SILENCE_PEAK = 1e-4
 """Quieter frames (-80 dBFS) have no pitch, as with CREPE."""
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=WINDOW)
@@ -95,7 +96,7 @@ class RMVPE:
         """See `teachers.protocol.Teacher`."""
         clips = over_clips(
             waves, GRID, self._forward_batch, size=WINDOW_FRAMES, overlap=OVERLAP_FRAMES,
-            # Clips go through the network one by one, whatever the batch.
+            # The network processes one clip at a time.
             budget=BatchBudget(1.0),
         )  # fmt: skip
         saliences = [frames["salience"] for frames in clips]

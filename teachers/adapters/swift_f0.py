@@ -1,9 +1,9 @@
 """Pitch, fast: SwiftF0 (Nieradzik 2025, arXiv 2508.18440), a network of 14 thousand parameters.
 
-The graph maps a waveform to f0 and confidence every 16 ms, nine times as fast as CREPE tiny
-on the same notes and as accurate there (`benchmarks/results/pitch.txt`). It has no salience, so
-the pitch stream is what CREPE's own training target would be: a Gaussian of 25 cents around f0, as
-high as the confidence. One voice at a time, 46.9 to 2,094 Hz.
+The graph maps a waveform to f0 and confidence every 16 ms, nine times as fast as CREPE tiny on the
+same notes and as accurate there (`benchmarks/results/pitch.txt`). It has no salience, so the pitch
+stream is CREPE's training target: a Gaussian of 25 cents around f0, scaled by the confidence. It
+tracks one voice at a time, from 46.9 to 2,094 Hz.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from teachers.toolkit.pitch_salience import BINS, pitch_streams
 SAMPLE_RATE, HOP, WINDOW = 16_000, 256, 2048
 LOWEST, HIGHEST = 46.875, 2093.75
 LEFT_FRAMES, RIGHT_FRAMES, CHUNK_FRAMES = 11, 10, 1875
-"""A chunk of 30 s with 11 frames before and 10 after it gives what the whole clip would."""
+"""Chunks of 30 s with 11 more frames before and 10 after give the same result as the whole clip."""
 SILENCE_PEAK = 1e-3
-"""Quieter frames have no pitch: on digital silence the network answers at random."""
+"""Quieter frames have no pitch: on digital silence the network's output is random."""
 SPREAD_CENTS = 25.0
 MODEL_SHA256 = "6385e8c2ebc3872e82c9ff5946228de44cd3be77a750ea53698b7dbfe94b0a22"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SwiftF0Settings:
-    """Settings of `SwiftF0`: it has none."""
+    """Settings of `SwiftF0`, which has none."""
 
 
 class SwiftF0:

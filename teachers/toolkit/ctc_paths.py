@@ -1,8 +1,8 @@
-"""Paths through a CTC model's posteriors: the best one, and the one of a known text.
+"""Finds paths through a CTC model's posteriors: the best path, and the path of a known text.
 
-CTC (Graves et al., ICML 2006) lets a path repeat a token over frames and put blanks between tokens.
-A token's time is the stretch of frames in which its path stays on it; models emit tokens in short
-peaks, so a word lasts from its first peak to the end of its last one.
+In CTC (Graves et al., ICML 2006), a path may repeat a token over frames and has blanks between
+tokens. A token's time is the range of frames in which the path stays on it. Models emit tokens in
+short peaks, so a word lasts from its first peak to the end of its last one.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from manifests.streams.transcript import Word
 
 WORD_GAP = "|"
 PIECE_START = "\u2581"
-"""SentencePiece marks the first piece of a word with it."""
+"""SentencePiece's mark of the first piece of a word."""
 
 MOST_CELLS = 400_000_000
-"""Frames times states of an alignment, a byte each: about eight minutes of speech at 50 frames a
-second and a character per token."""
+"""Maximum of frames times states in an alignment, one byte each: about eight minutes of speech at
+50 frames per second and one character per token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Emission:
-    """One token of a path and the frames that it takes."""
+    """One token of a path and its frames."""
 
     token: int
     first: int
@@ -37,7 +37,7 @@ class Emission:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A CTC model's tokens, and how they make words."""
+    """A CTC model's tokens, and how they form words."""
 
     names: Sequence[str]
     blank: int
@@ -48,7 +48,7 @@ class Vocabulary:
 
     @property
     def is_characters(self) -> bool:
-        """Whether the tokens are characters with a sign for the gap between words."""
+        """Whether the tokens are characters with a word separator."""
         ordinary = [name for name in self.names if name and name[0] != "<"]
         return WORD_GAP in self.names and all(len(name) == 1 for name in ordinary)
 
@@ -58,7 +58,7 @@ class Vocabulary:
         return any(name.startswith(PIECE_START) for name in self.names)
 
     def words(self, emissions: Sequence[Emission], *, start_s: float, hop_s: float) -> list[Word]:
-        """The words of a path with their times; each phone of a phone model is a word.
+        """Returns the words of a path with their times; each phone of a phone model is a word.
 
         Args:
             emissions: The path.
@@ -87,7 +87,7 @@ class Vocabulary:
 
 
 def best_path(posteriors_TV: np.ndarray, blank: int) -> list[Emission]:
-    """The tokens of the likeliest path (greedy decoding), without blanks and repeats."""
+    """Returns the tokens of the most likely path (greedy decoding), without blanks and repeats."""
     emissions, first = [], 0
     for token, frames in groupby(posteriors_TV.argmax(1).tolist()):
         end = first + sum(1 for _ in frames)
@@ -98,11 +98,12 @@ def best_path(posteriors_TV: np.ndarray, blank: int) -> list[Emission]:
 
 
 def align(posteriors_TV: np.ndarray, tokens: Sequence[int], blank: int) -> list[Emission] | None:
-    """The likeliest path that spells `tokens`; None if the frames are too few, or all too many.
+    """Returns the most likely path that spells `tokens`; None if there are too few or too many
+    frames.
 
-    Viterbi over the tokens with a blank before, between and behind them: a path stays, moves on by
-    one state, or leaps over the blank between two different tokens. It takes S steps of numpy per
-    frame.
+    Viterbi over the tokens with a blank before, between and after them: a path stays in its state,
+    moves to the next, or skips the blank between two different tokens. Each frame takes a few numpy
+    operations over S states.
     """
     if not tokens:
         return []
@@ -140,28 +141,28 @@ def align(posteriors_TV: np.ndarray, tokens: Sequence[int], blank: int) -> list[
 
 @dataclass(frozen=True, slots=True)
 class Alignment:
-    """When the words of a known text are said."""
+    """Times of the words of a known text."""
 
     spans: Sequence[tuple[int, int] | None]
     """First frame and end of each word; None for a word that the vocabulary cannot spell."""
     score: float
-    """Geometric mean of the tokens' highest posteriors in their frames, in [0, 1]: low where the
-    text is not what is said."""
+    """Geometric mean of the tokens' highest posteriors in their frames, in [0, 1]: low if the text
+    does not match the audio."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpelledText:
-    """A known text as a CTC model would spell it."""
+    """A known text in the tokens of a CTC model."""
 
     words: Sequence[str]
-    """The words as they are written in the text."""
+    """The words as written in the text."""
     tokens: Sequence[Sequence[int]]
     """Tokens of each word; empty for a word that the vocabulary cannot spell, such as a number."""
     gap: int | None
-    """The token between words, where the vocabulary has one."""
+    """The token between words, if the vocabulary has one."""
 
     def align(self, posteriors_TV: np.ndarray, blank: int) -> Alignment | None:
-        """When each word is said; None where the clip is too short for the text."""
+        """Aligns the words; None if the clip is too short for the text."""
         sequence: list[int] = []
         spans: list[slice] = []
         for tokens in self.tokens:
@@ -181,10 +182,10 @@ class SpelledText:
 
 
 def spell(text: str, vocabulary: Vocabulary, pieces: Callable[[str], Sequence[int]]) -> SpelledText:
-    """A text in a vocabulary's tokens.
+    """Converts a text to a vocabulary's tokens.
 
-    Letters take the case that the vocabulary has; signs that it lacks (punctuation, digits) are
-    left out.
+    Letters are converted to the vocabulary's case; characters that it lacks (punctuation, digits)
+    are omitted.
 
     Args:
         text: Text of the clip.
@@ -207,10 +208,10 @@ def spell(text: str, vocabulary: Vocabulary, pieces: Callable[[str], Sequence[in
 def timed(
     words: Sequence[str], spans: Sequence[tuple[int, int] | None], *, start_s: float, hop_s: float
 ) -> list[Word]:
-    """Words of a known text with their times; a word without a span fills the gap that it is in.
+    """Words of a known text with their times; a word without a span fills its gap.
 
     Args:
-        words: Words as they are written.
+        words: Words as written in the text.
         spans: First frame and end of each.
         start_s: Middle of frame 0, in seconds.
         hop_s: Seconds per frame.

@@ -1,9 +1,9 @@
-"""Turns on a device that threads of a worker share, and copies of arrays to and from it.
+"""Lets threads of a worker take turns on a device, and copies arrays to and from it.
 
 A worker with a GPU runs two blocks at a time, each in a thread of its own. Only one of them
-computes on the device; meanwhile the other pads its next batch, or turns frames that have arrived
-into targets. An adapter holds `turn` while it gives work to the device, and waits for results after
-it. It says so by the class attribute `overlaps = True` (`teachers.protocol`).
+computes on the device; meanwhile the other pads its next batch, or converts finished frames to
+targets. An adapter holds `turn` while it submits work to the device, and waits for results
+afterwards. It declares this with the class attribute `overlaps = True` (`teachers.protocol`).
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _TURN = threading.RLock()
 
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
-    """The time in which this thread, and no other of the process, gives work to the device."""
+    """Context in which only this thread of the process submits work to the device."""
     with _TURN:
         yield
 
 
 def on_device(array: Any, device: Any) -> Any:
-    """A tensor, or an array as one, on the device.
+    """Copies a tensor or array to the device.
 
-    The copy to a GPU starts from page-locked memory and does not wait for its end.
+    The copy to a GPU is asynchronous, from page-locked memory.
     """
     import torch
 
@@ -39,10 +39,10 @@ def on_device(array: Any, device: Any) -> Any:
 
 
 class HostCopy:
-    """A tensor on its way from the device to the host.
+    """An asynchronous copy of a tensor from the device to the host.
 
-    The copy is queued behind the network's work when this is made, into page-locked memory. The
-    thread that asks for the array waits for it, and needs no turn for that.
+    The copy to page-locked memory is queued after the network's work. The thread that requests the
+    array waits for it, without holding the turn.
     """
 
     def __init__(self, tensor: Any) -> None:
@@ -58,7 +58,7 @@ class HostCopy:
         self._arrived.record()
 
     def array(self) -> np.ndarray:
-        """The values, once they have arrived."""
+        """Waits for the copy, and returns the values."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._tensor.numpy()

@@ -1,17 +1,15 @@
-"""Front ends of transformers' audio encoders: inputs from waveforms, and frames from states.
+"""Front ends of transformers' audio encoders: convert waveforms to inputs, and states to frames.
 
 Five kinds of front end cover the encoders of transformers. Each knows its frame grid from the
 checkpoint's configuration alone (no model is loaded to describe a teacher), prepares a batch of
-waveforms of different lengths, and says which of the model's states are frames:
+waveforms of different lengths, and selects the model's states that are frames:
 
 - `Waveform`: strided convolutions over samples (wav2vec2, HuBERT, WavLM, MERT, ...). Padding is
-  masked, also in the group norm over time of the base-size models, which would else include it.
-- `Patches`: AST's patches of a log-mel spectrogram; the frames of a moment are averaged over
-  frequency. Padding is the model's own: it was trained with it.
-- `WhisperMel`: Whisper's encoder, always 30 s.
-- `LogMel`: encoders over a log-mel spectrogram that they thin out themselves (Parakeet, LASR,
-  Nemotron 3 Diarization). Padding is masked.
-- `Extracted`: any other model by its own feature extractor; the frame hop must be stated.
+masked, also in the group norm over time of base-size models, which would otherwise include it. -
+`Patches`: AST's patches of a log-mel spectrogram; frames are averaged over frequency. Padding is as
+in the model's training. - `WhisperMel`: Whisper's encoder, always 30 s. - `LogMel`: encoders that
+subsample a log-mel spectrogram themselves (Parakeet, LASR, Nemotron 3 Diarization). Padding is
+masked. - `Extracted`: any other model, with its own feature extractor; the frame hop must be set.
 """
 
 from __future__ import annotations
@@ -35,23 +33,23 @@ MEL_HOP, MEL_WINDOW = 160, 400
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Waveforms that are ready for the model."""
+    """A batch of waveforms as inputs of the model."""
 
     inputs: dict[str, Any]
     """The model's arguments."""
     lengths: list[int]
     """Samples of each waveform."""
     shares: list[float]
-    """The share of each that is not padding, by the model's own mask; empty if it has none."""
+    """The share of each that is not padding, from the model's own mask; empty if it has none."""
 
 
 class Input:
-    """A front end; what most of them share."""
+    """Base class of front ends."""
 
     longest: int | None = None
-    """Frames of the model's own window; None if it takes any length."""
+    """Frames of the model's own window; None if it accepts any length."""
     width: int = 0
-    """Width of the encoder's states, where the front end knows better than `hidden_size`."""
+    """Width of the encoder's states, if it differs from `hidden_size`."""
 
     def __init__(self, folder: Path, grid: Grid) -> None:
         self.grid = grid
@@ -59,30 +57,31 @@ class Input:
         self._extractor: Any = None
 
     def attach(self, model: Any) -> None:
-        """Prepares a loaded model, and what turns waveforms into its inputs."""
+        """Prepares a loaded model and the conversion of waveforms to its inputs."""
         from transformers import AutoFeatureExtractor
 
         self._extractor = AutoFeatureExtractor.from_pretrained(self._folder, local_files_only=True)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
-        """The model's arguments for a batch. Keeps nothing, so threads may prepare at once."""
+        """Returns the model's arguments for a batch. Stateless, so threads may call it in
+        parallel."""
         rate = self.grid.sample_rate
         inputs = self._extractor(list(waves), sampling_rate=rate, return_tensors="pt")
         return Batch(dict(inputs), [len(wave) for wave in waves], [])
 
     def enter(self, batch: Batch) -> None:
-        """Tells the model about a batch that it is about to compute."""
+        """Prepares the model for the batch that it will compute next."""
 
     def frames(self, states_BSD: Any) -> Any:
         """States that are frames: (B, T, D)."""
         return states_BSD
 
     def count(self, num_samples: int) -> int:
-        """Frames of a waveform."""
+        """Number of frames of a waveform."""
         return self.grid.count(num_samples)
 
     def counts(self, batch: Batch, states: int) -> list[int]:
-        """Frames of each waveform of a batch, of `states` with padding."""
+        """Number of frames of each waveform in a batch with `states` padded states."""
         return [min(states, self.count(length)) for length in batch.lengths]
 
 
@@ -91,7 +90,7 @@ def from_checkpoint(checkpoint: Checkpoint, *, hop_s: float = 0.0) -> Input:
 
     Args:
         checkpoint: A folder with `config.json` and, mostly, `preprocessor_config.json`.
-        hop_s: Seconds between frames, for models whose configuration does not say.
+        hop_s: Seconds between frames, for models whose configuration does not state it.
 
     Raises:
         UserError: the frame grid is unknown and `hop_s` is not given.
@@ -129,7 +128,7 @@ class Waveform(Input):
         self._norms: list[Any] = []
 
     def attach(self, model: Any) -> None:
-        """See `Input`. Makes group norms over time deaf to padding."""
+        """See `Input`. Makes group norms over time ignore padding."""
         from torch import nn
 
         for module in model.modules():
@@ -156,7 +155,7 @@ class Waveform(Input):
         return Batch(inputs, [len(wave) for wave in waves], [])
 
     def enter(self, batch: Batch) -> None:
-        """See `Input`. The group norms leave out what is padding in this batch."""
+        """See `Input`. The group norms ignore the padding of this batch."""
         kernel, stride = self._first
         for norm in self._norms:
             norm.lengths = [(length - kernel) // stride + 1 for length in batch.lengths]
@@ -194,7 +193,7 @@ class Patches(Input):
         return states_BSD[:, 2:].unflatten(1, (self._bands, -1)).mean(1)
 
     def count(self, num_samples: int) -> int:
-        """See `Input`. A patch that is half padding or more is no frame."""
+        """See `Input`. A patch with half or more padding is not a frame."""
         rate = self.grid.sample_rate
         start_s, hop_s = self.grid.centre / rate, self.grid.hop / rate
         return num_frames(num_samples, rate, start_s=start_s, hop_s=hop_s)
@@ -212,14 +211,14 @@ class WhisperMel(Input):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogMelKind:
-    """The strides by which an encoder thins out its log-mel spectrogram."""
+    """The strides with which an encoder subsamples its log-mel spectrogram."""
 
     width: int
-    """Width of the encoder's states where the configuration leaves the default out."""
+    """Default width of the encoder's states, which the configuration may leave out."""
     factor: int
-    """Mel frames from one output frame to the next, where the configuration does not say."""
+    """Mel frames from one output frame to the next, if the configuration does not state it."""
     field: int = 1
-    """Mel frames that a clip needs to give its first output frame."""
+    """Mel frames that a clip needs for its first output frame."""
     reach: int = 1
     """Mel frames in the direct input of one output frame."""
     is_centred: bool = True
@@ -240,7 +239,7 @@ LOG_MELS = {
 
 
 class LogMel(Input):
-    """A log-mel spectrogram by the checkpoint's own extractor."""
+    """A log-mel spectrogram from the checkpoint's own extractor."""
 
     def __init__(self, checkpoint: Checkpoint, kind: LogMelKind) -> None:
         extractor, encoder = checkpoint.extractor, checkpoint.encoder
@@ -257,7 +256,7 @@ class LogMel(Input):
             centre=centre, window=(kind.reach - 1) * hop + window,
         ))  # fmt: skip
         self.width = encoder.get("hidden_size", kind.width)
-        # The deviation over time, by which the mel is divided, takes two frames.
+        # Dividing the mel by its deviation over time needs two frames.
         self._least = max(field, 2 * hop)
 
     def prepare(self, waves: Sequence[np.ndarray]) -> Batch:
@@ -270,7 +269,7 @@ class LogMel(Input):
 
 
 class Extracted(Input):
-    """Whatever the checkpoint's own feature extractor makes, with its attention mask."""
+    """The output of the checkpoint's own feature extractor, with its attention mask."""
 
     def __init__(self, folder: Path, extractor: dict[str, Any], hop_s: float) -> None:
         rate = extractor.get("sampling_rate", 16_000)
@@ -288,7 +287,7 @@ class Extracted(Input):
         return Batch(prepared, [len(wave) for wave in waves], shares)
 
     def counts(self, batch: Batch, states: int) -> list[int]:
-        """See `Input`. As large a share of the states as of the mask."""
+        """See `Input`. The same share of the states as of the mask."""
         return [max(1, round(share * states)) for share in batch.shares]
 
 
@@ -297,7 +296,7 @@ def _at_least(wave: np.ndarray, least: int) -> np.ndarray:
 
 
 def _masked_group_norm(norm: Any) -> Any:
-    """A group norm with a group per channel, whose mean and deviation leave padding out."""
+    """A group norm with a group per channel, whose mean and deviation ignore padding."""
     import torch
     from torch import nn
 

@@ -1,8 +1,8 @@
-"""AST's log-mel spectrogram as batched torch code, on whatever device the model is.
+"""Computes AST's log-mel spectrogram in batches with torch, on the model's device.
 
-transformers computes it in numpy, one window after the other: sliding windows on a GPU would wait
-for that. The numbers are the same (a test compares them): Kaldi's filter bank of 128 bands, 25 ms
-every 10 ms, without dither.
+transformers computes it in numpy, one window after the other, which is slow for sliding windows on
+a GPU. The results are equal (a test compares them): Kaldi's filter bank of 128 bands, 25 ms every
+10 ms, without dither.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PREEMPHASIS, FLOOR = 0.97, 1.192092955078125e-07
 
 
 class KaldiMel:
-    """Normalised log-mels of a batch, padded to AST's length as its own extractor pads."""
+    """Normalised log-mels of a batch, padded to AST's length like its own extractor does."""
 
     def __init__(self, extractor: Any, device: torch.device) -> None:
         from transformers.audio_utils import mel_filter_bank
@@ -53,8 +53,8 @@ class KaldiMel:
         log_BFM = (power @ self._filters_FM).clamp(min=FLOOR).log()
         counts_B = torch.tensor([(len(w) - WINDOW) // HOP + 1 for w in waves], device=self._device)
         place_F = torch.arange(self._length, device=self._device)
-        found_BFM = log_BFM.new_zeros(len(waves), self._length, log_BFM.shape[2])
+        mel_BFM = log_BFM.new_zeros(len(waves), self._length, log_BFM.shape[2])
         kept = min(self._length, log_BFM.shape[1])
-        found_BFM[:, :kept] = log_BFM[:, :kept]
-        found_BFM *= (place_F < counts_B[:, None])[:, :, None]
-        return (found_BFM - self._mean) / self._scale
+        mel_BFM[:, :kept] = log_BFM[:, :kept]
+        mel_BFM *= (place_F < counts_B[:, None])[:, :, None]
+        return (mel_BFM - self._mean) / self._scale

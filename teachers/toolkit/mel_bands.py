@@ -1,4 +1,4 @@
-"""Triangular filters on a mel scale, as librosa and torchaudio make them: straight in hertz."""
+"""Triangular filters on a mel scale, linear in hertz as in librosa and torchaudio."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def mel_bands(
         sample_rate: In Hz.
         fft: Length of the transform.
         bands: Number of filters.
-        lowest_hz: Where the first filter begins.
-        highest_hz: Where the last one ends.
+        lowest_hz: Start of the first filter.
+        highest_hz: End of the last filter.
         scale: `htk` is 2595 log10(1 + f / 700); `slaney` is linear to 1 kHz, then 27 mel per
             factor 6.4.
         equal_area: Whether each filter is divided by half its width in hertz (Slaney's norm).

@@ -1,4 +1,4 @@
-"""Sessions of onnxruntime that keep to a worker's threads."""
+"""Opens sessions of onnxruntime with a worker's number of threads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def open_session(path: Path, *, num_threads: int, device: str = "cpu") -> Any:
-    """An `onnxruntime.InferenceSession`; on the CPU where the runtime has no CUDA.
+    """Opens an `onnxruntime.InferenceSession`, on the CPU if the runtime has no CUDA.
 
     Args:
         path: The .onnx file.

@@ -1,9 +1,9 @@
-"""The most likely path of a pitch through salience (Viterbi), for many clips at once.
+"""Finds the most likely path of a pitch through salience (Viterbi), for many clips in parallel.
 
-A pitch glides by up to `GLIDE_BINS` bins a frame, at a cost per bin, or leaps anywhere. The scores
-of a batch of clips lie in one long array, so a frame of all clips costs a few calls of NumPy
-whatever the number of clips. The forward pass keeps scores and no decisions: a decision is made
-again, from the same numbers, only where the path goes through.
+A pitch glides by up to `GLIDE_BINS` bins per frame, at a cost per bin, or leaps anywhere. The
+scores of a batch of clips are in one long array, so each frame takes a few calls of NumPy for all
+clips together. The forward pass stores scores but no decisions: decisions are recomputed from the
+same numbers along the path.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ GLIDE_BINS, GLIDE_COST, LEAP_COST = 12, 0.05, 8.0
 MOVES_M = np.arange(-GLIDE_BINS, GLIDE_BINS + 1)
 COST_M = GLIDE_COST * np.abs(MOVES_M)
 BATCH_BYTES = 64 << 20
-"""Scores that are kept at once. A clip with more is walked through twice, in stretches."""
+"""Maximum size of the stored scores. Longer clips are processed twice, in parts."""
 
 
 def best_paths(saliences: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Bins of each clip's path with the most log salience less the cost of its moves.
+    """Returns the path of each clip that maximises log salience minus the cost of its moves.
 
     Args:
         saliences: salience_TB of each clip, in [0, 1], T >= 1, all with the same bins.
@@ -40,10 +40,11 @@ def best_paths(saliences: Sequence[np.ndarray]) -> list[np.ndarray]:
 
 
 def _batches(saliences: Sequence[np.ndarray]) -> Iterator[list[int]]:
-    """Clips in batches of like length whose scores fit into `BATCH_BYTES`, the longest first."""
+    """Yields batches of clips of similar length whose scores fit into `BATCH_BYTES`, longest
+    first."""
     batch: list[int] = []
     for clip in sorted(range(len(saliences)), key=lambda clip: -len(saliences[clip])):
-        # A score is a float64.
+        # Scores are float64.
         if batch and 8 * saliences[batch[0]].size * (len(batch) + 1) > BATCH_BYTES:
             yield batch
             batch = []
@@ -53,10 +54,10 @@ def _batches(saliences: Sequence[np.ndarray]) -> Iterator[list[int]]:
 
 
 class _Batch:
-    """Clips of descending length.
+    """A batch of clips in order of descending length.
 
-    Each clip's bins are followed by `GLIDE_BINS` places that nothing can be reached from, so a
-    shift of the whole array by a move never takes a score into the next clip.
+    Each clip's bins are followed by `GLIDE_BINS` unreachable places, so that shifting the whole
+    array by a move never moves a score into the next clip.
     """
 
     def __init__(self, saliences: Sequence[np.ndarray]) -> None:
@@ -86,11 +87,11 @@ class _Batch:
         return paths
 
     def _active(self, frame: int) -> int:
-        """Clips that have this frame: the first ones."""
+        """Number of clips that have this frame; they come first."""
         return sum(length > frame for length in self._lengths)
 
     def _forward(self, start: int, before_L: np.ndarray | None) -> np.ndarray:
-        """Scores of a stretch of frames, from those of the frame before it."""
+        """Scores of a range of frames, computed from those of the frame before it."""
         count = min(self._stretch, self._lengths[0] - start)
         emission_TL = np.full((count, len(self._lengths) * self._row), -np.inf, np.float32)
         for clip, salience_TB in enumerate(self._saliences):
@@ -109,12 +110,12 @@ class _Batch:
         return scores_TL
 
     def _reached(self, before_L: np.ndarray, end: int) -> np.ndarray:
-        """The best score with which each place is reached from the frame before."""
+        """The best score of reaching each place from the previous frame."""
         glide_L, moved_L = self._glide_L[:end], self._moved_L[:end]
         glide_L[:] = before_L[GLIDE_BINS : GLIDE_BINS + end]
         leap_C = glide_L.reshape(-1, self._row).max(1) - LEAP_COST
         for move in range(1, GLIDE_BINS + 1):
-            # Two moves of equal cost: the larger score, less the cost, is the larger of both.
+            # Two moves of equal cost share one subtraction: the larger score wins.
             left_L = before_L[GLIDE_BINS - move : GLIDE_BINS - move + end]
             right_L = before_L[GLIDE_BINS + move : GLIDE_BINS + move + end]
             np.maximum(left_L, right_L, out=moved_L)
@@ -131,7 +132,7 @@ class _Batch:
         paths: Sequence[np.ndarray],
         bin_C: np.ndarray,
     ) -> None:
-        """Follows the paths back through a stretch; `bin_C` are the bins of the frame behind it."""
+        """Follows the paths back through a range; `bin_C` are the bins of the frame after it."""
         path_TC = np.empty((len(scores_TL), len(paths)), np.intp)
         base_C = GLIDE_BINS + self._row * np.arange(len(paths))
         for frame in reversed(range(len(scores_TL))):

@@ -1,4 +1,4 @@
-"""The two streams of a pitch expert on CREPE's bins: salience with voicing, and f0 with voicing."""
+"""Builds the two streams of a pitch expert on CREPE's bins: salience and f0, with voicing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pitch_streams(*, hop_s: float, window_s: float) -> tuple[StreamSpec, StreamS
 
 
 def frequency(salience_TB: np.ndarray, path_T: np.ndarray | None = None) -> np.ndarray:
-    """f0 in Hz per frame: around the best path, the mean of nine bins weighted by salience."""
+    """f0 in Hz per frame: the mean of nine bins around the best path, weighted by salience."""
     if path_T is None:
         (path_T,) = best_paths([salience_TB])
     bins_TW = (path_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)

@@ -1,8 +1,8 @@
-"""Speaker activity: which column of one window is which speaker of the window before.
+"""Matches the speakers of consecutive windows.
 
-A diarization model numbers the speakers of each window as it likes. Windows of a long clip share
-some seconds, in which the same people speak: columns are matched there. In the end the columns are
-put in the order in which the speakers first speak, so that targets of different clips compare.
+A diarization model numbers the speakers of each window arbitrarily. Windows of a long clip overlap
+by some seconds, in which the same people speak: there the columns are matched. Finally the columns
+are sorted by first speech, so that targets of different clips are comparable.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ import numpy as np
 # Legend: T frames, C speakers.
 
 ACTIVE = 0.5
-"""Probability from which a speaker speaks."""
+"""Minimum probability of an active speaker."""
 NEW_SPEAKER_BONUS = 0.01
-"""Per shared frame: a speaker who is silent in the overlap continues a column that nobody has had
-yet, if there is one. Columns that do match differ by far more."""
+"""Bonus per shared frame: a speaker who is silent in the overlap continues an unused column, if
+there is one. It is far smaller than the differences between speakers."""
 
 
 def matching_order(
     shared_TC: np.ndarray, window_TC: np.ndarray, was_active_C: np.ndarray
 ) -> list[int]:
-    """The column of a window that continues each column of the clip so far.
+    """Finds the column of a window that continues each column of the clip so far.
 
     Args:
-        shared_TC: The clip's last frames, which the window begins with.
+        shared_TC: The clip's last frames, which are also the window's first ones.
         window_TC: The window.
         was_active_C: Which columns of the clip have spoken so far.
 
@@ -61,9 +61,9 @@ def best_assignment(score_CC: np.ndarray) -> list[int]:
 
 
 def first_speech_order(activity_TC: np.ndarray, *, frames: int) -> list[int]:
-    """Columns by the moment from which a speaker is first active, on average over `frames` frames.
+    """Sorts columns by the first time a speaker is active on average over `frames` frames.
 
-    Speakers that never are keep their order behind the others.
+    Speakers who never speak come last, in their original order.
     """
     length = min(frames, len(activity_TC))
     sums_TC = np.cumsum(np.pad(activity_TC, ((1, 0), (0, 0))), axis=0)
@@ -76,7 +76,7 @@ def first_speech_order(activity_TC: np.ndarray, *, frames: int) -> list[int]:
 def segments(
     activity_TC: np.ndarray, names: Sequence[str], *, start_s: float, hop_s: float
 ) -> list[list[Any]]:
-    """[speaker, start s, end s] of every stretch of speech, by start."""
+    """[speaker, start s, end s] of every segment of speech, sorted by start."""
     padded_TC = np.pad(activity_TC >= ACTIVE, ((1, 1), (0, 0))).astype(np.int8)
     change_TC = np.diff(padded_TC, axis=0)
     labels = []

@@ -1,22 +1,22 @@
-"""The encoder and decoder of transformers' Whisper, run the way a cache needs them.
+"""Runs the encoder and decoder of transformers' Whisper, optimised for building caches.
 
-The encoder takes 30 s whatever the clip's length, and most of a short clip's window is silence,
-which costs as much as speech. Here that silence can be thinned: of every `silence_step` frames one
-is kept, at its true position, and attention counts it `silence_step` times (the logarithm is added
-to its score), which is exact as far as neighbouring frames of silence are alike. Measured on 40
-prompts of 1 to 10 s with tiny.en (frames of the clips, standardised, against the full window):
+The encoder always processes 30 s, and most of a short clip's window is silence, which takes as long
+as speech. Here the silence can be subsampled: one of every `silence_step` frames is kept, at its
+true position, and attention counts it `silence_step` times (the logarithm is added to its score).
+This is exact if neighbouring frames of silence are equal. Measured on 40 prompts of 1 to 10 s with
+tiny.en (frames of the clips, standardised, against the full window):
 
     silence kept    cosine    5th percentile    word error rate
     all             1.0000    1.000             0.7 %
     every 2nd       0.9997    0.999             0.7 %
     every 4th       0.9990    0.997             0.7 %
 
-Shorter windows, the other way to save, lose more (0.993 at 15 s, see
+Shorter windows, the alternative, lose more (0.993 at 15 s, see
 `teachers.adapters.whisper_ct2`).
 
 The decoder runs greedily over a batch and writes timestamp tokens, by the rules of openai-whisper's
-`ApplyTimestampRules`: without them, a window that is full of unrelated sentences ends at the first
-pause between two. The queries of its alignment heads are kept on the way, so word times need no
+`ApplyTimestampRules`: without them, decoding of a window with unrelated sentences stops at the
+first pause. The queries of the alignment heads are stored during decoding, so word times need no
 second pass and no slow attention.
 """
 
@@ -36,17 +36,18 @@ from teachers.toolkit.whisper_windows import WINDOW_FRAMES
 # Legend: B batch, F mel frames, M mel bands, T frames of 20 ms, D width, H heads, N tokens.
 
 MARGIN_FRAMES = 50
-"""Silence after a clip that is never thinned, because its frames still differ from one another."""
+"""Frames of silence after a clip that are never subsampled, because they still differ."""
 BUCKET_FRAMES = 100
-"""Clips whose kept lengths round up to the same multiple share a batch."""
+"""Clips whose kept lengths round up to the same multiple of this share a batch."""
 MAX_TOKENS = 224
 MAX_FIRST_TIMESTAMP = 50
-"""Steps of 20 ms: in a window, speech is taken to begin within a second."""
+"""Steps of 20 ms: speech in a window is assumed to begin within one second."""
 MEDIAN_FRAMES = 7
 
 
 def kept_frames(spoken: int, silence_step: int) -> int:
-    """Leading frames of a window that are all kept, for a clip of `spoken` frames."""
+    """Number of leading frames of a window that are not subsampled, for a clip of `spoken`
+    frames."""
     if silence_step == 1:
         return WINDOW_FRAMES
     kept = -(-(spoken + MARGIN_FRAMES) // BUCKET_FRAMES) * BUCKET_FRAMES
@@ -56,13 +57,13 @@ def kept_frames(spoken: int, silence_step: int) -> int:
 def encode(
     encoder: Any, mel_BMF: torch.Tensor, *, kept: int, silence_step: int, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Encoder states of whole windows.
+    """Computes encoder states of whole windows.
 
     Args:
-        encoder: transformers' WhisperEncoder.
-        mel_BMF: Log-mel of `2 * kept` frames, and 8 of silence more if that is not the window.
-        kept: Leading frames that are not thinned.
-        silence_step: One of so many frames of silence is kept.
+        encoder: transformers' WhisperEncoder. mel_BMF: Log-mel of `2 * kept` frames, plus 8 frames
+            of silence if that is less than the window.
+        kept: Leading frames that are not subsampled.
+        silence_step: Stride with which frames of silence are kept.
         layer: Hidden state to store; -1 is the output.
 
     Returns:
@@ -98,29 +99,29 @@ def encode(
 
 @dataclass(frozen=True, slots=True)
 class DecodedWindow:
-    """The transcript of one window in tokens, with what word times need."""
+    """The transcript of one window in tokens, with the data for word times."""
 
     tokens: list[int]
     """Tokens of text, without timestamps."""
     mean_log_probability: float
     no_speech: float
     attention_NT: np.ndarray
-    """Alignment heads' mean attention while each token, and what followed the last, was written."""
+    """Mean attention of the alignment heads at each token and at the one after the last."""
 
 
 class _Timestamps:
-    """The tokens that may come next in each window, by openai-whisper's rules for timestamps.
+    """The tokens that may follow in each window, by openai-whisper's rules for timestamps.
 
-    A window begins with one; they come in pairs, the end of a segment and the beginning of the
-    next; none lies before another; and where all of them together are likelier than the likeliest
-    word, one is due.
+    A window begins with a timestamp. Timestamps come in pairs (the end of a segment and the start
+    of the next) and never decrease. If all timestamps together are more likely than the most likely
+    word, the next token must be a timestamp.
     """
 
     def __init__(self, begin: int, eot: int, windows: int, device: torch.device) -> None:
         self._begin, self._eot = begin, eot
         self._earliest_B = torch.full((windows,), begin, device=device)
         self._last_B = torch.ones(windows, dtype=torch.bool, device=device)
-        """Whether the last token was a timestamp; a window's beginning counts as one."""
+        """Whether the last token was a timestamp; the start of a window counts as one."""
         self._before_B = self._last_B
         self._is_first = True
 
@@ -141,11 +142,11 @@ class _Timestamps:
         logits_BV.masked_fill_(due_B[:, None] & ~is_time_V, -torch.inf)
 
     def add(self, chosen_B: torch.Tensor) -> None:
-        """The tokens generated so far."""
+        """Adds the tokens generated in this step."""
         is_time_B = chosen_B >= self._begin
         self._before_B = self._last_B
         self._last_B = is_time_B
-        # The end of a segment may be the beginning of the next; no segment is empty.
+        # The end of a segment may be the start of the next; no segment is empty.
         closes_B = is_time_B & ~self._before_B
         earliest_B = torch.where(closes_B, chosen_B, chosen_B + 1)
         self._earliest_B = torch.where(is_time_B, earliest_B, self._earliest_B)
@@ -153,7 +154,7 @@ class _Timestamps:
 
 
 class Decoder:
-    """Greedy decoding of a batch, with what word times need."""
+    """Greedy decoding of a batch, with the data for word times."""
 
     def __init__(self, model: Any, *, no_speech: int, eot: int, timestamps: int) -> None:
         generation = model.generation_config
@@ -174,7 +175,7 @@ class Decoder:
             )
 
     def language(self, states_BTD: torch.Tensor, sot: int, languages: Sequence[int]) -> list[int]:
-        """The likeliest language token of each window."""
+        """The most likely language token of each window."""
         start_BN = torch.full((len(states_BTD), 1), sot)
         logits_BN = self._logits(self._step(start_BN, states_BTD, _no_cache()))[:, -1]
         tokens = torch.tensor(languages, device=logits_BN.device)
@@ -217,7 +218,7 @@ class Decoder:
             if done.all():
                 break
             tokens_BN = chosen_B[:, None].cpu()
-        # What was not ended is cut where the queries end: the last token has not been read back.
+        # Unfinished texts are cut where the queries end: the last token was not fed back.
         steps = len(self._queries[self._heads[0][0]])
         written = [tokens[: steps - 1] for tokens in written]
         texts = [
@@ -240,7 +241,7 @@ class Decoder:
     def _step(
         self, tokens_BN: torch.Tensor, states_BTD: torch.Tensor, cache: EncoderDecoderCache
     ) -> torch.Tensor:
-        """States (B, N, D) of the tokens, which join the cache."""
+        """States (B, N, D) of the tokens, which are added to the cache."""
         return self._model.model.decoder(
             input_ids=tokens_BN.to(states_BTD.device),
             encoder_hidden_states=states_BTD,
@@ -254,11 +255,11 @@ class Decoder:
     def _attention(
         self, cache: EncoderDecoderCache, texts: Sequence[Sequence[int]], spoken: Sequence[int]
     ) -> list[np.ndarray]:
-        """Weights by openai-whisper's recipe: softmax over the clip, standardised, smoothed.
+        """Weights as in openai-whisper: softmax over the clip, standardised, smoothed.
 
         Args:
             cache: The cache of the whole decoding.
-            texts: For each window, at which steps tokens of text were written.
+            texts: For each window, the steps at which text tokens were generated.
             spoken: Frames of each window that are not padding.
         """
         heads_BHNT = []

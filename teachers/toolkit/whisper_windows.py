@@ -1,13 +1,13 @@
-"""Whisper's windows: clips are cut into them, run in batches, and put together again.
+"""Cuts clips into Whisper's windows, runs these in batches, and joins the results.
 
-All Whisper families share this file: the time grid, the constants of Whisper's rules, and the walk
-over windows. Whisper takes 30 s at a time. Windows of a longer clip share 5 s, and in the middle of
-these 5 s the words of one window end and those of the next begin.
+All Whisper families share this file: the time grid, the constants of Whisper's rules, and the loop
+over windows. Whisper processes 30 s at a time. Windows of a longer clip overlap by 5 s; words
+before the middle of the overlap come from the first window, words after it from the next.
 
-At these seams there are two ways (`fades`). With fades, frames of an overlap fade into each other
-and the last window ends with the clip. Without, each window gives its frames up to the middle of
-the overlap, and the last window is as short as what is left of the clip. `whisper_ct2` has no
-fades: its caches were written so, and other frames would need a new version of the teacher.
+Frames are joined in one of two ways (`fades`). With fades, frames of an overlap are cross-faded,
+and the last window ends with the clip. Without fades, each window contributes its frames up to the
+middle of the overlap, and the last window is as short as the rest of the clip. `whisper_ct2` has no
+fades, as in its existing caches; other frames would need a new version of the teacher.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SAMPLE_RATE, HOP, HOP_S = 16_000, 320, 0.02
 WINDOW_S, WINDOW_FRAMES, OVERLAP_FRAMES = 30, 1500, 250
 GRID = Grid(sample_rate=SAMPLE_RATE, hop=HOP, field=1, centre=0.0, window=720)
 MEL_TAIL = 800
-"""Zeros that are transformed after a clip, so that its log-mel reaches the floor."""
+"""Zeros that are appended to a clip, so that its log-mel reaches the floor."""
 NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
 
 
 def has_no_words(no_speech: float, mean_log_probability: float) -> bool:
-    """Whisper's own rule: a window that is likely silent and unlikely worded has no words."""
+    """Whisper's own rule: a window with likely silence and unlikely words has no words."""
     return no_speech > NO_SPEECH_THRESHOLD and mean_log_probability < LOG_PROBABILITY_THRESHOLD
 
 
@@ -47,10 +47,10 @@ class WindowResult:
 
     frames_TD: np.ndarray
     words: Sequence[Mapping[str, Any]]
-    """Words with `word`, `start` and `end`, in seconds from the window's beginning."""
+    """Words with `word`, `start` and `end`, in seconds from the window's start."""
     language: str
     scores: DecoderScores | None = None
-    """The decoder's numbers on the words, where it states them."""
+    """The decoder's scores of the words, if it states them."""
     detected_language: str = ""
     """Language detected by a multilingual decoder."""
 
@@ -74,15 +74,15 @@ def over_windows(
     padded_frames: Callable[[int, int], int] = lambda frames, clip_frames: WINDOW_FRAMES,
     fades: bool = True,
 ) -> list[ClipResult]:
-    """The frames and words of clips of any length.
+    """Computes the frames and words of clips of any length.
 
     Args:
         waves: Clips at 16 kHz.
         forward: The network: (a batch of windows, `padded_frames` of each) -> their results.
         budget: Audio per batch. Each window counts as 30 s, to which it is padded.
         padded_frames: (frames of a window, frames of its clip) -> frames to which the window is
-            padded. Only windows for which it is the same share a batch.
-        fades: Whether windows are joined by fading, see above.
+            padded. Only windows with the same value share a batch.
+        fades: Whether windows are cross-faded, see above.
     """
     counts = [GRID.count(len(wave)) for wave in waves]
     cut_waves = cut if fades else _cut_at_seams
@@ -107,7 +107,7 @@ def over_windows(
 
 
 def _cut_at_seams(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
-    """Windows every `step` frames; the last one is as short as what is left of the clip."""
+    """Cuts windows every `step` frames; the last one is as short as the rest of the clip."""
     return [
         Window(clip, start, wave[start * grid.hop :][: size * grid.hop])
         for clip, wave in enumerate(waves)
@@ -116,14 +116,14 @@ def _cut_at_seams(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: i
 
 
 def _joined(parts: Sequence[tuple[int, WindowResult]], fades: bool) -> ClipResult:
-    """A clip from (first frame, result) of each of its windows."""
+    """Joins (first frame, result) of each window of a clip."""
     starts = [first for first, _ in parts]
     seams = [(start + WINDOW_FRAMES + after) // 2 for start, after in pairwise(starts)]
     total = starts[-1] + len(parts[-1][1].frames_TD)
     firsts, ends = [0, *seams], [*seams, total]
     if fades:
         frames_TD = join([(first, window.frames_TD) for first, window in parts])
-        ends[-1] += 1  # A word at a clip's very end may lie, by its middle, a frame behind it.
+        ends[-1] += 1  # The middle of a word at the end of a clip may be one frame after the clip.
     else:
         frames_TD = np.concatenate([
             window.frames_TD[first - start : end - start]

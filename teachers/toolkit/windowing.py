@@ -1,10 +1,10 @@
-"""Windows over clips, for frame-level models: cutting, batches of similar length, joining.
+"""Windows over clips for frame-level models: cutting, batches of similar length, joining.
 
 Every family that runs a network over waveforms has the same four steps: cut clips that are longer
-than the network's window, run pieces of similar length together, fade the pieces' frames into one
-another where they overlap, and average frames down to the rate that is stored. Frames near a
-window's edge have less context than their neighbours, so the outer quarters of an overlap are
-dropped and the middle half is a linear cross-fade: no seam shows.
+than the network's window, run windows of similar length together, cross-fade frames where windows
+overlap, and average frames down to the stored rate. Frames near a window's edge have less context
+than their neighbours, so the outer quarters of an overlap are dropped and the middle half is a
+linear cross-fade.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from teachers.toolkit.batching import BatchBudget
 # Legend: T frames, D columns.
 
 JOINED_FRAMES = 4096
-"""Frames of a clip that are put together at once."""
+"""Number of frames of a clip that are joined at once."""
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[dict[str, np.ndarray]]]
 """Waveforms of one batch -> stream -> frames_TD of each."""
@@ -34,25 +34,25 @@ class Grid:
     sample_rate: int
     hop: int
     field: int
-    """Samples that a piece of audio needs to give its first frame."""
+    """Samples that a window needs for its first frame."""
     centre: float
     """Centre of frame 0."""
     window: int = 0
-    """Samples that one frame depends on directly, where that is not `field`."""
+    """Samples that one frame depends on directly, if different from `field`."""
 
     def count(self, num_samples: int) -> int:
-        """Frames of a waveform; at least one."""
+        """Number of frames of a waveform; at least one."""
         return max(1, (num_samples - self.field) // self.hop + 1)
 
     def samples(self, count: int) -> int:
-        """Samples that `count` frames depend on."""
+        """Number of samples that `count` frames depend on."""
         return (count - 1) * self.hop + self.field
 
     def stream(
         self, name: str, kind: str, dim: int, codec: str, *, pool: int = 1,
         names: Sequence[str] = (), unit: str = "",
     ) -> StreamSpec:  # fmt: skip
-        """The spec of a stream on this grid, `pool` frames averaged into one."""
+        """Builds the spec of a stream on this grid, with `pool` frames averaged into one."""
         return StreamSpec(
             name=name, kind=kind, dim=dim, codec=codec, names=tuple(names), unit=unit,
             start_s=(self.centre + (pool - 1) / 2 * self.hop) / self.sample_rate,
@@ -61,10 +61,10 @@ class Grid:
         )  # fmt: skip
 
     def pool(self, frame_rate: float) -> int:
-        """Frames to average for `frame_rate` per second; 0 means all that there are.
+        """Number of frames to average for `frame_rate` per second; 0 keeps all frames.
 
         Raises:
-            UserError: the native rate is no multiple of it.
+            UserError: the native rate is not a multiple of it.
         """
         native = self.sample_rate / self.hop
         times = round(native / frame_rate) if frame_rate else 1
@@ -79,19 +79,19 @@ class Grid:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A stretch of a clip that fits a network's window."""
+    """A part of a clip that fits into a network's window."""
 
     clip: int
     first: int
-    """Its first frame, counted from the clip's beginning."""
+    """Its first frame, counted from the clip's start."""
     samples: np.ndarray
 
 
 def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
-    """Pieces of at most `size` frames, every `step` frames.
+    """Cuts windows of at most `size` frames, every `step` frames.
 
-    The last piece of a long clip ends with the clip, so that all its pieces are full ones; a clip
-    shorter than one field is padded with silence to one.
+    The last window of a long clip ends with the clip, so that all its windows are full; a clip
+    shorter than one field is padded with silence.
     """
     pieces = []
     most = max(grid.field, grid.hop)
@@ -101,7 +101,7 @@ def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> lis
         if starts[-1] + size < total:
             starts.append(total - size)
         for first in starts:
-            # The clip's own tail, shorter than a hop, stays with the last piece.
+            # The end of the clip, shorter than a hop, belongs to the last window.
             until = None if first + size >= total else (first + size - 1) * grid.hop + most
             samples = wave[first * grid.hop : until]
             pieces.append(Window(clip, first, _at_least(samples, grid.field)))
@@ -109,13 +109,13 @@ def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> lis
 
 
 def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
-    """Frames of a whole clip from (first frame, frames_TD) of its pieces, in order."""
+    """Joins (first frame, frames_TD) of a clip's windows, in order."""
     if len(pieces) == 1:
         return pieces[0][1]
     total = pieces[-1][0] + len(pieces[-1][1])
     fades = [_fade(pieces, index) for index in range(len(pieces))]
     joined_TD = np.empty((total, pieces[0][1].shape[1]), np.float32)
-    # Block by block, so that the float64 sums of a long clip stay small.
+    # Frames are joined in blocks, so that the float64 sums of a long clip stay small.
     for start in range(0, total, JOINED_FRAMES):
         stop = min(start + JOINED_FRAMES, total)
         summed_TD = np.zeros((stop - start, joined_TD.shape[1]))
@@ -132,7 +132,7 @@ def join(pieces: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
 
 
 def _fade(pieces: Sequence[tuple[int, np.ndarray]], index: int) -> np.ndarray:
-    """The weight of each frame of a piece, by what it shares with its neighbours."""
+    """The weight of each frame of a window, from its overlaps with its neighbours."""
     first, frames_TD = pieces[index]
     place_T = np.arange(len(frames_TD)) + 0.5
     faded_T = np.ones(len(frames_TD))
@@ -146,7 +146,7 @@ def _fade(pieces: Sequence[tuple[int, np.ndarray]], index: int) -> np.ndarray:
 
 
 def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
-    """Means of every `times` frames; a rest of half a group and more makes a frame of its own."""
+    """Means of groups of `times` frames; a remainder of at least half a group is a frame, too."""
     if times == 1:
         return frames_TD
     num_frames, dim = frames_TD.shape
@@ -157,7 +157,7 @@ def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
     if dim == 1:
         pooled_GD[:whole] = grouped_GND[:, :, 0].mean(1)[:, None]
     else:
-        # All groups at once, in the order in which `mean` adds along the first axis.
+        # All groups are summed at once, in the order in which `mean` adds along the first axis.
         np.add(grouped_GND[:, 0], grouped_GND[:, 1], out=pooled_GD[:whole])
         for place in range(2, times):
             pooled_GD[:whole] += grouped_GND[:, place]
@@ -176,14 +176,14 @@ def over_clips(
     overlap: int,
     budget: BatchBudget,
 ) -> list[dict[str, np.ndarray]]:
-    """Stream -> frames_TD of each clip, by `run` over batches of windows that fade into each other.
+    """Computes stream -> frames_TD of each clip with `run` over batches of cross-faded windows.
 
     Args:
         waves: Clips of any length, at the grid's sample rate.
         grid: The network's time grid.
         run: The network.
         size: Frames of its longest window.
-        overlap: Frames that windows of a long clip share.
+        overlap: Frames by which windows of a long clip overlap.
         budget: Padded seconds per batch.
     """
     clips = over_windows(waves, grid, run, size=size, overlap=overlap, budget=budget)

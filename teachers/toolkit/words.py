@@ -1,4 +1,4 @@
-"""Transcripts with word times, as both Whisper families write them beside their frames."""
+"""Transcripts with word times, as the Whisper families write them in addition to frames."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifests.streams.transcript import Confidence, Word
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecoderScores:
-    """A decoder's numbers on the words of one window."""
+    """A decoder's scores of the words in one window."""
 
     no_speech_probability: float
     log_probability: float
@@ -27,13 +27,13 @@ class DecoderScores:
 def within(
     words: Sequence[Mapping[str, Any]], *, start: int, first: int, end: int, hop_s: float
 ) -> list[Word]:
-    """The words of a window whose middle lies in the frames that it gives.
+    """The words of a window whose middle lies in the frames that it contributes.
 
     Args:
-        words: The words of a window, with `word`, `start` and `end` in seconds from its beginning.
-        start: First frame of the window, counted from the clip's beginning.
-        first: First frame that this window gives.
-        end: End of the frames that it gives.
+        words: The words of a window, with `word`, `start` and `end` in seconds from its start.
+        start: First frame of the window, counted from the clip's start.
+        first: First frame that this window contributes.
+        end: End of the frames that it contributes.
         hop_s: Seconds per frame.
     """
     kept = []
@@ -47,7 +47,7 @@ def within(
 def transcript(
     words: Sequence[Word], language: str, confidence: Confidence | None = None
 ) -> dict[str, Any]:
-    """A clip's metadata from the words of all its windows."""
+    """Builds a clip's metadata from the words of all its windows."""
     text = "".join(word.text for word in words).strip()
     timed = [word._replace(text=word.text.strip()) for word in words]
     metadata = {"text": text, "words": timed, "language": language}
@@ -57,7 +57,7 @@ def transcript(
 def build_confidence(
     windows: Sequence[DecoderScores], text: str, detected_language: str = ""
 ) -> Confidence | None:
-    """A clip's confidence: means over its windows, by their tokens; None where none is known.
+    """Computes a clip's confidence: means over its windows, weighted by tokens; None if unknown.
 
     Args:
         windows: The scores of each window.

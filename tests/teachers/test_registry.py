@@ -111,5 +111,6 @@ def test_a_version_of_an_earlier_revision_can_be_made_again():
     old = registry.make("emotion", "egemaps", {"revision": 1}).spec()
     new = registry.make("emotion", "egemaps", {}).spec()
     assert old.fingerprint == "869abf8001bf" != new.fingerprint
-    assert registry.make("emotion", old.family, registry.settings_of(old)).spec().key == old.key
-    assert registry.make("emotion", new.family, registry.settings_of(new)).spec().key == new.key
+    for version in (old, new):
+        settings = registry.settings_from_spec(version)
+        assert registry.make("emotion", version.family, settings).spec().key == version.key

@@ -204,7 +204,7 @@ def test_compiled_checkpoints_load(tmp_path: Path, path: Path):
     [
         ({"state_dict": {}, "hook": Path}, "holds more than tensors"),
         ([1, 2], "has no state_dict"),
-        ({"state_dict": {"model.other": torch.zeros(1)}}, "is no checkpoint of Beat This!"),
+        ({"state_dict": {"model.other": torch.zeros(1)}}, "is not a checkpoint of Beat This!"),
     ],
 )
 def test_other_files_are_refused(tmp_path: Path, content: Any, says: str):

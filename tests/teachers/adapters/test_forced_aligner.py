@@ -119,7 +119,7 @@ def test_settings_that_cannot_be_are_named(folder: Path, settings: dict[str, Any
 
 
 def test_another_checkpoint_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="no Qwen3 forced aligner"):
+    with pytest.raises(UserError, match="not a Qwen3 forced aligner"):
         load(checkpoints.hubert(tmp_path))
 
 

@@ -139,5 +139,5 @@ def test_settings_that_cannot_be_are_named(folder: Path, settings: dict[str, Any
 
 
 def test_another_checkpoint_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="no PE-A-Frame checkpoint"):
+    with pytest.raises(UserError, match="not a PE-A-Frame checkpoint"):
         load(checkpoints.hubert(tmp_path))
