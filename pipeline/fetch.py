@@ -1,9 +1,10 @@
-"""`coat-cache fetch`: hub checkpoints into a folder, once, with what pins them.
+"""`coat-cache fetch`: downloads checkpoints of the hub into a folder and pins them.
 
-Clusters often have no way out, and a hub's `main` moves. So one machine fetches: the files that the
-adapters read and no others, at one commit, into `DIR/org/name`, and writes commit and SHA-256 of
-every file to `DIR/pins.json`. Fetching again repairs what has changed here and stays at the pinned
-commit; `--newest` moves on. Builds then run offline, and refuse what differs from the pins.
+Clusters often have no internet access, and the hub's `main` changes. Therefore one machine
+downloads only the files that the adapters read, at one commit, to `DIR/org/name`, and writes the
+commit and the SHA-256 of every file to `DIR/pins.json`. Fetching again repairs changed files and
+keeps the pinned commit; `--newest` updates it. Builds then run offline, and reject files that
+differ from the pins.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class HubCheckpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fetched:
-    """One checkpoint, pinned."""
+    """A downloaded and pinned checkpoint."""
 
     model: str
     revision: str
@@ -88,7 +89,7 @@ def checkpoints_to_fetch(config: FetchConfig) -> list[HubCheckpoint]:
 
 
 def _checkpoints_of_teacher(config: TeacherConfig) -> list[HubCheckpoint]:
-    """The checkpoint of one teacher, if it has one that the hub could have."""
+    """The checkpoint of one teacher, if it can be on the hub."""
     settings_class = registry.settings_class(config.family)
     if not hasattr(settings_class, "weights_dir"):
         return []
@@ -124,7 +125,9 @@ def _fetch_one(each: HubCheckpoint, base: Path, *, newest: bool) -> Fetched:
         stated = getattr(remote[name].lfs, "sha256", None)
         if stated and stated != digest:
             (folder / name).unlink()
-            raise UserError(f"{folder / name} arrived damaged and is deleted; fetch once more")
+            raise UserError(
+                f"{folder / name} was damaged in transfer and is deleted; run the command again"
+            )
     card = checkpoints.Checkpoint(each.model, folder, ())
     pins[each.model] = {
         "revision": info.sha,
@@ -142,7 +145,7 @@ def _fetch_one(each: HubCheckpoint, base: Path, *, newest: bool) -> Fetched:
 
 
 def files(names: Collection[str], *, code: bool) -> list[str]:
-    """The files of a repository that adapters read: one set of weights, and what describes it."""
+    """Selects the files of a repository that adapters read: one set of weights, and small files."""
     small = [name for name in names if SMALL.fullmatch(name) and not NOT_WANTED.fullmatch(name)]
     if code:
         small += [name for name in names if CODE.fullmatch(name)]
@@ -163,7 +166,7 @@ def _weights(names: Collection[str]) -> Sequence[str]:
 
 
 def _drop_changed(folder: Path, pin: dict[str, Any]) -> None:
-    """Deletes pinned files whose content is no longer theirs, so that they are fetched again."""
+    """Deletes pinned files whose content has changed, so that they are fetched again."""
     sha256.cache_clear()
     for name, digest in pin.get("files", {}).items():
         path = folder / name

@@ -2,9 +2,9 @@
 
     corpus shard --decode--> blocks of audio --extract, each teacher--> rows --commit--> cache
 
-The steps run in worker processes on a Ray cluster (`pipeline.build.worker`), the scheduler decides
-which worker does which (`pipeline.build.scheduler`), and the cache's commit markers are the only
-memory: the same command, after a kill at any moment, goes on from them.
+The steps run in worker processes on a Ray cluster (`pipeline.build.worker`). The scheduler assigns
+them to workers (`pipeline.build.scheduler`). The commit markers of the cache are the only state:
+after a kill at any time, the same command resumes from them.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from pipeline.config import BuildConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildResult:
-    """The figures of a finished build, by teacher where it is a dict."""
+    """The figures of a finished build. Dicts are keyed by teacher."""
 
     startup_seconds: float
-    """Until the first worker had loaded its teachers."""
+    """Seconds until the first worker had loaded its teachers."""
     working_seconds: float
-    """From then to the last commit."""
+    """Seconds from then to the last commit."""
     clips: dict[str, int]
     audio_seconds: dict[str, float]
     failures: dict[str, int]
     cache_bytes: dict[str, int]
     extract_seconds: dict[str, float]
-    """Worker seconds that each teacher took."""
+    """Worker seconds of each teacher."""
 
     @property
     def summary(self) -> str:
-        """One line on what was done."""
+        """Summarises the build in one line."""
         seconds, failed = max(self.audio_seconds.values()), max(self.failures.values())
         return (
             f"{max(self.clips.values()):,} clips, {seconds / 3600:.3f} h of audio by "
@@ -56,22 +56,22 @@ class BuildResult:
 
 
 def build(config: BuildConfig, console: Console, *, retry_failures: bool = False) -> BuildResult:
-    """Fills the cache with the targets that it lacks of the corpus.
+    """Adds the missing targets of the corpus to the cache.
 
     Args:
         config: The options of the build.
         console: Progress is shown here.
-        retry_failures: Try the clips that failed before, and nothing else.
+        retry_failures: Only retry the clips that failed before.
 
     Raises:
-        UserError: something the user can mend; what is committed by then is kept.
-        Interrupted: SIGINT or SIGTERM came.
+        UserError: an error that the user can correct; committed shards are kept.
+        Interrupted: SIGINT or SIGTERM was received.
     """
     config = _with_absolute_paths(config)
     corpus = Corpus(config.corpus)
     if retry_failures:
         layout = Layout.open(config.cache)
-        setups = setup.standing(layout, config)
+        setups = setup.existing_teachers(layout, config)
         layout = _prepared(config.cache, corpus, [])
     else:
         setups = setup.teachers(config)
@@ -99,7 +99,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
         if setups:
             stop = environment.StopSignal()
             environment.prepare(local=not config.ray_address)
-            # Ray reads its environment when it is imported.
+            # Ray reads its environment variables on import.
             from pipeline.build.cluster import connected
 
             with (
@@ -132,7 +132,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
 
 
 def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Layout:
-    """The cache, with all that a build writes but shards."""
+    """The cache, with everything that a build writes except shards."""
     try:
         layout = Layout.create(cache)
         layout.register(corpus)
@@ -144,7 +144,8 @@ def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Lay
 
 
 def _with_absolute_paths(config: BuildConfig) -> BuildConfig:
-    """Relative paths are the driver's: on a cluster, workers have working folders of their own."""
+    """Resolves relative paths on the driver, because workers on a cluster have other working
+    folders."""
     return dataclasses.replace(
         config,
         corpus=_absolute(config.corpus),

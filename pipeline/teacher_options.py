@@ -1,9 +1,8 @@
-"""`--teacher` on the command line changes what a `--config` file says of teachers; it replaces
-nothing else of it.
+"""Merges `--teacher` on the command line with the teachers of `--config` files.
 
-Whichever comes first, the file is read first, and the command line has the last word: a setting of
-`asr` that the command line does not name stays as the file has it. jsonargparse alone would let the
-later of the two replace the whole mapping.
+Independent of the order of the options, the command line takes precedence over the file, setting by
+setting: a setting of `asr` that the command line does not mention keeps its value from the file.
+jsonargparse alone would replace the whole mapping with the later one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ COMMANDS = ("build", "plan", "retry-failures")
 
 
 def merge_teacher_options(words: Sequence[str]) -> list[str]:
-    """A command line in which one `--teacher` stands for those of the files and of the options.
+    """Replaces the `--teacher` options by one that merges those of the files and of the options.
 
     Raises:
         UserError: a file or an option is not a mapping of teachers.
@@ -52,7 +51,7 @@ def merge_teacher_options(words: Sequence[str]) -> list[str]:
 
 
 def _values(words: Sequence[str], option: str) -> list[tuple[int, str]]:
-    """(place of the last word, value) of each time that an option is given."""
+    """(place of the last word, value) of each occurrence of an option."""
     values = []
     for place, word in enumerate(words):
         if word == option and place + 1 < len(words):
@@ -63,7 +62,7 @@ def _values(words: Sequence[str], option: str) -> list[tuple[int, str]]:
 
 
 def _places(words: Sequence[str], place: int) -> list[int]:
-    """The places of an option's words, whose last is at `place`."""
+    """The places of the words of an option whose last word is at `place`."""
     return [place] if words[place].startswith("--teacher=") else [place - 1, place]
 
 
@@ -87,7 +86,7 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Deeply the first with the second's values; a teacher of another family starts anew."""
+    """Merges two mappings recursively; a teacher with another family replaces the first one."""
     merged = dict(base)
     for name, value in changes.items():
         known = merged.get(name)

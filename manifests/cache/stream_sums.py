@@ -1,7 +1,7 @@
 """Per-dimension sums of a stream, from which its mean, deviation and codec loss are computed.
 
-Every shard's commit marker contains its own sums, so the statistics of a whole cache are added up
-from small files and stay correct as the cache grows.
+Every shard's commit marker contains its own sums, so the statistics of a whole cache are sums
+over small files and stay correct as the cache grows.
 """
 
 from __future__ import annotations

@@ -235,8 +235,7 @@ class TeacherReader:
                     yield clip_id, {name: view[place] for name, view in views.items()}
 
     def make_copies(self) -> None:
-        """Fetches the shards that have no local copy yet, in storage order. It runs in another
-        thread."""
+        """Fetches the shards without a local copy, in storage order; runs in another thread."""
         for ordinal in range(len(self.shards) if self._copies is not None else 0):
             self._fetch(ordinal)
 
@@ -306,8 +305,7 @@ class TeacherReader:
                 background.shutdown(cancel_futures=True)
 
     def _fetch(self, ordinal: int) -> Folder:
-        """The folder from which a shard's data is read. If local copies are kept, the copy is made
-        first."""
+        """The folder from which a shard's data is read, after making the local copy if needed."""
         shard = self.shards[ordinal]
         if self._copies is None or shard.folder.is_local:
             return shard.folder
@@ -335,8 +333,7 @@ class TeacherReader:
         return _File(file, None if content is None else memoryview(content))
 
     def _checked_ordinal(self, clips: CorpusClips, shard: _Shard) -> int:
-        """The ordinal of a shard over the corpora, after checking that it was made from their
-        clips."""
+        """Checks that a shard was made from the clips of a corpus, and returns its ordinal."""
         number = shard.marker.shard
         if number < self._corpora[shard.corpus].num_shards:
             ordinal = clips.ordinal(shard.corpus, number)
@@ -376,8 +373,7 @@ class TeacherReader:
         return self._changed(ordinal, len(opened)) if len(opened) > 1 else {}
 
     def _compare_digests(self, ordinal: int, _: int) -> dict[int, str]:
-        """See `_changed_rows`. The second argument makes the cached result depend on the open
-        teachers."""
+        """See `_changed_rows`. The second argument is a cache key for the open teachers."""
         place = self.shards[ordinal].corpus, self.shards[ordinal].marker.shard
         others = [other for other in self._cache.opened() if other is not self]
         return audio_digests.differing_rows(

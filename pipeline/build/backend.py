@@ -1,7 +1,7 @@
 """The scheduler's view of a cluster: nodes, worker processes and calls that complete.
 
-`pipeline.build.cluster` implements it on Ray. The tests also have an implementation within one
-process, so faults are planted and timed without a cluster.
+`pipeline.build.cluster` implements it on Ray. The tests have another implementation within one
+process, which injects faults at chosen times without a cluster.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from pipeline.build.setup import TeacherSetup
 from pipeline.config import Resources
 
 LossCause = Literal["process", "memory", "node", "killed"]
-"""Why a worker is gone. `process`: it died by itself on a live node (a crash, the kernel's memory
-killer). `memory`: Ray ended it because its node ran low on memory. `node`: its node died, was
-drained or was preempted. `killed`: somebody ended it on purpose."""
+"""The cause of a lost worker. `process`: the process died on a live node (a crash, the kernel's
+out-of-memory killer). `memory`: Ray ended it because its node ran low on memory. `node`: its node
+died, was drained or was preempted. `killed`: it was ended on purpose."""
 
 
 class WorkerLost(Exception):
-    """A call will never finish, because its worker is gone."""
+    """A call cannot finish because its worker is gone."""
 
     def __init__(self, cause: LossCause, message: str) -> None:
         super().__init__(message)
@@ -28,7 +28,7 @@ class WorkerLost(Exception):
 
 
 class ResultLost(Exception):
-    """A kept result is gone with the node that held it."""
+    """A kept result was lost with its node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Node:
     name: str
     """Its address, for messages."""
     resources: Mapping[str, float]
-    """Everything that it has, whether in use or not; `object_store_memory` is in bytes."""
+    """All resources of the node, used or not; `object_store_memory` is in bytes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,9 +48,9 @@ class Call:
 
     worker: Any
     result: Any = None
-    """The implementation's own record of the result."""
+    """The implementation's handle of the result."""
     kept: Any = None
-    """Handle of the large first result, which stays where it was made."""
+    """Handle of the large first result, which stays on the worker's node."""
 
 
 class Backend(Protocol):
@@ -61,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def available(self) -> Mapping[str, float]:
-        """Resources that nobody uses at the moment, summed over the nodes; may lag by a second."""
+        """Currently unused resources, summed over the nodes; may lag by a second."""
         ...
 
     def start_worker(
@@ -72,30 +72,29 @@ class Backend(Protocol):
         node_id: str | None,
         calls_at_once: int = 1,
     ) -> Any:
-        """Asks for a worker process, on a given node or wherever there will be room.
+        """Requests a worker process, on a given node or on any node with room.
 
         Args:
-            resources: Resources that it takes of a node.
+            resources: Resources that it uses on its node.
             setups: Its teachers.
             node_id: The node; None for any.
-            calls_at_once: Calls that it runs at the same time, each in a thread.
+            calls_at_once: Number of calls that it runs in parallel, each in a thread.
         """
         ...
 
     def call(self, worker: Any, method: str, *arguments: Any, keep: bool = False) -> Call:
-        """Calls a worker's method; a worker runs as many calls at once as it was started for.
+        """Calls a worker's method. A worker runs up to `calls_at_once` calls in parallel.
 
         Args:
-            worker: From `start_worker`.
-            method: Name of a method of `pipeline.build.worker.Worker`.
-            arguments: Handles of kept results among them arrive as their values.
-            keep: The method returns a pair: the first is kept on the worker's node, the second
-                is the call's result.
+            worker: A worker from `start_worker`. method: Name of a method of
+                `pipeline.build.worker.Worker`. arguments: Arguments; handles of kept results are
+                replaced by their values. keep: The method returns a pair, whose first element is
+                kept on the worker's node and whose second is the call's result.
         """
         ...
 
     def completed(self, timeout: float) -> list[Call]:
-        """The calls that have completed since, after a wait for the first of them."""
+        """Returns the calls that completed since the last time, waiting for at least one."""
         ...
 
     def result(self, call: Call) -> Any:
@@ -104,22 +103,22 @@ class Backend(Protocol):
         Raises:
             WorkerLost: the worker is gone.
             ResultLost: an argument is gone.
-            Exception: whatever the method raised.
+            Exception: the error of the method.
         """
         ...
 
     def kill(self, worker: Any) -> None:
-        """Ends a worker process for good."""
+        """Kills a worker process."""
         ...
 
     def keep(self, value: Any) -> Any:
-        """Puts a value where workers can read it; its handle."""
+        """Stores a value for workers, and returns its handle."""
         ...
 
     def fetch(self, handle: Any) -> Any:
         """The value of a handle.
 
         Raises:
-            ResultLost: it is gone.
+            ResultLost: the value was lost.
         """
         ...

@@ -1,7 +1,6 @@
-"""Ray behind the scheduler's interface: the only file of this project that imports it.
+"""Implements the scheduler's interface with Ray. No other file of this project imports Ray.
 
-Importing this module imports Ray, which reads its environment at that moment
-(`pipeline.build.environment.prepare`).
+Ray reads its environment variables on import (`pipeline.build.environment.prepare`).
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from pipeline.build.worker import Worker
 from pipeline.config import BuildConfig, Resources
 
 LONGEST_TEMP_DIR = 35
-"""Bytes of the temporary folder's path that leave room for Ray's socket names: the path of a Unix
-socket has at most 107."""
+"""Maximum length of the temporary folder's path in bytes. It leaves room for Ray's socket names:
+the path of a Unix socket has at most 107."""
 STORE_PATIENCE_S = 30.0
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -144,7 +143,7 @@ def _announce(completed: queue.SimpleQueue[Call], call: Call, _: Any) -> None:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turns Ray's exceptions into those of `pipeline.build.backend`."""
+    """Converts Ray's exceptions to those of `pipeline.build.backend`."""
     try:
         yield
     except exceptions.RuntimeEnvSetupError as error:
@@ -172,7 +171,7 @@ def _translated() -> Iterator[None]:
 
 
 def _loss_cause(error: exceptions.RayError) -> LossCause:
-    """The cause of a lost worker, by the type of the error or else by its text."""
+    """The cause of a lost worker, from the type of the error or, failing that, its text."""
     if isinstance(error, exceptions.OutOfMemoryError):
         return "memory"
     cause = cause_from_text(str(error))
@@ -188,9 +187,9 @@ def _last_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
-    """The Ray cluster at `config.ray_address`, or a local one for the time of the build.
+    """Connects to the Ray cluster at `config.ray_address`, or starts a local one for the build.
 
-    On somebody else's cluster the code reaches the workers as Ray's `py_modules`.
+    On an existing cluster, the code is sent to the workers as Ray's `py_modules`.
 
     Raises:
         UserError: there is no such cluster, or a local one cannot be started here.
@@ -222,10 +221,11 @@ def _start_local(quiet: dict[str, Any]) -> None:
             "TMPDIR to a shorter path, e.g. TMPDIR=/tmp"
         )
     try:
-        # "local", for without an address Ray would join whatever cluster was last started here.
+        # The address is "local", because without one Ray would join the cluster that was last
+        # started here.
         ray.init("local", include_dashboard=False, **quiet)
     except Exception as error:
-        # Ray raises the plain class where a node does not start in time.
+        # Ray raises the base class if a node does not start in time.
         if type(error) is not Exception and not isinstance(
             error, OSError | RuntimeError | ValueError
         ):

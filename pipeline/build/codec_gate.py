@@ -1,10 +1,11 @@
-"""Notices a codec that loses too much of a stream.
+"""Detects codecs that lose too much of a stream.
 
-The loss is judged against the spread of each column over the version so far, and at least against a
-share of the column's own size: a steady tone has hardly any spread, and its loss means nothing.
-One shard never ends a build, because its loss is recorded in its marker; a codec that loses too
-much of shard after shard does. A shard is never stored by a wider codec than its version's: whether
-it needs one depends on the shards before it, and two builds of one shard must write the same bytes.
+The loss is compared with the spread of each column over the version so far, and at least with a
+share of the column's own size: a constant tone has hardly any spread, so a loss relative to it
+would be meaningless. A single shard never stops a build, because its loss is recorded in its
+marker; a codec that loses too much of most shards does. A shard is never stored with a wider codec
+than its version's: whether it needs one would depend on earlier shards, but two builds of a shard
+must write equal bytes.
 """
 
 from __future__ import annotations
@@ -28,20 +29,19 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 log = logging.getLogger(__name__)
 
 MAX_COLUMN_LOSS = 0.5
-"""RMS error of the worst column in units of its spread. A column that the codec drops has 1."""
+"""Maximum RMS error of a column in units of its spread. A column that the codec drops has 1."""
 MIN_SHARE = 1e-3
-"""A column whose spread is below this share of the widest column's is judged by that share."""
+"""Minimum spread of a column, as a share of the widest column's spread."""
 BAD_SHARDS = 3
-"""Shards over the limit before a build may end."""
+"""Number of shards over the limit before a build can stop."""
 
 
 class CodecGate:
-    """Judges the shards of a build as they are committed.
+    """Checks the codec losses of committed shards.
 
     Args:
-        specs: The teachers' versions.
-        folders: Teacher -> folder of its shards. Sums over those that other builds have committed
-            are read in threads, so that the build does not wait for them.
+        specs: The teachers' versions. folders: Teacher -> folder of its shards. Sums over shards of
+            earlier builds are read in threads, so that the build does not wait for them.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class CodecGate:
         self._bad: Counter[str] = Counter()
 
     def add(self, teacher: str, marker: Marker) -> None:
-        """Judges a committed shard.
+        """Checks a committed shard.
 
         Raises:
-            UserError: most shards so far, and all of them together, have lost too much by a codec
-                in whose place a wider one could be set.
+            UserError: most shards so far, and all of them together, have lost too much, and a wider
+                codec is available.
         """
         self._add_before(teacher)
         for stream in self._specs[teacher].streams:
@@ -93,25 +93,25 @@ class CodecGate:
                 )
 
     def _add_before(self, teacher: str) -> None:
-        """Adds what the version held before this build, once."""
+        """Adds the sums of earlier builds, once."""
         known = self._before.pop(teacher, None)
         if known is None:
             return
         try:
             sums = known.result()
         except (OSError, UserError) as error:
-            # A broken marker is for `verify` to report; the build's own shards are judged anyway.
-            log.warning("what %s holds already is not compared with: %s", teacher, error)
+            # `verify` reports broken markers; the build's own shards are still checked.
+            log.warning("the check of codecs leaves out existing shards of %s: %s", teacher, error)
             return
         for stream, total in sums.items():
             self._totals.setdefault(f"{teacher}.{stream}", Sums.zero(len(total.total_D))).add(total)
 
 
 def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:
-    """The part of a loss that is too large, in words; empty if none is."""
+    """Describes the part of a loss that is too large; empty if none is."""
     limit = CODECS[spec.codec].max_loss
     if not KINDS[spec.kind].is_physical:
-        # Probabilities and salience: relative to their size, over all columns.
+        # Losses of probabilities and salience are relative to their size, over all columns.
         size = max(part.square_D.sum() / part.num_frames, total.square_D.sum() / total.num_frames)
         loss = float(np.sqrt(part.lost_D.sum() / part.num_frames / max(size, 1e-12)))
         return f"{loss:.3f} (the limit is {limit})" if loss > limit else ""
@@ -130,13 +130,13 @@ def _fault(part: Sums, total: Sums, spec: StreamSpec) -> str:
 
 
 def _spread(total: Sums, spec: StreamSpec) -> np.ndarray:
-    """The deviation of every column, with a floor."""
+    """The deviation of every column, with a minimum."""
     mean_D = total.total_D / total.num_frames
     square_D = total.square_D / total.num_frames
     deviation_D = np.sqrt((square_D - mean_D**2).clip(0))
     kind = KINDS[spec.kind]
     floor_D = kind.smallest_spread * np.sqrt(square_D)
-    # Columns that hardly ever differ from zero are judged by what the others are worth.
+    # Columns that are nearly always zero are compared with the size of the others.
     widest = float(deviation_D.max(initial=0.0))
     if kind.is_standardised:
         floor_D = np.maximum(floor_D, MIN_SHARE * widest)

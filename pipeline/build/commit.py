@@ -1,8 +1,8 @@
 """Writes one shard of one teacher from the rows of its blocks.
 
-The blocks' rows come one block at a time and go to a file; the shard is then written from there in
-the corpus's order. So a commit holds one block and one row group in memory, whatever the shard's
-size; `docs/cluster.md` says how much that is.
+The rows are fetched one block at a time and spooled to a file, from which the shard is written in
+the corpus's order. A commit therefore needs memory for one block and one row group, independent of
+the shard's size (`docs/cluster.md`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipeline.build.row_spool import RowSpool
 
 
 def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
-    """Writes a shard; its marker.
+    """Writes a shard, and returns its marker.
 
     Args:
         request: The shard to write.
@@ -28,7 +28,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
 
     Raises:
         OSError: the cache cannot be written.
-        UserError: the shard that was to be completed is not there any more.
+        UserError: the shard whose failures were retried no longer exists.
     """
     spec = request.spec
     whole = Extracted([], list(request.failures), {})
@@ -42,7 +42,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
             done = set(request.done)
             for row in stored_rows.iterate_rows(request.folder, before, spec):
                 if row.clip_id in done:
-                    return before  # Another job has done them meanwhile.
+                    return before  # Another job has processed them meanwhile.
                 spool.add([row])
             merge(whole, _kept(request, before, done))
             extract_seconds += before.extract_seconds
@@ -65,7 +65,7 @@ def commit_shard(request: CommitRequest, parts: Iterable[Extracted]) -> Marker:
 
 
 def merge(whole: Extracted, part: Extracted) -> None:
-    """Adds a block's rows to those of others."""
+    """Adds a block to the sums and failures of the shard."""
     whole.rows.extend(part.rows)
     whole.failures.extend(part.failures)
     for library, version in part.versions.items():
@@ -90,7 +90,7 @@ def _marker_before(request: CommitRequest) -> Marker:
 
 
 def _kept(request: CommitRequest, marker: Marker, done: set[str]) -> Extracted:
-    """A committed shard's failures and sums, without the failures that have been tried again."""
+    """A committed shard's failures and sums, without the failures that were retried."""
     others: list[Failure] = [
         failure
         for failure in shards.read_failures(request.folder, marker)

@@ -1,4 +1,4 @@
-"""The environment that Ray needs before it is imported, and the signals that end a build."""
+"""Sets the environment that Ray reads on import, and handles the signals that stop a build."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from types import FrameType
 from manifests.errors import Interrupted
 
 SHUTDOWN_S = 20.0
-"""A cluster that has not stopped by then is left to itself, and the process ends."""
+"""Seconds to wait for the cluster to stop before the process ends without it."""
 
 
 def prepare(*, local: bool) -> None:
-    """Sets what Ray reads when it is imported.
+    """Sets the environment variables that Ray reads on import.
 
-    A local cluster listens on every interface of the machine, so it gets a token of its own: who
-    does not have it cannot run code there.
+    A local cluster listens on every interface of the machine, so it gets its own token, without
+    which nobody can run code there.
     """
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")
@@ -31,19 +31,19 @@ def prepare(*, local: bool) -> None:
 
 
 class StopSignal:
-    """SIGINT or SIGTERM, noticed at a safe place instead of in the middle of Ray's native code."""
+    """Records SIGINT and SIGTERM, to raise at a safe place instead of within Ray's native code."""
 
     def __init__(self) -> None:
         self._received: int | None = None
         self._timer: threading.Timer | None = None
 
     def check(self) -> None:
-        """Raises `Interrupted` once a signal has come."""
+        """Raises `Interrupted` if a signal was received."""
         if self._received is not None:
             raise Interrupted(self._received)
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: the first signal counts, further ones change nothing."""
+        """The signal handler; only the first signal has an effect."""
         if self._received is None:
             self._received = number
             self._timer = threading.Timer(SHUTDOWN_S, os._exit, [128 + number])
@@ -52,7 +52,7 @@ class StopSignal:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Handles SIGINT and SIGTERM within; after a signal, until the process ends."""
+        """Handles SIGINT and SIGTERM in a context; after a signal, until the process ends."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -68,7 +68,7 @@ class StopSignal:
                     signal.signal(number, handler)
 
     def install(self) -> None:
-        """Takes the signals over; again after Ray has started, which installs handlers too."""
+        """Installs the handlers; called again after Ray has started, which installs its own."""
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self.receive)

@@ -1,8 +1,8 @@
-"""Runs one teacher over blocks: its results are checked, encoded and summed.
+"""Runs one teacher over blocks, and checks, encodes and sums its results.
 
-A bad clip ends here: whatever an expert raises about a clip becomes a `Failure` of that clip
-alone. In a worker with a GPU two threads do this at once. Encoding and sums of one block then run
-beside the network of the next; only the network itself has the device to itself.
+An exception of an expert about a clip becomes a `Failure` of that clip alone. In a worker with a
+GPU, two threads run in parallel: encoding and sums of one block overlap with the network of the
+next. Only the network has exclusive use of the device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from manifests.cache.shards import AUDIO_WARNINGS, Failure, Row
 from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.streams.specs import TeacherSpec
 from pipeline.build.commit import merge
-from pipeline.build.faults import SickProcess, brief, is_sick
+from pipeline.build.faults import BrokenProcess, brief, is_broken
 from pipeline.build.libraries import library_versions
 from pipeline.build.messages import Decoded, Extracted, ExtractSummary
 from teachers.protocol import Targets, Teacher, extract_targets
@@ -26,7 +26,7 @@ from teachers.toolkit.batching import free_device_memory, is_out_of_memory
 
 
 class SharedClock:
-    """The seconds of a worker, shared out among the calls that run at the same time."""
+    """Divides the seconds of a worker among the calls that run in parallel."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -35,11 +35,11 @@ class SharedClock:
         self._changed_at = 0.0
 
     def start(self) -> float:
-        """Begins a call; a mark for `stop`."""
+        """Starts a call, and returns a mark for `stop`."""
         return self._change(1)
 
     def stop(self, mark: float) -> float:
-        """Ends a call; its part of the worker's seconds."""
+        """Ends a call, and returns its share of the worker's seconds."""
         return self._change(-1) - mark
 
     def _change(self, calls: int) -> float:
@@ -56,7 +56,7 @@ class TeacherRunner:
     """A loaded teacher of a worker.
 
     Args:
-        teacher: It has loaded its model.
+        teacher: The loaded teacher.
         spec: The version that is written.
         clock: Clock of the worker.
     """
@@ -66,16 +66,17 @@ class TeacherRunner:
         self._spec = spec
         self._clock = clock
         self._most_clips = 0
-        """Clips that went through the teacher at once after more had run out of memory; 0: any."""
+        """Largest number of clips that fits into memory, after a larger block failed; 0 means
+        any."""
 
     def extract(self, decoded: Decoded) -> tuple[Extracted, ExtractSummary]:
-        """The teacher's rows for a block.
+        """Computes the teacher's rows for a block.
 
-        A block that runs out of memory is halved; once another one fails, its clips are tried one
-        by one.
+        A block that runs out of memory is halved. If a block fails for another reason, its clips
+        are run one by one.
 
         Raises:
-            SickProcess: the device of this process can compute nothing more, or has no memory left
+            BrokenProcess: the device of this process can no longer be used, or has no memory left
                 for a single clip.
         """
         mark = self._clock.start()
@@ -102,7 +103,7 @@ class TeacherRunner:
         return whole, summary
 
     def _extract(self, decoded: Decoded) -> Extracted | None:
-        """A block's rows; None if there was no memory for so many clips."""
+        """A block's rows; None if it ran out of memory."""
         clips, name = len(decoded.clip_ids), self._spec.name
         try:
             return self._rows(decoded, self._results(decoded))
@@ -111,14 +112,14 @@ class TeacherRunner:
             if no_memory and clips > 1:
                 self._most_clips = (clips + 1) // 2
                 return None
-            if no_memory or is_sick(error):
-                raise SickProcess(f"{name}: {type(error).__name__}: {brief(error)}") from None
+            if no_memory or is_broken(error):
+                raise BrokenProcess(f"{name}: {type(error).__name__}: {brief(error)}") from None
             if clips == 1:
                 reason = type(error).__name__
                 failure = clip_failure(decoded.clip_ids[0], "extract", reason, error)
                 return Extracted([], [failure], {})
         whole = Extracted([], [], {})
-        for part in decoded.singly():
+        for part in decoded.split():
             merge(whole, self._extract(part) or Extracted([], [], {}))
         return whole
 
@@ -126,7 +127,7 @@ class TeacherRunner:
         """The expert's targets of each clip.
 
         Raises:
-            Exception: whatever the expert raised, or it gave too few results.
+            Exception: the error of the expert, or a wrong number of results.
         """
         waves = decoded.waves[self._spec.sample_rate]
         with self._turn():
@@ -138,7 +139,7 @@ class TeacherRunner:
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
-        """The device's turn for the whole call, unless the adapter takes it for its network."""
+        """Holds the device for the whole call, unless the adapter does so for its network only."""
         if getattr(self.teacher, "overlaps", False):
             yield
             return
@@ -163,7 +164,7 @@ class TeacherRunner:
 
 
 def clip_failure(clip_id: str, stage: str, error: str, why: Exception) -> Failure:
-    """The record of a clip that a decoder or an expert cannot stand."""
+    """The record of a clip on which a decoder or an expert failed."""
     return Failure(clip_id=clip_id, stage=stage, error=error, message=str(why)[:500])
 
 
@@ -174,10 +175,10 @@ def _no_sums(spec: TeacherSpec) -> dict[str, Sums]:
 def _checked_row(
     targets: Targets, decoded: Decoded, position: int, spec: TeacherSpec
 ) -> tuple[Row, dict[str, Sums]]:
-    """A clip's row, once it is sure that it can be written and read again, and its sums.
+    """Builds a clip's row and its sums, after checking that it can be written and read again.
 
     Raises:
-        ValueError, TypeError: the expert's result is not what its spec promises.
+        ValueError, TypeError: the expert's result does not match its spec.
     """
     lacking = [stream.name for stream in spec.streams if stream.name not in targets.frames]
     if lacking:

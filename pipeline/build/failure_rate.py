@@ -1,8 +1,6 @@
-"""Stops a build in which most clips fail: a wrong mount or a broken expert is noticed in minutes,
-not after a night.
+"""Stops a build in which most clips fail, such as with a wrong mount or a broken expert.
 
-Decoding and each teacher are judged by themselves, each over the last clips that went through it:
-failures of decoding never meet the clips of a teacher that is behind.
+Decoding and each teacher have separate rates over the last clips that they processed.
 """
 
 from __future__ import annotations
@@ -39,12 +37,12 @@ class FailureRate:
         return self._limit < 1.0
 
     def add(self, stage: str, clips: int, failures: Sequence[Failure]) -> None:
-        """Counts clips that a stage has processed.
+        """Adds clips that a stage has processed.
 
         Args:
             stage: `decode`, or the name of a teacher.
-            clips: Number of clips, failed ones among them.
-            failures: The failures among them.
+            clips: Number of clips, including failed ones.
+            failures: The failures of these clips.
 
         Raises:
             UserError: too many have failed; the message lists the most frequent reasons.

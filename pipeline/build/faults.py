@@ -7,15 +7,16 @@ import errno
 from manifests.cache.shards import Failure
 
 STRIKES_ALLOWED = 2
-"""A task that has cost this many workers is split, or its only clip is recorded as a failure."""
+"""A task that has killed this many workers is split, or its only clip is recorded as failed."""
 COMMIT_STRIKES_ALLOWED = 3
-"""A commit that has cost this many workers ends the build."""
+"""A commit that has killed this many workers stops the build."""
 LOSSES_ALLOWED = 8
-"""Times that a task may lose its worker through no fault of its own before its shard is left."""
+"""Number of workers that a task may lose for other reasons before its shard is left to a later
+build."""
 LONGEST_PAUSE_S = 30.0
 FINAL_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 """Write errors that a retry cannot fix."""
-SICK_PROCESS = (
+BROKEN_PROCESS = (
     "CUDA error",
     "CUDA driver",
     "CUBLAS_STATUS",
@@ -25,27 +26,27 @@ SICK_PROCESS = (
     "uncorrectable ECC",
     "NVML",
 )
-"""Words of errors after which a process can compute nothing more on its GPU."""
+"""Phrases of errors after which a process can no longer use its GPU."""
 
 
-class SickProcess(Exception):
+class BrokenProcess(Exception):
     """Raised in a worker process that must be replaced."""
 
 
-def is_sick(error: BaseException) -> bool:
+def is_broken(error: BaseException) -> bool:
     """Whether an expert's error means that its process can no longer be used."""
     return type(error).__name__ == "AcceleratorError" or any(
-        words.lower() in str(error).lower() for words in SICK_PROCESS
+        words.lower() in str(error).lower() for words in BROKEN_PROCESS
     )
 
 
 def is_final(error: OSError) -> bool:
-    """Whether a failed write is not worth another try."""
+    """Whether retrying a failed write is useless."""
     return error.errno in FINAL_ERRORS
 
 
 def pause(attempts: int) -> float:
-    """Seconds before the next try: 1, 2, 4, ... up to `LONGEST_PAUSE_S`."""
+    """Seconds before the next attempt: 1, 2, 4, ... up to `LONGEST_PAUSE_S`."""
     return min(LONGEST_PAUSE_S, 2.0 ** (attempts - 1))
 
 

@@ -1,7 +1,7 @@
-"""Decoding tasks of files that fill several blocks: one worker goes through a file, in order.
+"""Queues the decoding tasks of files that fill several blocks: one worker decodes a file, in order.
 
-Each part of a file is then fetched and decoded once in a shard, whatever its format. A worker that
-is lost leaves its file to others.
+Each part of a file is then fetched and decoded only once per shard, whatever its format. If a
+worker is lost, another one takes over its file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ File = tuple[ShardJob, str]
 
 
 class FileQueues:
-    """One queue for each file of each shard under way."""
+    """One queue for each file of each open shard."""
 
     def __init__(self) -> None:
         self._queues: dict[File, deque[Task]] = {}
@@ -30,13 +30,13 @@ class FileQueues:
         return self._count
 
     def add(self, task: Task) -> None:
-        """Adds a task, also one that comes back, at its place among the others of its file."""
+        """Adds a new or returned task at its position among the tasks of its file."""
         queue = self._queues.setdefault(_file(task), deque())
         queue.insert(bisect_right(queue, _place(task), key=_place), task)
         self._count += 1
 
     def candidates(self, member: WorkerHandle) -> Iterator[Task]:
-        """The next task of the file that a worker goes through, then of files that nobody does."""
+        """The next task of the worker's current file, then of files without a worker."""
         if not self._queues:
             return
         last = self._last.get(member)
@@ -48,7 +48,7 @@ class FileQueues:
                 yield task
 
     def take(self, task: Task, member: WorkerHandle) -> Task:
-        """Gives a worker a candidate, whose file is then the worker's."""
+        """Assigns a candidate and its file to a worker."""
         file = _file(task)
         queue = self._queues[file]
         assert queue.popleft() is task

@@ -1,4 +1,4 @@
-"""Versions of the libraries that change what a build stores: decoders, resamplers, networks."""
+"""Reads the versions of libraries that affect stored results: decoders, resamplers, networks."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ LIBRARIES = (
     "coat-distill", "numpy", "soxr", "av", "soundfile", "torch", "transformers", "tokenizers",
     "safetensors", "onnxruntime", "ctranslate2", "faster-whisper", "openai-whisper", "opensmile",
 )  # fmt: skip
-"""Distributions whose versions are recorded, where they are installed."""
+"""Distributions whose versions are recorded, if they are installed."""
 
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Library -> version in this process, FFmpeg and libsndfile among them."""
+    """Library -> version in this process, including FFmpeg and libsndfile."""
     import av
     import soundfile
 

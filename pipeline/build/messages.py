@@ -1,8 +1,8 @@
 """Messages between the steps of a build.
 
-A block is a few clips of one shard that are decoded together and pass each teacher together. Blocks
-are cut from a shard by its content alone, so a resumed build forms the same batches, hence the same
-bytes, as an undisturbed one.
+A block is a few clips of one shard that are decoded and processed together. Blocks depend only on
+the content of a shard, so a resumed build forms the same batches and writes the same bytes as an
+uninterrupted one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from manifests.streams.specs import TeacherSpec
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The audio of a block, at every sample rate that a teacher asks for."""
+    """The audio of a block, at every sample rate that a teacher needs."""
 
     clip_ids: list[str]
     durations: list[float]
@@ -31,12 +31,12 @@ class Decoded:
     waves: dict[int, list[np.ndarray]]
     """Sample rate in Hz -> a float32 mono waveform per clip."""
     warnings: list[list[str]] = field(default_factory=list)
-    """Faults of each clip's audio that did not keep it from being decoded (`AudioWarning.kind`)."""
+    """Faults of each clip's audio that did not prevent decoding (`AudioWarning.kind`)."""
     texts: list[str | None] = field(default_factory=list)
-    """Text of each clip, where the corpus knows it."""
+    """Text of each clip, if the corpus has it."""
 
     def only(self, positions: slice) -> Decoded:
-        """Some of the clips."""
+        """Selects some of the clips."""
         return Decoded(
             self.clip_ids[positions],
             self.durations[positions],
@@ -46,8 +46,8 @@ class Decoded:
             self.texts[positions],
         )
 
-    def singly(self) -> list[Decoded]:
-        """Every clip alone."""
+    def split(self) -> list[Decoded]:
+        """Yields each clip as a block of its own."""
         return [self.only(slice(row, row + 1)) for row in range(len(self.clip_ids))]
 
 
@@ -56,20 +56,20 @@ class DecodeSummary:
     """The driver's summary of a decoded block."""
 
     num_clips: int
-    """Clips that were decoded, failures left out."""
+    """Number of decoded clips, without failures."""
     seconds: float
     num_bytes: int
     failures: list[Failure]
     warnings: Mapping[str, int]
     """Kind of `manifests.audio` warning -> clips that have it."""
     num_left: int = 0
-    """The block's last clips, which make a block of their own: the ones before them were longer
-    than was known, and fill this one."""
+    """Number of last clips that become a new block, because the clips before them were longer than
+    expected and fill this one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """A block's rows by one teacher, with the sums over them."""
+    """A block's rows by one teacher, with their sums."""
 
     rows: list[Row]
     failures: list[Failure]
@@ -84,9 +84,9 @@ class ExtractSummary:
 
     num_clips: int
     seconds: float
-    """Audio seconds that went through the teacher."""
+    """Audio seconds processed by the teacher."""
     elapsed: float
-    """Worker seconds taken, loading left out."""
+    """Worker seconds, without loading."""
     num_bytes: int
     """Size of the encoded frames."""
     failures: list[Failure]
@@ -94,17 +94,17 @@ class ExtractSummary:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommitRequest:
-    """A shard of one teacher that is to be written, without its rows."""
+    """A request to write a shard of one teacher, without its rows."""
 
     spec: TeacherSpec
     folder: Folder
     """The folder of the teacher's shards."""
     shard: int
     ids: Sequence[str]
-    """Ids of the slice's clips, in order."""
+    """Ids of the shard's clips, in order."""
     done: Sequence[str]
-    """Ids of the clips that were to be done. If they are not all of them, the shard keeps what it
-    has of the others."""
+    """Ids of the processed clips. If these are not all clips of the shard, it keeps its rows of the
+    others."""
     failures: Sequence[Failure]
     """Failures of decoding."""
     extract_seconds: float
@@ -112,20 +112,21 @@ class CommitRequest:
 
 
 UNKNOWN_SECONDS = 30.0
-"""Assumed length of a clip of unknown length when blocks are cut."""
+"""Assumed length of clips of unknown length when forming blocks."""
 
 
 def shared_file(clip: Clip) -> str:
-    """A clip's file, or its row group of Parquet: one read serves all clips that share it."""
+    """A clip's file or Parquet row group, which is read once for all its clips."""
     return clip.uri.rpartition("&row=")[0] or clip.uri
 
 
 def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[list[Clip]]:
-    """Cuts a shard into blocks of clips of like length: a batch then wastes little on padding.
+    """Groups a shard's clips into blocks of similar length, so that batches need little padding.
 
-    Longest first, so that the end of a build is made of small pieces that fill its gaps. Clips of
-    unknown length keep their order, at the front. Clips of one file stay together, in the file's
-    order: in blocks of their own where they fill more than one, so that a file is decoded once.
+    The longest clips come first, so that the small blocks at the end keep all workers busy. Clips
+    of unknown length keep their order, at the front. Clips of one file stay together, in the file's
+    order. If they fill more than one block, these contain no other clips, so that the file is
+    decoded once.
     """
     files: dict[str, list[Clip]] = {}
     for clip in clips:
@@ -144,7 +145,7 @@ def cut(clips: Sequence[Clip], *, max_clips: int, max_seconds: float) -> list[li
 
 
 def _pack(groups: Sequence[list[Clip]], max_clips: int, max_seconds: float) -> list[list[Clip]]:
-    """Blocks of whole groups, in order."""
+    """Packs whole groups into blocks, in order."""
     blocks: list[list[Clip]] = []
     seconds = 0.0
     for group in groups:

@@ -1,7 +1,7 @@
-"""The shards that a build has begun: which of their clips are through which step.
+"""Tracks the open shards of a build and the progress of their clips.
 
-A result that arrives here has been believed; who is believed is `pipeline.build.recovery`'s
-business.
+Only accepted results are passed to this module; `pipeline.build.recovery` decides which are
+accepted.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ log = logging.getLogger(__name__)
 
 
 class OpenShards:
-    """Shards under way.
+    """The shards that were started and are not yet committed.
 
     Args:
         backlog: The queues of waiting tasks.
-        failure_rate: Stops the build when too many clips fail.
+        failure_rate: Stops the build if too many clips fail.
         listener: Receives every step.
-        block_clips: Most clips in a block.
-        block_seconds: Most audio seconds in a block of several clips.
+        block_clips: Maximum number of clips in a block.
+        block_seconds: Maximum audio seconds in a block of several clips.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class OpenShards:
         self._jobs: dict[ShardJob, None] = {}
         self._held: list[Task] = []
         self.num_blocks = 0
-        """Blocks that are waiting for a step, or in it."""
+        """Number of blocks that wait for a step or are in it."""
         self.clips_decoded = 0
-        """Clips of this build whose audio could be used."""
+        """Number of clips of this build with usable audio."""
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -71,11 +71,11 @@ class OpenShards:
 
     @property
     def held(self) -> list[Task]:
-        """Commits of shards of which not one file is there; they wait until another file is."""
+        """Commits of shards of which no file exists; they wait until another file can be read."""
         return self._held
 
     def open(self, work: ShardWork) -> None:
-        """Cuts a shard into blocks, which wait for decoding."""
+        """Opens a shard: cuts it into blocks, which wait for decoding."""
         job = ShardJob(
             work.number, work.ids, work.clips, list(work.teachers), undecoded=len(work.clips)
         )
@@ -96,7 +96,7 @@ class OpenShards:
         first: int = 0,
         file: str = "",
     ) -> None:
-        """Adds a block to a shard, to be decoded; `file` is the one that has several blocks."""
+        """Adds a block to a shard for decoding; `file` is set if a file has several blocks."""
         seconds = sum(clip.likely_duration or UNKNOWN_SECONDS for clip in clips)
         block = Block(job, number, clips, seconds, first=first, file=file)
         job.blocks.append(block)
@@ -104,13 +104,13 @@ class OpenShards:
         self._backlog.add(Task("decode", job, block))
 
     def book_audio(self, block: Block, node_id: str, num_bytes: int) -> None:
-        """Books a block's audio on a node, in place of what was booked before."""
+        """Records the bytes of a block's audio on a node, replacing an earlier record."""
         self._backlog.audio_bytes[block.node_id] -= block.num_bytes
         block.node_id, block.num_bytes = node_id, num_bytes
         self._backlog.audio_bytes[node_id] += num_bytes
 
     def decoded(self, task: Task, summary: DecodeSummary) -> None:
-        """A block's audio is there."""
+        """Handles a decoded block."""
         job, block = task.job, task.block
         assert block is not None
         if summary.num_left:
@@ -124,7 +124,7 @@ class OpenShards:
             self.clips_decoded += summary.num_clips
             self._listener.clips_decoded(summary.warnings)
             self._release_held()
-        self.through_decoding(block, summary.failures)
+        self.count_decoded(block, summary.failures)
         if not summary.num_clips:
             self.release(block)
             return
@@ -133,8 +133,8 @@ class OpenShards:
         for name in job.teachers:
             self._backlog.add(Task("extract", job, block, name))
 
-    def through_decoding(self, block: Block, failures: Sequence[Failure]) -> None:
-        """Counts a block's clips as decoded, or as failures for every teacher."""
+    def count_decoded(self, block: Block, failures: Sequence[Failure]) -> None:
+        """Counts a block's clips as decoded or, for every teacher, as failed."""
         job = block.job
         job.undecoded -= len(block.clips)
         job.failures += failures
@@ -144,14 +144,14 @@ class OpenShards:
             self._commit_if_complete(job, name)
 
     def extracted(self, task: Task, summary: ExtractSummary, node_id: str) -> None:
-        """A block's rows by a teacher are there."""
+        """Handles a block's rows by a teacher."""
         job, block, name = task.job, task.block, task.teacher
         assert block is not None
         assert task.payload is not None
         self.add_part(task, task.payload, node_id, summary.num_bytes)
         job.elapsed[name] += summary.elapsed
         self._backlog.measured(name, summary)
-        self.through_teacher(block, name, summary.num_clips, summary.seconds, summary.failures)
+        self.count_extracted(block, name, summary.num_clips, summary.seconds, summary.failures)
 
     def add_part(self, task: Task, handle: Any, node_id: str, num_bytes: int) -> None:
         """Keeps the handle of rows until their shard is committed."""
@@ -161,10 +161,10 @@ class OpenShards:
         task.job.part_bytes[task.teacher][node_id] += num_bytes
         self._backlog.row_bytes[node_id] += num_bytes
 
-    def through_teacher(
+    def count_extracted(
         self, block: Block, name: str, clips: int, seconds: float, failures: Sequence[Failure]
     ) -> None:
-        """Counts clips as through a teacher, with targets or without."""
+        """Counts clips as processed by a teacher, with or without targets."""
         job = block.job
         job.extracted[name] += clips
         self._failure_rate.add(name, clips, failures)
@@ -175,7 +175,7 @@ class OpenShards:
         self._commit_if_complete(job, name)
 
     def committed(self, task: Task, marker: Marker) -> None:
-        """A shard of a teacher is safe."""
+        """Handles the commit of a teacher's shard."""
         job, name = task.job, task.teacher
         job.teachers.remove(name)
         self._forget_rows(job, name)
@@ -184,14 +184,14 @@ class OpenShards:
             self._jobs.pop(job, None)
 
     def release(self, block: Block) -> None:
-        """Lets go of a block's audio."""
+        """Releases a block's audio."""
         block.job.blocks.remove(block)
         block.audio = None
         self.book_audio(block, block.node_id, 0)
         self.num_blocks -= 1
 
     def abandon(self, job: ShardJob) -> None:
-        """Takes back everything of a shard that is not committed."""
+        """Discards everything of a shard that is not committed."""
         job.abandoned = True
         self._jobs.pop(job, None)
         self._held = [task for task in self._held if task.job is not job]
@@ -203,7 +203,7 @@ class OpenShards:
             self._forget_rows(job, name)
 
     def restart(self, job: ShardJob) -> None:
-        """Begins a shard again, whose results were lost with a node."""
+        """Restarts a shard whose results were lost with a node."""
         if job.abandoned:
             return
         log.warning(
@@ -218,7 +218,7 @@ class OpenShards:
             self._backlog.add(task)
 
     def release_held(self) -> None:
-        """Lets the shards be committed of which no file is there."""
+        """Allows committing the shards of which no file exists."""
         self._release_held()
 
     def _forget_rows(self, job: ShardJob, name: str) -> None:

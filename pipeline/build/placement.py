@@ -1,8 +1,8 @@
-"""Finds nodes for workers: this build's own account of the resources of every node.
+"""Finds nodes for workers, with this build's own accounting of the resources of every node.
 
-Free is a node's total less the share of this build's workers. GPUs are counted one by one, because
-a share of a GPU cannot be put together from two of them. The share of other jobs is known only as a
-sum over the cluster, and is respected as a sum.
+Free resources are a node's total minus the resources of this build's workers. GPUs are counted
+individually, because a fraction cannot be split over two GPUs. The resources of other jobs are
+known only as a sum over the cluster, and are respected as a sum.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ TOLERANCE = 1e-6
 
 
 def requested(resources: Resources) -> dict[str, float]:
-    """Ray's names of what one worker asks for, with the amounts."""
+    """Ray's names and amounts of the resources that one worker requests."""
     amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
     amounts["memory"] = resources.memory_gb * 1e9
     if resources.accelerator_type:
@@ -32,7 +32,7 @@ class _NodeAccount:
         self.gpus = [1.0] * int(node.resources.get("GPU", 0) + TOLERANCE)
 
     def room(self, needs: Mapping[str, float]) -> float:
-        """The number of times that the needs fit, roughly; below 1 they do not fit."""
+        """Approximate number of times that the needs fit; below 1, they do not fit."""
         gpus = needs.get("GPU", 0.0)
         if gpus and not self._choose_gpus(gpus):
             return 0.0
@@ -49,7 +49,7 @@ class _NodeAccount:
             self.free[name] = self.free.get(name, 0.0) - need
 
     def _choose_gpus(self, amount: float) -> list[int]:
-        """Whole GPUs for one and more, else the fullest GPU that still has the share."""
+        """Chooses whole GPUs for amounts of at least one, else the fullest GPU with enough left."""
         each = min(amount, 1.0)
         fitting = [gpu for gpu, free in enumerate(self.gpus) if free + TOLERANCE >= each]
         fitting.sort(key=lambda gpu: self.gpus[gpu])
@@ -66,12 +66,11 @@ def _sum(amounts: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 class Account:
-    """Free resources, node by node.
+    """Free resources by node.
 
     Args:
-        nodes: The live nodes.
-        taken: (node, resources) of every worker of this build.
-        placed: Resources of those workers that run already: the cluster counts them as used.
+        nodes: The live nodes. taken: (node, resources) of every worker of this build. placed:
+            Resources of those workers that are already running: the cluster counts them as used.
         available: Resources that the cluster reports as unused, as a sum; None means all are.
     """
 
@@ -96,14 +95,14 @@ class Account:
             self._take(node_id, requested(resources))
 
     def place(self, resources: Resources, *, avoid: Collection[str] = ()) -> str | None:
-        """Takes a worker's needs out of the node with the most room; its id, None without room."""
+        """Reserves a worker's needs on the node with the most room; returns its id, or None."""
         needs = requested(resources)
         if any(self._usable.get(name, 0.0) + TOLERANCE < need for name, need in needs.items()):
             return None
         roomiest = self._roomiest(needs, frozenset(avoid))
         while roomiest:
             room, order, node_id = roomiest[0]
-            # What was taken since has left less room, never more.
+            # Later reservations can only have reduced the room.
             now = self._nodes[node_id].room(needs)
             if now < 1.0 - TOLERANCE:
                 heapq.heappop(roomiest)
@@ -117,7 +116,7 @@ class Account:
     def _roomiest(
         self, needs: Mapping[str, float], avoid: frozenset[str]
     ) -> list[tuple[float, int, str]]:
-        """A heap of the nodes that had room: (minus the room, order, id)."""
+        """A heap of the nodes with room: (minus the room, order, id)."""
         key = tuple(sorted(needs.items())), avoid
         if key not in self._heaps:
             rooms = [

@@ -1,7 +1,7 @@
 """The plan of a build: the shards that each teacher lacks, and their expected cost.
 
 Planning lists commit markers, one listing per teacher, and reads no clip: a corpus of ten million
-clips is planned in seconds. What the plan refuses is what the build would refuse.
+clips is planned in seconds. Configurations that a build would reject are rejected here, too.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Missing = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True, slots=True)
 class ShardWork:
-    """Clips of one slice that some teachers have to process."""
+    """Clips of one shard that some teachers have to process."""
 
     number: int
     ids: Sequence[str]
@@ -45,31 +45,32 @@ CORE_SECONDS = {
     "basic_pitch": 0.046,
     "yamnet": 0.006,
 }
-"""Family -> core seconds per audio second where nothing was measured yet, from docs/cluster.md."""
+"""Family -> core seconds per audio second, used before anything was measured; from
+docs/cluster.md."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """Expected cost of one teacher's missing shards; None stands for what is not known."""
+    """Expected cost of one teacher's missing shards; None for unknown values."""
 
     teacher: str
     shards: int
     clips: int
     clips_of_unknown_length: int
-    """Counted as long as the others are on average, in hours, bytes and worker hours."""
+    """These clips count with the average length in hours, bytes and worker hours."""
     audio_hours: float | None
     cache_bytes: float | None
-    """Expected, by what each codec's blobs shrink to in Parquet."""
+    """Expected size after compression in Parquet."""
     worker_hours: float | None
     is_provisional: bool
-    """Whether the worker hours come from the table in docs/cluster.md: this cache holds nothing of
-    the teacher that they could be measured on."""
+    """Whether the worker hours come from the table in docs/cluster.md, because this cache has no
+    measurements of the teacher."""
     price: float | None
-    """Price of the workers' cores; None without a price per core hour."""
+    """Price of the workers' cores; None if no price per core hour is given."""
 
 
 def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
-    """Shards without a commit marker, by teacher name."""
+    """Finds shards without a commit marker, by teacher name."""
     folders = [layout.shards(spec, corpus.name) for spec in specs]
     lacking = {}
     for spec, numbers in zip(specs, in_parallel(shards.committed, folders), strict=True):
@@ -79,7 +80,7 @@ def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dic
 
 
 def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
-    """The missing shards in order, read in threads shortly before they are needed."""
+    """Yields the missing shards in order, read in threads shortly before they are needed."""
     by_teacher = {name: set(numbers) for name, numbers in lacking.items()}
     numbers = sorted(set().union(*by_teacher.values()))
     for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
@@ -92,7 +93,7 @@ def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
 def failed(
     layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]
 ) -> dict[str, dict[int, frozenset[str]]]:
-    """Teacher -> shard -> ids of the clips that failed, for committed shards that have some."""
+    """Teacher -> shard -> ids of the failed clips of committed shards."""
     failures: dict[str, dict[int, frozenset[str]]] = {}
     for spec in specs:
         folder = layout.shards(spec, corpus.name)
@@ -107,7 +108,7 @@ def failed(
 def rework(
     corpus: Corpus, failures: Mapping[str, Mapping[int, frozenset[str]]]
 ) -> Iterator[ShardWork]:
-    """The failed clips alone; teachers that failed on the same clips of a shard go together."""
+    """Yields the failed clips; teachers that failed on the same clips of a shard share an entry."""
     numbers = sorted(set().union(*failures.values()))
     for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
@@ -120,7 +121,7 @@ def rework(
 
 
 def unknown_lengths(corpus: Corpus) -> int:
-    """Clips whose length the corpus neither states nor estimates, from the footers of its parts."""
+    """Counts clips whose length is neither stated nor estimated, from the footers of the parts."""
 
     def count(part: Part) -> int:
         with corpus.folder.open(part.file) as file:
@@ -198,7 +199,7 @@ def estimate(
 
 
 def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
-    """Estimates for people, with their sum."""
+    """Renders the estimates and their sum as a table."""
     shown = Table(
         "teacher", "version", title=f"To do for corpus {corpus}", box=box.SIMPLE_HEAD, padding=0,
         caption_justify="left",
@@ -233,12 +234,12 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
     unknown = max((todo.clips_of_unknown_length for _, todo in every), default=0)
     if unknown:
         notes.append(
-            f"{unknown:,} clips have no stated length: they count as long as the others on average"
+            f"{unknown:,} clips have no stated length: the average of the others is assumed"
             if every[0][1].audio_hours is not None
             else f"{unknown:,} clips have no stated length, so hours and bytes are unknown"
         )
     if any(todo.is_provisional and todo.worker_hours for _, todo in every):
-        notes.append("~ nothing measured here yet: by the table in docs/cluster.md")
+        notes.append("~ nothing measured here yet: estimated from the table in docs/cluster.md")
     shown.caption = "\n".join(notes) or None
     return shown
 
@@ -260,7 +261,7 @@ def stored_bytes_per_frame(stream: StreamSpec) -> float:
 
 
 def _measured(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> Totals:
-    """Totals of the versions of a teacher over the corpus so far, the newest one first."""
+    """Totals of a teacher over the corpus so far, from its newest version with measurements."""
     for known in reversed(layout.teachers().values()):
         if known.name == spec.name:
             total = totals(layout.shards(known, corpus.name))

@@ -1,7 +1,7 @@
-"""Pools of worker processes: one pool for each kind of resources asked for.
+"""Pools of worker processes: one pool for each set of requested resources.
 
-Teachers that ask for the same resources share workers, so a laptop's two cores run five experts
-without one of them idling while another is behind.
+Teachers that request the same resources share workers, so that five experts keep both cores of a
+laptop busy even if one of them is slow.
 """
 
 from __future__ import annotations
@@ -18,30 +18,31 @@ from pipeline.build.setup import TeacherSetup
 from pipeline.config import Resources
 
 QUEUE_DEPTH = 2
-"""Tasks given to a worker at once: the next one is there when it has finished one."""
+"""Number of tasks queued at a worker, so that it never waits for the next one."""
 CALLS_AT_ONCE = 2
-"""Calls that a worker with a GPU runs at once: the network of one, what is around it of another."""
+"""Number of parallel calls of a worker with a GPU: the network of one, and the processing around
+the network of another."""
 
 
 @dataclass(slots=True, eq=False)
 class WorkerHandle:
-    """One worker process, as the driver sees it."""
+    """The driver's record of one worker process."""
 
     worker: Any
-    """The cluster's own handle."""
+    """The cluster's handle."""
     pool: Pool
     asked_at: float
-    """When it was asked for, by `time.monotonic`."""
+    """Time of the request (`time.monotonic`)."""
     node_id: str = ""
-    """Its node: the one it was asked for on, then the one it runs on; empty while unknown."""
+    """Its node: first the requested one, then the actual one; empty while unknown."""
     placed_at: float | None = None
-    """When its process had started."""
+    """Time at which its process had started."""
     ready: bool = False
     """Whether it has loaded its teachers."""
     tasks: list[Task] = field(default_factory=list)
-    """The tasks that it has been given, oldest (running) first."""
+    """Its tasks, the oldest (running) one first."""
     task_began: float = 0.0
-    """When the oldest of its tasks began."""
+    """Time at which the oldest of its tasks began."""
 
 
 class Pool:
@@ -52,46 +53,46 @@ class Pool:
         self.setups = list(setups)
         self.members: list[WorkerHandle] = []
         self.avoided: dict[str, str] = {}
-        """Node -> why no worker of this pool is started there any more."""
+        """Node -> reason why no worker of this pool is started there any more."""
         self.num_ready = 0
         self._depth = QUEUE_DEPTH + self.calls_at_once - 1
         self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(self._depth + 1)]
 
     @property
     def description(self) -> str:
-        """The workers' job, for messages."""
+        """Describes the job of the workers, for messages."""
         names = ", ".join(setup.name for setup in self.setups)
         return f"teacher {names}" if names else "decoding"
 
     @property
     def calls_at_once(self) -> int:
-        """Calls that one of its workers runs at the same time."""
+        """Number of calls that one of its workers runs in parallel."""
         return CALLS_AT_ONCE if self.resources.num_gpus else 1
 
     @property
     def is_open_ended(self) -> bool:
-        """Whether it takes all the room there is."""
+        """Whether the pool uses all available resources."""
         return not self.resources.max_workers
 
     def ready(self) -> list[WorkerHandle]:
-        """The members that can take tasks."""
+        """The workers that have loaded their teachers."""
         return [member for member in self.members if member.ready]
 
     def free(self) -> Iterator[WorkerHandle]:
-        """The ready workers that can take one more task, those with nothing to do first."""
+        """The ready workers that can take one more task, idle ones first."""
         for load in range(self._depth):
             for member in list(self._by_load[load]):
                 if not member.tasks or not member.tasks[0].alone:
                     yield member
 
     def mark_ready(self, member: WorkerHandle) -> None:
-        """Lets a member take tasks."""
+        """Marks a worker as ready for tasks."""
         member.ready = True
         self.num_ready += 1
         self._by_load[0][member] = None
 
     def give(self, member: WorkerHandle, task: Task, now: float) -> None:
-        """Notes that a member has been given a task."""
+        """Records that a worker got a task."""
         del self._by_load[len(member.tasks)][member]
         if not member.tasks:
             member.task_began = now
@@ -99,7 +100,7 @@ class Pool:
         self._by_load[len(member.tasks)][member] = None
 
     def take(self, member: WorkerHandle, task: Task, now: float) -> None:
-        """Notes that a member is through with a task."""
+        """Records that a worker finished a task."""
         if task not in member.tasks:
             return
         if member.tasks[0] is task:
@@ -110,7 +111,7 @@ class Pool:
             self._by_load[len(member.tasks)][member] = None
 
     def drop(self, member: WorkerHandle) -> list[Task]:
-        """Forgets a member; the tasks that it had, the running one first."""
+        """Removes a worker, and returns its tasks, the running one first."""
         if member in self.members:
             self.members.remove(member)
         self._by_load[len(member.tasks)].pop(member, None)
@@ -119,28 +120,29 @@ class Pool:
         tasks, member.tasks = member.tasks, []
         return tasks
 
-    def may_settle(self, task: Task, member: WorkerHandle, *, decodes: bool) -> bool:
-        """Whether a member can say if a task that failed on another worker fails here too.
+    def can_confirm(self, task: Task, member: WorkerHandle, *, decodes: bool) -> bool:
+        """Whether a worker can confirm a task that failed on another worker.
 
-        Audio may be out of reach of a whole node, so decoding is tried on another node if any.
+        Audio may be unreachable from a whole node, so decoding is confirmed on another node if
+        there is one.
         """
-        doubter = task.doubter
-        if doubter is member:
+        failed_on = task.failed_on
+        if failed_on is member:
             return False
         if task.kind != "decode":
             return any(setup.name == task.teacher for setup in self.setups)
         if not decodes:
             return False
         elsewhere = any(
-            other.node_id != doubter.node_id for other in self.members if doubter is not None
+            other.node_id != failed_on.node_id for other in self.members if failed_on is not None
         )
-        return not elsewhere or (doubter is not None and member.node_id != doubter.node_id)
+        return not elsewhere or (failed_on is not None and member.node_id != failed_on.node_id)
 
 
 def arrange(setups: Sequence[TeacherSetup], decode: Resources) -> tuple[list[Pool], Pool]:
-    """Makes the pools of a build: all of them, and the one that decodes and commits.
+    """Creates the pools of a build; returns all of them, and the one that decodes and commits.
 
-    GPU pools come first: their workers take their CPU cores before CPU workers fill the rest.
+    GPU pools come first, so that their workers get their CPU cores before CPU workers use the rest.
     """
     pools: dict[str, Pool] = {}
     for resources in [*(setup.resources for setup in setups), decode]:
@@ -151,7 +153,7 @@ def arrange(setups: Sequence[TeacherSetup], decode: Resources) -> tuple[list[Poo
 
 
 def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
-    """Raises a UserError where the cluster could never hold a worker of every pool at once."""
+    """Raises a UserError if the cluster can never run a worker of every pool at the same time."""
     account = Account(nodes)
     for pool in pools:
         if not pool.is_open_ended or account.place(pool.resources) is not None:
@@ -163,7 +165,7 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
         if Account(nodes).place(pool.resources) is not None:
             raise UserError(
                 f"{who} asks for {needed}, which the Ray cluster has not left beside one worker of "
-                "each other kind; lower the resources, or let teachers and decoding ask for the "
+                "each other kind; lower the resources, or let teachers and decoding request the "
                 "same: then they share workers"
             )
         largest = ", ".join(

@@ -56,7 +56,7 @@ class BuildProgress:
         self.cache_bytes = dict.fromkeys(totals, 0)
         self.extract_seconds = dict.fromkeys(totals, 0.0)
         self.warnings: Counter[str] = Counter()
-        """Kind of warning about audio that was decoded -> clips."""
+        """Kind of audio warning -> number of clips."""
         self._console = console
         self._totals = dict(totals)
         self._printed_at = self.began

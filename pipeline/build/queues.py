@@ -1,8 +1,8 @@
-"""Tasks that wait for a worker, and the order in which they go.
+"""The queues of waiting tasks, and the order in which they are run.
 
-One queue per teacher, one for decoding, one for commits. Decoding runs ahead only while its audio
-has room on the worker's node; among the teachers the slowest goes first, so that a build ends with
-small pieces that fill the last gaps.
+There is one queue per teacher, one for decoding and one for commits. Decoding runs ahead only while
+its audio fits on the worker's node. The slowest teacher has priority, so that the short tasks at
+the end keep all workers busy.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from pipeline.build.pools import Pool, WorkerHandle
 from pipeline.build.records import ShardJob, Task
 
 UNMEASURED = math.inf
-"""Cost of a teacher that has not finished a block: it goes first, and is measured."""
+"""Cost of a teacher that has not finished a block: it has priority, so that it is measured."""
 
 
 class Backlog:
-    """Tasks that no worker has been given.
+    """The tasks that are not assigned to a worker.
 
     Args:
-        teachers: Names.
+        teachers: Names of the teachers.
     """
 
     def __init__(self, teachers: Iterable[str]) -> None:
         self.audio_bytes: Counter[str] = Counter()
-        """Node -> bytes of audio that is decoded, or being decoded, and waits for a teacher."""
+        """Node -> bytes of audio that is being decoded or waits for a teacher."""
         self.row_bytes: Counter[str] = Counter()
         """Node -> bytes of rows that are not yet committed."""
         self._store_bytes: dict[str, float] = {}
@@ -45,23 +45,23 @@ class Backlog:
         self._cost: dict[str, float] = {}
 
     def add(self, task: Task) -> None:
-        """Adds a task to be done."""
+        """Adds a task."""
         if task.kind == "decode" and task.block is not None and task.block.file:
             self._files.add(task)
         else:
             self._queues[task.queue].append(task)
 
     def add_later(self, task: Task, due: float) -> None:
-        """Adds a task that nobody gets before a moment of `time.monotonic`."""
+        """Adds a task that is not run before the time `due` (`time.monotonic`)."""
         heapq.heappush(self._delayed, (due, next(self._order), task))
 
-    def add_doubted(self, task: Task) -> None:
-        """Adds a task that must go to another process than its `doubter`."""
+    def add_unconfirmed(self, task: Task) -> None:
+        """Adds a task that must run in another process than `failed_on`."""
         self._doubted.append(task)
 
     @property
-    def doubted(self) -> list[Task]:
-        """Tasks that wait for a second process."""
+    def unconfirmed(self) -> list[Task]:
+        """The tasks that wait for a second process."""
         self._doubted = [task for task in self._doubted if not task.job.abandoned]
         return self._doubted
 
@@ -72,14 +72,14 @@ class Backlog:
 
     def __len__(self) -> int:
         waiting = sum(map(len, self._queues.values())) + len(self._files)
-        return waiting + len(self._delayed) + len(self.doubted)
+        return waiting + len(self._delayed) + len(self.unconfirmed)
 
     def set_room(self, store_bytes: Mapping[str, float]) -> None:
-        """Sets how many bytes may lie on each node, by its id."""
+        """Sets the maximum number of bytes on each node, by its id."""
         self._store_bytes = dict(store_bytes)
 
     def measured(self, teacher: str, summary: ExtractSummary) -> None:
-        """Learns what a teacher costs, in worker seconds per second of audio."""
+        """Updates the cost of a teacher, in worker seconds per second of audio."""
         if summary.seconds:
             cost = summary.elapsed / summary.seconds
             self._cost[teacher] = 0.8 * self._cost.get(teacher, cost) + 0.2 * cost
@@ -91,17 +91,18 @@ class Backlog:
     def next(
         self, member: WorkerHandle, *, decodes: bool, oldest: ShardJob | None, idle: bool
     ) -> Task | None:
-        """A worker's next task: commits, then decoding while it has room, then the slowest teacher.
+        """Returns a worker's next task: commits, then decoding while there is room, then the
+        slowest teacher.
 
         Args:
             member: The worker.
             decodes: Whether its pool decodes and commits.
-            oldest: The job that was opened first: it may decode when other jobs must wait.
-            idle: Whether no worker of the build is doing anything, so that waiting helps nobody.
+            oldest: The job that was opened first: it may decode even if other jobs must wait.
+            idle: Whether all workers of the build are idle, so that waiting is useless.
         """
-        for place, task in enumerate(self.doubted):
-            if member.pool.may_settle(task, member, decodes=decodes):
-                return self.doubted.pop(place)
+        for place, task in enumerate(self.unconfirmed):
+            if member.pool.can_confirm(task, member, decodes=decodes):
+                return self.unconfirmed.pop(place)
         names = [setup.name for setup in member.pool.setups]
         names.sort(key=lambda name: -self._cost.get(name, UNMEASURED))
         if decodes:

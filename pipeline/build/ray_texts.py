@@ -1,8 +1,8 @@
-"""Phrases in Ray's error messages from which the cause of a lost worker is read (Ray 2.60).
+"""Phrases in Ray's error messages that identify the cause of a lost worker (Ray 2.60).
 
-Ray raises the same exception whether a worker's process has crashed, its node is gone or the
-process was killed on purpose; only the text tells them apart. `tests/test_library_internals.py`
-looks for each phrase in the installed Ray and fails when a new version words it otherwise.
+Ray raises the same exception if a worker's process crashed, its node is gone or the process was
+killed on purpose; only the text distinguishes them. `tests/test_library_internals.py` looks for
+each phrase in the installed Ray and fails when a new version words it otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ INTENDED = "INTENDED"
 
 
 def cause_from_text(text: str) -> LossCause | None:
-    """The cause of a lost worker, as far as the text of Ray's error tells it."""
+    """Derives the cause of a lost worker from the text of Ray's error."""
     if LOW_MEMORY in text:
         return "memory"
     if NODE_DIED in text or NODE_WAS in text:

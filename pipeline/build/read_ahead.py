@@ -1,4 +1,4 @@
-"""Reads what is needed next in threads, so that the driver does not wait for an object store."""
+"""Prefetches in threads, so that the driver does not wait for an object store."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ Key = TypeVar("Key")
 Value = TypeVar("Value")
 
 READERS = 32
-"""Requests at once: with 40 ms each, 800 shards a second."""
+"""Number of parallel requests: with 40 ms each, 800 shards per second."""
 AHEAD = 64
-"""Results that are kept before they are asked for."""
+"""Maximum number of prefetched results."""
 
 
 def read_ahead(read: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[Value]:
-    """`map(read, keys)`, in order, with up to `AHEAD` reads under way or done."""
+    """`map(read, keys)` in order, with up to `AHEAD` reads running or done in advance."""
     remaining = iter(keys)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead") as pool:
         pending: deque[Future[Value]] = deque()
@@ -40,10 +40,10 @@ def read_ahead(read: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[Va
 
 
 class Prefetch(Generic[Value]):
-    """The values of an iterable, taken by a thread, so that nobody has to wait for the next one.
+    """Iterates over an iterable in a thread, so that its next value is ready.
 
     Args:
-        values: Is iterated in the thread.
+        values: The iterable.
     """
 
     def __init__(self, values: Iterable[Value]) -> None:
@@ -55,10 +55,10 @@ class Prefetch(Generic[Value]):
         threading.Thread(target=self._fill, name="prefetch", daemon=True).start()
 
     def take(self, timeout: float = 0.0) -> Value | None:
-        """The next value; None if it is not there within the time, or if there is none.
+        """The next value; None if it is not ready within the time, or if there is none.
 
         Raises:
-            BaseException: what the iterable raised.
+            BaseException: the error of the iterable.
         """
         try:
             is_value, value = self._queue.get(block=timeout > 0, timeout=timeout or None)
@@ -72,7 +72,7 @@ class Prefetch(Generic[Value]):
         return None
 
     def close(self) -> None:
-        """Ends the thread."""
+        """Stops the thread."""
         self._is_closed.set()
 
     def _fill(self) -> None:
@@ -97,7 +97,8 @@ class Prefetch(Generic[Value]):
 
 
 def read_shards(corpus: Corpus, numbers: Iterable[int]) -> Iterator[list[Clip]]:
-    """The clips of a corpus's shards, in order, read ahead. Every thread has files of its own."""
+    """Yields the clips of a corpus's shards in order, with prefetching. Every thread opens its own
+    files."""
     own = threading.local()
 
     def read(number: int) -> list[Clip]:

@@ -1,4 +1,4 @@
-"""The driver's records of a build under way: shards, their blocks, and calls of workers."""
+"""The driver's records of a running build: shards, their blocks, and calls of workers."""
 
 from __future__ import annotations
 
@@ -16,62 +16,63 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True, eq=False)
 class ShardJob:
-    """One slice of the corpus and the teachers that still lack it."""
+    """One shard of the corpus and the teachers that still lack it."""
 
     number: int
     ids: Sequence[str]
-    """Ids of the whole slice, in order."""
+    """Ids of the whole shard, in order."""
     clips: Sequence[Clip]
-    """The clips to be done: the whole slice, or those that failed before."""
+    """The clips to process: the whole shard, or those that failed before."""
     teachers: list[str]
-    """Teachers whose part is not yet committed."""
+    """Teachers whose shard is not yet committed."""
     undecoded: int
-    """Clips not yet through decoding."""
+    """Number of clips that are not yet decoded."""
     blocks: list[Block] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    """Failures of decoding, which count for every teacher."""
+    """Decoding failures, which count for every teacher."""
     parts: dict[str, dict[tuple[int, int], Any]] = field(default_factory=dict)
-    """Teacher -> (block, clip within it) -> handle of its rows, which stay where they were made."""
+    """Teacher -> (block, clip within it) -> handle of its rows, which stay on their node."""
     part_bytes: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     """Teacher -> node -> bytes of those rows."""
     extracted: Counter[str] = field(default_factory=Counter)
-    """Teacher -> clips through it, in rows or failures."""
+    """Teacher -> number of processed clips, with rows or failures."""
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Teacher -> audio seconds through it."""
+    """Teacher -> processed audio seconds."""
     failed: Counter[str] = field(default_factory=Counter)
-    """Teacher -> clips without targets, those that would not decode among them."""
+    """Teacher -> number of clips without targets, including those that could not be decoded."""
     elapsed: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     """Teacher -> worker seconds."""
     abandoned: bool = False
-    """Started over as another job, or left undone; whatever still arrives for it is dropped."""
+    """Whether it was restarted as another job or left to a later build; late results are
+    dropped."""
 
     def complete(self, teacher: str) -> bool:
-        """Whether every clip is through decoding and the teacher, or has failed."""
+        """Whether every clip was decoded and processed by the teacher, or has failed."""
         through = self.extracted[teacher] + len(self.failures)
         return not self.undecoded and through == len(self.clips)
 
 
 @dataclass(slots=True, eq=False)
 class Block:
-    """A few clips of a shard on their way through the teachers."""
+    """A few clips of a shard that are decoded and processed together."""
 
     job: ShardJob
     number: int
     clips: Sequence[Clip]
     seconds: float
-    """Audio seconds: expected until it is decoded, then true."""
+    """Audio seconds: an estimate until the block is decoded, then exact."""
     first: int = 0
-    """Place of the first clip within the block as it was cut."""
+    """Position of the first clip within the original block."""
     file: str = ""
-    """The file of all its clips, where that file has several blocks; else empty."""
+    """The file of all its clips if that file has several blocks; else empty."""
     audio: Any = None
     """Handle of `Decoded`, which stays on the node that decoded it."""
     node_id: str = ""
-    """Node on which it was decoded, or is being decoded."""
+    """Node on which it was or is being decoded."""
     num_bytes: int = 0
-    """Bytes of the audio on that node: expected until it is decoded, then true."""
+    """Bytes of the audio on that node: an estimate until the block is decoded, then exact."""
     waiting: Counter[str] = field(default_factory=Counter)
-    """Teacher -> decoded clips that are not yet through it."""
+    """Teacher -> number of decoded clips that it has not yet processed."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,31 +84,31 @@ class Task:
     block: Block | None = None
     teacher: str = ""
     position: int | None = None
-    """The only decoded clip to extract, once the block has been split."""
+    """The only decoded clip to extract, after the block was split."""
     strikes: int = 0
-    """Workers that died while running it, or did not come back from it."""
+    """Number of workers that died while running it, or did not return from it."""
     losses: int = 0
-    """Workers that were lost while running it through no fault of the task."""
+    """Number of workers that were lost while running it for other reasons."""
     attempts: int = 0
-    """Tries that failed because a store could not be reached."""
+    """Number of attempts that failed because a store could not be reached."""
     first_attempt_at: float = 0.0
-    """When the first of those failed."""
+    """Time of the first of these failures."""
     alone: bool = False
-    """Whether nothing else may run in its worker: it has been in a worker that died while running
-    several calls, so the next death must say which of them it was."""
-    doubter: WorkerHandle | None = None
-    """The worker on which every clip failed; another one has to agree."""
+    """Whether it must run alone in its worker: it was in a worker that died while running several
+    calls, so the next death must identify the cause."""
+    failed_on: WorkerHandle | None = None
+    """The worker on which every clip failed; another worker has to confirm this."""
     payload: Any = None
-    """Handle of its large result, which stays where it was made."""
+    """Handle of its large result, which stays on its node."""
 
     @property
     def queue(self) -> str:
-        """The queue it waits in: its teacher's, or that of its kind."""
+        """Its queue: its teacher's, or that of its kind."""
         return self.teacher if self.kind == "extract" else self.kind
 
     @property
     def description(self) -> str:
-        """A phrase for messages that says which step of which shard this is."""
+        """Describes the step and shard, for messages."""
         if self.kind == "commit":
             return f"committing shard {self.job.number} of {self.teacher}"
         clip = self.block.clips[0].clip_id if self.block and self.block.clips else ""

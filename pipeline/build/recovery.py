@@ -1,9 +1,9 @@
 """Decides how to react to a failure: retry, use another process, split, record, or stop.
 
-There are three kinds of causes. A clip's own fault is recorded with the clip. Failures of the
-environment (a store that does not respond, a lost node) are tried again with pauses and never
-recorded: at worst the shard is left for the next build. A worker is suspected when a task costs
-its process or when a whole block fails on it; the task goes to another, and two must agree.
+There are three kinds of causes. Failures of a clip are recorded with the clip. Failures of the
+environment (a store that does not respond, a lost node) are retried with pauses and never recorded:
+at worst, the shard is left to the next build. A worker is suspected if a task kills its process or
+if a whole block fails on it: the task is repeated on another worker, and both must agree.
 """
 
 from __future__ import annotations
@@ -34,18 +34,19 @@ from pipeline.build.staffing import Staffing
 log = logging.getLogger(__name__)
 
 AGREEMENTS = 2
-"""Blocks in a row that failed on two processes each, after which one process is believed."""
+"""Number of consecutive blocks that failed on two processes, after which one process is
+sufficient."""
 
 
 class Recovery:
-    """Reacts to failed calls, lost workers and results that are not believed.
+    """Reacts to failed calls, lost workers and implausible results.
 
     Args:
         backend: The cluster.
         shards: The shards under way.
         backlog: The queues of waiting tasks.
         staffing: Starts workers, and avoids nodes.
-        retry_seconds: For how long a store that cannot be reached is tried again.
+        retry_seconds: Time for which an unreachable store is retried.
     """
 
     def __init__(
@@ -65,59 +66,59 @@ class Recovery:
         self._agreements: Counter[str] = Counter()
         self._last_success: dict[str, float] = {}
         self.left: list[tuple[ShardJob, str]] = []
-        """Shards that are left to the next build, with the reason."""
+        """Shards that are left to the next build, with reasons."""
 
-    # A result, and whether it is believed.
+    # Acceptance of results.
 
-    def believes(
+    def accepts(
         self, task: Task, member: WorkerHandle, summary: DecodeSummary | ExtractSummary
     ) -> bool:
-        """Whether a result counts; otherwise another process has been asked."""
+        """Whether a result is accepted; otherwise the task is repeated in another process."""
         clips = summary.num_clips
         if isinstance(summary, DecodeSummary) and task.block is not None:
             clips = len(task.block.clips) - summary.num_left
         all_failed = bool(summary.failures) and len(summary.failures) == clips
-        doubter, queue = task.doubter, task.queue
+        failed_on, queue = task.failed_on, task.queue
         if not all_failed:
             self._agreements[queue] = 0
             self._last_success[queue] = time.monotonic()
-            if doubter is not None:
-                self._convict(task, doubter, member)
+            if failed_on is not None:
+                self._replace_faulty(task, failed_on, member)
             return True
-        if doubter is not None:
+        if failed_on is not None:
             self._agreements[queue] += 1
             return True
-        # A worker that is still starting will be asked.
+        # A worker that is still starting will repeat the task.
         alone = member.pool.members == [member]
         if self._agreements[queue] >= AGREEMENTS or (alone and task.kind == "decode"):
             return True
-        task.payload, task.doubter = None, member
+        task.payload, task.failed_on = None, member
         if task.kind == "decode" and task.block is not None:
             self._shards.book_audio(task.block, "", 0)
-        self._backlog.add_doubted(task)
+        self._backlog.add_unconfirmed(task)
         if alone:
             self.retire(member, f"every clip of a block failed ({summary.failures[0].message})")
         return False
 
-    def _convict(self, task: Task, doubter: WorkerHandle, member: WorkerHandle) -> None:
-        """Ends a worker on which a block failed that is fine on another."""
+    def _replace_faulty(self, task: Task, failed_on: WorkerHandle, member: WorkerHandle) -> None:
+        """Replaces a worker on which a block failed that succeeded on another."""
         why = f"{task.description} failed there and succeeded on another worker"
-        if task.kind == "decode" and doubter.node_id != member.node_id:
-            self._staffing.avoid(doubter.pool, doubter.node_id, why)
-            for other in list(doubter.pool.members):
-                if other.node_id == doubter.node_id:
+        if task.kind == "decode" and failed_on.node_id != member.node_id:
+            self._staffing.avoid(failed_on.pool, failed_on.node_id, why)
+            for other in list(failed_on.pool.members):
+                if other.node_id == failed_on.node_id:
                     self.retire(other, why)
-        elif doubter in doubter.pool.members:
-            self.retire(doubter, why)
+        elif failed_on in failed_on.pool.members:
+            self.retire(failed_on, why)
 
-    def settle_alone(self) -> None:
-        """Replaces workers that are the only ones of their pool while a task waits for another."""
-        for task in list(self._backlog.doubted):
-            doubter = task.doubter
-            if doubter is not None and doubter.pool.members == [doubter]:
-                self.retire(doubter, "a block that failed on it needs another process")
+    def replace_lone_workers(self) -> None:
+        """Replaces the only worker of a pool if a task waits for another worker."""
+        for task in list(self._backlog.unconfirmed):
+            failed_on = task.failed_on
+            if failed_on is not None and failed_on.pool.members == [failed_on]:
+                self.retire(failed_on, "a block that failed on it needs another process")
 
-    # Workers that are gone, or have to go.
+    # Lost and replaced workers.
 
     def retire(self, member: WorkerHandle, why: str) -> None:
         """Ends a worker process; other workers take over its tasks, and none counts as faulty."""
@@ -131,7 +132,7 @@ class Recovery:
     def on_worker_lost(
         self, member: WorkerHandle, cause: LossCause, why: str, *, timed_out: bool = False
     ) -> None:
-        """A worker is gone: others take its tasks; the one it was running may be to blame."""
+        """Gives the tasks of a lost worker to others; the running task may be the cause."""
         node = self._staffing.node_name(member.node_id)
         log.warning("a worker on %s is gone (%s); other workers take over its tasks", node, why)
         tasks = member.pool.drop(member)
@@ -152,8 +153,8 @@ class Recovery:
         if task.job.abandoned:
             return
         self._reset(task)
-        if task.doubter is not None:
-            self._backlog.add_doubted(task)
+        if task.failed_on is not None:
+            self._backlog.add_unconfirmed(task)
         else:
             self._backlog.add(task)
 
@@ -163,7 +164,7 @@ class Recovery:
             self._shards.book_audio(task.block, "", 0)
 
     def _lose(self, task: Task, cause: LossCause, why: str) -> None:
-        """A task lost its worker through no fault of its own, as far as one can tell."""
+        """Handles a task that lost its worker, probably for other reasons."""
         task.losses += 1
         if task.kind == "commit" and cause == "memory":
             self._strike(task, why, timed_out=False)
@@ -187,7 +188,7 @@ class Recovery:
             self._backlog.add_later(task, time.monotonic() + pause(task.strikes))
             return
         self._reset(task)
-        # A block that hangs is split at once: its limit is long.
+        # A block that hangs is split immediately, because its time limit is long.
         if task.strikes < STRIKES_ALLOWED and not (timed_out and self._can_split(task)):
             self._requeue(task)
         else:
@@ -220,7 +221,7 @@ class Recovery:
         if task.kind == "decode":
             clip_id = block.clips[0].clip_id
             failure = worker_failure(clip_id, "decode", timed_out=timed_out)
-            self._shards.through_decoding(block, [failure])
+            self._shards.count_decoded(block, [failure])
             self._shards.release(block)
             return
         assert block.audio is not None
@@ -233,9 +234,9 @@ class Recovery:
         failure = worker_failure(clip_id, "extract", timed_out=timed_out)
         handle = self._backend.keep(Extracted([], [failure], {}))
         self._shards.add_part(task, handle, "", 0)
-        self._shards.through_teacher(block, task.teacher, 1, 0.0, [failure])
+        self._shards.count_extracted(block, task.teacher, 1, 0.0, [failure])
 
-    # Stores that cannot be reached.
+    # Unreachable stores.
 
     def on_store_error(self, task: Task, error: OSError) -> None:
         """Retries a task after a pause, until the time limit is reached.
@@ -246,10 +247,10 @@ class Recovery:
         now = time.monotonic()
         task.attempts += 1
         task.first_attempt_at = task.first_attempt_at or now
-        has_hope = now - task.first_attempt_at < self._retry_seconds
-        if task.kind == "commit" and (is_final(error) or not has_hope):
+        in_time = now - task.first_attempt_at < self._retry_seconds
+        if task.kind == "commit" and (is_final(error) or not in_time):
             raise cannot_write(brief(error))
-        if has_hope:
+        if in_time:
             wait = pause(task.attempts)
             log.warning("%s: %s; trying again in %.0f s", task.description, brief(error), wait)
             self._reset(task)

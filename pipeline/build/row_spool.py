@@ -1,4 +1,4 @@
-"""Rows of a shard that is being committed, in a file, so that memory does not grow with them."""
+"""Spools the rows of a shard to a file during a commit, so that memory use stays bounded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manifests.streams.specs import StreamSpec
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """A row without its frames, and where those lie: stream -> (spec, first byte, bytes, count)."""
+    """A row whose frames are in the file: stream -> (spec, first byte, bytes, count)."""
 
     duration: float
     audio_digest: str
@@ -23,9 +23,10 @@ class _Place:
 
 
 class RowSpool:
-    """Takes rows in any order and gives them back in another, one at a time.
+    """Accepts rows in any order and returns them in another, one at a time.
 
-    Up to `SPOOL_BYTES` stay in memory, more goes to the local disk (`TMPDIR`). A context manager.
+    Up to `SPOOL_BYTES` stay in memory, more is written to the local disk (`TMPDIR`). A context
+    manager.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class RowSpool:
         return clip_id in self._places
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Takes rows in."""
+        """Adds rows."""
         end = self._file.seek(0, 2)
         for row in rows:
             frames = {}
@@ -54,7 +55,7 @@ class RowSpool:
             self._places[row.clip_id] = _Place(row.duration, row.audio_digest, row.metadata, frames)
 
     def rows(self, clip_ids: Iterable[str]) -> Iterator[Row]:
-        """The rows of those clips that have one, in the order of the ids."""
+        """Yields the rows of the clips that have one, in the order of the ids."""
         for clip_id in clip_ids:
             place = self._places.get(clip_id)
             if place is None:

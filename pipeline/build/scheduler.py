@@ -1,11 +1,10 @@
-"""The driver's loop between decoding and commit: it gives every worker its next task.
+"""The driver's loop, which gives every worker its next task, from decoding to commit.
 
-The driver holds handles and small summaries; audio and targets stay where they were made and move
-from worker to worker. `queues` says what goes first among what waits, `open_shards` what follows
-from a result, `recovery` what follows from a failure, `staffing` which workers there are.
+The driver holds handles and small summaries; audio and targets move between workers.
 
-Whatever dies, nothing is lost: a lost worker's tasks are given to others, and a shard whose
-intermediate results went down with a node starts over.
+`queues` orders waiting tasks, `open_shards` handles results, `recovery` handles failures, and
+`staffing` starts workers. The tasks of a lost worker are given to others, and a shard whose
+intermediate results were lost with a node is restarted.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pipeline.build import pools
 from pipeline.build.backend import Backend, Call, Node, ResultLost, WorkerLost
 from pipeline.build.codec_gate import CodecGate
 from pipeline.build.failure_rate import FailureRate
-from pipeline.build.faults import SickProcess, brief
+from pipeline.build.faults import BrokenProcess, brief
 from pipeline.build.messages import CommitRequest
 from pipeline.build.open_shards import OpenShards
 from pipeline.build.plan import ShardWork
@@ -36,21 +35,21 @@ from pipeline.config import BuildConfig
 
 GROW_EVERY_S = 3.0
 HURRY_S = 0.5
-"""In place of `GROW_EVERY_S` while a pool has no worker."""
+"""Used instead of `GROW_EVERY_S` while a pool has no worker."""
 CHECK_EVERY_S = 1.0
 BLOCK_CLIPS, BLOCK_SECONDS = 4, 240.0
 GPU_BLOCK_CLIPS, GPU_BLOCK_SECONDS = 128, 600.0
-"""A block fills a GPU's batch of 600 s."""
+"""The seconds fill a GPU's batch of 600 s."""
 BLOCKS_AHEAD = 8
-"""Blocks per worker that are decoded or waiting for it."""
+"""Number of blocks per worker that are decoded or wait for decoding."""
 WAIT_S = 0.5
-"""Longest wait for a result, so that signals and pauses are noticed."""
+"""Maximum wait for a result, after which signals and pauses are checked."""
 HURRIED_WAIT_S = 0.02
-"""The same while shards are still being read that workers could begin with."""
+"""The same while workers wait for shards that are still being read."""
 
 
 def _never() -> None:
-    """Stands for a build that nobody interrupts."""
+    """Default of `check_stop`: never stops."""
 
 
 class Scheduler:
@@ -59,12 +58,12 @@ class Scheduler:
     Args:
         backend: The cluster.
         setups: The teachers.
-        work: The shards to be made, in order.
+        work: The shards to build, in order.
         folders: Teacher -> folder of its shards.
-        config: The build's own limits.
+        config: The limits of the build.
         listener: Receives every step.
-        accept_failures: Whether clips may fail at any rate, as when failures are tried again.
-        check_stop: Raises when the build shall end.
+        accept_failures: Whether any failure rate is acceptable, as when failures are retried.
+        check_stop: Raises an exception if the build must stop.
     """
 
     def __init__(
@@ -119,10 +118,10 @@ class Scheduler:
         self._running: dict[Call, tuple[Task, WorkerHandle]] = {}
 
     def run(self) -> None:
-        """Works until every shard is committed, then gives all workers back.
+        """Runs until every shard is committed, then ends all workers.
 
         Raises:
-            UserError: the build cannot go on; the message says why and what to do.
+            UserError: the build cannot continue; the message states why and what to do.
         """
         try:
             self._work_through()
@@ -138,7 +137,7 @@ class Scheduler:
             now = time.monotonic()
             if now - grown_at > (GROW_EVERY_S if self._staffing.is_complete else HURRY_S):
                 self._set_room(self._staffing.grow(now))
-                self._recovery.settle_alone()
+                self._recovery.replace_lone_workers()
                 grown_at = now
             if now - checked_at > CHECK_EVERY_S:
                 self._end_overdue(now)
@@ -147,7 +146,7 @@ class Scheduler:
             self._open_shards()
             self._dispatch(now)
             self._collect()
-            self._settle_held()
+            self._decide_held()
             self._listener.tick()
 
     def _set_room(self, nodes: Sequence[Node]) -> None:
@@ -184,7 +183,7 @@ class Scheduler:
                     idle = False
 
     def _is_idle(self) -> bool:
-        """Whether no worker has anything to do."""
+        """Whether all workers are idle."""
         return not any(member.tasks for pool in self._pools for member in pool.members)
 
     def _submit(self, task: Task, member: WorkerHandle, now: float) -> None:
@@ -217,7 +216,7 @@ class Scheduler:
         self._running[call] = task, member
 
     def _collect(self) -> None:
-        """Settles the calls that have completed; losses last, so that finished work counts."""
+        """Handles completed calls; losses come last, so that finished work counts."""
         lost: list[tuple[WorkerHandle, WorkerLost]] = []
         for call in self._backend.completed(WAIT_S if self._is_filled else HURRIED_WAIT_S):
             now = time.monotonic()
@@ -228,7 +227,7 @@ class Scheduler:
                 continue
             task, member = self._running.pop(call, (None, None))
             if task is None or member is None or task not in member.tasks:
-                continue  # The worker was ended meanwhile; the task has gone to others.
+                continue  # The worker was ended meanwhile; its task was given to others.
             try:
                 self._on_task_done(call, task, member, now)
             except WorkerLost as error:
@@ -243,8 +242,8 @@ class Scheduler:
             result = self._backend.result(call)
         except WorkerLost:
             raise
-        except SickProcess as error:
-            # The task stays with the worker, so that it counts as the one that was running.
+        except BrokenProcess as error:
+            # The task stays with the worker, so that it counts as the running one.
             if member.tasks and member.tasks[0] is not task:
                 member.tasks.remove(task)
                 member.tasks.insert(0, task)
@@ -264,7 +263,7 @@ class Scheduler:
         if task.kind == "commit":
             self._shards.committed(task, result)
             self._codec_gate.add(task.teacher, result)
-        elif self._recovery.believes(task, member, result):
+        elif self._recovery.accepts(task, member, result):
             if task.kind == "decode":
                 self._shards.decoded(task, result)
             else:
@@ -280,8 +279,8 @@ class Scheduler:
                     why = f"{task.description} did not finish in {self._limits.task(task):.0f} s"
                     self._recovery.on_worker_lost(member, "process", why, timed_out=True)
 
-    def _settle_held(self) -> None:
-        """Decides about shards of which not one file is there, once nothing else is left to do."""
+    def _decide_held(self) -> None:
+        """Decides about shards of which no file exists, after all other work is done."""
         held = self._shards.held
         if not held or not self._work.is_over or len(self._backlog) or not self._is_idle():
             return

@@ -1,4 +1,4 @@
-"""The teachers of a build, from its configuration, each with the version it will write."""
+"""Creates the teachers of a build from its configuration, each with the version that it writes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class TeacherSetup:
-    """All that a worker needs to run one teacher, and all that the driver needs to place it."""
+    """The data with which workers run a teacher and the driver places them."""
 
     name: str
     family: str
@@ -30,7 +30,7 @@ class TeacherSetup:
     resources: Resources
 
     def make(self) -> Teacher:
-        """The teacher, not yet loaded."""
+        """Creates the teacher without loading it."""
         return registry.make(self.name, self.family, self.settings)
 
 
@@ -77,16 +77,16 @@ def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
     return chosen
 
 
-def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
-    """The versions that stand in a cache, as far as they can be run here.
+def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
+    """The existing versions in a cache that can be run on this machine.
 
-    For each teacher that is the configured version, or else the version that readers get. The
-    configuration's own teachers come with their run-time settings and resources; of the others the
-    cache says family and settings. Code that only the cache names, another project's adapter or a
-    model's Python files, is not run.
+    For each teacher, this is the configured version or else the version that readers get. Teachers
+    in the configuration have its run-time settings and resources; family and settings of the others
+    come from the cache. Code that only the cache refers to (another project's adapter or a model's
+    Python files) is not run.
 
     Raises:
-        UserError: a teacher that was asked for is not in the cache, or cannot be run here.
+        UserError: a requested teacher is not in the cache, or cannot be run here.
     """
     here: dict[str, TeacherSetup] = {}
     chosen = _chosen(config)
@@ -108,7 +108,7 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
         if same is not None and same.spec.key in versions:
             here[name] = replace(same, spec=versions[same.spec.key])
             continue
-        why = _why_not(spec, known)
+        why = _untrusted_reason(spec, known)
         if why is None:
             codecs = {stream.name: stream.codec for stream in spec.streams}
             try:
@@ -128,8 +128,8 @@ def standing(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
     return list(here.values())
 
 
-def _why_not(spec: TeacherSpec, known: TeacherConfig) -> str | None:
-    """The reason why a version's family and settings are not taken from the cache, if any."""
+def _untrusted_reason(spec: TeacherSpec, known: TeacherConfig) -> str | None:
+    """The reason why a version's family and settings cannot be taken from the cache, if any."""
     trusted = known.settings.get("trust_remote_code", False)
     if spec.settings.get("trust_remote_code") and not trusted:
         return "it runs a model's own code; give its configuration (--config) to allow that"

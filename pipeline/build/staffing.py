@@ -1,7 +1,7 @@
-"""Starts workers, replaces those that are gone, and avoids nodes on which they cannot start.
+"""Starts workers, replaces lost ones, and avoids nodes on which they cannot start.
 
-A worker is asked for on a node that has room by our own account. A pool that has no worker says
-what it waits for; a pool for which no node is left ends the build.
+Workers are requested on nodes that have room according to the build's own accounting. A pool
+without a worker reports what it waits for; a pool for which no node is left stops the build.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pipeline.build.time_limits import TimeLimits
 log = logging.getLogger(__name__)
 
 STARTS_ALLOWED = 2
-"""Workers of a pool that may fail to start on a node before it is avoided."""
+"""Number of workers of a pool that may fail to start on a node before it is avoided."""
 WAITING_REPORTED_AFTER_S = 20.0
 WAITING_REPORTED_EVERY_S = 60.0
 
@@ -30,12 +30,9 @@ class Staffing:
     """The worker processes of a build.
 
     Args:
-        backend: The cluster.
-        pools: The pools to fill.
-        limits: Time limits of a start.
-        cache: Address of the cache, which every worker must see.
-        search_up_to: Seconds of audio up to which workers search for the best batch; 0: they do
-            not.
+        backend: The cluster. pools: The pools to fill. limits: Time limits of a start. cache:
+            Address of the cache, which every worker must be able to access. search_up_to: Seconds
+            of audio up to which workers search for the best batch size; 0 disables the search.
     """
 
     def __init__(
@@ -67,21 +64,22 @@ class Staffing:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every pool has a worker, be it one that is starting."""
+        """Whether every pool has a worker, including starting ones."""
         return all(pool.members for pool in self._pools)
 
     def dismiss(self) -> None:
-        """Ends all workers, so that their resources are free at once."""
+        """Ends all workers, which frees their resources immediately."""
         for pool in self._pools:
             for member in list(pool.members):
                 pool.drop(member)
                 self._backend.kill(member.worker)
 
     def grow(self, now: float) -> list[Node]:
-        """Starts workers while the cluster has room for them; the live nodes.
+        """Starts workers while the cluster has room for them; returns the live nodes.
 
-        Every pool gets one before any gets two, then those with a GPU come first, and the others
-        share. A stated number is asked for at once: waiting workers make an autoscaler add nodes.
+        Every pool gets one worker before any gets two; then pools with a GPU have priority, and the
+        others share. A stated number of workers is requested at once: waiting workers make an
+        autoscaler add nodes.
         """
         nodes = self._backend.nodes()
         self._names.update((node.node_id, node.name) for node in nodes)
@@ -106,7 +104,7 @@ class Staffing:
         while any([self._start_if_room(pool, account, now) for pool in open_ended]):
             pass
         for pool in self._pools:
-            self._end_if_hopeless(pool, nodes)
+            self._end_if_stuck(pool, nodes)
             self._report_waiting(pool, now)
         return nodes
 
@@ -127,10 +125,10 @@ class Staffing:
         self._starting[started] = member, "start"
 
     def on_call(self, call: Call, now: float) -> tuple[WorkerHandle, float] | None:
-        """Settles a step of a start; (worker, seconds that loading took) once it is ready.
+        """Handles a step of a start; returns (worker, seconds of loading) when the worker is ready.
 
         Raises:
-            UserError: workers cannot be set up at all.
+            UserError: no worker can be set up.
         """
         member, step = self._starting.pop(call)
         if member not in member.pool.members:
@@ -160,7 +158,7 @@ class Staffing:
         return member, result
 
     def avoid(self, pool: Pool, node_id: str, why: str) -> None:
-        """Starts no worker of a pool on a node any more."""
+        """Excludes a node from further starts of a pool."""
         if node_id and node_id not in pool.avoided:
             pool.avoided[node_id] = why
             log.warning(
@@ -171,7 +169,7 @@ class Staffing:
         for pool in self._pools:
             for member in [member for member in pool.members if not member.ready]:
                 if member.placed_at is None:
-                    # Without a node, an autoscaler has been asked for one, which takes its time.
+                    # Without a node, an autoscaler was asked for one, which takes time.
                     if member.node_id and now - member.asked_at > self._limits.place:
                         self._drop(
                             member, "its process did not start within the time limit", blame=False
@@ -193,7 +191,7 @@ class Staffing:
             if self._failed_starts[pool, node_id] >= STARTS_ALLOWED:
                 self.avoid(pool, node_id, why)
 
-    def _end_if_hopeless(self, pool: Pool, nodes: Sequence[Node]) -> None:
+    def _end_if_stuck(self, pool: Pool, nodes: Sequence[Node]) -> None:
         if pool.members or not pool.avoided:
             return
         if any(

@@ -1,4 +1,4 @@
-"""Time limits after which a worker is taken for hung."""
+"""Time limits after which a worker counts as hung."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ SECONDS_PER_AUDIO_SECOND = 30.0
 GRACES_TO_START = 5
 GRACES_TO_COMMIT = 5
 LEAST_S = 60.0
-"""Starting a process and loading a teacher take their time however short the clips are."""
+"""Starting a process and loading a teacher takes time, independent of the clips' lengths."""
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
-    """Limits in seconds, all from one number (`BuildConfig.hang_seconds`)."""
+    """Limits in seconds, all derived from `BuildConfig.hang_seconds`."""
 
     grace: float
 
     @property
     def place(self) -> float:
-        """Limit from asking for a worker, on a node that has room, to its process, in seconds."""
+        """Limit from the request of a worker, on a node with room, to the start of its process, in
+        seconds."""
         return max(LEAST_S, self.grace)
 
     @property

@@ -1,13 +1,12 @@
 """A worker process: decodes, runs its teachers, commits shards.
 
-Every worker can do each step for the teachers that share its resources. On a CPU machine one kind
-of worker does everything, so that no core waits while another step is behind; teachers that ask for
-a GPU get workers of their own, and decoding stays with the CPU workers.
+Every worker can do each step for the teachers that share its resources.
 
-A bad clip ends here: whatever a decoder raises about a clip becomes a `Failure` of that clip
-alone, as what an expert raises does in `pipeline.build.extraction`. What says nothing about the
-clip is raised: a store that cannot be reached, and an error after which the process can compute
-nothing more.
+On a CPU machine, one kind of worker does everything, so that all cores stay busy. Teachers that
+request a GPU get separate workers, and CPU workers decode. An exception of a decoder about a clip
+becomes a `Failure` of that clip alone (`pipeline.build.extraction` does the same for experts).
+Errors that say nothing about the clip are raised: an unreachable store, or an error after which the
+process can no longer be used.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from pipeline.build.setup import TeacherSetup
 from teachers.toolkit import batch_search
 
 QUICK_TRIES = 3
-"""Tries while a store does not answer, before the block is tried again later."""
+"""Number of attempts while a store does not respond, before the block is retried later."""
 
 
 class Worker:
@@ -55,14 +54,15 @@ class Worker:
         return self._node_id()
 
     def start(self, cache: str = "", search_up_to: float = 0.0) -> float:
-        """Loads every teacher; the seconds that took.
+        """Loads every teacher, and returns the elapsed seconds.
 
         Args:
-            cache: Address of the cache that shards will be written to; empty if none will.
-            search_up_to: Seconds of audio up to which the best batch is searched for; 0 leaves it.
+            cache: Address of the cache to which shards are written; empty if none are.
+                search_up_to: Seconds of audio up to which the best batch size is searched; 0
+                disables the search.
 
         Raises:
-            UserError: the cache is not to be seen from this node.
+            UserError: the cache is not accessible from this node.
         """
         began = time.perf_counter()
         if cache and "://" not in cache and not Path(cache, "cache.json").exists():
@@ -91,11 +91,9 @@ class Worker:
         """Reads a block's audio once, and resamples it once per rate.
 
         Args:
-            clips: The block's.
-            sample_rates: In Hz.
-            max_seconds: A longer clip is a failure.
-            block_seconds: Where lengths are unknown, the block ends with the clip that reaches
-                this.
+            clips: The clips of the block. sample_rates: In Hz. max_seconds: Longer clips are
+                failures. block_seconds: If lengths are unknown, the block ends with the clip that
+                reaches this length.
 
         Raises:
             StoreError: the audio of a clip could not be reached.
@@ -140,10 +138,10 @@ class Worker:
     def extract(
         self, name: str, decoded: Decoded, position: int | None = None
     ) -> tuple[Extracted, ExtractSummary]:
-        """A teacher's rows for a block, or for the clip at one position of it.
+        """Computes a teacher's rows for a block, or for the clip at one position of it.
 
         Raises:
-            SickProcess: the GPU of this process can compute nothing more.
+            BrokenProcess: the GPU of this process can no longer be used.
         """
         if position is not None:
             decoded = decoded.only(slice(position, position + 1))
@@ -159,7 +157,7 @@ class Worker:
         return commit_shard(request, map(self._fetch, parts))
 
     def _fetch(self, handle: Any) -> Any:
-        """The value of a handle; a cluster's own workers know how."""
+        """The value of a handle; implemented by the cluster's workers."""
         return handle
 
     def _node_id(self) -> str:
@@ -169,7 +167,7 @@ class Worker:
 def _read_block(
     clips: Sequence[Clip], max_seconds: float
 ) -> Iterator[tuple[Clip, audio.Waveform | Exception]]:
-    """Clips with their audio; one in memory at a time where nobody knows how long they are."""
+    """Yields clips with their audio, one in memory at a time if their lengths are unknown."""
     if all(clip.likely_duration is not None for clip in clips):
         yield from zip(clips, _decode_patiently(clips, max_seconds), strict=True)
         return
@@ -181,7 +179,7 @@ def _read_block(
 def _decode_patiently(
     clips: Sequence[Clip], max_seconds: float
 ) -> list[audio.Waveform | Exception]:
-    """Decodes a block, with a few tries where a store does not answer.
+    """Decodes a block, with a few retries if a store does not respond.
 
     Raises:
         StoreError: the audio of a clip could not be reached.

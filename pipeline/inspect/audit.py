@@ -1,9 +1,9 @@
 """Checks random rows of the stored targets by running the expert on their audio again.
 
-Random rows are decoded and extracted anew, in this process, and compared with what is stored,
-within what the codec may lose. A file whose content changed behind an unchanged path shows as
-another digest, whatever it does to the targets. Audio that cannot be read now says nothing about
-the stored targets: it is reported, and never a reason to set a shard aside.
+Random rows are decoded and extracted again in this process, and compared with the stored ones
+within the loss of the codec. A file whose content changed under the same path has another digest.
+Audio that cannot be read now says nothing about the stored targets: it is reported, but no shard is
+set aside because of it.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ from teachers import registry
 from teachers.protocol import Teacher, extract_targets
 
 TOLERANCE = 0.05
-"""Difference between stored and fresh targets, both through the codec, as `difference`."""
+"""Maximum `difference` between stored and new targets, both after the codec."""
 SAME = "same"
 CONTENT_CHANGED = "content changed"
-"""The verdict on a clip whose audio is readable but differs from what the teacher processed."""
+"""The verdict on a clip whose audio is readable but differs from the processed audio."""
 SPARE_SECONDS = 1.0
-"""Audio that is this much longer than what the teacher processed is different audio; no more of it
-is decoded. (The build's own limit is not known here, and does not matter.)"""
+"""Audio that is longer than the processed audio by this much is different; decoding stops there.
+(The build's own limit is unknown here and does not matter.)"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One row, compared with what its audio gives now."""
+    """The result of comparing one row with its audio."""
 
     teacher: str
     corpus: str
     shard: int
     clip_id: str
     verdict: str
-    """`same`, `content changed`, `targets differ`, or why the audio could not be read."""
+    """`same`, `content changed`, `targets differ`, or the reason why the audio could not be
+    read."""
     difference: float
-    """The largest over the row's streams; 0 where it was not compared."""
+    """The largest difference over the row's streams; 0 if it was not compared."""
 
 
 def audit(
@@ -66,14 +67,14 @@ def audit(
     Args:
         layout: The cache.
         spec: The version.
-        sample: Rows, drawn at random; 0 means all.
-        content_only: Compare digests of the audio alone, and run no expert.
+        sample: Number of random rows; 0 means all.
+        content_only: Compare only digests of the audio, and run no expert.
         seed: Seed of the draw.
         trust_remote_code: Run the code of the cache's teachers: adapters that are not this
             project's, and the Python files of model folders that the cache names.
 
     Raises:
-        UserError: this machine's weights or code would write another version, or the version needs
+        UserError: this machine's weights or code would create another version, or the version needs
             code that is not trusted.
     """
     expert = None if content_only else _expert(spec, trust_remote_code=trust_remote_code)
@@ -91,14 +92,14 @@ def audit(
             if not places:
                 continue
             clips = {clip.clip_id: clip for clip in corpus.shard(marker.shard)}
-            # Only the marker itself has the sums that differences are held against.
+            # Only the marker itself has the sums with which differences are compared.
             marker = shards.read_marker(folder, marker.shard)
             stored = stored_rows.read_rows(folder, marker, spec)
             for place in sorted(places):
                 if place >= len(stored):
-                    continue  # A retry has replaced the shard since.
+                    continue  # A retry has replaced the shard meanwhile.
                 row = stored[place]
-                verdict, difference = _again(row, clips[row.clip_id], spec, expert, marker)
+                verdict, difference = _extract_again(row, clips[row.clip_id], spec, expert, marker)
                 yield Finding(
                     teacher=spec.key, corpus=corpus_name, shard=marker.shard,
                     clip_id=row.clip_id, verdict=verdict, difference=difference,
@@ -106,9 +107,9 @@ def audit(
 
 
 def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
-    """The expert of a version, on this machine.
+    """Creates the expert of a version.
 
-    `spec.json` is data that somebody gave us: it must not choose which code runs here.
+    `spec.json` is untrusted data: it must not choose the code that runs here.
     """
     needs = []
     if spec.settings.get("trust_remote_code"):
@@ -124,17 +125,17 @@ def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
     here = expert.spec()
     if (here.weights, here.revision) != (spec.weights, spec.revision):
         raise UserError(
-            f"{spec.key} was built by revision {spec.revision} with other weights than are here; "
-            "audit it where they are, or with --content-only"
+            f"{spec.key} was built by revision {spec.revision} with other weights than this "
+            "machine has; audit it on a machine that has them, or with --content-only"
         )
     expert.load(device="cpu", num_threads=1)
     return expert
 
 
-def _again(
+def _extract_again(
     row: Row, clip: Clip, spec: TeacherSpec, expert: Teacher | None, marker: Marker
 ) -> tuple[str, float]:
-    # A clip that is stated to be longer than its file has targets of what there is.
+    # A clip that is stated to be longer than its file has targets for the existing part.
     longest = max(row.duration, clip.duration or 0.0)
     try:
         wave = audio.decode(clip, max_seconds=longest + SPARE_SECONDS)
@@ -165,9 +166,9 @@ def _again(
 def difference(
     stored_TD: np.ndarray, fresh_TD: np.ndarray, stream: StreamSpec, sums: Sums
 ) -> float:
-    """RMS difference in standard deviations of the shard's columns; of probabilities, as they are.
+    """RMS difference in standard deviations of the shard's columns; unscaled for probabilities.
 
-    Another number of frames is infinitely different.
+    If the number of frames differs, the result is infinite.
     """
     if stored_TD.shape != fresh_TD.shape:
         return float("inf")
@@ -176,14 +177,14 @@ def difference(
 
 
 def line(finding: Finding) -> str:
-    """A row that is not the same, for people."""
+    """Describes a row that differs, in one line."""
     by = f" by {finding.difference:.3f}" if finding.difference else ""
     place = f"{finding.teacher} {finding.corpus} shard {finding.shard} {finding.clip_id}"
     return f"{place}: {finding.verdict}{by}"
 
 
 def summary(spec: TeacherSpec, verdicts: Counter[str]) -> str:
-    """A line about the results for the rows of one version."""
+    """Summarises the results for the rows of one version in one line."""
     others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
     rest = f" ({', '.join(others)})" if others else ""
     return (

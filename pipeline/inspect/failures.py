@@ -1,4 +1,4 @@
-"""The clips without targets: which they are, where their audio lies, and what went wrong."""
+"""Lists the clips without targets, with their audio files and the reasons."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 
 SHOWN = 100
-"""Clips in the table for people; `--json` and `--export` give all."""
+"""Maximum number of clips in the table; `--json` and `--export` list all."""
 
 
 @dataclass(frozen=True, slots=True)
 class FailedClip:
-    """One clip that some teachers have no targets for."""
+    """A clip for which some teachers have no targets."""
 
     corpus: str
     clip: Clip
     reasons: dict[str, Failure]
-    """`NAME@FINGERPRINT` -> why."""
+    """`NAME@FINGERPRINT` -> failure."""
 
 
 def failures(
@@ -62,7 +62,7 @@ def failures(
 
 
 def as_json(line: FailedClip) -> dict[str, Any]:
-    """A failed clip for programs."""
+    """A failed clip as JSON fields."""
     return {
         "corpus": line.corpus,
         "clip_id": line.clip.clip_id,
@@ -83,7 +83,7 @@ def as_json(line: FailedClip) -> dict[str, Any]:
 
 
 def table(lines: Sequence[FailedClip]) -> Table:
-    """The same for people: one row per clip and reason, the teachers that share it named."""
+    """Renders a table: one row per clip and reason, with the teachers that share it."""
     shown = Table(title="Clips without targets", box=box.SIMPLE_HEAD, padding=0)
     shown.add_column("clip", overflow="fold")
     shown.add_column("stage and reason", overflow="fold")
@@ -104,7 +104,7 @@ def table(lines: Sequence[FailedClip]) -> Table:
                 "all" if len(teachers) == len(line.reasons) > 1 else ", ".join(teachers),
             )
     if len(lines) > SHOWN:
-        shown.caption = f"{len(lines) - SHOWN:,} more: --json or --export FILE give all"
+        shown.caption = f"{len(lines) - SHOWN:,} more: --json or --export FILE list all"
     return shown
 
 

@@ -1,4 +1,4 @@
-"""The versions in a cache, the clips that they cover, and the removal of what is not needed."""
+"""Lists versions and coverage of a cache, and removes data that is not needed."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Version:
     teacher: str
     """`NAME@FINGERPRINT`."""
     newest: bool
-    """Created last of its teacher's versions."""
+    """Whether it is the newest version of its teacher."""
     used: bool
-    """Whether readers get it when they ask by the teacher's name."""
+    """Whether readers get it if they request the teacher by name."""
     why: str
-    """Why it is used, or what there is of it."""
+    """The reason why it is used, or its progress."""
     created: str
     settings: dict
     streams: list[str]
@@ -43,7 +43,7 @@ class Version:
 
 
 def versions(layout: Layout) -> list[Version]:
-    """Every version, oldest first."""
+    """Lists every version, oldest first."""
     current, specs, corpora = layout.current_versions(), layout.teachers(), layout.corpora()
     folders = [layout.shards(spec, corpus) for spec in specs.values() for corpus in corpora]
     totals = iter(totals_of_all(folders))
@@ -69,7 +69,7 @@ def versions(layout: Layout) -> list[Version]:
 
 
 def versions_table(lines: list[Version]) -> Table:
-    """The same for people."""
+    """Renders the versions as a table."""
     shown = Table(title="Versions", box=box.SIMPLE_HEAD, padding=0)
     for heading in ("teacher", "readers get", "made", "clips", "MB"):
         right = heading in ("clips", "MB")
@@ -89,7 +89,8 @@ def versions_table(lines: list[Version]) -> Table:
 
 
 def remove(layout: Layout, spec: TeacherSpec) -> int:
-    """Deletes a version, markers first so that a kill leaves nothing that looks complete.
+    """Deletes a version, markers first, so that a killed process leaves nothing that looks
+    complete.
 
     Returns:
         Bytes freed.
@@ -111,34 +112,35 @@ class Compacted:
     """The result of `compact`."""
 
     files: int
-    """Deleted."""
+    """Number of deleted files."""
     freed_bytes: int
     young_files: int
-    """Not needed either, but left alone for now."""
+    """Number of unneeded files that are kept for now."""
     young_bytes: int
     indexes: int
-    """Files of the marker index that were written."""
+    """Number of files of the marker index that were written."""
 
 
 def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
-    """Deletes data that no marker names, what kills left behind, and quarantined shards.
+    """Deletes data that no marker refers to, temporary files of killed jobs, and quarantined
+    shards.
 
-    A reader that was opened before a shard was replaced still reads the old data. So the age of
-    such a file counts from when its shard's marker was replaced, and the age of a quarantined file
-    from when it was set aside; of everything else, from its last change. Brings the marker index up
-    to date, too.
+    A reader that was opened before a shard was replaced still reads the old data. The age of
+        such a
+    file therefore counts from the replacement of its shard's marker, the age of a quarantined file
+    from the time it was set aside, and the age of other files from their last change. Also updates
+    the marker index.
 
     Args:
-        layout: The cache.
-        older_than_hours: Files that were needed within this time are left alone: open readers
-            may need it, and a running build writes data before markers.
+        layout: The cache. older_than_hours: Files that were needed within this time are kept: open
+            readers may need them, and a running build writes data before markers.
     """
     files = size = young_files = young_bytes = indexes = 0
     before = time.time_ns() - int(older_than_hours * 3600e9)
     for spec in layout.teachers().values():
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
-            # Files are listed before markers: what a build commits in between is not deleted.
+            # Files are listed before markers, so that files committed in between are not deleted.
             kept = {
                 f"{part}/{name}": stamp
                 for part in ("data", "failures", "markers", "index", QUARANTINE)
@@ -170,13 +172,13 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
 def _not_needed_since(
     place: str, changed: int, named: set[str], replaced: Mapping[int, int]
 ) -> int | None:
-    """When a file stopped being needed, in ns since 1970; None if it is needed.
+    """Time at which a file stopped being needed, in ns since 1970; None if it is needed.
 
     Args:
         place: Folder and name.
-        changed: The file's own time.
-        named: Places that markers name.
-        replaced: Shard -> time of its present marker.
+        changed: The modification time of the file.
+        named: Places that markers refer to.
+        replaced: Shard -> modification time of its current marker.
     """
     part, _, name = place.partition("/")
     if name.startswith(TEMPORARY):
@@ -194,20 +196,20 @@ def _not_needed_since(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coverage:
-    """Clips of a corpus that have targets by exactly these teachers."""
+    """Clips of a corpus that have targets from exactly these teachers."""
 
     corpus: str
     teachers: tuple[str, ...]
-    """Names; of each the version that readers get."""
+    """Names of the teachers; each in the version that readers get."""
     clips: int
     holes: dict[str, int]
     """`TEACHER: reason` -> clips."""
 
 
 def coverage(layout: Layout) -> list[Coverage]:
-    """The clip x teacher matrix in sums, the fullest rows first.
+    """Summarises the matrix of clips and teachers, the fullest rows first.
 
-    Reads markers and failures, no targets.
+    Reads markers and failures, but no targets.
     """
     current = layout.current()
     lines = []
@@ -242,7 +244,7 @@ def coverage(layout: Layout) -> list[Coverage]:
 
 @dataclass(slots=True)
 class _Tally:
-    """Clips by the teachers that have targets for them."""
+    """Counts clips by the teachers that have targets for them."""
 
     teachers: tuple[str, ...]
     clips: Counter[tuple[str, ...]] = field(default_factory=Counter)
@@ -251,7 +253,7 @@ class _Tally:
     )
 
     def add(self, reasons: Mapping[str, str], clips: int) -> None:
-        """Counts clips that lack the teachers in `reasons`."""
+        """Counts clips without targets from the teachers in `reasons`."""
         pattern = tuple(teacher for teacher in self.teachers if teacher not in reasons)
         self.clips[pattern] += clips
         for teacher, reason in reasons.items():
@@ -259,7 +261,7 @@ class _Tally:
 
 
 def coverage_table(lines: list[Coverage]) -> Table:
-    """The same for people."""
+    """Renders the coverage as a table."""
     shown = Table("corpus", "clips", "targets by", "holes", title="Clips by teachers")
     for line in lines:
         holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))

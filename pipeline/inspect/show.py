@@ -1,4 +1,4 @@
-"""The targets of one clip, in numbers or drawn under one time axis: `coat-cache show`."""
+"""Shows the targets of one clip as numbers or as a picture: `coat-cache show`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from manifests.streams.specs import StreamSpec
 
 
 def find_clip(reader: CacheReader, clip_id: str) -> Clip:
-    """A clip of the reader's corpora by its id; reads columns of ids, and then one row.
+    """Finds a clip by its id; reads only columns of ids, and then one row.
 
     Raises:
         UserError: no corpus of the cache has it.
@@ -44,10 +44,10 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
 
 
 def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:
-    """The frames, time grid, range and mean of each stream, and what each teacher wrote in words.
+    """The frames, time grid, range and mean of each stream, and the texts of each teacher.
 
-    Range and mean of a fundamental frequency are in Hz, over its voiced frames. A teacher without
-    targets for the clip has the reason in place of them.
+    Range and mean of a fundamental frequency are in Hz, over its voiced frames. For a teacher
+    without targets for the clip, the reason is given instead.
     """
     facts: dict[str, Any] = {
         "clip_id": clip.clip_id,
@@ -109,7 +109,7 @@ def _number(value: float | None) -> str:
 
 
 def draw(reader: CacheReader, clip: Clip, path: Path) -> bool:
-    """Draws a clip as a PNG: its audio, and every stream of every teacher under one time axis.
+    """Draws a clip as a PNG: its audio, and every stream of every teacher over one time axis.
 
     Returns:
         False if there is nothing to draw: neither audio that can be read nor targets.

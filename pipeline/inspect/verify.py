@@ -1,12 +1,12 @@
-"""Is the cache what its markers say? Finds damage, names the shard, and can set it aside.
+"""Checks a cache for damage, reports the damaged shards, and can set them aside.
 
-The quick check compares markers with listings: what is missing or has another size; and it compares
-the audio digests of the teachers. The deep one reads every byte: checksums, Parquet pages, every
-blob decoded, ids against the corpus. `repair` moves damaged shards into the version's `quarantine`
-folder, so that the next build refills exactly those.
+The quick check compares markers with listings (missing files, wrong sizes) and compares the audio
+digests of the teachers. The deep check reads every byte: checksums, Parquet pages, all blobs, and
+the ids of the corpus. `repair` moves damaged shards to the version's `quarantine` folder, so that
+the next build creates exactly those again.
 
-Builds may run meanwhile. Markers are read before the files that they name are listed, and whatever
-looks damaged is looked at again, marker first, when it is reported and right before it is moved.
+Builds may run in parallel. Markers are read before their files are listed, and apparent damage is
+checked again, marker first, before it is reported and before a shard is moved.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ QUARANTINE = "quarantine"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Damage:
-    """One thing that is not as it should be."""
+    """One damaged file."""
 
     place: str
     """`NAME@FINGERPRINT`, or `corpora`."""
@@ -44,11 +44,11 @@ class Damage:
     file: str
     what: str
     can_repair: bool = True
-    """Whether setting the shard aside mends it."""
+    """Whether setting the shard aside repairs it."""
 
 
 def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
-    """Everything that is damaged, shard by shard."""
+    """Yields all damage, shard by shard."""
     for name in layout.corpora():
         try:
             corpus = layout.corpus(name)
@@ -59,7 +59,7 @@ def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
             )  # fmt: skip
             continue
         yield from _verify_corpus(corpus, deep=deep)
-        audio = _HeardAudio(corpus)
+        audio = _CheckedAudio(corpus)
         for spec in layout.teachers().values():
             folder = layout.shards(spec, name)
             yield from _verify_teacher(folder, spec, corpus, audio, deep=deep)
@@ -75,7 +75,7 @@ def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
 
 
 def _verify_teacher(
-    folder: Folder, spec: TeacherSpec, corpus: Corpus, audio: _HeardAudio, *, deep: bool
+    folder: Folder, spec: TeacherSpec, corpus: Corpus, audio: _CheckedAudio, *, deep: bool
 ) -> Iterator[Damage]:
     def damage(number: int, file: str, what: str, *, can_repair: bool = True) -> Damage:
         return Damage(
@@ -107,7 +107,7 @@ def _verify_teacher(
             continue
         yield from other_audio(number, marker, marker.row_digests())
         markers[number] = replace(marker, sums={}, digests="", failed=())
-    # Listed after the markers were read, so what they name is there unless it is damaged.
+    # Listed after the markers were read, so their files exist unless they are damaged.
     sizes = {name: folder.child(name).sizes() for name in ("data", "failures")}
     for number, marker in markers.items():
         if deep or number >= corpus.num_shards or any(_quick(marker, sizes)):
@@ -123,8 +123,8 @@ def _verify_teacher(
             yield from other_audio(number, marker, digest_N)
 
 
-class _HeardAudio:
-    """The audio digests of the teachers over one corpus, as far as they were seen."""
+class _CheckedAudio:
+    """The audio digests of the teachers that were checked so far, over one corpus."""
 
     def __init__(self, corpus: Corpus) -> None:
         self._corpus = corpus
@@ -135,7 +135,7 @@ class _HeardAudio:
     def compare(
         self, spec: TeacherSpec, number: int, marker: Marker, digest_N: np.ndarray | None
     ) -> Iterator[tuple[str, str]]:
-        """(clip id, other teacher) where digests differ from those of teachers seen before."""
+        """(clip id, other teacher) where digests differ from those of earlier teachers."""
         if digest_N is None or number >= self._corpus.num_shards:
             return
         by_position = np.zeros(marker.clips, ">u8")
@@ -164,14 +164,15 @@ class _HeardAudio:
 def _check(
     folder: Folder, spec: TeacherSpec, corpus: Corpus, number: int, *, deep: bool
 ) -> tuple[bytes | None, list[tuple[str, str]]]:
-    """A shard's marker as it is now, and (file, damage) of what it names; nothing if it is gone."""
+    """Reads a shard's current marker and checks its files; returns no damage if the marker is
+    gone."""
     name = f"markers/{shards.marker_name(number)}"
     for _ in range(3):
         content = _read(folder, name)
         if content is None:
             break
         findings = list(_check_content(folder, spec, corpus, number, content, deep=deep))
-        # A build that replaced the marker meanwhile has also replaced what it names.
+        # A build that replaced the marker meanwhile has also replaced its files.
         if not findings or _read(folder, name) == content:
             return content, findings
     return None, []
@@ -262,10 +263,10 @@ def _sha256(folder: Folder, name: str) -> str:
 
 
 def repair(layout: Layout, damages: Iterable[Damage], *, deep: bool) -> tuple[int, int]:
-    """Sets aside the shards that are damaged still, each looked at again right before.
+    """Sets aside the shards that are still damaged, checking each again immediately before.
 
     Returns:
-        Shards set aside, and shards that are whole by now.
+        Number of shards that were set aside, and of shards that are intact by now.
     """
     moved = whole = 0
     places = {
@@ -291,17 +292,17 @@ def repair(layout: Layout, damages: Iterable[Damage], *, deep: bool) -> tuple[in
 def quarantine(
     layout: Layout, teacher: str, corpus: str, shard: int, judged: bytes | None = None
 ) -> bool:
-    """Sets a shard aside: its marker first, so that no reader meets the rest.
+    """Sets a shard aside: its marker first, so that no reader sees an incomplete shard.
 
-    Only the files that this marker names are moved. A build that commits the shard anew meanwhile
-    keeps what it wrote: a file that the new marker names, or that has changed, stays.
+    Only files that this marker refers to are moved. If a build commits the shard again meanwhile,
+    its files stay: files that the new marker refers to, or that have changed, are not moved.
 
     Args:
         layout: The cache.
         teacher: `NAME@FINGERPRINT`.
         corpus: Name.
         shard: Number.
-        judged: Content of the marker that was found wanting; another one is left alone.
+        judged: Content of the marker that was checked; a different marker is not moved.
 
     Returns:
         Whether the shard was set aside.
@@ -313,12 +314,12 @@ def quarantine(
         return False
     named = _named_files(shard, content)
     stamps = {file: folder.stamp(file) for file in named}
-    # The time in the name is what `compact` counts from.
+    # `compact` computes the age from the time in the name.
     aside = f"{QUARANTINE}/{datetime.now(UTC):%Y%m%dT%H%M%S}Z-"
     kept = aside + name.replace("/", "-")
     folder.move(name, kept)
     if _read(folder, kept) != content:
-        # Another job replaced the marker between the last look and the move.
+        # Another job replaced the marker between the last check and the move.
         if _read(folder, name) is None:
             folder.move(kept, name)
         return False
@@ -331,7 +332,7 @@ def quarantine(
 
 
 def _named_files(shard: int, marker: bytes) -> list[str]:
-    """The shard's own files that its marker names."""
+    """The files of the shard that its marker refers to."""
     try:
         fields = Marker.from_bytes(marker)
     except ValueError:

@@ -14,35 +14,35 @@ from manifests.decoders.checks import clipped_share
 from manifests.page.sound import decode
 
 DECODERS = 4
-"""Clips decoded at a time."""
+"""Number of clips decoded in parallel."""
 FLOOR_DB = -120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sound:
-    """One clip's samples in numbers."""
+    """Measurements of one clip's samples."""
 
     clip_id: str
     problem: str = ""
-    """Why there are no samples, or empty."""
+    """The reason why there are no samples, or empty."""
     digest: str = ""
-    """Names the decoded content, see `manifests.audio.Waveform`."""
+    """Digest of the decoded content, see `manifests.audio.Waveform`."""
     seconds: float = 0.0
     peak_db: float = FLOOR_DB
     """Largest magnitude, dB of full scale."""
     rms_db: float = FLOOR_DB
     clipped: float = 0.0
-    """Share of the samples that lie in a flat top."""
+    """Share of the samples that belong to a flat top at full scale."""
 
 
 def measure_clips(clips: Iterable[Clip]) -> Iterator[Sound]:
-    """Decodes clips, a few at a time; yields in their order."""
+    """Decodes clips, a few in parallel, and yields the results in order."""
     with ThreadPoolExecutor(DECODERS) as pool:
         yield from pool.map(_sound, clips)
 
 
 def measure(clip_id: str, wave: audio.Waveform) -> Sound:
-    """The numbers of one waveform."""
+    """Measures one waveform."""
     magnitudes = np.abs(wave.samples)
     return Sound(
         clip_id=clip_id,

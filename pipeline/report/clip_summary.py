@@ -1,7 +1,7 @@
-"""Distributions over the sampled clips, filled clip by clip.
+"""Computes distributions over the sampled clips, clip by clip.
 
-Frames are dropped as soon as they are counted; what is kept of a clip is a few numbers for the
-checks (`pipeline.report.quality_checks`). So memory does not grow with the width of the streams.
+Frames are dropped as soon as they are counted; only a few numbers per clip are kept for the checks
+(`pipeline.report.quality_checks`), so memory does not depend on the width of the streams.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pipeline.report.sampling import Place, SampledClip
 # Legend: T frames, D columns.
 
 PRESENT = 0.5
-"""Probability from which a class counts as present."""
+"""Minimum probability of a present class."""
 MOST_CLASSES = 15
 NARROW = 4.0
-"""Descriptors are counted within so many standard deviations of their mean."""
+"""Range of the descriptors' histograms, in standard deviations around the mean."""
 SEMITONES = 2.0 ** (np.arange(0, 74) / 12)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipSummary:
-    """The few numbers and texts that are kept of one sampled clip."""
+    """The numbers and texts that are kept of one sampled clip."""
 
     clip: Clip
     place: Place
@@ -46,20 +46,20 @@ class ClipSummary:
     failed: tuple[str, ...]
     """Teachers that failed."""
     audio_warnings: tuple[str, ...]
-    """Faults of its audio that the build noted (`docs/audio.md`)."""
+    """Faults of its audio that the build recorded (`docs/audio.md`)."""
     transcript: str | None
-    """Text of the first teacher that gives one."""
+    """Text of the first teacher that has one."""
     num_words: int
     language: str
-    """Language by the transcribing teacher, or empty."""
+    """Language according to the transcribing teacher, or empty."""
     doubts: str
     """Reason why the transcriber doubts its own words, or empty."""
     error_rate: float | None
-    """Word error rate of the transcript against the corpus's text, where there are both."""
+    """Word error rate of the transcript against the corpus's text, if both exist."""
     speech: float | None
     """Largest probability of the class Speech."""
     norms: dict[str, float]
-    """TEACHER.STREAM -> RMS of its standardised frames: about 1 for a clip like the others."""
+    """TEACHER.STREAM -> RMS of its standardised frames: about 1 for a typical clip."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ class Chart:
 
 
 class Summarizer:
-    """Looks at sampled clips one by one.
+    """Summarises sampled clips one by one.
 
     Args:
         teachers: Name -> newest version.
@@ -101,7 +101,7 @@ class Summarizer:
         self._errors = Histogram(np.arange(0, 1.51, 0.05))
 
     def summarize(self, sampled: SampledClip) -> ClipSummary:
-        """Counts one clip in, and says what is to be kept of it."""
+        """Adds one clip to the distributions, and returns its summary."""
         norms: dict[str, float] = {}
         speech = None
         for key, spec in self._streams.items():
@@ -152,7 +152,7 @@ class Summarizer:
         )
 
     def charts(self, observations: list[ClipSummary]) -> list[Chart]:
-        """All distributions that have something in them."""
+        """All distributions that are not empty."""
         charts = []
         for key, histogram in self._f0.items():
             voiced, frames = self._voiced[key]
@@ -205,8 +205,8 @@ class Summarizer:
         return float(np.sqrt(np.mean(np.square(standard_TD))))
 
     def _count_words(self, sampled: SampledClip) -> tuple[Transcript, int]:
-        """The transcript of the first teacher that gives one, and its number of words. Words that
-        their decoder doubts are not counted in the distribution."""
+        """The transcript of the first teacher that has one, and its number of words. Words that the
+        decoder doubts are excluded from the distribution."""
         for target in sampled.targets.values():
             self._notes.add([note.midi for note in target.transcript.notes or ()])
         for target in sampled.targets.values():

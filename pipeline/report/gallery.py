@@ -1,4 +1,5 @@
-"""The clips that the page shows in full: some with findings, some failed, others evenly spread."""
+"""Selects and prepares the clips of the gallery: some with findings, some failed, others evenly
+spread."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ from pipeline.report.quality_checks import QualityFinding
 from pipeline.report.sampling import Place, SampledClip
 
 LONGEST_S = 30.0
-"""Seconds of a clip that are shown and played."""
+"""Maximum seconds of a clip that are shown and played."""
 LONGEST_LABEL = 80
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class GalleryClip:
     teachers: list[str]
     """Teachers with targets for the clip."""
     absent: dict[str, str]
-    """Teacher -> why it has no targets."""
+    """Teacher -> reason why it has no targets."""
     failed: bool
     """Whether a teacher failed on it."""
     findings: list[str]
@@ -48,7 +49,7 @@ class GalleryClip:
     audio: str
     """Data URI, or empty."""
     no_audio: str
-    """Why there is none, or empty."""
+    """The reason why there is no audio, or empty."""
     waveform: dict[str, Any] | None
     spectrogram: dict[str, Any] | None
     tracks: list[Track]
@@ -59,8 +60,8 @@ def pick(
 ) -> list[Place]:
     """Places of the clips to show, in storage order.
 
-    Up to a quarter are the gravest findings, kind by kind in turn; up to a quarter have failed;
-    the others are spread evenly over the sample.
+    Up to a quarter are the most serious findings, taken from each kind in turn; up to a quarter
+    have failed; the others are spread evenly over the sample.
     """
     places = {each.clip.clip_id: each.place for each in summaries}
     ranks: dict[str, int] = {}
@@ -68,8 +69,8 @@ def pick(
     for each in findings:
         ranks[each.kind] = ranks.get(each.kind, -1) + 1
         turns.append((ranks[each.kind], each.clip_id))
-    gravest = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
-    chosen = dict.fromkeys([places[clip_id] for clip_id in gravest][: count // 4])
+    most_serious = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
+    chosen = dict.fromkeys([places[clip_id] for clip_id in most_serious][: count // 4])
     chosen |= dict.fromkeys(spread([each.place for each in summaries if each.failed], count // 4))
     others = [each.place for each in summaries if each.place not in chosen]
     chosen |= dict.fromkeys(spread(others, count - len(chosen)))
@@ -77,7 +78,7 @@ def pick(
 
 
 def spread(things: list[T], count: int) -> list[T]:
-    """`count` of some things, evenly spaced; all of them if they are not more."""
+    """Selects `count` evenly spaced items; all of them if there are not more."""
     if len(things) <= count:
         return things
     return [things[int((place + 0.5) * len(things) / count)] for place in range(count)]
@@ -89,7 +90,7 @@ def gallery_clips(
     statistics: Mapping[str, Statistics],
     findings: Sequence[QualityFinding],
 ) -> Iterator[GalleryClip]:
-    """Clips as the page shows them.
+    """Prepares clips for the page.
 
     Args:
         clips: Sampled clips with the frames of all streams.

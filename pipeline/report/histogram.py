@@ -1,4 +1,4 @@
-"""Histograms that are filled clip by clip, with edges that people would choose."""
+"""Histograms that are filled clip by clip, with edges at round numbers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 
 
 class Histogram:
-    """Counts of values between edges; what lies beyond is counted into the outer bins.
+    """Counts of values between edges; values beyond them are counted in the outer bins.
 
     Args:
-        edges: Rising, one more than there are bins.
-        log: Whether the axis is drawn in octaves.
+        edges: Increasing edges, one more than there are bins.
+        log: Whether the axis is logarithmic (octaves).
     """
 
     def __init__(self, edges: np.ndarray, *, log: bool = False) -> None:
@@ -30,16 +30,16 @@ class Histogram:
         return cls(np.arange(first, max(last, first + 1) + 1) * step)
 
     def add(self, values: np.ndarray | list[float]) -> None:
-        """Counts values in."""
+        """Adds values."""
         values = np.asarray(values, np.float64)
         self.beyond |= bool((values > self.edges[-1]).any())
         inside = values.clip(self.edges[0], self.edges[-1])
         self.counts += np.histogram(inside, self.edges)[0]
 
     def to_json(self, *, trim: bool = False) -> dict[str, Any]:
-        """The fields for the page; `trim` leaves out the empty bins at both ends.
+        """The fields for the page; `trim` omits the empty bins at both ends.
 
-        `beyond` says that the last bin has values above its upper edge, too.
+        `beyond` states that the last bin also has values above its upper edge.
         """
         filled = np.flatnonzero(self.counts)
         first, last = (filled[0], filled[-1]) if trim and len(filled) else (0, len(self.counts) - 1)

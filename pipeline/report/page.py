@@ -1,7 +1,7 @@
-"""The report from top to bottom: survey, sample, listen, judge, show; then one HTML file.
+"""Creates the report: survey, sample, audio checks, findings, gallery, and one HTML file.
 
-Nothing in the page depends on when it was made: the same cache gives the same page, but for the
-serial number that libsndfile gives each Ogg stream.
+The page does not depend on the time: the same cache gives the same page, except for the serial
+numbers of libsndfile's Ogg streams.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SCRIPTS = ("sections.js", "main.js")
 
 
 def write(config: ReportConfig, console: Console) -> Path:
-    """Looks at a cache and writes the page.
+    """Inspects a cache and writes the page.
 
     Args:
         config: The options.
@@ -111,7 +111,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
         "checks": quality_checks.CHECKS,
         "finding_counts": Counter(each.kind for each in findings),
-        "findings": quality_checks.gravest(findings, {each.clip_id for each in gallery_clips}),
+        "findings": quality_checks.select_listed(
+            findings, {each.clip_id for each in gallery_clips}
+        ),
         "clips": gallery_clips,
     }
     return assemble.write(
@@ -120,7 +122,7 @@ def write(config: ReportConfig, console: Console) -> Path:
 
 
 def _statistics(layout: Layout, surveys: list[TeacherSurvey]) -> dict[str, Statistics]:
-    """TEACHER.STREAM -> over all corpora, of every teacher's newest version."""
+    """TEACHER.STREAM -> statistics over all corpora, of every teacher's current version."""
     totals: dict[str, Sums] = {}
     for name, spec in layout.current().items():
         for stream in spec.streams:

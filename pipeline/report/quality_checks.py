@@ -1,7 +1,7 @@
-"""Clips that somebody should listen to before a student learns from them.
+"""Finds clips that should be checked by listening before a student is trained on them.
 
-Each check is one line of evidence, not a verdict: thresholds are set so that a healthy corpus gives
-few. They see the sampled clips only; what they find there, the whole corpus has in proportion.
+A finding is evidence, not proof: thresholds are set so that a healthy corpus has few findings. Only
+the sampled clips are checked; the whole corpus has proportionally more.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ CLIPPED = 0.001
 WRONG = 0.5
 """Word error rate."""
 LETTERS_PER_S = 30.0
-"""Faster than anybody speaks: the transcriber repeats itself."""
+"""A faster rate than human speech: the transcriber repeats itself."""
 NO_SPEECH = 0.05
-"""Largest probability of speech that goes with no words."""
+"""Maximum probability of speech in a clip without words."""
 OUTLYING = 6.0
 """Robust standard deviations (1.4826 x median absolute deviation)."""
 LEAST_SPREAD = 0.01
-"""Least spread, as a share of the median: without it, tiny differences between clips that are all
-    alike would count as outliers."""
+"""Minimum spread, as a share of the median: otherwise tiny differences between similar clips would
+count as outliers."""
 FEW = 20
-"""Fewer clips than this have no outliers."""
+"""Minimum number of clips for the detection of outliers."""
 DRIFT_S = 0.15
-"""Difference of lengths that neither rounding nor the padding of an mp3 encoder (up to 0.14 s at
-16 kHz) explains."""
+"""Maximum difference of lengths. Rounding and the padding of mp3 encoders (up to 0.14 s at 16 kHz)
+stay below it."""
 MOST = 50
-"""Suspicions of a kind that the page lists; it counts all."""
+"""Maximum number of findings of a kind that the page lists; it counts all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,12 @@ class QualityFinding:
     clip_id: str
     detail: str
     weight: float
-    """The larger, the more suspicious; comparable within a kind."""
+    """Larger values are more suspicious; comparable within a kind."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One thing that is looked for."""
+    """One kind of finding."""
 
     kind: str
     about: str
@@ -80,11 +80,11 @@ CHECKS = (
 
 
 def find(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
-    """All findings, by kind in the order of `CHECKS`, the gravest of a kind first.
+    """Returns all findings, by kind in the order of `CHECKS`, the most serious of a kind first.
 
     Args:
-        seen: The sampled clips.
-        sounds: Clip id -> its samples in numbers, of the clips that were decoded.
+        summaries: The sampled clips.
+        sounds: Clip id -> measurements of its samples, for the clips that were decoded.
     """
     findings = [*_outliers(summaries)]
     for clip in summaries:
@@ -97,8 +97,10 @@ def find(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[
     return sorted(findings, key=lambda each: (order[each.kind], -each.weight, each.clip_id))
 
 
-def gravest(findings: Sequence[QualityFinding], shown: Collection[str]) -> list[QualityFinding]:
-    """Those that the page lists: `MOST` of each kind, and all about the clips that it shows."""
+def select_listed(
+    findings: Sequence[QualityFinding], shown: Collection[str]
+) -> list[QualityFinding]:
+    """The findings that the page lists: `MOST` of each kind, and all of the clips that it shows."""
     ranks: Counter[str] = Counter()
     kept = []
     for each in findings:

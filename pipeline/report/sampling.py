@@ -1,8 +1,8 @@
 """Draws a random sample of a cache, reproducible by seed, and reads only the sampled rows.
 
-The unit is eight neighbouring clips, what one row group holds: reading one of them costs as much as
-reading all. Neighbours resemble each other (one speaker, one recording), so 2,000 clips drawn like
-this carry somewhat less information than 2,000 independent ones, but are read ten times as fast.
+Clips are drawn in groups of eight neighbours (one row group), because reading one of them takes as
+long as reading all. Neighbours are similar (one speaker, one recording), so 2,000 such clips carry
+somewhat less information than 2,000 independent ones, but are read ten times as fast.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SampledClip:
     clip: Clip
     place: Place
     targets: dict[str, Row] = field(default_factory=dict)
-    """Teacher name -> its row, with the frames of the streams that were asked for. A teacher that
-    failed or has not run yet is left out."""
+    """Teacher name -> its row, with the frames of the requested streams. Teachers that failed or
+    have not run yet are omitted."""
     failures: dict[str, Failure] = field(default_factory=dict)
     """Maps teacher names to the reason for missing targets."""
 
@@ -70,11 +70,11 @@ class Sampler:
     def read(
         self, places: Sequence[Place], streams: Mapping[str, Sequence[str]]
     ) -> Iterator[SampledClip]:
-        """The clips at some places, one shard in memory at a time.
+        """Yields the clips at some places, one shard in memory at a time.
 
         Args:
             places: In storage order.
-            streams: Teacher name -> streams whose frames are read.
+            streams: Teacher name -> names of the streams whose frames are read.
 
         Raises:
             UserError: a shard cannot be read.

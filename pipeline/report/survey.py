@@ -1,8 +1,7 @@
-"""The totals of a cache, from commit markers and durations alone; no target is read.
+"""Computes the totals of a cache from commit markers and durations, without reading targets.
 
-Commit markers say rows, failures, bytes, time and sums per stream; the corpus's one column of
-durations says the rest. The markers come from the marker index, a few files per teacher
-(`manifests.cache.marker_index`).
+Commit markers contain rows, failures, bytes, times and sums per stream. They are read from the
+marker index, a few files per teacher (`manifests.cache.marker_index`).
 """
 
 from __future__ import annotations
@@ -26,16 +25,16 @@ from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 
 FAILED_SHARDS = 64
-"""Shards per teacher and corpus whose failures are read for examples, chosen at random."""
+"""Number of random shards per teacher and corpus whose failures are read for examples."""
 EXAMPLES = 4
-"""Examples shown per teacher and reason."""
+"""Number of examples per teacher and reason."""
 POINTS = 80
-"""Points of the throughput curve."""
+"""Maximum number of points of the throughput curve."""
 
 
 @dataclass(slots=True, kw_only=True)
 class TeacherSurvey(Totals):
-    """The totals of one version of a teacher over one corpus, and what the report plots of them."""
+    """The totals of one version of a teacher over one corpus, with data for plots."""
 
     spec: TeacherSpec
     corpus: str
@@ -61,7 +60,7 @@ class TeacherSurvey(Totals):
 
 
 def survey(layout: Layout) -> list[TeacherSurvey]:
-    """Every version of every teacher over every corpus that it has been run on, oldest first."""
+    """Surveys every version of every teacher over every corpus it was run on, oldest first."""
     surveys = []
     for name in layout.corpora():
         clips = layout.corpus(name).num_clips
@@ -80,7 +79,7 @@ def survey(layout: Layout) -> list[TeacherSurvey]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reason:
-    """One way in which clips fail one teacher."""
+    """One reason for failures of one teacher."""
 
     teacher: str
     corpus: str
@@ -90,7 +89,7 @@ class Reason:
 
 
 def reasons(layout: Layout, surveys: list[TeacherSurvey], seed: int) -> list[Reason]:
-    """Failures by teacher and reason, most frequent first, with examples."""
+    """Counts failures by teacher and reason, most frequent first, with examples."""
     lines = []
     for line in surveys:
         folder = layout.shards(line.spec, line.corpus)
@@ -120,11 +119,11 @@ def reasons(layout: Layout, surveys: list[TeacherSurvey], seed: int) -> list[Rea
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioWarnings:
-    """One kind of thing that is wrong with audio that was decoded all the same."""
+    """One kind of fault in audio that could nevertheless be decoded."""
 
     kind: str
     clips: int
-    """In the whole cache, with targets by the teacher that has most of them."""
+    """Number of clips in the whole cache, for the teacher with most of them."""
     examples: tuple[str, ...]
     """Ids of sampled clips."""
 
@@ -132,10 +131,10 @@ class AudioWarnings:
 def audio_warnings(
     surveys: list[TeacherSurvey], sampled: Mapping[str, Sequence[str]]
 ) -> list[AudioWarnings]:
-    """Warnings of the builds by kind, most frequent first.
+    """Counts the builds' warnings by kind, most frequent first.
 
     Args:
-        found: The surveys; teachers process the same audio, so they count the same clips.
+        surveys: The surveys; teachers process the same audio, so they count the same clips.
         sampled: Clip id -> kinds of its warnings.
     """
     counts: Counter[str] = Counter()
@@ -158,11 +157,11 @@ def audio_warnings(
 
 
 def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
-    """The progress of one teacher over time.
+    """Computes the progress of one teacher over time.
 
     Returns:
         `at`: seconds since 1970, at most `POINTS` of them. `hours`: audio hours done by then.
-        `speed`: audio seconds per worker second since the point before; 0 where nothing finished.
+        `speed`: audio seconds per worker second since the previous point; 0 if nothing finished.
     """
     commits_N3 = np.array(line.commits)
     finished_N = commits_N3[:, 0]
@@ -180,7 +179,7 @@ def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
 
 
 def durations(corpus: Corpus) -> np.ndarray:
-    """Known durations of all clips in seconds; reads that one column."""
+    """Known durations of all clips in seconds; reads only that column."""
 
     def read(part: Part) -> np.ndarray:
         with corpus.folder.open(part.file) as file:

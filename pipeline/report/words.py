@@ -6,7 +6,7 @@ import re
 
 
 def units(text: str) -> list[str]:
-    """The units to compare: words, or characters where a script has no spaces between words."""
+    """The units to compare: words, or characters for scripts without spaces between words."""
     words_only = re.sub(r"[^\w\s']", " ", text.casefold())
     words = words_only.split()
     unspaced = len(words) <= 2 and not words_only.isascii() and len(words_only) > 8
@@ -16,7 +16,7 @@ def units(text: str) -> list[str]:
 def error_rate(reference: str, hypothesis: str) -> float:
     """Substitutions, insertions and deletions per unit of the reference (word error rate).
 
-    1.0 for a reference without words against anything but silence.
+    1.0 if the reference has no words and the hypothesis has some.
     """
     truth, guess = units(reference), units(hypothesis)
     if not truth:

@@ -141,8 +141,8 @@ class Energy:
             file.write(str(os.getpid()))
             return
         with open(path) as file:
-            is_sick = file.read() == str(os.getpid())
-        if is_sick:
+            is_broken = file.read() == str(os.getpid())
+        if is_broken:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def _bands(self, wave: np.ndarray) -> np.ndarray:

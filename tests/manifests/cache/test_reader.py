@@ -197,7 +197,7 @@ def test_a_shard_of_other_clips_is_refused(cache: Path, tmp_path: Path):
     folder = next((cache / "teachers").iterdir()) / "corpus"
     shutil.rmtree(folder)
     shutil.copytree(other.shards(spec(), "corpus").path(""), folder)
-    with pytest.raises(UserError, match="other clips"):
+    with pytest.raises(UserError, match="not made from the clips"):
         CacheReader(cache).stream("every.int8")
 
 

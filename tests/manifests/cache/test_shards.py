@@ -96,7 +96,7 @@ def test_what_a_killed_writer_leaves_is_not_looked_at(tmp_path: Path):
 
 
 def test_a_clip_that_is_not_accounted_for_is_a_defect(tmp_path: Path):
-    with pytest.raises(AssertionError, match="once"):
+    with pytest.raises(AssertionError, match="exactly one row or failure"):
         shards.write(
             Folder(tmp_path),
             spec(),

@@ -66,7 +66,7 @@ def test_headers_of_remote_files_are_read_by_ranges(
 def test_a_manifest_none_of_whose_files_is_there_is_refused(tmp_path: Path):
     rows = [{"audio_filepath": f"{n}.wav", "duration": 1.0} for n in range(3)]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
-    with pytest.raises(UserError, match="none of the first 3 audio files is there"):
+    with pytest.raises(UserError, match="none of the first 3 audio files exists"):
         read(manifest)
     write_reference(tmp_path / "1.wav", 1.0)
     assert len(read(manifest)) == 3

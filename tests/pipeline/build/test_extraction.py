@@ -16,7 +16,7 @@ from manifests.cache import shards
 from manifests.cache.layout import Layout
 from pipeline.build import plan, setup
 from pipeline.build.extraction import SharedClock, TeacherRunner
-from pipeline.build.faults import SickProcess
+from pipeline.build.faults import BrokenProcess
 from pipeline.build.messages import Decoded
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
@@ -70,7 +70,7 @@ def test_a_block_that_does_not_fit_into_memory_is_halved_and_the_size_remembered
 
 def test_a_clip_that_does_not_fit_alone_is_not_its_own_fault():
     teacher = SmallCard(most=0)
-    with pytest.raises(SickProcess, match="out of memory"):
+    with pytest.raises(BrokenProcess, match="out of memory"):
         TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(block(2))
 
 

@@ -241,14 +241,14 @@ def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
     """Settings and adapter come from what stands in the cache, within what is trusted."""
     before = layout.teachers()
     ask = config(failing, layout.root.uri)
-    assert setup.standing(layout, ask) == []  # Adapters of others need their configuration.
+    assert setup.existing_teachers(layout, ask) == []  # Adapters of others need a config.
     own = {"energy": TeacherConfig(family=ENERGY, settings={"gain": 9.0})}
-    (found,) = setup.standing(layout, config(failing, layout.root.uri, teacher=own))
+    (found,) = setup.existing_teachers(layout, config(failing, layout.root.uri, teacher=own))
     assert found.spec.key == layout.teacher("energy").key
     assert found.settings["gain"] == 1.0
     assert layout.teachers() == before
     with pytest.raises(UserError, match=r"cannot be run here: its adapter"):
-        setup.standing(layout, config(failing, layout.root.uri, teachers="second"))
+        setup.existing_teachers(layout, config(failing, layout.root.uri, teachers="second"))
     assert plan.failed(layout, failing, [found.spec]) == {
         "energy": {0: frozenset({"clip0001"}), 1: frozenset({"clip0006"})}
     }
