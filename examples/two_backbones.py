@@ -20,8 +20,8 @@ from student.config import (
     StageConfig,
     TaskConfig,
     TinyConfig,
-    TrainOptions,
 )
+from student.run_options import TrainOptions
 from student.train import train
 
 FAMILIES = ("qwen2_audio", "audioflamingo3")

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from rich.table import Table
 
 from manifests.console import console
-from student.config import ArmsOptions
+from student.run_options import ArmsOptions
 from student.runs.folder import Numbers, Run
 from student.train import train
 

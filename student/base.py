@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from manifests.errors import UserError
-from student.config import TrainOptions
 from student.release.export import Proof, export
+from student.run_options import TrainOptions
 from student.train import train
 
 CHECKPOINT = "checkpoint"

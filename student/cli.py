@@ -13,11 +13,11 @@ from typing import Any
 
 from manifests.console import console, messages, run_command
 from manifests.errors import UserError
-from student.config import ArmsOptions, TrainOptions
 from student.evaluation.cli import ablate, evaluate, probe
 from student.plan.options import PlanOptions
 from student.quiet import quiet_imports
 from student.recipe_names import settle_arguments
+from student.run_options import ArmsOptions, TrainOptions
 
 
 def train(options: TrainOptions) -> None:

@@ -22,7 +22,7 @@ from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
-from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig, TrainOptions
+from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig
 from student.data.block_shuffle import shuffles_blocks
 from student.data.build_table import open_examples
 from student.data.dataset import ExampleDataset
@@ -34,6 +34,7 @@ from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.backbones.registry import backbone_window
 from student.model.student import Student, build_student, load_backbone
+from student.run_options import TrainOptions
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
 from student.runs.lock import training_lock

@@ -41,11 +41,11 @@ from student.config import (
     StreamConfig,
     TaskConfig,
     TinyConfig,
-    TrainOptions,
 )
 from student.inference.generate import TrainedStudent
 from student.model.tiny import build_tiny
 from student.recipe_files import save_recipe
+from student.run_options import TrainOptions
 from student.train import train
 
 RATE = 16000

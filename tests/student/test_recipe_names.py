@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from manifests.errors import UserError
-from student.config import TrainOptions
 from student.recipe_files import load_recipe, parse_recipe
 from student.recipe_names import settle_arguments
+from student.run_options import TrainOptions
 
 OLD = """\
 model: {build: tiny, remember_audio: true}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from student.arms import run_arms
-from student.config import ArmsOptions
+from student.run_options import ArmsOptions
 
 
 def test_the_table_says_the_steps_of_each_arm(world: Any, tmp_path: Path, capsys: Any) -> None:
