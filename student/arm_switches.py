@@ -1,4 +1,4 @@
-"""The arms of a study: a row of switches for each."""
+"""Defines the arms of a study by switches."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from typing import Literal, get_args
 Arm = Literal["sft", "pause", "distill", "coat", "livr", "coat+bottleneck", "both"]
 ARMS: tuple[Arm, ...] = get_args(Arm)
 PLAIN_ARMS: tuple[Arm, ...] = ("sft", "pause", "distill", "coat")
-"""The arms that `coat-student arms` trains unless others are named."""
+"""The arms that `coat-student arms` trains by default."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ArmSwitches:
-    """The switches of an arm; everything else is the same in all arms of a study."""
+    """The switches of an arm; everything else is equal in all arms of a study."""
 
     block: bool = False
-    """There are thinking positions in the prompt."""
+    """Whether the prompt has thinking positions."""
     distill_block: bool = False
-    """Heads at the block are trained on the experts' outputs."""
+    """Whether heads at the block are trained on the experts' outputs."""
     distill_audio: bool = False
-    """Heads at the audio tokens are trained on the experts' outputs."""
+    """Whether heads at the audio tokens are trained on the experts' outputs."""
     bottleneck: bool = False
-    """Whether the text reads the audio through the block alone as the joint stage begins."""
+    """Whether, at the start of the joint stage, text attends to the audio only through the
+    block."""
 
 
 SWITCHES: dict[Arm, ArmSwitches] = {
@@ -40,5 +41,5 @@ WITH_HEADS: tuple[Arm, ...] = tuple(
     arm for arm in ARMS if SWITCHES[arm].distill_block or SWITCHES[arm].distill_audio
 )
 BOTTLENECK_SHARE = 0.4
-"""Share of the joint stage's steps in the arms with a bottleneck, unless `joint.bottleneck` says
-another: the best of arXiv 2512.21218, where 4 of 10 epochs beat 8 of 10."""
+"""Default of `joint.bottleneck` in the arms with a bottleneck, as a share of the joint stage's
+steps: the best value of arXiv 2512.21218, where 4 of 10 epochs were better than 8 of 10."""

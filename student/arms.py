@@ -1,9 +1,10 @@
-"""All arms from one recipe, with several seeds: is it the block, its targets, or both that help?
+"""Trains all arms of a study from one recipe with several seeds, to separate the effects of block
+and targets.
 
-Published relatives of this method gained little over plain controls once someone checked, so the
-controls are one command. An arm is a row of switches (student.arm_switches); arms of one seed
-share data, the joint stage's order and steps, adapters and starting weights. They differ in
-`align`, which sft has not and in which pause learns from answers: the table has the steps of each.
+Related published methods gained little over plain controls, so the controls are one command. An arm
+is a set of switches (student.arm_switches). Arms of one seed share data, the order and steps of the
+joint stage, adapters and initial weights. They differ in `align`, which sft lacks and in which
+pause is trained on answers: the table shows the steps of each.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from student.train import train
 
 
 def run_arms(options: ArmsOptions) -> Table:
-    """Trains every arm with every seed, or goes on where that was interrupted."""
+    """Trains every arm with every seed, or resumes where this was interrupted."""
     ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
     steps: dict[str, dict[str, int]] = {}
     for seed in options.seeds:
@@ -34,7 +35,7 @@ def run_arms(options: ArmsOptions) -> Table:
 
 
 def count_steps(run: Run) -> dict[str, int]:
-    """Stage -> the optimizer steps that a run has taken in it."""
+    """Stage -> number of optimizer steps that a run has taken in it."""
     steps: dict[str, int] = {}
     for line in run.log():
         steps[line["stage"]] = max(steps.get(line["stage"], 0), line["step"])
@@ -44,8 +45,8 @@ def count_steps(run: Run) -> dict[str, int]:
 def build_arms_table(
     ends: Mapping[str, Sequence[Numbers]], steps: Mapping[str, Mapping[str, int]]
 ) -> Table:
-    """Held-out answer loss by arm: mean and standard deviation over seeds; and what is not equal
-    between arms, the steps of `align`."""
+    """Held-out answer loss by arm, as mean and standard deviation over seeds, with the steps of
+    each stage, because those of `align` differ between arms."""
     table = Table("arm", title="held-out answer loss")
     for heading in ("seeds", "mean", "deviation", "align steps", "joint steps"):
         table.add_column(heading, justify="right")

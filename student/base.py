@@ -1,8 +1,8 @@
-"""`coat-student base`: a language model learns to listen before any arm is trained.
+"""`coat-student base`: trains a language model to process audio before any arm is trained.
 
-Audio language models as they are published have been through this; a small one that is put
-together from packages has not. Projector and LoRA learn transcripts, captions and questions, then
-the adapters are merged: what comes out is a plain checkpoint, from which all arms start.
+Published audio language models have been trained on audio; a small one that is assembled from
+packages has not. Projector and LoRA are trained on transcripts, captions and questions, and the
+adapters are merged. The result is a plain checkpoint from which all arms start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CHECKPOINT = "checkpoint"
 
 
 def build_base(options: TrainOptions) -> Proof:
-    """Trains, or goes on with an unfinished run, and writes OUT/checkpoint.
+    """Trains, or resumes an unfinished run, and writes OUT/checkpoint.
 
     Raises:
         UserError: the recipe has a block or heads, or OUT/checkpoint exists.

@@ -1,7 +1,7 @@
-"""The types that travel between data, model and losses: an example, a batch, an output.
+"""The types that data, model and losses exchange: an example, a batch, an output.
 
-An example is what a dataset prepares. `collate` puts examples into a `Batch`, the student turns a
-batch into a `StudentOutput`, and `stream_targets` pairs each head's output with its target.
+A dataset prepares examples. `collate` combines examples into a `Batch`, the student maps a batch to
+a `StudentOutput`, and `stream_targets` pairs each head's output with its target.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from student.distill.streams import RECONSTRUCTION, Stream
 # H backbone width.
 
 IGNORE = -100
-"""The label of tokens that no loss is computed on."""
+"""The label of tokens that are excluded from the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,17 +58,17 @@ class PreparedExample:
     audio: dict[str, Tensor]
     """Inputs of the audio tower; the first dimension counts audios, or windows of audios."""
     targets: dict[str, Tensor] = field(default_factory=dict)
-    """Stream -> frames_ND, as far as the cache covers the clip; N for each block, one after the
-    other."""
+    """Stream -> frames_ND, for streams with targets of the clip; N frames for each block,
+    concatenated."""
     audio_weights_NS: Tensor | None = None
-    """Weights by which the last audio's tokens average to student frames, where they are used."""
+    """Weights that average the last audio's tokens to student frames, if they are used."""
     num_blocks: int = 1
-    """Blocks that the last clip has, or would have in an arm without."""
+    """Number of blocks that the last clip has, or would have in an arm with a block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Several examples, a row each, or all packed into one row (B = 1 in ids and labels)."""
+    """Several examples, one per row, or packed into one row (B = 1 in ids and labels)."""
 
     inputs: dict[str, Tensor]
     """Keyword arguments of the backbone."""
@@ -80,8 +80,8 @@ class Batch:
     num_blocks_B: Tensor
     """Blocks of each example."""
     audio_weights_BNS: Tensor | None = None
-    """N for each block of the example that has the most; the last ones of others are zero. Of a
-    packed row, B counts blocks."""
+    """N for each block of the example with most blocks; the remaining ones of other examples are
+    zero. For a packed row, B counts blocks."""
 
     def __len__(self) -> int:
         return len(self.labels_BS)
@@ -110,17 +110,18 @@ class StudentOutput:
     """The result of one forward pass of the student."""
 
     logits_AV: Tensor | None = None
-    """Logits at the positions that predict the answer; None if no answer was asked for."""
+    """Logits at the positions that predict the answer; None if they were not requested."""
     labels_A: Tensor | None = None
     frames: dict[str, Tensor] = field(default_factory=dict)
     """Stream -> the head's output, (B, N, D)."""
     audio_frames: dict[str, Tensor] = field(default_factory=dict)
-    """The same of the heads that the audio tokens have beside a block's."""
+    """The same for the heads at the audio tokens, if there are such heads in addition to the
+    block's."""
     tower_BNH: Tensor | None = None
     """The target of `reconstruction`: the projected audio features, standardised."""
 
 
-# DDP and FSDP look for tensors in what a model returns, through PyTorch's tree functions.
+# DDP and FSDP find tensors in a model's output through PyTorch's tree functions.
 torch.export.register_dataclass(StudentOutput)
 
 
@@ -131,14 +132,12 @@ def collate(
     pad_id: int,
     packed: bool = False,
 ) -> Batch:
-    """Puts examples into a batch, padded on the right to the longest, or packed into one row.
+    """Combines examples into a batch, padded on the right to the longest, or packed into one row.
 
     Args:
-        examples: The rows.
-        grid: The shapes of targets that are missing.
-        pad_id: Token for padding.
-        packed: One row without padding. Positions begin anew with each example, by which the
-            language model keeps attention within it.
+        examples: The rows. grid: The shapes of targets that are missing. pad_id: Token for padding.
+            packed: One row without padding. Positions restart with each example, so that the
+            language model restricts attention to it.
     """
     text = _pack(examples) if packed else _pad(examples, pad_id=pad_id)
     num_blocks_B = torch.tensor([example.num_blocks for example in examples])
@@ -158,9 +157,9 @@ def collate(
 
 
 def collate_audio(audios: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The audio inputs of several prompts in one; a prompt may have several audios or windows.
+    """Concatenates the audio inputs of several prompts, each with any number of audios or windows.
 
-    Where a backbone takes any number of frames, the last dimension is padded to the longest.
+    If a backbone accepts any number of frames, the last dimension is padded to the longest.
     """
     batch = {}
     for name in audios[0]:
@@ -170,7 +169,7 @@ def collate_audio(audios: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:
-    """Prompts ids_S of different lengths, padded on the left, as generation needs them."""
+    """Pads prompts ids_S on the left, as needed for generation."""
     length = max(len(ids_S) for ids_S in prompts)
     return {
         "input_ids": torch.stack([_padded(ids_S, length, pad_id, left=True) for ids_S in prompts]),
@@ -181,7 +180,7 @@ def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:
 
 
 def stream_targets(batch: Batch, output: StudentOutput) -> dict[str, tuple[Tensor, Tensor]]:
-    """Stream -> (target_BND, covered_B), the backbone's own audio features included."""
+    """Stream -> (target_BND, covered_B), including the backbone's own audio features."""
     targets = {
         name: (target_BND, batch.covered[name])
         for name, target_BND in batch.targets.items()
@@ -216,7 +215,7 @@ def _pad(examples: Sequence[PreparedExample], *, pad_id: int) -> dict[str, Any]:
 
 
 def _pad_weights(weights: Sequence[Tensor], length: int) -> Tensor:
-    """Weights of examples with S tokens and N frames each, with zeros for what they lack."""
+    """Weights of examples with S tokens and N frames each, padded with zeros."""
     num_frames = max(map(len, weights))
     whole_BNS = torch.zeros(len(weights), num_frames, length)
     for row_NS, own_NS in zip(whole_BNS, weights, strict=True):

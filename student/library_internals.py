@@ -40,7 +40,7 @@ def storage_identity(tensor: Tensor) -> int:
 class TrainerHooks(Trainer):
     """transformers' Trainer (5.24), with public names for three of its private methods."""
 
-    def save_learnt(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+    def save_trained(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
         """Writes what has been learnt into a folder.
 
         Args:
@@ -49,8 +49,8 @@ class TrainerHooks(Trainer):
         """
         raise NotImplementedError
 
-    def load_learnt(self, checkpoint: Path) -> None:
-        """Reads what `save_learnt` has written."""
+    def load_trained(self, checkpoint: Path) -> None:
+        """Reads what `save_trained` has written."""
         raise NotImplementedError
 
     def training_sampler(self) -> Sampler | None:
@@ -59,10 +59,10 @@ class TrainerHooks(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.args.should_save:
-            self.save_learnt(Path(output_dir or str(self.args.output_dir)), state_dict)
+            self.save_trained(Path(output_dir or str(self.args.output_dir)), state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        self.load_learnt(Path(resume_from_checkpoint))
+        self.load_trained(Path(resume_from_checkpoint))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Sampler | None:
         sampler = self.training_sampler()

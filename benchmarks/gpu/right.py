@@ -104,7 +104,7 @@ def _resume(family: str) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(learning, lr=1e-3)
         for step in range(STEPS):
             if step == stop_at:
-                kept = {name: value.clone() for name, value in student.learnt().items()}
+                kept = {name: value.clone() for name, value in student.trained_state().items()}
                 state = optimizer.state_dict()
                 student, _, recipe = build(family, "coat", toy=True)
                 student.eval().load_state_dict(kept, strict=False)
@@ -114,7 +114,7 @@ def _resume(family: str) -> dict[str, Any]:
             _losses(student, batch, recipe, where=device()).backward()
             optimizer.step()
             optimizer.zero_grad()
-        return {name: value.float().cpu() for name, value in student.learnt().items()}
+        return {name: value.float().cpu() for name, value in student.trained_state().items()}
 
     whole, resumed = trained(None), trained(STEPS // 2)
     worst = max(float((whole[name] - resumed[name]).abs().max()) for name in whole)

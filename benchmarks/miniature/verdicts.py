@@ -8,7 +8,7 @@ Pre-registered on 26 November 2026, before any arm was trained on the tasks of `
 - "The block helps": the paired difference of an arm with a block to `distill` on held-out clips,
   over all seeds, lies above 0 with its whole 95 % interval.
 
-Shares of the bottleneck, K, the tapped layer and lambda are varied on validation questions alone.
+Shares of the bottleneck, K, the head layer and lambda are varied on validation questions alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Arrow files and arrays on a local disk, mapped into memory: one copy for all processes.
+"""Memory-mapped Arrow files and arrays on a local disk: one copy for all processes.
 
-Ranks and their workers map the same file, so its pages are in memory once, and Python objects,
-which a forked worker would copy by counting references to them, are made for the rows in use alone.
-A file is closed once it is mapped: it costs no handle.
+Ranks and their workers map the same file, so its pages are in memory once. Python objects, which
+reference counting would copy in forked workers, are created only for the rows in use. A file is
+closed after mapping, so it needs no file handle.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ import pyarrow as pa
 
 
 def take_space(path: Path) -> None:
-    """Takes the space of a mapped file on its disk at once, before it is written.
+    """Allocates the disk space of a mapped file before it is written.
 
-    To write to a mapped file whose disk has become full kills the process (SIGBUS), and no error
-    says why.
+    Writing to a mapped file on a full disk kills the process (SIGBUS) without an error message.
 
     Raises:
-        OSError: the disk has not enough space.
+        OSError: the disk does not have enough space.
     """
     with path.open("r+b") as file:
         try:
@@ -71,9 +70,8 @@ class ArrowWriter:
     """Writes tables to an Arrow IPC file in record batches of some size.
 
     Args:
-        path: The file.
-        schema: Schema of all tables.
-        rows: Rows of a record batch: few batches are found fast, small ones need little memory.
+        path: The file. schema: Schema of all tables. rows: Rows per record batch. Large batches are
+            looked up fast, small ones need little memory.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, rows: int = 65536) -> None:

@@ -1,9 +1,10 @@
-"""A random order for corpora that do not fit into memory: shards shuffled, clips within a window.
+"""A random order for corpora that do not fit into memory: shuffles shards, and clips within a
+window.
 
-An order over all clips makes every worker open every shard and read a whole row group, to check it,
-for each clip. Here each worker has shards of its own. It takes a few of them at a time, chosen at
-random, and draws their clips in random order, so each byte of an epoch is read about once. The
-price: clips of one batch come from some thousand clips, not from the whole corpus.
+With a random order over all clips, every worker would open every shard and read a whole row group
+for each clip, to verify it. Here each worker has its own shards. It takes a few random shards at a
+time and draws their clips in random order, so each byte is read about once per epoch. The
+disadvantage: a batch is drawn from a few thousand clips, not from the whole corpus.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from student.config import DataConfig
 
 WINDOW_SHARDS = 16
-"""Shards whose clips a worker shuffles together: 4,096 clips of a corpus' usual shards."""
+"""Number of shards whose clips a worker shuffles together: 4,096 clips with shards of 256."""
 
 
 MANY_CLIPS = 1 << 15
-"""Clips above which blocks are shuffled unless the recipe says otherwise: 128 shards, as many as a
-reader keeps open."""
+"""Number of clips above which blocks are shuffled by default: 128 shards, as many as a reader keeps
+open."""
 
 
 def shuffles_blocks(data: DataConfig, num_clips: int) -> bool:
@@ -34,16 +35,16 @@ def shuffles_blocks(data: DataConfig, num_clips: int) -> bool:
 class BlockShuffle(Sampler[int]):
     """Indices such that batch k of an epoch belongs to lane k modulo the number of lanes.
 
-    A lane is one worker of one process: accelerate hands batches to processes by turns, and a data
-    loader hands them to its workers by turns. The order depends on seed, epoch, batch size and
-    lanes alone, so a run that is resumed sees what it would have seen.
+    A lane is one worker of one process: accelerate distributes batches to processes in turn, and a
+    data loader distributes them to its workers in turn. The order depends only on seed, epoch,
+    batch size and lanes, so a resumed run sees the same batches.
 
     Args:
-        shards: Shard of each example; those of one shard are stored together.
+        shards: Shard of each example; examples of one shard are stored together.
         batch_size: Examples of one batch of one process.
         lanes: Workers of all processes.
-        seed: Seed that decides the order, together with the epoch.
-        lengths: Length of each example; given, the clips of a window are batched by similar length.
+        seed: Seed of the order, together with the epoch.
+        lengths: Length of each example. If given, clips of a window are batched by similar length.
         window: Shards that a lane shuffles together.
     """
 
@@ -91,7 +92,7 @@ class BlockShuffle(Sampler[int]):
         yield from np.random.default_rng([self._seed, self._epoch]).permutation(left).tolist()
 
     def _lane(self, number: int, shards: np.ndarray, left: list[int]) -> Iterator[list[int]]:
-        """The batches of one lane; what fills none goes to `left`."""
+        """Yields the batches of one lane; remaining clips are added to `left`."""
         rng = np.random.default_rng([self._seed, self._epoch, number])
         waiting: list[int] = []
         for first in range(0, len(shards), self._window):

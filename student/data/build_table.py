@@ -1,6 +1,6 @@
-"""Makes a run's folder of examples in one pass over the corpus.
+"""Builds a run's folder of examples in one pass over the corpus.
 
-Per clip this takes some tens of microseconds and, until the folder is written, about a hundred
+This takes some tens of microseconds per clip and, until the folder is written, about a hundred
 bytes (`benchmarks.student_data` measures both).
 """
 
@@ -27,7 +27,7 @@ from manifests.corpus.corpus import Corpus
 from student.config import DataConfig
 from student.data.arrow_files import ArrowWriter, take_space
 from student.data.corpus_pass import CorpusPass, GrowingArray
-from student.data.coverage import check_tasks, count_covered, tell_left_out
+from student.data.coverage import check_tasks, count_covered, report_skipped
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
 from student.data.examples import Example, check_answers, not_a_chat, read_chats
 from student.data.held_out import LEFT_OUT, mixed, recordings, split
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 # Legend: C clips of the corpus, U usable clips, L links (one for each clip of each example).
 
 VERSION = 1
-"""Version of the folder's format and of the rules by which examples are drawn."""
+"""Version of the folder's format and of the rules for drawing examples."""
 CHAT_SCHEMA = pa.schema(
     [
         ("task", pa.string()),
@@ -50,9 +50,9 @@ CHAT_SCHEMA = pa.schema(
     ]
 )
 CLIPS_AT_ONCE = 1 << 14
-"""Clips of a record batch of clips.arrow."""
+"""Number of clips per record batch of clips.arrow."""
 CHATS_AT_ONCE = 1024
-"""Conversations that are written together."""
+"""Number of conversations that are written together."""
 
 
 def open_examples(
@@ -64,23 +64,21 @@ def open_examples(
     window_s: float = math.inf,
     begun: bool = False,
 ) -> ExampleTable:
-    """The examples of a run, made if the folder has not those of this corpus, cache and recipe.
+    """Opens the examples of a run, and builds them if those of this corpus, cache and recipe are
+    missing.
 
     Args:
-        folder: RUN/examples.
-        corpus: The clips.
-        streams: The streams, which know durations and targets.
-        data: The recipe's data section.
-        window_s: Longest audio in seconds that the backbone takes; longer clips are left out, as
-            their targets would cover audio that it does not process.
-        begun: Whether the run has begun. If it did so with a version that had no such folder, its
-            examples are split as that version did, by the id of a conversation's last clip alone;
-            and if it did so with one that did not look at the window, clips beyond it stay.
+        folder: RUN/examples. corpus: The clips. streams: The streams, which have durations and
+            targets. data: The recipe's data section. window_s: Longest audio of the backbone in
+            seconds. Longer clips are skipped, because their targets would cover audio that it does
+            not process.
+        begun: Whether the run has started. If it was started with a version without such a folder,
+            its examples are split as in that version, by the id of a conversation's last clip; if
+            it was started with a version that ignored the window, longer clips are kept.
 
     Raises:
-        UserError: no clip can be used, a stream has targets for none of them, a task offers
-            choices where there are none, a task has no example, or a line of a file is no
-            conversation.
+        UserError: no clip can be used, a stream has no targets for them, a task with choices has
+            only one answer, a task has no example, or a line of a file is not a conversation.
     """
     summary = Summary.read(folder)
     by_last_clip = begun if summary is None else summary.by_last_clip
@@ -139,7 +137,7 @@ class _Builder:
     ) -> None:
         """Writes the folder."""
         clips = self._read_corpus(corpus)
-        tell_left_out(
+        report_skipped(
             corpus.num_clips, clips.num_usable, clips.num_beyond_window,
             self._data.max_duration, self._longest_s,
         )  # fmt: skip
@@ -151,7 +149,7 @@ class _Builder:
         self._write_index(clips, usable_C, corpus)
         chats, chat_link_L, chat_example_L = self._add_chats(clips)
         examples = self._write_examples(clips, np.flatnonzero(usable_C).astype(np.int32), chats)
-        # The split, which comes now, needs neither.
+        # The split, which follows, needs neither of them.
         clips.key_C, clips.seconds_C = np.empty(0, np.uint64), np.empty(0, np.float32)
         if len(examples):
             self._split(
@@ -183,7 +181,7 @@ class _Builder:
                 disable=corpus.num_shards < 64,
             )  # fmt: skip
             for table in tables:
-                if table.schema.names != SCHEMA.names:  # a part of an older format
+                if table.schema.names != SCHEMA.names:  # a part in an older format
                     table = to_table(from_table(table))
                 writer.write(table.filter(pa.array(clips.add(table))))
         pa.default_memory_pool().release_unused()
@@ -201,9 +199,10 @@ class _Builder:
     def _write_examples(
         self, clips: CorpusPass, corpus_row_U: np.ndarray, chats: np.ndarray
     ) -> np.ndarray:
-        """The examples of all tasks, task by task, each in the order of the clips; then chats.
+        """Writes the examples of all tasks, each in the order of the clips, and then the
+        conversations.
 
-        They are in a file that is mapped: what is written of it need not stay in memory.
+        The file is memory-mapped, so that written parts do not have to stay in memory.
         """
         count = sum(len(task_rows.rows) for task_rows in clips.tasks) + len(chats)
         path = self._folder / "examples.npy"
@@ -240,10 +239,10 @@ class _Builder:
         *,
         by_last_clip: bool,
     ) -> None:
-        """Decides the side of each example.
+        """Determines the side of each example.
 
-        Links between examples and clips of the corpus: one for each task's example, several for
-        conversations, whose links come ready made.
+        Examples and clips are connected by links: one for each task's example, several for
+        conversations, whose links are passed in.
         """
         corpus_row_U = np.flatnonzero(usable_C).astype(np.int32)
         if by_last_clip:
@@ -263,8 +262,8 @@ class _Builder:
         )
 
     def _add_chats(self, clips: CorpusPass) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The examples of the files of conversations; and their links: for each clip of each, the
-        clip's row in the corpus and the example's place among these."""
+        """Reads the files of conversations. Returns their examples, and for each clip in them the
+        clip's row in the corpus and the position of the example."""
         row_C, key_C = clips.row_C, clips.key_C
         order = np.argsort(key_C, kind="stable") if self._data.chats else np.zeros(0, int)
         sorted_C = key_C[order]
@@ -296,7 +295,7 @@ class _Builder:
                     num_examples += 1
         if unusable:
             logger.warning(
-                "%d conversations are left out: a clip of theirs is (see data.max_duration)",
+                "%d conversations with skipped clips are skipped, too (see data.max_duration)",
                 unusable,
             )
         return examples.whole(), links.whole(), example_of_link.whole()
@@ -314,7 +313,7 @@ def _corpus_rows(
 
 
 class _ChatWriter:
-    """Writes conversations, many at a time."""
+    """Writes conversations in large groups."""
 
     def __init__(self, path: Path) -> None:
         self._writer = ArrowWriter(path, CHAT_SCHEMA)
@@ -328,7 +327,7 @@ class _ChatWriter:
         self._writer.__exit__(*error)
 
     def write(self, example: Example, line: int) -> None:
-        """Adds one."""
+        """Adds a conversation."""
         self._rows.append(
             {
                 "task": example.task,

@@ -1,7 +1,7 @@
-"""One pass over a corpus: a few numbers for each clip, and for each example of a task.
+"""Makes one pass over a corpus and keeps a few numbers for each clip and each example of a task.
 
-Nothing of a clip is kept as a Python object. Arrays are allocated once for the whole corpus, or in
-large blocks: small ones among strings that come and go would leave the heap full of holes.
+No Python objects are kept per clip. Arrays are allocated once for the whole corpus or in large
+blocks, because small allocations between temporary strings would fragment the heap.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from student.distill.streams import Stream
 TASK_EXAMPLE = np.dtype([("clip", "<i4"), ("repeat", "<i2"), ("letters", "<i4")])
 """An example of a task: row of its usable clip, repeat, and letters of its answer."""
 BLOCK_ROWS = 1 << 17
-"""Rows of a growing array that are allocated at once."""
+"""Number of rows by which a growing array is extended."""
 PENDING_ANSWERS = 1 << 16
-"""Answers of a task that wait to be merged with the distinct ones before them."""
+"""Number of answers of a task that are collected before duplicates are removed."""
 DECODERS = 8
-"""Threads that measure clips of which neither corpus nor cache knows the length."""
+"""Number of threads that measure clips whose length neither corpus nor cache has."""
 
 
 class GrowingArray:
-    """An array that rows are added to, in blocks."""
+    """An array that grows in blocks."""
 
     def __init__(self, dtype: np.dtype | type) -> None:
         self._dtype = dtype
@@ -75,20 +75,20 @@ class GrowingArray:
 
 
 class DistinctAnswers:
-    """The answers of a task, each once."""
+    """The distinct answers of a task."""
 
     def __init__(self) -> None:
         self._distinct: pa.Array = pa.array([], pa.large_string())
         self._pending: list[str] = []
 
     def add(self, answer: str) -> None:
-        """Adds one."""
+        """Adds an answer."""
         self._pending.append(answer)
         if len(self._pending) >= PENDING_ANSWERS:
             self._merge()
 
     def sorted(self) -> pa.Array:
-        """All of them, in the order of their characters' numbers (which is that of UTF-8)."""
+        """All answers, sorted by code points (the order of UTF-8)."""
         self._merge()
         order = pc.sort_indices(self._distinct)  # type: ignore[attr-defined]
         return self._distinct.take(order)
@@ -102,23 +102,23 @@ class DistinctAnswers:
 
 
 class TaskExamples:
-    """The examples of one task, as they are met."""
+    """Collects the examples of one task."""
 
     def __init__(self) -> None:
         self.rows = GrowingArray(TASK_EXAMPLE)
         self.num_answered = 0
-        """Clips that have an answer, before the task's weight chooses among them."""
+        """Number of clips with an answer, before sampling by the task's weight."""
         self.answers = DistinctAnswers()
-        """Kept for tasks with choices alone."""
+        """Only for tasks with choices."""
 
     def add(
         self, task: TaskConfig, number: int, texts: Sequence, labels: Sequence, places: Sequence
     ) -> None:
-        """Makes the task's examples of some clips.
+        """Creates the task's examples of some clips.
 
         Args:
             task: The task.
-            number: Its place in the recipe.
+            number: Its position in the recipe.
             texts: Texts of the clips.
             labels: Labels of the clips.
             places: (clip id, row among the usable clips of the corpus) of each.
@@ -138,13 +138,13 @@ class TaskExamples:
 
 
 class CorpusPass:
-    """Takes the clips of a corpus in, table by table.
+    """Collects numbers of the clips of a corpus, table by table.
 
     Args:
-        num_clips: Clips of the corpus.
-        streams: The streams, which know durations.
+        num_clips: Number of clips in the corpus.
+        streams: The streams, which have durations.
         data: The recipe's data section.
-        longest_s: Longer clips cannot be used.
+        longest_s: Maximum duration of usable clips in seconds.
     """
 
     def __init__(
@@ -158,19 +158,19 @@ class CorpusPass:
         self.num_beyond_window = 0
         self.tasks = [TaskExamples() for _ in data.tasks]
         self.fields: Counter[str] = Counter()
-        """`text` or `labels.KEY` -> usable clips that have it."""
+        """`text` or `labels.KEY` -> number of usable clips that have it."""
         self.key_C = np.empty(num_clips, "<u8")
         self.seconds_C = np.empty(num_clips, np.float32)
         self.row_C = np.empty(num_clips, np.int32)
-        """Row among the usable clips; -1 where a clip cannot be used."""
+        """Row among the usable clips; -1 for clips that cannot be used."""
         self.draw_C = np.empty(num_clips)
         self.file_C = np.empty(num_clips, np.int64)
         self.group_C: np.ndarray | None = None
-        """A number for each `group` label, negative where a clip has none; None if none has."""
+        """A number for each `group` label, negative for clips without one; None if none has one."""
         self.hours = 0.0
 
     def add(self, table: pa.Table) -> np.ndarray:
-        """Takes one shard's clips in; which of them can be used."""
+        """Adds one shard's clips, and returns which of them can be used."""
         ids = table["clip_id"].to_pylist()
         texts = table["text"].to_pylist()
         labels = [json.loads(text) for text in table["labels"].to_pylist()]
@@ -209,7 +209,7 @@ class CorpusPass:
             self.group_C[here] = [_group(name) for name in names]
 
     def _measured(self, table: pa.Table, key_N: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
-        """Lengths that the corpus lacks: from the cache, else from the audio; NaN if unreadable."""
+        """Adds missing lengths from the cache or else from the audio; NaN if unreadable."""
         seconds_N = seconds_N.copy()
         for stream in self._streams.values():
             unknown = np.flatnonzero(np.isnan(seconds_N))

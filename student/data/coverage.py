@@ -15,20 +15,20 @@ from student.distill.streams import Stream
 # Legend: U usable clips.
 
 KEYS_AT_ONCE = 1 << 16
-"""Clips that are looked up together, as a look-up takes some hundred bytes for each."""
+"""Number of clips that are looked up together; a look-up needs some hundred bytes per clip."""
 
 logger = logging.getLogger(__name__)
 
 
-def tell_left_out(
+def report_skipped(
     num_clips: int, num_usable: int, num_beyond: int, max_duration: float, longest_s: float
 ) -> None:
-    """Says how many clips are left out, and why.
+    """Logs how many clips are skipped, and why.
 
     Args:
-        num_clips: Clips of the corpus.
-        num_usable: Clips that are taken.
-        num_beyond: Clips that `max_duration` would take, and the backbone's window does not.
+        num_clips: Number of clips in the corpus.
+        num_usable: Number of usable clips.
+        num_beyond: Number of clips within `max_duration` but longer than the backbone's window.
         max_duration: The limit in the recipe.
         longest_s: The smaller of `max_duration` and the window.
 
@@ -55,10 +55,10 @@ def tell_left_out(
 
 
 def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str, int]:
-    """Prints how many usable clips each stream covers, where it does not cover all.
+    """Logs how many usable clips have targets of each stream, if not all do.
 
     Raises:
-        UserError: a stream covers none.
+        UserError: a stream has no targets for them.
     """
     count = len(key_U)
     covered: dict[str, int] = {}
@@ -86,12 +86,12 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
 def check_tasks(
     tasks: Sequence[TaskConfig], num_answered: Sequence[int], fields: Mapping[str, int]
 ) -> None:
-    """Checks that the corpus answers each task.
+    """Checks that the corpus has answers for each task.
 
     Args:
         tasks: Tasks of the recipe.
-        num_answered: Usable clips that have an answer, for each task.
-        fields: `text` or `labels.KEY` -> usable clips that have it.
+        num_answered: Number of usable clips with an answer, for each task.
+        fields: `text` or `labels.KEY` -> number of usable clips that have it.
 
     Raises:
         UserError: a task has no example.

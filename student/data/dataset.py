@@ -1,8 +1,8 @@
-"""Turns examples into tensors: prompt and audio as inputs, answer as labels, targets.
+"""Converts examples to tensors: prompt and audio as inputs, answer as labels, targets.
 
-Labels are the answer's tokens and the end of the turn; everything else, block included, is ignored.
-Prompt and answer are tokenized apart, so what is trained is exactly what generation continues.
-A clip that lacks a stream keeps its place in the batch with that stream masked.
+Labels are the answer's tokens and the end of the turn; all other tokens, including the block, are
+ignored. Prompt and answer are tokenized separately, so training and generation use the same
+prompts. For a clip without targets of a stream, that stream is masked.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from student.distill.streams import RECONSTRUCTION
 # Legend: B examples, S tokens, N student frames (K * R), D columns.
 
 TOKENS_PER_SECOND = 25
-"""Audio tokens of most backbones, by which the length of an example is estimated."""
+"""Audio tokens per second of most backbones, used to estimate the length of an example."""
 
 
 class ExampleDataset(Dataset):
-    """Examples as tensors, made when asked for."""
+    """A dataset of examples as tensors, which are prepared on access."""
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ExampleDataset(Dataset):
             ) from None
 
     def _audio_weights(self, prompt_S: Tensor, num_frames: int, wave: np.ndarray) -> Tensor | None:
-        """weights_NS by which the last audio's tokens average to student frames."""
+        """weights_NS that average the last audio's tokens to student frames."""
         if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
             return None
         backbone = self._prompter.backbone
@@ -104,7 +104,7 @@ class ExampleDataset(Dataset):
         hop_s = 1 / backbone.tokens_per_second
         duration = len(last_A) * hop_s
         if backbone.pads_audio:
-            # The tokens of the silence behind the audio belong to no frame.
+            # Tokens of the silence after the audio belong to no frame.
             duration = min(len(wave) / backbone.sample_rate, duration)
             last_A = last_A[: math.ceil(duration / hop_s - 1e-6)]
         weights_NS = torch.zeros(num_frames, len(prompt_S))

@@ -1,15 +1,15 @@
-"""A run's examples on disk, mapped into memory: millions of them cost a process next to nothing.
+"""A run's examples in memory-mapped files, which need almost no memory per process.
 
 RUN/examples/
   clips.arrow          the clips that can be used, `manifests.clips.SCHEMA`
   clip_index.npy       their ids' hashes, sorted, with the rows (`CLIP_INDEX`)
   shards.npy           the corpus' shard of each clip: what is stored together
-  examples.npy         a few numbers for each example (`EXAMPLE`); conversations are made on demand
+  examples.npy         a few numbers for each example (`EXAMPLE`); conversations are built on access
   chats.arrow          conversations from files, as JSON
   answers-TASK.arrow   all answers of a task that offers choices
-  summary.json         what it was made from, and counts; written last
+  summary.json         the sources and counts; written last
 
-The first process of a run makes them, in one pass over the corpus; all others, and every worker,
+The first process of a run builds them in one pass over the corpus; all other processes and workers
 map them.
 """
 
@@ -51,19 +51,19 @@ class Summary:
     """The sources and the content of a folder of examples."""
 
     made_from: str
-    """A hash of corpus, caches and settings: another one makes the folder anew."""
+    """A hash of corpus, caches and settings; if it differs, the folder is built again."""
     clips: int
     hours: float
     covered: dict[str, int]
-    """Stream -> clips that have targets."""
+    """Stream -> number of clips with targets."""
     by_last_clip: bool = False
-    """Whether examples are split, and drawn, as versions did that had no such folder."""
+    """Whether examples are split and drawn as in versions without such a folder."""
     longest_s: float | None = None
-    """Longer clips are left out; None where clips beyond the backbone's window were kept."""
+    """Maximum duration of clips; None if clips beyond the backbone's window were kept."""
 
     @classmethod
     def read(cls, folder: Path) -> Summary | None:
-        """The summary of a folder that is complete."""
+        """Reads the summary of a complete folder."""
         path = folder / "summary.json"
         return cls(**json.loads(path.read_text())) if path.is_file() else None
 
@@ -101,10 +101,10 @@ class ClipTable(Mapping[str, Clip]):
 
 
 class ExampleTable(Sequence[Example]):
-    """Examples of one folder, or some of them; each is made when it is asked for.
+    """Examples of one folder, or some of them; each is built on access.
 
     Args:
-        folder: Made by `student.data.build_table`.
+        folder: Folder written by `student.data.build_table`.
         tasks: Tasks of the recipe.
         chosen: Rows of the folder's examples, in order; all of them if None.
     """
@@ -148,22 +148,23 @@ class ExampleTable(Sequence[Example]):
         )  # fmt: skip
 
     def subset(self, places: np.ndarray) -> ExampleTable:
-        """Some of these examples, by their places."""
+        """Selects examples by position."""
         return ExampleTable(self.folder, self._tasks, np.asarray(self._chosen[places], np.int32))
 
     def learning(self) -> ExampleTable:
-        """Those to learn from."""
+        """The examples to train on."""
         return self._on_side(LEARNT)
 
     def held_out(self) -> ExampleTable:
-        """Those held out, in the order of their hashes: any prefix represents them all."""
+        """The held-out examples in the order of their hashes, so that any prefix is
+        representative."""
         held = self._on_side(HELD_OUT)
         if self.summary.by_last_clip:
             return held
         return held.subset(np.argsort(held.column("key"), kind="stable"))
 
     def drawn(self, limit: int) -> ExampleTable:
-        """Chooses `limit` examples or fewer that represent all tasks, in the order of the table."""
+        """Selects up to `limit` examples that represent all tasks, in the order of the table."""
         if self.summary.by_last_clip:
             return self.subset(np.arange(min(limit, len(self))))
         places = draw_by_task(self.column("key"), self.column("task"), limit)
@@ -175,7 +176,7 @@ class ExampleTable(Sequence[Example]):
         return self._examples[name][self._chosen]
 
     def task_counts(self) -> dict[str, int]:
-        """Name of a task, or of a file of conversations -> how many of these examples it has."""
+        """Name of a task or file of conversations -> number of examples."""
         numbers, first, counts = np.unique(
             self.column("task"), return_index=True, return_counts=True
         )
@@ -187,7 +188,7 @@ class ExampleTable(Sequence[Example]):
         return counted
 
     def lengths(self) -> np.ndarray:
-        """About how many tokens each example has."""
+        """Estimated number of tokens of each example."""
         tokens = np.rint(TOKENS_PER_SECOND * self.column("seconds")).astype(np.int64)
         return tokens + self.column("letters") // 4
 

@@ -1,8 +1,8 @@
-"""Examples: what is asked about which clip, and what is answered.
+"""Builds examples: questions about clips with their answers.
 
-Corpora have transcripts and labels, not conversations; templates make questions and answers of
-them, and ready conversations come as JSON lines. An example depends on its clip's id, its task and
-its number alone, so it can be made when it is asked for and need not be stored.
+Corpora have transcripts and labels, not conversations. Templates create questions and answers from
+them; existing conversations are read from JSON lines. An example depends only on its clip's id, its
+task and its number, so it is built on access and not stored.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 Message = dict[str, Any]
 """`{"role": ..., "content": [parts]}`; an audio part is `{"type": "audio", "audio": clip id}`."""
 AnswerKind = Literal["choice", "label", "transcription"]
-"""Scoring of an answer: as one of the choices in the question, as a label, or word by word."""
+"""The type of an answer, which determines its scoring: a choice, a label, or a transcription."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One conversation up to the assistant's last turn, and that turn."""
+    """A conversation up to the assistant's last turn, and that turn."""
 
     clip_ids: tuple[str, ...]
     """Clips of the audio parts, in order; the last one's targets are distilled."""
     messages: list[Message]
     answer: str
-    """The assistant's turn as it is learnt; of a choice with its letter, `(A) dog`."""
+    """The assistant's turn as the training target; for a choice, with its letter: `(A) dog`."""
     task: str = ""
     """The task's first wording, or the name of the file of conversations."""
     kind: AnswerKind = "label"
@@ -51,24 +51,25 @@ class Example:
 
 
 def fraction(*key: object) -> float:
-    """A number in [0, 1) that depends on the key alone."""
+    """A number in [0, 1) that depends only on the key."""
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") / 2**64
 
 
 def ask(question: str, clip_id: str = "") -> list[Message]:
-    """The conversation that asks one question about one clip."""
+    """A conversation with one question about one clip."""
     content = [{"type": "audio", "audio": clip_id}, {"type": "text", "text": question}]
     return [{"role": "user", "content": content}]
 
 
 def times_shown(weight: float, *key: object) -> int:
-    """Times that an example of that weight is shown: its integer part, and once more by chance."""
+    """Number of repetitions for a weight: its integer part, and one more with the probability of
+    the rest."""
     return int(weight) if weight == int(weight) else int(weight + fraction("weight", *key))
 
 
 def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -> str | None:
-    """The answer that a clip's text and labels give to a task, if they give one."""
+    """Finds the answer to a task in a clip's text and labels, if there is one."""
     for path in task.answer:
         value = text if path == "text" else labels.get(path.removeprefix("labels."))
         if isinstance(value, list | tuple):
@@ -79,7 +80,7 @@ def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -
 
 
 def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
-    """Checks that a task with choices has something to choose from.
+    """Checks that a task with choices has several answers.
 
     Raises:
         UserError: the corpus has only one answer.
@@ -92,7 +93,8 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
 
 
 def task_names(tasks: Sequence[TaskConfig]) -> list[str]:
-    """A readable and unique name for each task: its first wording, numbered where two are alike."""
+    """A readable and unique name for each task: its first wording, numbered if several are
+    equal."""
     names: list[str] = []
     for task in tasks:
         name = task.questions[0]
@@ -104,15 +106,15 @@ def task_names(tasks: Sequence[TaskConfig]) -> list[str]:
 def build_example(
     clip: Clip, task: TaskConfig, *, number: int, name: str, repeat: int, answers: Sequence[str]
 ) -> Example:
-    """The example that a task's template makes of a clip which has an answer.
+    """Builds the example of a clip for a task to which it has an answer.
 
     Args:
         clip: The clip.
         task: The task.
-        number: Place of the task in the recipe.
+        number: Position of the task in the recipe.
         name: Name of the task, from `task_names`.
-        repeat: Number of examples of this clip and task that come before.
-        answers: All answers of the corpus, sorted; looked at for `choices` alone.
+        repeat: Number of earlier examples of this clip and task.
+        answers: All answers of the corpus, sorted; used only for `choices`.
     """
     answer = find_answer(clip.text, clip.labels, task)
     assert answer is not None
@@ -136,7 +138,7 @@ def build_example(
 
 
 def _offered(answer: str, answers: Sequence[str], count: int, key: tuple[object, ...]) -> list[str]:
-    """The right answer among others, in an order that depends on the key alone."""
+    """The correct answer among others, in an order that depends only on the key."""
     offered = {answer}
     draw = 0
     while len(offered) < min(count, len(answers)):
@@ -146,7 +148,7 @@ def _offered(answer: str, answers: Sequence[str], count: int, key: tuple[object,
 
 
 def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterator[Example]:
-    """Examples that the templates make of clips in memory, in the order of the tasks.
+    """Builds the examples of clips in memory, in the order of the tasks.
 
     Raises:
         UserError: a task offers choices, and the corpus has only one answer.
@@ -169,12 +171,11 @@ def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterat
 
 
 def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, Example]]:
-    """Examples from a JSON-lines file of conversations that end with the assistant.
+    """Reads examples from a JSON-lines file of conversations that end with the assistant.
 
     Args:
-        path: The file.
-        weight: Times that each is shown: 2 is twice, 0.5 every other one, by chance; a file that
-            moves or is copied keeps its choice.
+        path: The file. weight: Number of repetitions: 2 repeats each example, 0.5 selects half of
+            them at random, independent of the path of the file.
 
     Yields:
         (number of the line, example).
@@ -196,7 +197,7 @@ def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, 
 
 
 def not_a_chat(path: str | Path, line: int, why: str) -> UserError:
-    """The error of a line that is no conversation about clips of the corpus."""
+    """The error to raise for a line that is not a conversation about clips of the corpus."""
     return UserError(f"{path}, line {line}: not a conversation: {why}")
 
 

@@ -1,9 +1,9 @@
-"""Held-out examples: which they are, which of them are validated on, and their file.
+"""Selects held-out examples and those used for validation, and reads and writes their file.
 
-No recording is on both sides. A recording is every clip of one audio file and every clip of one
-`group` label; it is drawn by a hash of its first clip's id, so every run, arm and backbone holds
-out the same ones, a corpus that grows keeps its split, and each task has its share. Never is a
-prefix taken: the clips of a corpus come by speaker, by source and by task.
+No recording is on both sides. A recording consists of all clips of one audio file and all clips
+with the same `group` label. It is drawn by a hash of its first clip's id, so every run, arm and
+backbone holds out the same recordings, a growing corpus keeps its split, and each task has its
+share. Prefixes are not used, because the clips of a corpus are ordered by speaker, source and task.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 
 HELD_OUT_FILE = "held_out.jsonl"
 LEARNT, HELD_OUT, LEFT_OUT = 0, 1, 2
-"""Sides of a split. Left out are the examples with a clip that a held-out conversation has too."""
+"""Sides of a split. Examples are left out if they share a clip with a held-out conversation."""
 GROUP = "group"
-"""Label of clips that belong together, e.g. of one speaker or one concert."""
+"""Label of clips that belong together, e.g. those of one speaker or one concert."""
 FAR_ABOVE = 3.0
-"""Times the asked share from which a warning says that far more is held out."""
+"""Multiple of the requested share above which a warning is logged."""
 SMALL_TASK = 16
-"""Examples of each task that are drawn before tasks share the rest by their sizes."""
+"""Number of examples that are drawn from each task before the rest is divided by size."""
 
 
 def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
-    """The recording of each clip, numbered by first clip.
+    """Determines the recording of each clip, numbered by first clip.
 
     Args:
-        file_C: A number for each audio file.
-        group_C: A number for each `group` label, negative where a clip has none; None if none has.
+        file_C: A number for each audio file. group_C: A number for each `group` label, negative for
+            clips without one; None if no clip has one.
 
     Returns:
         recording_C: the row of the first clip of the clip's recording, int32.
@@ -52,7 +52,7 @@ def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
     if not len(labelled):
         return first_C
     assert group_C is not None
-    # Clips of one file and clips of one label are linked through their first ones.
+    # Clips of one file and clips of one label are connected through their first clips.
     first_labelled = labelled[_first_alike(group_C[labelled])]
     links = (np.ones(len(labelled), bool), (first_C[labelled], first_C[first_labelled]))
     graph = sparse.coo_array(links, shape=(len(file_C), len(file_C)))
@@ -60,7 +60,7 @@ def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
 
 
 def _first_alike(value_N: np.ndarray) -> np.ndarray:
-    """The first place that has the same value, for each place; int32."""
+    """For each position, the first position with the same value; int32."""
     order_N = np.argsort(value_N, kind="stable").astype(np.int32)
     sorted_N = value_N[order_N]
     begins = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]]))
@@ -77,19 +77,19 @@ def split(
     draw_R: np.ndarray,
     share: float,
 ) -> np.ndarray:
-    """The side of each example.
+    """Determines the side of each example.
 
-    An example is held out if any of its recordings is drawn. What else a held-out conversation has
-    in it is not learnt from either. Where chance draws every recording of a task, the one that it
-    came to last is learnt from; where it spares all of several, as it may with a dozen, the one
-    that it came nearest to is drawn.
+    An example is held out if any of its recordings is drawn. Examples that share a clip with a
+    held-out conversation are not trained on either. If all recordings of a task were drawn, the one
+    with the largest number is kept for training; if no recording of several was drawn, the one with
+    the smallest number is drawn.
 
     Args:
         recording_L: For each link, the recording of the clip.
         example_L: For each link, the example; ascending.
         task_E: A number for each task.
         draw_R: A number in [0, 1) for each recording.
-        share: Recordings below it are drawn.
+        share: Recordings with a smaller number are drawn.
 
     Returns:
         side_E: LEARNT, HELD_OUT or LEFT_OUT.
@@ -118,15 +118,16 @@ def split(
 
 
 def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share: float) -> None:
-    """Refuses a task that is held out whole, and warns where far more is held out than asked for.
+    """Rejects a task whose examples are all held out, and warns if far more is held out than
+    requested.
 
     Args:
-        learning: Task -> its examples to learn from.
-        held_out: Task -> its held-out examples.
+        learning: Task -> number of examples to train on.
+        held_out: Task -> number of held-out examples.
         share: `data.validation`.
 
     Raises:
-        UserError: A task has held-out examples alone.
+        UserError: all examples of a task are held out.
     """
     for task, count in held_out.items():
         if count and not learning.get(task):
@@ -157,15 +158,15 @@ def mixed(key_E: np.ndarray, task: int, repeat_E: np.ndarray) -> np.ndarray:
 
 
 def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarray:
-    """Places of at most `limit` examples that represent all tasks, ascending.
+    """Selects the positions of at most `limit` examples that represent all tasks, ascending.
 
-    Each task gives those with the smallest keys: 16 of each (fewer where tasks are many), and
-    beyond them as many as its share of the examples.
+    Of each task, the examples with the smallest keys are selected: 16 (fewer if there are many
+    tasks), plus a number proportional to the task's share of the examples.
 
     Args:
         key_E: A hash of each example, uint64.
         task_E: A number for each task.
-        limit: Most examples.
+        limit: Maximum number of examples.
     """
     if len(key_E) <= limit:
         return np.arange(len(key_E))
@@ -184,7 +185,7 @@ def draw_by_task(key_E: np.ndarray, task_E: np.ndarray, limit: int) -> np.ndarra
 
 
 def _smallest(key_E: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
-    """The `count` places with the smallest keys."""
+    """The `count` positions with the smallest keys."""
     if count >= len(places) or not count:
         return places[:count]
     keys = key_E[places]
@@ -193,10 +194,10 @@ def _smallest(key_E: np.ndarray, places: np.ndarray, count: int) -> np.ndarray:
 
 
 def write_held_out(run: Path, examples: Iterable[Example], clips: Mapping[str, Clip]) -> None:
-    """Keeps held-out examples with where their audio is, for what comes after training.
+    """Writes the held-out examples and their clips, for use after training.
 
-    A line has what it takes to score a reply (`id`, `task`, `kind`, `question`, `choices`,
-    `answer`), the conversation as it was learnt (`messages`, `response`), and the clips.
+    A line contains the fields for scoring a reply (`id`, `task`, `kind`, `question`, `choices`,
+    `answer`), the conversation as used in training (`messages`, `response`), and the clips.
     """
     part = run / f"{HELD_OUT_FILE}.part"
     with part.open("w", encoding="utf-8") as file:
@@ -217,7 +218,7 @@ def write_held_out(run: Path, examples: Iterable[Example], clips: Mapping[str, C
 
 
 def read_held_out(run: Path) -> Iterator[tuple[Example, list[Clip]]]:
-    """The held-out examples of a run, with their clips, in an order of which any prefix is fair.
+    """Reads the held-out examples of a run with their clips. Any prefix is representative.
 
     Runs of older versions have only `messages`, `answer` and `clips`, in the corpus' order.
     """

@@ -1,7 +1,7 @@
-"""Batches of clips of similar length: less padding, the same examples.
+"""Forms batches of clips of similar length, which need less padding.
 
-The stock length-grouped sampler draws from the global generator, so a run that is resumed in its
-second epoch would see another order; this one draws from seed and epoch alone.
+The standard length-grouped sampler uses the global generator, so a run that is resumed in its
+second epoch would see another order. This one depends only on seed and epoch.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class ByLength(Sampler[int]):
     Args:
         lengths: Length of each example, in any unit.
         batch_size: Examples of an accumulated batch.
-        seed: Seed that decides the order, together with the epoch.
+        seed: Seed of the order, together with the epoch.
     """
 
     def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int) -> None:

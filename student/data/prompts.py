@@ -1,8 +1,8 @@
-"""Conversations as model inputs, and answers as tokens.
+"""Converts conversations to model inputs, and answers to tokens.
 
-Text of users is text: a special token that is spelt out in a question, an answer or a label is
-tokenized as the characters that it consists of, so it can neither end a turn nor stand for an
-audio or for the block.
+Texts of users contain no special tokens: a special token that is spelled out in a question, an
+answer or a label is tokenized as plain characters, so it can neither end a turn nor act as a
+placeholder of an audio or as the block.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from student.model.block import BLOCKS_ARGUMENT, block_seconds, count_blocks
 logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.1
-"""Two audio tokens. With one, Qwen2-Audio takes an older way of merging audio and text."""
+"""Two audio tokens. With one, Qwen2-Audio uses an older method of merging audio and text."""
 
 
 class Prompter:
-    """Turns conversations into model inputs, and answers into tokens."""
+    """Converts conversations to model inputs, and answers to tokens."""
 
     def __init__(
         self, backbone: Backbone, processor: Processor, *, seconds_per_block: float | None = None
@@ -38,7 +38,7 @@ class Prompter:
         """
         Args:
             backbone: The adapter of the model's family.
-            processor: A processor with the recipe's chat template, or that of an export.
+            processor: A processor with the chat template of the recipe or of an export.
             seconds_per_block: `block.seconds` of the recipe; that of the template if None.
         """
         self._seconds_per_block = seconds_per_block or block_seconds(str(processor.chat_template))
@@ -53,9 +53,9 @@ class Prompter:
         self._end = self._turn_end()
 
     def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
-        """Inputs of one conversation up to where the assistant answers, block included.
+        """Inputs of one conversation up to the assistant's answer, including the block.
 
-        An audio longer than the model's window is cut to it, with a warning.
+        An audio that is longer than the model's window is truncated, with a warning.
 
         Raises:
             UserError: an audio is too short for the model.
@@ -74,14 +74,14 @@ class Prompter:
         return inputs
 
     def count_blocks(self, wave: np.ndarray) -> int:
-        """Number of blocks that an audio has, or would have in an arm without."""
+        """Number of blocks that an audio has, or would have in an arm with a block."""
         seconds = min(len(wave) / self.backbone.sample_rate, self.window_s)
         return count_blocks(seconds, self._seconds_per_block)
 
     @property
     def turn_end(self) -> int | None:
-        """The special token by which the template ends the assistant's turn, hence what an answer
-        was taught to end with; None if it ends without."""
+        """The special token with which the template ends the assistant's turn, and with which
+        trained answers end; None if there is none."""
         end = self._end[-1] if self._end else None
         return end if end in self.tokenizer.all_special_ids else None
 
@@ -104,8 +104,9 @@ class Prompter:
         return wave[: int(self.window_s * self.backbone.sample_rate)]
 
     def _without_special(self, messages: list[Message]) -> tuple[list[Message], list[str]]:
-        """Messages in which the padding token stands for each special token that is spelt out, and
-        those tokens. Prompts have no padding of their own, so the places are found again."""
+        """Replaces special tokens that are spelled out in messages by the padding token, and
+        returns these tokens, too. Prompts contain no other padding, so the places can be found
+        again."""
         spelt: list[str] = []
 
         def replace(text: str) -> str:
@@ -142,7 +143,7 @@ class Prompter:
         return self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
     def _turn_end(self) -> list[int]:
-        """Tokens by which the template ends the assistant's turn, up to the first special one."""
+        """Tokens with which the template ends the assistant's turn, up to the first special one."""
         mark = "ANSWER"
         turns = [
             {"role": role, "content": [{"type": "text", "text": mark}]}

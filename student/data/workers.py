@@ -1,7 +1,7 @@
-"""Data workers use one thread each: they share the cores with the others.
+"""Limits data workers to one thread each, because they share the cores.
 
-Feature extraction and resampling call BLAS and OpenMP, whose pools have a thread for every core of
-the machine; with eight workers on 96 cores that would be 768 threads for tiny products.
+Feature extraction and resampling call BLAS and OpenMP, whose pools have one thread per core of the
+machine: eight workers on 96 cores would have 768 threads for small products.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from torch.utils.data import get_worker_info
 
 @functools.cache
 def limit_worker_threads() -> None:
-    """Keeps this process to one thread in BLAS, OpenMP and torch, for good."""
+    """Limits this process permanently to one thread in BLAS, OpenMP and torch."""
     threadpool_limits(1)
     torch.set_num_threads(1)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Keeps BLAS to one thread while an example is prepared.
+    """Limits BLAS to one thread while an example is prepared.
 
-    A loader's worker is limited for good, the first time; the trainer itself, which has other work
-    for its threads, gets them back.
+    A loader's worker is limited permanently at the first call; in the training process, which uses
+    its threads otherwise, the limit is removed again.
     """
     if get_worker_info() is not None:
         limit_worker_threads()

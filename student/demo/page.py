@@ -1,6 +1,6 @@
-"""The page of a run: upload or record, ask, read the answer and what the heads predict.
+"""The page of a run: upload or record audio, ask a question, and see answer and head predictions.
 
-Gradio draws it. Everything stays on this machine: no analytics, no fonts from elsewhere.
+The page uses Gradio. Everything stays on this machine: no analytics, no external fonts.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def serve(run: str, *, port: int, share: bool = False) -> None:
 
 
 def build(run: Path) -> gradio.Blocks:
-    """The page of one run."""
+    """Builds the page of one run."""
     files = Run.open(run)
     recipe, sources = files.recipe, files.sources
     student = TrainedStudent(run, heads=recipe.distils)
@@ -84,7 +84,7 @@ def build(run: Path) -> gradio.Blocks:
 
 
 def describe_heads(recipe: Recipe) -> str:
-    """The text above the picture: which positions the heads of a run see, if it has heads."""
+    """The text above the picture, which names the positions that the heads of a run read."""
     if not recipe.distils:
         return NO_HEADS.format(arm=recipe.arm)
     block = f"the {recipe.block.tokens} thinking positions"

@@ -1,13 +1,13 @@
-"""Teacher frames on the student's time grid.
+"""Maps teacher frames to the student's time grid.
 
 Every stream's T x D frames become exactly N = K * R frames, by area-weighted averaging over equal
-spans of the clip, so that targets are dense tensors whatever the clip's length and the teacher's
-frame rate. A frame stands for the time between the midpoints to its neighbours; the first and the
-last reach to the ends of the clip. The averages are therefore exact for any T and any duration: a
-span inside one frame copies it, a span over many frames is their mean.
+spans of the clip, so that targets are dense tensors for any clip length and frame rate. A frame
+covers the time between the midpoints to its neighbours; the first and the last extend to the ends
+of the clip. The averages are therefore exact for any T and any duration: a span inside one frame
+copies it, a span over many frames is their mean.
 
-A span meets few frames, so the averages are sparse sums: at most N + T weights in place of N x T,
-and no BLAS, whose threads would cost more than the sums in every worker that prepares examples.
+A span overlaps with few frames, so the averages are sparse sums: at most N + T weights instead of N
+x T, and no BLAS, whose threads would take longer than the sums in the data workers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from manifests.streams.kinds import KINDS, VOICED
 from manifests.streams.specs import StreamSpec
 
 # Legend: T teacher frames, N student frames (K * R), D columns, S stored salience bins,
-# P pieces: the stretches of time that lie in one frame and in one span.
+# P pieces: intervals of time that lie in one frame and in one span.
 
 
 def span_matrix(
     num_frames: int, *, start_s: float, hop_s: float, duration: float, num_spans: int
 ) -> sparse.csr_array:
-    """The share of each student frame that each teacher frame covers.
+    """Computes the share of each student frame that each teacher frame covers.
 
     Args:
         num_frames: T.
@@ -43,7 +43,7 @@ def span_matrix(
     midpoints = start_s + hop_s * (np.arange(1, num_frames) - 0.5)
     edges = np.concatenate([[0.0], midpoints.clip(0.0, duration), [duration]])
     spans = np.linspace(0.0, duration, num_spans + 1)
-    # Frames and spans cut the clip into pieces; each lies in one frame and in one span.
+    # Frames and spans divide the clip into pieces, each within one frame and one span.
     cuts = np.union1d(edges, spans)
     centre_P = (cuts[1:] + cuts[:-1]) / 2
     frame_P = np.searchsorted(edges, centre_P, side="right") - 1
@@ -65,10 +65,10 @@ def span_weights(
 
 
 def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> np.ndarray:
-    """One clip's target frames of one stream.
+    """Computes one clip's target frames of one stream.
 
-    Columns that hold a target in some frames only (the salience of a pitch stream, in voiced
-    frames) are averaged over those alone, so that silence does not flatten them.
+    Columns that are targets in some frames only (the salience of a pitch stream, in voiced frames)
+    are averaged over those frames, so that silence does not reduce them.
 
     Returns:
         frames_ND, float32.
@@ -98,7 +98,7 @@ def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> n
 def _average_windows(
     windows: PitchWindows, weights_NT: sparse.csr_array, num_spans: int, spec: StreamSpec
 ) -> np.ndarray:
-    """Averages of pitch frames from the bins that are stored: 25 around each peak, not all 360."""
+    """Averages pitch frames from the stored bins: 25 around each peak instead of all 360."""
     num_bins, voicing_T = spec.dim - 1, windows.voicing_T
     pieces = weights_NT.tocoo()
     span_P, frame_P = pieces.coords
@@ -117,5 +117,5 @@ def _average_windows(
 
 
 def standardised(frames_ND: np.ndarray, statistics: Statistics) -> np.ndarray:
-    """Features with each column at zero mean and unit variance over the whole cache."""
+    """Standardises features: zero mean and unit variance of each column over the whole cache."""
     return (frames_ND - statistics.mean_D) / statistics.std_D

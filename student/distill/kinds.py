@@ -1,11 +1,12 @@
 """One record per stream kind: its loss, metric, baseline and read-out.
 
 The record for numpy code (mask, unit, appearance, name of the metric) is in
-`manifests.streams.kinds`. Nothing else in `student` compares a kind's name: code asks the record.
+`manifests.streams.kinds`. No other code in `student` compares a kind's name: it reads fields of the
+record.
 
-Losses come as sums, and apart from them the counts that they are divided by. The trainer adds up
-the counts of a whole accumulated batch over all processes before it divides, which is what makes
-gradient accumulation exact: 1 x 4 examples give the gradient of 4 x 1.
+Losses are sums, with separate counts by which they are divided. The trainer sums the counts of a
+whole accumulated batch over all processes before dividing, so gradient accumulation is exact: 1 x 4
+examples give the gradient of 4 x 1.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class MeasuredStream(Protocol):
 
     @property
     def threshold(self) -> float:
-        """Target probability from which a class counts as present."""
+        """Minimum target probability of a present class."""
         ...
 
     @property
@@ -55,40 +56,41 @@ class TrainingKind:
     loss: Callable[[Tensor, Tensor], Tensor]
     """(output_BND of a head, target_BND) -> parts_PBN."""
     counts: Callable[[Tensor, Tensor], Tensor] = losses.frame_counts
-    """(target_BND, covered_BN) -> counts_P: the frames that each part is the mean of."""
+    """(target_BND, covered_BN) -> counts_P: the number of frames over which each part is
+    averaged."""
     metric: Callable[[np.ndarray, np.ndarray, MeasuredStream], float]
     """(output_ND of a head, target_ND, stream) -> its score in [0, 1]."""
     details: Callable[[np.ndarray, np.ndarray, MeasuredStream], dict[str, float]] = _no_details
-    """Further numbers of the field beside the metric, from the same arguments."""
+    """Further common metrics, from the same arguments."""
     constant_output: Callable[[np.ndarray], np.ndarray]
     """mean_D of the targets -> output_D of a head that always predicts it: the baseline to beat."""
     to_target_units: Callable[[np.ndarray], np.ndarray]
-    """output_ND of a head -> what it predicts, in the units and columns of the targets."""
+    """output_ND of a head -> its prediction in the units and columns of the targets."""
 
 
 def stream_counts(kind: str, target_BND: Tensor, covered_B: Tensor) -> Tensor:
-    """counts_P: how many frames each part of a stream's loss is the mean of."""
+    """counts_P: the number of frames over which each part of a stream's loss is averaged."""
     return TRAINING_KINDS[kind].counts(target_BND, covered_B[:, None].expand(target_BND.shape[:2]))
 
 
 def stream_sums(kind: str, output_BND: Tensor, target_BND: Tensor, covered_B: Tensor) -> Tensor:
-    """sums_P: a stream's loss, summed over the frames of the clips that have it.
+    """sums_P: a stream's loss, summed over the frames of the clips with targets.
 
     Args:
         kind: Kind of the stream.
         output_BND: Output of the head: features, or logits.
         target_BND: Targets of the teacher; standardised for features, probabilities otherwise.
-        covered_B: Boolean for each clip: has it targets?
+        covered_B: Whether each clip has targets.
     """
     parts_PBN = TRAINING_KINDS[kind].loss(output_BND.float(), target_BND)
     return (parts_PBN * covered_B[:, None]).sum((1, 2))
 
 
 def stream_metric(stream: MeasuredStream, output_ND: np.ndarray, target_ND: np.ndarray) -> float:
-    """The metric of a stream's kind; NaN where there is nothing to measure it on.
+    """The metric of a stream's kind; NaN if it is undefined.
 
     Args:
-        stream: Its kind, the threshold of its classes, its pitch grid.
+        stream: The stream's kind, threshold of classes and pitch grid.
         output_ND: Output of the head: standardised features, or logits.
         target_ND: Standardised features, or probabilities.
     """
@@ -100,7 +102,7 @@ def stream_metric(stream: MeasuredStream, output_ND: np.ndarray, target_ND: np.n
 def stream_details(
     stream: MeasuredStream, output_ND: np.ndarray, target_ND: np.ndarray
 ) -> dict[str, float]:
-    """Further numbers beside `stream_metric`: frame F1, voicing recall and false alarms."""
+    """Metrics in addition to `stream_metric`: frame F1, voicing recall and false alarms."""
     return TRAINING_KINDS[stream.kind].details(output_ND, target_ND, stream)
 
 
@@ -110,9 +112,9 @@ def constant_output(kind: str, mean_D: np.ndarray) -> np.ndarray:
 
 
 def to_target_units(kind: str, output_ND: np.ndarray) -> np.ndarray:
-    """The prediction of a head in the units of its targets: probabilities in place of logits.
+    """Converts the output of a head to the units of its targets: probabilities instead of logits.
 
-    The salience of a pitch stream is as strong as the frame is voiced, as it is in the cache.
+    The salience of a pitch stream is scaled by the voicing, as in the cache.
     """
     return TRAINING_KINDS[kind].to_target_units(output_ND)
 
@@ -181,4 +183,4 @@ TRAINING_KINDS: dict[str, TrainingKind] = {
         to_target_units=_pitch_in_target_units,
     ),
 }
-"""Kind -> its record; one for every kind of `manifests.streams.kinds` that can be learnt."""
+"""Kind -> its record, for every kind of `manifests.streams.kinds` that can be a training target."""

@@ -1,7 +1,7 @@
 """The loss of each kind of stream, frame by frame, and the answer's cross-entropy.
 
 A loss of a stream has parts (salience and voicing of a pitch stream, else one), each with a value
-for every frame. `student.distill.kinds` sums them up and counts what they are divided by.
+for every frame. `student.distill.kinds` computes sums and the counts by which they are divided.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from manifests.streams.kinds import VOICED
 # A tokens of answers, V vocabulary.
 
 COSINE_SHARE = 0.9
-"""Weight of the cosine term in the features loss; the rest is SmoothL1. An assumption of ours: the
-paper does not say."""
+"""Weight of the cosine term in the features loss; the rest is SmoothL1. This is our assumption: the
+paper does not specify it."""
 
 
 def answer_sum(logits_AV: Tensor, labels_A: Tensor) -> Tensor:
@@ -44,7 +44,7 @@ def distribution_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
 
 
 def pitch_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
-    """parts_PBN: voicing, then salience on the voiced frames alone."""
+    """parts_PBN: voicing, then salience, in voiced frames only."""
     voicing_BN = functional.binary_cross_entropy_with_logits(
         logits_BND[..., -1], target_BND[..., -1], reduction="none"
     )
@@ -59,7 +59,7 @@ def frame_counts(target_BND: Tensor, covered_BN: Tensor) -> Tensor:
 
 
 def pitch_counts(target_BND: Tensor, covered_BN: Tensor) -> Tensor:
-    """counts_P of the pitch loss: covered frames, and those of them that are voiced."""
+    """counts_P of the pitch loss: covered frames, and covered voiced frames."""
     return torch.stack([covered_BN.sum(), (covered_BN & voiced(target_BND)).sum()])
 
 

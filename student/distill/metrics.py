@@ -1,8 +1,8 @@
 """Metrics of a head's predictions, as numbers between 0 and 1; higher is better.
 
 cosine: mean cosine similarity of standardised frames. mAP: mean average precision against targets
-binarised at a threshold, over the classes that occur. accuracy: share of frames whose likeliest
-class is right. raw pitch accuracy: share of voiced frames within 50 cents (Poliner et al. 2007).
+binarised at a threshold, over the classes that occur. accuracy: share of frames whose most likely
+class is correct. raw pitch accuracy: share of voiced frames within 50 cents (Poliner et al. 2007).
 `student.distill.kinds` assigns a metric to each kind of stream.
 """
 
@@ -34,8 +34,8 @@ def mean_average_precision(scores_ND: np.ndarray, present_ND: np.ndarray) -> flo
 
 
 def average_precision(scores_N: np.ndarray, present_N: np.ndarray) -> float:
-    """Area under the precision-recall steps; equal scores are one step, so that a constant score
-    gives the share of positives whatever the order of the frames."""
+    """Area under the precision-recall curve. Equal scores are one step, so that a constant score
+    gives the share of positives, independent of the order of the frames."""
     order_N = np.argsort(-scores_N, kind="stable")
     scores_N, present_N = scores_N[order_N], present_N[order_N]
     hits_N = np.cumsum(present_N)
@@ -51,10 +51,10 @@ def accuracy(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
 
 
 def raw_pitch_accuracy(logits_ND: np.ndarray, target_ND: np.ndarray, bins: PitchBins) -> float:
-    """Share of the voiced frames whose pitch is within 50 cents, voicing decisions aside.
+    """Share of the voiced frames whose pitch is within 50 cents, regardless of predicted voicing.
 
     Args:
-        logits_ND: Output of a head: a logit per bin, then that of voicing.
+        logits_ND: Output of a head: a logit per bin, then the logit of voicing.
         target_ND: Salience per bin, then voicing probability.
         bins: The grid of both.
     """
@@ -77,9 +77,9 @@ def voicing_rates(logits_ND: np.ndarray, target_ND: np.ndarray) -> dict[str, flo
 
 
 def frame_f1(logits_ND: np.ndarray, target_ND: np.ndarray, threshold: float) -> dict[str, float]:
-    """Precision, recall and F1 of single classes in single frames, both sides cut at a threshold.
+    """Precision, recall and F1 over classes and frames, with a threshold on both sides.
 
-    Of note posteriors this is the frame-level F1 of transcription.
+    For note posteriors, this is the frame-level F1 of transcription.
     """
     predicted_ND = 1 / (1 + np.exp(-logits_ND.clip(-60, 60))) >= threshold
     present_ND = target_ND >= threshold

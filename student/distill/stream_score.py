@@ -1,4 +1,4 @@
-"""The type of a stream's score: a head's metric beside that of the mean prediction."""
+"""The type of a stream's score: the metrics of a head and of the mean prediction."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StreamScore:
     mean_predictor: float
     """The same metric for a head that predicts the mean target in every frame."""
     loss: float = float("nan")
-    """The training loss, where it was measured."""
+    """The training loss, if it was measured."""
     details: Mapping[str, float] = field(default_factory=dict)
     """Further metrics of the kind: frame F1, voicing recall and false alarms."""
 
@@ -38,7 +38,7 @@ class StreamScore:
         """Scores the frames of a head.
 
         Args:
-            stream: The stream's kind, the threshold of its classes, its pitch grid.
+            stream: The stream's kind, threshold of classes and pitch grid.
             output_ND: The head's output: standardised features, or logits.
             target_ND: Standardised features, or probabilities.
             mean_D: The mean target, which the baseline predicts.

@@ -1,4 +1,4 @@
-"""The streams that a run learns from: found in the caches, with what the losses need."""
+"""Opens the streams that a run is trained on, with the data that the losses need."""
 
 from __future__ import annotations
 
@@ -41,18 +41,18 @@ class Stream:
     reader: StreamReader | None = None
     """None for `reconstruction`."""
     statistics: Statistics | None = None
-    """Mean and deviation over the cache, for standardised kinds alone."""
+    """Mean and deviation over the cache, only for standardised kinds."""
     pitch_bins: PitchBins = CREPE_BINS
     """Frequencies of the bins of a pitch stream."""
 
     @property
     def threshold(self) -> float:
-        """Target probability from which a class counts as present."""
+        """Minimum target probability of a present class."""
         return self.config.threshold
 
     @property
     def key(self) -> str:
-        """The name as a key of torch modules, which know no dots."""
+        """The name as a key of torch modules, which may not contain dots."""
         return self.name.replace(".", "/")
 
     def covers(self, clip_id: str) -> bool:
@@ -60,7 +60,7 @@ class Stream:
         return self.reader is None or clip_id in self.reader
 
     def frames(self, clip_id: str, num_frames: int) -> np.ndarray:
-        """frames_ND, float32, of a clip that is covered; features standardised."""
+        """frames_ND, float32, of a clip with targets; features are standardised."""
         assert self.reader is not None
         duration, encoded = self.reader.row(clip_id)
         frames_ND = student_frames(encoded, duration, num_frames)
@@ -74,16 +74,16 @@ def open_streams(
     local_copies: str | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> dict[str, Stream]:
-    """The wanted streams, each from the first cache that has its teacher.
+    """Opens streams, each from the first cache that has its teacher.
 
     Args:
         caches: Folders or addresses.
-        wanted: Stream -> how it is supervised; every stream that can be learnt if None.
-        local_copies: Folder where shards of remote caches are kept once read.
-        versions: Name of a teacher -> its `NAME@FINGERPRINT`, where it must be that one.
+        configs: Stream -> its settings; every trainable stream if None.
+        local_copies: Folder in which shards of remote caches are kept after the first read.
+        versions: Name of a teacher -> required version `NAME@FINGERPRINT`.
 
     Raises:
-        UserError: no cache has the stream, or it is not one to learn from.
+        UserError: no cache has the stream, or it cannot be a training target.
     """
     readers = [CacheReader(cache, local_copies=_place(local_copies, cache)) for cache in caches]
     if configs is None:
@@ -92,16 +92,16 @@ def open_streams(
 
 
 def _place(local_copies: str | None, cache: str) -> Path | None:
-    """The folder of one cache's copies, apart from those of other caches with the same teachers."""
+    """The folder of one cache's copies, separate for caches with the same teachers."""
     if local_copies is None:
         return None
     return Path(local_copies) / hashlib.sha256(cache.encode()).hexdigest()[:12]
 
 
 def copy_ahead(streams: Mapping[str, Stream]) -> None:
-    """Makes the local copies in the background, in storage order, while training begins.
+    """Creates the local copies in the background, in storage order, while training starts.
 
-    A batch that is earlier fetches what it lacks itself.
+    A batch that needs a missing copy earlier fetches it itself.
     """
     teachers = {
         stream.reader.teacher.spec.key: stream.reader.teacher

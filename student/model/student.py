@@ -78,7 +78,7 @@ class Student(nn.Module):
         self.model = model
         self.block = block
         text_config = self.base.config.get_text_config()
-        self.tap = tapped_layer(config.layer, text_config.num_hidden_layers)
+        self.head_layer = find_head_layer(config.layer, text_config.num_hidden_layers)
         width = text_config.hidden_size
         self.num_positions = num_positions
         self.num_frames = num_positions * config.frames_per_position
@@ -153,21 +153,21 @@ class Student(nn.Module):
             logits_AV = self.base.lm_head(states_AH)
             labels_A = labels_BS[:, 1:][answer_BS]
         if self.heads:
-            tapped_BSH = outputs.hidden_states[self.tap]
+            layer_BSH = outputs.hidden_states[self.head_layer]
             if self.block is not None:
-                block_BSH = tapped_BSH
+                block_BSH = layer_BSH
                 if not self.reaches_audio and torch.is_grad_enabled():
                     audio_BS = inputs["input_ids"] == self.backbone.audio_token_id(self.base)
                     with constant_keys_and_values(self.base, audio_BS):
-                        block_BSH = read().hidden_states[self.tap]
+                        block_BSH = read().hidden_states[self.head_layer]
                 hidden_BKH = self._thinking(block_BSH, inputs["input_ids"], self.block)
             else:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._over_audio_tokens(tapped_BSH, audio_weights_BNS)
+                hidden_BKH = self._over_audio_tokens(layer_BSH, audio_weights_BNS)
             frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
             if self.audio_heads:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._over_audio_tokens(tapped_BSH, audio_weights_BNS)
+                hidden_BKH = self._over_audio_tokens(layer_BSH, audio_weights_BNS)
                 audio_frames = {
                     self.names[key]: head(hidden_BKH) for key, head in self.audio_heads.items()
                 }
@@ -254,7 +254,7 @@ class Student(nn.Module):
             if parameter.is_floating_point():
                 parameter.requires_grad_(chosen)
 
-    def learnt(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+    def trained_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The learnt state: the tensors that require gradients, and the buffers."""
         state = self.state_dict() if state is None else state
         trainable = {name for name, value in self.named_parameters() if value.requires_grad}
@@ -293,7 +293,7 @@ def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
-def tapped_layer(layer: int | None, num_layers: int) -> int:
+def find_head_layer(layer: int | None, num_layers: int) -> int:
     """Index of the hidden state that the heads read; 0 is the embeddings.
 
     Raises:

@@ -215,18 +215,18 @@ class StudentTrainer(TrainerHooks):
             self._parts_since = self.state.global_step
         super().log(logs, start_time)
 
-    def save_learnt(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
+    def save_trained(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
         """Writes the student's state file."""
-        learnt = self.student.learnt(state_dict)
-        if not all(value.isfinite().all() for value in learnt.values()):
+        trained = self.student.trained_state(state_dict)
+        if not all(value.isfinite().all() for value in trained.values()):
             check_finite(float("nan"), stage=self._name, step=self.state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
         # With this file a stage is finished, so it appears whole.
         part = folder / f"{STATE_FILE}.part"
-        save_file(learnt, part)
+        save_file(trained, part)
         part.rename(folder / STATE_FILE)
 
-    def load_learnt(self, checkpoint: Path) -> None:
+    def load_trained(self, checkpoint: Path) -> None:
         """Reads the student's state file of a checkpoint."""
         self.student.load(checkpoint / STATE_FILE)
         self._parts_since = int(checkpoint.name.rpartition("-")[2])

@@ -209,7 +209,7 @@ def ablate(
         "unreadable": len(runner.failures),
         "without_true_partner": partners.num_untrue,
         "layers": list(range(first_layer, num_layers)) if student.block else [],
-        "tapped_layer": student.tap,
+        "head_layer": student.head_layer,
         "conditions": scores,
         **_measure_block(setting),
     }

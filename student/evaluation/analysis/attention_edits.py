@@ -119,7 +119,7 @@ def block_states(student: Student, inputs: dict[str, Tensor]) -> Tensor:
     outputs = student.base.model(
         **inputs, **student.backbone.positions(inputs), output_hidden_states=True, use_cache=False
     )
-    states_BSH = outputs.hidden_states[student.tap].float().cpu()
+    states_BSH = outputs.hidden_states[student.head_layer].float().cpu()
     places_BS = thinking_places(student, inputs["input_ids"]).cpu()
     return states_BSH[places_BS].view(len(states_BSH), -1, states_BSH.shape[-1])
 

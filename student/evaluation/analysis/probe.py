@@ -57,7 +57,7 @@ def probe(
     Returns:
         Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
         that it has trained on; null where that is not known) and `description` (the same in
-        words), `tapped_layer`, `targets`: target -> metric, floor, n and `scores`, group -> one
+        words), `head_layer`, `targets`: target -> metric, floor, n and `scores`, group -> one
         score per layer (the embeddings first).
 
     Raises:
@@ -88,7 +88,7 @@ def probe(
             "clips": len(clips),
             "digest": digest(questions),
             **_origin(Run(run), clips, streams.values()),
-            "tapped_layer": runner.trained.student.tap,
+            "head_layer": runner.trained.student.head_layer,
             "targets": _probed(runner, clips, targets, spans, testing_C, group_C),
         }
         report["description"] = describe_clips(report)

@@ -5,7 +5,7 @@ attention, audio. What the response reads from the block are keys and values, wh
 layer computes from the states that enter it. So the states are replaced at the entrance of every
 decoder layer, the embeddings included: one layer alone would not do, because the block's positions
 attend to the audio again in the next, and would win back what was taken. `first_layer` begins
-higher up: from the tapped layer on, layers below hand the response what the block held before the
+higher up: from the head layer on, layers below hand the response what the block held before the
 heads' states were made.
 """
 

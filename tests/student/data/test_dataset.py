@@ -201,7 +201,7 @@ def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
 
 
 def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
-    """Its tokens at the tapped layer, averaged over K equal spans; what is asked comes later."""
+    """Its tokens at the head layer, averaged over K equal spans; what is asked comes later."""
     options = world.options(tmp_path / "run", arm="distill")
     path = checkpoints("qwen2_audio")
     backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
@@ -222,10 +222,10 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
     head.register_forward_pre_hook(lambda _, args: read.append(args[0]))
     with torch.no_grad():
         student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
-        tapped_BSH = student.base.model(**batch.inputs, output_hidden_states=True).hidden_states[
-            student.tap
+        layer_BSH = student.base.model(**batch.inputs, output_hidden_states=True).hidden_states[
+            student.head_layer
         ]
-    audio_AH = tapped_BSH[0, batch.inputs["input_ids"][0] == token]
+    audio_AH = layer_BSH[0, batch.inputs["input_ids"][0] == token]
     assert len(audio_AH) == 15
     # Each of four spans is 15 / 4 tokens long.
     fine_NH = audio_AH.repeat_interleave(4, dim=0)

@@ -109,7 +109,7 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
     with pytest.raises(KeyError):
         table.clips["long"]
     assert "2 of 11 clips are skipped" in caplog.text
-    assert "1 conversations are left out: a clip of theirs is" in caplog.text
+    assert "1 conversations with skipped clips are skipped, too" in caplog.text
     write("c1", "nowhere")
     with pytest.raises(UserError, match=r"chats.jsonl, line 2.*no clip 'nowhere'"):
         open_examples(tmp_path / "examples", corpus, {}, data)

@@ -30,7 +30,7 @@ ABLATION = {
 PROBES = {
     "arm": "coat",
     "seed": 0,
-    "tapped_layer": 2,
+    "head_layer": 2,
     "targets": {
         "note": {
             "metric": "accuracy",
