@@ -15,6 +15,9 @@ joins teachers by row number, which is right only while no clip has failed, and 
 Times are CPU seconds of one process, with one thread in BLAS and torch, the best of some passes.
 (`datasets` and pyarrow may use more threads where they open files; those count too.) The table of
 examples is that of `benchmarks.student_examples`, which says what it measures.
+
+With `--keep FOLDER` each table is kept there once it is measured, and a run that was cut off goes
+on with the next one.
 """
 
 from __future__ import annotations
@@ -38,6 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import WhisperFeatureExtractor
 
 from benchmarks.hardware import describe
+from benchmarks.kept import print_kept
 from benchmarks.student_examples import examples_table
 from manifests.cache import shards
 from manifests.cache.encoded_frames import EncodedFrames, encode
@@ -364,6 +368,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--clips", type=int, default=1_000_000, help="of the corpus that is opened")
     parser.add_argument("--fed", type=int, default=1024, help="clips of the cache that is read")
+    parser.add_argument("--keep", type=Path, help="folder of tables that are measured already")
     options = parser.parse_args()
     console.print(describe())
     limit_worker_threads()
@@ -372,12 +377,16 @@ def main() -> None:
 
     datasets.disable_progress_bars()
     console.print(f"{datetime.date.today()}; datasets {datasets.__version__}")
-    console.print(targets_table())
-    console.print(features_table())
-    console.print(order_table(1_000_000))
-    console.print(feeding_table(options.fed))
-    console.print(preparing_table(128))
-    console.print(examples_table(options.clips))
+    tables: dict[str, Callable[[], Table]] = {
+        "targets": targets_table,
+        "features": features_table,
+        "order": functools.partial(order_table, 1_000_000),
+        "feeding": functools.partial(feeding_table, options.fed),
+        "preparing": functools.partial(preparing_table, 128),
+        "examples": functools.partial(examples_table, options.clips, options.keep),
+    }
+    for name, build_table in tables.items():
+        print_kept(console, options.keep, name, build_table)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,20 @@ peak. Mapped files are not counted: the kernel keeps one copy of them for all pr
 drop it. "Before" are clips and examples as Python objects, as commit 652e439 kept them, made by
 today's `build_examples` from at most 100,000 clips, and scaled; that commit itself was not run. The
 peer is `datasets` on the corpus' Parquet files, which has clips but neither examples nor targets.
+
+With `--keep FOLDER` each row, and the corpus and cache that it needs, are kept there, and a run
+that was cut off goes on with the next row.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
+import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -31,6 +37,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
+from benchmarks.kept import kept
 from benchmarks.reader import SPEC, STREAM
 from benchmarks.scale import make_corpus, make_markers
 from manifests.cache import marker_index
@@ -171,27 +178,42 @@ def measured(step: str, folder: Path) -> list[float]:
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-def examples_table(clips: int) -> Table:
-    """Time and memory of each process that opens the examples."""
+def examples_table(clips: int, keep: Path | None = None) -> Table:
+    """Time and memory of each process that opens the examples.
+
+    Args:
+        clips: Clips of the corpus.
+        keep: Folder of what is made and measured already.
+    """
     table = Table(title=f"Opening a run's examples: {clips:,} clips, two tasks, six streams")
     for heading in ("process", "CPU s", "memory, MB", "at its peak", "bytes a clip, peak"):
         table.add_column(heading, justify="right" if heading != "process" else "left")
-    with tempfile.TemporaryDirectory(prefix="coat-bench-") as name:
-        few, folder = Path(name) / "few", Path(name) / "cache"
-        make_corpus(few / "corpora" / "corpus", min(clips, MOST_OBJECTS), labelled=True)
-        make_cache(folder, clips)
+    rows = None if keep is None else keep / f"examples-{clips}"
+    with contextlib.ExitStack() as stack:
+        place = rows or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="coat-bench-")))
+        few, folder = place / "few", place / "cache"
+
+        def make() -> str:
+            shutil.rmtree(place, ignore_errors=True)
+            make_corpus(few / "corpora" / "corpus", min(clips, MOST_OBJECTS), labelled=True)
+            make_cache(folder, clips)
+            return "corpus and cache are there"
+
+        kept(rows, "made", make)
         factor = clips / min(clips, MOST_OBJECTS)
         scaled = "" if factor == 1 else f" (scaled from {MOST_OBJECTS:,})"
-        rows = [
-            (f"before: Python objects, no streams{scaled}", "objects", few, factor),
-            ("the first of a run, which makes them", "rank", folder, 1),
-            ("every other one, and when a run goes on", "rank", folder, 1),
-            (f"a worker forked from it, after {READ_BY_A_WORKER:,} examples", "worker", folder, 1),
-            ("peer: datasets, clips alone, first", "datasets", folder, 1),
-            ("peer: every other one", "datasets", folder, 1),
+        steps = [
+            ("objects", f"before: Python objects, no streams{scaled}", few, factor),
+            ("rank", "the first of a run, which makes them", folder, 1),
+            ("rank", "every other one, and when a run goes on", folder, 1),
+            ("worker", f"a worker forked from it, after {READ_BY_A_WORKER:,} examples", folder, 1),
+            ("datasets", "peer: datasets, clips alone, first", folder, 1),
+            ("datasets", "peer: every other one", folder, 1),
         ]
-        for label, step, place, scale in rows:
-            seconds, memory, peak = (scale * value for value in measured(step, place))
+        for number, (step, label, where, scale) in enumerate(steps):
+            measure_step = functools.partial(measured, step, where)
+            values = kept(rows, f"{number}-{step}", measure_step)
+            seconds, memory, peak = (scale * value for value in values)
             table.add_row(
                 label, f"{seconds:,.1f}", f"{memory / 1e6:,.0f}", f"{peak / 1e6:,.0f}",
                 f"{peak / clips:,.0f}",
@@ -203,6 +225,7 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--clips", type=int, default=1_000_000)
+    parser.add_argument("--keep", type=Path, help="folder of rows that are measured already")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -211,7 +234,7 @@ def main() -> None:
         return
     console.print(describe())
     console.print(str(datetime.date.today()))
-    console.print(examples_table(options.clips))
+    console.print(examples_table(options.clips, options.keep))
 
 
 if __name__ == "__main__":

@@ -16,36 +16,73 @@ from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, nam
 from student.evaluation.scoring.text import is_invisible, normalise, tokenise
 
 _ANSWER = (
-    r"\b(?:answer|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|svar|odpowiedź"
-    r"|ответ|cevap|(?:correct|right|best)\s+(?:option|choice|letter))"
-    r"|उत्तर|정답|답|答案|答え|คำตอบ|الجواب|الإجابة"
+    r"\b(?:answer|ans\b\.?|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|svar|odpowiedź"
+    r"|ответ|cevap|(?:correct|right|best)\s+(?:option|choice|letter)"
+    r"|(?:response|guess|result|prediction|assistant)(?=\s*(?::|is\b)))"
+    r"(?:\s+(?:correct[ae]?|corretta))?"
+    r"|उत्तर|정답|답|答案|答え|正解|คำตอบ|الجواب(?:\s+الصحيح)?|الإجابة(?:\s+الصحيحة)?"
 )
-_OPTION = r"\b(?:option|choice|letter|вариант)|选项|選項"
+_OPTION_WORDS = (
+    r"option|choice|letter|opción|opcion|opção|opzione|optie|lettre|letra|lettera|buchstabe"
+    r"|вариант|विकल्प"
+)
+_OPTION = rf"\b(?:{_OPTION_WORDS})|选项|選項|選択肢|보기"
+_ARTICLE = r"(?:(?:the|la|el|le|die|der|das|het|de)\s+)"
 _IS = (
     r"[\"']?\s*(?:(?:is|are|was|would be|should be|must be|lautet|ist|est|es|è|é|är|jest)\b|है|은|는"
-    r"|คือ|هي|هو|是|为|為|は)?\s*(?:clearly|probably|likely|therefore|thus)?\s*(?:[:=-]\s*)*"
-    r"(?:(?:option|choice|letter)\s+)?"
+    r"|คือ|هي|هو|是|为|為|は)?\s*(?:clearly|probably|likely|therefore|thus)?\s*(?:[:=–—-]\s*)*"
+    rf"{_ARTICLE}?(?:(?:{_OPTION_WORDS})\s+)?"
 )
 _STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in (_ANSWER, _OPTION))
 """Up to where the option is expected: `The answer is`, `Antwort:`, `答案是`; then `Option`."""
 _IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
                        r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
+_LETTERS = (
+    r"\(?[A-Z]\)?(?:(?:\s*[,/&]\s*|\s*\b(?:or|and|nor|und|oder|et|ou|y|o)\b\s*)+\(?[A-Z]\)?)*"
+    r"(?![\w'’])"
+)
+_REJECTED = re.compile(
+    rf"(?<![\w.'’])(?:(?i:options?|choices?|answers?)\s+)?{_LETTERS}\s+"
+    r"(?:is|are|was|were|seems?|would be|can be|ist|sind|est|sont|es|son)\s+(?:\w+\s+)?"
+    r"(?:wrong|incorrect|false|excluded|ruled out|not (?:correct|right|possible|it|the answer)"
+    r"|falsch|fauss?e?s?|incorrecta?s?|falsa?s?)\b"
+    r"|\b(?:rul(?:e|ed|ing) out|eliminat(?:e|ed|ing)|exclud(?:e|ed|ing)|reject(?:ed|ing)?"
+    rf"|discard(?:ed|ing)?)\s+(?:options?\s+|choices?\s+)?{_LETTERS}"
+)
+"""Letters that are named to be denied: `(A) is wrong`, `A and D are incorrect`, `I rule out A`."""
+_REJECTION = re.compile(rf"(?:{_REJECTED.pattern})[^\S\n]*[.,;:]?\s*")
+_OPENING = re.compile(
+    r"^(?:(?:sure|okay|ok|well|hmm|definitely|probably|clearly|certainly|surely|obviously|maybe"
+    r"|perhaps|then|so)\b[\s,:.!-]*)+(?=\(?[A-Za-z]\)?\W*$)",
+    re.IGNORECASE,
+)
+"""Words before a letter that is all a reply says: `Definitely B`."""
 _THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
 """Reasoning that a model writes before its answer. Without an end, the reply was cut in it."""
-_SAYS = re.compile(r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with"
-                   r"|so|thus|therefore|ist|est|es|è|é)\s*:?\s*|[选選]\s*",
-                   re.IGNORECASE)  # fmt: skip
+_SAYS = re.compile(
+    r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with|go for|so|thus"
+    r"|therefore|leav(?:es|ing)|ist|est|es|è|é|är|also|wähle|choisis|elijo|scelgo|escolho)\b"
+    rf"\s*:?\s*{_ARTICLE}?|(?:选择|選擇|选|選|是)\s*",
+    re.IGNORECASE,
+)
 """Words that a bare capital at the end of a sentence may follow: `It is B.`, `I choose B`."""
+_ALONE = re.compile(
+    r"\(?[A-Zb-df-hj-np-tvwxz]\)?"
+    r"(?:\s*$|\s*[.,;:!?。)](?:\s|$)|\s+(?:or|and|oder|ou|o)\b)"
+)
 _LETTER = re.compile(r"\(\s*([A-Za-z])\s*\)|([A-Za-z])(?![^\W\d_]*[A-Za-z0-9À-ɏ'’]|\.\w)")
 _FURTHER = re.compile(
     r"\s*(?:,|/|&|\bor\b|\band\b|\boder\b|\bund\b|\bou\b|\bet\b|\bo\b|\by\b|\bи\b|\bили\b)+\s*"
     r"(?:\(([A-Z])\)|([A-Z])(?![\w'’]|\s+[a-z]))"
 )
 _BRACKETED = re.compile(r"\(([A-Z])\)")
-_LEADING = re.compile(r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])(?=\s*[.):,\-–—]+(?:\s|$)|[^\w(]*$))")
+_LEADING = re.compile(
+    r"^[ \t]*(?:\(([A-Za-z])\)|([A-Za-z])(?=\s*[.):,\-–—]+(?:\s|$)|[^\w(+#♯♭]*$))"
+)
 _IS_RIGHT = re.compile(
     r"(?<![\w.'’])\(?([A-Z])\)?\s+(?:is|would be|seems|ist|est|es)\s+(?:\w+\s+){0,2}"
-    r"(?:correct|right|answer|best|richtig|correcte?|correcta)\b"
+    r"(?:correct|right|answer|best|better|likely|richtig|correcte?|correcta)\b"
+    r"|(?<![A-Za-z])([A-Z])\s*(?:选项|選項|项|項|です|입니다)"
 )
 _BECAUSE = re.compile(r"[.;!?\n。]|\b(?:because|since|as|rather than|instead of|weil|car)\b")
 _ARTICLES = "AIEOUYaieouy"
@@ -84,7 +121,9 @@ def _stated(text: str, statement: re.Match[str], choices: Sequence[str]) -> set[
         if _IS_WRONG.match(text[statement.end() :].lstrip("(")[1:]):
             return set()
         return {choices[LETTERS.index(letter)] for letter in letters} | _texts(sentence, choices)
-    return named_labels(statement[0] + sentence, choices)
+    named = named_labels(statement[0] + sentence, choices)
+    bracketed = set(_BRACKETED.findall(sentence)) if named else set()
+    return named | {choices[LETTERS.index(letter)] for letter in _offered(bracketed, choices)}
 
 
 def _named_by_either(text: str, choices: Sequence[str]) -> set[str]:
@@ -106,16 +145,17 @@ def _plain(reply: str) -> str:
     reply = _THOUGHTS.sub(" ", reply)
     text = re.sub(r"\\(?:boxed|text|mathrm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)", reply)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
-    text = re.sub(r"</?[A-Za-z]+>|[\\$]", " ", text)
+    text = re.sub(r"</?[A-Za-z]+>|<\|\w+\|>|[\\$]", " ", text)
     text = re.sub(r"\*+|`+", "", text)
+    text = re.sub(r"^[ \t]*[->#]+[ \t]+", "", text, flags=re.MULTILINE)
     text = "".join(
         unicodedata.normalize("NFKC", char) if "！" <= char <= "～" else char
         for char in text
         if not is_invisible(char)
     )
-    text = re.sub(r"\[([A-Za-z])\]", r"(\1)", text)
+    text = re.sub(r"[\[({]\s*([A-Za-z])\s*[\])}]", r"(\1)", text)
     text = re.sub(r"[\"'“”‘’«»„]([A-Za-z])[\"'“”‘’«»]", r"\1", text)
-    return text.strip()
+    return _OPENING.sub("", _REJECTION.sub("\n", text).strip())
 
 
 def _texts(text: str, choices: Sequence[str]) -> set[str]:
@@ -152,10 +192,9 @@ def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
     if _FOLLOWERS.match(text[1:]) and text[0].isupper():
         letters |= _letters_at(text, 0, choices)
     places = [match.start() for match in _BRACKETED.finditer(text)]
-    places += [match.start(1) for match in _IS_RIGHT.finditer(text)]
+    places += [match.start(1 if match[1] else 2) for match in _IS_RIGHT.finditer(text)]
     for says in _SAYS.finditer(text):
-        if re.match(r"\(?[A-Z]\)?(?:\s*$|\s*[.,;:!?。)](?:\s|$)|\s+(?:or|and|oder|ou|o)\b)",
-                    text[says.end() :]):  # fmt: skip
+        if _ALONE.match(text, says.end()):
             places.append(says.end())
     for place in places:
         if not _is_denied_at(text, 0, place):

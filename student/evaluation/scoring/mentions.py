@@ -44,13 +44,21 @@ _LONG, _SHORT = 6, 3
 """Words that a negation reaches over."""
 PARTICLES = _words("yes no ja nein oui non si sí да нет sim não true false")
 """Labels that are common words elsewhere: they count at the start of a clause alone."""
+LIST_ENDS = _words("or nor oder ou o или")
+LIST_WORDS = LIST_ENDS | _words("a an the any ein eine einen un une una uno")
+"""Words between the labels of one list."""
+STATEMENT_VALUES = frozenset(["true", "false"])
+"""Those that also say what a statement is: `It is false`."""
+COPULAS = _words("is are was it's that's")
+WRONG = _words("wrong incorrect false excluded")
 _IDLE_AFTER_NO = frozenset(
     ["idea", "way", "clue", "one", "doubt", "problem", "answer", "information", "wonder", "matter"]
 )
 LIKE_WORDS = _words("a i e o u y à é è и я а в о у с к")
 """Letters that are also words."""
 LETTER_FOLLOWERS = _words(
-    "because since as due based or and und oder et ou weil car is would seems ist est"
+    "because since as due based or and und oder et ou weil car is would seems ist est "
+    "rather instead"
 )
 """Words before which `A` is a letter and no article."""
 
@@ -71,10 +79,19 @@ def named_labels(reply: str, labels: Sequence[str]) -> set[str]:
     by_text = {text: label for label in labels if (text := normalise(label))}
     if said in by_text:
         return {by_text[said]}
-    return {by_text[text] for text in _named(said, tokens, by_text)}
+    mentions = sorted(_mentions(said, tokens, by_text), key=lambda mention: mention.place.first)
+    _deny_lists(mentions, tokens)
+    return {by_text[mention.text] for mention in mentions if not mention.is_denied}
 
 
-def _named(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) -> Iterator[str]:
+@dataclass(slots=True)
+class _Mention:
+    place: _Place
+    text: str
+    is_denied: bool
+
+
+def _mentions(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) -> Iterator[_Mention]:
     starts = [0]
     for token in tokens:
         starts.append(starts[-1] + len(token.text) + 1)
@@ -82,8 +99,30 @@ def _named(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) -> It
     for text in sorted(by_text, key=len, reverse=True):
         for place in _places(free, text, starts):
             free = free[: place.start] + "|" * len(text) + free[place.end :]
-            if _counts(tokens, place, text) and not _is_denied(said, tokens, place, starts):
-                yield text
+            if _counts(tokens, place, text):
+                yield _Mention(place, text, _is_denied(said, tokens, place, starts))
+
+
+def _deny_lists(mentions: Sequence[_Mention], tokens: Sequence[Token]) -> None:
+    """Denies all labels of a list whose first is denied: `not a dog, cow, or bird`.
+
+    Without `or` it is no such list: `not a dog, a cat`.
+    """
+    for number, first in enumerate(mentions):
+        if not first.is_denied:
+            continue
+        listed = [first]
+        joined = False
+        for mention in mentions[number + 1 :]:
+            between = [
+                token.text for token in tokens[listed[-1].place.last + 1 : mention.place.first]
+            ]
+            if not set(between) <= LIST_WORDS:
+                break
+            joined = joined or not LIST_ENDS.isdisjoint(between)
+            listed.append(mention)
+        for mention in listed if joined else []:
+            mention.is_denied = True
 
 
 def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
@@ -134,6 +173,8 @@ def _counts(tokens: Sequence[Token], place: _Place, text: str) -> bool:
     if text in PARTICLES:
         answers = place.first > 1 and tokens[place.first - 2].text in ("answer", "antwort")
         answers |= place.first > 0 and tokens[place.first - 1].text in ("or", "oder", "ou", "или")
+        if text in STATEMENT_VALUES and place.first > 0:
+            answers |= tokens[place.first - 1].text in COPULAS
         return answers or (
             token.starts_clause
             and not (
@@ -156,7 +197,21 @@ def _is_denied(said: str, tokens: Sequence[Token], place: _Place, starts: Sequen
     following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
     if following is not None and following.text in DENIED_BEFORE:
         return True
-    return is_denied(tokens, place.first)
+    return _is_called_wrong(tokens[place.last + 1 :]) or is_denied(tokens, place.first)
+
+
+def _is_called_wrong(following: Sequence[Token]) -> bool:
+    """Whether what follows a label in its clause calls it wrong: `(the dog) option is wrong`."""
+    words: list[str] = []
+    for token in following[:5]:
+        if token.starts_clause:
+            break
+        words.append(token.text)
+    if words[:1] in (["option"], ["choice"], ["answer"]):
+        words = words[1:]
+    copula, *rest = words or [""]
+    is_wrong = rest[:2] in (["not", "correct"], ["not", "right"]) or WRONG & set(rest[:2])
+    return copula in COPULAS and bool(is_wrong)
 
 
 def is_denied(tokens: Sequence[Token], index: int) -> bool:

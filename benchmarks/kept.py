@@ -1,0 +1,44 @@
+"""Results of a benchmark's parts, kept in a folder, so that a run that was cut off goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def kept(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
+    """The value of a part as JSON holds it, measured unless it is kept.
+
+    Args:
+        folder: Folder of the values; None keeps nothing.
+        name: Name of the part.
+        measure: Measures it.
+    """
+    file = folder / f"{name}.json" if folder is not None else None
+    if file is not None and file.is_file():
+        return json.loads(file.read_text("utf-8"))
+    value = measure()
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(value), encoding="utf-8")
+        part.rename(file)
+    return value
+
+
+def print_kept(
+    console: Console, folder: Path | None, name: str, build_table: Callable[[], Table]
+) -> None:
+    """Prints a table, built unless its text is kept."""
+
+    def text() -> str:
+        with console.capture() as captured:
+            console.print(build_table())
+        return captured.get()
+
+    console.print(kept(folder, name, text), end="", markup=False)
