@@ -42,6 +42,7 @@ def build(
             corpus. Their audio must be unchanged. No targets are recomputed.
     """
     from manifests.corpus import corpus
+    from manifests.corpus.build_folder import open_build
     from manifests.corpus.relabel import describe_ids
     from manifests.corpus.sources import detect
     from manifests.storage import Folder
@@ -49,10 +50,11 @@ def build(
     began = time.monotonic()
     folder = Folder(out)
     before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
-    clips = _watched(detect.clips(source, folder.child("audio")), "clips read")
-    made = corpus.build(
-        clips, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
-    )
+    with open_build(folder) as index:
+        clips = _watched(detect.clips(source, folder.child("audio"), index), "clips read")
+        made = corpus.build(
+            clips, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
+        )
     if made.relabelled:
         ids = describe_ids(made.relabelled)
         summary = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"
@@ -81,13 +83,16 @@ def segment(
     """
     from manifests.corpus import corpus
     from manifests.corpus import segment as cutting
+    from manifests.corpus.build_folder import open_build
     from manifests.errors import UserError
+    from manifests.storage import Folder
 
     if not 1.0 <= max_seconds <= 3600.0:
         raise UserError(f"max_seconds must be 1 to 3600, found {max_seconds}")
     opened = corpus.Corpus(path)
-    clips = _watched(cutting.segment(opened.clips(), max_seconds=max_seconds, by=by), "clips cut")
-    made = corpus.build(clips, out, name=name)
+    with open_build(Folder(out)) as index:
+        parts = cutting.segment(opened.clips(), index, max_seconds=max_seconds, by=by)
+        made = corpus.build(_watched(parts, "clips cut"), out, name=name)
     console.print(
         f"{out}: {opened.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
         "s; texts were cut where words have times, other clips that were cut have no text"

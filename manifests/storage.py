@@ -92,6 +92,35 @@ def check_given_address(uri: str) -> None:
         )
 
 
+def identity(uri: str) -> str | None:
+    """Names the state of a file: its size with its entity tag or time of change.
+
+    Returns:
+        None where there is no such file, or nothing tells one state of it from another.
+
+    Raises:
+        OSError: a store or a web server does not answer.
+    """
+    scheme, separator, _ = uri.partition("://")
+    if scheme in ("http", "https") and separator:
+        with contextlib.suppress(FileNotFoundError):
+            answer = web.get(uri, 0, 0)
+            return f"{answer.size}-{answer.stamp}" if answer.stamp else None
+        return None
+    if scheme == "hf" and re.search(r"@[0-9a-f]{40}/", uri):
+        return "commit"
+    files, path = filesystem(uri)
+    info = files.get_file_info(path)
+    if not info.is_file or not info.mtime_ns:
+        return None
+    return name_state(info.size, info.mtime_ns)
+
+
+def name_state(size: int, changed_ns: int) -> str:
+    """`identity` of a file, from a listing."""
+    return f"{size}-{changed_ns}"
+
+
 def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     """Returns the file system of an address, and the path within it.
 

@@ -356,11 +356,13 @@ def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
 
 
 def _delete_replaced(folder: Folder, before: CorpusIndex, after: CorpusIndex) -> None:
-    """Deletes parts that an earlier update replaced; parts replaced by this update stay for now."""
+    """Deletes parts of killed builds and parts that an earlier update replaced.
+
+    Parts replaced by this update stay for now.
+    """
     named = {part.file for part in (*before.parts, *after.parts)}
-    newest = max(_number(part.file) for part in after.parts)
     for file in folder.sizes():
-        if _is_part(file) and file not in named and _number(file) < newest:
+        if _is_part(file) and file not in named:
             folder.delete(file)
 
 

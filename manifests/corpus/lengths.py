@@ -8,15 +8,17 @@ of the first files exists: a disk is not mounted, or paths are relative to anoth
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from manifests.audio_address import ParquetRow, split_address
 from manifests.clips import Clip
+from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.decoders import probe
 from manifests.errors import UserError
-from manifests.storage import REQUESTS, in_parallel
+from manifests.storage import REQUESTS, identity, in_parallel
 
 BATCH = 1024
 """Number of clips whose files are read together."""
@@ -25,12 +27,13 @@ FEWEST = 2
 """A build stops if all files of the first batch are missing, and at least this many."""
 
 
-def fill(clips: Iterable[Clip], source: str) -> Iterator[Clip]:
+def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Clip]:
     """Yields the same clips, with an estimated duration if none is stated.
 
     Args:
         clips: Clips of a source, in order.
         source: The source as the user gave it, for messages.
+        index: Lengths that were read before, and those read now.
 
     Raises:
         UserError: none of the first local files exists.
@@ -42,8 +45,8 @@ def fill(clips: Iterable[Clip], source: str) -> Iterator[Clip]:
         if is_first:
             _check_presence(batch, source)
         is_first = False
-        files = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
-        lengths = _lengths(list(files))
+        uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
+        lengths = _lengths(list(uris), index)
         for clip in batch:
             length = lengths.get(clip.uri) if _is_unknown(clip) else None
             rest = None if length is None else length - clip.offset
@@ -58,15 +61,35 @@ def _is_unknown(clip: Clip) -> bool:
     return not (isinstance(part, ParquetRow) and "://" in file)
 
 
-def _lengths(uris: Sequence[str]) -> dict[str, float | None]:
-    remote = [uri for uri in uris if "://" in uri]
-    local = [uri for uri in uris if "://" not in uri]
+def _lengths(uris: Sequence[str], index: SourceIndex) -> dict[str, float | None]:
+    """The length of each audio; None where it is not known."""
     lengths: dict[str, float | None] = {}
-    for group, requests in ((remote, REQUESTS), (local, LOCAL_THREADS)):
-        lengths |= zip(
-            group, in_parallel(probe.estimate_seconds, group, requests=requests), strict=True
+    for is_remote, requests in ((True, REQUESTS), (False, LOCAL_THREADS)):
+        group = [uri for uri in uris if ("://" in uri) == is_remote]
+        files = list(dict.fromkeys(split_address(uri)[0] for uri in group))
+        states = dict(
+            zip(files, in_parallel(partial(_state, index), files, requests=requests), strict=True)
         )
+        measured = in_parallel(partial(_length, index, states), group, requests=requests)
+        lengths |= zip(group, measured, strict=True)
     return lengths
+
+
+def _state(index: SourceIndex, file: str) -> str | None:
+    return index.take_identity(file) or identity(file)
+
+
+def _length(index: SourceIndex, states: Mapping[str, str | None], uri: str) -> float | None:
+    state = states[split_address(uri)[0]]
+    if state is None:
+        return probe.estimate_seconds(uri)
+    key = number_key("length", uri, state)
+    known = index.numbers(key)
+    if known is None:
+        seconds = probe.estimate_seconds(uri)
+        known = [] if seconds is None else [seconds]
+        index.add_numbers(key, known)
+    return known[0] if known else None
 
 
 def _check_presence(batch: Sequence[Clip], source: str) -> None:

@@ -8,15 +8,18 @@ has no text, because the words cannot be assigned to its parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from manifests import audio
+from manifests.audio_address import split_address
 from manifests.clips import Clip
+from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.errors import AudioError, UserError
+from manifests.storage import identity
 
 FRAME_S = 0.02
 """Length of a frame whose loudness is measured."""
@@ -34,22 +37,49 @@ Word = tuple[str, float, float]
 
 
 def segment(
-    clips: Iterator[Clip], *, max_seconds: float, by: Literal["silence", "fixed"]
+    clips: Iterator[Clip],
+    index: SourceIndex,
+    *,
+    max_seconds: float,
+    by: Literal["silence", "fixed"],
 ) -> Iterator[Clip]:
     """Yields clips of at most `max_seconds`; shorter clips are not changed.
+
+    Args:
+        clips: Clips of any length.
+        index: Edges of parts that were found before, and those found now.
+        max_seconds: Length of the longest part.
+        by: Where clips are cut.
 
     Raises:
         UserError: a clip is of unknown length and cannot be decoded.
     """
     for clip in clips:
-        seconds = clip.likely_duration
-        if seconds is None or clip.duration is None:
-            seconds = _measure(clip)
-        if seconds <= max_seconds:
+        if clip.duration is not None and clip.duration <= max_seconds:
             yield clip
             continue
-        places = _places(clip, seconds, max_seconds, by)
-        yield from _cut(clip, [0.0, *places, seconds])
+        state = identity(split_address(clip.uri)[0])
+        if state is None:
+            edges = _edges(clip, max_seconds, by)
+        else:
+            settings = (clip.offset, clip.duration, max_seconds, by)
+            key = number_key("edges", clip.uri, state, *settings)
+            edges = index.numbers(key)
+            if edges is None:
+                edges = _edges(clip, max_seconds, by)
+                index.add_numbers(key, edges)
+        if len(edges) == 2:
+            yield clip
+        else:
+            yield from _cut(clip, edges)
+
+
+def _edges(clip: Clip, max_seconds: float, by: str) -> list[float]:
+    """Start of each part and end of the last, in seconds from the clip's start."""
+    seconds = _measure(clip) if clip.duration is None else clip.duration
+    if seconds <= max_seconds:
+        return [0.0, seconds]
+    return [0.0, *_places(clip, seconds, max_seconds, by), seconds]
 
 
 def _measure(clip: Clip) -> float:
@@ -113,7 +143,7 @@ def _stretch(clip: Clip, start: float, seconds: float) -> Clip:
     return Clip(clip_id=clip.clip_id, uri=clip.uri, offset=clip.offset + start, duration=seconds)
 
 
-def _cut(clip: Clip, edges: list[float]) -> Iterator[Clip]:
+def _cut(clip: Clip, edges: Sequence[float]) -> Iterator[Clip]:
     words = _words(clip.labels)
     for number, (start, end) in enumerate(pairwise(edges)):
         own = [word for word in words or () if start <= (word[1] + word[2]) / 2 < end]

@@ -48,10 +48,10 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def serve(folder: Path) -> Iterator[str]:
+def serve(folder: Path, handler: type[Ranged] = Ranged) -> Iterator[str]:
     """The address of a folder, while it is served."""
     server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), partial(Ranged, directory=str(folder))
+        ("127.0.0.1", 0), partial(handler, directory=str(folder))
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

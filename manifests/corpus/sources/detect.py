@@ -9,6 +9,7 @@ from pyarrow import fs
 
 from manifests.clips import Clip
 from manifests.corpus import lengths
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import (
     energon,
     folder,
@@ -30,20 +31,22 @@ IDS_BY_TAR = "?ids=tar"
 """Suffix of a source of tars: the tar's name becomes a part of each clip's id."""
 
 
-def clips(source: str, audio: Folder) -> Iterator[Clip]:
+def clips(source: str, audio: Folder, index: SourceIndex | None = None) -> Iterator[Clip]:
     """Streams the clips of a source, with lengths from headers if the source states none.
 
     Args:
         source: See `open_source`.
         audio: Folder for audio that a dataset stores as bytes.
+        index: Index of the corpus, which remembers what was read.
 
     Raises:
         UserError: the source does not exist or cannot be used.
     """
-    return lengths.fill(open_source(source, audio), source)
+    index = index or SourceIndex()
+    return lengths.fill(open_source(source, audio, index), source, index)
 
 
-def open_source(source: str, audio: Folder) -> Iterator[Clip]:
+def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip]:
     """Streams the clips of a source.
 
     Args:
@@ -51,6 +54,7 @@ def open_source(source: str, audio: Folder) -> Iterator[Clip]:
             tar or a pattern of tars (`a-{000..012}.tar`), a folder that is a Hugging Face dataset,
             or `hf:` and the name of one.
         audio: Folder for audio that a dataset stores as bytes.
+        index: Index of the corpus, which remembers what was read.
 
     Raises:
         UserError: the source does not exist or cannot be used.
@@ -58,20 +62,20 @@ def open_source(source: str, audio: Folder) -> Iterator[Clip]:
     if source.startswith("hf:") and not source.startswith("hf://"):
         named = source.removeprefix("hf:")
         if Path(named).is_dir() and not hugging_face.is_dataset(Path(named)):
-            return folder.clips(named)  # an AudioFolder
+            return folder.clips(named, index)  # an AudioFolder
         # A corpus that was begun with copies of the audio goes on with copies.
         is_local = Path(named.partition("?")[0]).exists()
         if is_local or audio.folders():
             return hugging_face.clips(named, audio)
-        return hub.clips(named, audio)
+        return hub.clips(named, audio, index)
     if nemo.is_pattern(source) and not Path(source).exists():
-        return nemo.clips(source)
+        return nemo.clips(source, index)
     ids_by_tar = source.endswith(IDS_BY_TAR)
     source = source.removesuffix(IDS_BY_TAR)
     source, _, split = source.partition("?split=")
     split = split or None
     if webdataset.IS_TAR.search(source) and not Path(source).is_dir():
-        return webdataset.clips(source, expand(source), ids_by_tar=ids_by_tar)
+        return webdataset.clips(source, expand(source), index, ids_by_tar=ids_by_tar)
     system, path = filesystem(source)
     try:
         kind = system.get_file_info(path).type
@@ -87,25 +91,25 @@ def open_source(source: str, audio: Folder) -> Iterator[Clip]:
     if kind == fs.FileType.Directory:
         files = [] if _is_saved_dataset(source) else parquet.files_within(Folder(source))
         if files and not audio.folders():
-            return parquet.clips(files)
+            return parquet.clips(files, index)
         # A corpus that was begun with copies of the audio goes on with copies.
         if "://" not in source and hugging_face.is_dataset(Path(source)):
             return hugging_face.clips(source, audio)
         if energon.is_energon(Folder(source)):
             tars = energon.tars(Folder(source), split)
-            return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
+            return webdataset.clips(source, tars, index, ids_by_tar=ids_by_tar)
         if shar.is_shar(Folder(source)):
-            return shar.clips(source)
+            return shar.clips(source, index)
         if tars := webdataset.tars_within(Folder(source)):
-            return webdataset.clips(source, tars, ids_by_tar=ids_by_tar)
-        return folder.clips(source)
+            return webdataset.clips(source, tars, index, ids_by_tar=ids_by_tar)
+        return folder.clips(source, index)
     if source.endswith(".parquet"):
-        return parquet.clips([source])
+        return parquet.clips([source], index)
     first = next(json_lines.rows(source), None)
     if first is None:
         raise UserError(f"{source} is empty; expected one JSON object for each line")
     if nemo.is_tarred(first[1], source):
-        return nemo.clips(source)
+        return nemo.clips(source, index)
     return lhotse.clips(source) if lhotse.is_cut(first[1]) else json_lines.clips(source)
 
 

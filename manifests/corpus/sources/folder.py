@@ -21,9 +21,10 @@ from typing import Any
 
 from manifests.audio_address import check_file_name
 from manifests.clips import Clip, stable_id
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import json_lines
 from manifests.errors import UserError
-from manifests.storage import Folder
+from manifests.storage import Folder, name_state
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +42,20 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
-def clips(source: str) -> Iterator[Clip]:
+def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     """Yields the clips of a folder and all its subfolders, without hidden ones.
 
     An id depends only on the path, so that a file that was replaced by a longer one is detected.
 
     Args:
         source: Path or address of the folder.
+        index: It is told the state of each file.
 
     Raises:
         UserError: the folder has no audio, a name that is not Unicode, or an invalid table.
     """
     count = 0
-    walk = _Walk()
+    walk = _Walk(index)
     for count, clip in enumerate(walk.clips(Folder(source)), 1):  # noqa: B007 (counts)
         yield clip
     if not count:
@@ -69,7 +71,8 @@ def clips(source: str) -> Iterator[Clip]:
 class _Walk:
     """One walk through a folder and its subfolders."""
 
-    def __init__(self) -> None:
+    def __init__(self, index: SourceIndex) -> None:
+        self._index = index
         self.others: Counter[str] = Counter()
         """Extension -> files that were skipped."""
         self._visited: set[str] = set()
@@ -92,7 +95,8 @@ class _Walk:
             return
         self._visited.add(folder.path(""))
         try:
-            names = [name for name in folder.names() if not name.startswith(".")]
+            stamps = folder.stamps()
+            names = [name for name in stamps if not name.startswith(".")]
             folders = [name for name in folder.folders() if not name.startswith(".")]
         except UnicodeDecodeError as error:
             raise UserError(
@@ -107,7 +111,9 @@ class _Walk:
         for name in names:
             if PurePosixPath(name).suffix.lower() in AUDIO:
                 used.add(f"{PurePosixPath(name).stem}.txt")
-                yield _clip(folder, name, texts, rows)
+                clip = _clip(folder, name, texts, rows)
+                self._index.note_identity(clip.uri, name_state(*stamps[name]))
+                yield clip
         for name in names:
             suffix = PurePosixPath(name).suffix.lower()
             if suffix not in AUDIO and name not in used:

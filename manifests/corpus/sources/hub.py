@@ -12,17 +12,19 @@ from collections.abc import Iterator
 from typing import Any
 
 from manifests.clips import Clip
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import hugging_face, parquet, webdataset
 from manifests.errors import UserError
 from manifests.storage import Folder
 
 
-def clips(source: str, audio: Folder) -> Iterator[Clip]:
+def clips(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip]:
     """Yields the rows of a data set as clips: all its splits in order, or the requested one.
 
     Args:
         source: Hub id, then `?name=CONFIGURATION&split=SPLIT` or either.
         audio: Folder for audio that cannot be read in place.
+        index: Index of the corpus, which remembers what was read.
 
     Raises:
         UserError: the data set is not available, has no audio column, or a row cannot be used.
@@ -38,8 +40,8 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
     files = [file for split in splits if chosen in (None, split) for file in splits[split]]
     if builder.name == "parquet":
         features = builder.info.features
-        return parquet.clips(files, features=features.to_dict() if features else None)
-    return webdataset.clips(f"hf:{path}", files, ids_by_tar=options.get("ids") == "tar")
+        return parquet.clips(files, index, features=features.to_dict() if features else None)
+    return webdataset.clips(f"hf:{path}", files, index, ids_by_tar=options.get("ids") == "tar")
 
 
 def _builder(path: str, name: str | None) -> Any:

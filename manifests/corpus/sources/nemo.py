@@ -16,6 +16,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from manifests.clips import Clip
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import json_lines
 from manifests.corpus.sources.tar_index import Tar, expand, read_tars
 from manifests.errors import UserError
@@ -40,11 +41,12 @@ def is_tarred(row: dict[str, Any], source: str) -> bool:
     return "://" in source or not os.path.exists(json_lines.resolve(path, source))
 
 
-def clips(source: str) -> Iterator[Clip]:
+def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     """Yields the rows of a tarred set as clips.
 
     Args:
         source: A manifest or a pattern of manifests, optionally followed by `?tars=` and a pattern.
+        index: Index of the corpus, which remembers what was read.
 
     Raises:
         UserError: a row's audio is in no tar, or a manifest or a tar cannot be used.
@@ -57,7 +59,8 @@ def clips(source: str) -> Iterator[Clip]:
     else:
         numbers = sorted(set(_shards(manifests, shards)))
         uris = [_beside(manifests[0], shard) for shard in numbers]
-    members = {_number(uri): _Members(tar) for uri, tar in zip(uris, read_tars(uris), strict=True)}
+    tars = read_tars(uris, index=index)
+    members = {_number(uri): _Members(tar) for uri, tar in zip(uris, tars, strict=True)}
     for manifest, shard in zip(manifests, shards, strict=True):
         for where, row in json_lines.rows(manifest):
             try:

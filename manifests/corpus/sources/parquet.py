@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +18,23 @@ import pyarrow.parquet as pq
 
 from manifests.audio_address import ParquetRow, check_file_name
 from manifests.clips import Clip, stable_id
+from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.corpus.sources.hugging_face import TEXT_KEYS, is_label
 from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number, resolve
 from manifests.decoders import probe
 from manifests.decoders.files import AudioFile
 from manifests.decoders.parquet_rows import read_audio
 from manifests.errors import AudioError, UserError
-from manifests.storage import Folder, filesystem
+from manifests.storage import Folder, filesystem, identity
 
 MAX_ROW_GROUP = 1 << 31
 """Maximum bytes of audio in one row group: a reader holds a whole row group in memory."""
+
+
+UNKNOWN = 0.0
+"""In place of a length: the audio has none that its header tells."""
+NO_BYTES = -1.0
+"""In place of a length: there is no audio in the row."""
 
 
 def files_within(folder: Folder) -> list[str]:
@@ -42,11 +49,14 @@ def files_within(folder: Folder) -> list[str]:
     return []
 
 
-def clips(files: list[str], *, features: Mapping[str, Any] | None = None) -> Iterator[Clip]:
+def clips(
+    files: list[str], index: SourceIndex, *, features: Mapping[str, Any] | None = None
+) -> Iterator[Clip]:
     """Yields the rows of Parquet files as clips, in order.
 
     Args:
         files: Paths or addresses.
+        index: Index of the corpus, which remembers what was read.
         features: Features of datasets, for files that do not state their own.
 
     Raises:
@@ -57,19 +67,51 @@ def clips(files: list[str], *, features: Mapping[str, Any] | None = None) -> Ite
         try:
             system, path = filesystem(file)
             uri = file if "://" in file else path
+            known = _KnownAudio(index, uri, identity(uri))
             with pq.ParquetFile(system.open_input_file(path)) as opened:
-                yield from _File(uri, opened, features).clips()
+                yield from _File(uri, opened, features, known).clips()
         except (pa.ArrowException, AudioError, OSError) as error:
             raise UserError(f"{file} cannot be read ({error}); copy or write it again") from None
+
+
+class _KnownAudio:
+    """The lengths of a file's audio, each row group read once in each state of the file."""
+
+    def __init__(self, index: SourceIndex, uri: str, state: str | None) -> None:
+        self._index, self._uri, self._state = index, uri, state
+
+    def lengths(self, file: pq.ParquetFile, group: int, column: str) -> Sequence[float]:
+        """Seconds, UNKNOWN or NO_BYTES of each row of a row group."""
+        if self._state is None:
+            return self._read(file, group, column)
+        key = number_key("row group", self._uri, self._state, group, column)
+        lengths = self._index.numbers(key)
+        if lengths is None:
+            lengths = self._read(file, group, column)
+            self._index.add_numbers(key, lengths)
+        return lengths
+
+    def _read(self, file: pq.ParquetFile, group: int, column: str) -> Sequence[float]:
+        return [_length(each.as_py()) for each in read_audio(file, group, column)]
+
+
+def _length(data: bytes | None) -> float:
+    if data is None:
+        return NO_BYTES
+    return probe.seconds(AudioFile(io.BytesIO(data), len(data))) or UNKNOWN
 
 
 class _File:
     """One Parquet file, open."""
 
     def __init__(
-        self, uri: str, opened: pq.ParquetFile, features: Mapping[str, Any] | None
+        self,
+        uri: str,
+        opened: pq.ParquetFile,
+        features: Mapping[str, Any] | None,
+        known: _KnownAudio,
     ) -> None:
-        self._uri, self._file = uri, opened
+        self._uri, self._file, self._known = uri, opened, known
         schema = opened.schema_arrow
         stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         self._features: Mapping[str, Any] = (
@@ -85,30 +127,31 @@ class _File:
         others = [name for name in self._file.schema_arrow.names if name != self._column]
         for group in range(self._file.num_row_groups):
             rows = self._file.read_row_group(group, columns=others).to_pylist()
-            audio, paths = self._audio(group), self._paths(group)
+            needs_lengths = not all(row.get("duration") for row in rows) or not rows
+            audio, paths = self._audio(group, needs_lengths=needs_lengths), self._paths(group)
             for index in range(self._file.metadata.row_group(group).num_rows):
                 place = ParquetRow(group, index, self._column)
                 row = rows[index] if rows else {}
                 named = {name: _named(row[name], self._features.get(name)) for name in row}
-                data = audio[index].as_py() if audio is not None else b""
-                path = paths[index].as_py() if paths is not None and data is None else None
+                seconds = UNKNOWN if audio is None else audio[index]
+                path = paths[index].as_py() if paths is not None and seconds == NO_BYTES else None
                 try:
-                    yield self._clip(named, place, data, path)
+                    yield self._clip(named, place, seconds, path)
                 except UserError as error:
                     raise UserError(f"{self._uri}{place}: {error}") from None
 
     def _clip(
-        self, row: dict[str, Any], place: ParquetRow, data: bytes | None, path: str | None
+        self, row: dict[str, Any], place: ParquetRow, seconds: float, path: str | None
     ) -> Clip:
         """Builds the clip of a row.
 
         Args:
             row: The other columns.
             place: Address of the cell, for messages.
-            data: The audio; empty if it was not read, None if there is none.
+            seconds: Length by the audio's header, UNKNOWN, or NO_BYTES.
             path: The path in the cell, used if there are no bytes.
         """
-        if data is not None:
+        if seconds != NO_BYTES:
             uri = f"{self._uri}{place}"
         elif path and "://" in path:
             uri = path
@@ -116,9 +159,7 @@ class _File:
             uri = resolve(path or "", self._uri)
             if not path or ("://" not in uri and not Path(uri).is_file()):
                 raise UserError(f"no bytes, and no such file: {path!r}; the file lacks its audio")
-        estimate = number(row, "duration")
-        if not estimate and data:
-            estimate = probe.seconds(AudioFile(io.BytesIO(data), len(data)))
+        estimate = number(row, "duration") or max(seconds, 0.0)
         text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
         apart = {"duration", text_key, *ID_KEYS}
         return Clip(
@@ -151,8 +192,13 @@ class _File:
         feature = self._features.get(name)
         return isinstance(feature, dict) and feature.get("_type") in ("Image", "Video", "Pdf")
 
-    def _audio(self, group: int) -> pa.ChunkedArray | None:
-        """The audio of a row group; None if the file is remote and every row has bytes."""
+    def _audio(self, group: int, *, needs_lengths: bool) -> Sequence[float] | None:
+        """The lengths of a row group's audio, UNKNOWN or NO_BYTES.
+
+        Returns:
+            None if every row has bytes, and the lengths are stated or would have to be fetched
+            with the whole audio.
+        """
         leaf = f"{self._column}.bytes" if self._is_struct else self._column
         meta = self._file.metadata.row_group(group)
         columns = [meta.column(index) for index in range(meta.num_columns)]
@@ -164,9 +210,10 @@ class _File:
                 "(datasets: to_parquet(batch_size=100))"
             )
         counts = stored.statistics
-        if "://" in self._uri and counts and counts.has_null_count and not counts.null_count:
+        is_full = counts and counts.has_null_count and not counts.null_count
+        if is_full and ("://" in self._uri or not needs_lengths):
             return None
-        return read_audio(self._file, group, self._column)
+        return self._known.lengths(self._file, group, self._column)
 
     def _paths(self, group: int) -> pa.ChunkedArray | None:
         if not self._has_path:

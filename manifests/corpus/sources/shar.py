@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from manifests.clips import Clip
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import json_lines, lhotse
 from manifests.corpus.sources.tar_index import Tar, read_tars
 from manifests.errors import UserError
@@ -34,8 +35,12 @@ def is_shar(folder: Folder) -> bool:
         return False
 
 
-def clips(source: str) -> Iterator[Clip]:
+def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     """Yields the cuts of a folder in Shar's layout.
+
+    Args:
+        source: Path or address of the folder.
+        index: Index of the corpus, which remembers what was read.
 
     Raises:
         UserError: a shard lacks its cuts or its audio, or the two do not belong together.
@@ -54,7 +59,7 @@ def clips(source: str) -> Iterator[Clip]:
     numbers = sorted(cuts)
     places = [_place(folder, tars[number]) for number in numbers]
     without = 0
-    for number, tar in zip(numbers, read_tars(places), strict=True):
+    for number, tar in zip(numbers, read_tars(places, index=index), strict=True):
         for clip in _shard(_place(folder, cuts[number]), tar):
             without += clip is None
             if clip is not None:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import BinaryIO, cast
 
 from manifests.audio_address import ByteRange, check_file_name
+from manifests.corpus.source_index import Member, SourceIndex, TarKey
 from manifests.errors import UserError
-from manifests.storage import filesystem, in_parallel
+from manifests.storage import filesystem, identity, in_parallel
 
 AT_ONCE = 16
 """Number of tars that are read in parallel."""
@@ -27,18 +28,6 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb
 MAX_SMALL = 1 << 24
 """Maximum size in bytes of a member that is read as text or JSON."""
 BLOCK = tarfile.BLOCKSIZE
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A regular file in a tar."""
-
-    name: str
-    first: int
-    """Its first byte, from the tar's start."""
-    size: int
-    content: bytes | None
-    """The content, if it was requested."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,17 +42,20 @@ class Tar:
         return f"{self.uri}{ByteRange(member.first, member.first + member.size - 1)}"
 
 
-def read_tars(uris: Sequence[str], content_of: re.Pattern[str] | None = None) -> Iterator[Tar]:
+def read_tars(
+    uris: Sequence[str], content_of: re.Pattern[str] | None = None, *, index: SourceIndex
+) -> Iterator[Tar]:
     """Indexes tars in parallel, and yields them in order.
 
     Args:
         uris: Paths or addresses.
         content_of: The content of members whose names match this pattern is read, too.
+        index: The tars that were read before, which are not read again, and those read now.
 
     Raises:
         UserError: a tar is missing, compressed, damaged, or has sparse members.
     """
-    return in_parallel(lambda uri: _read(uri, content_of), uris, requests=AT_ONCE)
+    return in_parallel(lambda uri: _look_up(uri, content_of, index), uris, requests=AT_ONCE)
 
 
 def expand(pattern: str) -> list[str]:
@@ -96,8 +88,25 @@ def expand(pattern: str) -> list[str]:
     return [f"{head}{each}{rest}" for each in inner for rest in expand(tail)]
 
 
-def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
+def _look_up(uri: str, content_of: re.Pattern[str] | None, index: SourceIndex) -> Tar:
     check_file_name(uri)
+    try:
+        state = identity(uri)
+    except OSError as error:
+        raise UserError(f"{uri} cannot be read ({error})") from None
+    if state is None:
+        return _read(uri, content_of)
+    place = filesystem(uri)[1] if "://" not in uri else uri
+    key = TarKey(place, state, content_of.pattern if content_of else "")
+    members = index.tar(key)
+    if members is not None:
+        return Tar(place, members)
+    tar = _read(uri, content_of)
+    index.add_tar(key, tar.members)
+    return tar
+
+
+def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
     system, path = filesystem(uri)
     try:
         with system.open_input_file(path) as inner:

@@ -19,9 +19,10 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from manifests.clips import Clip
+from manifests.corpus.source_index import Member, SourceIndex
 from manifests.corpus.sources.folder import AUDIO, TEXT_KEYS
 from manifests.corpus.sources.json_lines import number
-from manifests.corpus.sources.tar_index import Member, Tar, read_tars
+from manifests.corpus.sources.tar_index import Tar, read_tars
 from manifests.errors import UserError
 from manifests.storage import Folder
 
@@ -65,20 +66,23 @@ def tars_within(folder: Folder) -> list[str]:
     return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in names]
 
 
-def clips(source: str, tars: Sequence[str], *, ids_by_tar: bool = False) -> Iterator[Clip]:
-    """Yields the samples of tars as clips, in the order of the tars and of the samples in them.
+def clips(
+    source: str, tars: Sequence[str], index: SourceIndex, *, ids_by_tar: bool = False
+) -> Iterator[Clip]:
+    """Yields the samples of tars as clips, in the order of the tars and of their samples.
 
     Args:
         source: The source as the user gave it, for messages.
         tars: Paths or addresses.
-        ids_by_tar: Prefix each id with the tar's name, for keys that repeat from tar to tar.
+        index: Index of the corpus, which remembers what was read.
+        ids_by_tar: Put the tar's name before each id, where keys repeat from tar to tar.
 
     Raises:
         UserError: a tar or a sample cannot be used, or no sample has audio.
     """
     passed_over: Counter[str] = Counter()
     count = 0
-    for tar in read_tars(tars, _SMALL):
+    for tar in read_tars(tars, _SMALL, index=index):
         for key, sample in _samples(tar):
             try:
                 clip_id = f"{PurePosixPath(tar.uri).stem}/{key}" if ids_by_tar else key

@@ -13,6 +13,7 @@ from manifests import audio, cli
 from manifests.clips import Clip
 from manifests.corpus import corpus as corpora
 from manifests.corpus.segment import segment
+from manifests.corpus.source_index import SourceIndex
 from manifests.errors import UserError
 from tests.manifests.reference_audio import noise
 
@@ -37,7 +38,7 @@ def words() -> list[list[object]]:
 
 def test_cuts_lie_in_pauses_and_nothing_is_lost(recording: Path):
     whole = Clip(clip_id="long", uri=str(recording), text="all of it", labels={"speaker": "x"})
-    parts = list(segment(iter([whole]), max_seconds=10.0, by="silence"))
+    parts = list(segment(iter([whole]), SourceIndex(), max_seconds=10.0, by="silence"))
     inner = [part.offset for part in parts[1:]]
     assert len(inner) == len(PAUSES)
     for place, (start, end) in zip(inner, PAUSES, strict=True):
@@ -56,7 +57,7 @@ def test_text_goes_with_its_words(recording: Path, by: str):
         clip_id="long", uri=str(recording), offset=2.0, duration=36.0,
         labels={"words": [[w, a - 2, b - 2] for w, a, b in words() if 2 < a < 37]},  # type: ignore[operator]
     )  # fmt: skip
-    parts = list(segment(iter([whole]), max_seconds=9.0, by=by))  # type: ignore[arg-type]
+    parts = list(segment(iter([whole]), SourceIndex(), max_seconds=9.0, by=by))  # type: ignore[arg-type]
     spoken = " ".join(part.text or "" for part in parts).split()
     assert spoken == [word[0] for word in whole.labels["words"]]
     for part in parts:
@@ -69,13 +70,13 @@ def test_text_goes_with_its_words(recording: Path, by: str):
 
 def test_short_clips_pass_and_others_say_why_not(recording: Path):
     short = Clip(clip_id="short", uri=str(recording), duration=5.0, text="kept")
-    assert list(segment(iter([short]), max_seconds=10.0, by="silence")) == [short]
+    assert list(segment(iter([short]), SourceIndex(), max_seconds=10.0, by="silence")) == [short]
     missing = Clip(clip_id="gone", uri="/nowhere/x.wav")
     with pytest.raises(UserError, match="clip gone cannot be cut"):
-        list(segment(iter([missing]), max_seconds=10.0, by="silence"))
+        list(segment(iter([missing]), SourceIndex(), max_seconds=10.0, by="silence"))
     bad = Clip(clip_id="bad", uri=str(recording), duration=40.0, labels={"words": ["x"]})
     with pytest.raises(UserError, match=r"expected \[word, start, end\]"):
-        list(segment(iter([bad]), max_seconds=10.0, by="fixed"))
+        list(segment(iter([bad]), SourceIndex(), max_seconds=10.0, by="fixed"))
 
 
 def test_the_command(recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
