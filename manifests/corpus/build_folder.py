@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from manifests.corpus.source_index import FOLDER, SourceIndex
-from manifests.errors import UserError
+from manifests.errors import UserError, is_disk_full
 from manifests.folder_lock import folder_lock
 from manifests.storage import TEMPORARY, Folder
 
@@ -31,6 +31,8 @@ def open_build(folder: Folder) -> Iterator[SourceIndex]:
             try:
                 stack.enter_context(lock)
             except OSError as error:
+                if is_disk_full(error):
+                    raise
                 raise UserError(
                     f"--out {folder.uri} cannot be used as a folder: {error.strerror}; choose "
                     "another"
