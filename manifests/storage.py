@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from manifests import web
+from manifests.connections import connect_azure, connect_google, connect_hub
 from manifests.errors import UserError
 
 REQUESTS = 64
@@ -133,55 +134,21 @@ def filesystem(uri: str | Path) -> tuple[fs.FileSystem, str]:
     scheme, separator, key = text.partition("://")
     if not separator:
         return fs.LocalFileSystem(), str(Path(text).expanduser().resolve())
-    if scheme in ("s3", "gs"):
-        bucket = key.partition("/")[0]
-        return _connect(f"{scheme}://{bucket}")[0], key
+    if scheme == "gs":
+        return connect_google(), key
+    if scheme == "s3":
+        bucket, separator, path = key.partition("/")
+        store, name = _connect(f"s3://{bucket}")
+        return store, f"{name}{separator}{path}"
     if scheme in ("http", "https"):
         return fs.PyFileSystem(web.WebHandler(scheme)), key
     if scheme == "hf":
-        return _connect_hub(), key
+        return connect_hub(), key
     if scheme in ("abfs", "abfss"):
         container, _, path = key.partition("/")
         name = container.partition("@")[0]
-        return _connect_azure(f"{scheme}://{container}"), f"{name}/{path}".rstrip("/")
+        return connect_azure(f"{scheme}://{container}"), f"{name}/{path}".rstrip("/")
     return _connect(text)
-
-
-@functools.lru_cache(4)
-def _connect_hub() -> fs.FileSystem:
-    """The hub's repositories through huggingface_hub, which also finds the user's token."""
-    try:
-        from huggingface_hub import HfFileSystem
-    except ModuleNotFoundError:
-        raise UserError(
-            "addresses with hf:// need the package huggingface-hub; pip install 'coat-distill[hub]'"
-        ) from None
-    return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
-
-
-@functools.lru_cache(64)
-def _connect_azure(uri: str) -> fs.FileSystem:
-    """Azure's Blob Storage through pyarrow: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or
-    abfs://CONTAINER if the environment names the account, as for Azure's own tools."""
-    container, separator, host = uri.partition("://")[2].partition("@")
-    account = host.partition(".")[0] if separator else os.environ.get("AZURE_STORAGE_ACCOUNT", "")
-    if not account:
-        raise UserError(
-            f"{uri} names no storage account; write abfs://{container}@ACCOUNT.dfs.core.windows.net"
-            "/PATH, or set AZURE_STORAGE_ACCOUNT (and AZURE_STORAGE_KEY)"
-        )
-    endpoint = os.environ.get("AZURE_STORAGE_BLOB_ENDPOINT", "")
-    scheme, _, authority = endpoint.rstrip("/").partition("://")
-    options = (
-        {"blob_storage_authority": authority, "blob_storage_scheme": scheme} if authority else {}
-    )
-    key = os.environ.get("AZURE_STORAGE_KEY")
-    try:
-        return fs.AzureFileSystem(account, account_key=key, **options)
-    except AttributeError:
-        raise UserError(
-            f"{uri}: this build of pyarrow cannot reach Azure; install pyarrow from PyPI"
-        ) from None
 
 
 @functools.lru_cache(64)
@@ -206,6 +173,7 @@ class Folder:
         self.uri = str(uri).rstrip("/")
         self._fs, self._path = filesystem(self.uri)
         self.is_local = isinstance(self._fs, fs.LocalFileSystem)
+        self._is_google = self._fs.type_name == "gcs"
 
     def __repr__(self) -> str:
         return f"Folder({self.uri!r})"
@@ -312,7 +280,10 @@ class Folder:
         """Renames a file within the folder (on an object store: copy, then delete)."""
         if self.is_local:
             Path(self.path(to)).parent.mkdir(parents=True, exist_ok=True)
-        self._fs.move(self.path(name), self.path(to))
+            self._fs.move(self.path(name), self.path(to))
+        else:  # Azure's client cannot move.
+            self._fs.copy_file(self.path(name), self.path(to))
+            self._fs.delete_file(self.path(name))
 
     def delete(self, name: str) -> None:
         """Removes a file.
@@ -324,11 +295,31 @@ class Folder:
 
     def delete_all(self) -> None:
         """Removes the folder and everything below it."""
-        self._fs.delete_dir(self._path)
+        if not self._is_google:
+            self._fs.delete_dir(self._path)
+            return
+        # Google's client expects an object for the folder itself, which may be missing.
+        self._fs.delete_dir_contents(self._path, missing_dir_ok=True)
+        if self._fs.get_file_info(self._path).type == fs.FileType.Directory:
+            self._fs.delete_dir(self._path)
 
     def _entries(self) -> Iterator[fs.FileInfo]:
-        selector = fs.FileSelector(self._path, allow_not_found=True)
-        yield from sorted(self._fs.get_file_info(selector), key=lambda info: info.base_name)
+        # Google's client lists folders only where an object stands for each.
+        selector = fs.FileSelector(self._path, allow_not_found=True, recursive=self._is_google)
+        entries = self._fs.get_file_info(selector)
+        if self._is_google:
+            entries = _directly_within(self._path, entries)
+        yield from sorted(entries, key=lambda info: info.base_name)
+
+
+def _directly_within(folder: str, entries: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
+    """The files and folders of a folder, from all that is anywhere below it."""
+    within: dict[str, fs.FileInfo] = {}
+    for info in entries:
+        name, separator, _ = info.path.removeprefix(f"{folder}/").partition("/")
+        path = f"{folder}/{name}"
+        within[name] = fs.FileInfo(path, fs.FileType.Directory) if separator else info
+    return list(within.values())
 
 
 def _pieces(data: bytes | pa.Buffer | IO[bytes]) -> Iterator[bytes | memoryview]:

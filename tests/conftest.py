@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 from pyarrow import fs
 
+from tests import emulators
+
 ALLOWED_SKIPS = Path(__file__).with_name("allowed_skips.txt")
 
 
@@ -111,3 +113,12 @@ def s3() -> Iterator[fs.FileSystem]:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="session", params=["google", "azure"])
+def store(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Address of an emulated bucket or container of another cloud, in this environment."""
+    with getattr(emulators, request.param)(tmp_path_factory.mktemp(request.param)) as address:
+        yield address

@@ -83,7 +83,7 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
         raise UserError(f"{source} cannot be reached ({error}); check the address") from None
     if kind == fs.FileType.NotFound:
         raise UserError(
-            f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
+            f"{source} does not exist; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"
         )
     if kind == fs.FileType.Directory and kaldi.is_data_folder(Folder(source)):

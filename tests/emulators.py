@@ -1,0 +1,91 @@
+"""Emulators of Google's and Azure's object stores, in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyarrow import fs
+
+from manifests import connections
+
+AZURITE = "COAT_AZURITE"
+"""Environment variable with the path of azurite-blob, if it is not on the PATH."""
+ACCOUNT = "devstoreaccount1"
+KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
+"""The account and the key that every Azurite has, as its documentation states them."""
+
+
+@contextlib.contextmanager
+def google(folder: Path) -> Iterator[str]:
+    """Serves a bucket of Google Cloud Storage; yields its address."""
+    port = _free_port()
+    command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--in-memory", "--quiet", "--default-bucket", "data"]
+    with _running(command, port, {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}):
+        yield "gs://data"
+
+
+@contextlib.contextmanager
+def azure(folder: Path) -> Iterator[str]:
+    """Serves a container of Azure's Blob Storage by Azurite; yields its address."""
+    program = os.environ.get(AZURITE) or shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip(f"npm install azurite, and set {AZURITE} to .../node_modules/.bin/azurite-blob")
+    port = _free_port()
+    command = [program, "--silent", "--inMemoryPersistence", "--disableTelemetry"]
+    command += ["--skipApiVersionCheck", "--blobPort", str(port)]
+    stated = (
+        f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
+        f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
+    )
+    with _running(command, port, {"AZURE_STORAGE_CONNECTION_STRING": stated}, cwd=folder):
+        address = f"abfs://data@{ACCOUNT}.dfs.core.windows.net"
+        store = connections.connect_azure(address)
+        assert isinstance(store, fs.AzureFileSystem)
+        store.create_dir("data")
+        yield address
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _running(
+    command: list[str], port: int, settings: dict[str, str], cwd: Path | None = None
+) -> Iterator[None]:
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    server = subprocess.Popen(command, cwd=cwd, **quiet)
+    try:
+        with pytest.MonkeyPatch.context() as environment:
+            for name, value in {**settings, "no_proxy": "127.0.0.1"}.items():
+                environment.setenv(name, value)
+            _forget()
+            deadline = time.monotonic() + 120
+            while True:
+                with socket.socket() as client:
+                    if not client.connect_ex(("127.0.0.1", port)):
+                        break
+                assert time.monotonic() < deadline, "the emulator did not start"
+                time.sleep(0.1)
+            yield
+    finally:
+        server.kill()
+        server.wait()
+        _forget()
+
+
+def _forget() -> None:
+    connections.connect_google.cache_clear()
+    connections.connect_azure.cache_clear()
