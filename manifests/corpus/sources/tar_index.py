@@ -114,7 +114,7 @@ def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
             file = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inner), READ_AHEAD))
             return Tar(path if "://" not in uri else uri, _members(uri, file, size, content_of))
     except FileNotFoundError:
-        raise UserError(f"{uri} does not exist; expected a tar") from None
+        raise UserError(f"there is no {uri}; expected a tar") from None
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise UserError(f"{uri} is damaged or not a tar ({error}); copy or make it again") from None
     except OSError as error:

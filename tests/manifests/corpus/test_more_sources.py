@@ -114,5 +114,5 @@ def test_sources_on_a_web_server(tmp_path: Path):
         assert row.text == "two"
         assert audio.decode(row).seconds == 0.1
         for missing in ("none.tar", "none.jsonl"):
-            with pytest.raises(UserError, match="does not exist"):
+            with pytest.raises(UserError, match="there is no"):
                 read(f"{address}/{missing}")
