@@ -1,9 +1,9 @@
-"""`coat-student fetch`: a backbone's checkpoint from a hub into a folder, sizes said beforehand.
+"""`coat-student fetch`: downloads a backbone's checkpoint from a hub after printing its size.
 
-Clusters often have no way out, and a checkpoint has many gigabytes. So one command fetches it, on
-a machine that has a connection: it says what it will download, looks whether there is room for it,
-and goes on where it was stopped. Weights in safetensors and what describes them are fetched, no
-other files and no code.
+Clusters often have no internet access, and a checkpoint has many gigabytes. This command runs on a
+machine with a connection: it lists the download, checks the free space, and resumes an interrupted
+download. Only weights in safetensors and configuration files are fetched, no other files and no
+code.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from student.model.backbones.families import BACKBONES, HUB_ID
 FILES = re.compile(
     r"(?!consolidated)[^/]*\.(safetensors|json|txt|jinja|model)|README\.md|LICENSE[^/]*"
 )
-"""The files of a checkpoint; `consolidated.safetensors` is the same again for Mistral's loader."""
+"""The files of a checkpoint, without `consolidated.safetensors`, a copy for Mistral's loader."""
 ROOM = 1.05
-"""Free space that is asked for, as a multiple of what is downloaded."""
+"""Required free space, as a multiple of the download's size."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Download:
 
     @property
     def missing(self) -> int:
-        """Bytes of the files that are not in the folder yet in their full size."""
+        """Bytes of the files that are missing or incomplete in the folder."""
         return sum(
             size
             for name, size in self.files.items()
@@ -59,7 +59,7 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
     """Lists the files of a checkpoint on the hub; only its config is downloaded.
 
     Raises:
-        UserError: the hub cannot be reached, has no such model, or one without adapter here.
+        UserError: the hub cannot be reached, has no such model, or the model has no adapter.
     """
     from huggingface_hub import HfApi, hf_hub_download
 
@@ -94,10 +94,10 @@ def look_up(model: str, out: str | Path, *, revision: str = "main") -> Download:
 
 
 def download(checkpoint: Download) -> None:
-    """Downloads what is missing; the folder then is a checkpoint for `model.path`.
+    """Downloads missing files; the folder can then be used as `model.path`.
 
     Raises:
-        UserError: the disk has no room for it, or the hub cannot be reached.
+        UserError: the disk does not have enough space, or the hub cannot be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -125,7 +125,7 @@ def download(checkpoint: Download) -> None:
 
 
 def describe(checkpoint: Download) -> list[str]:
-    """Lines on what is downloaded: family, licence, each file with its size, the sum."""
+    """Describes the download: family, licence, each file with its size, the sum."""
     return [
         f"{checkpoint.model}@{checkpoint.revision[:12]}: {checkpoint.family}, "
         f"licence {checkpoint.license}",

@@ -17,7 +17,7 @@ TOKEN_ROWS = "trainable_tokens"
 
 
 def is_token_row(name: str) -> bool:
-    """Whether a parameter holds embeddings of the thinking tokens."""
+    """Whether a parameter contains embeddings of the thinking tokens."""
     return TOKEN_ROWS in name
 
 
@@ -30,7 +30,7 @@ def attention_kernel(model: PreTrainedModel) -> str:
 
 
 def storage_identity(tensor: Tensor) -> int:
-    """A number that tensors of one storage share while it lives, also without an address.
+    """A number that identifies the storage of a tensor while it exists, even without an address.
 
     Storages on the meta device have the address 0; `_cdata` is the object itself (torch 2.13).
     """
@@ -41,20 +41,20 @@ class TrainerHooks(Trainer):
     """transformers' Trainer (5.24), with public names for three of its private methods."""
 
     def save_trained(self, folder: Path, state_dict: dict[str, Tensor] | None) -> None:
-        """Writes what has been learnt into a folder.
+        """Writes the trained state to a folder.
 
         Args:
             folder: A checkpoint, or the folder of the stage.
-            state_dict: The gathered weights of the whole model, where it is sharded.
+            state_dict: The gathered weights of the whole model, if it is sharded.
         """
         raise NotImplementedError
 
     def load_trained(self, checkpoint: Path) -> None:
-        """Reads what `save_trained` has written."""
+        """Reads the state that `save_trained` has written."""
         raise NotImplementedError
 
     def training_sampler(self) -> Sampler | None:
-        """The order of the training examples; None for the stock one."""
+        """The sampler of the training examples; None for the default."""
         return None
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:

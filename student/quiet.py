@@ -1,7 +1,7 @@
-"""Library chatter, kept off the screen: bars and warnings that no user of a run can act on.
+"""Silences progress bars and warnings of libraries that users cannot act on.
 
-transformers shows a bar for every checkpoint it reads or writes, and repeats per process what a
-config lacks. Errors still come through, and `--verbose` brings everything back.
+transformers shows a bar for every checkpoint it reads or writes, and repeats warnings in every
+process. Errors are still shown, and `--verbose` shows everything.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import warnings
 
 
 def quiet_imports() -> None:
-    """Silences what libraries log while they are imported; to be called before they are."""
-    # On CPUs with AVX512-BF16, bitsandbytes advises to download a kernel.
+    """Silences messages that libraries log on import; call this before importing them."""
+    # On CPUs with AVX512-BF16, bitsandbytes recommends downloading a kernel.
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 
 def quiet_libraries() -> None:
-    """Silences transformers and what it leans on, unless the root logger wants details."""
+    """Silences transformers and its dependencies, unless the root logger shows details."""
     if logging.getLogger().isEnabledFor(logging.INFO):
         return
     from huggingface_hub.utils import disable_progress_bars

@@ -1,4 +1,4 @@
-"""Recipes as YAML files: read, checked, written and compared."""
+"""Reads, checks, writes and compares recipes as YAML files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _parser() -> ArgumentParser:
 def parse_recipe(
     values: Mapping[str, Any], source: str = "recipe", *, quiet: bool = False
 ) -> Recipe:
-    """A recipe from the values of its YAML file.
+    """Builds a recipe from the values of its YAML file.
 
     Raises:
         UserError: an unknown field, a value of the wrong type or out of bounds.
@@ -42,14 +42,14 @@ def parse_recipe(
 
 
 def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Recipe:
-    """A recipe from its YAML file, with some fields changed; old names are told unless `quiet`."""
+    """Reads a recipe from its YAML file; prints a notice for renamed fields unless `quiet`."""
     if not Path(path).is_file():
         raise UserError(f"there is no recipe {path}; those that ship are in {recipes_folder()}")
     return replace(parse_recipe(read_fields(path), str(path), quiet=quiet), **changes)
 
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
-    """Writes a recipe as YAML, every field stated."""
+    """Writes a recipe as YAML with all fields."""
     path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
 
 
@@ -59,7 +59,7 @@ def recipes_folder() -> Path:
 
 
 def differences(ours: Recipe, theirs: Recipe) -> list[str]:
-    """Dotted names of the fields in which two recipes differ, with both values."""
+    """Lists the fields in which two recipes differ, by dotted name, with both values."""
     return _differences(as_fields(ours), as_fields(theirs), "")
 
 

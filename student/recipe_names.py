@@ -1,5 +1,5 @@
-"""Names of recipe fields: those of earlier versions still work, and a wrong one is answered with
-the nearest right one, before anything heavy is imported."""
+"""Checks names of recipe fields: names of earlier versions still work, and for an unknown name the
+most similar field is suggested, before large libraries are imported."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RENAMED_VALUES = {("train", "rows"): "embeddings"}
 
 
 def read_fields(path: str | Path) -> dict[str, Any]:
-    """The fields of a recipe's YAML file, as they are written there.
+    """Reads the fields of a recipe's YAML file without conversion.
 
     Raises:
         UserError: the file is not YAML, or not a mapping.
@@ -40,7 +40,7 @@ def read_fields(path: str | Path) -> dict[str, Any]:
 
 
 def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
-    """The values of a recipe under today's names; each renamed one is told, unless `quiet`."""
+    """Renames fields of earlier versions; prints a notice for each unless `quiet`."""
     if isinstance(values, list):
         return [rename_fields(value, source, quiet=quiet) for value in values]
     if not isinstance(values, Mapping):
@@ -60,10 +60,10 @@ def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
 
 
 def check_fields(values: Mapping[str, Any], config: type, source: str, place: str = "") -> None:
-    """Looks whether all names are fields of a dataclass, as deep as there are dataclasses.
+    """Checks recursively that all names are fields of a dataclass.
 
     Raises:
-        UserError: one is not; the message has its place and the nearest field.
+        UserError: a name is unknown; the message has its position and the most similar field.
     """
     hints = typing.get_type_hints(config)
     names = [item.name for item in dataclasses.fields(config)]
@@ -92,11 +92,11 @@ def check_fields(values: Mapping[str, Any], config: type, source: str, place: st
 
 
 def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[str]:
-    """A command line under today's names, its recipe file read and checked.
+    """Renames options of earlier versions on a command line, and checks its recipe file.
 
     Args:
         words: The arguments.
-        configs: Command that takes a recipe -> the dataclass of its options.
+        configs: Command with a recipe -> the dataclass of its options.
 
     Raises:
         UserError: the recipe has a field that does not exist, or is not YAML.
@@ -127,7 +127,7 @@ def _settle_option(option: str) -> str:
 
 
 def _settle_file(path: str, config: type) -> str:
-    """The file itself if it uses today's names, else a copy that does."""
+    """The file itself if it uses current names, else a copy that does."""
     if not Path(path).is_file():
         raise UserError(f"--config {path}: there is no such file")
     values = read_fields(path)
@@ -141,7 +141,7 @@ def _settle_file(path: str, config: type) -> str:
 
 
 def _dataclass_in(hint: Any) -> type | None:
-    """The dataclass that a type hint holds: itself, or inside of an option, list or mapping."""
+    """The dataclass in a type hint: itself, or inside an optional, list or mapping."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return hint
     return next(

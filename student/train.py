@@ -1,9 +1,8 @@
-"""Training a student from a teacher cache, from top to bottom: data, model, losses, step.
+"""Trains a student from a teacher cache, from top to bottom: data, model, losses, steps.
 
-No expert runs here: their outputs are read from the cache. There are two
-stages: `align` trains the block to encode the experts' outputs, with the backbone frozen; `joint`
-adds LoRA and the answers. The same command goes on where a killed run stopped, and ends at the same
-weights.
+No expert runs here: their outputs are read from the cache. There are two stages: `align` trains the
+block to encode the experts' outputs, with the backbone frozen; `joint` adds LoRA and the answers.
+The same command resumes a killed run and ends with the same weights.
 """
 
 from __future__ import annotations
@@ -59,14 +58,14 @@ from student.training.validation import Validator, build_report_table, calibrate
 # Legend: B examples, S tokens, N frames (K * R), D columns, P parts of a loss.
 
 CALIBRATION_EXAMPLES = 256
-"""Training examples that means and deviations are measured on."""
+"""Number of training examples on which means and deviations are measured."""
 
 
 def train(options: TrainOptions) -> dict[str, Numbers]:
-    """Trains a student through the recipe's stages, or goes on with an unfinished run.
+    """Trains a student through the recipe's stages, or resumes an unfinished run.
 
     Returns:
-        `before` and each stage -> the numbers of its validation.
+        `before` and each stage -> its validation numbers.
     """
     process = start_processes(options)
     console.quiet = not process.is_main_process
@@ -134,7 +133,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     pad_id = processor.tokenizer.pad_token_id
     as_batch = functools.partial(collate, grid=grid, pad_id=pad_id, packed=recipe.data.packing)
 
-    # How good it is before, and what "good" means: means over training clips are the baseline.
+    # Validation before training, with the means over training clips as the baseline.
     stages, last = recipe.stages(), Path()
     batch_size = max(stage.batch_size for stage in stages.values())
     as_shared = functools.partial(
@@ -146,7 +145,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     report = run.report()
 
     def measure(student: Student, *, resumed: bool) -> None:
-        """Calibrates, and validates the untrained student, as far as that is not done yet."""
+        """Calibrates and validates the untrained student, unless this is already done."""
         if means:
             return
         learns = resumed or any(name in report for name in stages)
@@ -163,10 +162,10 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         student.to(process.device)
         measure(student, resumed=False)
 
-    # Stages: each a run of the trainer, from the last one's weights.
+    # Stages: each runs the trainer, starting from the weights of the previous one.
     for name, stage in stages.items():
         if student.is_sharded:
-            # FSDP cuts a model once: the next stage begins with a whole one.
+            # FSDP shards a model once: the next stage starts with an unsharded one.
             loaded = load_backbone(recipe.model, run.base, with_weights=with_weights)
             student = build_student(recipe, *loaded, streams)
             student.load(last)
@@ -215,7 +214,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
 
 
 def count_targets(batch: Batch, *, streams: dict[str, Stream]) -> Counts:
-    """Counts by which a batch's losses are divided, to be summed over an accumulated batch."""
+    """Counts by which a batch's losses are divided, summed over an accumulated batch."""
     counts = {"answer": (batch.labels_BS[:, 1:] != IGNORE).sum()[None]}
     for name, target_BND in batch.targets.items():
         counts[name] = stream_counts(streams[name].kind, target_BND, batch.covered[name])
@@ -238,17 +237,17 @@ def step_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """A batch's share of the loss: answer cross-entropy + lambda * sum_s w_s * L_s.
 
-    In `align` the distillation loss stands alone; the pause arm, which has none, aligns its block
-    by the answers.
+    `align` uses only the distillation loss; the arm pause, which has none, aligns its block with
+    the answers.
 
     Args:
         model: The student, as the trainer has wrapped it.
         batch: See `student.batch`.
         counts: Over the whole accumulated batch.
-        done: Share of the stage's steps that are done, on which bottleneck and lambda depend.
+        done: Completed share of the stage's steps, on which bottleneck and lambda depend.
 
     Returns:
-        Each loss by name, and the total to descend.
+        Each loss by name, and the total to minimise.
     """
     with_answer = stage == "joint" or not streams
     result = model(
@@ -277,7 +276,7 @@ def step_losses(
 
 
 def bottleneck_now(recipe: Recipe, stage: str, done: float) -> Blinded | None:
-    """The text that does not see the audio at that share of the stage's steps, if any."""
+    """The text that cannot attend to audio at this share of the stage's steps, if any."""
     joint = recipe.joint
     if stage != "joint" or joint is None or done >= joint.bottleneck:
         return None
@@ -285,7 +284,7 @@ def bottleneck_now(recipe: Recipe, stage: str, done: float) -> Blinded | None:
 
 
 def distill_weight_now(recipe: Recipe, done: float) -> float:
-    """lambda once that share of the joint stage's steps is done."""
+    """lambda at this share of the joint stage's steps."""
     return recipe.distill_weight if done < recipe.distill_until else 0.0
 
 
@@ -300,9 +299,9 @@ def _both_sides(table: ExampleTable) -> tuple[ExampleTable, ExampleTable]:
 
 
 def _fitted(name: str, stage: StageConfig, run: Run, process: PartialState) -> StageConfig:
-    """The stage with the run's own number of examples per step, on this number of processes."""
+    """Adjusts the stage to the run's number of examples per step, for this number of processes."""
     examples_per_step = run.identity.examples_per_step.get(name)
-    if examples_per_step is None:  # begun by an older version
+    if examples_per_step is None:  # started with an older version
         return stage
     fitted = fit_stage(name, stage, examples_per_step, num_processes=process.num_processes)
     if fitted != stage:

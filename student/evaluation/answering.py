@@ -1,8 +1,8 @@
-"""Asks a student many questions, as it is or with its prompt or its block changed.
+"""Asks a student many questions, optionally with a changed prompt or block.
 
-Everything is greedy, in batches of questions of similar length. Batches are prepared one after the
-other, so that memory does not grow with the number of questions. A student is a run, or a plain
-checkpoint: the untouched model (`RUN/base`) or an exported one.
+Decoding is greedy, in batches of questions of similar length. Batches are prepared one at a time,
+so that memory does not grow with the number of questions. A student is a run or a plain checkpoint:
+the unmodified model (`RUN/base`) or an export.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from student.inference.generate import TrainedStudent
 # Legend: B prompts, S tokens.
 
 CACHE_BYTES = 512 * 2**20
-"""Most that kept prompts may take: 340 clips of 30 s, 33 of 300 s."""
+"""Maximum memory of cached prompts in bytes: 340 clips of 30 s, 33 of 300 s."""
 CHARACTERS_PER_SECOND = 100
-"""25 tokens of audio a second, and about four characters a token of text."""
+"""25 audio tokens per second, and about four characters per text token."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLimits:
-    """Longest replies, in tokens; one that ends there counts as cut."""
+    """Maximum lengths of replies in tokens; longer replies are truncated and counted."""
 
     answer: int = 64
     transcription: int = 256
@@ -52,7 +52,7 @@ class Prompt:
 
     @property
     def num_bytes(self) -> int:
-        """Memory that the prompt takes, in positions."""
+        """Size of the prompt in bytes."""
         return sum(value.nbytes for value in (self.ids_S, *self.audio.values()))
 
 
@@ -62,9 +62,9 @@ class Reply:
 
     text: str = ""
     is_cut: bool = False
-    """Whether the limit on tokens ended it, and not the student."""
+    """Whether it was truncated at the token limit."""
     failure: str = ""
-    """Why the question could not be asked; empty if it was."""
+    """The reason why the question could not be asked; empty if it was asked."""
 
 
 @dataclass(frozen=True)
@@ -72,19 +72,19 @@ class QuestionBatch:
     """Some questions as model inputs, padded on the left."""
 
     places: list[int]
-    """Places of the questions among all that are asked."""
+    """Positions of the questions among all questions."""
     questions: list[Question]
     inputs: dict[str, Tensor]
 
 
 PromptEdit = Callable[[Prompt], Prompt]
 StateEdit = Callable[[QuestionBatch], AbstractContextManager[Any]]
-"""Given a batch: a context in which the model's states are changed."""
+"""Maps a batch to a context in which the model's states are changed."""
 
 
 @dataclass
 class QuestionRunner:
-    """A student that is asked questions; keeps some prompts, to ask them again in other ways."""
+    """Asks a student questions; caches prompts, because conditions reuse them."""
 
     path: str | Path
     batch_size: int = 16
@@ -95,12 +95,12 @@ class QuestionRunner:
         self.path = Path(self.path)
         self.trained = TrainedStudent(self.path)
         self.failures: dict[Question, str] = {}
-        """Questions whose audio cannot be read, and why."""
+        """Questions whose audio cannot be read -> reason."""
         self._prompts: OrderedDict[Question, Prompt] = OrderedDict()
         self._kept_bytes = 0
 
     def prompt(self, question: Question) -> Prompt:
-        """A question as model inputs.
+        """Prepares a question as model inputs.
 
         Raises:
             UserError: its audio cannot be read.
@@ -122,9 +122,9 @@ class QuestionRunner:
     def batches(
         self, questions: Sequence[Question], edit_prompt: PromptEdit | None = None
     ) -> Iterator[QuestionBatch]:
-        """Batches in the order of kinds and tasks, longest first; made when they are asked for.
+        """Yields batches, ordered by kind and task, longest first.
 
-        Questions whose audio cannot be read are left out, and kept in `failures`.
+        Questions whose audio cannot be read are skipped and added to `failures`.
         """
         for kind in sorted({question.kind for question in questions}):
             order = [place for place, each in enumerate(questions) if each.kind == kind]
@@ -137,7 +137,7 @@ class QuestionRunner:
                     yield batch
 
     def batch(self, questions: Sequence[Question]) -> QuestionBatch:
-        """One batch of all the questions, in their order.
+        """Prepares one batch with all questions, in order.
 
         Raises:
             UserError: the audio of one cannot be read.
@@ -153,13 +153,13 @@ class QuestionRunner:
         edit_states: StateEdit | None = None,
         description: str = "answers",
     ) -> list[Reply]:
-        """One reply for each question.
+        """Asks all questions, and returns one reply for each.
 
         Args:
             questions: The questions.
             edit_prompt: Applied to every prompt.
-            edit_states: Applied to the model while it reads a batch of prompts.
-            description: Stands beside the progress bar.
+            edit_states: Applied to the model while it processes a batch of prompts.
+            description: Label of the progress bar.
         """
         replies = [Reply()] * len(questions)
         with progress(description, len(questions), "questions") as advance:
@@ -176,7 +176,7 @@ class QuestionRunner:
         ]
 
     def without_audio(self, prompt: Prompt) -> Prompt:
-        """The same prompt with no audio in it: what can be guessed from the question alone."""
+        """The same prompt without audio, to measure what can be guessed from the question."""
         token = self.trained.student.backbone.audio_token_id(self.trained.student.base)
         return replace(prompt, ids_S=prompt.ids_S[prompt.ids_S != token], audio={})
 
@@ -208,6 +208,6 @@ class QuestionRunner:
 
 
 def _estimated_length(question: Question) -> float:
-    """Grows with the length of the prompt; a recording of unknown length counts as a long one."""
+    """A key that grows with the length of the prompt; unknown lengths count as long."""
     seconds = question.duration if question.duration is not None else 1e4
     return seconds * CHARACTERS_PER_SECOND + len(question.text)

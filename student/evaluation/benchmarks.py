@@ -1,9 +1,9 @@
-"""Public benchmarks from local copies, in the layout in which each is published.
+"""Reads public benchmarks from local copies, in their published layout.
 
-Each loader reads one folder and yields questions; nothing is downloaded. Where a data set has
-labels and no questions (emotions, instruments, words), the question is ours, and the table of
-results then is not comparable to papers that worded it otherwise. A row that cannot be read costs
-that row: it is left out, counted and named.
+Each loader reads one folder and returns questions; nothing is downloaded. If a data set has labels
+but no questions (emotions, instruments, words), the question is our wording, so results are not
+comparable to papers with another wording. Rows that cannot be read are skipped, counted and
+reported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from student.evaluation.questions import LETTERS, Question, check_questions, fin
 logger = logging.getLogger(__name__)
 
 Row = tuple[str, Any]
-"""(how to name the row, what the file says)."""
+"""(label of the row for messages, its content)."""
 
 EMOTIONS = ("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")
 """Emotion labels of MELD."""
@@ -82,10 +82,10 @@ class Benchmark:
 
 
 def load_benchmark(name: str, folder: Path) -> list[Question]:
-    """Questions of a local copy of a public benchmark.
+    """Reads the questions of a local copy of a public benchmark.
 
     Raises:
-        UserError: the name is unknown, or the folder does not hold what is published under it.
+        UserError: the name is unknown, or the folder does not have the published files.
     """
     if name not in BENCHMARKS:
         raise UserError(f"there is no benchmark {name!r}; known are {', '.join(BENCHMARKS)}")
@@ -125,12 +125,12 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
 
 
 def _parsed(row: Any) -> Any:
-    """A line of JSON as what it says; anything else as it is."""
+    """Parses a row if it is a line of JSON."""
     return json.loads(row) if isinstance(row, str) else row
 
 
 def _json_rows(file: str) -> Callable[[Path], Iterator[Row]]:
-    """Rows of one JSON file that is a list."""
+    """Reader of the rows of a JSON file with a list."""
 
     def read(folder: Path) -> Iterator[Row]:
         rows = json.loads((folder / file).read_text(encoding="utf-8"))
@@ -164,7 +164,7 @@ def _mmsu(folder: Path, row: dict[str, Any]) -> Question:
 
 def _air_bench(folder: Path, row: dict[str, Any]) -> Question:
     """AIR-Bench's foundation part (Yang et al. 2024): `Foundation_meta.json` and a folder of audio
-    per task and data set. Its chat part is judged by a model and is not read here."""
+    per task and data set. Its chat part needs a model as judge and is not supported."""
     audio = folder / f"{row['task_name']}_{row['dataset_name']}" / row["path"]
     if row["task_name"] == "Audio_Grounding":
         audio = audio.with_suffix(".flac")
@@ -312,7 +312,8 @@ BENCHMARKS = {
 
 
 def _choice(id_: object, task: str, audio: Path, row: dict[str, Any], choices: list) -> Question:
-    """A multiple-choice question; choices may carry their letters, the answer may be a letter."""
+    """Builds a multiple-choice question; choices may start with letters, the answer may be a
+    letter."""
     kept = [
         re.sub(rf"^\(?{letter}[.)]\s+", "", str(choice).strip())
         for letter, choice in zip(LETTERS, choices, strict=False)

@@ -36,7 +36,7 @@ def eval_runs(
     blind: bool,
     limits: TokenLimits | None = None,
 ) -> None:
-    """Asks runs a set of questions; prints them side by side, arms over their seeds."""
+    """Evaluates runs on a set of questions, and prints a table of arms over their seeds."""
     available = _questions(runs[0], questions, benchmark, data)
     selected = _limited(available, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
@@ -67,7 +67,7 @@ def ablate_runs(
     runs: Sequence[str], questions: str | None, first_layer: int, limit: int, batch_size: int,
     limits: TokenLimits | None = None,
 ) -> None:  # fmt: skip
-    """Changes runs' blocks and audio: tables, RUN/ablation.json, a plot in the first run."""
+    """Runs the ablations: prints tables, writes RUN/ablation.json and a plot in the first run."""
     selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = []
     for run in dict.fromkeys(runs):
@@ -83,7 +83,7 @@ def ablate_runs(
 def probe_runs(
     runs: Sequence[str], questions: str | None, caches: Sequence[str], limit: int, batch_size: int
 ) -> None:
-    """Probes runs on the same clips; RUN/probes.json, and one heat map in the first run."""
+    """Probes runs on the same clips: writes RUN/probes.json, and one heat map in the first run."""
     selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = probe(list(dict.fromkeys(runs)), selected, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
@@ -107,7 +107,7 @@ def _questions(run: str, path: str | None, benchmark: str, data: str) -> list[Qu
 
 
 def _limited(questions: list[Question], limit: int) -> list[Question]:
-    """Chooses `limit` questions or fewer, evenly spread, so that every task keeps its share."""
+    """Selects up to `limit` evenly spaced questions, so that every task keeps its share."""
     if not limit or limit >= len(questions):
         return questions
     return [questions[place * len(questions) // limit] for place in range(limit)]

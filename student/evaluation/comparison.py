@@ -1,7 +1,7 @@
-"""Students side by side: arms over their seeds, each with intervals, and their paired differences.
+"""Compares students: arms over their seeds with intervals, and their paired differences.
 
-Whatever is compared was asked the same questions; a column is an arm, or one run where two runs of
-an arm and seed would fall on each other.
+All compared students answered the same questions. A column is an arm, or a single run if several
+runs have the same arm and seed.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ORDER = ("base", *ARMS)
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """Runs that are one arm with several seeds, or one run alone."""
+    """Runs of one arm with several seeds, or a single run."""
 
     name: str
     arm: str
@@ -36,10 +36,11 @@ class Column:
 
 
 def group_runs(paths: Sequence[str]) -> list[Column]:
-    """Columns of a table of runs, in the order of arms.
+    """Groups runs into columns of a table, in the order of arms.
 
-    Runs are seeds of one arm only if their recipes are equal but for the seed. Where an arm has
-    several recipes, a seed twice, or plain checkpoints are several, each column is named by folder.
+    Runs are seeds of one arm only if their recipes differ in nothing but the seed. If an arm has
+    several recipes or a seed twice, or there are several plain checkpoints, columns are named by
+    folder.
     """
     groups: list[tuple[str, Recipe | None, dict[int, str]]] = []
     for path in dict.fromkeys(paths):
@@ -69,7 +70,7 @@ def group_runs(paths: Sequence[str]) -> list[Column]:
 
 
 def shared_seeds(columns: Sequence[Column]) -> list[int]:
-    """Seeds that all trained columns have: differences are paired seed by seed."""
+    """Seeds that all trained columns have, because differences are paired by seed."""
     trained = [set(column.runs) for column in columns if column.arm != "base"]
     return sorted(set.intersection(*trained)) if trained else []
 
@@ -85,14 +86,14 @@ def common_answers(arms: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, 
 
 
 def _alike(recipe: Recipe | None, other: Recipe | None) -> bool:
-    """Whether two runs are the same but for the seed."""
+    """Whether two runs differ only in the seed."""
     if recipe is None or other is None:
         return False
     return not differences(replace(recipe, seed=0), replace(other, seed=0))
 
 
 def _short_names(paths: Sequence[str]) -> dict[str, str]:
-    """Folders without what they have in common; `RUN/base` keeps its run."""
+    """Shortens folders by their common part; `RUN/base` keeps its run."""
     full = {path: Path(path).absolute() for path in paths}
     if len(full) < 2:
         return {path: Path(path).name for path in paths}
@@ -103,11 +104,11 @@ def _short_names(paths: Sequence[str]) -> dict[str, str]:
 def compare(
     arms: Mapping[str, Sequence[Sequence[Answer]]], *, against: Sequence[str], resamples: int = 2000
 ) -> dict:
-    """Arms over all of their seeds, and the paired difference of each to others.
+    """Compares arms over all of their seeds, with paired differences.
 
     Args:
         arms: Arm -> per seed the answers, to the same questions in the same order.
-        against: Arms that all later ones are compared with.
+        against: Arms with which all later arms are compared.
         resamples: Resamples of the bootstrap.
 
     Returns:
@@ -156,8 +157,8 @@ def _right(answers: Sequence[Answer]) -> np.ndarray:
 
 
 def build_table(comparison: dict) -> Table:
-    """Tasks by arms, each with its interval and, beside it, parse failures and cut replies;
-    differences below."""
+    """Renders tasks by arms with intervals, parse failures and truncated replies, and differences
+    below."""
     arms = comparison["arms"]
     some_cut = any(task.get("cut") for scores in arms.values() for task in scores["tasks"].values())
     beside = " | parse failures" + " | truncated at the token limit" * some_cut

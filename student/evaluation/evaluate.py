@@ -1,7 +1,7 @@
-"""`coat-student eval`: a student answers a set of questions, and is scored.
+"""`coat-student eval`: scores a student's answers to a set of questions.
 
-Every student's scores lie in its own folder (see `student.evaluation.results`); who is compared
-with whom is decided afterwards, from those files.
+The scores are written to the student's own folder (see `student.evaluation.results`). Comparisons
+are made afterwards from these files.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ def evaluate(
     blind: bool = False,
     limits: TokenLimits | None = None,
 ) -> dict:
-    """One student's answers to a set of questions, written to RUN/eval/NAME.json.
+    """Asks one student a set of questions, and writes RUN/eval/NAME.json.
 
     Args:
         run: A run, or a plain checkpoint (the arm `base`).
         questions: Questions with answers.
         name: Name of the set of questions.
         batch_size: Questions per forward pass.
-        blind: Ask without audio: what can be guessed from the questions.
-        limits: Longest replies.
+        blind: Ask without audio, to measure what can be guessed from the questions.
+        limits: Maximum lengths of replies.
 
     Returns:
         `arm`, `seed`, `questions`, `unreadable` (questions that are skipped, because their audio
@@ -44,7 +44,7 @@ def evaluate(
         `score_answers`).
 
     Raises:
-        UserError: the name stands for other questions, or no audio can be read.
+        UserError: results with this name are about other questions, or no audio can be read.
     """
     check_name(run, name, questions)
     limits = limits or TokenLimits()

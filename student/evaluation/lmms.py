@@ -2,9 +2,9 @@
 
     lmms-eval --model coat_distill --model_args run=run/coat-0 --tasks mmau --batch_size 8
 
-The plug-in is found by its entry point (group `lmms_eval.models`) and serves all backbones: a
-run or a plain checkpoint says itself which it is. Written against lmms-eval 0.7; this module is
-imported by the harness alone, which brings its own dependencies.
+The plug-in is registered by an entry point (group `lmms_eval.models`) and supports all backbones,
+which are detected from the run or checkpoint. It was written for lmms-eval 0.7. Only the harness
+imports this module, with its own dependencies.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class CoatStudent(lmms):
     """A trained student behind the harness' interface.
 
     Args:
-        run: Folder of a run, or of a plain checkpoint (the untouched model is an arm, too).
-        batch_size: Requests per forward pass.
-        max_batch_size, device: The harness says them to every model; batches here have a fixed
-            size, and a student is on the GPU if there is one.
+        run: Folder of a run or of a plain checkpoint (such as the unmodified model). batch_size:
+            Requests per forward pass. max_batch_size, device: Arguments that the harness passes to
+            every model; they are ignored: batches have a fixed size, and a student uses the GPU if
+            there is one.
     """
 
     is_simple = True
@@ -58,7 +58,7 @@ class CoatStudent(lmms):
         self.batch_size = int(batch_size)
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """Greedy replies, in the order of the requests, each cut at its `until`."""
+        """Generates greedy replies in the order of the requests, each truncated at its `until`."""
         replies: dict[int, str] = {}
         order = sorted(range(len(requests)), key=lambda place: _settings(requests[place]))
         for settings, places in groupby(order, key=lambda place: _settings(requests[place])):
@@ -90,7 +90,7 @@ class CoatStudent(lmms):
         return [{"role": "user", "content": [*content, {"type": "text", "text": context}]}], waves
 
     def _wave(self, audio: Any) -> np.ndarray:
-        """The harness' audio, as an array or as datasets' decoder gives it, as mono at our rate."""
+        """Converts the harness' audio (an array or a decoder of datasets) to mono at our rate."""
         if hasattr(audio, "get_all_samples"):
             samples = audio.get_all_samples()
             array, rate = samples.data.numpy(), samples.sample_rate
@@ -103,7 +103,7 @@ class CoatStudent(lmms):
 
 
 def _settings(request: Any) -> tuple[int, tuple[str, ...]]:
-    """The longest reply of a request, and the strings that end it."""
+    """The maximum length of a reply, and the strings that end it."""
     options = request.args[1]
     until = options.get("until") or ()
     until = (until,) if isinstance(until, str) else tuple(until)

@@ -1,8 +1,8 @@
-"""Finds another recording for every question, whose audio or block states it is given instead.
+"""Selects for every question another recording, whose audio or block states replace its own.
 
-Partners are drawn from all questions, never from a batch, so that a batch of one, or of questions
-with one answer, changes nothing. A true partner has the same task and another answer: only then
-does a right reply show that the question's own recording was read.
+Partners are drawn from all questions, not from a batch, so the result does not depend on batches. A
+true partner has the same task and another answer: only then does a correct reply show that the
+question's own recording was used.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from student.evaluation.scoring.text import normalise
 
 @dataclass(frozen=True, slots=True)
 class Partners:
-    """The partner of each of some questions."""
+    """The partners of questions."""
 
     places: tuple[int, ...]
-    """Place of each question's partner among the questions."""
+    """Position of each question's partner among the questions."""
     num_untrue: int
-    """Questions whose partner, though another recording, has another task or the same answer."""
+    """Number of questions whose partner has another task or the same answer."""
 
 
 def find_partners(questions: Sequence[Question]) -> Partners:
-    """A partner for each question, always another recording.
+    """Selects a partner for each question, always another recording.
 
     Raises:
         UserError: all questions are about one recording.

@@ -1,6 +1,6 @@
-"""Files of questions, and a run's own held-out examples as questions.
+"""Reads files of questions, and a run's own held-out examples as questions.
 
-A line is a JSON object with the keys of `Question` (docs/evaluate.md has them in a table), or one
+A line is a JSON object with the keys of `Question` (see the table in docs/evaluate.md), or a line
 of a run's `held_out.jsonl`.
 """
 
@@ -32,10 +32,10 @@ _OPTION = re.compile(r"^\(([A-Z])\) (.*)$")
 
 
 def read_questions(path: str | Path) -> list[Question]:
-    """Questions of a JSON-lines file; relative audio paths are relative to its folder.
+    """Reads questions from a JSON-lines file; relative audio paths are relative to its folder.
 
     Raises:
-        UserError: there is no such file, it is empty, or a line is not a question.
+        UserError: the file does not exist or is empty, or a line is not a question.
     """
     path = Path(path)
     if not path.is_file():
@@ -69,8 +69,8 @@ def read_questions(path: str | Path) -> list[Question]:
 
 
 def questions_of_run(run: Path) -> list[Question]:
-    """A run's own held-out examples as questions, grouped by the recipe's tasks; conversations of
-    several turns or clips are left out."""
+    """Reads a run's own held-out examples as questions, grouped by the recipe's tasks.
+    Conversations with several turns or clips are skipped."""
     path = run / "held_out.jsonl"
     if not path.is_file():
         raise UserError(f"{run} has no held-out examples of its own; give --questions FILE")
@@ -115,7 +115,7 @@ def _from_row(row: Mapping[str, Any], number: int, folder: Path) -> Question:
 def _from_held_out(
     row: Mapping[str, Any], number: int, tasks: Mapping[str, tuple[str, TaskConfig]]
 ) -> Question | None:
-    """A line of held_out.jsonl; None for a conversation of several turns or clips."""
+    """Parses a line of held_out.jsonl; None for a conversation with several turns or clips."""
     if len(row["clips"]) != 1 or len(row["messages"]) != 1:
         return None
     (clip,) = row["clips"]
@@ -145,14 +145,14 @@ def _from_held_out(
 
 
 def _kind(answer: str, text: str | None, choices: tuple[str, ...]) -> Any:
-    """Task names for runs of earlier versions, which did not store them."""
+    """The kind of a question of an earlier version, which did not store it."""
     if choices:
         return "choice"
     return "transcription" if answer == text else "label"
 
 
 def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
-    """A prompt's question, and the choices that its last lines list."""
+    """Splits a prompt into its question and the choices in its last lines."""
     lines = text.split("\n")
     options = [_OPTION.match(line) for line in lines[1:]]
     for count in range(len(options), 1, -1):

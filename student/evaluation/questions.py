@@ -1,8 +1,8 @@
-"""Questions with answers, the common format of all benchmarks and question files.
+"""Defines questions with answers, the common format of benchmarks and question files.
 
-A question of kind `choice` has its choices in the prompt, as letters; `label` is an open answer,
-whose `choices`, if given, are the labels that count as answers; `transcription` is scored word by
-word. `student.evaluation.question_files` reads them from files.
+A question of kind `choice` lists its choices in the prompt, with letters. `label` is an open
+answer; its `choices`, if given, are the valid labels. `transcription` is scored word by word.
+`student.evaluation.question_files` reads questions from files.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Question:
     """One question about one recording."""
 
     id: str
-    """Unique in its file; answers of several students are paired by it."""
+    """Unique in its file; used to pair answers of several students."""
     kind: Kind
     audio: str
     """Path of the recording, or an address with a scheme (`s3://bucket/key`)."""
@@ -39,13 +39,13 @@ class Question:
     task: str = "all"
     """Scores are reported per task, and as the mean over tasks."""
     clip_id: str | None = None
-    """Id of the clip in the corpus, where targets and labels are looked up; None without one."""
+    """Id of the clip in the corpus, for looking up targets and labels; None if there is none."""
     offset: float = 0.0
     """Start within the file, in seconds."""
     duration: float | None = None
-    """In seconds; None is up to the end."""
+    """In seconds; None means up to the end."""
     group: str | None = None
-    """Group of recordings of one origin (a speaker, a session): probes keep it on one side."""
+    """Group of recordings of one origin (a speaker, a session), which probes keep on one side."""
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -72,7 +72,7 @@ class Question:
 
     @property
     def text(self) -> str:
-        """The text that the student gets, choices included where they are part of the question."""
+        """The text of the prompt, including the choices of a multiple-choice question."""
         if self.kind != "choice":
             return self.question
         options = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, self.choices)]  # noqa: B905
@@ -80,7 +80,7 @@ class Question:
 
     @property
     def clip(self) -> Clip:
-        """The recording, as audio is loaded."""
+        """The recording as a clip."""
         return Clip(
             clip_id=self.clip_id or self.id,
             uri=absolute(self.audio),
@@ -94,20 +94,21 @@ class Question:
         return absolute(self.audio), self.offset, self.duration
 
     def messages(self) -> list[Message]:
-        """The conversation that asks it."""
+        """The question as a conversation."""
         return ask(self.text, self.clip.clip_id)
 
 
 def absolute(audio: str) -> str:
-    """A path in full; an address with a scheme as it is."""
+    """Makes a path absolute; addresses with a scheme are not changed."""
     return audio if "://" in audio else str(Path(audio).absolute())
 
 
 def find_answer(answer: str, choices: Sequence[str]) -> str | None:
-    """The choice that an answer of a file stands for.
+    """Finds the choice that an answer in a file refers to.
 
-    It may be the choice's text, in any case and with or without its letter (`(B) dog`), or the
-    letter alone. The text comes first: among the choices `B` and `A`, the answer `A` is the second.
+    The answer may be the choice's text, in any case and with or without its letter (`(B) dog`), or
+    only the letter. Texts have priority: with the choices `B` and `A`, the answer `A` is the
+    second.
     """
     bare = answer.strip()
     if bare in choices:
@@ -124,9 +125,9 @@ def find_answer(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def check_questions(questions: Iterable[Question]) -> list[Question]:
-    """Questions whose ids are unique and whose tasks have one kind each.
+    """Checks that ids are unique, and returns questions whose tasks have one kind each.
 
-    A task that mixes kinds, which no single metric fits, is split by kind.
+    A task with several kinds, for which there is no single metric, is split by kind.
 
     Raises:
         UserError: two questions have one id.

@@ -21,7 +21,7 @@ from student.runs.folder import Run, replace_text
 
 
 def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> None:
-    """Checks that a name does not stand for other questions.
+    """Checks that the results of a name are not about other questions.
 
     Raises:
         UserError: the run has answers to other questions under this name.
@@ -46,7 +46,7 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
 def write_answers(
     run: str | Path, name: str, questions: Sequence[Question], replies: Sequence[Reply]
 ) -> list[Answer]:
-    """Writes every reply, and returns those that could be asked, scored."""
+    """Writes every reply, and returns the scored answers to questions that could be asked."""
     answers = [
         (reply, read_reply(question, reply.text, cut=reply.is_cut))
         for question, reply in zip(questions, replies, strict=True)
@@ -73,7 +73,7 @@ def write_answers(
 
 
 def finite(value: Any) -> Any:
-    """The same numbers with None for those that are not defined: JSON knows no NaN."""
+    """Replaces undefined numbers by None, because JSON has no NaN."""
     if isinstance(value, Mapping):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -102,8 +102,8 @@ def write_analysis(run: str | Path, name: str, report: dict) -> None:
 
 
 def read_answers(run: str | Path, questions: Sequence[Question], name: str) -> list[Answer]:
-    """The replies that `write_answers` kept, read and scored anew, in the order of the questions;
-    without the questions that could not be asked.
+    """Reads and scores again the replies that `write_answers` wrote, in the order of the questions,
+    without questions that could not be asked.
 
     Raises:
         UserError: the run has not answered these questions.

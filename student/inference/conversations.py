@@ -1,7 +1,7 @@
 """Inputs of `coat-student generate` and `reply`: a recording, a folder, or conversations.
 
-Several are answered in batches and come as JSON lines, in the order of their input; one recording
-can be talked about over several turns.
+Several inputs are answered in batches and printed as JSON lines, in order; a conversation about one
+recording can have several turns.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from student.inference.generate import TrainedStudent, to_clip
 
 @dataclass(frozen=True, kw_only=True)
 class Conversation:
-    """One conversation that waits for the assistant."""
+    """A conversation whose next turn is the assistant's."""
 
     label: dict[str, Any]
-    """Fields at the beginning of the answer's line."""
+    """First fields of the answer's line."""
     messages: list[Message]
     audio: tuple[Clip, ...]
     """In the order of the audio parts."""
 
 
 def about(source: str, question: str) -> list[Conversation]:
-    """One question about an audio file, or about each audio file of a folder.
+    """Builds one question about an audio file, or about each audio file of a folder.
 
     Raises:
         UserError: there is no such file, or no audio in the folder.
@@ -44,10 +44,10 @@ def about(source: str, question: str) -> list[Conversation]:
 
 
 def read_conversations(source: str) -> list[Conversation]:
-    """The conversations of a JSON-lines file; paths of audio are relative to its folder.
+    """Reads the conversations of a JSON-lines file; audio paths are relative to its folder.
 
     Raises:
-        UserError: there is no such file, or a line is not a conversation that waits for an answer.
+        UserError: the file does not exist, or a line is not a conversation that ends with the user.
     """
     path = Path(source)
     if not path.is_file():
@@ -77,7 +77,7 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
 def answers(
     student: TrainedStudent, asked: Sequence[Conversation], *, batch_size: int, max_tokens: int
 ) -> Iterator[dict[str, Any]]:
-    """Each conversation's label with its answer, batch by batch."""
+    """Yields each conversation's label with its answer, batch by batch."""
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
         waves = [
@@ -93,9 +93,9 @@ def answers(
 def talk(
     student: TrainedStudent, first: Conversation, lines: Iterable[str], *, max_tokens: int
 ) -> Iterator[str]:
-    """A conversation about one recording: the answer to the first question, then to each line.
+    """Answers the first question about a recording, then one question per line.
 
-    Answers are printed as they are made.
+    Answers are printed while they are generated.
     """
     waves = [student.load_audio(clip) for clip in first.audio]
     messages = list(first.messages)

@@ -1,12 +1,12 @@
-"""Answers: a trained run asked about audio.
+"""Generates answers of a trained run to questions about audio.
 
     student = TrainedStudent("run/")
     student.answer(["a.wav", "b.wav"], "What is said?")
 
-The block is part of the prompt, so an answer costs one prefill and as many steps as it has tokens.
-Prompts of a batch are padded on the left. Generation is greedy and nothing else: whatever a
-checkpoint's own generation config asks for (sampling, a repetition penalty) is left aside, so that
-an answer is the model's likeliest one, and evaluations of different checkpoints compare.
+The block is part of the prompt, so an answer takes one prefill and one step per token. Prompts of a
+batch are padded on the left. Generation is always greedy: settings of a checkpoint's own generation
+config (sampling, a repetition penalty) are ignored, so that evaluations of different checkpoints
+are comparable.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Reply:
 
     text: str
     is_cut: bool
-    """Whether the limit on tokens ended it, and not the model."""
+    """Whether it was truncated at the token limit."""
 
 
 class TrainedStudent:
-    """The model of a run, as far as it has been trained, or of a plain checkpoint.
+    """The model of a run after its last finished stage, or of a plain checkpoint.
 
     Args:
         run: Folder of the run, or of a checkpoint.
-        heads: Whether to load the heads, too; an answer needs none.
-        quantize: Load the backbone in 4 bits if it was trained so.
+        heads: Whether to load the heads, too; they are not needed for answers.
+        quantize: Whether to load the backbone in 4 bits if it was trained that way.
 
     Raises:
         UserError: there is no run, or none of its stages is finished.
@@ -82,13 +82,13 @@ class TrainedStudent:
         max_tokens: int = 128,
         stream: bool = False,
     ) -> list[str]:
-        """One answer for each recording.
+        """Generates one answer for each recording.
 
         Args:
             recordings: Paths, or float32 mono waveforms at the backbone's sample rate.
-            question: The same for all.
-            max_tokens: Longest answer.
-            stream: Print the answer while it is made (one recording only).
+            question: The question about each of them.
+            max_tokens: Maximum length of an answer.
+            stream: Print the answer while it is generated (one recording only).
         """
         waves = [
             [
@@ -108,13 +108,13 @@ class TrainedStudent:
         max_tokens: int = 128,
         stream: bool = False,
     ) -> list[str]:
-        """The assistant's next turn in each conversation, of any number of turns.
+        """Generates the assistant's next turn in each conversation, of any number of turns.
 
         Args:
             conversations: Messages; audio parts are `{"type": "audio", "audio": anything}`.
             waves: The waveforms of each conversation's audio parts, in order.
-            max_tokens: Longest answer.
-            stream: Print the answer while it is made (one conversation only).
+            max_tokens: Maximum length of an answer.
+            stream: Print the answer while it is generated (one conversation only).
         """
         inputs = self.inputs(conversations, waves)
         return [reply.text for reply in self.generate(inputs, max_tokens=max_tokens, stream=stream)]
@@ -122,7 +122,7 @@ class TrainedStudent:
     def inputs(
         self, conversations: Sequence[list[Message]], waves: Sequence[Sequence[np.ndarray]]
     ) -> dict[str, Tensor]:
-        """Model inputs of several prompts, padded on the left, where the model is."""
+        """Prepares the inputs of several prompts, padded on the left, on the model's device."""
         prompts = [
             self.prompter.prompt(messages, clips)
             for messages, clips in zip(conversations, waves, strict=True)
@@ -133,7 +133,8 @@ class TrainedStudent:
     def pad(
         self, prompts: Sequence[Tensor], audios: Sequence[Mapping[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """Model inputs of prompts ids_S and of their audio inputs, where the model is."""
+        """Pads prompts ids_S on the left, and moves them and their audio inputs to the model's
+        device."""
         inputs = pad_prompts(prompts, pad_id=self.processor.tokenizer.pad_token_id)
         inputs |= collate_audio(audios)
         return self.student.cast({name: value.to(self.device) for name, value in inputs.items()})
@@ -142,12 +143,12 @@ class TrainedStudent:
     def generate(
         self, inputs: Mapping[str, Tensor], *, max_tokens: int, stream: bool = False
     ) -> list[Reply]:
-        """The likeliest continuation of each prompt, token by token; never a block token.
+        """Generates greedy continuations of prompts; block tokens are suppressed.
 
         Args:
             inputs: Prompts padded on the left, see `inputs` and `pad`.
-            max_tokens: Longest reply.
-            stream: Print the reply while it is made (one prompt only).
+            max_tokens: Maximum length of a reply.
+            stream: Print the reply while it is generated (one prompt only).
         """
         tokenizer = self.processor.tokenizer
         model: Any = self.student.base
@@ -168,10 +169,10 @@ class TrainedStudent:
         ]
 
     def load_audio(self, clip: Clip) -> np.ndarray:
-        """A clip's waveform at the backbone's sample rate.
+        """Loads a clip's waveform at the backbone's sample rate.
 
         Raises:
-            UserError: it cannot be read.
+            UserError: the audio cannot be read.
         """
         try:
             return audio.load(clip, self.student.backbone.sample_rate)
@@ -180,8 +181,8 @@ class TrainedStudent:
 
 
 def reply_ends(config: GenerationConfig, turn_end: int | None) -> list[int]:
-    """The tokens that end a reply: those of a checkpoint, and the one that its template ends turns
-    with, which some checkpoints' generation configs lack."""
+    """The tokens that end a reply: those of a checkpoint, and the one with which its template ends
+    turns, which is missing in some generation configs."""
     ends = config.eos_token_id
     ends = [ends] if isinstance(ends, int) else list(ends or [])
     return ends if turn_end is None or turn_end in ends else [*ends, turn_end]
@@ -191,10 +192,10 @@ def reply_ends(config: GenerationConfig, turn_end: int | None) -> list[int]:
 def _greedy(
     model: Any, suppressed: list[int] | None, *, ends: list[int], pad_id: int | None
 ) -> Iterator[None]:
-    """Gives a model a generation config of ours, and its own one back afterwards.
+    """A context in which a model has our generation config.
 
-    transformers fills what a given config leaves open from the model's own, so the model's own is
-    replaced.
+    transformers fills missing fields of a passed config from the model's own, so the model's own is
+    replaced and restored afterwards.
     """
     own = model.generation_config
     model.generation_config = GenerationConfig(
@@ -214,7 +215,7 @@ def _greedy(
 def load_student(
     run: Run, *, heads: bool = False, quantize: bool = True
 ) -> tuple[Recipe, Student, Processor]:
-    """The recipe, student and processor of a run's last finished stage, or of a plain checkpoint.
+    """Loads the recipe, student and processor of a run's last finished stage or a plain checkpoint.
 
     Raises:
         UserError: there is neither, or no stage of the run is finished.
@@ -236,7 +237,7 @@ def load_student(
 
 
 def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
-    """An untouched backbone (`RUN/base`) or an exported student, which carries its own block."""
+    """Loads an unmodified backbone (`RUN/base`) or an exported student, which has its own block."""
     recipe = Recipe(model=ModelConfig(path=str(path)), arm="sft", joint=StageConfig(train="full"))
     backbone, model, processor = load_backbone(recipe.model, str(path))
     student = Student(backbone, model, None, {}, recipe.heads, 0)
@@ -245,10 +246,10 @@ def _load_checkpoint(path: Path) -> tuple[Recipe, Student, Processor]:
 
 
 def to_clip(path: str) -> Clip:
-    """The whole of an audio file.
+    """Builds a clip of a whole audio file.
 
     Raises:
-        UserError: it is not there.
+        UserError: the file does not exist.
     """
     if not Path(path).is_file():
         raise UserError(f"there is no audio file {path}")

@@ -1,8 +1,8 @@
-"""The predictions of the heads for one recording, in the units of the cached targets.
+"""Computes the predictions of the heads for one recording, in the units of the cached targets.
 
-The heads see the states at the positions that were distilled and nothing else: those of the
-thinking block, or of the audio tokens in the arm `distill`. What they predict of pitch, events or
-emotion is what these positions hold while the model answers.
+The inputs of the heads are only the states at the distilled positions: those of the thinking block
+or, in the arm `distill`, of the audio tokens. Their predictions of pitch, events or emotion show
+the information at these positions while the model answers.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class HeadOutput:
 
     @property
     def pitch_track(self) -> np.ndarray:
-        """hertz_N of a pitch stream; NaN where a frame is not voiced."""
+        """hertz_N of a pitch stream; NaN for unvoiced frames."""
         hertz_N = self.pitch_bins.hertz(self.pitch_bins.peak(self.values_ND[:, :-1]))
         return np.where(self.values_ND[:, -1] >= VOICED, hertz_N, np.nan)
 
@@ -53,13 +53,13 @@ def head_outputs(
     question: str,
     sources: Mapping[str, StreamSource],
 ) -> list[HeadOutput]:
-    """The predictions of every loaded head for one prompt, but for the one of `reconstruction`.
+    """The predictions of every loaded head for one prompt, except that of `reconstruction`.
 
     Args:
         student: A student with its heads.
         wave: The recording at the backbone's sample rate.
-        question: The question of the prompt. The block may come after it, and see it.
-        sources: The run's streams: the names of the columns, the grid of a pitch stream.
+        question: The question of the prompt, to which a block after it can attend.
+        sources: The run's streams, which have column names and pitch grids.
     """
     inputs = student.inputs([ask(question)], [[wave]])
     nothing_BS = torch.full_like(inputs["input_ids"], IGNORE)

@@ -1,7 +1,7 @@
-"""Predictions of heads as tracks to draw: for the report, the evaluation and the demo.
+"""Converts predictions of heads to tracks for the report, the evaluation and the demo.
 
-Frames lie on the student's own time grid: N frames over equal spans of the clip. Features are in
-standard deviations from the cache's mean, logits become the probabilities that they stand for.
+Frames are on the student's time grid: N frames over equal spans of the clip. Features are in
+standard deviations from the cache's mean; logits are converted to probabilities.
 """
 
 from __future__ import annotations
@@ -32,17 +32,16 @@ def paired_tracks(
     seconds: float,
     note: str = "",
 ) -> list[Track]:
-    """The cached frames of a stream, each track followed by the same of the predicted frames.
+    """Tracks of the cached frames of a stream, each followed by the track of the predicted frames.
 
-    Both have the rows and scales of the cached frames, so that what differs to the eye differs in
-    the numbers.
+    Both use the rows and scales of the cached frames, so that they can be compared visually.
 
     Args:
         stream: The stream.
         output_ND: The head's output.
         target_ND: The cached frames on the student's grid.
         seconds: Duration of the clip.
-        note: Text beside the predicted tracks.
+        note: Text shown with the predicted tracks.
     """
     spec = _spec(
         stream.name,
@@ -104,7 +103,7 @@ def _output_track(output: HeadOutput, seconds: float) -> Track:
     if kind.has_pitch_bins:
         data = pitch_data(spec, np.nan_to_num(output.pitch_track), output.values_ND[:, -1])
         return Track(kind="pitch", title=title, source="", data=data)
-    # The classes with the highest peaks, and the descriptors with the largest variation.
+    # The classes with the highest peaks, or the descriptors with the largest variation.
     deviates = kind.appearance == "deviations"
     weight_D = np.ptp(output.values_ND, axis=0) if deviates else output.values_ND.max(0)
     columns = np.argsort(-weight_D, kind="stable")[:MOST_CLASSES]

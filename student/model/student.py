@@ -1,4 +1,4 @@
-"""The student: a backbone that carries the block, and the heads that read it while it learns."""
+"""The student: a backbone with the block, and the heads that are used in training."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ from student.model.tower_cache import cache_tower_outputs
 
 BUFFERS = ("tower_mean_H", "tower_std_H")
 Part = Literal["rows", "backbone", "heads"]
-"""Part that a parameter belongs to, hence its learning rate."""
+"""The part of a parameter, which determines its learning rate."""
 
 
 class Student(nn.Module):
     """A backbone, the block's ids, and one head per stream.
 
-    `model` is the backbone inside PEFT's wrapper (block rows and LoRA), or bare in the arm without
-    a block that trains it in full.
+    `model` is the backbone inside PEFT's wrapper (block rows and LoRA), or the bare backbone in an
+    arm without a block that trains it in full.
     """
 
     tower_mean_H: Tensor
@@ -70,7 +70,7 @@ class Student(nn.Module):
             streams: The streams that the heads predict, from the block or from the audio tokens.
             config: Sizes of the heads.
             num_positions: K.
-            audio_heads: Give the audio tokens heads of their own beside the block's.
+            audio_heads: Whether there are heads at the audio tokens in addition to the block's.
             reaches_audio: Whether the block's heads may change keys and values of audio tokens.
         """
         super().__init__()
@@ -96,7 +96,7 @@ class Student(nn.Module):
         self.heads = heads(streams)
         self.audio_heads = heads(streams if audio_heads else {})
         self.names = {stream.key: stream.name for stream in streams.values()}
-        # Not persistent, as accelerate takes all persistent state for weights that are cut.
+        # Not persistent, because accelerate treats all persistent state as sharded weights.
         self.register_buffer(BUFFERS[0], torch.zeros(width), persistent=False)
         self.register_buffer(BUFFERS[1], torch.ones(width), persistent=False)
 
@@ -109,7 +109,7 @@ class Student(nn.Module):
 
     @property
     def is_sharded(self) -> bool:
-        """Whether its parameters are cut over processes (FSDP)."""
+        """Whether its parameters are sharded over processes (FSDP)."""
         return any(isinstance(value, DTensor) for value in self.parameters())
 
     def forward(
@@ -121,19 +121,21 @@ class Student(nn.Module):
         with_answer: bool = True,
         bottleneck: Blinded | None = None,
     ) -> StudentOutput:
-        """One pass over prompts and answers.
+        """Runs one forward pass over prompts and answers.
 
-        The head is applied at the answer's positions alone: logits at all of them fill memory.
+        The language-model head is applied only at the answer's positions, because logits at all
+        positions would need too much memory.
 
         Args:
             inputs: Inputs of the backbone, padded or packed.
             labels_BS: The answers' tokens; everything else is ignored.
-            audio_weights_BNS: By which the last audio's tokens average to the student's frames.
-            with_answer: Give the answers' logits.
-            bottleneck: Which text may attend to audio through the block alone, if any.
+            audio_weights_BNS: Weights that average the last audio's tokens to the student's frames.
+            with_answer: Whether to compute the answers' logits.
+            bottleneck: The text that can attend to audio only through the block, if any.
 
         Returns:
-            Logits and labels with `with_answer`, and the target of `reconstruction` if it has one.
+            Logits and labels with `with_answer`, the heads' frames, and the target of
+            `reconstruction`.
         """
         inputs = self.cast(inputs)
         masked = (
@@ -187,7 +189,7 @@ class Student(nn.Module):
         )
 
     def cast(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Inputs with audio features in the tower's own precision, which some classes insist on."""
+        """Converts audio features to the tower's precision, which some classes require."""
         dtype = next(self.backbone.audio_tower(self.base).parameters()).dtype
         return {
             name: value.to(dtype) if value.is_floating_point() else value
@@ -197,7 +199,7 @@ class Student(nn.Module):
     def _mask(
         self, inputs: dict[str, Tensor], labels_BS: Tensor, bottleneck: Blinded | None
     ) -> dict[str, Tensor]:
-        """The attention mask of the bottleneck, in place of the padding's."""
+        """The attention mask of the bottleneck, which replaces the padding mask."""
         if bottleneck is None:
             return {}
         assert self.block is not None
@@ -215,7 +217,7 @@ class Student(nn.Module):
         return {"attention_mask": mask_B1SS, **self.backbone.masked_positions(inputs)}
 
     def _thinking(self, hidden_BSH: Tensor, ids_BS: Tensor, block: Block) -> Tensor:
-        """hidden_BKH at the thinking positions; B counts blocks, of which a packed row has many."""
+        """hidden_BKH at the thinking positions; B counts blocks, also within packed rows."""
         content = torch.tensor(block.content_ids, device=ids_BS.device)
         thinking_BS = torch.isin(ids_BS, content)
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
@@ -227,20 +229,21 @@ class Student(nn.Module):
         return self._by_block(spans_BKS @ hidden_BSH.to(spans_BKS.dtype), self.num_positions)
 
     def _by_block(self, means_BMH: Tensor, length: int) -> Tensor:
-        """Means of each row's spans, as rows of one block; zeros that pad a row are left out."""
+        """Means of each row's spans, as rows of one block, without the zeros that pad rows."""
         if means_BMH.shape[1] == length:
             return means_BMH
         blocks_BWMH = means_BMH.unflatten(1, (-1, length))
         return blocks_BWMH[blocks_BWMH[:, :, 0].any(-1)]
 
     def part(self, name: str) -> Part:
-        """The part that the parameter of that name belongs to."""
+        """The part to which the parameter of this name belongs."""
         if name.startswith(("heads.", "audio_heads.")):
             return "heads"
         return "rows" if is_token_row(name) else "backbone"
 
     def train_only(self, what: Literal["embeddings", "lora", "projector+lora", "full"]) -> None:
-        """Freezes everything but the heads, the block's rows, and what a stage trains besides."""
+        """Freezes all parameters except the heads, the block's rows, and those that the stage
+        trains."""
         projector = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.projector)
         full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
         for name, parameter in self.named_parameters():
@@ -255,7 +258,7 @@ class Student(nn.Module):
                 parameter.requires_grad_(chosen)
 
     def trained_state(self, state: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The learnt state: the tensors that require gradients, and the buffers."""
+        """The trained state: the tensors that require gradients, and the buffers."""
         state = self.state_dict() if state is None else state
         trainable = {name for name, value in self.named_parameters() if value.requires_grad}
         kept = {name: value for name, value in state.items() if name in trainable}
@@ -263,10 +266,10 @@ class Student(nn.Module):
         return {name: value.detach().contiguous() for name, value in kept.items()}
 
     def load(self, path: Path) -> None:
-        """Reads what training has changed, heads only as far as this student has them.
+        """Loads a trained state; heads that this student does not have are ignored.
 
         Raises:
-            UserError: the file is of another model, block or adapter.
+            UserError: the file belongs to another model, block or adapter.
         """
         own = self.state_dict()
         content = load_file(path)
@@ -287,14 +290,14 @@ class Student(nn.Module):
 
 
 def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
-    """A whole tensor, cut over the processes as the student's own is (FSDP)."""
+    """Shards a whole tensor like the student's own (FSDP)."""
     if not isinstance(own, DTensor) or own.shape != value.shape:
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
 
 
 def find_head_layer(layer: int | None, num_layers: int) -> int:
-    """Index of the hidden state that the heads read; 0 is the embeddings.
+    """Determines the index of the hidden state that the heads read; 0 is the embeddings.
 
     Raises:
         UserError: the backbone has no such layer.
@@ -308,7 +311,7 @@ def find_head_layer(layer: int | None, num_layers: int) -> int:
 def load_backbone(
     config: ModelConfig, path: str, *, with_weights: bool = True
 ) -> tuple[Backbone, PreTrainedModel, Processor]:
-    """A checkpoint with the adapter that knows it; without weights, its model is on `meta`."""
+    """Loads a checkpoint and its adapter; without weights, the model is on the meta device."""
     backbone = backbone_for(path)
     options: dict[str, Any] = {} if with_weights else {"device_map": "meta"}
     if config.attention:
@@ -328,9 +331,9 @@ def build_student(
     processor: Processor,
     streams: Mapping[str, Stream],
 ) -> Student:
-    """Gives a backbone the block, the adapters and the heads that the recipe asks for.
+    """Adds the recipe's block, adapters and heads to a backbone.
 
-    The processor gets the block's tokens and template. What is new starts from `recipe.seed`.
+    The processor gets the block's tokens and template. New weights are drawn with `recipe.seed`.
     """
     torch.manual_seed(recipe.seed)
     block = None
@@ -354,10 +357,10 @@ def build_student(
 
 
 def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:
-    """Gives the chat template the block of the recipe, or none.
+    """Sets the chat template with the block of the recipe, or without one.
 
     Raises:
-        UserError: the checkpoint has no template, or a block of another length or place.
+        UserError: the checkpoint has no template, or a block with another length or place.
     """
     if not processor.chat_template:
         raise UserError("the checkpoint has no chat template; use an instruction-tuned one")

@@ -1,8 +1,8 @@
 """Small, randomly initialised students of the real classes, for the demo, tests and benchmarks.
 
-The audio tower has Whisper tiny's sizes and, for Qwen2-Audio, its real weights where their package
-is installed; the language model starts random, with a tokenizer that is trained on the corpus' own
-texts. The result is saved as an ordinary checkpoint, and everything after treats it as one.
+The audio tower has Whisper tiny's sizes and, for Qwen2-Audio, its pretrained weights if their
+package is installed. The language model is random, with a tokenizer trained on the corpus' texts.
+The result is saved and used as an ordinary checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-"""ChatML, which most families use; AUDIO_PART stands for the family's own placeholder."""
+"""ChatML, which most families use; AUDIO_PART is replaced by the family's own placeholder."""
 
 
 def build_tiny(folder: Path, config: TinyConfig, texts: Iterable[str], *, seed: int) -> None:
@@ -47,7 +47,7 @@ def build_tiny(folder: Path, config: TinyConfig, texts: Iterable[str], *, seed: 
 def train_tokenizer(
     texts: Iterable[str], vocabulary: int, special_tokens: tuple[str, ...]
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer with a family's special tokens; knows every byte, so any text."""
+    """Trains a byte-level BPE tokenizer with a family's special tokens; it covers any text."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

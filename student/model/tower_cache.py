@@ -1,9 +1,9 @@
 """A cache of audio-tower outputs in memory, so that a frozen tower processes each clip once.
 
-For small corpora on small machines, where the tower is most of a step. Clips are computed one at a
-time, so that what is remembered does not depend on which batch a clip was first in, and a resumed
-run stays equal to an uninterrupted one bit for bit. Towers of equal weights share what they
-remember: all arms and seeds that are trained by one command process each clip once.
+This is for small corpora on small machines, where the tower takes most of a step. Clips are
+computed one at a time, so that cached outputs do not depend on the batch of a clip, and a resumed
+run stays bit-identical to an uninterrupted one. Towers with equal weights share the cache: all arms
+and seeds trained by one command process each clip once.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ _REMEMBERED: dict[bytes, dict[bytes, Tensor]] = {}
 
 
 def cache_tower_outputs(tower: nn.Module) -> None:
-    """Makes a frozen audio tower answer from memory when it is given features that it has seen.
+    """Makes a frozen audio tower return cached outputs for features that it has already processed.
 
     Args:
-        tower: Takes `input_features` (B, mel, frames) and a mask with B rows or None.
+        tower: A module that takes `input_features` (B, mel, frames) and a mask with B rows or None.
     """
     compute = tower.forward
     weights = hashlib.blake2b(digest_size=16)
@@ -35,7 +35,7 @@ def cache_tower_outputs(tower: nn.Module) -> None:
     def forward(
         input_features: Tensor, attention_mask: Tensor | None = None, **options: Any
     ) -> BaseModelOutput:
-        del options  # how the output is to be returned
+        del options  # how the output is returned
         rows = []
         for row, features in enumerate(input_features):
             key = hashlib.blake2b(_bytes(features), digest_size=16).digest()

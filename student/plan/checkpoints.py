@@ -1,8 +1,8 @@
-"""Sizes of a backbone by its config alone, as a model without weights.
+"""Builds a backbone without weights from its config.
 
-The sizes of the checkpoints that the shipped recipes name are kept here, so that a plan needs no
-network; those of any other come from its own config.json. Parameters, counted on the meta device,
-are the check: tests/student/plan/test_counting.py has what the publishers' weight files hold.
+The configs of the checkpoints in the shipped recipes are listed here, so that a plan needs no
+network; other checkpoints need their own config.json. tests/student/plan/test_counting.py compares
+the number of parameters on the meta device with the published weight files.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
                         "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 131072},
     }),
 }  # fmt: skip
-"""Hub id -> `model_type` and the fields of its config that are not the class's defaults."""
+"""Hub id -> `model_type` and the fields of its config that differ from the class's defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,9 @@ class Family:
     """Facts about a class that its config does not state."""
 
     pads_to_s: float | None
-    """The audio tower takes whole windows of this length; None takes what is there."""
+    """The audio tower processes whole windows of this length; None means no padding."""
     attends_s: float
-    """Each position of the tower meets those of its own stretch of this length."""
+    """Each position of the tower attends to positions within a window of this length."""
 
     def padded_seconds(self, seconds: float) -> float:
         """Seconds that the tower processes for a clip, padding included."""
@@ -83,14 +83,14 @@ FAMILIES = {
     "musicflamingo": Family(30, 30),
     "voxtral": Family(30, 30),
 }
-"""`model_type` -> what its audio tower takes."""
+"""`model_type` -> facts about its audio tower."""
 
 
 def config_of(path: str) -> Any:
-    """The config of a checkpoint: from the table, or its own config.json.
+    """Reads the config of a checkpoint from the table or its own config.json.
 
     Raises:
-        UserError: there is none, or it is of a family that is not known.
+        UserError: the config does not exist, or its family is unknown.
     """
     if path in KNOWN:
         model_type, values = KNOWN[path]
@@ -103,10 +103,10 @@ def config_of(path: str) -> Any:
 
 
 def empty_model(config: ModelConfig) -> PreTrainedModel:
-    """The backbone of a recipe on the meta device: every shape and not one weight.
+    """Builds the backbone of a recipe on the meta device, without weights.
 
     Raises:
-        UserError: the recipe builds its model on the spot, so there is nothing to plan.
+        UserError: the recipe builds a small model, so there is nothing to plan.
     """
     if config.path is None:
         raise UserError(

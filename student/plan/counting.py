@@ -1,9 +1,9 @@
-"""Operations and bytes of a training step, counted on the meta device.
+"""Counts operations and bytes of a training step on the meta device.
 
-The language model runs forward and backward without weights: torch's FlopCounterMode counts what is
-multiplied, a hook what is kept for the backward pass. The audio tower is frozen, so its layers are
-counted forward alone. Norms, softmax and copies are not products and are not counted, as is usual
-where model FLOPs utilisation is computed (arXiv 2204.02311, appendix B).
+The language model runs forward and backward without weights: torch's FlopCounterMode counts matrix
+products, and a hook counts the tensors saved for the backward pass. The audio tower is frozen, so
+only its forward pass is counted. Norms, softmax and copies are not counted, as is usual for model
+FLOPs utilisation (arXiv 2204.02311, appendix B).
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from student.plan.checkpoints import FAMILIES
 
 CAUSAL = {"full_attention": None, "sliding_attention": None}
 TOWER_HZ = 50.0
-"""Positions per second of a Whisper encoder, which all towers of the known families are."""
+"""Positions per second of a Whisper encoder, which all known families use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCounts:
-    """One example in one training step; a multiplication with its addition is two operations."""
+    """Counts for one example in one training step; a multiply-add is two operations."""
 
     tower_forward: float
     forward: float
@@ -43,13 +43,13 @@ class StepCounts:
     kept: float
     """Bytes that the backward pass needs."""
     kept_with_checkpointing: float
-    """Bytes with every layer recomputed: inputs of all layers, and the inside of one."""
+    """Bytes with activation checkpointing: inputs of all layers, and the activations of one."""
     logits: float
     """Bytes of the answer's logits, in bfloat16, float32, and their gradient."""
 
 
 def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
-    """Parameters of the language model's projections, and all others."""
+    """Counts parameters of the language model's projections, and all others."""
     pattern = re.compile(backbone.lora_pattern + r"\.weight")
     named = list(model.named_parameters())
     projections = sum(value.numel() for name, value in named if pattern.fullmatch(name))
@@ -57,7 +57,7 @@ def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
 
 
 def add_lora(model: PreTrainedModel, backbone: Backbone, settings: LoraSettings) -> None:
-    """Puts adapters into the model in place, as training does."""
+    """Adds LoRA adapters to the model in place, as in training."""
     with torch.device("meta"):
         get_peft_model(
             model,
@@ -95,7 +95,7 @@ def count_step(
         heads: The heads of `empty_heads`.
         num_positions: K, the positions that heads read.
         tokens: Length of prompt and answer, S.
-        answer_tokens: Those of them at which the language model's head is applied.
+        answer_tokens: Number of tokens at which the language model's head is applied.
         clip_s: Length of the clip in seconds.
     """
     inner: Any = model
@@ -104,7 +104,7 @@ def count_step(
     dtype = inner.lm_head.weight.dtype
 
     mask: Any = CAUSAL
-    if getattr(language_model.config, "layer_types", None) is None:  # Llama takes one for all
+    if getattr(language_model.config, "layer_types", None) is None:  # one for all layers
         mask = torch.ones(1, 1, tokens, tokens, dtype=torch.bool, device="meta")
 
     def count(num_layers: int) -> tuple[float, float, float]:
@@ -152,12 +152,12 @@ def count_step(
 def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float) -> float:
     """Counts the operations of an audio tower's layers over a length of audio.
 
-    Each weight is used once per position, and each position meets those of its own stretch.
+    Each weight is used once per position, and each position attends to its own window.
 
     Args:
         layers: The layers of the tower.
         seconds: Length that the tower processes, padding included.
-        attends_s: Length of a stretch.
+        attends_s: Length of the attention window in seconds.
     """
     num_weights = sum(value.numel() for value in layers.parameters() if value.dim() == 2)
     num_positions = seconds * TOWER_HZ
@@ -167,10 +167,10 @@ def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float) -> floa
 
 
 class _Kept(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes that are kept for the backward pass, each storage once.
+    """Counts the bytes that are saved for the backward pass, each storage once.
 
-    Weights are there anyway. Attention weights are not kept by the kernels that GPUs use, which
-    recompute them; the meta device's plain one would.
+    Weights are excluded, and so are attention weights: kernels on GPUs recompute them, unlike the
+    kernel of the meta device.
     """
 
     def __init__(self, model: nn.Module, tokens: int) -> None:

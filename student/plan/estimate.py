@@ -1,8 +1,8 @@
-"""A recipe's memory, steps, hours and price on a given card, before anything is loaded.
+"""Estimates a recipe's memory, steps, hours and price on a given GPU, before anything is loaded.
 
-Everything here is computed, and says so: operations and kept bytes are counted
-(`student.plan.counting`), time is operations over the card's peak times an assumed utilisation,
-and a share of the memory is set aside for what no count sees.
+All values are computed, not measured: operations and saved bytes are counted
+(`student.plan.counting`), time is the number of operations divided by the GPU's peak and an assumed
+utilisation, and some memory is reserved for uncounted uses.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ BLOCK_MARKS = 2
 NF4_BYTES = 0.5 + 4 / 64
 """Bytes of a 4-bit weight: half a byte, and a float32 scale per 64 of them."""
 SET_ASIDE_GB = 2.0
-"""For the CUDA context, kernels' workspaces and fragments."""
+"""Reserved memory for the CUDA context, workspaces of kernels and fragmentation."""
 MOMENTS = {"adamw_8bit": 2, "paged_adamw_8bit": 2, "adamw_bnb_8bit": 2, "sgd": 4}
-"""Optimizer -> its bytes per learnt weight; AdamW's two float32 moments are 8."""
+"""Optimizer -> bytes per trained weight; AdamW's two float32 moments are 8."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """Bytes on one GPU, by what they are."""
+    """Bytes on one GPU, by use."""
 
     frozen: float
     learnt: float
     """Weights in float32, gradients, moments."""
     activations: float
-    """Kept for one backward pass, with the logits."""
+    """Saved for one backward pass, including the logits."""
 
     @property
     def total(self) -> float:
-        """All of it, with what is set aside."""
+        """Total, including reserved memory."""
         return self.frozen + self.learnt + self.activations + SET_ASIDE_GB * 1e9
 
 
@@ -54,7 +54,7 @@ class StagePlan:
     examples_per_step: int
     memory: Memory
     largest_batch: int
-    """Examples per forward pass that the card holds; 0 where not one fits."""
+    """Largest number of examples per forward pass that fits; 0 if none does."""
     flops_per_example: float
     examples_per_second: float
     """All GPUs together."""
@@ -90,14 +90,14 @@ class Plan:
 
 
 def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
-    """Counts and computes.
+    """Computes the plan of a recipe.
 
     Args:
-        options: Recipe and hardware.
+        options: The recipe and the hardware.
         streams: Stream -> width of its targets.
 
     Raises:
-        UserError: the model or the card is not known, or a number is out of range.
+        UserError: the model or the GPU is unknown, or a number is out of range.
     """
     if options.gpus < 1 or options.examples < 1 or not 0 < options.utilisation <= 1:
         raise UserError(

@@ -1,7 +1,7 @@
-"""GPUs by name: what they can multiply in bfloat16, and what they hold.
+"""GPUs by name, with their bfloat16 peak and memory.
 
-Peak rates are those of the vendors' data sheets for dense bfloat16 products, without sparsity.
-Prices change by the week and by the seller, so none is here.
+Peak rates are those of the vendors' data sheets for dense bfloat16 operations, without sparsity.
+Prices are not included, because they change often and depend on the vendor.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ GPUS = {
 
 
 def named_gpu(name: str) -> Gpu:
-    """The card of that name.
+    """Returns the GPU of this name.
 
     Raises:
-        UserError: it is not in the table.
+        UserError: the GPU is not in the table.
     """
     if name not in GPUS:
         raise UserError(f"--gpu {name!r} is not known; there are {', '.join(GPUS)}")

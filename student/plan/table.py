@@ -1,4 +1,4 @@
-"""A plan as a table for people."""
+"""Renders a plan as a table."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from student.plan.options import PlanOptions
 
 
 def render(plan: Plan, options: PlanOptions) -> RenderableType:
-    """The plan, with what was assumed."""
+    """Renders the plan and its assumptions."""
     title = f"{plan.path} on {plan.gpus} x {plan.gpu.name} ({plan.gpu.memory_gb:g} GB)"
     table = Table(title=title)
     table.add_column("")

@@ -1,7 +1,7 @@
-"""The model card of an export: data, teachers with their licences, metrics, and how to serve it.
+"""Writes the model card of an export: data, teachers with licences, metrics, and serving.
 
-Written from what the run itself has kept (`sources.json`, `report.json`, `recipe.yaml`), so that a
-card cannot say what the run was not.
+All facts come from files of the run (`sources.json`, `report.json`, `recipe.yaml`), so that the
+card matches the run.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
 
     Args:
         run: The run.
-        proof: A sentence about how close the export is to the trained model.
-        inherited: Settings of generation that the export has from its base.
+        proof: A sentence about the agreement of the export with the trained model.
+        inherited: Generation settings that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources
     base = recipe.model.path or f"a small {recipe.model.tiny.family} randomly initialised"
@@ -90,12 +90,12 @@ def _several_blocks(recipe: Recipe) -> list[str]:
 
 
 def record_score(folder: Path, name: str, count: int, mean: Mapping[str, float | None]) -> None:
-    """Writes a row of scores into the card of an export; other checkpoints have no such card.
+    """Adds a row of scores to the card of an export; other checkpoints have no such card.
 
     Args:
         folder: Folder of the checkpoint.
         name: Name of the set of questions; its row is replaced.
-        count: Questions that were answered.
+        count: Number of answered questions.
         mean: `score`, `low` and `high`.
     """
     card = folder / "README.md"
@@ -135,7 +135,8 @@ def _quantized(recipe: Recipe) -> str:
 
 
 def _header(recipe: Recipe) -> str:
-    """Metadata as the hub reads it; the licence is the base's and the user's to state."""
+    """Metadata in the hub's format. It has no licence, which depends on the base and must be stated
+    by the user."""
     fields: dict[str, object] = {
         "library_name": "transformers",
         "pipeline_tag": "audio-text-to-text",

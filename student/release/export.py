@@ -1,9 +1,9 @@
-"""A trained run as a plain checkpoint: no code of ours is needed to load or serve it.
+"""Exports a trained run as a plain checkpoint that can be loaded and served without this project.
 
-LoRA is merged, the block's embedding rows are written into the table, heads are dropped, the block
-is kept from being said, and tokenizer and chat template carry the block. The export proves itself:
-the checkpoint is loaded again by stock classes, and its logits on held-out prompts are compared
-with the trained model's. A model card says what it was made from.
+LoRA is merged, the block's embedding rows are written to the table, heads are dropped, generation
+of block tokens is suppressed, and tokenizer and chat template contain the block. The export is
+verified: the checkpoint is loaded again with unmodified classes, and its logits on held-out prompts
+are compared with those of the trained model. A model card describes the sources.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from student.release.card import model_card
 # Legend: S tokens, V vocabulary.
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
-"""Settings of a generation config that belong to sampling."""
+"""Fields of a generation config that configure sampling."""
 PROMPTS = 4
-"""Held-out prompts on which an export is proved."""
+"""Number of held-out prompts on which an export is verified."""
 FLOAT32_TOLERANCE = 1e-4
-"""Largest difference of a float32 logit."""
+"""Maximum difference of a float32 logit."""
 ROUNDINGS = 8
-"""In half precision, a logit may differ by so many steps of its dtype at the largest logit: the
-merged weights are rounded once more, and layers add up."""
+"""Maximum difference of a logit in half precision, in rounding steps of its dtype at the largest
+logit: merged weights are rounded again, and errors accumulate over layers."""
 KL_LIMITS = {torch.float32: 1e-6, torch.bfloat16: 1e-2, torch.float16: 1e-3}
-"""Largest mean divergence of the next token's distribution, in nats, by dtype."""
+"""Maximum mean KL divergence of the next token's distribution, in nats, by dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,24 +47,24 @@ class Proof:
     dtype: str
     """Precision of the weights, e.g. `bfloat16`."""
     largest_difference: float
-    """Largest difference of any logit at any position, the block's own columns left out."""
+    """Largest difference of any logit at any position, excluding the block's own columns."""
     tolerance: float
-    """The difference that rounding in this dtype explains."""
+    """Maximum difference that rounding in this dtype explains."""
     divergence: float
     """Mean KL divergence of the next token's distribution, in nats."""
     divergence_limit: float
     same_choice: float
-    """Share of positions at which both choose the same token."""
+    """Share of positions at which both have the same most likely token."""
     lost_margin: float
-    """Margin by which the trained model preferred its own choice where they differ, at
-    the most; 0 if they never do."""
+    """Largest margin by which the trained model prefers its token where the two differ; 0 if they
+    never differ."""
     block_margin: float
-    """By how much the best token beats the best block token, at the least."""
+    """Smallest margin of the best token over the best block token."""
 
     @property
     def holds(self) -> bool:
-        """Whether the two are the same model up to rounding: logits and distributions are close,
-        and choices differ only between tokens that are as good as tied."""
+        """Whether the two models agree up to rounding: logits and distributions are close, and the
+        most likely tokens differ only if they are nearly tied."""
         return (
             self.largest_difference <= self.tolerance
             and self.divergence <= self.divergence_limit
@@ -75,15 +75,15 @@ class Proof:
 def export(run: str | Path, out: str | Path) -> Proof:
     """Writes the checkpoint of a run and compares it with the run.
 
-    One model at a time is in memory. The checkpoint is written beside `out`, and moved there once
+    Only one model is in memory at a time. The checkpoint is written next to `out` and renamed when
     it is complete.
 
     Args:
         run: Folder of a run with a finished stage.
-        out: Folder of the checkpoint; must not exist.
+        out: Folder of the checkpoint, which must not exist.
 
     Raises:
-        UserError: no finished stage, `out` exists, or the held-out audio is gone.
+        UserError: the run has no finished stage, `out` exists, or the held-out audio is missing.
     """
     out = Path(out)
     if out.exists():
@@ -135,7 +135,8 @@ def _write(
         model = model.merge_and_unload()
     joint = trained.recipe.joint
     if joint is None or joint.train != "full":
-        # A full training has taught the head not to say them; here it has never met them.
+        # With full training, the head has learned to avoid block tokens; here it was not trained on
+        # them.
         _untie(model)
         with torch.no_grad():
             model.lm_head.weight[block_ids] = 0.0
@@ -150,9 +151,9 @@ def _write(
 
 
 def _settle_generation(model: Any) -> dict[str, Any]:
-    """Makes a generation config that can be saved; what it inherits beside its token ids.
+    """Makes the generation config valid for saving, and returns its settings without token ids.
 
-    A config that does not sample may not have settings of sampling, which have no effect then.
+    A config without sampling must not have settings for sampling, which would have no effect.
     """
     config = model.generation_config
     if not config.do_sample:
@@ -165,7 +166,8 @@ def _settle_generation(model: Any) -> dict[str, Any]:
 
 
 def _untie(model: Any) -> None:
-    """Gives the head a table of its own: the block's rows are silent there, but not as inputs."""
+    """Unties the head from the embedding table, because the block's rows are zero only in the
+    head."""
     if model.lm_head.weight is model.get_input_embeddings().weight:
         model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())
     for config in (model.config, model.config.get_text_config()):
@@ -212,7 +214,7 @@ def _compare(
 
 
 def describe(proof: Proof) -> str:
-    """The proof in one sentence."""
+    """Describes the proof in one sentence."""
     return (
         f"on {proof.prompts} held-out prompts the largest logit difference is "
         f"{proof.largest_difference:.2e} (rounding in {proof.dtype} explains "

@@ -1,6 +1,6 @@
-"""An exported checkpoint on a hub; nothing leaves the machine unless it is asked for.
+"""Publishes an exported checkpoint on a hub.
 
-Without `upload` the files are only listed, so that what would be published can be looked at.
+Without `upload`, the files are only listed and nothing is sent.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from manifests.errors import UserError
 
 NEEDED = ("config.json", "README.md")
 KEPT_HERE = "eval"
-"""Folder of an export that is not published: questions and answers that it was scored on."""
+"""Folder of an export that is not published: the questions and answers of its evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +41,17 @@ def push(
     private: bool = True,
     endpoint: str | None = None,
 ) -> Upload:
-    """Publishes an exported checkpoint, or says what that would publish.
+    """Publishes an exported checkpoint, or lists the files that would be published.
 
     Args:
-        checkpoint: Folder that `export` wrote.
-        repo: `OWNER/NAME` on the hub; made if it is not there.
-        upload: Really do it.
+        checkpoint: Folder written by `export`.
+        repo: `OWNER/NAME` on the hub; created if it does not exist.
+        upload: Upload the files instead of only listing them.
         private: Make a new repository private.
         endpoint: Address of the hub, if it is not the public one (or `HF_ENDPOINT`).
 
     Raises:
-        UserError: not an exported checkpoint, not a repository's name, or the hub refuses.
+        UserError: the folder is not an export, the name is invalid, or the hub rejects the upload.
     """
     folder = Path(checkpoint)
     missing = [name for name in NEEDED if not (folder / name).is_file()]
@@ -89,7 +89,7 @@ def push(
 
 
 def describe(upload: Upload, repo: str) -> str:
-    """The lines of text about the result."""
+    """Describes the result in lines of text."""
     total = sum(upload.files.values()) / 1e6
     lines = [f"  {name}  {size / 1e6:,.1f} MB" for name, size in upload.files.items()]
     head = (

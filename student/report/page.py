@@ -1,7 +1,8 @@
-"""The report of runs from top to bottom: read their files, let one student predict, one HTML file.
+"""Creates the report of runs: reads their files, computes predictions of one student, and writes
+one HTML file.
 
-Curves, validation and cost come from files alone, so that runs can be looked at while they train
-and where their backbone is not. Only predictions need a model, and the cache that it learnt from.
+Curves, validation and cost come from files alone, so the report works while runs are training, and
+without their backbone. Only predictions need a model and the cache of its training.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ SCRIPTS = ("sections.js", "answers.js", "evaluation.js", "main.js")
 def write(
     paths: Sequence[str], out: str, *, caches: Sequence[str], clips: int, console: Console
 ) -> Path:
-    """Looks at runs and writes the page.
+    """Reads runs and writes the page.
 
     Args:
-        paths: Folders of runs, or of folders of runs.
+        paths: Folders of runs, or folders that contain runs.
         out: Folder for the page.
-        caches: The caches that they learnt from; without them nothing is predicted.
+        caches: The caches of their training; without them, there are no predictions.
         clips: Held-out clips to predict.
         console: Progress is shown here.
 
@@ -53,7 +54,7 @@ def write(
         The page.
 
     Raises:
-        UserError: there is no run, or the caches lack what it learnt from.
+        UserError: there is no run, or the caches lack its streams.
     """
     runs = files.read(find_runs(paths))
     predicting = _choose_predicting(runs)
@@ -81,7 +82,7 @@ def write(
 
 
 def _metric_names(runs: Sequence[Run]) -> dict[str, str]:
-    """Stream -> the name of its metric, from what the runs say of their streams."""
+    """Stream -> name of its metric, from the sources of the runs."""
     names: dict[str, str] = {}
     for run in runs:
         folder = RunFolder(run.folder)
@@ -92,21 +93,21 @@ def _metric_names(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _choose_predicting(runs: Sequence[Run]) -> Run | None:
-    """The run whose predictions are shown: the first with heads and a finished stage, one with a
-    block if there is one."""
+    """Selects the run whose predictions are shown: the first with heads and a finished stage,
+    preferably one with a block."""
     with_heads = [run for run in runs if run.costs and RunFolder(run.folder).recipe.distils]
     with_heads.sort(key=lambda run: not RunFolder(run.folder).recipe.has_block)
     return with_heads[0] if with_heads else None
 
 
 def _read_from(run: Run) -> str:
-    """A text for the hidden states that the heads of a run read."""
+    """Describes the hidden states that the heads of a run read."""
     has_block = RunFolder(run.folder).recipe.has_block
     return "the thinking block" if has_block else "the audio tokens"
 
 
 def _predict(run: Run, caches: Sequence[str], clips: int, console: Console) -> list[Any]:
-    """The clips with the predictions of a run's heads."""
+    """Computes clips with the predictions of a run's heads."""
     folder = Path(run.folder)
     streams = open_streams(caches, RunFolder(folder).recipe.streams)
     chosen = predictions.choose(folder, clips)

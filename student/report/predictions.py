@@ -1,4 +1,5 @@
-"""The predictions of a trained student's heads beside the cached targets, on held-out clips."""
+"""Computes the predictions of a trained student's heads and the cached targets for held-out
+clips."""
 
 from __future__ import annotations
 
@@ -29,12 +30,12 @@ from student.inference.head_tracks import paired_tracks
 # Legend: N student frames (K * R), D columns.
 
 MAX_ANSWER = 64
-"""Tokens of an answer that are shown."""
+"""Maximum number of tokens of a shown answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GalleryClip:
-    """One held-out clip with one of its questions; its tracks come in pairs."""
+    """A held-out clip with one of its questions and pairs of tracks."""
 
     clip_id: str
     uri: str
@@ -44,7 +45,7 @@ class GalleryClip:
     expected: str
     answered: str
     scores: dict[str, float | None]
-    """Stream -> its metric on this clip alone."""
+    """Stream -> its metric on this clip."""
     absent: list[str]
     """Streams that the cache does not have for the clip."""
     audio: str
@@ -55,7 +56,7 @@ class GalleryClip:
 
 
 def choose(run: Path, count: int) -> list[tuple[Example, list[Clip]]]:
-    """Held-out examples to show: examples of different clips, spread evenly over the run's."""
+    """Selects held-out examples of different clips, spread evenly over the run's examples."""
     by_clip: dict[str, tuple[Example, list[Clip]]] = {}
     for example, clips in read_held_out(run):
         by_clip.setdefault(clips[-1].clip_id, (example, clips))
@@ -70,7 +71,7 @@ def predict_clips(
 ) -> Iterator[GalleryClip]:
     """Runs the student on each clip: the predictions of its heads, and its answer.
 
-    Clips whose audio cannot be read are left out.
+    Clips whose audio cannot be read are skipped.
 
     Args:
         run: Folder of a run with heads.
@@ -128,7 +129,7 @@ def _frames(
     example: Example,
     clips: list[Clip],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Stream -> (the head's output_ND, target_ND), where the cache covers the clip."""
+    """Stream -> (the head's output_ND, target_ND), for streams with targets of the clip."""
     student, prompter = trained.student, trained.prompter
     grid = Grid.from_recipe(trained.recipe, streams)
     dataset = ExampleDataset(

@@ -1,7 +1,7 @@
-"""The data of runs for the report, from their files alone: curves, validation, cost.
+"""Reads the data of runs for the report from their files: curves, validation, cost.
 
-A folder of several runs, as `coat-student arms` makes it, stands for all of them. Runs whose
-recipes differ in the seed alone are one group, over which means and deviations are told.
+A folder with several runs, as written by `coat-student arms`, stands for all of them. Runs whose
+recipes differ only in the seed form a group, for which means and deviations are shown.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from student.recipe_files import differences
 from student.runs.folder import Run as RunFolder
 
 EVALUATIONS = ("ablation", "probes")
-"""JSON files that an evaluation leaves in a run, shown where they are."""
+"""JSON files of analyses in a run, shown if they exist."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +32,7 @@ class Curve:
     """One loss of one run over the steps of all its stages."""
 
     steps: list[int]
-    """Optimiser steps, counted on from stage to stage."""
+    """Optimizer steps, counted over all stages."""
     values: list[float]
     checked_steps: list[int]
     """Steps at which it was validated."""
@@ -45,14 +45,14 @@ class Cost:
 
     stage: str
     learns: str
-    """Parameters that learnt: `embeddings`, `lora` or `full`."""
+    """The trained parameters: `embeddings`, `lora` or `full`."""
     steps: int
     examples: int
-    """Seen, one counted as often as it was seen."""
+    """Number of processed examples, including repetitions."""
     seconds: float | None
     """Time that the trainer logged; for a resumed stage, the time since then."""
     parameters: dict[str, int]
-    """Number of learnt parameters in rows, backbone and heads."""
+    """Number of trained parameters in rows, backbone and heads."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +60,17 @@ class Run:
     """One run."""
 
     name: str
-    """The run's folder, shortened as far as names stay apart."""
+    """The run's folder, shortened to a unique name."""
     folder: str
     group: str
-    """Runs of one group differ in their seed alone."""
+    """Runs of one group differ only in their seed."""
     arm: str
     seed: int
     backbone: str
     parameters: int | None
-    """Parameters of the backbone, where its files are here."""
+    """Number of parameters of the backbone, if its files exist."""
     boundaries: list[tuple[str, int]]
-    """(stage, the step after which it begins)."""
+    """(stage, the step after which it starts)."""
     curves: dict[str, Curve]
     """`answer`, and every stream."""
     validation: dict[str, dict[str, float | None]]
@@ -80,13 +80,13 @@ class Run:
     """Digest of the held-out examples."""
     num_held_out: int
     evaluations: dict[str, Any]
-    """`ablation` and `probes`, as far as there are any."""
+    """`ablation` and `probes`, if they exist."""
     scores: dict[str, Any]
-    """Name of a set of questions -> the scores that `eval` has left."""
+    """Name of a set of questions -> the scores written by `eval`."""
 
 
 def read(folders: Sequence[RunFolder]) -> list[Run]:
-    """All runs, those of one group beside each other."""
+    """Reads all runs, ordered by group."""
     recipes = [folder.recipe for folder in folders]
     names = _short_names([folder.folder for folder in folders])
     groups: list[tuple[Recipe, str]] = []
@@ -153,7 +153,7 @@ def _short_names(folders: Sequence[Path]) -> list[str]:
 
 
 def _logs(files: RunFolder) -> dict[str, list[dict[str, Any]]]:
-    """Stage -> its lines of metrics.jsonl; of a step that was done again, the later line."""
+    """Stage -> its lines of metrics.jsonl; for repeated steps, the later line."""
     lines: defaultdict[str, dict[tuple[int, bool], dict[str, Any]]] = defaultdict(dict)
     for line in files.log():
         key = line["step"], "loss" in line
@@ -221,7 +221,7 @@ def _cost(files: RunFolder, recipe: Recipe, stage: str, logs: list[dict[str, Any
 
 
 def _learnt(path: Path) -> dict[str, int]:
-    """Parameters in a state file by part, as `Student.part` tells them apart."""
+    """Counts parameters in a state file by part, as in `Student.part`."""
     counts = {"rows": 0, "backbone": 0, "heads": 0}
     with safe_open(path, "np") as state:
         for name in state.keys():  # noqa: SIM118
@@ -239,7 +239,7 @@ def _sizes(path: Path) -> int:
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for what is no number."""
+    """Replaces NaN and infinity by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):

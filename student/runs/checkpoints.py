@@ -1,9 +1,9 @@
-"""Checks that a checkpoint was written to its end, whichever of its files was cut.
+"""Checks that all files of a checkpoint are complete.
 
 The trainer writes `trainer_state.json` after the weights, but not after the files of other ranks,
-and a machine that loses power may keep a file's name without its content. So a checkpoint is closed
-with a list of its files and their sizes, once all of them are on the disk. Checkpoints without the
-list, as earlier versions wrote them, are judged by the formats of their files.
+and after a power failure a file may exist without its content. Therefore a list of files and sizes
+is written last, after all files are on the disk. Checkpoints of earlier versions have no such list
+and are checked by the formats of their files.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def close_checkpoint(checkpoint: Path) -> None:
 
 
 def find_damage(checkpoint: Path, required: str) -> str | None:
-    """The name of a file that is missing or was not written to its end; None if there is none.
+    """The name of a missing or incomplete file; None if the checkpoint is complete.
 
     Args:
         checkpoint: Folder of the checkpoint.
-        required: Name of the file that holds what was learnt.
+        required: Name of the file with the trained state.
     """
     sizes = _read_list(checkpoint)
     for name, size in sizes.items():
@@ -68,7 +68,7 @@ def _read_list(checkpoint: Path) -> dict[str, int]:
 
 
 def _is_complete(file: Path) -> bool:
-    """Whether a file ends where its format says; True for formats that do not say."""
+    """Whether a file has the length that its format states; True for formats that state none."""
     try:
         if file.suffix == ".json":
             json.loads(file.read_text("utf-8"))
@@ -82,7 +82,7 @@ def _is_complete(file: Path) -> bool:
 
 
 def _safetensors_size(file: Path) -> int:
-    """Bytes that a safetensors file has by its header."""
+    """Size of a safetensors file according to its header."""
     with file.open("rb") as opened:
         (length,) = struct.unpack("<Q", opened.read(8))
         if length > file.stat().st_size:

@@ -1,4 +1,4 @@
-"""The folder of a training run: `Run` is the one place that knows what lies in it, and where.
+"""The folder of a training run: `Run` defines all of its files.
 
 RUN/recipe.yaml        the recipe, every field stated
 RUN/sources.json       corpus, teachers with licences, what each stream means
@@ -12,7 +12,7 @@ RUN/report.json        validation before and after each stage
 RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply
 RUN/ablation.json, probes.json, reading.json    what the analyses measured
 
-A folder with an exported or untouched checkpoint is no run, but it keeps evaluations in the same
+A folder with an exported or unmodified checkpoint is not a run, but stores evaluations in the same
 way.
 """
 
@@ -45,7 +45,7 @@ from student.runs.identity import Identity
 from student.runs.sources import Sources
 
 STATE_FILE = "student.safetensors"
-"""File of the learnt state, in a checkpoint and at the end of a stage."""
+"""File of the trained state, in a checkpoint and at the end of a stage."""
 CHECKPOINT = "checkpoint-"
 """Prefix of checkpoint folders; the number of steps follows."""
 
@@ -54,7 +54,7 @@ Numbers = dict[str, float]
 
 
 class Run:
-    """The folder of one run; nothing is read before it is asked for."""
+    """The folder of one run; files are read on access."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -69,7 +69,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """A run that is there.
+        """Opens an existing run.
 
         Raises:
             UserError: the folder has no recipe.
@@ -84,12 +84,12 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun in this folder."""
+        """Whether a run was started in this folder."""
         return self.recipe_file.is_file()
 
     @functools.cached_property
     def recipe(self) -> Recipe:
-        """The recipe that the run was begun with."""
+        """The recipe of the run."""
         return load_recipe(self.recipe_file, quiet=True)
 
     @property
@@ -114,7 +114,7 @@ class Run:
 
     @functools.cached_property
     def identity(self) -> Identity:
-        """The identity of the run, which must not change; an older run has its teachers alone."""
+        """The identity of the run, which must not change; older runs have only teachers."""
         if self.identity_file.is_file():
             return Identity.from_fields(json.loads(self.identity_file.read_text("utf-8")))
         return Identity(teachers=sorted(teacher.key for teacher in self.sources.teachers))
@@ -122,7 +122,7 @@ class Run:
     def pinned_streams(
         self, recipe: Recipe
     ) -> tuple[Mapping[str, StreamConfig] | None, dict[str, str]]:
-        """(the streams of a run, name of a teacher -> its version), as the run was begun with."""
+        """(the streams of a run, name of a teacher -> its version), as at the start of the run."""
         if not self.exists:
             return recipe.streams, {}
         streams = recipe.streams
@@ -132,7 +132,7 @@ class Run:
         return streams, {key.partition("@")[0]: key for key in keys}
 
     def streams(self) -> dict[str, Stream]:
-        """The distilled streams without their cache: enough to load heads and read their output."""
+        """The distilled streams without their cache, sufficient for loading heads."""
         if not self.recipe.distils:
             return {}
         settings = self.recipe.streams or {}
@@ -146,11 +146,10 @@ class Run:
         return read_held_out(self.folder)
 
     def check_same(self, recipe: Recipe) -> None:
-        """Refuses to go on with a run of another recipe, unless nothing was trained yet: then the
-        run begins anew.
+        """Checks that the recipe is that of the run; a run that has trained nothing is restarted.
 
         Raises:
-            UserError: it says which fields differ.
+            UserError: some fields differ; the message lists them.
         """
         changed = differences(recipe, self.recipe) if self.exists else []
         if changed and not self.has_trained:
@@ -170,7 +169,7 @@ class Run:
         learning: ExampleTable,
         held_out: ExampleTable,
     ) -> None:
-        """Makes the folder; a run that is there already stays as it is."""
+        """Creates the folder; an existing run is not changed."""
         if self.exists:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +182,7 @@ class Run:
         write_held_out(self.folder, held_out, held_out.clips)
         replace_text(self.sources_file, json.dumps(asdict(sources), indent=1))
         replace_text(self.identity_file, json.dumps(asdict(identity), indent=1))
-        # The recipe comes last and whole: with it the run has begun.
+        # The recipe is written last and atomically: it marks the start of the run.
         part = self.folder / f"{self.recipe_file.name}.part"
         save_recipe(recipe, part)
         part.rename(self.recipe_file)
@@ -195,7 +194,7 @@ class Run:
         return any(self.checkpoints(name) or self.state(name).is_file() for name in stages)
 
     def clear(self) -> None:
-        """Takes away what a run that has trained nothing has left."""
+        """Deletes the files of a run that has trained nothing."""
         for file in (self.recipe_file, self.sources_file, self.identity_file, self.held_out_file,
                      self.log_file, self.report_file):  # fmt: skip
             file.unlink(missing_ok=True)
@@ -209,20 +208,20 @@ class Run:
         return self.folder / name
 
     def state(self, stage: str) -> Path:
-        """File with what a stage has learnt; it is there once the stage is finished."""
+        """File with the trained state of a stage; it exists when the stage is finished."""
         return self.stage(stage) / STATE_FILE
 
     def finished_stages(self) -> list[str]:
-        """Names of the stages that are finished, in their order."""
+        """Names of the finished stages, in order."""
         return [name for name in self.recipe.stages() if self.state(name).is_file()]
 
     def checkpoints(self, stage: str) -> list[Path]:
-        """Checkpoints of a stage that were written to their end, oldest first."""
+        """Complete checkpoints of a stage, oldest first."""
         folders = self.stage(stage).glob(f"{CHECKPOINT}*")
         return sorted((folder for folder in folders if not _damage(folder)), key=_steps)
 
     def remove_unfinished(self, stage: str) -> None:
-        """Deletes checkpoints that were not written to their end."""
+        """Deletes incomplete checkpoints."""
         for folder in self.stage(stage).glob(f"{CHECKPOINT}*"):
             if damaged := _damage(folder):
                 console.print(
@@ -244,12 +243,12 @@ class Run:
         }
 
     def write_report(self, report: Mapping[str, Numbers]) -> None:
-        """Replaces the report, whole or not at all."""
+        """Replaces the report atomically."""
         text = json.dumps(_finite(report), indent=1, allow_nan=False)
         replace_text(self.report_file, text)
 
     def log(self) -> list[dict[str, Any]]:
-        """Every log line, as it was written; a line that was cut by a kill is left out."""
+        """Every log line; a line that was truncated by a kill is skipped."""
         lines = []
         if self.log_file.is_file():
             for text in self.log_file.read_text("utf-8").splitlines():
@@ -260,33 +259,33 @@ class Run:
         return lines
 
     def append_log(self, line: Mapping[str, Any]) -> None:
-        """Adds one log line; what is no number is null."""
+        """Appends one log line; NaN and infinity become null."""
         text = json.dumps(_finite(line), allow_nan=False) + "\n"
         with self.log_file.open("a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
-                if file.read(1) != b"\n":  # a full disk or a kill has cut the last line
+                if file.read(1) != b"\n":  # a full disk or a kill truncated the last line
                     text = "\n" + text
             file.write(text.encode())
 
     def analysis_file(self, name: str) -> Path:
-        """The file of the numbers of an analysis (`ablation`, `probes`, `reading`)."""
+        """The file with the results of an analysis (`ablation`, `probes`, `reading`)."""
         return self.folder / f"{name}.json"
 
     def scores_file(self, name: str) -> Path:
-        """The file of the scores of a set of questions."""
+        """The file with the scores of a set of questions."""
         return self.folder / "eval" / f"{name}.json"
 
     def answers_file(self, name: str) -> Path:
-        """The file of all replies to a set of questions."""
+        """The file with all replies to a set of questions."""
         return self.folder / "eval" / f"{name}.answers.jsonl"
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """The runs at some paths; a folder without a recipe stands for the runs in it.
+    """Finds the runs at some paths; a folder without a recipe stands for the runs in it.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no run.
     """
     folders: list[Path] = []
     for path in map(Path, paths):
@@ -302,12 +301,12 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Writes a file atomically."""
     Folder(path.parent).write_atomic(path.name, text.encode())
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON does not have."""
+    """Replaces NaN and infinity by None."""
     if isinstance(value, Mapping):
         return {key: _finite(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,7 +1,7 @@
-"""The identity of a run beside its recipe. A run is only continued with the same one.
+"""The identity of a run in addition to its recipe, which must not change when it is resumed.
 
-Targets, examples and the number of examples per optimizer step decide what a run learns, so they
-are written down when it begins. Teachers are pinned to the version that the run began with.
+Targets, examples and the number of examples per optimizer step determine the result of a run, so
+they are recorded at its start. Teachers are pinned to the versions at the start of the run.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from student.config import Recipe, StageConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """Facts that must stay the same while a run is continued."""
+    """Facts that must not change when a run is resumed."""
 
     version: str = ""
-    """Version of this program, for people to read."""
+    """Version of this program, for information only."""
     corpus: str = ""
     """Digest of the corpus' clips."""
     chats: dict[str, str] = field(default_factory=dict)
@@ -38,14 +38,14 @@ class Identity:
         return cls(**values)
 
     def check_same(self, begun: Identity) -> None:
-        """Refuses to go on with other data.
+        """Checks that the data did not change.
 
         Args:
-            begun: The identity at the beginning of the run; fields that an older version has
-                not written are empty.
+            begun: The identity at the start of the run; fields that an older version did not
+                write are empty.
 
         Raises:
-            UserError: it says what differs.
+            UserError: the data differ; the message lists the differences.
         """
         changed = []
         if begun.corpus and begun.corpus != self.corpus:
@@ -70,13 +70,13 @@ class Identity:
 def build_identity(
     recipe: Recipe, corpus: str, teachers: list[str], *, num_processes: int
 ) -> Identity:
-    """The identity of a run that begins now.
+    """Builds the identity of a new run.
 
     Args:
         recipe: Recipe of the run.
         corpus: Digest of the corpus.
-        teachers: Their keys.
-        num_processes: Processes that train together.
+        teachers: Keys of the teachers.
+        num_processes: Number of processes that train together.
     """
     return Identity(
         version=metadata.version("coat-distill"),
@@ -97,10 +97,10 @@ def build_identity(
 def fit_stage(
     name: str, stage: StageConfig, examples_per_step: int, *, num_processes: int
 ) -> StageConfig:
-    """A stage that takes a given number of examples per step with this number of processes.
+    """Adjusts a stage to a given number of examples per step with this number of processes.
 
-    Batches of all processes are consecutive parts of one order, so any division of the same number
-    sees the same examples in the same step.
+    Batches of all processes are consecutive parts of one order, so any division has the same
+    examples in the same step.
 
     Raises:
         UserError: the examples cannot be divided among the processes.

@@ -1,4 +1,4 @@
-"""One training per folder: a lock that ends with its process, however the process ends."""
+"""Allows one training per folder, with a lock that ends with its process in any case."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 def training_lock(folder: Path) -> Iterator[None]:
     """Holds a folder for one training.
 
-    The file of the lock says who holds it, for people to read. What counts is the lock of the
-    operating system, so a file that a dead process has left, on this machine or another, holds
-    nothing.
+    The content of the lock file describes the holder, for information only. The lock itself is that
+    of the operating system, so a file left by a dead process, on this machine or another, has no
+    effect.
 
     Raises:
-        UserError: the folder cannot be made, or another training holds it.
+        UserError: the folder cannot be created, or another training holds the lock.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def _lock(file: TextIO, folder: Path) -> None:
 
 
 def _remove_if_alone(folder: Path, name: str) -> None:
-    """Takes a folder away in which nothing but the lock is: no run has begun in it."""
+    """Removes a folder that contains only the lock: no run was started in it."""
     if [file.name for file in folder.iterdir()] == [name]:
         (folder / name).unlink()
         folder.rmdir()

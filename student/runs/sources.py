@@ -1,8 +1,8 @@
-"""The sources of a run, kept in its folder: corpus, teachers with licences, streams.
+"""The sources of a run, stored in its folder: corpus, teachers with licences, streams.
 
-A cache may be far away, or gone, by the time a run is shown, evaluated or published. What the
-heads' outputs mean (class names, units, mean and deviation) and what must be said of teachers is
-therefore written beside the recipe when the run begins.
+The cache may not be available when a run is shown, evaluated or published. The meaning of the
+heads' outputs (class names, units, mean and deviation) and facts about teachers are therefore
+written to the run's folder at its start.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class StreamSource:
     names: list[str] = field(default_factory=list)
     unit: str = ""
     covered: int
-    """Clips that have targets."""
+    """Number of clips with targets."""
     mean: list[float] | None = None
-    """Mean of each column over the cache; predictions of features are standardised by it."""
+    """Mean of each column over the cache, by which features are standardised."""
     std: list[float] | None = None
     pitch_bins: PitchBins = CREPE_BINS
     """The grid of a pitch stream; runs from before grids were stated have CREPE's."""
@@ -77,7 +77,7 @@ class Sources:
     teachers: list[TeacherSource]
     streams: dict[str, StreamSource]
     corpus_name: str = ""
-    """The name that the corpus has for caches; empty in runs of earlier versions."""
+    """The name of the corpus in caches; empty in runs of earlier versions."""
 
     @classmethod
     def from_fields(cls, values: Mapping[str, Any]) -> Sources:
@@ -102,7 +102,7 @@ def build_sources(
     examples: int,
     held_out: int,
 ) -> Sources:
-    """Gathers what a run begins with."""
+    """Collects the sources at the start of a run."""
     specs = {
         stream.reader.teacher.spec.key: stream.reader.teacher.spec
         for stream in streams.values()

@@ -1,4 +1,4 @@
-"""Failures of a training that the user can mend, each as one line that says how."""
+"""Converts failures of a training to one-line messages with advice."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from student.config import StageConfig
 
 @contextmanager
 def explained_disk(folder: Path) -> Iterator[None]:
-    """Turns a full disk into what to do about it.
+    """Converts a full disk to an error with advice.
 
     Args:
         folder: Folder of the run.
 
     Raises:
-        UserError: disk space ran out within.
+        UserError: disk space ran out in the context.
     """
     try:
         yield
@@ -38,14 +38,14 @@ def explained_disk(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def explained_memory(name: str, stage: StageConfig) -> Iterator[None]:
-    """Turns a failed allocation into what to do about it.
+    """Converts a failed allocation to an error with advice.
 
     Args:
         name: Name of the stage.
-        stage: Its settings, which the advice starts from.
+        stage: Its settings, to which the advice refers.
 
     Raises:
-        UserError: memory ran out within.
+        UserError: memory ran out in the context.
     """
     try:
         yield
@@ -61,7 +61,7 @@ def check_finite(loss: float, *, stage: str, step: int) -> None:
     """Stops a training that has diverged.
 
     Raises:
-        UserError: the loss is not a number.
+        UserError: the loss is NaN or infinite.
     """
     if not math.isfinite(loss):
         raise UserError(

@@ -1,4 +1,4 @@
-"""The processes that train together, and their devices, checked before training begins."""
+"""Sets up the processes and devices of a training, and checks them before it starts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ def start_processes(recipe: Recipe) -> PartialState:
     """Joins the processes of a launcher, if there is one.
 
     Raises:
-        UserError: the recipe asks for a GPU that is not there, or for what FSDP cannot shard.
+        UserError: the recipe needs a GPU that does not exist, or settings that FSDP does not
+            support.
     """
     on_cpu = bool(recipe.trainer.get("use_cpu")) or not torch.cuda.is_available()
     wants_half = [name for name in ("bf16", "fp16") if recipe.trainer.get(name)]
@@ -59,12 +60,12 @@ def uses_fsdp(recipe: Recipe) -> bool:
 
 
 def loads_weights(recipe: Recipe, path: str, process: PartialState) -> bool:
-    """Whether this process loads the backbone: all do, unless it is cut.
+    """Whether this process loads the backbone's weights.
 
-    Then the first process of each machine does, and the others have it on `meta`, without memory,
-    until each gets its part. accelerate reads in an environment variable whether to hand the parts
-    out. A backbone whose head is its embedding table is loaded by every process: its two names
-    would become two tables.
+    All processes do unless the model is sharded. Then only the first process of each machine loads
+    them, and the others have the model on the meta device until they get their shards, if an
+    environment variable of accelerate enables this. A backbone with tied embeddings is loaded by
+    every process, because its table would be duplicated otherwise.
     """
     if not uses_fsdp(recipe) or not _hands_parts_out():
         return True
@@ -83,9 +84,9 @@ def _hands_parts_out() -> bool:
 
 
 def materialise_trained(student: nn.Module) -> None:
-    """Gives what learns, and buffers, memory where they have none.
+    """Allocates memory for trained parameters and buffers on the meta device.
 
-    accelerate tells the weights that learn by their addresses, and hands no buffers out.
+    accelerate identifies trained weights by their addresses, and does not distribute buffers.
     """
     for name, buffer in list(student.named_buffers()):
         if buffer.is_meta:
@@ -100,6 +101,6 @@ def materialise_trained(student: nn.Module) -> None:
 
 
 def name_wrapped_layer(model: Any) -> None:
-    """Tells FSDP which class to wrap: the decoder layer of this backbone's language model."""
+    """Sets the class that FSDP wraps: the decoder layer of this backbone's language model."""
     layer = type(model.model.language_model.layers[0]).__name__
     os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] = layer

@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, a line a minute anywhere else."""
+"""Shows the progress of a training: a bar on a terminal, otherwise one line per minute."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class TrainingProgress(TrainerCallback):
         self._begun = self._last_line = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Says from where a stage goes on, and starts the bar."""
+        """Prints the step from which a stage is resumed, and starts the bar."""
         self._first_step = state.global_step
         self._begun = self._last_line = time.monotonic()
         if not state.is_world_process_zero:
@@ -59,12 +59,12 @@ class TrainingProgress(TrainerCallback):
             self._bar.start()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """Remembers the newest loss."""
+        """Stores the latest loss."""
         if logs and "loss" in logs:
             self._loss = float(logs["loss"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Moves the bar, or prints a line if a minute has passed."""
+        """Updates the bar, or prints a line if a minute has passed."""
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=state.global_step, text=self._progress_text(state)
@@ -106,7 +106,7 @@ class TrainingProgress(TrainerCallback):
 
 
 def memory_used() -> int:
-    """Most bytes in use so far: on the GPU if there is one, else of this process."""
+    """Peak memory in bytes: on the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

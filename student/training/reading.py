@@ -1,7 +1,7 @@
-"""Examples for training that a bad clip or a restless network does not end.
+"""Keeps training running despite unreadable clips or an unreliable network.
 
-An example that cannot be prepared is replaced by the next one, up to a limit; what a store refuses
-is asked for again. Validation uses the examples as they are.
+An example that cannot be prepared is replaced by the next one, up to a limit; failed requests to a
+store are retried.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_SHARE = 0.01
 MAX_SKIPPED_AT_LEAST = 10
-"""So many examples may be replaced before training stops: this share, or this number."""
+"""Number of examples that may be replaced before training stops: the larger of this share and this
+number."""
 RETRY_SECONDS = (1.0, 5.0, 25.0)
-"""Waits before a store is asked again."""
+"""Pauses before retries of a store, in seconds."""
 
 
 class SkippingDataset(Dataset):
-    """Examples of a dataset, the next one in place of one that cannot be prepared.
+    """Replaces examples that cannot be prepared by the next one.
 
     Args:
-        dataset: Raises UserError for an example that cannot be prepared.
+        dataset: A dataset that raises UserError for an example that cannot be prepared.
     """
 
     def __init__(self, dataset: Dataset[PreparedExample] | Sequence[PreparedExample]) -> None:

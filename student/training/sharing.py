@@ -1,8 +1,8 @@
-"""Validation and calibration shared by the processes of a training: each works on its own batches.
+"""Divides the batches of validation and calibration among the processes of a training.
 
-Every process gets as many batches as the others, because a sharded model is put together anew in
-each forward pass of all of them; where there are too few, a repeated one does not count. Sums are
-added up over the processes, and rows for metrics that need all of them are collected.
+All processes get equally many batches, because every forward pass of a sharded model needs all of
+them; repeated batches that fill up the last round are not counted. Sums are added over the
+processes, and rows are gathered for metrics that need all of them.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from student.config import DataConfig
 
 
 class SharedBatches:
-    """One process' share of the batches of a dataset, in order.
+    """One process's share of the batches of a dataset, in order.
 
     Args:
         dataset: Examples.
-        batch_size: Examples of a batch.
-        data: The recipe's data section, for its workers.
+        batch_size: Number of examples per batch.
+        data: The recipe's data section, which sets the number of workers.
         collate: Examples -> batch.
-        process: This one, among those that share.
+        process: This process.
     """
 
     def __init__(
@@ -59,13 +59,13 @@ class SharedBatches:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[tuple[Batch, bool]]:
-        """Batches, and whether each counts."""
+        """Yields batches, and whether each counts."""
         for place, batch in enumerate(self._loader):
             yield batch, place < self._num_counted
 
 
 def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
-    """Sums of tensors over all processes, on the CPU."""
+    """Sums tensors over all processes, on the CPU."""
     process = PartialState()
     flat = torch.cat([value.detach().double().flatten().cpu() for value in values])
     if process.num_processes > 1:
@@ -76,7 +76,7 @@ def sum_over_processes(values: Sequence[Tensor]) -> list[Tensor]:
 
 
 def rows_of_all_processes(rows_MD: Tensor) -> Tensor:
-    """The rows of every process one after the other, on the CPU."""
+    """Gathers the rows of all processes, on the CPU."""
     process = PartialState()
     if process.num_processes == 1:
         return rows_MD.cpu()
@@ -90,7 +90,7 @@ def rows_of_all_processes(rows_MD: Tensor) -> Tensor:
 
 
 def share_buffers(module: nn.Module) -> None:
-    """Gives every process the buffers of the first, which alone has loaded them."""
+    """Copies the buffers of the first process, which has loaded them, to all processes."""
     device = PartialState().device
     for buffer in module.buffers():
         value: Any = broadcast(buffer.detach().to(device))

@@ -1,9 +1,9 @@
-"""transformers' Trainer with our loss, our checkpoints and our validation.
+"""A subclass of transformers' Trainer with its own loss, checkpoints and validation.
 
-Three things differ from the stock trainer. Losses are normalised by counts over the whole
-accumulated batch and all processes, per stream and for the answer, so that gradient accumulation is
-exact. Checkpoints hold what is learnt, not the frozen backbone. And rows, heads and backbone have
-learning rates of their own.
+Three things differ from the base class. Losses are normalised by counts over the whole accumulated
+batch and all processes, per stream and for the answer, so that gradient accumulation is exact.
+Checkpoints contain the trained state, not the frozen backbone. Rows, heads and backbone have
+separate learning rates.
 """
 
 from __future__ import annotations
@@ -43,16 +43,13 @@ class StudentTrainer(TrainerHooks):
     """Trains a `Student` for one stage.
 
     Args:
-        student: The student to train.
-        stage: The stage of the recipe.
-        count: Batch -> the counts that its losses are divided by.
-        losses: (model, batch, counts, share of the stage's steps that are done) -> each loss by
-            name, and the total to descend.
-        validate: Student -> numbers.
-        lengths: Lengths of the examples; given, they are batched with others of similar length.
-        shards: Shards of the examples; given, they are shuffled by blocks
-            (`student.data.block_shuffle`).
-        begin: Called with `resumed` before the first step, once the model is on its devices and,
+        student: The student to train. stage: The stage of the recipe. count: Batch -> the counts by
+            which its losses are divided. losses: (model, batch, counts, completed share of the
+            stage's steps) -> each loss by name, and the total to minimise.
+        validate: Student -> numbers. lengths: Lengths of the examples. If given, batches have
+            examples of similar length. shards: Shards of the examples. If given, they are shuffled
+            by blocks (`student.data.block_shuffle`).
+        begin: Called with `resumed` before the first step, when the model is on its devices and,
             under FSDP, sharded.
     """
 
@@ -104,7 +101,7 @@ class StudentTrainer(TrainerHooks):
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
     ) -> tuple[list, Any]:
-        """The next accumulated batch, with its counts in place of the number of items."""
+        """Returns the next accumulated batch, with its counts instead of the number of items."""
         batches = list(itertools.islice(epoch_iterator, num_batches))
         counts: Counts = {}
         for batch in batches:
@@ -145,7 +142,7 @@ class StudentTrainer(TrainerHooks):
         return dict(zip(self._names, sums, strict=True)), total
 
     def floating_point_ops(self, inputs: Any) -> int:
-        """Not counted: the stock trainer looks for token ids in a mapping."""
+        """Returns 0, because the base class expects token ids in a mapping."""
         return 0
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
@@ -174,7 +171,7 @@ class StudentTrainer(TrainerHooks):
         return self.optimizer
 
     def training_sampler(self) -> Sampler | None:
-        """Shuffles by blocks of shards, by length, or in the stock order."""
+        """Shuffles by blocks of shards, by length, or as in the base class."""
         if self._shards is not None:
             return BlockShuffle(
                 self._shards,
@@ -221,7 +218,7 @@ class StudentTrainer(TrainerHooks):
         if not all(value.isfinite().all() for value in trained.values()):
             check_finite(float("nan"), stage=self._name, step=self.state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
-        # With this file a stage is finished, so it appears whole.
+        # This file marks a finished stage, so it is written atomically.
         part = folder / f"{STATE_FILE}.part"
         save_file(trained, part)
         part.rename(folder / STATE_FILE)
@@ -235,7 +232,7 @@ class StudentTrainer(TrainerHooks):
 def training_arguments(
     recipe: Recipe, stage: StageConfig, folder: Path, *, seed: int
 ) -> TrainingArguments:
-    """Arguments of the stock trainer; `recipe.trainer` has the last word."""
+    """Arguments of transformers' Trainer; `recipe.trainer` takes precedence."""
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "num_train_epochs": stage.epochs,
@@ -267,10 +264,10 @@ def training_arguments(
 
 
 class _OneGpuPerProcess(TrainingArguments):
-    """Arguments under which a single process uses a single GPU.
+    """Training arguments with one GPU per process.
 
-    The stock trainer would spread a batch over all GPUs that one process sees (DataParallel), which
-    multiplies the batch and cannot hold packed rows.
+    The base class would use all visible GPUs in one process (DataParallel), which multiplies the
+    batch and does not support packed rows.
     """
 
     @property
@@ -280,7 +277,8 @@ class _OneGpuPerProcess(TrainingArguments):
 
 
 class _Begin(TrainerCallback):
-    """Measures a student before the first step, outside of training's random numbers."""
+    """Measures a student before the first step, without affecting the random numbers of
+    training."""
 
     def __init__(self, student: Student, begin: Callable[..., None] | None) -> None:
         self._student = student
@@ -295,7 +293,7 @@ class _Begin(TrainerCallback):
 
 
 class _CloseCheckpoints(TrainerCallback):
-    """Closes each checkpoint once all processes have written their files of it."""
+    """Closes each checkpoint after all processes have written their files."""
 
     def __init__(self, process: PartialState) -> None:
         self._process = process
@@ -308,7 +306,7 @@ class _CloseCheckpoints(TrainerCallback):
 
 
 class _JsonLines(TrainerCallback):
-    """Every log as a line of metrics.jsonl, for people and notebooks."""
+    """Writes every log as a line of metrics.jsonl."""
 
     def __init__(self, folder: Path) -> None:
         self._run = Run(folder.parent)

@@ -1,7 +1,7 @@
-"""Validation: answer loss, and for every stream its loss and metric on held-out clips.
+"""Validation: answer loss, and loss and metric of every stream on held-out clips.
 
-Runs outside of the random-number stream of training, so that how often one validates changes
-nothing else.
+Validation does not affect the random numbers of training, so its frequency does not change the
+result.
 """
 
 from __future__ import annotations
@@ -42,10 +42,9 @@ class Validator:
     ) -> None:
         """
         Args:
-            batches: Held-out batches of this process, iterated anew for each measurement.
-            streams: The streams to measure.
-            means: Stream -> mean target_D of the training clips, for the baseline; may be filled
-                after this is made.
+            batches: Held-out batches of this process, iterated for each measurement. streams: The
+                streams to measure. means: Stream -> mean target_D of the training clips, for the
+                baseline; may be filled later.
             show_progress: Show a bar, or lines in a log file.
         """
         self._batches = batches
@@ -55,7 +54,7 @@ class Validator:
 
     @torch.no_grad()
     def __call__(self, student: Student, *, while_training: bool = False) -> Numbers:
-        """The numbers of a student as it is; while it trains, the bar is that of the training."""
+        """Measures a student; during training, no separate progress bar is shown."""
         was_training = student.training
         student.eval()
         with torch.random.fork_rng():
@@ -108,12 +107,11 @@ def calibrate(
     keeps_statistics: bool = False,
     show_progress: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Measures what training takes as given: the mean target of each stream over some training
-    clips (returned), and mean and deviation of the backbone's audio features (kept in the student).
+    """Measures constants of the training: the mean target of each stream over some training clips
+    (returned), and mean and deviation of the backbone's audio features (stored in the student).
 
-    The audio tower is frozen, so its statistics are measured once instead of as they run: training
-    then does not depend on how a batch is cut into parts. A student that has learnt already keeps
-    those that it learnt with.
+    The audio tower is frozen, so its statistics are measured once instead of as running averages,
+    so that training does not depend on the size of batches. A trained student keeps its statistics.
     """
     totals: dict[str, np.ndarray] = {}
     counts: dict[str, np.ndarray] = {}
@@ -147,7 +145,7 @@ def calibrate(
     if RECONSTRUCTION in streams:
         means[RECONSTRUCTION] = np.zeros(width, np.float32)
     if RECONSTRUCTION in streams and not keeps_statistics:
-        # What was measured is in units of what the student had: nothing, or an earlier measurement.
+        # Measured values are relative to the student's earlier statistics, if any.
         count_H, sum_H, squares_H = whole[-1].to(student.tower_mean_H.device)
         mean_H = sum_H / count_H
         variance_H = (squares_H - count_H * mean_H**2) / (count_H - 1)
@@ -158,7 +156,7 @@ def calibrate(
 
 
 def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stream]) -> Table:
-    """Validation before and after each stage, beside the mean predictor."""
+    """Renders the validation before and after each stage, with the mean predictor."""
     table = Table(title="held-out clips: loss, and metric (higher is better)")
     table.add_column("stream", no_wrap=True)
     for heading in ("metric", "stream's mean", *report):

@@ -1,13 +1,13 @@
-"""Is the block used? One student answers the same questions with its block or audio changed.
+"""Tests whether a student uses its block: asks the same questions with a changed block or audio.
 
-A student that answers as well with another clip's states in its block does not read them. A fall
-with zeros alone shows less: states that never occur disturb any model. So the conditions stand side
-by side, each paired, question by question, with the intact student.
+A student that answers equally well with another clip's states in its block does not use them. Worse
+answers with zeros show less, because states that never occur disturb any model. Therefore all
+conditions are compared, each paired with the intact student, question by question.
 
-Reading the table: `markers only` and `block removed` change the prompt's length and what the
-student was trained on; `no audio` is what can be guessed from the question; `other audio` must fall
-to chance if the student listens at all. `audio hidden` leaves text nothing of the clip but what the
-block holds, `block hidden` nothing but the audio tokens.
+`markers only` and `block removed` change the prompt's length compared with training; `no audio`
+shows what can be guessed from the question; with `other audio`, a student that uses the audio falls
+to chance. With `audio hidden`, text can attend to the clip only through the block, with `block
+hidden` only through the audio tokens.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from student.evaluation.scoring.scores import (
 
 FILE = "ablation"
 MEASURED_QUESTIONS = 64
-"""About so many questions say where attention goes and how block states differ."""
+"""Approximate number of questions for measuring attention and differences of block states."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +74,12 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """One way to change what a student reads."""
+    """One change of a student's inputs or states."""
 
     name: str
     needs_block: bool = True
     uses_partners: bool = False
-    """Whether questions without a true partner weaken it."""
+    """Whether questions without a true partner make it less meaningful."""
     questions: Callable[[Setting], Sequence[Question]] | None = None
     """Other questions to ask."""
     edit_prompt: Callable[[Setting], PromptEdit] | None = None
@@ -160,20 +160,20 @@ def ablate(
     Args:
         run: Folder of a run.
         questions: Questions with answers.
-        first_layer: Decoder layer from whose entrance on states are replaced.
+        first_layer: First decoder layer whose input states are replaced.
         batch_size: Questions per forward pass.
         resamples: Resamples of the bootstrap.
-        limits: Longest replies.
+        limits: Maximum lengths of replies.
 
     Returns:
-        What was written: `arm`, `seed`, `layers` (whose entering states are replaced),
-        `without_true_partner` (questions for which there is no clip of the same task with another
-        answer), `conditions`: condition -> scores (see `score_answers`), `change`, the paired
-        difference to the intact student, and `same_reply`, the share of replies that are the same.
-        With a block also `attention` (see `attention_shares`) and `block_states` (see `collapse`).
+        The written report: `arm`, `seed`, `layers` (whose input states are replaced),
+        `without_true_partner` (questions without a clip of the same task with another answer),
+        `conditions`: condition -> scores (see `score_answers`), `change`, the paired difference to
+        the intact student, and `same_reply`, the share of equal replies. With a block
+        also `attention` (see `attention_shares`) and `block_states` (see `collapse`).
 
     Raises:
-        UserError: there is no such layer, or all questions are about one recording.
+        UserError: the layer does not exist, or all questions are about one recording.
     """
     runner = QuestionRunner(run, batch_size=batch_size, limits=limits or TokenLimits())
     check_one_block(runner.trained, "ablate")
@@ -181,7 +181,7 @@ def ablate(
     num_layers = student.base.config.get_text_config().num_hidden_layers
     if student.block is not None and not 0 <= first_layer < num_layers:
         raise UserError(f"there is no decoder layer {first_layer}; the last is {num_layers - 1}")
-    find_partners(questions)  # before anything is asked
+    find_partners(questions)  # before any question is asked
     intact = runner.replies(questions, description="intact")
     questions, intact = _readable(questions, intact)
     partners = find_partners(questions)
@@ -218,7 +218,7 @@ def ablate(
 
 
 def _measure_block(setting: Setting) -> dict:
-    """The attention of the answer, and how much the block's states depend on the clip."""
+    """Measures the attention of the answer, and how much the block's states depend on the clip."""
     student = setting.runner.trained.student
     if student.block is None:
         return {}
@@ -252,7 +252,7 @@ def _ask(setting: Setting, condition: Condition) -> list[Reply]:
 def _readable(
     questions: Sequence[Question], replies: Sequence[Reply]
 ) -> tuple[list[Question], list[Reply]]:
-    """The questions that could be asked, and their replies."""
+    """Returns the questions that could be asked, and their replies."""
     pairs = [pair for pair in zip(questions, replies, strict=True) if not pair[1].failure]
     if not pairs:
         raise UserError(f"no audio can be read: {replies[0].failure}")
@@ -274,7 +274,7 @@ def _share_of_same_replies(answers: Sequence[Answer], intact: Sequence[Answer]) 
 
 
 def build_table(report: dict) -> Table:
-    """Conditions by tasks, with the change against intact."""
+    """Renders conditions by tasks, with the change from the intact student."""
     tasks = list(report["conditions"]["intact"]["tasks"])
     title = f"{report['arm']}, seed {report['seed']}: is the block used?"
     untrue = report["without_true_partner"]

@@ -1,8 +1,8 @@
-"""Hides audio or block from a finished student's text, and measures where its attention goes.
+"""Hides audio or block from the text of a trained student, and measures its attention.
 
-The rule is the one of training (`student.model.bottleneck`): text is every position that is neither
-audio nor thinking position. While a reply is made its tokens are text too. Masks are edited at the
-entrance of every decoder layer, so that generation with its cache stays what it is.
+The rule is that of training (`student.model.bottleneck`): text is every position that is neither
+audio nor thinking position, including generated tokens. Masks are edited at the input of every
+decoder layer, so that generation and its cache do not change.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def hidden_from_text(
 
     Args:
         student: A student whose attention kernel takes masks.
-        inputs: The batch of prompts that one generation begins with, padded on the left.
-        hidden: Group of positions that is hidden.
+        inputs: The batch of prompts of one generation, padded on the left.
+        hidden: The hidden group of positions.
     """
     check_kernel(student.base)
     groups = position_groups(student, inputs["input_ids"])
@@ -84,7 +84,7 @@ def hidden_from_text(
 def attention_shares(
     student: Student, batches: Sequence[dict[str, Tensor]]
 ) -> dict[str, list[float]]:
-    """Group -> share of the attention that the position before the answer pays it, layer by layer.
+    """Group -> share of the attention from the position before the answer, layer by layer.
 
     Heads and prompts are averaged; the three shares of a layer sum to 1.
     """
@@ -115,7 +115,7 @@ def attention_shares(
 
 @torch.no_grad()
 def block_states(student: Student, inputs: dict[str, Tensor]) -> Tensor:
-    """states_BKH of the thinking positions at the layer that heads read."""
+    """states_BKH of the thinking positions at the layer that the heads read."""
     outputs = student.base.model(
         **inputs, **student.backbone.positions(inputs), output_hidden_states=True, use_cache=False
     )

@@ -1,8 +1,8 @@
-"""The quality of the heads on held-out clips: each stream's own metric, and the field's.
+"""Measures the quality of the heads on held-out clips, with each stream's metric and common ones.
 
 A head predicts N frames per clip; targets are the teacher's frames on the same grid. Metrics are
-those of `student.distill.metrics`, and where people know a better one, that too: note F1 (notes and
-their onsets decoded from both, compared by mir_eval's rules), voicing recall and false alarm.
+those of `student.distill.metrics`, and common metrics of the field: note F1 (notes and onsets
+decoded from both, compared by mir_eval's rules), voicing recall and false alarms.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
 
     Args:
         run: A run with heads, of the arm coat or distill.
-        caches: The caches that it learnt from.
-        pictures: Clips that are drawn, predicted against cached.
+        caches: The caches with the targets of its training.
+        pictures: Number of clips for which predictions and cached frames are plotted.
 
     Raises:
         UserError: the run has no heads.
@@ -87,7 +87,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
 def _predict(
     trained: TrainedStudent, streams: dict[str, Stream], run: Run
 ) -> tuple[dict[str, list[np.ndarray]], dict[str, list[np.ndarray]], list[Clip]]:
-    """Outputs and targets per stream, for each held-out clip once."""
+    """Outputs and targets per stream, for each held-out clip."""
     student = trained.student
     grid = Grid.from_recipe(trained.recipe, streams)
     examples, clips = [], {}
@@ -136,8 +136,8 @@ def _note_scores(
 ) -> dict[str, dict[str, float]]:
     """Teacher -> note precision, recall and F1: notes decoded from its heads and from its targets.
 
-    The student's grid is coarser than the teacher's, for both alike: with long clips it cannot
-    place an onset within 50 ms.
+    Both are on the student's grid, which is coarser than the teacher's: for long clips, it cannot
+    locate an onset within 50 ms.
     """
     scores = {}
     for name, stream in streams.items():

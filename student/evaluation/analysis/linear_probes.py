@@ -1,15 +1,15 @@
-"""Linear probes: what can be read, and how well, from the states of one layer and position group.
+"""Linear probes of the states of one layer and position group.
 
-Closed form, so that nothing is trained and nothing depends on a learning rate: ridge regression,
-its penalty chosen on a quarter of the training clips. For a label the targets are the classes,
-coded -1 and 1, and the prediction is the largest output (a least-squares classifier). Probes are
-fitted on some clips and scored on others; a probe of any state reads something, so what counts is
-the difference between arms, layers and groups, and each score's distance from its floor.
+Probes are ridge regressions in closed form, without a learning rate; the penalty is selected on a
+quarter of the training clips. For labels, the targets are the classes, coded as -1 and 1, and the
+prediction is the largest output (a least-squares classifier). Probes are fitted on some clips and
+scored on others. A probe of any state predicts something, so only differences between arms, layers
+and groups, and from each score's floor, are meaningful.
 
-All targets of one layer and group share one Gram matrix, which is factorised once per penalty: the
-products of the states, which cost most, are made once. A single eigendecomposition would serve all
-penalties, too, but costs as much as ten such factorisations and hardly uses more than one core.
-Where there are fewer rows than columns, rows by rows are factorised instead.
+All targets of one layer and group share one Gram matrix, which is computed once and factorised once
+per penalty. A single eigendecomposition would serve all penalties, too, but takes as long as ten
+such factorisations and hardly uses more than one core. If there are fewer rows than columns, the
+matrix of rows is factorised instead.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ import numpy as np
 # Legend: N rows (clips, or clips by positions), H width, D targets.
 
 PENALTIES = (1e-2, 1e-1, 1.0, 1e1, 1e2, 1e3, 1e4)
-"""Times the mean variance of the standardised states, which is 1."""
+"""Penalties as multiples of the mean variance of the standardised states, which is 1."""
 CHUNK_ROWS = 4096
-"""Rows that are turned into float64 at once."""
+"""Number of rows that are converted to float64 at once."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class _Sums:
 
 
 class _Problem:
-    """Ridge regression of one set of rows, for any penalty."""
+    """Ridge regression on one set of rows, for any penalty."""
 
     def __init__(self, states_NH: np.ndarray, target_ND: np.ndarray, sums: _Sums | None) -> None:
         self._states_NH, self._sums = states_NH, sums
@@ -110,12 +110,12 @@ class _Problem:
 def fit_ridges(
     states_NH: np.ndarray, targets: Sequence[np.ndarray], groups_N: np.ndarray
 ) -> list[Ridge]:
-    """Fits each target with the penalty that is best on every fourth group, then on all rows.
+    """Fits each target on all rows, with the penalty that is best on every fourth group.
 
     Args:
-        states_NH: Rows of states, of any floating type.
-        targets: For each target, what the rows shall say, target_ND.
-        groups_N: Number of the recording of each row: rows of one are never on both sides.
+        states_NH: Rows of states, of any floating type. targets: For each target, its values for
+            the rows, target_ND. groups_N: Number of the recording of each row: rows of one
+            recording are always on the same side.
     """
     checking_N = groups_N % 4 == 3
     ends = np.cumsum([0, *(target_ND.shape[1] for target_ND in targets)])
@@ -141,18 +141,18 @@ def fit_ridges(
 
 
 def explained(predicted_ND: np.ndarray, target_ND: np.ndarray, baseline_D: np.ndarray) -> float:
-    """R^2 over all columns: the share of the variance around the training mean that is explained;
-    0 is what the mean itself gives."""
+    """R^2 over all columns: the explained share of the variance around the training mean; 0 for the
+    mean itself."""
     residual = ((predicted_ND - target_ND) ** 2).sum()
     total = ((target_ND - baseline_D) ** 2).sum()
     return float(1 - residual / max(total, 1e-12))
 
 
 def coded(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Labels as rows of -1, and 1 at their class."""
+    """Encodes labels as rows of -1, with 1 at their class."""
     return np.array([[1.0 if label == name else -1.0 for name in classes] for label in labels])
 
 
 def _chunks(rows: np.ndarray) -> list[np.ndarray]:
-    """Rows in pieces; at least one piece, though it be empty."""
+    """Yields chunks of rows; at least one, which may be empty."""
     return [rows[start : start + CHUNK_ROWS] for start in range(0, max(len(rows), 1), CHUNK_ROWS)]

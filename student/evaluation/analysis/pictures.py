@@ -1,4 +1,4 @@
-"""Pictures of what was measured: conditions, probes, and predicted against cached targets."""
+"""Plots of evaluations: conditions, probes, and predicted and cached targets."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DPI = 90
 def draw_predictions(
     path: Path, clip: Clip, shown: Mapping[str, tuple[Stream, np.ndarray, np.ndarray]]
 ) -> None:
-    """Draws one clip: the cached frames of every stream above those that the head predicts.
+    """Plots one clip: the cached frames of every stream above the frames predicted by the head.
 
     Args:
         path: PNG file.
@@ -64,7 +64,7 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
         scores = np.array([mean["score"] for mean in means.values()])
         ends = np.array(
             [
-                # A single question has no interval.
+                # A single question has no confidence interval.
                 [mean["score"] if mean[end] is None else mean[end] for end in ("low", "high")]
                 for mean in means.values()
             ]

@@ -1,9 +1,10 @@
 """`coat-student probe`: measures where a student represents the experts' outputs and the answers.
 
-Every layer x every position group (audio, thinking, decision) x every stream and label, for one or
-several runs on the same clips. Streams are probed frame by frame (a position's state against its
-time span's target), the decision against the clip's mean target; labels from the mean state.
-Recordings of one file or group are fitted on or scored, never both.
+Combines every layer, position group (audio, thinking, decision), stream and label, for one or
+several runs on the same clips. Streams are probed frame by frame (the state of a position predicts
+the target of its time span), and at the decision position with the clip's mean target; labels are
+probed with the mean state. Recordings of one file or group are used either for fitting or for
+scoring.
 """
 
 from __future__ import annotations
@@ -50,15 +51,15 @@ def probe(
         runs: Runs or plain checkpoints.
         questions: Their clips are probed; an answer of kind `label` or `choice` is a label of the
             clip, named by the task. Streams need clip ids of the caches.
-        caches: Teacher caches; without, labels alone are probed.
-        num_spans: Time spans that audio tokens are averaged to.
+        caches: Teacher caches; without them, only labels are probed.
+        num_spans: Number of time spans to which audio tokens are averaged.
         batch_size: Clips per forward pass.
 
     Returns:
         Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
-        that it has trained on; null where that is not known) and `description` (the same in
-        words), `head_layer`, `targets`: target -> metric, floor, n and `scores`, group -> one
-        score per layer (the embeddings first).
+        that it was trained on; null if unknown) and `description` (the same as text), `head_layer`,
+        `targets`: target -> metric, floor, n and `scores`, group -> one score per layer (the
+        embeddings first).
 
     Raises:
         UserError: there are too few clips.
@@ -126,8 +127,8 @@ def _probed(
 
 
 def _recordings(clips: Sequence[Question]) -> list[str]:
-    """The first id of each clip's group, or of its file: an id that no path is part of, so
-    that the split is the same on every machine."""
+    """The first clip id of each clip's group or file. It contains no path, so that the split is
+    equal on every machine."""
     origins = [clip.group or absolute(clip.audio) for clip in clips]
     first: dict[str, str] = {}
     for origin, clip in zip(origins, clips, strict=True):
@@ -136,7 +137,7 @@ def _recordings(clips: Sequence[Question]) -> list[str]:
 
 
 def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, list[str | None]]]:
-    """One neutral question per clip, and the clips' labels by task."""
+    """Returns one neutral question per clip, and the clips' labels by task."""
     clips: dict[str, Question] = {}
     answers: dict[str, dict[str, str]] = {}
     for question in questions:
@@ -154,8 +155,8 @@ def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, l
 def _origin(
     run: Run, clips: Sequence[Question], streams: Iterable[Stream]
 ) -> dict[str, int | None]:
-    """The number of clips that a run has held out, and of those that it has trained on: the
-    clips of its caches that it did not hold out."""
+    """The number of clips that a run held out, and that it was trained on: the other clips of its
+    caches."""
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
     held = {clip.clip_id for _, example_clips in run.held_out() for clip in example_clips}
@@ -167,7 +168,7 @@ def _origin(
 
 
 def describe_clips(report: Mapping) -> str:
-    """A text for titles: are the probed clips held out, trained on or new to the run?"""
+    """Describes for titles whether the probed clips were held out, trained on or new."""
     held, learnt, total = report.get("held_out"), report.get("learnt"), report["clips"]
     if held is None:
         return f"{total:,} clips"
@@ -180,7 +181,7 @@ def describe_clips(report: Mapping) -> str:
 
 
 def build_table(reports: Mapping[str, Mapping]) -> Table:
-    """The best layer of each group, runs side by side."""
+    """Renders the best layer of each group for all runs."""
     first = next(iter(reports.values()))
     origins = list(dict.fromkeys(describe_clips(report) for report in reports.values()))
     title = f"linear probes on {' / '.join(origins)}: best layer of each group"

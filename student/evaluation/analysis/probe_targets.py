@@ -15,7 +15,7 @@ from student.evaluation.questions import Question
 # Legend: C clips, K positions, N rows, H width, D target columns.
 
 MAX_COLUMNS = 64
-"""Wide streams are probed on their most varied columns."""
+"""Maximum number of columns; of wider streams, those with the largest variance are probed."""
 MIN_CLIPS = 8
 
 
@@ -26,15 +26,15 @@ class Target:
     metric: str
     """`accuracy` of a label, `R2` of a stream."""
     floor: float
-    """Score of a probe that always predicts the commonest label, or the mean."""
+    """Score of a constant prediction: the most common label, or the mean."""
     known_C: np.ndarray
-    """Boolean for each clip: has it the target?"""
+    """Whether each clip has the target."""
     values: np.ndarray
     """Labels, or frames_CKD, of the clips that have the target."""
 
     @property
     def num_known(self) -> int:
-        """Clips that have it."""
+        """Number of clips that have it."""
         return int(self.known_C.sum())
 
 
@@ -56,7 +56,7 @@ def label_targets(labels: Mapping[str, Sequence[str | None]]) -> dict[str, Targe
 def stream_targets(
     streams: Mapping[str, Stream], clips: Sequence[Question], spans: int
 ) -> dict[str, Target]:
-    """Stream -> the clips' frames on as many time spans as there are positions."""
+    """Stream -> the clips' frames on as many time spans as positions."""
     targets = {}
     for name, stream in streams.items():
         ids = [clip.clip.clip_id for clip in clips]
@@ -81,9 +81,9 @@ def score(
     testing_C: np.ndarray,
     group_C: np.ndarray,
 ) -> dict[str, float]:
-    """Score of each target on the testing clips, of probes fitted on the others.
+    """Fits probes on the training clips, and scores each target on the testing clips.
 
-    Targets that the same clips have, and that are read from the same rows, share their products.
+    Targets with the same clips and rows share their Gram matrix.
     """
     batches: dict[tuple[bool, bytes], list[str]] = defaultdict(list)
     for name, target in targets.items():

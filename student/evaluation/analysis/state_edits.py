@@ -1,12 +1,11 @@
-"""Replaces the hidden states at the thinking positions while a student reads its prompt.
+"""Replaces the hidden states at the thinking positions while a student processes its prompt.
 
-The Token Replacement Test (arXiv 2605.21642) keeps everything else as it is: tokens, positions,
-attention, audio. What the response reads from the block are keys and values, which each decoder
-layer computes from the states that enter it. So the states are replaced at the entrance of every
-decoder layer, the embeddings included: one layer alone would not do, because the block's positions
-attend to the audio again in the next, and would win back what was taken. `first_layer` begins
-higher up: from the head layer on, layers below hand the response what the block held before the
-heads' states were made.
+The Token Replacement Test (arXiv 2605.21642) changes nothing else: tokens, positions, attention and
+audio stay. The response reads keys and values of the block, which each decoder layer computes from
+its input states. The states are therefore replaced at the input of every decoder layer, including
+the embeddings: with a single layer, the block's positions would attend to the audio again in the
+next one and recover the information. With a larger `first_layer`, lower layers keep their states:
+from the head layer on, only the states that the heads supervise are replaced.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 
 
 def check_one_block(trained: TrainedStudent, what: str) -> None:
-    """Refuses a student whose prompts have blocks by the length of their audio.
+    """Rejects a student whose number of blocks depends on the length of the audio.
 
     Raises:
         UserError: states cannot be compared position by position.
@@ -44,13 +43,13 @@ def check_one_block(trained: TrainedStudent, what: str) -> None:
 
 
 def decoder_layers(student: Student) -> list[nn.Module]:
-    """The layers of the language model, in order."""
+    """The layers of the language model in order."""
     base: Any = student.base.model
     return list(base.language_model.layers)
 
 
 def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
-    """Boolean_BS: where the thinking positions are."""
+    """Boolean_BS: whether each position is a thinking position."""
     assert student.block is not None
     content = torch.tensor(student.block.content_ids, device=ids_BS.device)
     return torch.isin(ids_BS, content)
@@ -58,7 +57,7 @@ def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
 
 @contextmanager
 def entering_states(student: Student, change: Any, *, first_layer: int = 0) -> Iterator[None]:
-    """Calls `change(layer, states_BSH)` for the states that enter each decoder layer."""
+    """Calls `change(layer, states_BSH)` for the input states of each decoder layer."""
     handles = []
 
     def hook(number: int) -> Any:
@@ -90,16 +89,15 @@ def replaced(
     first_layer: int = 0,
     seed: int = 0,
 ) -> Iterator[None]:
-    """A context in which a student that reads `inputs` has other states at its block.
+    """A context in which a student has other states at its block while it processes `inputs`.
 
     Args:
-        student: A student with a block.
-        inputs: The batch that will be read; steps of generation after it are left alone.
-        kind: `zero`; `random` directions of the same norm; `other clip`: what each prompt of
-            `source` holds at the same layer and position; `first repeated`: every position holds
-            what the first one does.
-        source: For `other clip`, as many prompts as `inputs` has, of other recordings.
-        first_layer: From which decoder layer on.
+        student: A student with a block. inputs: The batch to be processed; later generation steps
+            are not changed. kind: `zero`; `random` directions of the same norm; `other clip`: the
+            states of the prompts in `source` at the same layer and position; `first repeated`: the
+            state of the first position at all positions.
+        source: For `other clip`, as many prompts as in `inputs`, about other recordings.
+        first_layer: First decoder layer whose input states are replaced.
         seed: Seed of random directions.
     """
     read = inputs if source is None else source

@@ -1,9 +1,9 @@
-"""Hidden states of a student at three groups of positions, at every layer, over many clips.
+"""Collects hidden states of a student at three groups of positions and every layer, for many clips.
 
-Audio positions are the audio tokens of the prompt; thinking positions the block's content tokens;
-the decision position is the last of the prompt, from which the first word of the answer is said.
-States of a thousand clips of a large model take tens of gigabytes, so they are kept in float16 in a
-file per layer and group, and one batch alone is in memory.
+Audio positions are the audio tokens of the prompt, thinking positions the block's content tokens.
+The decision position is the last one of the prompt, which predicts the first token of the answer.
+States of a thousand clips of a large model take tens of gigabytes, so they are stored in float16 in
+a file per layer and group, and only one batch is in memory.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class States:
 def collect(
     runner: QuestionRunner, questions: Sequence[Question], folder: Path, *, num_spans: int
 ) -> dict[str, States]:
-    """States of all groups that a student has.
+    """Collects the states of all groups that a student has.
 
     Args:
         runner: The student.
         questions: One per clip.
-        folder: Folder that keeps the states.
-        num_spans: K of the audio group; of the thinking group, too, where there is a block.
+        folder: Folder for the files of states.
+        num_spans: K of the audio group and, if there is a block, of the thinking group.
 
     Raises:
         UserError: the audio of a clip cannot be read.

@@ -1,8 +1,8 @@
 """Extracts the answer from a reply, strictly: one option or none.
 
-A reply that names no option, or more than one, is a parse failure and counts as wrong; its rate
-stands beside every score, because a lenient reader can make a score out of a model's chatter. What
-is accepted, and what is not, is a table of examples: tests/student/evaluation/replies.yaml.
+A reply that names no option, or more than one, is a parse failure and counts as wrong. The rate of
+parse failures is reported with every score, because lenient parsing can turn arbitrary text into a
+score. tests/student/evaluation/replies.yaml lists accepted and rejected examples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _IS = (
     rf"{_ARTICLE}?(?:(?:{_OPTION_WORDS})\s+)?"
 )
 _STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in (_ANSWER, _OPTION))
-"""Up to where the option is expected: `The answer is`, `Antwort:`, `答案是`; then `Option`."""
+"""Text before the option: `The answer is`, `Antwort:`, `答案是`; then `Option`."""
 _IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
                        r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
 _LETTERS = (
@@ -49,23 +49,23 @@ _REJECTED = re.compile(
     r"|\b(?:rul(?:e|ed|ing) out|eliminat(?:e|ed|ing)|exclud(?:e|ed|ing)|reject(?:ed|ing)?"
     rf"|discard(?:ed|ing)?)\s+(?:options?\s+|choices?\s+)?{_LETTERS}"
 )
-"""Letters that are named to be denied: `(A) is wrong`, `A and D are incorrect`, `I rule out A`."""
+"""Rejected letters: `(A) is wrong`, `A and D are incorrect`, `I rule out A`."""
 _REJECTION = re.compile(rf"(?:{_REJECTED.pattern})[^\S\n]*[.,;:]?\s*")
 _OPENING = re.compile(
     r"^(?:(?:sure|okay|ok|well|hmm|definitely|probably|clearly|certainly|surely|obviously|maybe"
     r"|perhaps|then|so)\b[\s,:.!-]*)+(?=\(?[A-Za-z]\)?\W*$)",
     re.IGNORECASE,
 )
-"""Words before a letter that is all a reply says: `Definitely B`."""
+"""Words before a letter that is the whole reply: `Definitely B`."""
 _THOUGHTS = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.IGNORECASE | re.DOTALL)
-"""Reasoning that a model writes before its answer. Without an end, the reply was cut in it."""
+"""Reasoning before the answer. If it has no end, the reply was truncated within it."""
 _SAYS = re.compile(
     r"\b(?:is|be|it's|that's|choose|chose|pick|picked|select|selected|say|think|with|go for|so|thus"
     r"|therefore|leav(?:es|ing)|ist|est|es|è|é|är|also|wähle|choisis|elijo|scelgo|escolho)\b"
     rf"\s*:?\s*{_ARTICLE}?|(?:选择|選擇|选|選|是)\s*",
     re.IGNORECASE,
 )
-"""Words that a bare capital at the end of a sentence may follow: `It is B.`, `I choose B`."""
+"""Words before a bare capital at the end of a sentence: `It is B.`, `I choose B`."""
 _ALONE = re.compile(
     r"\(?[A-Zb-df-hj-np-tvwxz]\)?"
     r"(?:\s*$|\s*[.,;:!?。)](?:\s|$)|\s+(?:or|and|oder|ou|o)\b)"
@@ -90,12 +90,13 @@ _FOLLOWERS = re.compile(rf"\s+(?:{'|'.join(sorted(LETTER_FOLLOWERS))})\b", re.IG
 
 
 def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
-    """The one choice that a reply to a multiple-choice question names; None if there is none.
+    """Extracts the choice that a reply to a multiple-choice question names; None if there is not
+    exactly one.
 
-    Accepted are a choice's text, its letter (`B`, `(B)`, `B.`, `The answer is B`), or both where
-    they agree; and one choice's text anywhere in the reply, if no other choice is named. Where a
-    reply says which one its answer is, that sentence alone is read. A choice that is denied is not
-    named, and a letter beyond the options is none.
+    Accepted are a choice's text, its letter (`B`, `(B)`, `B.`, `The answer is B`), or both if they
+    agree; and one choice's text anywhere in the reply, if no other choice is named. If a sentence
+    states the answer, only that sentence is used. Negated choices and letters beyond the options do
+    not count.
     """
     text = _plain(reply)
     exact = [choice for choice in choices if normalise(choice) == normalise(text)]
@@ -114,7 +115,7 @@ def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
 
 
 def _stated(text: str, statement: re.Match[str], choices: Sequence[str]) -> set[str]:
-    """Choices that a statement such as `The answer is ...` gives."""
+    """Choices in a statement such as `The answer is ...`."""
     sentence = _until(_BECAUSE, text[statement.end() :])
     letters = _letters_at(text, statement.end(), choices)
     if letters and not _is_denied_at(text, statement.start(), statement.end()):
@@ -134,14 +135,15 @@ def _named_by_either(text: str, choices: Sequence[str]) -> set[str]:
 
 
 def extract_label(reply: str, labels: Sequence[str]) -> str | None:
-    """The one label that a reply is, or names as whole words; None if there is none or several."""
+    """Extracts the label that a reply is, or names as whole words; None if there is not exactly
+    one."""
     if reply.strip() in labels:
         return reply.strip()
     return _only(named_labels(_plain(reply), labels))
 
 
 def _plain(reply: str) -> str:
-    """A reply without markup; brackets and letters in their plain forms."""
+    """Removes markup from a reply, and normalises brackets and letters."""
     reply = _THOUGHTS.sub(" ", reply)
     text = re.sub(r"\\(?:boxed|text|mathrm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)", reply)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
@@ -159,12 +161,12 @@ def _plain(reply: str) -> str:
 
 
 def _texts(text: str, choices: Sequence[str]) -> set[str]:
-    """Choices that are named by their texts; a bracketed letter is no text."""
+    """Choices that are named by their texts; a bracketed letter is not a text."""
     return named_labels(_BRACKETED.sub(" ", text), choices)
 
 
 def _letters_at(text: str, place: int, choices: Sequence[str]) -> set[str]:
-    """Options whose letters stand at a place where an answer is expected, `B` or `B or C`."""
+    """Options whose letters are at a position where an answer is expected, `B` or `B or C`."""
     match = _LETTER.match(text, place)
     if match is None:
         return set()
@@ -182,7 +184,7 @@ def _letters_at(text: str, place: int, choices: Sequence[str]) -> set[str]:
 
 
 def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
-    """Options whose letters have a mark, or a place, that says that they are options."""
+    """Options whose letters are marked as options by punctuation or position."""
     letters = set()
     for place, line in _lines(text):
         leading = _LEADING.match(line)
@@ -217,7 +219,7 @@ def _offered(letters: set[str], choices: Sequence[str]) -> set[str]:
 
 
 def _is_denied_at(text: str, start: int, place: int) -> bool:
-    """Whether a negation in `text[start:place]` reaches what follows it."""
+    """Whether a negation in `text[start:place]` applies to the following text."""
     tokens = tokenise(text[start:place] + " x")
     return is_denied(tokens, len(tokens) - 1)
 

@@ -1,8 +1,8 @@
 """Bootstrap intervals of scores over questions and seeds, and paired tests.
 
-Students that are compared answer the same questions, so their differences are resampled question by
-question (paired bootstrap), which is much sharper than two intervals side by side. Several seeds
-are resampled as well: a difference that only one seed shows must not look certain.
+Compared students answer the same questions, so their differences are resampled question by question
+(paired bootstrap), which gives much narrower intervals than two separate ones. Seeds are resampled,
+too, so that a difference in only one seed does not look significant.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ def bootstrap(
     """Percentile interval of a statistic over resampled seeds and questions.
 
     Args:
-        statistic: Is given indices of seeds and, per task, of questions.
+        statistic: Function of indices of seeds and, per task, of questions.
         num_questions: Task -> Q; each task keeps its number of questions.
-        num_seeds: S; a single seed stays as it is.
-        resamples: Draws.
+        num_seeds: S; a single seed is not resampled.
+        resamples: Number of resamples.
     """
     everything = {task: np.arange(count) for task, count in num_questions.items()}
     value = statistic(np.arange(num_seeds), everything)
@@ -67,8 +67,8 @@ def bootstrap(
 
 
 def boundary_interval(value: float, count: int) -> tuple[float, float]:
-    """The exact interval (Clopper & Pearson 1934) of a share that is 0 or 1, where resampling knows
-    of no other outcome and would claim to be certain."""
+    """The exact interval (Clopper & Pearson 1934) of a share that is 0 or 1, for which resampling
+    would give an interval of zero width."""
     reach = ((1 - LEVEL) / 2) ** (1 / count)
     return (reach, 1.0) if value else (0.0, 1 - reach)
 
@@ -84,11 +84,11 @@ def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Inter
 
 
 def mcnemar(ours_Q: np.ndarray, theirs_Q: np.ndarray) -> float:
-    """Two-sided p of McNemar's exact test (McNemar 1947): are two students right equally often?
+    """Two-sided p of McNemar's exact test (McNemar 1947) for equal accuracy of two students.
 
     Args:
-        ours_Q: Which questions the one got right.
-        theirs_Q: Which the other.
+        ours_Q: Whether the first student answered each question correctly.
+        theirs_Q: The same for the second student.
     """
     ours_Q, theirs_Q = ours_Q.astype(bool), theirs_Q.astype(bool)
     gained = int((ours_Q & ~theirs_Q).sum())

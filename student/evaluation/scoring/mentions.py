@@ -1,7 +1,7 @@
-"""Finds the labels that a reply names, as whole words and without those that it denies.
+"""Finds the labels that a reply names as whole words and does not negate.
 
-`It is not a dog` names no dog, and `a note` is not the note A. What a label has matched is not
-matched again, the longest first, so that `C sharp` is not `C`.
+`It is not a dog` does not name a dog, and `a note` is not the note A. Longer labels are matched
+first, and matched text is not matched again, so that `C sharp` is not `C`.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ NEGATIONS = _words(
     "ne pas aucun aucune ni sans non nessun nessuna né não nem sem nunca sin ningún ninguna "
     "не нет ни без nie ani bez değil ليس ليست لا לא אין"
 )
-"""Words that deny what follows them in their clause, in languages with such words."""
+"""Words that negate the rest of their clause."""
 SHORT_NEGATIONS = _words("no sin sans sem without ohne bez без")
-"""Those that deny no more than the next words."""
+"""Words that negate only the next words."""
 DENIED_BEFORE = frozenset(
     ["नहीं", "नही", "değil", "아닙니다", "아니다", "아니에요", "아니라", "아닌"]
 )
-"""Words that deny what stands before them."""
+"""Words that negate the text before them."""
 CONTRASTS = _words(
     "but however though although rather instead it's its aber sondern mais plutôt pero sino "
     "ma bensì mas а но maar men ale"
 )
-"""Words after which an earlier negation denies no more."""
+"""Words that end the scope of an earlier negation."""
 _UNSPACED_NEGATION = re.compile(r"不是|不|没有|没|沒有|沒|并非|並非|非|无|無")
 _JAPANESE_NEGATION = re.compile(r"(が|で?は|じゃ)?(な[いくし]|ありません|あらず)")
 _KOREAN_PARTICLES = re.compile(r"(은|는|이|가|을|를|도|입니다|이다|예요|이에요|이야|야)(?=\s|$)")
 _ELISION = re.compile(r"(?:^|\s)\w{1,5}'$")
 """L'orage, dell'acqua, qu'un."""
 _LONG, _SHORT = 6, 3
-"""Words that a negation reaches over."""
+"""Words across which a negation still applies."""
 PARTICLES = _words("yes no ja nein oui non si sí да нет sim não true false")
-"""Labels that are common words elsewhere: they count at the start of a clause alone."""
+"""Labels that are also common words: they count only at the start of a clause."""
 LIST_ENDS = _words("or nor oder ou o или")
 LIST_WORDS = LIST_ENDS | _words("a an the any ein eine einen un une una uno")
 """Words between the labels of one list."""
 STATEMENT_VALUES = frozenset(["true", "false"])
-"""Those that also say what a statement is: `It is false`."""
+"""Labels that can also be the value of a statement: `It is false`."""
 COPULAS = _words("is are was it's that's")
 WRONG = _words("wrong incorrect false excluded")
 _IDLE_AFTER_NO = frozenset(
@@ -60,7 +60,7 @@ LETTER_FOLLOWERS = _words(
     "because since as due based or and und oder et ou weil car is would seems ist est "
     "rather instead"
 )
-"""Words before which `A` is a letter and no article."""
+"""Words before which `A` is a letter, not an article."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +68,12 @@ class _Place:
     start: int
     end: int
     first: int
-    """Index of the token in which it begins."""
+    """Index of the token in which it starts."""
     last: int
 
 
 def named_labels(reply: str, labels: Sequence[str]) -> set[str]:
-    """The labels that a reply names and does not deny."""
+    """The labels that a reply names and does not negate."""
     tokens = tokenise(reply)
     said = " ".join(token.text for token in tokens)
     by_text = {text: label for label in labels if (text := normalise(label))}
@@ -137,7 +137,7 @@ def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
 
 
 def _is_whole(said: str, start: int, end: int) -> bool:
-    """Whether a stretch begins and ends where words do."""
+    """Whether a range starts and ends at word boundaries."""
     before, after = (said[start - 1] if start else " "), (said[end] if end < len(said) else " ")
     begins = (
         before == " "
@@ -154,7 +154,7 @@ def _is_whole(said: str, start: int, end: int) -> bool:
 
 
 def _is_script_edge(left: str, right: str) -> bool:
-    """Whether a word may end between two characters that no space separates."""
+    """Whether a word may end between two adjacent characters."""
     if "|" in (left, right):
         return is_unspaced(left) or is_unspaced(right)
     if _is_katakana(left) and _is_katakana(right):
@@ -167,7 +167,7 @@ def _is_katakana(char: str) -> bool:
 
 
 def _counts(tokens: Sequence[Token], place: _Place, text: str) -> bool:
-    """Whether words that are also something else are meant as labels."""
+    """Whether ambiguous words are used as labels."""
     token = tokens[place.first]
     following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
     if text in PARTICLES:
@@ -215,7 +215,7 @@ def _is_called_wrong(following: Sequence[Token]) -> bool:
 
 
 def is_denied(tokens: Sequence[Token], index: int) -> bool:
-    """Whether a negation before a token, in the same clause, reaches it."""
+    """Whether a negation before a token in the same clause applies to it."""
     for distance in range(_LONG + 1):
         place = index - distance
         if place < 0:

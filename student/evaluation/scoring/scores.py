@@ -1,9 +1,9 @@
-"""Accuracy, macro F1 and word error rate of a file of answers, by task.
+"""Computes accuracy, macro F1 and word error rate of answers, by task.
 
-A score of a task is one number where higher is better: accuracy for choices and labels, one minus
-the word error rate (never below 0) for transcriptions. Each answered question contributes its own
-part, so that scores can be resampled question by question. Every number is finite: a reference
-without words (a note sign, silence) counts what is said as errors, and is right if nothing is said.
+The score of a task is one number, where higher is better: accuracy for choices and labels, one
+minus the word error rate (at least 0) for transcriptions. Each question contributes separately, so
+that scores can be resampled by question. Every number is finite: for a reference without words (a
+note sign, silence), every word of the reply is an error, and an empty reply is correct.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from student.evaluation.scoring.text import normalise, split_words
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One reply, read and scored."""
+    """A parsed and scored reply."""
 
     question: Question
     reply: str
@@ -41,14 +41,14 @@ class Answer:
 
     @property
     def right(self) -> bool:
-        """Whether nothing is wrong in it."""
+        """Whether it has no errors."""
         return self.errors == 0
 
 
 def read_reply(question: Question, reply: str, *, cut: bool = False) -> Answer:
-    """Reads and scores one reply.
+    """Parses and scores one reply.
 
-    A label without `choices` must be the answer word for word, but for case and punctuation.
+    A label without `choices` must equal the answer, ignoring case and punctuation.
     """
     if question.kind == "transcription":
         return _read_transcription(question, reply, cut)
@@ -79,12 +79,12 @@ def _same(extracted: str, answer: str) -> bool:
 
 
 def _key(label: str) -> str:
-    """Key that two equal labels have in common; a label without any word stands for itself."""
+    """A key that is the same for equal labels; a label without words is its own key."""
     return normalise(label) or label.strip()
 
 
 def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) -> dict:
-    """Scores of one student's answers, or of several seeds', by task and over tasks.
+    """Scores the answers of one student, or of several seeds, by task and over tasks.
 
     Args:
         runs: Per seed the answers, to the same questions in the same order.
@@ -92,10 +92,10 @@ def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) ->
 
     Returns:
         `tasks`: task -> kind, n, metric, score with low and high (None for a single question, whose
-        interval is unknown), parse_failures, cut (share of replies that ended at the token limit),
-        chance (of guessing one of the choices; 0 without choices), majority (of always saying the
-        commonest answer), macro_f1 or word_error_rate; `mean`: the mean score over tasks, with low
-        and high.
+        interval is unknown), parse_failures, cut (share of replies truncated at the token limit),
+        chance (of guessing one of the choices; 0 without choices), majority (of always giving the
+        most common answer), macro_f1 or word_error_rate; `mean`: the mean score over tasks, with
+        low and high.
     """
     tasks = {
         task: _score_task([[run[place] for place in places] for run in runs], resamples)
@@ -147,7 +147,7 @@ Table = tuple[np.ndarray, np.ndarray]
 
 
 def task_tables(runs: Sequence[Sequence[Answer]]) -> dict[str, Table]:
-    """Task -> what its score is made of.
+    """Task -> the data of its score.
 
     Args:
         runs: Per seed the answers, to the same questions in the same order.
@@ -182,7 +182,7 @@ def paired_interval(
 ) -> Interval:
     """Mean score over tasks of one student minus another's, with its interval.
 
-    Both have answered the same questions, and both are resampled alike.
+    Both answered the same questions and are resampled jointly.
     """
     assert ours.keys() == theirs.keys(), "the same tasks"
 
@@ -195,14 +195,14 @@ def paired_interval(
 
 
 def pooled_score(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:
-    """1 - errors per word, not below 0: the accuracy where every answer is one word. Where no
-    reference has words, any word said is an error and the score is 1 or 0."""
+    """1 - errors per word, at least 0; equals the accuracy if every answer is one word. If no
+    reference has words, the score is 0 if any reply has words, else 1."""
     return max(0.0, 1 - float(errors_SQ.sum() / max(words_Q.sum() * len(errors_SQ), 1)))
 
 
 def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
-    """F1 averaged over the classes that are the answer of some question (parse failures are wrong
-    in recall, and harm no class' precision)."""
+    """F1 averaged over the classes that are the answer of some question. Parse failures reduce
+    recall but no precision."""
     pairs = [
         (_key(answer), _key(said) if said is not None else None)
         for answer, said in zip(answers, extracted, strict=True)

@@ -1,9 +1,10 @@
-"""Text as it is compared: case, punctuation and Unicode variants removed, words kept whole.
+"""Normalises texts for comparison: removes case, punctuation and Unicode variants, but keeps words
+whole.
 
-Combining marks are parts of words (Devanagari vowel signs, Thai tones), and canonically equal texts
-are equal: comparison is Unicode's canonical caseless matching (D145), and the result is in NFC.
-Typographic apostrophes and hyphens inside a word are plain ones; quotes, brackets, dashes between
-words, note signs and invisible characters are no words.
+Combining marks are parts of words (Devanagari vowel signs, Thai tones). Canonically equivalent
+texts are equal: the comparison is Unicode's canonical caseless matching (D145), with results in
+NFC. Typographic apostrophes and hyphens inside words become plain ones; quotes, brackets, dashes
+between words, note signs and invisible characters are not words.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import unicodedata
 from dataclasses import dataclass
 
 APOSTROPHES = frozenset("'’‘‛ʼ′＇`´׳")
-"""Written inside words by keyboards, phones and word processors of many scripts."""
+"""Apostrophes that keyboards, phones and word processors write inside words."""
 HYPHENS = frozenset("-‐‑﹣－֊")
-"""Hyphens alone: longer dashes separate words."""
+"""Only hyphens; longer dashes separate words."""
 MINUS = "−"
 SHARP, FLAT = "♯", "♭"
 INNER_OF_NUMBERS = frozenset(".,:")
@@ -40,23 +41,23 @@ class Token:
     """One word."""
 
     text: str
-    """The word as it is compared."""
+    """The normalised word."""
     raw: str
-    """The word as it was written, in NFC."""
+    """The word as written, in NFC."""
     starts_clause: bool
-    """Whether punctuation, or nothing, stands before it."""
+    """Whether it follows punctuation or is the first word."""
 
 
 def normalise(text: str) -> str:
-    """Words in one case and form, separated by single spaces."""
+    """Normalised words, separated by single spaces."""
     return " ".join(token.text for token in tokenise(text))
 
 
 def split_words(text: str) -> list[str]:
-    """Words that a transcription is scored by.
+    """Splits a text into the words by which transcriptions are scored.
 
-    Chinese and Japanese characters count one by one, as in the mixed error rate, since these
-    scripts have no spaces; Thai, Lao, Khmer and Burmese are split at their spaces alone.
+    Chinese and Japanese characters count individually, as in the mixed error rate, because these
+    scripts have no spaces; Thai, Lao, Khmer and Burmese are split only at spaces.
     """
     words: list[str] = []
     for token in tokenise(text):
@@ -74,7 +75,7 @@ def split_words(text: str) -> list[str]:
 
 
 def is_unspaced(char: str) -> bool:
-    """Whether a character's script writes no spaces between words."""
+    """Whether a character's script has no spaces between words."""
     return _within(char, _UNSPACED)
 
 
@@ -84,7 +85,7 @@ def is_mark(char: str) -> bool:
 
 
 def tokenise(text: str) -> list[Token]:
-    """Words, in their order."""
+    """Splits a text into words, in order."""
     composed = unicodedata.normalize("NFC", text)
     chars = [char for char in composed if not is_invisible(char)]
     tokens: list[Token] = []
@@ -143,7 +144,7 @@ def _is_quote(char: str) -> bool:
 
 
 def is_invisible(char: str) -> bool:
-    """Joiners, direction marks, soft hyphens and variation selectors, which spelling may lack."""
+    """Whether a character is a joiner, direction mark, soft hyphen or variation selector."""
     code = ord(char)
     return (
         unicodedata.category(char) == "Cf" or 0xFE00 <= code <= 0xFE0F or 0xE0100 <= code <= 0xE01EF

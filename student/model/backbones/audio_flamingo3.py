@@ -1,6 +1,6 @@
 """Audio Flamingo 3 (nvidia/audio-flamingo-3-hf): AF-Whisper encoder, a small MLP, Qwen2.5.
 
-Takes one audio per conversation, in windows of 30 s up to ten minutes.
+Accepts one audio per conversation, in windows of 30 s up to ten minutes.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class AudioFlamingo3(Backbone):
         return model, AudioFlamingo3Processor(extractor, tokenizer, chat_template=template)
 
     def window_s(self, processor: Any) -> float:
-        """The tower's windows are joined, as many as this length has."""
+        """See `Backbone`. The outputs of the tower's windows are concatenated."""
         length = processor.feature_extractor.chunk_length
         return processor.max_audio_len // length * length
 
     def tiny_window_s(self, config: TinyConfig) -> float:
-        """The same of the processor's default, ten minutes."""
+        """See `Backbone`. The processor's default is ten minutes."""
         return 600 // config.window_s * config.window_s
 
     def prepare(

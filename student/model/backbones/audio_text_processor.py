@@ -1,6 +1,6 @@
 """A processor without images: a tokenizer, Whisper's feature extractor and a chat template.
 
-It serves the families whose own processor needs a package that nothing else here does.
+It is used for families whose own processor needs an additional package.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class AudioTextProcessor:
         self.chat_template = template
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Messages as text."""
+        """Renders messages as text."""
         return self.tokenizer.apply_chat_template(
             conversation, chat_template=self.chat_template, **kwargs
         )
 
     def save_pretrained(self, save_directory: Any) -> None:
-        """Writes its files into a checkpoint's folder."""
+        """Writes its files to a checkpoint's folder."""
         self.tokenizer.chat_template = self.chat_template
         self.tokenizer.save_pretrained(save_directory)
         self.extractor.save_pretrained(save_directory)

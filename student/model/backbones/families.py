@@ -1,5 +1,5 @@
-"""The families of checkpoints that there are adapters for; imports nothing of weight, so that
-command lines can name them at once."""
+"""The families of checkpoints with adapters. This module imports no large libraries, so that
+command lines can use it."""
 
 import re
 

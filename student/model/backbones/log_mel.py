@@ -1,9 +1,9 @@
-"""Log-mel features of what is there: silence that only fills a window is not computed.
+"""Computes log-mel features without the silence that fills a window.
 
 Whisper's feature extractor pads audio to 30 s, Qwen2.5-Omni's to 300 s, before it computes
-anything. Beyond the audio every frame has the same value in every band, so it is enough to compute
-the audio and one frame more. Models that need a whole window get it filled with that value; the
-features are the same.
+features. After the audio, all frames are equal, so it is sufficient to compute the audio and one
+more frame. For models that need a whole window, the rest is filled with that frame; the features
+are the same.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from torch import Tensor
 
 
 def samples_needed(extractor: Any, waves: Sequence[np.ndarray]) -> int:
-    """Samples to pad to, so that the last frame meets nothing but silence; at most a window.
+    """Number of samples after padding, so that the last frame covers only silence; at most a
+    window.
 
     Args:
         extractor: transformers' `WhisperFeatureExtractor`.
@@ -27,13 +28,13 @@ def samples_needed(extractor: Any, waves: Sequence[np.ndarray]) -> int:
     """
     hop = extractor.hop_length
     longest = max(len(wave) for wave in waves)
-    # The last frame but one ends n_fft / 2 after its centre.
+    # The second to last frame ends n_fft / 2 after its centre.
     needed = longest + extractor.n_fft + hop
     return min(-(-needed // hop) * hop, extractor.n_samples)
 
 
 def fill_window(features_AMF: Tensor, num_frames: int) -> Tensor:
-    """Features of padded audio, filled up to a whole window with their last frame."""
+    """Fills features of padded audio up to a whole window with their last frame."""
     missing = num_frames - features_AMF.shape[-1]
     if missing <= 0:
         return features_AMF
@@ -41,11 +42,11 @@ def fill_window(features_AMF: Tensor, num_frames: int) -> Tensor:
 
 
 def fill_inputs(inputs: Mapping[str, Tensor], extractor: Any, mask: str) -> dict[str, Tensor]:
-    """Model inputs whose features and mask fill a window.
+    """Fills the features and the mask of model inputs up to a whole window.
 
     Args:
         inputs: Inputs with `input_features` (A, M, F) and a mask (A, F).
-        extractor: It says how long a window is.
+        extractor: Feature extractor, which defines the window.
         mask: Name of the mask.
     """
     features_AMF = fill_window(inputs["input_features"], extractor.nb_max_frames)

@@ -1,7 +1,7 @@
 """Music Flamingo (nvidia/music-flamingo-2601-hf): Audio Flamingo 3 for music, with rotary times.
 
-It differs by its classes: the tower's output is rotated by the time of each frame before the
-projector, an audio stands between two tokens of its own, and the window is twenty minutes.
+It has other classes: the tower's output is rotated by the time of each frame before the projector,
+special tokens enclose an audio, and the window is twenty minutes.
 """
 
 from __future__ import annotations
@@ -51,5 +51,5 @@ class MusicFlamingo(AudioFlamingo3):
         return model, MusicFlamingoProcessor(extractor, tokenizer, chat_template=template)
 
     def tiny_window_s(self, config: TinyConfig) -> float:
-        """As many whole windows as fit into the processor's default, twenty minutes."""
+        """See `Backbone`. Whole windows within the processor's default, twenty minutes."""
         return 1200 // config.window_s * config.window_s

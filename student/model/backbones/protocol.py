@@ -1,10 +1,10 @@
 """The interface to audio language models: everything that differs between their families.
 
-All of them are an audio tower and a projector that write audio embeddings over placeholder tokens,
-and a language model that reads the result. An adapter says how a checkpoint is loaded and written,
-how audio and text become inputs, and what its parts are called; block, heads, losses, training and
-generation are the same for all. Their classes share this much: `model.model` is the inner model
-that gives hidden states, `model.lm_head` the head on top.
+Each model has an audio tower and a projector, whose audio embeddings replace placeholder tokens,
+and a language model. An adapter defines how a checkpoint is loaded and written, how audio and text
+are converted to inputs, and the names of its parts; block, heads, losses, training and generation
+are the same for all. In all classes, `model.model` is the inner model that returns hidden states,
+and `model.lm_head` is the head.
 """
 
 from __future__ import annotations
@@ -23,31 +23,30 @@ from student.config import TinyConfig
 
 
 class Processor(Protocol):
-    """Tokenizer, feature extractor and chat template; transformers' own where it can be had."""
+    """Tokenizer, feature extractor and chat template; transformers' own if possible."""
 
     tokenizer: Any
     chat_template: Any
 
     def apply_chat_template(self, conversation: Any, **kwargs: Any) -> Any:
-        """Messages as text."""
+        """Renders messages as text."""
         ...
 
     def save_pretrained(self, save_directory: Any) -> Any:
-        """Writes its files into a checkpoint's folder."""
+        """Writes its files to a checkpoint's folder."""
         ...
 
 
 class Backbone(Protocol):
     """The adapter of one family of checkpoints.
 
-    Methods with a body are what most families do; an adapter overrides what differs.
+    Methods with a body are defaults of most families; adapters override them if needed.
     """
 
     model_class: Any
     """The class of transformers, `...ForConditionalGeneration`."""
     processor_class: Any
-    """Its processor, where transformers' own is used; an adapter with another overrides
-    `load_processor`."""
+    """Its processor, if transformers' own is used; other adapters override `load_processor`."""
     audio_end: str
     """Text that ends an audio in a rendered prompt."""
     sample_rate: int = 16_000
@@ -56,38 +55,39 @@ class Backbone(Protocol):
         r"model\.language_model\.layers\.\d+\."
         r"(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)"
     )
-    """Regular expression that matches the full names of the language model's projections, and
-    nothing of the audio tower, whose layers have the same short names."""
+    """Regular expression that matches the full names of the language model's projections, but not
+    those of the audio tower, whose layers have the same short names."""
     projector: str = r"model\.multi_modal_projector\..*"
     """Regular expression for the parameters between audio tower and language model."""
     tower_by_rows: bool
-    """The audio tower takes one row per audio, so its outputs can be remembered row by row."""
+    """Whether the audio tower has one row per audio, so that its outputs can be cached by row."""
     special_tokens: tuple[str, ...]
     """Special tokens of the family's tokenizer: padding comes first, end of turn third, the audio
     placeholder fourth."""
 
     tokens_per_second: float = 25.0
-    """Audio tokens for each second that the tower takes: of most, 10 ms mel frames, a stride of 2
-    and a pooling of 2."""
+    """Audio tokens per second of audio: for most towers, 10 ms mel frames, a stride of 2 and a
+    pooling of 2."""
     pads_audio: bool = False
-    """An audio is filled with silence up to a whole window, and the silence has tokens too."""
+    """Whether an audio is padded with silence to a whole window, and the silence has tokens,
+    too."""
 
     def load(self, path: str, **options: Any) -> tuple[PreTrainedModel, Processor]:
-        """The checkpoint's model and its processor."""
+        """Loads the checkpoint's model and its processor."""
         return self.model_class.from_pretrained(path, **options), self.load_processor(path)
 
     def load_processor(self, path: str) -> Processor:
-        """The checkpoint's processor alone."""
+        """Loads the checkpoint's processor."""
         return self.processor_class.from_pretrained(path)
 
     def tiny(self, config: TinyConfig, tokenizer: Any) -> tuple[PreTrainedModel, Processor]:
-        """A small model of the class with random weights."""
+        """Builds a small model of the class with random weights."""
         ...
 
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
-        """A rendered prompt and its audio as model inputs.
+        """Converts a rendered prompt and its audio to model inputs.
 
         Returns:
             `input_ids` (1, S) with audio placeholders at full length, and the audio tensors, whose
@@ -109,20 +109,20 @@ class Backbone(Protocol):
         return config.window_s
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Arguments of the inner model besides `attention_mask`, so that padding on the left
-        and on the right give the same states; a packed row has `position_ids` in place of it."""
+        """Arguments of the inner model in addition to `attention_mask`, with which padding on the
+        left and on the right give the same states; packed rows have `position_ids` instead."""
         if "position_ids" in inputs:
             return {}
         mask_BS = inputs["attention_mask"]
         return {"position_ids": (mask_BS.cumsum(-1) - 1).clamp(min=0)}
 
     def masked_positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Arguments of the inner model about positions when its attention mask is 4-D, from which
-        it cannot count them."""
+        """Arguments of the inner model for positions, which it cannot derive from a 4-D attention
+        mask."""
         return self.positions(inputs)
 
     def audio_tower(self, model: Any) -> nn.Module:
-        """The module whose output goes to the projector."""
+        """The module whose output is the projector's input."""
         return model.model.audio_tower
 
     def audio_token_id(self, model: PreTrainedModel) -> int:
@@ -130,13 +130,13 @@ class Backbone(Protocol):
         return model.config.audio_token_id
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
-        """Writes the merged model as stock loaders and servers expect it.
+        """Writes the merged model in the format of unmodified loaders and servers.
 
         Args:
-            model: Without adapters.
+            model: The model without adapters.
             processor: A processor with the block's tokens and template.
             folder: Folder to write to.
-            base: The checkpoint that training began with.
+            base: The initial checkpoint of the training.
         """
         del base
         model.save_pretrained(folder)

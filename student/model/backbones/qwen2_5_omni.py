@@ -1,7 +1,7 @@
 """Qwen2.5-Omni (Qwen/Qwen2.5-Omni-7B): its Thinker, from audio to text, without the Talker.
 
-transformers' own processor wants torchvision for images and videos, which nothing here needs, so
-audio and text are put together by `AudioTextProcessor`, in the same way.
+transformers' own processor needs torchvision for images and videos. `AudioTextProcessor` combines
+audio and text in the same way without it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, qwen2_fields, tower_fie
 # Legend: A audios, F mel frames.
 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "spk_dict.pt")
-"""Files of the original checkpoint, kept at export for whoever loads the full processor."""
+"""Files of the original checkpoint that exports include for loading the full processor."""
 
 
 class Qwen2_5Omni(Backbone):
@@ -93,7 +93,7 @@ class Qwen2_5Omni(Backbone):
             return_attention_mask=True,
             return_tensors="pt",
         )
-        # The tower takes any number of frames, so nothing is filled; 300 s of silence would be.
+        # The tower accepts any number of frames, so the audio is not padded to the window of 300 s.
         num_frames = int(features["attention_mask"].sum(-1).max())
         mask_AF = features["attention_mask"][:, :num_frames]
         before, *pieces = prompt.split("<|AUDIO|>")
@@ -109,9 +109,9 @@ class Qwen2_5Omni(Backbone):
 
     def positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if "position_ids" in inputs:
-            # Of text, then of the three axes, which are alike where there is no image.
+            # Text positions, then those of the three axes, which are equal without images.
             return {"position_ids": inputs["position_ids"].expand(4, 1, -1)}
-        return {}  # The Thinker makes its three axes of positions from the attention mask.
+        return {}  # The Thinker derives its three axes of positions from the attention mask.
 
     def masked_positions(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if "position_ids" in inputs:
@@ -120,8 +120,8 @@ class Qwen2_5Omni(Backbone):
         return {"position_ids": places_BS.expand(3, *places_BS.shape)}
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
-        """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM registers no bare Thinker,
-        and both find the weights under `thinker.`."""
+        """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM does not register a bare
+        Thinker, and both find the weights under `thinker.`."""
         config = Qwen2_5OmniConfig(
             thinker_config=model.config.to_dict(),
             enable_audio_output=False,

@@ -17,16 +17,16 @@ from student.model.backbones.protocol import Backbone
 
 
 def named_backbone(model_type: str) -> Backbone:
-    """The adapter of a family."""
+    """Imports the adapter of a family."""
     module, name = BACKBONES[model_type].split(":")
     return getattr(import_module(module), name)()
 
 
 def backbone_for(path: str) -> Backbone:
-    """The adapter for a checkpoint: a folder or a hub id.
+    """Returns the adapter for a checkpoint: a folder or a hub id.
 
     Raises:
-        UserError: there is no checkpoint to be read, or of a family without adapter.
+        UserError: the checkpoint cannot be read, or its family has no adapter.
     """
     model_type = read_config(path).model_type
     if model_type not in BACKBONES:
@@ -36,14 +36,14 @@ def backbone_for(path: str) -> Backbone:
 
 
 def read_config(path: str, *, with_weights: bool = True) -> PretrainedConfig:
-    """The config of a checkpoint: in a folder, in the hub's cache here, or on the hub.
+    """Reads the config of a checkpoint: in a folder, in the local hub cache, or on the hub.
 
     Args:
         path: Folder or hub id.
-        with_weights: The weights are loaded too, so a download of them is announced.
+        with_weights: Whether the weights are loaded, too, so that their download is announced.
 
     Raises:
-        UserError: there is no checkpoint to be read.
+        UserError: the checkpoint cannot be read.
     """
     is_folder = Path(path).is_dir()
     if is_folder and not (Path(path) / "config.json").is_file():
@@ -66,11 +66,11 @@ def read_config(path: str, *, with_weights: bool = True) -> PretrainedConfig:
 
 
 def _look_up(model: str, *, announce: bool) -> None:
-    """Asks the hub for a checkpoint, and says how much transformers downloads of it.
+    """Looks up a checkpoint on the hub, and announces the size of its download.
 
     Raises:
-        UserError: the hub cannot be reached or has no such model. It is asked once; transformers
-            would try each file five times, with pauses.
+        UserError: the hub cannot be reached or has no such model. There is only one request;
+            transformers would retry each file five times, with pauses.
     """
     try:
         info = HfApi().model_info(model, files_metadata=True, timeout=10)
@@ -87,7 +87,7 @@ def _look_up(model: str, *, announce: bool) -> None:
         sibling.size or 0
         for sibling in info.siblings or []
         if sibling.rfilename.endswith(".safetensors")
-        and not sibling.rfilename.startswith("consolidated")  # the same for Mistral's own loader
+        and not sibling.rfilename.startswith("consolidated")  # a copy for Mistral's own loader
     ]
     messages.print(
         f"{model} is not on this machine: {sum(weights) / 1e9:.1f} GB of weights are downloaded "
@@ -96,7 +96,7 @@ def _look_up(model: str, *, announce: bool) -> None:
 
 
 def backbone_window(config: ModelConfig) -> float:
-    """Longest audio in seconds that a recipe's backbone takes; no weights are loaded for it."""
+    """Longest audio of a recipe's backbone in seconds; does not load weights."""
     if config.build == "small":
         return config.small.window_s
     if config.path is None:

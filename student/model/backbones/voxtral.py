@@ -1,10 +1,9 @@
 """Voxtral (mistralai/Voxtral-Mini-3B-2507): Whisper large-v3 encoder, an MLP, Llama or Ministral.
 
-The tower takes whole windows of 30 s without a mask: the silence that fills the last one has
-tokens, too, 375 for each window. transformers' own processor puts audio into prompts through the
-package mistral-common, whose vocabulary cannot take the block's tokens; so audio and text are put
-together by `AudioTextProcessor`, with the same template, and Mistral's `tekken.json` is read by
-transformers.
+The tower processes whole windows of 30 s without a mask: the silence that fills the last one has
+tokens, too; each window has 375. transformers' own processor uses the package mistral-common, whose
+vocabulary cannot be extended by the block's tokens. Therefore `AudioTextProcessor` combines audio
+and text, with the same template, and transformers reads Mistral's `tekken.json`.
 """
 
 from __future__ import annotations
@@ -32,9 +31,9 @@ from student.model.tiny import MEL_BANDS, qwen2_fields, tower_fields
 # Legend: W windows, M mel bands, F mel frames.
 
 MAX_SECONDS = 2400
-"""Forty minutes, what the makers state for questions about audio: 30,000 of 32,768 tokens."""
+"""Forty minutes, the authors' limit for questions about audio: 30,000 of 32,768 tokens."""
 POOLING = 8
-"""Mel frames of a window for each of its audio tokens: a stride of 2, then 4 states in one."""
+"""Mel frames per audio token: a stride of 2, then 4 states are merged."""
 CHAT_TEMPLATE = (
     "<s>{% for message in messages %}"
     "{% if message['role'] == 'user' %}[INST]"
@@ -93,7 +92,7 @@ class Voxtral(Backbone):
         return model, AudioTextProcessor(tokenizer, extractor, CHAT_TEMPLATE)
 
     def window_s(self, processor: Any) -> float:
-        """As many whole windows of the tower as fit into forty minutes."""
+        """See `Backbone`. Whole windows of the tower within forty minutes."""
         length = processor.extractor.chunk_length
         return MAX_SECONDS // length * length
 
@@ -114,7 +113,8 @@ class Voxtral(Backbone):
         return inputs | ({"input_features": torch.cat(windows)} if windows else {})
 
     def _windows(self, extractor: Any, wave: np.ndarray) -> Tensor:
-        """features_WMF of one audio: computed as a whole, as the model has learnt it, then cut."""
+        """features_WMF of one audio: computed for the whole audio, as in the model's training, then
+        cut."""
         num_windows = -(-len(wave) // extractor.n_samples)
         needed = num_windows * extractor.n_samples
         if num_windows == 1:
