@@ -123,8 +123,7 @@ class Student(nn.Module):
     ) -> StudentOutput:
         """Runs one forward pass over prompts and answers.
 
-        The language-model head is applied only at the answer's positions, because logits at all
-        positions would need too much memory.
+        Logits are computed only at the answer's positions, to save memory.
 
         Args:
             inputs: Inputs of the backbone, padded or packed.
@@ -134,8 +133,7 @@ class Student(nn.Module):
             bottleneck: The text that can attend to audio only through the block, if any.
 
         Returns:
-            Logits and labels with `with_answer`, the heads' frames, and the target of
-            `reconstruction`.
+            Frames of the heads, the target of `reconstruction`, and logits with `with_answer`.
         """
         inputs = self.cast(inputs)
         masked = (
@@ -242,8 +240,7 @@ class Student(nn.Module):
         return "rows" if is_token_row(name) else "backbone"
 
     def train_only(self, what: Literal["embeddings", "lora", "projector+lora", "full"]) -> None:
-        """Freezes all parameters except the heads, the block's rows, and those that the stage
-        trains."""
+        """Freezes all parameters except the heads, the block's rows, and those of the stage."""
         projector = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.projector)
         full = re.compile(r"model\.(base_model\.model\.)?" + self.backbone.trained_in_full)
         for name, parameter in self.named_parameters():
