@@ -2,13 +2,13 @@
 
     python -m benchmarks.codecs --corpus demo/corpus --clips 20
 
-The embedded experts run on clips spread over a corpus. Every stream is stored by our codec (with
-the zstd that the cache adds to uint8, topk16 and pitch), as raw fp16, as zstd(fp16), and by lilcom
-as lhotse uses it (tick 2^-5). Bytes are per second of audio. Fidelity is against the experts'
-float32: mean cosine per frame, largest error of one value (of features as a share of the largest
-value in their column) and, for posteriors, how much of the mean
-average precision is lost where the truth is what the expert itself gives 0.5 or more; of pitch, the
-share of voiced frames whose strongest bin moves.
+The embedded experts run on clips spread over a corpus. Every stream is stored with our codec
+(including the zstd that the cache applies to uint8, topk16 and pitch), as raw fp16, as zstd(fp16),
+and with lilcom as in lhotse (tick 2^-5). Bytes are per second of audio. Fidelity is against the
+experts' float32: mean cosine per frame, largest error of one value (of features as a share of the
+largest value in their column) and, for posteriors, the loss of mean average precision, with the
+expert's own values of 0.5 or more as the truth; for pitch, the share of voiced frames whose
+strongest bin changes.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pipeline.config import BuildConfig
 console = Console(highlight=False, width=160)
 ZSTD = pa.Codec("zstd", 1)
 TICK_POWER = -5
-"""lilcom's precision as lhotse sets it: values are rounded to multiples of 2^-5."""
+"""lilcom's precision as in lhotse: values are rounded to multiples of 2^-5."""
 POSITIVE = 0.5
 
 Stored = dict[str, tuple[int, np.ndarray]]
@@ -43,7 +43,7 @@ Stored = dict[str, tuple[int, np.ndarray]]
 
 
 def stored(frames_TD: np.ndarray, spec: StreamSpec) -> Stored:
-    """One clip's frames in each of the ways."""
+    """Stores one clip's frames in each of the formats."""
     half = frames_TD.clip(-65504, 65504).astype("<f2")
     encoded = encode(frames_TD, spec)
     blob = bytes(encoded.blob)
@@ -74,7 +74,8 @@ def average_precision_lost(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
     scores = []
     for truth_T, kept_T in zip(truth_TD.T >= POSITIVE, kept_TD.T, strict=True):
         if 0 < truth_T.sum() < len(truth_T):
-            # Among ties the wrong ones come first: a codec that makes values equal is not excused.
+            # Among ties, wrong values come first, so that a codec that makes values equal is
+            # penalised.
             hits_T = truth_T[np.lexsort((truth_T, -kept_T))]
             precision_T = hits_T.cumsum() / np.arange(1, len(hits_T) + 1)
             scores.append(precision_T[hits_T].mean())
@@ -82,14 +83,14 @@ def average_precision_lost(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
 
 
 def strongest_moved(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
-    """Share of voiced frames whose strongest pitch bin is another one."""
+    """Share of voiced frames whose strongest pitch bin changes."""
     voiced_T = truth_TD[:, -1] >= VOICED
     moved_T = truth_TD[:, :-1].argmax(1) != kept_TD[:, :-1].argmax(1)
     return float(moved_T[voiced_T].mean()) if voiced_T.any() else 0.0
 
 
 def fidelity(truth_TD: np.ndarray, kept_TD: np.ndarray, spec: StreamSpec) -> str:
-    """The numbers that matter for a kind."""
+    """The measures of fidelity for a kind."""
     lost_TD = np.abs(truth_TD - kept_TD)
     if KINDS[spec.kind].is_physical:
         lost_TD /= np.abs(truth_TD).max(0).clip(1e-12)

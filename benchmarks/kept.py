@@ -1,4 +1,4 @@
-"""Results of a benchmark's parts, kept in a folder, so that a run that was cut off goes on."""
+"""Stores results of a benchmark's parts in a folder, so that an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from rich.table import Table
 
 
 def kept(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
-    """The value of a part as JSON holds it, measured unless it is kept.
+    """Returns the stored value of a part, or measures and stores it (as JSON).
 
     Args:
-        folder: Folder of the values; None keeps nothing.
+        folder: Folder of the values; None stores nothing.
         name: Name of the part.
-        measure: Measures it.
+        measure: Function that measures the part.
     """
     file = folder / f"{name}.json" if folder is not None else None
     if file is not None and file.is_file():
@@ -34,7 +34,7 @@ def kept(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
 def print_kept(
     console: Console, folder: Path | None, name: str, build_table: Callable[[], Table]
 ) -> None:
-    """Prints a table, built unless its text is kept."""
+    """Prints a table, which is built unless its text is stored."""
 
     def text() -> str:
         with console.capture() as captured:

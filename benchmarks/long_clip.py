@@ -1,10 +1,10 @@
-"""Memory that the frames of a long clip take, from a network's windows to what is stored.
+"""Measures the memory for the frames of a long clip, from a network's windows to the stored bytes.
 
     python -m benchmarks.long_clip [--minutes 60] [--rate 50] [--columns 1280] [--pool 1]
 
-A process makes the windows of one clip as a network would leave them, joins and averages them,
-encodes them as int8 and sums them up. The peak of its memory is printed, less what it had before,
-beside the size of the frames.
+A process creates the windows of one clip like a network's output, joins and averages them, encodes
+them as int8 and computes sums. The peak of its memory, minus the memory before, is printed with the
+size of the frames.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ WINDOW_S, OVERLAP_S = 30, 5
 
 
 def peak_gb() -> float:
-    """The most memory that this process has had, in GB."""
+    """Peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

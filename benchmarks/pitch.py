@@ -1,4 +1,4 @@
-"""The pitch trackers against known notes: accuracy, voicing, and speed on this CPU.
+"""Measures the pitch trackers on known notes: accuracy, voicing, and speed on this CPU.
 
     COAT_DEBIAN_ROOT=... python -m benchmarks.pitch
 

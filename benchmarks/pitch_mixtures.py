@@ -1,4 +1,4 @@
-"""Pitch trackers on mixtures: known notes under speech and drums.
+"""Measures pitch trackers on mixtures of known notes with speech and drums.
 
     COAT_DEBIAN_ROOT=... python -m benchmarks.pitch_mixtures [--rmvpe rmvpe.onnx]
 
@@ -32,7 +32,7 @@ RATE = 16_000
 BEAT_S = 0.5
 KICK, SNARE, HAT = 36, 38, 42
 EDGE_S = 0.06
-"""Frames nearer to the ends of a note are not counted."""
+"""Seconds at the ends of a note whose frames are not counted."""
 MIXTURES = {
     "notes alone": (0.0, 0.0),
     "+ speech": (1.0, 0.0),
@@ -40,7 +40,7 @@ MIXTURES = {
     "+ speech + drums": (1.0, 1.0),
     "+ speech + drums, twice as loud": (2.0, 2.0),
 }
-"""Name -> how loud speech and drums are, as RMS relative to the notes'."""
+"""Name -> loudness of speech and drums, as RMS relative to that of the notes."""
 
 
 def drum_beat(seconds: float) -> np.ndarray:
@@ -55,12 +55,12 @@ def drum_beat(seconds: float) -> np.ndarray:
 
 
 def mixed(notes_each: int, speech: float, drums: float) -> Iterator[tuple[np.ndarray, Melody]]:
-    """Melodies with what is louder or quieter around them, at 16 kHz."""
+    """Melodies mixed with speech and drums, at 16 kHz."""
     spoken = np.concatenate([wave for wave, _ in prompts(24)])
     for row, melody in enumerate(melodies(notes_each=notes_each)):
         wave = soxr.resample(melody.samples, MELODY_RATE, RATE)
         level = rms(wave)
-        # Each melody under other words.
+        # Each melody is mixed with other words.
         voice = np.roll(spoken, -row * 7 * RATE)[: len(wave)]
         beat = drum_beat(len(wave) / RATE)[: len(wave)]
         for other, times in ((voice, speech), (beat, drums)):

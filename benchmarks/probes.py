@@ -1,13 +1,14 @@
-"""Time of probes at full size, computed from a smaller one that is measured here.
+"""Estimates the time of probes at full size from a smaller measurement.
 
     python -m benchmarks.probes
 
-Ridge regressions of one layer and position group are timed on random states, at a width and number
-of clips that one core does in seconds. Their work (multiply-adds, counted below) grows with rows
-times width squared and with width cubed, so the rate that is measured gives the time at full size.
-What is measured is the time of one core, so that other programs on the machine matter little; cores
-are taken to share the work evenly, which blocked products and factorisations nearly do. The
-table also lists the previous method: products and a factorisation for each target and penalty.
+Ridge regressions of one layer and position group are timed on random states, with a width and
+number of clips that one core processes in seconds. Their work (multiply-adds, counted below) grows
+with rows times width squared and with width cubed, so the measured rate gives the time at full
+size. The time of one core is measured, so that other programs on the machine have little effect;
+cores are assumed to share the work evenly, which is nearly true for blocked products and
+factorisations. The table also lists the previous method: products and a factorisation for each
+target and penalty.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
 
 CLIPS, POSITIONS, WIDTH, LAYERS, GROUPS, STREAMS, COLUMNS = 1000, 32, 4096, 33, 2, 6, 64
 """A 7B model: 32 layers and the embeddings; audio and thinking positions; six streams. The decision
-has one row a clip and costs nothing beside them."""
+position has one row per clip, whose time is negligible."""
 CORES = 16
 LEARNING, CHOOSING = 0.7, 0.75
-"""Shares of clips that probes are fitted on, and of those, that each penalty is fitted on."""
+"""Share of clips on which probes are fitted, and of those, share on which each penalty is
+fitted."""
 MEASURED_CLIPS, MEASURED_WIDTH = 250, 1024
 
 
@@ -47,7 +49,7 @@ def work(clips: int, width: int, *, shared: bool) -> float:
 
 
 def measure(*, shared: bool) -> float:
-    """Seconds of one core for one layer and group at the measured size."""
+    """Seconds on one core for one layer and group at the measured size."""
     rng = np.random.default_rng(0)
     clips = int(MEASURED_CLIPS * LEARNING)
     states_NH = rng.standard_normal((clips * POSITIONS, MEASURED_WIDTH)).astype(np.float16)

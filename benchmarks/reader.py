@@ -1,14 +1,13 @@
-"""Reading targets, against the same bytes by bare pyarrow and against `datasets`.
+"""Compares reading targets with bare pyarrow on the same bytes, and with `datasets`.
 
     python -m benchmarks.reader
 
 A synthetic cache of one int8 stream (2,000 clips x 500 frames x 384 columns, 384 MB). Sequential:
 `StreamReader` in storage order, with clip ids checked and page checksums verified, against pyarrow
 reading the same columns in the same batches, which is the limit. Shuffled: clips by id in random
-order, against `datasets` by row number. "As stored" hands
-out views of the bytes and touches none; "decoded" makes float32 frames of every blob, on both
-sides. The files are in the page cache for all; the best of five passes counts, taken
-by turns.
+order, against `datasets` by row number. "As stored" returns views of the bytes without reading
+them; "decoded" converts every blob to float32 frames, on both sides. The files are in the page
+cache; the best of five alternating passes counts.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ SPEC = TeacherSpec(
 
 
 def make_cache(folder: Path, clips: int, frames: int) -> Layout:
-    """A cache of noise."""
+    """Builds a cache of noise."""
     made = [Clip(clip_id=f"clip{place:06d}", uri=f"/{place}.wav") for place in range(clips)]
     corpus = build(made, folder / "corpus")
     layout = Layout.create(folder / "cache")
@@ -90,7 +89,7 @@ def make_cache(folder: Path, clips: int, frames: int) -> Layout:
 
 
 def best(first: Callable[[], int], second: Callable[[], int]) -> tuple[float, float]:
-    """Targets per second of both, by turns, each at its best of five passes."""
+    """Targets per second of both: the best of five alternating passes."""
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
         for run, speed in zip((first, second), speeds, strict=True):
@@ -101,7 +100,7 @@ def best(first: Callable[[], int], second: Callable[[], int]) -> tuple[float, fl
 
 
 def sequential(cache: Path, *, decode: bool, check_pages: bool) -> int:
-    """Every row, by our reader."""
+    """Reads every row with our reader."""
     count = 0
     for _, frames in CacheReader(cache, check_pages=check_pages).stream("asr.encoder"):
         if decode:
@@ -111,7 +110,8 @@ def sequential(cache: Path, *, decode: bool, check_pages: bool) -> int:
 
 
 def bare_pyarrow(paths: list[Path], *, decode: bool, check_pages: bool) -> int:
-    """Every row by pyarrow alone: batches of the same columns and, to decode, blobs as buffers."""
+    """Reads every row with pyarrow: batches of the same columns and, for decoding, blobs as
+    buffers."""
     count = 0
     for path in paths:
         file = pq.ParquetFile(path, memory_map=True, page_checksum_verification=check_pages)

@@ -1,4 +1,4 @@
-"""Planning, resuming and status of millions of clips; and 64 workers kept busy by one driver.
+"""Measures planning, resuming and status with millions of clips, and one driver with 64 workers.
 
     python -m benchmarks.scale                     all parts
     python -m benchmarks.scale --part markers      only the first
@@ -65,7 +65,7 @@ def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
     Args:
         folder: Folder to write to.
         clips: Number of clips.
-        labelled: Give each clip a text of its own and one of 50 labels, `sound`.
+        labelled: Give each clip its own text and one of 50 labels, `sound`.
     """
     folder.mkdir(parents=True)
     parts: list[Part] = []
@@ -152,12 +152,12 @@ BEFORE = {
     "reader": ((2, 16), (1, 1), (3, 1)),
     "survey": ((2, 8),),
 }
-"""Requests of commit 652e439: a marker is 2 requests (HEAD and GET), a table of failures 3, the
-ids of a shard 1; every shard has failures here."""
+"""Requests of commit 652e439: 2 for a marker (HEAD and GET), 3 for a table of failures, 1 for the
+ids of a shard; every shard has failures here."""
 
 
 def before_seconds(step: str, num_shards: int) -> float:
-    """The time of a step at 652e439, by its requests alone."""
+    """The time of a step at 652e439, computed from its requests."""
     if step in ("plan", "resume"):
         return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
     per_shard = sum(count / at_once for count, at_once in BEFORE[step])
@@ -165,7 +165,7 @@ def before_seconds(step: str, num_shards: int) -> float:
 
 
 def distant_step(step: str, cache: str) -> None:
-    """One step against the store that is far away."""
+    """Runs one step against the distant store."""
     distant_store.plant()
     layout = Layout.open(cache)
     if step in ("plan", "resume"):
@@ -235,7 +235,7 @@ def measure(step: str, address: str) -> None:
     elif step == "status":
         status(Layout.open(cache))
     seconds = time.perf_counter() - began
-    # Of this program alone: ru_maxrss would begin with what the parent had.
+    # The peak of this program; ru_maxrss would include the parent's.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     print(json.dumps([seconds, int(peak) / 1024, distant_store.requests]))
 
@@ -279,7 +279,7 @@ def markers(sizes: list[int]) -> None:
 
 
 class Watch:
-    """A `ProgressListener` that keeps when blocks were done."""
+    """A `ProgressListener` that records the times at which blocks were done."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers

@@ -1,4 +1,4 @@
-"""A teacher in the shape of Whisper large-v3's encoder that sleeps where a GPU would compute.
+"""A teacher with the shapes of Whisper large-v3's encoder that sleeps instead of computing.
 
 Everything around the network is real: windows, averaging to 25 frames a second, int8, sums. Each
 call of the network sleeps for as long as its operations take on the card, and its times go to a
@@ -26,7 +26,7 @@ WIDTH, LAYERS, WINDOW_FRAMES, MELS = 1280, 32, 1500, 128
 H100_FLOPS = 989e12
 """Dense half precision of the SXM card, by its data sheet."""
 UTILISATION = 0.5
-"""Share of that which the encoder is taken to reach."""
+"""Assumed utilisation of the encoder."""
 POOL = 2
 
 
@@ -48,11 +48,11 @@ class SimulatedSettings:
     log: str = ""
     """Folder for the times of every call."""
     overlaps: bool = True
-    """Whether what is around the network may run beside the next batch's."""
+    """Whether processing around the network may overlap with the next batch's network."""
 
 
 class Simulated:
-    """See the module."""
+    """The simulated teacher; see the module."""
 
     Settings = SimulatedSettings
 
@@ -90,7 +90,7 @@ class Simulated:
                 with open(Path(self._settings.log, f"{os.getpid()}.log"), "a") as file:
                     file.write(f"{began} {ended} {len(windows)}\n")
         counts = [GRID.count(len(window.samples)) for window in windows]
-        # A copy, as from the device.
+        # A copy, like that from the device.
         return [WindowResult(self._frames_TD[:count].copy(), [], "") for count in counts]
 
 

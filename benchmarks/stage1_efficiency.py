@@ -2,12 +2,12 @@
 
     python -m benchmarks.stage1_efficiency --corpus demo/corpus --clips 24 --rounds 3
 
-The job decodes, runs the five embedded experts and commits Parquet on all cores. Against it: a bare
-loop over clips that decodes and extracts, with one thread and with each library's own default of
-threads; and `datasets.map` with one process per core, then `to_parquet`. Loading the experts is
-timed apart for all of them. Rounds alternate between the four, and the best time of each counts,
-for a shared machine is now fast, now slow. The overhead is what the job takes beyond the one-thread
-loop divided by the number of cores, and where it goes.
+The job decodes, runs the five embedded experts and commits Parquet on all cores. It is compared
+with a bare loop over clips that decodes and extracts, with one thread and with each library's
+default number of threads; and with `datasets.map` with one process per core, then `to_parquet`.
+Loading the experts is timed separately. Rounds alternate between the four, and the best time of
+each counts, because the speed of a shared machine varies. The overhead is the time of the job
+beyond the one-thread loop divided by the number of cores.
 """
 
 from __future__ import annotations
@@ -47,14 +47,14 @@ def loaded(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]
 
 
 def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str, np.ndarray]]:
-    """The waveform of a clip for each expert, decoded once."""
+    """Decodes a clip once, and extracts with each expert."""
     wave = audio.decode(clip)
     for rate, expert in experts:
         yield expert.extract([audio.resample(wave, rate)])[0].frames
 
 
 def bare_loop(clips: list[Clip], setups: list[TeacherSetup], threads: int) -> tuple[float, float]:
-    """(seconds to load, seconds to extract everything, nothing written)."""
+    """(seconds of loading, seconds of extraction without writing)."""
     began = time.perf_counter()
     experts = loaded(setups, threads)
     ready = time.perf_counter()
@@ -91,7 +91,7 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
 def one_round(
     corpus: Corpus, clips: list[Clip], setups: list[TeacherSetup], cores: int
 ) -> tuple[tuple[float, float, float], BuildResult]:
-    """Seconds of the three others, and the job's outcome, all on the same clips."""
+    """Seconds of the three alternatives, and the job's result, on the same clips."""
     load_one, single = bare_loop(clips, setups, 1)
     _, default = bare_loop(clips, setups, cores)
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as out:

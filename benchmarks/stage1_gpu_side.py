@@ -1,11 +1,11 @@
-"""CPU time beside a GPU's network in stage 1, and how busy a simulated GPU is kept.
+"""Measures CPU time around a GPU's network in stage 1, and the utilisation of a simulated GPU.
 
     python -m benchmarks.stage1_gpu_side [--only cpu,simulated] [--clips 120] [--seconds 30]
 
 First table: processor time of one core around the network, per 30 s window of Whisper large-v3's
-width (1500 x 1280 frames, stored as int8) and per second of audio of CREPE. "before" is the
-arithmetic of commit 652e439, kept here word for word; "after" is what the adapters call. Their
-results are compared: frames, codes and paths are equal to the bit, sums to 1e-6.
+width (1500 x 1280 frames, stored as int8) and per second of audio of CREPE. "before" is the code of
+commit 652e439, copied here; "after" is the current code. Their results are compared: frames, codes
+and paths are bit-identical, sums agree to 1e-6.
 
 Second table: `coat-cache build` on a local Ray cluster whose one GPU is simulated
 (`benchmarks.simulated_gpu`): it sleeps for as long as an H100, or a share of one, needs for the
@@ -40,7 +40,7 @@ from teachers.toolkit.windowing import pooled
 
 FRAMES, WIDTH = 1500, 1280
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Numbers of an H100, for two cores."""
+"""Shares of an H100 for two cores."""
 
 
 def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
@@ -141,7 +141,7 @@ def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
 
 
 def salience(seed: int, frames: int) -> np.ndarray:
-    """A pitch that glides and pauses, in noise."""
+    """Salience of a pitch that glides and pauses, with noise."""
     rng = np.random.default_rng(seed)
     centre_T = (180 + rng.normal(0, 3, frames).cumsum()).clip(5, 350)
     peak_TB = np.exp(-0.5 * ((np.arange(360) - centre_T[:, None]) / 2) ** 2)
@@ -230,7 +230,7 @@ def _connect() -> None:
     from pipeline.build import environment
 
     environment.prepare(local=True)
-    # Ray makes its workers wait for every other process of the machine.
+    # Ray lowers the priority of its workers below other processes.
     os.environ.setdefault("RAY_worker_niceness", "0")
     import ray
 

@@ -31,12 +31,13 @@ console = Console(highlight=False, width=110)
 
 
 def run(command: str, *words: str | Path) -> None:
-    """One command of ours."""
+    """Runs one command of this project."""
     subprocess.run([Path(sys.executable).parent / command, *map(str, words)], check=True)
 
 
-def cache_of(corpus: str, folder: Path, codec: str) -> str:
-    """A cache of the corpus by the embedded experts; `codec` for every stream, or their own."""
+def build_cache(corpus: str, folder: Path, codec: str) -> str:
+    """Builds a cache of the corpus with the embedded experts, with `codec` for every stream or
+    their own codecs."""
     config: dict = {"corpus": corpus, "cache": str(folder / "cache")}
     if codec:
         config["teacher"] = {
@@ -58,8 +59,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="students per cache")
     options = parser.parse_args()
     caches = {
-        "fp16": cache_of(options.corpus, options.work / "fp16", "fp16"),
-        "codecs": cache_of(options.corpus, options.work / "codecs", ""),
+        "fp16": build_cache(options.corpus, options.work / "fp16", "fp16"),
+        "codecs": build_cache(options.corpus, options.work / "codecs", ""),
     }
     results: dict[str, list[dict]] = {name: [] for name in caches}
     for name, cache in caches.items():

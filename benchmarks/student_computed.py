@@ -1,11 +1,11 @@
-"""Operations and memory of a training step at true size, computed without a GPU.
+"""Computes operations and memory of a training step at true size without a GPU.
 
     python -m benchmarks.student_computed
 
-Operations and kept bytes are counted on the meta device (`student.plan`), for a clip of 10 s,
-K = 32 and the streams of the embedded experts; nothing here was run. `step / sft` is the number
-that a measured step of `python -m benchmarks.gpu` is to be held against. The second table is what
-`coat-student plan` says of each shipped recipe.
+Operations and saved bytes are counted on the meta device (`student.plan`), for a clip of 10 s, K =
+32 and the streams of the embedded experts; nothing is run. `step / sft` can be compared with a
+measured step of `python -m benchmarks.gpu`. The second table is the result of `coat-student plan`
+for each shipped recipe.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from student.recipe_files import load_recipe, recipes_folder
 
 WIDTHS = {name: width for name, (_, width) in STREAMS.items()}
 CARDS = {"1x24gb": ("rtx4090", 1), "8x80gb": ("h100", 8)}
-"""Part of a recipe's name -> the card that it is for."""
+"""Part of a recipe's name -> the GPU that it is for."""
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def joint_flops(path: str, arm: str) -> float:
 
 
 def recipes_table() -> Table:
-    """Memory of each shipped recipe on its card."""
+    """Memory of each shipped recipe on its GPU."""
     table = Table(title="shipped recipes, 100,000 examples of 10 s per epoch, utilisation 0.4")
     for heading in ("recipe", "card", "stage", "batch_size", "largest", "memory, GB", "of",
                     "hours"):  # fmt: skip

@@ -1,4 +1,4 @@
-"""Preparing training data: targets, features, the order of clips, and the table of examples.
+"""Measures the preparation of training data: targets, features, order of clips, table of examples.
 
     python -m benchmarks.student_data
 
@@ -77,7 +77,7 @@ STREAMS = {
 }
 
 FED = tuple(STREAMS)[:3]
-"""The streams that shuffled batches are made of."""
+"""The streams in the shuffled batches."""
 
 
 def milliseconds(run: Callable[[], object], times: int = 7) -> float:
@@ -113,7 +113,7 @@ def load_parquet(paths: list[str], folder: str) -> object:
 
 
 def dense_frames(encoded: EncodedFrames) -> np.ndarray:
-    """Targets of a clip of 30 s by dense weights and products: the lines of 652e439."""
+    """Targets of a clip of 30 s by dense weights and products: the code of 652e439."""
     frames_TD, spec = encoded.decode(), encoded.spec
     midpoints = spec.start_s + spec.hop_s * (np.arange(1, len(frames_TD)) - 0.5)
     edges = np.concatenate([[0.0], midpoints.clip(0.0, 30.0), [30.0]])
@@ -282,7 +282,7 @@ def make_cache(folder: Path, clips: int) -> Path:
 
 
 class Targets(Dataset):
-    """The targets of each clip as the trainer makes them."""
+    """The targets of each clip as in the trainer."""
 
     def __init__(self, streams: dict[str, Stream], ids: list[str]) -> None:
         self._streams, self._ids = streams, ids
@@ -358,7 +358,7 @@ def feeding_table(clips: int) -> Table:
 
 
 def exhaust(loader: DataLoader) -> None:
-    """Takes every batch of an epoch."""
+    """Iterates over every batch of an epoch."""
     for _ in loader:
         pass
 

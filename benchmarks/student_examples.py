@@ -1,4 +1,4 @@
-"""Opening the examples of a run: time and memory of each process, for a million clips and more.
+"""Measures time and memory of each process that opens the examples of a run, for millions of clips.
 
     python -m benchmarks.student_examples --clips 10000000
 
@@ -56,20 +56,20 @@ TASKS = [
 ]
 TEACHERS = 6
 MOST_OBJECTS = 100_000
-"""Clips that are made as Python objects; more do not fit beside other work."""
+"""Maximum number of clips that are built as Python objects; more do not fit into memory."""
 READ_BY_A_WORKER = 20_000
-"""Examples that a worker makes before its memory is looked at."""
+"""Number of examples that a worker builds before its memory is measured."""
 
 
 def anonymous() -> int:
-    """Bytes that this process owns: its heap, not files that it maps."""
+    """Bytes that this process owns: its heap, without mapped files."""
     text = Path("/proc/self/smaps_rollup").read_text()
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     return 1024 * int(fields["Anonymous"].split()[0])
 
 
 class Watch:
-    """CPU seconds and memory of what is done within it, its greatest included."""
+    """Measures CPU seconds and memory, including its peak, in a context."""
 
     def __enter__(self) -> Watch:
         self._before, self._began = anonymous(), time.process_time()
@@ -119,7 +119,7 @@ def open_as_a_rank(folder: Path) -> Any:
 
 
 def work(kept: Any) -> None:
-    """The work of a worker: it makes examples, and looks up their targets."""
+    """The work of a worker: builds examples, and looks up their targets."""
     streams, _, learning, _, _ = kept
     stream = streams[f"teacher0.{STREAM.name}"]
     for place in np.random.default_rng(0).integers(len(learning), size=READ_BY_A_WORKER).tolist():
@@ -168,7 +168,7 @@ def _private() -> int:
 
 
 def measured(step: str, folder: Path) -> list[float]:
-    """The same, in a process of its own."""
+    """The same, in a separate process."""
     command = [sys.executable, "-m", "benchmarks.student_examples", "--measure", step]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
@@ -183,7 +183,7 @@ def examples_table(clips: int, keep: Path | None = None) -> Table:
 
     Args:
         clips: Clips of the corpus.
-        keep: Folder of what is made and measured already.
+        keep: Folder of earlier results.
     """
     table = Table(title=f"Opening a run's examples: {clips:,} clips, two tasks, six streams")
     for heading in ("process", "CPU s", "memory, MB", "at its peak", "bytes a clip, peak"):

@@ -1,13 +1,14 @@
-"""Cost of the block: training step and memory against sft, prefill and decoding against base.
+"""Measures the cost of the block: training step and memory against sft, prefill and decoding
+against base.
 
     python -m benchmarks.student_overhead
 
 Qwen2-Audio with random weights: on a GPU at its true size; on a CPU at about 1/8 of its width and
 1/4 of its depth, where the tower's share of a prefill and the length of the prompt (a clip of 10 s:
-250 audio tokens, 35 of text) are those of the 7B model, because they are what the ratios depend on.
-Both sides of a ratio are measured in turn, round after round, and the fastest round counts: other
-work on the machine can only slow one down. Memory on a CPU is what the forward pass keeps for the
-backward pass, on a GPU the peak.
+250 audio tokens, 35 of text) are those of the 7B model, because the ratios depend on them. Both
+sides of a ratio are measured alternately, and the fastest round counts, because other work on the
+machine can only slow a round down. Memory on a CPU is what the forward pass saves for the backward
+pass; on a GPU, it is the peak.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from benchmarks.student_setup import (
     SECONDS,
     STREAMS,
     SYSTEM,
-    batch_of,
-    streams_of,
+    build_batch,
+    build_streams,
     wave,
 )
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, TinyConfig
@@ -60,12 +61,12 @@ ROWS = 152_064 if ON_GPU else 19_008
 """Rows of the embedding table."""
 HEADS = HeadConfig() if ON_GPU else HeadConfig(width=32)
 ROUNDS = 9 if ON_GPU else 12
-"""Repetitions that a quiet machine needs."""
+"""Number of repetitions on a quiet machine."""
 THOUGHTS = (32, 128, 512)
-"""Tokens of a text chain of thought that the block is compared with."""
+"""Number of tokens of a text chain of thought with which the block is compared."""
 
 
-def recipe_of(arm: str) -> Recipe:
+def build_recipe(arm: str) -> Recipe:
     """K positions and the heads' sizes."""
     return Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=HEADS,
                   block=BlockConfig(tokens=POSITIONS))  # fmt: skip # pyright: ignore[reportArgumentType]
@@ -82,8 +83,8 @@ def built(arm: str | None) -> tuple[Student | Any, Prompter]:
     model.to(DEVICE, torch.bfloat16 if ON_GPU else torch.float32).requires_grad_(False).eval()
     if arm is None:
         return model, Prompter(backbone, processor)
-    recipe = recipe_of(arm)
-    student = build_student(recipe, backbone, model, processor, streams_of(recipe)).to(DEVICE)
+    recipe = build_recipe(arm)
+    student = build_student(recipe, backbone, model, processor, build_streams(recipe)).to(DEVICE)
     student.train_only("lora")
     return student, Prompter(backbone, processor)
 
@@ -96,11 +97,11 @@ def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
 
 
 def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
-    """(seconds of one optimizer step, bytes that it needs) of an arm."""
+    """Functions for (seconds of one optimizer step, bytes that it needs) of an arm."""
     student, prompter = built(arm)
     student.train()
-    recipe = recipe_of(arm)
-    batch, streams = batch_of(student, prompter, recipe, 2).to(DEVICE), streams_of(recipe)
+    recipe = build_recipe(arm)
+    batch, streams = build_batch(student, prompter, recipe, 2).to(DEVICE), build_streams(recipe)
     counts = count_targets(batch, streams=streams)
     learning = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)
@@ -157,7 +158,7 @@ def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
 
 
 def now() -> float:
-    """Seconds: of the clock once a GPU is done, of one thread's work on a CPU."""
+    """Wall-clock seconds after synchronising a GPU, or CPU seconds of this thread."""
     if ON_GPU:
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -230,7 +231,8 @@ def row(table: Table, what: str, without: float, with_block: float, unit: str, t
 
 
 def by_operations(tokens: int, window_s: float) -> tuple[float, float]:
-    """Multiplications of a 7B model with the block over those without, in prefill and LoRA step.
+    """Ratio of the multiplications of a 7B model with and without the block, in prefill and LoRA
+    step.
 
     The tower (Whisper large-v3's size: 1280 wide, 32 deep) processes the whole window at 50 Hz, and
     has no backward pass; that of a frozen language model costs what its forward pass costs.

@@ -1,4 +1,4 @@
-"""The clip, the question and the streams by which steps of students are measured and computed."""
+"""The clip, question and streams with which steps of students are measured and computed."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ STREAMS = {"asr.encoder": ("features", 384), "emotion.lld": ("features", 25),
            "pitch.salience": ("pitch", 361), "sound_event.events": ("multilabel", 521),
            "music.notes": ("multilabel", 88), "music.onsets": ("multilabel", 88),
            "music.contours": ("multilabel", 264)}  # fmt: skip
-"""Those of the embedded experts."""
+"""The streams of the embedded experts."""
 SECONDS, POSITIONS, ANSWER = 10, 32, 24
 """Length of a clip; positions in the block; tokens of an answer."""
 QUESTION = "Which sounds can be heard, in which order, and what do the people say about them?"
 SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
 
 
-def streams_of(recipe: Recipe) -> dict[str, Stream]:
-    """The streams that an arm learns."""
+def build_streams(recipe: Recipe) -> dict[str, Stream]:
+    """The streams of an arm."""
     if not recipe.distils:
         return {}
     return {
@@ -42,7 +42,7 @@ def wave(seconds: float = SECONDS) -> np.ndarray:
     return samples.astype(np.float32) * 0.1
 
 
-def batch_of(
+def build_batch(
     student: Student, prompter: Prompter, recipe: Recipe, size: int, *, packed: bool = False
 ) -> Batch:
     """A training batch of one example, `size` times, with targets as wide as the experts'."""
@@ -50,7 +50,7 @@ def batch_of(
     prompt_S = inputs.pop("input_ids")[0]
     answer_S = torch.arange(20, 20 + ANSWER)
     num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-    streams = streams_of(recipe)
+    streams = build_streams(recipe)
     torch.manual_seed(0)
     audio_id = student.backbone.audio_token_id(student.base)
     example = PreparedExample(

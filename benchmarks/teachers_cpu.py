@@ -1,13 +1,13 @@
-"""Speed of each teacher on this CPU in multiples of real time, and Whisper against a plain loop.
+"""Measures the speed of each teacher on this CPU, and compares Whisper with a plain loop.
 
     python -m benchmarks.teachers_cpu --corpus demo/corpus [--whisper FOLDER]
 
 The same clips for all, mixed in kind and length, all cores as threads of one process. Wall time
-says how fast that is, CPU time what it costs; on a machine that others use, trust CPU time. Experts
-whose weights no package carries run at their true size with random weights: that costs what the
-real ones cost, with random output. Whisper (a folder with real weights) runs on the spoken clips,
-against transformers' own pipeline, one clip after the other: as it comes (the checkpoint's float16,
-five beams), and at its best on a CPU, in float32 and greedily as ours, with word times and without.
+shows the speed, CPU time the cost; on a shared machine, CPU time is more reliable. Experts whose
+weights are not in a package run at their true size with random weights, which takes the same time.
+Whisper (a folder with real weights) runs on the spoken clips, against transformers' own pipeline,
+one clip after the other: with its defaults (the checkpoint's float16, five beams), and with its
+best settings for a CPU, float32 and greedy like ours, with and without word times.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Seconds that a run takes."""
+    """Times of a run in seconds."""
 
     wall: float
     cpu: float
@@ -58,7 +58,7 @@ def timed(run: Callable[[], Any], audio_s: float) -> tuple[Taken, Any]:
 def tried(
     name: str, family: str, settings: dict[str, Any], clips: Sequence[Any]
 ) -> tuple[Taken, list[Targets]]:
-    """A teacher over clips, sixteen at a time."""
+    """Runs a teacher over clips, sixteen at a time."""
     teacher = registry.make(name, family, settings)
     teacher.load(device="cpu", num_threads=THREADS)
     rate = teacher.spec().sample_rate
@@ -106,7 +106,7 @@ def words(text: str) -> str:
 
 
 def plain_loop(folder: str, clips: Sequence[Any], **options: Any) -> tuple[Taken, list[str]]:
-    """transformers' own pipeline, clip by clip: what it took, and the texts."""
+    """Runs transformers' own pipeline clip by clip; returns its times and texts."""
     stock = transformers.pipeline("automatic-speech-recognition", model=folder, **options)
     waves = [audio.load(clip, 16_000) for clip in clips]
     stock(waves[0].copy())

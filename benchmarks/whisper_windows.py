@@ -1,4 +1,4 @@
-"""Whisper with windows other than 30 s: what frames and transcripts lose, and the speed gained.
+"""Measures Whisper with windows other than 30 s: loss of frames and transcripts, and speed.
 
     python -m benchmarks.whisper_windows
 

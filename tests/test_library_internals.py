@@ -56,7 +56,7 @@ def test_the_attention_kernel_of_a_model_is_known() -> None:
         assert attention_kernel(model) == kernel, "transformers: config._attn_implementation"
 
 
-def test_storages_are_told_apart_on_the_meta_device() -> None:
+def test_storages_are_distinguished_on_the_meta_device() -> None:
     import torch
 
     from student.library_internals import storage_identity

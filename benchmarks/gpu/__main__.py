@@ -3,11 +3,11 @@
     python -m benchmarks.gpu                      # every section that has no table yet
     python -m benchmarks.gpu --sections student   # one of them
 
-Needs torch, transformers and peft, and what they bring; no model hub: weights are random, at true
-sizes. Ray is needed by `job` alone, which says so where it is missing. Each section is a process of
-its own, takes at most 8 minutes, writes each row as it is measured, and goes on behind the last one
-when it is called again. On a machine without a GPU the same runs at toy size, into a folder of the
-build; its numbers mean nothing.
+Needs torch, transformers and peft, but no model hub: weights are random, at true sizes. Only `job`
+needs Ray, and reports if it is missing. Each section runs in its own process for at most 8 minutes,
+writes each row when it is measured, and resumes after the last row when it is called again. On a
+machine without a GPU, the sections run at toy size and write to a build folder; those numbers are
+meaningless.
 """
 
 from __future__ import annotations

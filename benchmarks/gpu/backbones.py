@@ -8,22 +8,22 @@ import torch
 import transformers
 
 from benchmarks.gpu.record import device
-from benchmarks.student_setup import POSITIONS, QUESTION, SYSTEM, streams_of
+from benchmarks.student_setup import POSITIONS, QUESTION, SYSTEM, build_streams
 from student.config import BlockConfig, HeadConfig, ModelConfig, Recipe, TinyConfig
 from student.data.prompts import Prompter
 from student.model.backbones.registry import named_backbone
 from student.model.quantized import quantization_config
 from student.model.student import Student, build_student
 from student.model.tiny import train_tokenizer
-from student.plan.checkpoints import FAMILIES, KNOWN, config_of
+from student.plan.checkpoints import FAMILIES, KNOWN, load_config
 
-PATHS = {config_of(path).model_type: path for path in KNOWN}
+PATHS = {load_config(path).model_type: path for path in KNOWN}
 """`model_type` -> the checkpoint whose sizes are taken."""
 TOY = {"hidden_size": 64, "layers": 2, "attention_heads": 4, "feed_forward": 128,
        "tower_width": 32, "tower_layers": 2, "window_s": 10, "whisper_weights": False}  # fmt: skip
 
 
-def recipe_of(arm: str, *, toy: bool) -> Recipe:
+def build_recipe(arm: str, *, toy: bool) -> Recipe:
     """K = 32 and the default heads; small heads for a toy."""
     heads = HeadConfig(width=32, layers=1) if toy else HeadConfig()
     block = BlockConfig(tokens=4 if toy else POSITIONS)
@@ -53,7 +53,7 @@ def bare(
 
 
 def _true_size(model_type: str, audio_token_id: int, attention: str, four_bits: bool) -> Any:
-    config = config_of(PATHS[model_type])
+    config = load_config(PATHS[model_type])
     config.audio_token_id = audio_token_id
     if attention:
         config._attn_implementation = attention
@@ -86,7 +86,7 @@ def build(
 ) -> tuple[Student, Prompter, Recipe]:
     """An arm's student with LoRA, ready for a step of `joint`."""
     backbone, model, processor = bare(model_type, toy=toy, attention=attention, four_bits=four_bits)
-    recipe = recipe_of(arm, toy=toy)
-    student = build_student(recipe, backbone, model, processor, streams_of(recipe)).to(device())
+    recipe = build_recipe(arm, toy=toy)
+    student = build_student(recipe, backbone, model, processor, build_streams(recipe)).to(device())
     student.train_only("lora")
     return student, Prompter(backbone, processor), recipe

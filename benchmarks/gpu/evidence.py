@@ -1,7 +1,8 @@
-"""The arms of the small real student, all seeds, where a GPU makes minutes of hours.
+"""Runs the arms of the small real student with all seeds, which takes minutes on a GPU.
 
-Runs `python -m benchmarks.small`, which skips what is there, for as long as the section may take;
-called again it goes on. A toy only checks that the command starts: its study takes hours on a CPU.
+Calls `python -m benchmarks.small`, which skips finished steps, for at most the time of a section;
+called again, it resumes. A toy run only checks that the command starts: the study takes hours on a
+CPU.
 """
 
 from __future__ import annotations

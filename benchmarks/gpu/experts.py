@@ -1,7 +1,7 @@
 """Checkpoints of the families at true size with random weights, or at toy size.
 
-Random weights cost what real ones do. Whisper writes nothing (`transcribe: false`), since random
-words never end.
+Random weights take as long as real ones. Whisper does not transcribe (`transcribe: false`), because
+random words never end.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Expert:
     family: str
     settings: dict[str, Any]
     make: Callable[[], tuple[Any, Any]] | None = None
-    """Model and feature extractor; None where the family brings its weights."""
+    """Model and feature extractor; None if the family includes its weights."""
 
 
 WAVES_LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
@@ -50,7 +50,7 @@ def experts(*, toy: bool) -> dict[str, Expert]:
     base = BASE_TOY if toy else {}
     silent = {"transcribe": False}
 
-    def whisper_of(decoder_layers: int) -> Callable[[], tuple[Any, Any]]:
+    def build_whisper(decoder_layers: int) -> Callable[[], tuple[Any, Any]]:
         def make() -> tuple[Any, Any]:
             config = hf.WhisperConfig(**whisper, decoder_layers=decoder_layers)
             extractor = hf.WhisperFeatureExtractor(feature_size=whisper["num_mel_bins"])
@@ -59,8 +59,8 @@ def experts(*, toy: bool) -> dict[str, Expert]:
         return make
 
     return {
-        "whisper large-v3": Expert("whisper", silent, whisper_of(2 if toy else 32)),
-        "whisper turbo": Expert("whisper", silent, whisper_of(1 if toy else 4)),
+        "whisper large-v3": Expert("whisper", silent, build_whisper(2 if toy else 32)),
+        "whisper turbo": Expert("whisper", silent, build_whisper(1 if toy else 4)),
         "crepe, full": Expert("crepe", {"model": "tiny" if toy else "full"}),
         "wav2vec2-large": Expert("encoder", {}, lambda: (
             hf.Wav2Vec2Model(hf.Wav2Vec2Config(**waves)),

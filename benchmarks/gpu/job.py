@@ -1,4 +1,4 @@
-"""A whole build with GPU workers: audio hours per hour, and how busy it keeps the card.
+"""Measures a whole build with GPU workers: audio hours per hour, and utilisation of the GPU.
 
 Synthetic recordings of 30 s in FLAC go through `coat-cache build` with GPU workers, for an expert
 of features (Whisper large-v3's size), one of pitch, and both on one card. Goal: the card is busy
@@ -113,7 +113,7 @@ def _call(*command: str | Path) -> None:
 
 
 def _sample(busy: list[float], over: threading.Event) -> None:
-    """Share of each half second in which a kernel ran, as the driver says."""
+    """Share of each half second in which a kernel ran, according to the driver."""
     program = shutil.which("nvidia-smi")
     while program and not over.wait(0.5):
         asked = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]

@@ -1,6 +1,6 @@
-"""Where a section's rows go: one JSON line each, at once, and a table made from them.
+"""Records a section's rows as JSON lines, and makes a table from them.
 
-A section that was cut off goes on behind its last row; one whose table is there is not run again.
+An interrupted section resumes after its last row; a section whose table exists is not run again.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from rich.table import Table
 from benchmarks.hardware import describe
 
 SECTION_S = 480.0
-"""After so long a section stops between two rows; the same command goes on with the rest."""
+"""Seconds after which a section stops between two rows; the same command resumes."""
 
 
 class Record:
-    """Rows of one section, written as they are measured.
+    """Rows of one section, written when they are measured.
 
     Args:
         folder: Folder of the card's results.
@@ -35,11 +35,11 @@ class Record:
         self._rows = folder / f"{section}.jsonl"
         self._until = time.monotonic() + budget_s
         self.cut = False
-        """Whether rows were left for another call."""
+        """Whether some rows were left for another call."""
 
     @property
     def table(self) -> Path:
-        """The section's table; it is there once the section is complete."""
+        """The section's table, which exists when the section is complete."""
         return self.folder / f"{self.section}.txt"
 
     def rows(self) -> list[dict[str, Any]]:
@@ -49,9 +49,9 @@ class Record:
         return [json.loads(line) for line in self._rows.read_text("utf-8").splitlines()]
 
     def measure(self, key: Mapping[str, Any], run: Callable[[], Mapping[str, Any]]) -> None:
-        """Runs one row, unless it is there or time is up.
+        """Measures one row, unless it exists or the time is up.
 
-        A row that fails is a row that says so: the others are still worth having.
+        A failed row is recorded as failed, and the other rows are measured.
         """
         if any(key.items() <= row.items() for row in self.rows()):
             return
@@ -72,7 +72,7 @@ class Record:
         print(f"{self.section}: {json.dumps(row)}", flush=True)
 
     def finish(self, title: str) -> None:
-        """Writes the table, if nothing was left out for lack of time."""
+        """Writes the table if all rows were measured."""
         if self.cut:
             print(f"{self.section}: time is up; the same command goes on", flush=True)
             return
@@ -91,17 +91,17 @@ class Record:
 
 
 def card() -> str:
-    """The GPU's name, or that there is none and sizes are toys."""
+    """The GPU's name, or a note that sizes are those of toys."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, toy sizes"
 
 
 def device() -> str:
-    """Where things run."""
+    """The device."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def half() -> torch.dtype:
-    """The half precision that the device computes."""
+    """The half precision that the device supports."""
     return torch.float16 if torch.cuda.is_available() else torch.bfloat16
 
 
@@ -111,8 +111,8 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(run: Callable[[], Any], rounds: int) -> float:
-    """The fastest of some rounds after one that does not count."""
+def measure_seconds(run: Callable[[], Any], rounds: int) -> float:
+    """Time of the fastest of some rounds, after a warm-up."""
     fastest = float("inf")
     for number in range(rounds + 1):
         synchronize()

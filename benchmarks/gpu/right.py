@@ -1,8 +1,10 @@
-"""Is it right: half precision on the GPU against float32 on the CPU, and resume on the GPU.
+"""Checks correctness: half precision on the GPU against float32 on the CPU, and resuming on the
+GPU.
 
 Every family of experts with the same random weights on both; a training step of each backbone with
-the same weights and batch; an export reloaded by stock transformers in bfloat16; a training that
-is killed and goes on against one that is not. Toy sizes everywhere: what is compared is arithmetic.
+the same weights and batch; an export reloaded by stock transformers in bfloat16; an interrupted and
+resumed training against an uninterrupted one. All sizes are toys, because only arithmetic is
+compared.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from benchmarks.gpu.backbones import build
 from benchmarks.gpu.experts import Expert, experts, saved
 from benchmarks.gpu.record import Record, device, half
 from benchmarks.gpu.teachers import sounds
-from benchmarks.student_setup import batch_of, streams_of
+from benchmarks.student_setup import build_batch, build_streams
 from student.batch import Batch
 from student.model.student import Student
 from student.plan.checkpoints import FAMILIES
@@ -30,7 +32,7 @@ STEPS = 4
 
 
 def run(record: Record, *, toy: bool) -> None:
-    """Compares; `toy` makes no difference."""
+    """Runs the comparisons; `toy` has no effect."""
     del toy
     if not torch.cuda.is_available():
         # oneDNN's bfloat16 convolutions of few channels are wrong on some CPUs (torch 2.13, AMX).
@@ -66,7 +68,7 @@ def _expert(expert: Expert, folder: Path) -> dict[str, Any]:
 
 
 def _losses(student: Student, batch: Batch, recipe: Any, *, where: str) -> torch.Tensor:
-    streams = streams_of(recipe)
+    streams = build_streams(recipe)
     counts = count_targets(batch, streams=streams)
     with torch.autocast(where, torch.bfloat16, enabled=where == "cuda"):
         return step_losses(student, batch, counts, recipe=recipe, streams=streams,
@@ -76,7 +78,7 @@ def _losses(student: Student, batch: Batch, recipe: Any, *, where: str) -> torch
 def _step(family: str) -> dict[str, Any]:
     """Loss and gradient norm of one step, here and in float32 on the CPU."""
     student, prompter, recipe = build(family, "coat", toy=True)
-    batch = batch_of(student, prompter, recipe, 2)
+    batch = build_batch(student, prompter, recipe, 2)
     numbers = []
     for where in (device(), "cpu"):
         student.to(where).train()
@@ -98,7 +100,7 @@ def _resume(family: str) -> dict[str, Any]:
 
     def trained(stop_at: int | None) -> dict[str, torch.Tensor]:
         student, prompter, recipe = build(family, "coat", toy=True)
-        batch = batch_of(student, prompter, recipe, 2).to(device())
+        batch = build_batch(student, prompter, recipe, 2).to(device())
         student.eval()  # without dropout
         learning = [each for each in student.parameters() if each.requires_grad]
         optimizer = torch.optim.AdamW(learning, lr=1e-3)
@@ -124,7 +126,7 @@ def _resume(family: str) -> dict[str, Any]:
 def _export(family: str) -> dict[str, Any]:
     """Largest KL divergence of a merged bfloat16 model and the same read again by its class."""
     student, prompter, recipe = build(family, "coat", toy=True)
-    batch = batch_of(student, prompter, recipe, 2).to(device())
+    batch = build_batch(student, prompter, recipe, 2).to(device())
     merged: Any = student.model.merge_and_unload().to(torch.bfloat16).eval()  # pyright: ignore
     inputs = {
         name: value.to(torch.bfloat16) if value.is_floating_point() else value
@@ -134,7 +136,7 @@ def _export(family: str) -> dict[str, Any]:
         merged.save_pretrained(folder)
         again = type(merged).from_pretrained(folder, dtype=torch.bfloat16).to(device()).eval()
         first, second = merged(**inputs).logits.float(), again(**inputs).logits.float()
-    # Random weights give flat logits, of which rounding may change the largest.
+    # Random weights give flat logits, whose largest one may change by rounding.
     divergence = torch.nn.functional.kl_div(
         second.log_softmax(-1), first.log_softmax(-1), log_target=True, reduction="none"
     ).sum(-1)

@@ -1,4 +1,4 @@
-"""Time and memory of a step at 7B, and the time that the block adds to an answer.
+"""Measures time and memory of a step at 7B, and the time that the block adds to an answer.
 
 For each backbone at true size with random weights, 10 s of audio and K = 32: a LoRA step of each
 arm beside sft (goal: coat at most 1.10), peak memory, and model FLOPs utilisation, which is counted
@@ -15,10 +15,10 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.backbones import PATHS, bare, build, recipe_of
-from benchmarks.gpu.record import Record, card, device, seconds_of
+from benchmarks.gpu.backbones import PATHS, bare, build, build_recipe
+from benchmarks.gpu.record import Record, card, device, measure_seconds
 from benchmarks.student_computed import joint_flops
-from benchmarks.student_setup import ANSWER, QUESTION, batch_of, streams_of, wave
+from benchmarks.student_setup import ANSWER, QUESTION, build_batch, build_streams, wave
 from student.batch import collate_audio, pad_prompts
 from student.data.examples import ask
 from student.data.prompts import Prompter
@@ -30,13 +30,13 @@ from student.train import count_targets, step_losses
 BATCH, ROUNDS = 8, 4
 CAP_GB = 24.0
 CONTEXT_GB = 1.0
-"""Memory that CUDA itself takes beside tensors."""
+"""Memory of CUDA itself, in addition to tensors."""
 
 
 def run(record: Record, *, toy: bool) -> None:
     """Measures steps first, then answers."""
     batch, counts = (1, (2,)) if toy else (BATCH, (1, 32))
-    # A toy shows that every line works: one arm with all streams per family, one family for all.
+    # A toy run executes every line: one arm with all streams per family, all arms for one family.
     arms = ("coat",) if toy else ("sft", "pause", "distill", "coat")
     first = next(iter(FAMILIES))
     sides = itertools.product(FAMILIES, arms)
@@ -75,8 +75,8 @@ def _step(
     student.train()
     if checkpointing:
         student.base.gradient_checkpointing_enable({"use_reentrant": False})
-    streams = streams_of(recipe)
-    batch = batch_of(student, prompter, recipe, size, packed=packed).to(device())
+    streams = build_streams(recipe)
+    batch = build_batch(student, prompter, recipe, size, packed=packed).to(device())
     counts = count_targets(batch, streams=streams)
     learning = [each for each in student.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-4)
@@ -93,7 +93,7 @@ def _step(
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    took_s = seconds_of(step, 1 if toy else ROUNDS)
+    took_s = measure_seconds(step, 1 if toy else ROUNDS)
     result: dict[str, Any] = {
         "seconds": took_s,
         "examples per s": size / took_s,
@@ -121,7 +121,7 @@ def _peak_flops() -> float | None:
 
 
 def _capped(family: str) -> dict[str, Any]:
-    """A QLoRA step, whose peak must stay below what a small card has."""
+    """A QLoRA step, whose peak must fit into a small GPU."""
     result = _step(family, "coat", 1, toy=False, checkpointing=True, four_bits=True)
     return result | {"fits": bool(result["peak GB"] + CONTEXT_GB < CAP_GB)}
 
@@ -133,7 +133,7 @@ def _answer(family: str, arm: str, count: int, *, toy: bool) -> dict[str, Any]:
         model = student.model.merge_and_unload().eval()  # pyright: ignore
     else:
         backbone, model, processor = bare(family, toy=toy)
-        set_template(processor, recipe_of("sft", toy=toy), backbone.audio_end)
+        set_template(processor, build_recipe("sft", toy=toy), backbone.audio_end)
         prompter = Prompter(backbone, processor)
     prepared = prompter.prompt(ask(QUESTION), [wave()])
     ids_S = prepared.pop("input_ids")[0]
@@ -150,8 +150,8 @@ def _answer(family: str, arm: str, count: int, *, toy: bool) -> dict[str, Any]:
         model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
 
     rounds = 1 if toy else ROUNDS
-    first = seconds_of(lambda: write(1), rounds)
-    whole = seconds_of(lambda: write(ANSWER), rounds)
+    first = measure_seconds(lambda: write(1), rounds)
+    whole = measure_seconds(lambda: write(ANSWER), rounds)
     return {
         "tokens": len(ids_S),
         "to first token, s": first,

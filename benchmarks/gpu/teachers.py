@@ -1,9 +1,9 @@
-"""Speed of each expert, load of the card, and both beside the bare network and a peer.
+"""Measures speed and GPU utilisation of each expert, of its bare network and of a peer.
 
 For each expert and batch size: audio seconds per second of `extract`, peak memory, the share of the
 time in which the GPU works, watt-hours per audio hour; beside it the bare network in a loop over a
-batch that is already on the card (the limit), and transformers' own pipeline (what one would use
-instead), both in the same run.
+batch that is already on the card (the limit), and transformers' own pipeline (the usual
+alternative), both in the same run.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 import transformers
 
 from benchmarks.gpu.experts import Expert, experts, saved
-from benchmarks.gpu.record import Record, device, half, seconds_of, synchronize
+from benchmarks.gpu.record import Record, device, half, measure_seconds, synchronize
 from teachers import registry
 
 CLIP_S = 10.0
@@ -72,7 +72,7 @@ def _extract(expert: Expert, folder: Path, batch_s: float, clips: int) -> dict[s
         torch.cuda.reset_peak_memory_stats()
     teacher.extract(waves[: max(clips // 8, 1)])
     with _watts() as watts:
-        took_s = seconds_of(lambda: teacher.extract(waves), 1)
+        took_s = measure_seconds(lambda: teacher.extract(waves), 1)
     audio_s = clips * CLIP_S
     result: dict[str, Any] = {"x real time": audio_s / took_s}
     if torch.cuda.is_available():
@@ -86,7 +86,7 @@ def _extract(expert: Expert, folder: Path, batch_s: float, clips: int) -> dict[s
 
 
 def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
-    """The network alone, on inputs that lie on the device."""
+    """The network alone, on inputs that are already on the device."""
     assert expert.make is not None
     saved(expert, folder, half=half())
     model, extractor = expert.make()
@@ -106,16 +106,16 @@ def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
     def forward() -> None:
         model(**tensors)
 
-    return {"x real time": count * CLIP_S / seconds_of(forward, 3)}
+    return {"x real time": count * CLIP_S / measure_seconds(forward, 3)}
 
 
 def _pipeline(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
-    """transformers' own, which classifies clips whole."""
+    """transformers' own pipeline, which classifies whole clips."""
     saved(expert, folder, half=half())
     pipe = transformers.pipeline("audio-classification", model=str(folder), device=device(),
                                  dtype=half(), batch_size=16)  # fmt: skip
     waves = sounds(clips, 16_000)
-    took_s = seconds_of(lambda: list(pipe(waves)), 1)
+    took_s = measure_seconds(lambda: list(pipe(waves)), 1)
     return {"x real time": clips * CLIP_S / took_s}
 
 
@@ -132,7 +132,7 @@ def _busy(work: Any) -> float:
 
 @contextlib.contextmanager
 def _watts() -> Iterator[list[float]]:
-    """The card's power while the block runs, sampled; empty where the driver does not say."""
+    """The GPU's power while the context runs, sampled; empty if the driver does not report it."""
     samples: list[float] = []
     over = threading.Event()
 

@@ -1,8 +1,8 @@
 """Labelled audio from Debian packages: prompts, digits, words in eight languages, drums, notes.
 
-Each function writes short 16-bit files and yields rows of a JSON-lines manifest. What is drawn at
-random depends on the row's name alone, so the same packages give the same bytes. Packages are
-downloaded and unpacked into a cache folder, as the demo does it; nothing is installed.
+Each function writes short 16-bit files and yields rows of a JSON-lines manifest. Random draws
+depend only on the row's name, so the same packages give the same bytes. Packages are downloaded and
+unpacked into a cache folder, as in the demo; nothing is installed.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ DRUMS = {
     "cymbal": r"crash|ride|splash|china|cymb",
     "tom": r"tom",
 }
-"""Class -> what a sample's file name says."""
+"""Class -> words in the names of samples."""
 NEW_KITS = ("ColomboAcousticDrumkit", "ElectricEmpireKit", "Millo_MultiLayered2")
-"""Drum kits that are only tested on."""
+"""Drum kits that are used only for testing."""
 INSTRUMENTS = {
     "piano": (0, 48, 83),
     "guitar": (24, 45, 76),
@@ -52,7 +52,7 @@ INSTRUMENTS = {
     "clarinet": (71, 52, 81),
     "flute": (73, 62, 88),
 }
-"""Name -> General MIDI program, lowest and highest note that it plays here."""
+"""Name -> General MIDI program, lowest and highest note used here."""
 PITCH_CLASSES = ("C", "C sharp", "D", "D sharp", "E", "F", "F sharp", "G", "G sharp", "A",
                  "A sharp", "B")  # fmt: skip
 MELODIES = {"up": (1, 1), "down": (-1, -1), "up then down": (1, -1), "down then up": (-1, 1)}
@@ -62,11 +62,11 @@ FONTS = {
     "TimGM6mb": ("timgm6mb-soundfont", "TimGM6mb.sf2"),
     "FluidR3": ("fluid-soundfont-gm", "FluidR3_GM.sf2"),
 }
-"""Soundfont -> Debian package, file; the second is only tested on."""
+"""Soundfont -> Debian package, file; the second is used only for testing."""
 
 
 def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
-    """Telephone prompts of up to 4 s, one voice, with what they say."""
+    """Telephone prompts of up to 4 s, one voice, with transcripts."""
     text_file = "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     listing = gzip.decompress((unpacked("asterisk-core-sounds-en") / text_file).read_bytes())
     clips = []
@@ -101,9 +101,10 @@ def spoken_digits(out: Path, count: int) -> Iterator[Row]:
 
 
 def languages(out: Path, each: int) -> Iterator[Row]:
-    """Names of things in eight languages; the word is the key, so that a word is held out in all.
+    """Names of things in eight languages; the word is the key, so that a word is held out in all
+    languages.
 
-    A language has few speakers here, so what is told apart is the language or its speakers.
+    There are few speakers per language, so the language or its speakers are distinguished.
     """
     stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
     for code, language in LANGUAGES.items():
@@ -206,7 +207,7 @@ def write(
     path: Path, wave: np.ndarray, rate: int, *, collection: str, key: str | None = None,
     text: str | None = None, **labels: str,
 ) -> Row:  # fmt: skip
-    """Writes a file and describes it; `key` is what is held out together."""
+    """Writes a file and describes it; clips with the same `key` are held out together."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, np.clip(wave, -1, 1), rate, subtype="PCM_16")
     clip_id = f"{path.parent.name}-{path.stem}"
@@ -220,12 +221,12 @@ def write(
 
 
 def normal(text: str) -> str:
-    """Lower case, no punctuation but apostrophes: what is scored is words."""
+    """Lower case, without punctuation except apostrophes, because words are scored."""
     return " ".join(re.sub(r"[^a-z' ]+", " ", text.lower()).split())
 
 
 def shuffled(items: list, seed: str) -> list:
-    """The items in an order that depends on the seed alone."""
+    """The items in an order that depends only on the seed."""
     return random.Random(seed).sample(items, len(items))
 
 

@@ -1,4 +1,4 @@
-"""The miniature's corpora and questions: what is trained on, and what is only ever tested on.
+"""Creates the miniature's corpora and questions, for training and for testing.
 
 Three corpora share one teacher cache: `train` (of which the trainer holds out its validation
 share), `test` (other clips of the same sources) and `sources` (a soundfont and drum kits that
@@ -58,9 +58,10 @@ TASKS = {
                  choices=("speech", "music", "sound")),
 }  # fmt: skip
 MAX_SECONDS = 1.9
-"""Longer clips are left out, in questions as by the recipe (`data.max_duration`): half the cost."""
+"""Longer clips are skipped, in questions and by the recipe (`data.max_duration`), which halves the
+time."""
 KIND_SHARE = 0.25
-"""Share of the clips that are also asked what kind they are."""
+"""Share of the clips that also have a question about their kind."""
 
 
 STUDIES = {"labels": TASKS, "hearing": hearing.TASKS}
@@ -128,7 +129,7 @@ def _label_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
 
 
 def questions(rows: Iterable[Row], study: str) -> list[dict]:
-    """Questions for `coat-student eval`: every task that a clip has an answer for."""
+    """Questions for `coat-student eval`: every task for which a clip has an answer."""
     asked = []
     for name, task in STUDIES[study].items():
         for row in rows:
@@ -152,7 +153,8 @@ def questions(rows: Iterable[Row], study: str) -> list[dict]:
 
 
 def validation_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows that the trainer holds out: a group's draw is that of its first clip's id."""
+    """The rows that the trainer holds out: the number of a group is drawn by its first clip's
+    id."""
     first: dict[str, str] = {}
     for row in rows:
         first.setdefault(row["labels"]["group"], row["id"])
@@ -167,7 +169,7 @@ def _is_test(row: Row) -> bool:
 
 
 def _thinned(rows: Iterable[Row], sizes: Sizes) -> list[Row]:
-    """All drums, or every third where the other groups are small as well."""
+    """All drums, or every third if the other groups are small, too."""
     rows = list(rows)
     return rows if sizes.prompts else rows[::3]
 

@@ -45,7 +45,7 @@ TASKS = {
 
 
 def known_rows(out: Path, each: int) -> Iterator[Row]:
-    """Clips to train and to test on, `each` per kind of sound."""
+    """Clips for training and testing, `each` per kind of sound."""
     yield from glides(out, each)
     yield from intervals(out, "TimGM6mb", each)
     yield from hits(out, each, new_kits=False)
@@ -125,7 +125,7 @@ def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
 
 
 def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
-    """Two words, said by one voice or by two."""
+    """Two words, spoken by one voice or by two."""
     for number in range(count):
         rng = random.Random(f"speakers {voices} {number}")
         name = SPEAKERS[number % len(SPEAKERS)]
@@ -140,7 +140,8 @@ def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
 
 
 def manners(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
-    """A phrase that is said calmly, excitedly or sadly: rate, pitch, its spread, and loudness."""
+    """A phrase that is spoken calmly, excitedly or sadly (rate, pitch, spread of the pitch,
+    loudness)."""
     settings = {"calm": (1.0, 1.0, 12.0, 0.6), "excited": (0.8, 1.3, 35.0, 0.9),
                 "sad": (1.3, 0.88, 5.0, 0.35)}  # fmt: skip
     for number in range(count):

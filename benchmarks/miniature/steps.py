@@ -1,4 +1,4 @@
-"""The steps of a study, as the commands that a user would type.
+"""Runs the steps of a study with the commands of a user.
 
 A step is skipped if its result exists, so an interrupted study resumes.
 """
@@ -22,7 +22,7 @@ BIN = Path(sys.executable).parent
 
 
 def run(*command: str | Path) -> None:
-    """Runs one command of ours, shown as one would type it."""
+    """Prints and runs one command of this project."""
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", flush=True)
     began = time.monotonic()
@@ -33,7 +33,7 @@ def run(*command: str | Path) -> None:
 
 
 def prepare(out: Path, sizes: corpus.Sizes, study: str) -> None:
-    """Audio, questions, corpora and the teacher cache."""
+    """Creates audio, questions, corpora and the teacher cache."""
     if not (out / "questions" / "sources.jsonl").is_file():
         made = corpus.make(out, sizes, study)
         for name, rows in made.items():
@@ -48,7 +48,7 @@ def prepare(out: Path, sizes: corpus.Sizes, study: str) -> None:
 
 
 def write_recipe(recipe_file: Path, path: Path, study: str, steps: int | None) -> None:
-    """A recipe with the study's tasks, and other steps than its own if given."""
+    """Writes a recipe with the study's tasks and, if given, another number of steps."""
     recipe = load_recipe(recipe_file)
     recipe = replace(recipe, data=replace(recipe.data, tasks=corpus.task_configs(study)))
     if steps:
@@ -59,7 +59,7 @@ def write_recipe(recipe_file: Path, path: Path, study: str, steps: int | None) -
 
 
 def train(recipe: Path, data: Path, runs: Path, seeds: Sequence[int], *changes: str) -> None:
-    """Every arm with every seed.
+    """Trains every arm with every seed.
 
     Args:
         recipe: Its file.
@@ -75,10 +75,11 @@ def train(recipe: Path, data: Path, runs: Path, seeds: Sequence[int], *changes: 
 
 
 def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
-    """Tests every arm, with and without audio; whether it uses its block; what its states hold.
+    """Evaluates every arm with and without audio, tests the use of its block, and probes its
+    states.
 
     Args:
-        base: The checkpoint that all arms start from.
+        base: The initial checkpoint of all arms.
         runs: Folder of the runs.
         data: Folder of questions and cache.
         seeds: Seeds that were trained.

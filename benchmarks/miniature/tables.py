@@ -1,6 +1,6 @@
-"""The miniature's results: one text file of tables, small JSON files, and pictures.
+"""Writes the miniature's results: a text file of tables, small JSON files, and plots.
 
-Everything is made from the JSON files that `coat-student eval`, `ablate` and `probe` left in the
+Everything is made from the JSON files that `coat-student eval`, `ablate` and `probe` wrote to the
 runs, so it can be made again without running anything.
 """
 
@@ -34,7 +34,7 @@ def write(
     """Writes results.txt, JSON and pictures of a finished study into a folder.
 
     Args:
-        base: The checkpoint that all arms start from.
+        base: The initial checkpoint of all arms.
         runs_folder: Folder of the arms' runs.
         data: Folder of the questions.
         seeds: Seeds that were trained.
@@ -178,5 +178,5 @@ def _json(path: Path) -> dict:
 
 
 def _number(value: float | None) -> str:
-    """A score, or a dash where it is not defined."""
+    """A score, or a dash if it is undefined."""
     return "-" if value is None else f"{value:.3f}"

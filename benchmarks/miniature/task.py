@@ -1,4 +1,4 @@
-"""A task of the miniature: one question, its answers, and how they are scored."""
+"""A task of the miniature: one question, its answers, and their scoring."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One question, where its answer is, and how it is scored."""
+    """One question, the source of its answer, and its scoring."""
 
     question: str
     label: str

@@ -3,11 +3,11 @@
     pip install --no-deps -r requirements-small.txt
     python -m benchmarks.small                # hours on two cores, minutes on a GPU
 
-First the base: SmolLM2-135M-Instruct behind Whisper tiny.en's encoder learns to listen
-(`coat-student base`, questions about clips that it was not trained on say how far). Then every arm
-with every seed by LoRA, with `align` and `joint`, on the tasks of `benchmarks.miniature`, whose
-corpora and cache are used. Every step is skipped when its result is there. What counts as used and
-as a benefit is fixed in `benchmarks/miniature/verdicts.py`.
+First the base is trained on audio: SmolLM2-135M-Instruct with Whisper tiny.en's encoder
+(`coat-student base`; it is evaluated with questions about other clips). Then every arm with every
+seed by LoRA, with `align` and `joint`, on the tasks of `benchmarks.miniature`, whose corpora and
+cache are used. A step is skipped if its result exists. `benchmarks/miniature/verdicts.py` defines
+the criteria for "used" and "helps".
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def make_base(out: Path, number: int | None) -> Path:
-    """The checkpoint that listens, trained, scored, and with its scores among the results."""
+    """Trains and scores the base, and adds its scores to the results."""
     data, run = out / "base-data", out / "base"
     questions = data / "questions" / "base.jsonl"
     if not questions.is_file():

@@ -1,8 +1,8 @@
-"""The corpus of the small student before any arm: transcripts, captions, labels.
+"""Creates the corpus for the base of the small student: transcripts, captions, labels.
 
-Recordings and a synthesiser's speech, all from Debian packages. Captions are sentences made of
-labels. A tenth of the clips, of speech by what is said, is never trained on; questions about these
-say how far listening has come.
+Recordings and a synthesiser's speech, all from Debian packages. Captions are sentences made from
+labels. A tenth of the clips (of speech, split by text) is never trained on; questions about these
+evaluate the base.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ QUESTIONS = {
     "language": "Which language is spoken?",
     "kind": "Is it speech, music or a sound?",
 }
-"""Task (`transcription`, or a label) -> what is asked."""
+"""Task (`transcription`, or a label) -> question."""
 
 
 def make(out: Path, *, phrases: int = PHRASES) -> list[Row]:
-    """Writes the audio, its manifest and the questions; the rows that are trained on."""
+    """Writes the audio, its manifest and the questions; returns the rows for training."""
     source = out / "source"
     rows = [
         *audio.spoken_prompts(source, 600),
@@ -61,7 +61,7 @@ def _write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def spoken_names(out: Path) -> Iterator[Row]:
-    """English names of things (Tux Paint), with what is said."""
+    """English names of things (Tux Paint), with transcripts."""
     stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
     for file in sorted(stamps.rglob("*_desc.ogg")):
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
@@ -90,7 +90,7 @@ def named_sounds(out: Path) -> Iterator[Row]:
 
 
 def questions(rows: Iterable[Row], most: int = 100) -> list[dict]:
-    """About clips that are not trained on: what is said, or which sound it is; `most` per task."""
+    """Questions about other clips: the transcript, or the sound; `most` per task."""
     asked: dict[str, list[dict]] = {}
     shuffled = sorted(rows, key=lambda row: fraction("question", row["id"]))
     known = {name: sorted({str(row["labels"].get(name)) for row in shuffled} - {"None"})
@@ -123,7 +123,7 @@ def _captioned(rows: Iterable[Row], sentence: str, label: str) -> Iterator[Row]:
 
 
 def _first_line(path: Path) -> str:
-    """The English description of a stamp; empty where there is none."""
+    """The English description of a stamp; empty if there is none."""
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()

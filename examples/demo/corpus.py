@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 from examples.demo import synthetic
-from examples.demo.debian import NotToBeHad, unpacked
+from examples.demo.debian import PackageUnavailable, unpacked
 from examples.demo.soundfont import SAMPLE_RATE, Note, SoundFont, additive
 
 Item = TypeVar("Item")
@@ -212,11 +212,11 @@ def make(out: Path) -> list[Row]:
         (out / what).mkdir(parents=True, exist_ok=True)
         try:
             made = list(real(out))
-        except NotToBeHad as reason:
+        except PackageUnavailable as reason:
             print(f"NO REAL {what.upper()}: {reason}. Synthesis stands in.")
             try:
                 made = list(stand_in(out))
-            except NotToBeHad as second:
+            except PackageUnavailable as second:
                 print(f"NO {what.upper()} AT ALL: {second}. The demo goes on without.")
                 made = []
         rows += made

@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 
-class NotToBeHad(Exception):
+class PackageUnavailable(Exception):
     """Raised if a package is not available; the message gives the reason."""
 
 
@@ -26,7 +26,7 @@ def unpacked(package: str) -> Path:
     """The root of a package's files; downloads and unpacks it if necessary.
 
     Raises:
-        NotToBeHad: there is no apt, it does not know the package, or it cannot reach its archive.
+        PackageUnavailable: there is no apt, it does not know the package, or it cannot reach its archive.
     """
     folder = downloads()
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +47,7 @@ def _run(command: list[str], folder: Path) -> None:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise NotToBeHad(f"this machine has no {command[0]}") from None
+        raise PackageUnavailable(f"this machine has no {command[0]}") from None
     if done.returncode:
         said = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise NotToBeHad(f"{' '.join(command[:3])} failed: {said}")
+        raise PackageUnavailable(f"{' '.join(command[:3])} failed: {said}")

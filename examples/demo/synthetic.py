@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from examples.demo.debian import NotToBeHad, downloads
+from examples.demo.debian import PackageUnavailable, downloads
 
 ESPEAK = "espeakng-loader==0.2.4"
 ESPEAK_LICENCE = "GPL-3.0-or-later (espeak-ng)"
@@ -34,20 +34,20 @@ class Espeak:
     """espeak-ng, called in this process through its C interface (speak_lib.h).
 
     Raises:
-        NotToBeHad: pip cannot get it, or it does not run on this machine.
+        PackageUnavailable: pip cannot get it, or it does not run on this machine.
     """
 
     def __init__(self) -> None:
         package = _espeak_package()
         library = next(package.glob("*espeak-ng*.*"), None)
         if library is None:
-            raise NotToBeHad(f"{ESPEAK} has no library for this machine")
+            raise PackageUnavailable(f"{ESPEAK} has no library for this machine")
         self._library = ctypes.CDLL(str(library))
         synchronous = 2
         data = str(package / "espeak-ng-data").encode()
         self.sample_rate = self._library.espeak_Initialize(synchronous, 0, data, 0)
         if self.sample_rate <= 0 or self._library.espeak_SetVoiceByName(b"en-us"):
-            raise NotToBeHad(f"{ESPEAK} does not start here")
+            raise PackageUnavailable(f"{ESPEAK} does not start here")
 
     def say(self, text: str) -> np.ndarray:
         """Speech as int16 samples of `sample_rate`."""
@@ -98,5 +98,5 @@ def _espeak_package() -> Path:
             [*pip, "--target", str(target), ESPEAK], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            raise NotToBeHad(f"pip cannot install {ESPEAK}")
+            raise PackageUnavailable(f"pip cannot install {ESPEAK}")
     return target / "espeakng_loader"

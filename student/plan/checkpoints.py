@@ -86,7 +86,7 @@ FAMILIES = {
 """`model_type` -> facts about its audio tower."""
 
 
-def config_of(path: str) -> Any:
+def load_config(path: str) -> Any:
     """Reads the config of a checkpoint from the table or its own config.json.
 
     Raises:
@@ -113,7 +113,7 @@ def empty_model(config: ModelConfig) -> PreTrainedModel:
             f"model.build: {config.build} makes a small model on the spot; `plan` is for recipes "
             "with model.path"
         )
-    described = config_of(config.path)
+    described = load_config(config.path)
     dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
     model_class = named_backbone(described.model_type).model_class
     with torch.device("meta"):

@@ -52,7 +52,7 @@ def ffmpeg(*arguments: str | Path, stdout: Path | None = None) -> None:
     run("ffmpeg", "-v", "error", "-y", *arguments, stdout=stdout)
 
 
-def heard_by_ffmpeg(path: Path, rate: int, *arguments: str) -> np.ndarray:
+def decode_with_ffmpeg(path: Path, rate: int, *arguments: str) -> np.ndarray:
     """What ffmpeg decodes, mono."""
     command = ["ffmpeg", "-v", "quiet", *arguments, "-i", str(path), "-map", "0:a:0?", "-ac", "1",
                "-ar", str(rate), "-f", "f32le", "-"]  # fmt: skip

@@ -105,7 +105,7 @@ def test_the_name_does_not_matter(tmp_path: Path):
     assert audio.decode(clip(path)).seconds == 2.0
 
 
-def test_a_longer_declaration_gives_what_is_there(tmp_path: Path):
+def test_a_too_long_declaration_gives_the_existing_samples(tmp_path: Path):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(), RATE)
     assert audio.decode(clip(path, offset=1.0, duration=9.0)).seconds == 1.0
@@ -150,7 +150,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path):
     assert caught.value.reason == "unreadable"
 
 
-def test_nothing_left_at_a_lower_rate(tmp_path: Path):
+def test_a_clip_without_samples_at_a_lower_rate(tmp_path: Path):
     path = tmp_path / "one.wav"
     soundfile.write(path, np.ones(1), 128_000)
     with pytest.raises(AudioError) as caught:

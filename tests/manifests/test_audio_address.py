@@ -152,6 +152,6 @@ def test_names_with_a_hash_stay_names():
     ["http://user:key@host/a.wav", "https://host?x/a.wav", "ftp://host/a.wav", "http:///a.wav",
      "s3://b?endpoint_override=h/a.tar#bytes=0-1"],
 )  # fmt: skip
-def test_addresses_that_say_more_than_a_place_are_refused(uri: str):
+def test_addresses_with_options_are_refused(uri: str):
     with pytest.raises(UserError, match="refused"):
         clip(uri)

@@ -20,8 +20,8 @@ from manifests.clips import Clip
 from manifests.errors import AudioError, StoreError
 from tests.manifests.reference_audio import (
     RATE,
+    decode_with_ffmpeg,
     ffmpeg,
-    heard_by_ffmpeg,
     noise,
     position_of,
     run,
@@ -61,7 +61,7 @@ def test_mp3_files_that_state_no_length(tmp_path: Path, reference: Path):
     joined.write_bytes((tmp_path / "one.mp3").read_bytes() * 2)
     for path, at_least in ((piped, 6.0), (bare, 6.0), (joined, 12.0)):
         wave = audio.decode(clip(path))
-        assert len(wave.samples) == pytest.approx(len(heard_by_ffmpeg(path, RATE)), abs=1152)
+        assert len(wave.samples) == pytest.approx(len(decode_with_ffmpeg(path, RATE)), abs=1152)
         assert wave.seconds >= at_least
         assert "truncated" not in kinds(wave)
 
@@ -142,7 +142,7 @@ def test_a_wav_whose_length_is_too_small_is_counted(tmp_path: Path, reference: P
     path = tmp_path / "wrapped.wav"
     path.write_bytes(data)
     wave = audio.decode(clip(path))
-    assert len(wave.samples) == len(heard_by_ffmpeg(path, RATE)) == RATE
+    assert len(wave.samples) == len(decode_with_ffmpeg(path, RATE)) == RATE
     assert kinds(wave) == {"trailing"}
 
 
@@ -181,7 +181,7 @@ def test_a_gap_is_silence(tmp_path: Path, reference: Path, suffix: str):
     assert np.abs(silent.samples).max() < 1e-3
     for offset in (1.0, 4.5, 5.0):
         # Some containers do not say by how much their encoder is late; players do not know either.
-        by_ffmpeg = heard_by_ffmpeg(whole, RATE, "-ss", str(offset), "-t", "0.5")
+        by_ffmpeg = decode_with_ffmpeg(whole, RATE, "-ss", str(offset), "-t", "0.5")
         true, _ = position_of(by_ffmpeg, noise())
         assert true == pytest.approx(offset, abs=0.1)
         check_time(path, offset=offset, true=true)
@@ -192,7 +192,7 @@ def test_audio_that_starts_late_starts_late(tmp_path: Path, reference: Path):
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=7", "-itsoffset", "1",
            "-i", reference, "-c:v", "mpeg4", "-c:a", "aac", path)  # fmt: skip
     check_time(path, offset=3.0, true=2.0)
-    by_ffmpeg = heard_by_ffmpeg(path, RATE, "-ss", "3.0", "-t", "0.5")
+    by_ffmpeg = decode_with_ffmpeg(path, RATE, "-ss", "3.0", "-t", "0.5")
     assert position_of(by_ffmpeg[:8000], noise())[0] == pytest.approx(2.0, abs=0.02)
 
 
@@ -227,12 +227,12 @@ def test_a_damaged_place_in_an_mp3(tmp_path: Path, reference: Path, junk: str):
     data[middle : middle + 3000] = fill
     path.write_bytes(data)
     wave = audio.decode(clip(path))
-    by_ffmpeg = heard_by_ffmpeg(path, RATE)
+    by_ffmpeg = decode_with_ffmpeg(path, RATE)
     assert len(wave.samples) == pytest.approx(len(by_ffmpeg), abs=0.15 * RATE)
     assert wave.warnings
 
 
-def test_a_damaged_packet_leaves_the_rest_in_its_place(tmp_path: Path, reference: Path):
+def test_a_damaged_packet_does_not_shift_the_rest(tmp_path: Path, reference: Path):
     path = tmp_path / "damaged.flac"
     run("flac", "--silent", "-o", path, reference)
     data = bytearray(path.read_bytes())
@@ -254,7 +254,7 @@ def test_channels_and_rate_may_change(tmp_path: Path, reference: Path):
     path = tmp_path / "joined.mp3"
     path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "b.mp3")))
     wave = audio.decode(clip(path))
-    assert len(wave.samples) == pytest.approx(len(heard_by_ffmpeg(path, RATE)), abs=0.1 * RATE)
+    assert len(wave.samples) == pytest.approx(len(decode_with_ffmpeg(path, RATE)), abs=0.1 * RATE)
     path.write_bytes(b"".join((tmp_path / name).read_bytes() for name in ("a.mp3", "c.mp3")))
     wave = audio.decode(clip(path))
     assert wave.seconds == pytest.approx(12.1, abs=0.15)
@@ -315,7 +315,7 @@ def test_only_regular_files_are_opened(tmp_path: Path, monkeypatch: pytest.Monke
         assert caught.value.reason == "unreadable"
 
 
-def test_a_store_that_is_away_is_not_the_clips_fault(monkeypatch: pytest.MonkeyPatch):
+def test_an_unreachable_store_is_no_clip_failure(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

@@ -42,7 +42,7 @@ def test_a_store_that_does_not_answer_is_one_line(error: OSError, capsys: pytest
     assert said.count("\n") == 1
 
 
-def test_a_bucket_that_is_not_there_is_said(capsys: pytest.CaptureFixture):
+def test_a_missing_bucket_is_one_line(capsys: pytest.CaptureFixture):
     error = OSError("When listing objects in bucket 'y': AWS Error NO_SUCH_BUCKET during List")
     assert "there is no such bucket" in ended(error, capsys)[1]
 
@@ -91,7 +91,7 @@ def test_another_error_keeps_its_traceback():
         run_command("coat-x", {"go": command}, description="d", arguments=["go"])
 
 
-def test_a_reader_that_has_gone_is_an_exit_code():
+def test_a_closed_output_has_its_own_exit_code():
     code = (
         "from manifests.console import run_command\n"
         "def go():\n    '''Prints.'''\n    for _ in range(100000): print('x' * 100)\n"

@@ -14,7 +14,7 @@ from manifests import audio
 from manifests.clips import Clip
 from manifests.decoders import ffmpeg as decoder
 from manifests.decoders import ranged, seeking
-from tests.manifests.reference_audio import ffmpeg, heard_by_ffmpeg, write_reference
+from tests.manifests.reference_audio import decode_with_ffmpeg, ffmpeg, write_reference
 
 SECONDS = 45.0
 FORMS = {
@@ -67,7 +67,7 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_cuts_are_the_whole_files_samples(
+def test_cuts_have_the_samples_of_the_whole_file(
     tmp_path: Path, long: Path, form: str, s3: fs.FileSystem, fetched: list[int]
 ):
     path = tmp_path / f"x.{form}"
@@ -75,7 +75,7 @@ def test_cuts_are_the_whole_files_samples(
     whole = audio.decode(Clip(clip_id="x", uri=str(path)))
     rate = whole.sample_rate
     assert not whole.warnings
-    right = heard_by_ffmpeg(path, rate)
+    right = decode_with_ffmpeg(path, rate)
     assert len(whole.samples) == pytest.approx(len(right), abs=rate * 0.01)
     size = min(len(right), len(whole.samples))
     assert np.abs(whole.samples[:size] - right[:size]).max() < 2e-5
@@ -100,9 +100,7 @@ def test_cuts_are_the_whole_files_samples(
         assert sum(fetched) < SHARE.get(form, 0.35) * path.stat().st_size
 
 
-def test_a_file_that_was_replaced_is_fetched_anew(
-    tmp_path: Path, s3: fs.FileSystem, fetched: list[int]
-):
+def test_a_replaced_file_is_fetched_again(tmp_path: Path, s3: fs.FileSystem, fetched: list[int]):
     for seed in (1, 2):
         path = write_reference(tmp_path / f"{seed}.wav", 5.0 + seed, seed=seed)
         with s3.open_output_stream("data/long/replaced.wav") as stored:

@@ -76,7 +76,7 @@ def test_sources_are_read_in_place(store: str, tmp_path: Path, monkeypatch: pyte
     assert read == [f"{store}/tars/a.tar"]
 
 
-def test_cuts_of_a_long_file_read_their_share(
+def test_cuts_of_a_long_file_read_only_their_bytes(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     upload(write_reference(tmp_path / "long.wav", 120.0), f"{store}/long.wav")

@@ -88,7 +88,7 @@ def test_checks_speak_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]
     assert (code, err) == (1, "")
 
 
-def test_status_says_by_its_exit_code_whether_all_is_done(
+def test_the_exit_code_of_status_shows_whether_all_is_done(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     assert run(capsys, "status", "--cache", cache)[0] == 1

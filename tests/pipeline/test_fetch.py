@@ -115,7 +115,9 @@ def test_what_differs_from_the_pins_is_one_line(tmp_path: Path, spoil, says: str
         described("tiny/ears", tmp_path)
 
 
-def test_what_is_not_there_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_missing_weights_are_reported_with_a_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(UserError, match=f"fetch --model tiny/ears --weights-dir {tmp_path}"):
         described("tiny/ears", tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))

@@ -43,7 +43,7 @@ def coat_student(endpoint: str, home: Path, *words: str | Path) -> subprocess.Co
     )  # fmt: skip
 
 
-def test_a_backbone_is_fetched_and_sizes_are_said_first(
+def test_a_backbone_is_fetched_after_its_sizes_are_printed(
     hub: tuple[Hub, str], tmp_path: Path
 ) -> None:
     repositories, endpoint = hub
@@ -85,7 +85,7 @@ def test_weights_for_another_loader_are_left_on_the_hub() -> None:
     assert not fetch.FILES.fullmatch("consolidated.safetensors")
 
 
-def test_no_room_is_said_before_anything_is_downloaded(tmp_path: Path) -> None:
+def test_missing_space_is_reported_before_the_download(tmp_path: Path) -> None:
     wanted = fetch.Download(
         model="owner/large", revision="0" * 40, family="qwen2_audio", license="apache-2.0",
         files={"model.safetensors": 10**18}, folder=tmp_path,

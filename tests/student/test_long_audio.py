@@ -237,7 +237,7 @@ def test_an_export_is_used_by_transformers_alone(
     )
 
 
-def test_what_reads_a_run_takes_several_blocks_or_says_why_not(
+def test_commands_support_several_blocks_or_explain_why_not(
     long_run: tuple[str, Path], world: LongWorld
 ) -> None:
     _, run = long_run

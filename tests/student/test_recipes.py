@@ -60,14 +60,14 @@ def test_accelerate_reads_the_configs_that_ship() -> None:
     }
 
 
-def test_a_stream_that_no_cache_has_is_named(world: Any, tmp_path: Path) -> None:
+def test_a_stream_that_no_cache_has_is_reported(world: Any, tmp_path: Path) -> None:
     streams = {"asr.encoder": StreamConfig()}
     with pytest.raises(UserError, match=r"asr\.encoder.*there are .*toy\.bands"):
         train(world.options(tmp_path / "run", streams=streams))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_curve_cannot_be_learnt(world: Any, tmp_path: Path) -> None:
+def test_a_curve_is_no_training_target(world: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"toy\.f0 is a curve"):
         train(world.options(tmp_path / "run", streams={"toy.f0": StreamConfig()}))
 
@@ -91,7 +91,7 @@ def test_another_block_than_the_run_began_with(world: Any, tmp_path: Path) -> No
         TrainedStudent(tmp_path / "forged")
 
 
-def test_nothing_to_ask_about(world: Any, tmp_path: Path) -> None:
+def test_no_clips_to_probe(world: Any, tmp_path: Path) -> None:
     tasks = [TaskConfig(questions=["?"], answer=["labels.none"])]
     with pytest.raises(UserError, match=r"'\?' has no example: no usable clip has labels\.none"):
         train(world.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
@@ -110,7 +110,7 @@ class _Greedy:
 
 
 @pytest.mark.parametrize("device_error", [False, True])
-def test_out_of_memory_says_what_to_lower(
+def test_out_of_memory_is_reported_with_advice(
     world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_error: bool
 ) -> None:
     monkeypatch.setattr("student.train.step_losses", _Greedy(device_error))

@@ -52,7 +52,7 @@ def test_a_bucket_gives_the_same_student(
     assert sorted(path.name for path in (tmp_path / "copies").rglob("*.parquet")) == sorted(stored)
 
 
-def test_copies_are_made_ahead_and_serve_alone(bucket: str, tmp_path: Path) -> None:
+def test_copies_are_prefetched_and_sufficient(bucket: str, tmp_path: Path) -> None:
     streams = open_streams([bucket], None, local_copies=str(tmp_path))
     copy_ahead(streams)
     for thread in threading.enumerate():

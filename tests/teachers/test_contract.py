@@ -110,7 +110,7 @@ def test_a_long_clip_equals_its_parts(
 
 
 @each_teacher
-def test_the_codec_keeps_what_was_heard(load: Load, name: str):
+def test_the_codec_keeps_the_strongest_pitch(load: Load, name: str):
     teacher = load(name)
     spec = teacher.spec()
     (heard,) = teacher.extract([voice(3, spec.sample_rate)])

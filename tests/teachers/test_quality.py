@@ -72,7 +72,7 @@ def test_whisper_doubts_the_words_that_it_writes_for_sounds_and_no_others(load: 
     assert all(words.confidence.detected_language == "" for words in heard if words.confidence)
 
 
-def test_whisper_hears_a_long_clip_to_its_end_and_no_word_twice(load: Load):
+def test_whisper_transcribes_a_long_clip_completely_and_no_word_twice(load: Load):
     spoken = debian_audio.prompts(16)
     wave = np.concatenate([wave for wave, _ in spoken])[: 55 * debian_audio.PROMPT_RATE]
     (heard,) = load("asr").extract([wave])
@@ -85,7 +85,7 @@ def test_whisper_hears_a_long_clip_to_its_end_and_no_word_twice(load: Load):
     assert max(np.diff(starts)) < 4
 
 
-def test_whisper_words_are_where_they_are_said(load: Load):
+def test_whisper_words_have_correct_times(load: Load):
     ((wave, _),) = debian_audio.prompts(1)
     late = np.concatenate([np.zeros(3 * debian_audio.PROMPT_RATE, np.float32), wave])
     (early,), (later,) = load("asr").extract([wave]), load("asr").extract([late])
@@ -144,7 +144,7 @@ def test_basic_pitch_writes_the_notes_down(load: Load, chords: bool, bound: floa
     assert np.mean(scores) > bound  # 0.88, 0.92
 
 
-def test_yamnet_hears_animals(load: Load):
+def test_yamnet_detects_animals(load: Load):
     teacher = load("sound_event")
     names = teacher.spec().streams[0].names
     files = debian_audio.sounds("Animal")

@@ -106,7 +106,7 @@ def test_every_address_of_the_table_is_a_class_with_settings():
             assert dataclasses.is_dataclass(settings), family.name
 
 
-def test_a_version_of_an_earlier_revision_can_be_made_again():
+def test_a_version_of_an_earlier_revision_can_be_reproduced():
     """eGeMAPS as caches of revision 1 have it, to be grown, retried and audited."""
     old = registry.make("emotion", "egemaps", {"revision": 1}).spec()
     new = registry.make("emotion", "egemaps", {}).spec()

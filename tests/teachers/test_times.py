@@ -12,7 +12,9 @@ from teachers.protocol import Teacher
 from tests.teachers.conftest import Load
 
 
-def heard(teacher: Teacher, wave: np.ndarray, stream: str) -> tuple[np.ndarray, np.ndarray]:
+def extract_stream(
+    teacher: Teacher, wave: np.ndarray, stream: str
+) -> tuple[np.ndarray, np.ndarray]:
     """A stream's frames and their times in seconds."""
     spec = teacher.spec().stream(stream)
     frames_TD = teacher.extract([wave.astype(np.float32)])[0].frames[stream]
@@ -29,7 +31,7 @@ def middle(times: np.ndarray, high: np.ndarray) -> float:
 def test_loudness_peaks_at_a_click(load: Load, at: float):
     wave = np.zeros(24_000)
     wave[round(at * 16_000) - 8 :][:16] = 0.5
-    frames_TD, times = heard(load("emotion"), wave, "lld")
+    frames_TD, times = extract_stream(load("emotion"), wave, "lld")
     loud = frames_TD[:, 0]
     assert abs(middle(times, loud > loud.max() / 2) - at) <= 0.0051
 
@@ -39,7 +41,7 @@ def test_voice_descriptors_share_the_grid_of_loudness(load: Load, begin: float):
     time = np.arange(32_000) / 16_000
     tone = sum(np.sin(2 * np.pi * 200 * n * time) / n for n in range(1, 8))
     wave = 0.1 * tone * ((time >= begin) & (time < begin + 0.5))
-    frames_TD, times = heard(load("emotion"), wave, "lld")
+    frames_TD, times = extract_stream(load("emotion"), wave, "lld")
     loud, f0 = frames_TD[:, 0], frames_TD[:, 10]
     assert abs(middle(times, loud > loud.max() / 2) - (begin + 0.25)) <= 0.0051
     # Voiced or not is decided per frame: the ends are known to a hop, the middle to half of it.
@@ -54,7 +56,7 @@ def test_formant_amplitudes_share_the_grid_of_f0(revision: int, early_s: float):
     wave = 0.1 * tone * ((time >= 0.5) & (time < 1.0))
     teacher = registry.make("emotion", "egemaps", {"revision": revision})
     teacher.load(device="cpu", num_threads=1)
-    frames_TD, times = heard(teacher, wave, "lld")
+    frames_TD, times = extract_stream(teacher, wave, "lld")
     f0 = middle(times, frames_TD[:, NAMES.index("F0semitoneFrom27.5Hz_sma3nz")] > 0)
     for formant in (1, 2, 3):
         column = NAMES.index(f"F{formant}amplitudeLogRelF0_sma3nz")
@@ -73,7 +75,7 @@ def test_salience_moves_when_the_pitch_does(load: Load):
     for change in np.linspace(0.6, 0.61, 5):
         for before, after in ((440, 660), (660, 440)):
             wave = 0.3 * np.sin(2 * np.pi * np.where(time < change, before, after) * time)
-            salience_TB, times = heard(load("pitch"), wave, "salience")
+            salience_TB, times = extract_stream(load("pitch"), wave, "salience")
             lead = salience_TB[:, column(after)] - salience_TB[:, column(before)]
             first = np.flatnonzero((lead > 0) & (times > 0.3))[0]
             share = lead[first] / (lead[first] - lead[first - 1])
@@ -88,10 +90,10 @@ def test_a_note_is_where_it_sounds(load: Load, begin: float):
     harmonics = sum(np.sin(2 * np.pi * 440 * n * time) / n for n in range(1, 6))
     wave = 0.1 * harmonics * ((time >= begin) & (time < begin + 0.4))
     key = 69 - 21
-    contours, times = heard(load("music"), wave, "contours")
+    contours, times = extract_stream(load("music"), wave, "contours")
     line = contours[:, 3 * key + 1]
     assert abs(middle(times, line > line.max() / 2) - (begin + 0.2)) <= 128 / 22_050
-    onsets, times = heard(load("music"), wave, "onsets")
+    onsets, times = extract_stream(load("music"), wave, "onsets")
     # The network was trained to rise a frame early.
     assert abs(times[onsets[:, key].argmax()] - begin) <= 1.5 * 256 / 22_050
 
@@ -102,7 +104,7 @@ def test_an_event_is_where_it_sounds(load: Load, hop_s: float, tolerance: float,
     time = np.arange(9 * 16_000) / 16_000
     hiss = np.random.default_rng(0).normal(scale=5e-4, size=len(time))
     beep = 0.3 * np.sin(2 * np.pi * 1000 * time) * ((time >= begin) & (time < begin + 2))
-    posteriors, times = heard(load("sound_event", hop_s=hop_s), hiss + beep, "events")
+    posteriors, times = extract_stream(load("sound_event", hop_s=hop_s), hiss + beep, "events")
     change = posteriors[np.abs(times - begin - 1).argmin()] - posteriors[0]
     likeness = (posteriors - posteriors[0]) @ change / (change @ change)
     assert abs(middle(times, likeness > 0.5) - (begin + 1)) <= tolerance
@@ -113,7 +115,7 @@ def test_whisper_frames_change_at_a_click(load: Load, at: float):
     wave = np.zeros(48_000)
     noise = np.random.default_rng(0).normal(scale=0.2, size=320)
     wave[round(at * 16_000) - 160 :][:320] = noise
-    frames_TD, times = heard(load("asr"), wave, "encoder")
+    frames_TD, times = extract_stream(load("asr"), wave, "encoder")
     change = (np.diff(frames_TD, axis=0) ** 2).sum(1)
     between = (times[1:] + times[:-1]) / 2
     near = np.abs(between - at) < 0.2

@@ -58,7 +58,7 @@ def test_nothing_is_found_in_an_empty_index(tmp_path: Path):
     assert ClipIndex(clips, [], nothing).places(clip_keys(["a", "c"])).tolist() == [ABSENT, ABSENT]
 
 
-def test_corpora_that_share_an_id_are_named(tmp_path: Path):
+def test_corpora_that_share_an_id_are_reported(tmp_path: Path):
     pilot = corpus(tmp_path / "pilot", ["x", "y"])
     whole = corpus(tmp_path / "whole", ["a", "b", "y"])
     with pytest.raises(UserError, match=r"'pilot' and 'whole'.*'y'.*--corpus NAME"):

@@ -53,7 +53,7 @@ def documented(codec: str) -> str:
 
 @pytest.mark.parametrize("tool", ["pyarrow", "duckdb", "polars"])
 @pytest.mark.parametrize("codec", KINDS)
-def test_a_stranger_decodes_what_we_decode(tool: str, codec: str, tmp_path: Path):
+def test_blobs_can_be_decoded_without_this_project(tool: str, codec: str, tmp_path: Path):
     make_cache(tmp_path)
     path = next((tmp_path / "cache").glob("teachers/*/corpus/data/0000000-*.parquet"))
     out, dim = tmp_path / "frames.npz", str(stream(codec).dim)

@@ -124,7 +124,7 @@ def plant(cache: Path, change) -> None:
     ],
     ids=["swapped", "repeated", "shifted"],
 )
-def test_a_row_in_the_wrong_place_is_never_taken_for_another(cache: Path, change):
+def test_a_misplaced_row_is_never_used_for_another_clip(cache: Path, change):
     plant(cache, change)
     found = CacheReader(cache).stream("every.int8")
     wrong = 0
@@ -148,13 +148,13 @@ def test_a_missing_row_does_not_shift_its_neighbours(cache: Path):
     np.testing.assert_array_equal(found["clip12"].decode(), stored("int8", 12))
 
 
-def test_a_scan_of_rows_that_do_not_belong_ends_in_an_error(cache: Path):
+def test_a_scan_of_wrong_rows_is_an_error(cache: Path):
     plant(cache, lambda rows: [rows[1], rows[0], *rows[2:]])
     with pytest.raises(UserError, match="coat-cache verify"):
         list(CacheReader(cache).stream("every.int8"))
 
 
-def test_a_flipped_bit_is_noticed_at_the_read(cache: Path):
+def test_a_flipped_bit_is_detected_when_reading(cache: Path):
     path = next((cache / "teachers").rglob("data/0000000-*.parquet"))
     group = pq.read_metadata(path).row_group(0)
     column = next(group.column(at) for at in range(99) if "int8.frames" in str(group.column(at)))
@@ -242,7 +242,7 @@ def test_an_edited_spec_is_refused(cache: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
-def test_an_open_shard_costs_no_file_handle(cache: Path):
+def test_an_open_shard_needs_no_file_handle(cache: Path):
     """One for each shard before: 128 for each teacher in each worker, of the usual 1,024."""
     reader = CacheReader(cache)
     found = reader.stream("every.int8")

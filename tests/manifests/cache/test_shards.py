@@ -47,7 +47,7 @@ def test_rows_and_failures_come_back_in_order(tmp_path: Path):
     )
 
 
-def test_a_marker_says_what_belongs_to_it(tmp_path: Path):
+def test_a_marker_lists_the_files_of_its_shard(tmp_path: Path):
     folder = folder_of(make_cache(tmp_path))
     marker = shards.read_marker(folder, 0)
     data = folder.read_bytes(f"data/{marker.data}")
@@ -81,7 +81,7 @@ def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
         stored_rows.read_rows(folder, shards.read_marker(folder, 0), spec())
 
 
-def test_data_without_its_marker_is_not_there(tmp_path: Path):
+def test_data_without_a_marker_is_ignored(tmp_path: Path):
     folder = folder_of(make_cache(tmp_path))
     folder.delete(f"markers/{shards.marker_name(1)}")
     assert shards.committed(folder) == [0]

@@ -104,7 +104,7 @@ def test_growth_adds_parts_and_touches_none(tmp_path: Path) -> None:
     assert before.items() <= after.items()
 
 
-def test_a_build_is_seen_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_corpus_build_is_atomic(tmp_path: Path) -> None:
     def interrupted() -> Iterator[Clip]:
         yield from make(10, "new")
         raise KeyboardInterrupt
@@ -153,7 +153,7 @@ def test_changed_audio_under_an_id(tmp_path: Path, change: dict) -> None:
     assert content(tmp_path / "c") == before
 
 
-def test_changed_labels_stay_and_the_clips_are_named(
+def test_changed_labels_are_kept_and_the_clips_are_listed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = make(9)
@@ -167,7 +167,7 @@ def test_changed_labels_stay_and_the_clips_are_named(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_new_texts_and_labels_are_taken_when_asked_for(tmp_path: Path) -> None:
+def test_new_texts_and_labels_are_taken_on_request(tmp_path: Path) -> None:
     clips = make(230)
     before = build(clips, tmp_path / "c", clips_per_shard=32)
     changed = [replace(clips[150], text="corrected"), replace(clips[151], labels={"k": "neu"})]

@@ -72,7 +72,7 @@ def test_a_manifest_none_of_whose_files_is_there_is_refused(tmp_path: Path):
     assert len(read(manifest)) == 3
 
 
-def test_growth_and_reordering_are_told_apart(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_growth_and_reordering_are_distinguished(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     rows = []
     for number in range(4):
         write_reference(tmp_path / f"{number}.wav", 0.5 + number / 10)

@@ -90,7 +90,7 @@ def test_plain_bytes_in_an_object_store(tmp_path: Path, s3: object):
         assert np.array_equal(audio.decode(clip).samples, samples_of(wav(seed)))
 
 
-def test_a_corpus_begun_with_copies_goes_on_with_copies(tmp_path: Path):
+def test_a_corpus_with_copied_audio_continues_to_copy(tmp_path: Path):
     pytest.importorskip("datasets")
     (tmp_path / "set").mkdir()
     table = pa.table({"audio": [{"bytes": wav(0), "path": "a.wav"}]})

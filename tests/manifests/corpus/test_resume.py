@@ -125,7 +125,7 @@ def counted(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[
     return calls
 
 
-def test_growth_by_tars_reads_the_new_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_growth_reads_only_new_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     read = counted(monkeypatch, tar_index, "_read")
     out = tmp_path / "corpus"
     for count in range(1, MOST_FILES + 4):

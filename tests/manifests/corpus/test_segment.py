@@ -52,7 +52,7 @@ def test_cuts_lie_in_pauses_and_nothing_is_lost(recording: Path):
 
 
 @pytest.mark.parametrize("by", ["silence", "fixed"])
-def test_text_goes_with_its_words(recording: Path, by: str):
+def test_text_is_cut_with_its_words(recording: Path, by: str):
     whole = Clip(
         clip_id="long", uri=str(recording), offset=2.0, duration=36.0,
         labels={"words": [[w, a - 2, b - 2] for w, a, b in words() if 2 < a < 37]},  # type: ignore[operator]
@@ -68,7 +68,7 @@ def test_text_goes_with_its_words(recording: Path, by: str):
         assert [part.offset for part in parts] == [2.0, 11.0, 20.0, 29.0]
 
 
-def test_short_clips_pass_and_others_say_why_not(recording: Path):
+def test_short_clips_pass_and_others_are_errors(recording: Path):
     short = Clip(clip_id="short", uri=str(recording), duration=5.0, text="kept")
     assert list(segment(iter([short]), SourceIndex(), max_seconds=10.0, by="silence")) == [short]
     missing = Clip(clip_id="gone", uri="/nowhere/x.wav")

@@ -32,7 +32,7 @@ def lines(path: Path, *rows: dict) -> Path:
     return path
 
 
-def test_a_header_is_no_bound_from_a_folder_to_the_samples(tmp_path: Path):
+def test_a_header_does_not_limit_the_samples(tmp_path: Path):
     folder = tmp_path / "audio"
     folder.mkdir()
     reference = write_reference(tmp_path / "reference.wav")
@@ -187,7 +187,7 @@ def test_any_json_number_gets_one_line(tmp_path: Path, key: str, number: str):
     assert "\n" not in str(caught.value)
 
 
-def test_half_an_emoji_is_named_with_its_line(tmp_path: Path):
+def test_half_an_emoji_is_reported_with_its_line(tmp_path: Path):
     (tmp_path / "m.jsonl").write_text(
         '{"audio_filepath": "a.wav", "text": "\\ud83d\\ude00 \\\\ud83d"}\n'
         '{"audio_filepath": "b.wav", "text": "x \\ud83d"}\n'

@@ -101,7 +101,7 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
         (b'{"audio_filepath": "b.wav", "labels": 5}', "labels must be an object"),
     ],
 )
-def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
+def test_an_invalid_line_is_reported(tmp_path: Path, line: bytes, said: str) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b'{"audio_filepath": "a.wav"}\n\n' + line + b"\n")
     with pytest.raises(UserError) as error:
@@ -111,7 +111,7 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, said: str) -> None:
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_gzip_is_named(tmp_path: Path) -> None:
+def test_a_damaged_gzip_is_reported(tmp_path: Path) -> None:
     tone(tmp_path / "a.wav", 0.1)
     rows = [{"audio_filepath": "a.wav", "id": os.urandom(20).hex()} for _ in range(2000)]
     manifest = write_lines(tmp_path / "m.jsonl.gz", *rows)

@@ -110,7 +110,7 @@ def test_tars_whose_texts_lie_in_a_manifest_are_no_webdataset(tmp_path: Path, na
         read(tmp_path)
 
 
-def test_what_is_passed_over_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     members = [("0.flac", flac(0)), ("0.npy", b"x"), ("1.txt", b"alone"), ("2.wav", b"")]
     (clip,) = read(write_tar(tmp_path / "a.tar", *members))
     assert clip.clip_id == "0"

@@ -28,7 +28,7 @@ SURE = Confidence(
         (None, ""),
     ],
 )
-def test_doubts_are_said_in_words(confidence: Confidence | None, doubt: str) -> None:
+def test_doubts_are_described(confidence: Confidence | None, doubt: str) -> None:
     metadata = {"text": "hello", "words": [Word("hello", 0.0, 0.5)], "language": "en"}
     if confidence is not None:
         metadata["confidence"] = asdict(confidence)

@@ -95,7 +95,7 @@ def test_decoding_and_experts_run_where_they_may(
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize("lost", ["expert", "decoder"])
-def test_a_lost_node_costs_time_alone(
+def test_a_lost_node_loses_no_clip(
     lost: str,
     head: Node,
     join: Callable[..., dict[str, Node]],

@@ -46,7 +46,7 @@ def gate(kind: str, codec: str, dim: int) -> CodecGate:
     return CodecGate({"energy": replace(SPEC, streams=(stream,))})
 
 
-def test_a_steady_tone_means_nothing(caplog: pytest.LogCaptureFixture):
+def test_a_constant_tone_is_not_a_codec_loss(caplog: pytest.LogCaptureFixture):
     """110 Hz within a tenth, in half precision, whose step there is 0.06 Hz."""
     rng = np.random.default_rng(0)
     f0_TD = (110 + 0.02 * rng.standard_normal((500, 1))).astype(np.float32)
@@ -93,7 +93,7 @@ def test_what_is_set_already_is_never_advised():
         judge.add("energy", marker(frames_TD, frames_TD + 0.3, number))
 
 
-def test_a_small_new_shard_is_judged_by_what_the_version_held_before(
+def test_a_small_new_shard_is_compared_with_the_existing_version(
     make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """A clip whose bands hardly move is an outlier by itself, not beside the clips before it."""

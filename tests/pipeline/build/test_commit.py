@@ -79,6 +79,6 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest
     assert peak < 8e6
 
 
-def test_a_shard_that_vanished_is_said(tmp_path: Path):
+def test_a_vanished_shard_is_reported(tmp_path: Path):
     with pytest.raises(UserError, match="is no longer committed"):
         commit_shard(request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([part(["1"], 4)]))

@@ -28,7 +28,7 @@ def test_a_local_cluster_has_a_token_of_its_own(local: bool, printed: str):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_noticed_at_the_next_check(number: int, code: int):
+def test_a_signal_is_raised_at_the_next_check(number: int, code: int):
     stop = StopSignal()
     with stop.installed():
         stop.check()

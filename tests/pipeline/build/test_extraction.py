@@ -68,7 +68,7 @@ def test_a_block_that_does_not_fit_into_memory_is_halved_and_the_size_remembered
     ]
 
 
-def test_a_clip_that_does_not_fit_alone_is_not_its_own_fault():
+def test_a_clip_that_does_not_fit_into_memory_is_no_clip_failure():
     teacher = SmallCard(most=0)
     with pytest.raises(BrokenProcess, match="out of memory"):
         TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(block(2))
@@ -127,9 +127,7 @@ def test_work_around_the_network_of_a_block_runs_beside_the_network_of_the_next(
     assert teacher.most_inside == 1, "two blocks were in the network at once"
 
 
-def test_a_deadly_clip_beside_another_block_is_found_and_the_other_is_not_blamed(
-    make_corpus: MakeCorpus, tmp_path: Path
-):
+def test_a_deadly_clip_is_identified_among_parallel_blocks(make_corpus: MakeCorpus, tmp_path: Path):
     """Two blocks run in one worker; its death does not say which of them it was."""
     corpus = make_corpus(12)
 

@@ -29,7 +29,7 @@ def test_an_even_pattern_below_the_limit_never_stops():
         rate.add("decode", 4, failed(sum(rng.random() < 1 / 6 for _ in range(4))))
 
 
-def test_a_late_fault_is_noticed_soon():
+def test_a_late_fault_is_detected_soon():
     rate = FailureRate(0.2)
     rate.add("asr", 8000, [])
     for _ in range(1000):
@@ -40,7 +40,7 @@ def test_a_late_fault_is_noticed_soon():
         rate.add("asr", 20, failed(20))
 
 
-def test_nothing_is_said_before_a_hundred_clips():
+def test_nothing_is_decided_before_a_hundred_clips():
     rate = FailureRate(0.2)
     rate.add("decode", 96, failed(96))
     with pytest.raises(UserError, match="in decoding"):

@@ -96,7 +96,7 @@ def remote_build(
     return make
 
 
-def test_a_store_that_is_away_for_20_s(
+def test_a_store_unreachable_for_20_s(
     remote_build: Callable[..., Build], store: FlakyStore, calm: dict[int, tuple]
 ):
     build = remote_build(0.0)
@@ -126,7 +126,9 @@ def test_expired_credentials(
     assert contents(build.cache) == calm
 
 
-def test_a_sick_worker(corpus: Corpus, node: Node, calm: dict[int, tuple], tmp_path: Path):
+def test_a_broken_worker_process(
+    corpus: Corpus, node: Node, calm: dict[int, tuple], tmp_path: Path
+):
     runtime = {"sick_file": str(tmp_path / "sick")}
     build = Build(corpus, tmp_path / "cache", node=node, runtime=runtime, block_clips=2)
     code, output = build.run()
@@ -226,7 +228,7 @@ def test_a_long_temporary_folder_is_one_line(corpus: Corpus, tmp_path: Path):
     assert (code, "set TMPDIR to a shorter path" in one_line(output)) == (2, True)
 
 
-def test_a_relative_cache_is_the_drivers(
+def test_a_relative_cache_is_resolved_on_the_driver(
     corpus: Corpus, node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.chdir(tmp_path)

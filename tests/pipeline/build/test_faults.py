@@ -106,7 +106,7 @@ def test_kills_change_nothing(victim: str, corpus: Corpus, calm: Build, node: No
         assert contents(disturbed.cache) == expected
 
 
-def test_a_finished_cache_is_a_matter_of_seconds(calm: Build):
+def test_a_complete_cache_takes_seconds(calm: Build):
     before = contents(calm.cache)
     began = time.monotonic()
     code, said = calm.run()
@@ -179,7 +179,7 @@ def test_a_revoked_permission_stops_the_build_until_it_is_given_again(
     assert contents(revoked.cache) == contents(calm.cache)
 
 
-def test_a_cache_that_may_not_be_written_is_said_before_anything_runs(corpus: Corpus, disk: Path):
+def test_a_read_only_cache_is_reported_before_the_build_starts(corpus: Corpus, disk: Path):
     assert remount(disk, "ro")
     code, said = Build(corpus, disk / "cache").run()
     assert (code, "cannot write to the cache" in said, said.count("\n")) == (2, True, 1), said

@@ -109,7 +109,7 @@ def test_a_file_that_is_no_audio_is_recorded(make_corpus: MakeCorpus, tmp_path: 
     assert set(rows(cache)) == {f"clip{at:04d}" for at in range(1, 5)}
 
 
-def test_an_expert_that_raises_costs_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_an_expert_that_raises_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8, loud=[5]), tmp_path / "cache"
     run(corpus, cache, teachers={"energy": energy(raise_above=0.6)})
 
@@ -122,7 +122,7 @@ def test_an_expert_that_raises_costs_one_clip(make_corpus: MakeCorpus, tmp_path:
     assert len(rows(cache)) == 7
 
 
-def test_an_expert_that_dies_costs_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_an_expert_that_dies_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8, loud=[5]), tmp_path / "cache"
     run(corpus, cache, teachers={"energy": energy(die_above=0.6)})
 
@@ -131,7 +131,7 @@ def test_an_expert_that_dies_costs_one_clip(make_corpus: MakeCorpus, tmp_path: P
     assert len(rows(cache)) == 7
 
 
-def test_a_worker_that_dies_costs_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+def test_a_dying_worker_loses_nothing(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
     run(corpus, tmp_path / "calm", teachers={"energy": energy()})
     killed = energy(die_once_file=str(tmp_path / "died"))
@@ -179,7 +179,9 @@ def test_one_shard_never_ends_a_build(
         ({"teacher": {"x": energy(sleeps=1)}}, "no setting 'sleeps'.*sleep_s"),
     ],
 )
-def test_mistakes_are_named(make_corpus: MakeCorpus, tmp_path: Path, options: dict, message: str):
+def test_mistakes_are_reported(
+    make_corpus: MakeCorpus, tmp_path: Path, options: dict, message: str
+):
     fields = {"preset": "none", "teacher": {"energy": energy()}} | options
     config = BuildConfig(corpus=make_corpus(2).folder.uri, cache=str(tmp_path / "cache"), **fields)
     with pytest.raises(UserError, match=message):

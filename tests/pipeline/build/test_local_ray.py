@@ -29,7 +29,7 @@ def test_a_ray_that_does_not_start_is_one_line(
         cluster._start_local({})
 
 
-def test_a_defect_of_ours_is_not_taken_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_defect_is_not_reported_as_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", lambda *_, **__: {}["missing"])
     with pytest.raises(KeyError):
         cluster._start_local({})

@@ -16,7 +16,7 @@ from tests.pipeline.nodes import Build, Node, contents, until
 pytestmark = pytest.mark.slow
 
 
-def test_a_worker_that_rays_memory_monitor_ends_costs_no_clip(tmp_path: Path):
+def test_a_worker_ended_by_rays_memory_monitor_loses_no_clip(tmp_path: Path):
     """The teacher fills the node's memory once, beyond the share that Ray allows."""
     corpus = noise_corpus(tmp_path, 12)
     memory = psutil.virtual_memory()
@@ -41,7 +41,7 @@ def test_a_worker_that_rays_memory_monitor_ends_costs_no_clip(tmp_path: Path):
         node.kill()
 
 
-def test_a_worker_that_the_kernel_ends_costs_no_clip(tmp_path: Path):
+def test_a_worker_killed_by_the_kernel_loses_no_clip(tmp_path: Path):
     """SIGKILL, as from the kernel's memory killer: it says nothing, so the block is tried again."""
     corpus = noise_corpus(tmp_path, 8)
     node = Node(num_cpus=1)

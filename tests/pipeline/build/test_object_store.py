@@ -133,7 +133,7 @@ def test_folders_share_a_connection(s3: fs.FileSystem):
     assert (first[1], second[1]) == ("data/a", "data/b/c")
 
 
-def test_a_bucket_that_is_not_there_is_named(s3: fs.FileSystem, make_corpus: MakeCorpus):
+def test_a_missing_bucket_is_reported(s3: fs.FileSystem, make_corpus: MakeCorpus):
     with pytest.raises(UserError, match=r"cannot write to the cache: .*nosuchbucket"):
         run(make_corpus(2), "s3://nosuchbucket/cache")
     assert s3.get_file_info("nosuchbucket").type == fs.FileType.NotFound

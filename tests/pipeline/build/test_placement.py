@@ -40,7 +40,7 @@ def test_what_other_jobs_take_is_left_to_them():
     assert count(account, one) == 3
 
 
-def test_a_worker_goes_where_most_room_is():
+def test_a_worker_is_placed_on_the_node_with_most_room():
     nodes = [Node("a", "a", {"CPU": 2.0}), Node("b", "b", {"CPU": 8.0})]
     account = Account(nodes)
     assert [account.place(Resources()) for _ in range(6)] == ["b"] * 6

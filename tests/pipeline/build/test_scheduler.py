@@ -133,7 +133,7 @@ def raise_(error: BaseException) -> None:
     raise error
 
 
-def test_a_store_that_is_away_for_a_while_costs_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_a_temporarily_unreachable_store_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
     Run(corpus, tmp_path / "calm").go()
     back = time.monotonic() + 0.3
@@ -142,7 +142,7 @@ def test_a_store_that_is_away_for_a_while_costs_no_clip(make_corpus: MakeCorpus,
     assert contents(tmp_path / "cache") == contents(tmp_path / "calm")
 
 
-def test_a_store_that_stays_away_ends_the_build_and_records_nothing(
+def test_a_permanently_unreachable_store_stops_the_build_without_records(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     corpus = make_corpus(12)
@@ -202,7 +202,7 @@ def sick(number: int, error: Exception) -> Fault:
 
 
 @pytest.mark.parametrize("message", ["CUDA error: an illegal memory access", "it has a cold"])
-def test_a_sick_process_costs_no_clip(make_corpus: MakeCorpus, tmp_path: Path, message: str):
+def test_a_broken_process_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path, message: str):
     corpus = make_corpus(40)
     fault = sick(0, RuntimeError(message))
     backend = Run(corpus, tmp_path / "cache", fault, options={"max_failure_rate": 1.0}).go()
@@ -210,7 +210,7 @@ def test_a_sick_process_costs_no_clip(make_corpus: MakeCorpus, tmp_path: Path, m
     assert len(backend.started) > 2, "the sick process was not replaced"
 
 
-def test_a_lone_sick_process_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
+def test_the_only_broken_process_of_a_pool_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
     fault = sick(0, RuntimeError("it has a cold"))
     Run(corpus, tmp_path / "cache", fault, nodes={"a": {"CPU": 1}}).go()
@@ -250,7 +250,7 @@ def test_preempted_nodes_cost_no_clip(make_corpus: MakeCorpus, tmp_path: Path, c
     assert not failures(tmp_path / "cache")
 
 
-def test_a_lost_node_takes_its_results_along(make_corpus: MakeCorpus, tmp_path: Path):
+def test_results_are_lost_with_their_node(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(24)
     Run(corpus, tmp_path / "calm").go()
     lost: list[str] = []
@@ -266,7 +266,7 @@ def test_a_lost_node_takes_its_results_along(make_corpus: MakeCorpus, tmp_path: 
     assert contents(tmp_path / "cache") == contents(tmp_path / "calm")
 
 
-def test_a_block_that_hangs_is_taken_away(make_corpus: MakeCorpus, tmp_path: Path):
+def test_a_hanging_block_is_given_to_another_worker(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "decode" and any(clip.clip_id == "clip0002" for clip in arguments[0]):
             time.sleep(3600)
@@ -360,7 +360,7 @@ def test_a_small_share_of_bad_clips_never_stops_a_build(make_corpus: MakeCorpus,
     assert len(failures(tmp_path / "cache")) == 40
 
 
-def test_failures_that_are_tried_again_may_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
+def test_retried_clips_may_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(160, shard=16)
     kept = {}
     for at in range(0, 160):
@@ -399,7 +399,7 @@ def test_a_full_disk_ends_the_build_at_once(make_corpus: MakeCorpus, tmp_path: P
         Run(make_corpus(4), tmp_path / "cache", fault).go()
 
 
-def test_a_cache_out_of_reach_for_a_while_costs_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+def test_a_temporarily_unreachable_cache_loses_nothing(make_corpus: MakeCorpus, tmp_path: Path):
     tries = iter(range(4))
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -410,7 +410,7 @@ def test_a_cache_out_of_reach_for_a_while_costs_nothing(make_corpus: MakeCorpus,
     assert committed(tmp_path / "cache") == 1
 
 
-def test_a_pool_without_room_says_so(
+def test_a_pool_without_room_is_reported(
     make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):  # fmt: skip
@@ -428,7 +428,7 @@ def test_a_pool_without_room_says_so(
     )
 
 
-def test_room_is_counted_node_by_node(make_corpus: MakeCorpus, tmp_path: Path):
+def test_room_is_counted_by_node(make_corpus: MakeCorpus, tmp_path: Path):
     held: list[float] = []
 
     def fault(process: Process, method: str, arguments: tuple) -> None:

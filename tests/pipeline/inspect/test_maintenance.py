@@ -40,7 +40,7 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-def test_a_sound_cache_has_no_damage(built: tuple[Corpus, Layout]):
+def test_an_intact_cache_has_no_damage(built: tuple[Corpus, Layout]):
     assert list(verify.verify(built[1], deep=True)) == []
 
 
@@ -72,7 +72,7 @@ def test_planted_damage_is_found_and_refilled(built: tuple[Corpus, Layout], kind
     assert rows(Path(layout.root.uri)) == before
 
 
-def test_a_flipped_bit_is_noticed_by_the_reader(built: tuple[Corpus, Layout]):
+def test_a_flipped_bit_is_detected_by_the_reader(built: tuple[Corpus, Layout]):
     _, layout = built
     data = file_of(layout, "data", 0)
     flip(data, data.stat().st_size // 3)
@@ -104,7 +104,7 @@ def test_failures_alone_are_retried(make_corpus: MakeCorpus, tmp_path: Path):
     assert len(rows(cache)) == 8
 
 
-def test_changed_audio_is_found_and_redone(built: tuple[Corpus, Layout]):
+def test_changed_audio_is_detected_and_built_again(built: tuple[Corpus, Layout]):
     corpus, layout = built
     spec = layout.current()["energy"]
     assert {
@@ -128,7 +128,7 @@ def test_changed_audio_is_found_and_redone(built: tuple[Corpus, Layout]):
     } == {"same"}
 
 
-def test_targets_that_are_not_what_the_expert_hears_are_found(built: tuple[Corpus, Layout]):
+def test_targets_that_differ_from_the_expert_are_detected(built: tuple[Corpus, Layout]):
     _, layout = built
     spec = layout.current()["energy"]
     folder = layout.shards(spec, "corpus")

@@ -132,7 +132,7 @@ def test_a_shard_committed_while_verify_looks_is_no_damage(
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_shard_that_was_mended_meanwhile_is_left_alone(
+def test_a_shard_repaired_meanwhile_is_not_moved(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, deep: bool
 ):
     paths = [data_file(layout, spec, number) for number in (0, 1)]
@@ -165,7 +165,7 @@ def test_repair_moves_only_what_the_damaged_marker_names(
     assert markers(layout, spec) == [0, 2]
 
 
-def test_a_marker_that_was_replaced_since_it_was_judged_stays(
+def test_a_marker_replaced_after_the_check_is_not_moved(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
     assert not verify.quarantine(layout, spec.key, "corpus", 1, b"another marker")
@@ -191,7 +191,7 @@ def forget_digests(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_teachers_that_heard_different_audio_are_told_apart(
+def test_teachers_that_processed_different_audio_are_detected(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, is_old: bool
 ):
     clip_id = change(corpus, 6)

@@ -14,7 +14,7 @@ from tests.manifests.frames import make_cache
 from tests.pipeline import report_cache
 
 
-def test_a_clip_is_found_without_reading_the_others(
+def test_a_clip_is_looked_up_without_reading_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     make_cache(tmp_path)
@@ -26,7 +26,7 @@ def test_a_clip_is_found_without_reading_the_others(
         find_clip(reader, "clip99")
 
 
-def test_another_corpus_is_not_looked_in(tmp_path: Path):
+def test_another_corpus_is_not_searched(tmp_path: Path):
     make_cache(tmp_path)
     with pytest.raises(UserError, match="has no corpus 'other'; it has corpus"):
         CacheReader(tmp_path / "cache", corpora=["other"])

@@ -47,7 +47,7 @@ def test_an_interrupted_build_of_other_settings_is_not_what_readers_get(
     assert lines == {old.key: (False, "3 of 3 shards"), new.key: (True, "newest complete")}
 
 
-def test_a_version_of_failures_alone_is_not_taken(layout: Layout, make_corpus: MakeCorpus):
+def test_a_version_with_only_failures_is_not_selected(layout: Layout, make_corpus: MakeCorpus):
     corpus = make_corpus(4)
     old = fill(layout, corpus, created=FIRST)
     kept = {clip.uri: Path(clip.uri).read_bytes() for clip in corpus.clips()}
@@ -170,7 +170,7 @@ def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
         "file://host/a.wav",
     ],
 )
-def test_a_manifest_names_no_host(uri: str):
+def test_a_manifest_cannot_choose_a_host(uri: str):
     with pytest.raises(UserError, match="in the manifest is refused"):
         Clip(clip_id="a", uri=uri)
 
@@ -266,7 +266,7 @@ def test_plan_refuses_what_build_refuses(layout: Layout, tmp_path: Path, make_co
         cli.plan_build(options)
 
 
-def test_plan_says_what_it_does_not_know(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_plan_lists_what_it_cannot_estimate(tmp_path: Path, capsys: pytest.CaptureFixture):
     own = {"energy": TeacherConfig(family=ENERGY)}
     build([Clip(clip_id="x", uri="/x.wav"), Clip(clip_id="y", uri="/y.wav")], tmp_path / "none")
     options = {"cache": str(tmp_path / "cache"), "preset": "none", "teacher": own}

@@ -135,7 +135,7 @@ def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
     assert sum(found["durations"]["counts"]) == 64
 
 
-def test_a_damaged_shard_is_named(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
     [data] = (cache / "teachers").glob("asr@*/things/data/*.parquet")
     content = bytearray(data.read_bytes())
@@ -196,7 +196,7 @@ def test_command(
     )
 
 
-def test_an_empty_cache_says_what_to_do(tmp_path: Path) -> None:
+def test_an_empty_cache_is_reported_with_advice(tmp_path: Path) -> None:
     Layout.create(tmp_path / "cache")
     with pytest.raises(UserError, match="no targets yet"):
         facts(tmp_path / "cache", tmp_path)

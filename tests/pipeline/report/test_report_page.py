@@ -99,7 +99,7 @@ def test_the_playhead_moves_over_all_tracks(visit: Any) -> None:
         assert part in said
 
 
-def test_the_sound_is_what_was_heard(visit: Any) -> None:
+def test_the_embedded_sound_is_the_clips(visit: Any) -> None:
     audio = show(visit(), "clip000").locator("audio")
     audio.page.wait_for_function("() => document.querySelector('audio').readyState >= 1")
     assert audio.evaluate("audio => audio.duration") == pytest.approx(SECONDS, abs=0.02)

@@ -100,7 +100,7 @@ def test_conversations_from_json_lines(tmp_path: Path) -> None:
     assert len(list(read_chats(moved, weight=0.5))) == chosen
 
 
-def test_a_conversation_of_several_turns_is_learnt_at_its_last(world: Any, dataset: Any) -> None:
+def test_a_conversation_is_trained_on_its_last_turn(world: Any, dataset: Any) -> None:
     data, _, _, tokenizer = dataset
     first, second = ({"type": "audio", "clip_id": f"clip{n}"} for n in (5, 6))
     turns = [

@@ -57,7 +57,7 @@ def write_chats(path: Path, pairs: list[tuple[int, ...]]) -> Path:
     return path
 
 
-def heard(table: ExampleTable) -> set[str]:
+def used_clips(table: ExampleTable) -> set[str]:
     return {clip_id for example in table for clip_id in example.clip_ids}
 
 
@@ -70,7 +70,7 @@ def test_every_task_is_held_out_validated_and_calibrated_on(tmp_path: Path) -> N
     assert len(validated) == 64
     count = Counter(example.task for example in validated)
     assert 40 < count["What is said?"] < 52  # three quarters
-    numbers = [int(clip_id[1:]) for clip_id in heard(validated) if int(clip_id[1:]) < 1500]
+    numbers = [int(clip_id[1:]) for clip_id in used_clips(validated) if int(clip_id[1:]) < 1500]
     assert np.mean(numbers) == pytest.approx(750, abs=200)  # from everywhere, not the first clips
     calibrated = table.learning().drawn(256)
     count = Counter(example.task for example in calibrated)
@@ -122,8 +122,8 @@ def test_conversations_are_held_out_by_any_of_their_clips(tmp_path: Path) -> Non
     assert 40 < len(held) < 100
     drawn = {f"c{n}" for n in range(2000) if fraction("validation", f"c{n}") < 0.02}
     assert all(set(example.clip_ids) & drawn for example in held)
-    assert not heard(learning) & heard(held)
-    assert not heard(learning) & drawn
+    assert not used_clips(learning) & used_clips(held)
+    assert not used_clips(learning) & drawn
     assert len(learning) > 1450
     assert {example.task for example in held} == {"pairs"}
 
@@ -139,7 +139,7 @@ def test_recordings_are_on_one_side(tmp_path: Path, by: str) -> None:
 
     table = open_table(tmp_path, [segment(n) for n in range(1000)], tasks=[SAID], validation=0.2)
     sides = [
-        {int(clip_id[1:]) // 10 for clip_id in heard(side)}
+        {int(clip_id[1:]) // 10 for clip_id in used_clips(side)}
         for side in (table.held_out(), table.learning())
     ]
     assert not sides[0] & sides[1]
@@ -156,12 +156,12 @@ def test_a_task_keeps_a_recording_to_learn_from(tmp_path: Path) -> None:
     assert len(table.learning()) == len(table.held_out()) == 50
 
 
-def test_a_task_that_is_held_out_whole_is_refused() -> None:
+def test_a_task_that_is_completely_held_out_is_refused() -> None:
     with pytest.raises(UserError, match=r"How is it said\?: all 151 examples .* label"):
         check_sides({"Where?": 700, "How is it said?": 0}, {"How is it said?": 151}, 0.12)
 
 
-def test_far_more_held_out_than_asked_is_said(caplog: pytest.LogCaptureFixture) -> None:
+def test_far_more_held_out_than_requested_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     check_sides({"a": 368, "b": 900}, {"a": 2089, "b": 0}, 0.03)
     assert "2089 of 3357 examples (62 %) are held out" in caplog.text
     caplog.clear()
@@ -181,8 +181,8 @@ def test_the_split_is_that_of_the_clips_own_hash_and_grows_with_the_corpus(tmp_p
     clips = [clip(n, text="a") for n in range(1000)]
     small = open_table(tmp_path / "small", clips[:500], tasks=[SAID], validation=0.2)
     large = open_table(tmp_path / "large", clips, tasks=[SAID], validation=0.2)
-    assert heard(small.held_out()) < heard(large.held_out())
-    assert heard(large.held_out()) == {
+    assert used_clips(small.held_out()) < used_clips(large.held_out())
+    assert used_clips(large.held_out()) == {
         each.clip_id for each in clips if fraction("validation", each.clip_id) < 0.2
     }
 

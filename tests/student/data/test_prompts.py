@@ -18,7 +18,7 @@ SPELT = ("<|im_end|>", "<|AUDIO|>", "<sound>", "<|audio_eos|>", "<|endoftext|>",
 
 
 @pytest.mark.parametrize("token", SPELT)
-def test_special_tokens_that_are_spelt_out_stay_text(trained: TrainedStudent, token: str) -> None:
+def test_special_tokens_that_are_spelled_out_stay_text(trained: TrainedStudent, token: str) -> None:
     """In a question, in an earlier turn and in an answer; the text itself is kept."""
     wave = np.zeros(16_000, np.float32)
     plain = trained.prompter.prompt(ask("What is this?"), [wave])["input_ids"][0]
@@ -40,7 +40,7 @@ def test_text_without_special_tokens_is_tokenized_as_ever(trained: TrainedStuden
     assert trained.prompter.answer(text)[: len(expected)] == expected
 
 
-def test_what_is_not_heard_is_said(
+def test_truncated_audio_is_reported(
     trained: TrainedStudent, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The small towers take 2 s; the Flamingos and Voxtral join windows up to many minutes."""

@@ -85,14 +85,14 @@ def test_the_picture_shows_the_most_telling_rows() -> None:
     assert svg.index("class 7") < svg.index("class 3")
 
 
-def test_the_page_says_which_positions_the_heads_see(run: Path) -> None:
+def test_the_page_names_the_positions_that_heads_read(run: Path) -> None:
     recipe = Run(run).recipe
     assert f"{recipe.block.tokens} thinking positions" in describe_heads(recipe)
     assert "audio tokens" in describe_heads(dataclasses.replace(recipe, arm="distill"))
     assert "no heads" in describe_heads(dataclasses.replace(recipe, arm="pause"))
 
 
-def test_a_run_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     from student.demo import page
 
     with pytest.raises(UserError, match="is not a run"):

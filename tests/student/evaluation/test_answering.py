@@ -68,7 +68,7 @@ def test_every_family_is_evaluated_in_bfloat16(
 
 
 @pytest.mark.parametrize("name", ["other clip", "other audio", "intact", "zero"])
-def test_a_batch_of_one_is_answered_as_in_any_other(
+def test_the_batch_size_does_not_change_answers(
     name: str, runner: QuestionRunner, questions: list[Question]
 ) -> None:
     from student.evaluation.analysis.ablate import Setting, _ask
@@ -157,7 +157,7 @@ def test_cut_replies_are_counted(
     assert all(json.loads(row)["cut"] for row in rows)
 
 
-def test_a_recording_that_cannot_be_read_costs_its_question(
+def test_a_question_about_an_unreadable_recording_is_skipped(
     runs: Callable[[str], Path], questions: list[Question], tmp_path: Path
 ) -> None:
     run = runs("qwen2_audio")

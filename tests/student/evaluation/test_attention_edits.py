@@ -78,7 +78,9 @@ def test_attention_shares_sum_to_one(world: Any, trained: TrainedStudent) -> Non
     assert all(bool(group.any()) for group in groups.values())
 
 
-def test_collapse_tells_dead_states_from_living_ones(world: Any, trained: TrainedStudent) -> None:
+def test_collapse_distinguishes_constant_from_varying_states(
+    world: Any, trained: TrainedStudent
+) -> None:
     states = torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(0))
     dead = collapse(states[:1].expand(6, 4, 16), states[:1].expand(6, 4, 16))
     assert dead == pytest.approx({"cosine_between_clips": 1.0, "change_with_other_audio": 0.0})

@@ -132,7 +132,7 @@ def test_a_wrong_folder_is_one_clear_line(tmp_path: Path) -> None:
         load_benchmark("mmar", tmp_path)
 
 
-def test_a_row_that_cannot_be_read_costs_that_row(
+def test_a_row_that_cannot_be_read_is_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = {"id": "x", "audio_id": "a.wav", "question": "?", "choices": ["rain", "Wind"],
@@ -151,7 +151,7 @@ def test_a_row_that_cannot_be_read_costs_that_row(
     assert "row 2: it has no 'choices'" in message
 
 
-def test_a_broken_line_costs_that_line(tmp_path: Path) -> None:
+def test_an_invalid_line_is_skipped(tmp_path: Path) -> None:
     make("mmsu", tmp_path)
     path = tmp_path / "question" / "mmsu.jsonl"
     path.write_text(path.read_text() + '{"id": "s2", "task')

@@ -80,7 +80,9 @@ def flipped(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value.flip(0) for name, value in inputs.items()}
 
 
-def test_questions_survive_their_file(questions: list[Question], tmp_path: Path) -> None:
+def test_questions_are_written_and_read_unchanged(
+    questions: list[Question], tmp_path: Path
+) -> None:
     write_questions(tmp_path / "q.jsonl", questions)
     assert read_questions(tmp_path / "q.jsonl") == questions
 
@@ -170,7 +172,9 @@ def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
         assert swapped.answer == question.answer
 
 
-def test_without_audio_nothing_is_heard(runner: QuestionRunner, questions: list[Question]) -> None:
+def test_without_audio_answers_do_not_depend_on_it(
+    runner: QuestionRunner, questions: list[Question]
+) -> None:
     one, two = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
     assert torch.equal(one.ids_S, two.ids_S)
     assert not one.audio

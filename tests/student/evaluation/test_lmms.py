@@ -56,7 +56,7 @@ class Request:
 
 
 @pytest.mark.usefixtures("harness")
-def test_the_harness_hears_what_a_student_says(world: Any, tmp_path: Path) -> None:
+def test_the_harness_gets_a_students_replies(world: Any, tmp_path: Path) -> None:
     train(world.options(tmp_path / "run"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, factory = project["entry-points"]["lmms_eval.models"]["coat_distill"].partition(":")
@@ -89,7 +89,7 @@ def test_the_harness_hears_what_a_student_says(world: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.usefixtures("harness")
-def test_replies_end_where_the_task_says() -> None:
+def test_replies_end_at_the_tasks_strings() -> None:
     module = import_module("student.evaluation.lmms")
     assert module._cut("B\n\nbecause", ["\n\n", ""]) == "B"
     assert module._settings(Request(("", {"until": "x"}))) == (module.MAX_TOKENS, ("x",))

@@ -92,7 +92,7 @@ def test_the_split_knows_files_and_groups_and_no_paths() -> None:
         (None, None, "36 clips"),
     ],
 )
-def test_titles_say_what_the_clips_are(held_out: int, learnt: int, text: str) -> None:
+def test_titles_describe_the_clips(held_out: int, learnt: int, text: str) -> None:
     report = {"clips": 36, "held_out": held_out, "learnt": learnt, "arm": "coat", "seed": 0,
               "targets": {}}  # fmt: skip
     assert describe_clips(report) == text

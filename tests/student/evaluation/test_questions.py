@@ -175,7 +175,7 @@ def test_held_out_choices_are_scored_as_choices(tmp_path: Path) -> None:
     assert (task["n"], task["score"], task["chance"], task["majority"]) == (2, 0.5, 0.5, 0.5)
 
 
-def test_held_out_files_of_today_say_it_themselves(tmp_path: Path) -> None:
+def test_current_held_out_files_store_the_kind(tmp_path: Path) -> None:
     row = held_out(
         0, "Name it.\n(A) dog\n(B) cat", "(B) cat",
         id="c0/1", task="animals", kind="choice", question="Name it.", choices=["dog", "cat"],
@@ -192,7 +192,7 @@ def test_a_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
     assert read.kind == "label"
 
 
-def test_partners_are_other_recordings_whatever_the_batch() -> None:
+def test_partners_are_other_recordings_in_any_batch() -> None:
     same = [question(number, answer="dog") for number in range(3)]
     partners = find_partners(same)
     assert all(other != place for place, other in enumerate(partners.places))
@@ -223,7 +223,7 @@ def test_results_of_other_questions_are_never_overwritten(tmp_path: Path) -> Non
         check_name(tmp_path, "q", questions[:1])
 
 
-def test_a_recording_that_cannot_be_read_costs_its_question(tmp_path: Path) -> None:
+def test_a_question_about_an_unreadable_recording_is_skipped(tmp_path: Path) -> None:
     questions = [question(0), question(1)]
     replies = [Reply(text="dog", is_cut=True), Reply(failure="1.wav cannot be read")]
     (answer,) = write_answers(tmp_path, "q", questions, replies)

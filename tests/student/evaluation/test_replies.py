@@ -18,7 +18,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("reads", "choices", "reply", "answer"), ROWS)
-def test_a_reply_is_read_as_a_person_reads_it(
+def test_replies_are_parsed_like_the_examples(
     reads: str, choices: tuple[str, ...], reply: str, answer: str | None
 ) -> None:
     extract = extract_choice if reads == "choice" else extract_label

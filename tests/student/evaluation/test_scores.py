@@ -87,7 +87,7 @@ def test_transcriptions_are_scored_by_words() -> None:
     assert read_reply(question("transcription", "Yes."), "yes").right
 
 
-def test_an_open_label_must_be_said_as_it_is() -> None:
+def test_an_open_label_must_match_exactly() -> None:
     assert read_reply(question("label", "snare"), "Snare.").right
     assert not read_reply(question("label", "snare"), "a snare").right
 
@@ -123,7 +123,7 @@ def test_word_error_rates_above_one_score_zero() -> None:
     assert score_answers([answers], resamples=10)["tasks"]["t"]["score"] == 0.0
 
 
-def test_an_interval_of_a_mean_is_as_wide_as_it_should_be() -> None:
+def test_an_interval_of_a_mean_has_the_expected_width() -> None:
     values_SQ = np.random.default_rng(1).random((1, 400)) < 0.7
     interval = mean_interval(values_SQ, resamples=4000)
     mean = values_SQ.mean()

@@ -35,7 +35,7 @@ def test_batched_answers_equal_single_ones(world: Any, trained: TrainedStudent) 
     assert together == alone
 
 
-def test_the_audio_is_heard(world: Any, trained: TrainedStudent) -> None:
+def test_answers_depend_on_the_audio(world: Any, trained: TrainedStudent) -> None:
     """Another audio of the same length gives other logits."""
     wave = waves(world, trained, 1)[0]
     logits = []
@@ -107,7 +107,7 @@ def test_conversations_from_a_file(world: Any, trained: TrainedStudent, tmp_path
         read_conversations(str(path))
 
 
-def test_talking_on_remembers_what_was_said(
+def test_a_conversation_keeps_its_earlier_turns(
     world: Any, trained: TrainedStudent, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second turn is answered as the same conversation would be at once, and streamed."""
@@ -123,9 +123,7 @@ def test_talking_on_remembers_what_was_said(
     assert first.strip() in capsys.readouterr().out
 
 
-def test_the_command_says_the_answer_and_nothing_else(
-    world: Any, runs: Callable[[str], Path]
-) -> None:
+def test_the_command_prints_only_the_answer(world: Any, runs: Callable[[str], Path]) -> None:
     """No bars, no warnings of libraries: what is on stdout can be piped."""
     done = subprocess.run(
         [sys.executable, "-m", "student.cli", "generate", world.clips[0].uri, "What is said?",
@@ -139,7 +137,7 @@ def test_the_command_says_the_answer_and_nothing_else(
     assert done.stdout == f"{expected[0]}\n"
 
 
-def test_a_run_that_is_none(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         TrainedStudent(tmp_path)
 

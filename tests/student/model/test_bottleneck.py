@@ -79,7 +79,7 @@ def cut(trained: TrainedStudent, batch: Batch) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_the_answer_hears_through_the_block_alone(
+def test_the_answer_attends_to_audio_only_through_the_block(
     world: Any, trained: TrainedStudent, layout: str
 ) -> None:
     batch = batch_of(world, trained, layout)

@@ -18,7 +18,7 @@ from tests.student.conftest import FAMILIES, PLACEHOLDERS, RATE
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5013, 1.0, 1.97, 2.0, 2.5])
-def test_a_filled_window_is_the_extractors_own(seconds: float) -> None:
+def test_a_filled_window_equals_the_extractors(seconds: float) -> None:
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=2)
     rng = np.random.default_rng(0)
     for wave in (

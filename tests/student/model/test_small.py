@@ -55,7 +55,7 @@ def test_the_language_model_keeps_its_words(
     assert not json.loads((tmp_path / "small/config.json").read_text())["tie_word_embeddings"]
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise packaged_weights.metadata.PackageNotFoundError(name)
 
@@ -64,9 +64,7 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
         small.load_language_model()
 
 
-def test_a_base_is_a_checkpoint_that_listens_better(
-    world: Any, checkpoints: Any, tmp_path: Path
-) -> None:
+def test_a_base_checkpoint_improves_on_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
     """Projector and adapters learn, and the result loads as any checkpoint does."""
     stage = StageConfig(train="projector+lora", max_steps=3, batch_size=4, lr=0.01, warmup=0.0)
     model = model_of(checkpoints, "qwen2_audio")

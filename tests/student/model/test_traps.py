@@ -103,7 +103,7 @@ def test_3_the_table_never_shrinks(checkpoints: Any, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_4_tied_or_not_the_head_never_says_the_block(
+def test_4_tied_or_not_the_head_never_generates_the_block(
     world: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
     """Tying differs: only Omni's head can share the table, and only the top-level flag counts. An

@@ -145,4 +145,4 @@ def test_a_config_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) 
     config = SimpleNamespace(model_type="bert")
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path, **options: config)
     with pytest.raises(checkpoints.UserError, match="bert model; known are qwen2_audio"):
-        checkpoints.config_of("some/where")
+        checkpoints.load_config("some/where")

@@ -96,7 +96,7 @@ def test_the_command_prints_memory_hours_and_price() -> None:
     assert "price" in shown
 
 
-def test_a_recipe_that_builds_its_model_is_answered_in_one_line() -> None:
+def test_a_recipe_that_builds_its_model_is_a_one_line_error() -> None:
     done = plan("--config", recipes_folder() / "demo.yaml")
     assert done.returncode == 2
     assert "model.build: tiny makes a small model on the spot" in " ".join(done.stderr.split())

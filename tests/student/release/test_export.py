@@ -77,7 +77,7 @@ def checkpoint(runs: Callable[[str], Path], tmp_path_factory: Any) -> Path:
     return out
 
 
-def test_the_card_says_what_it_was_made_from(checkpoint: Path) -> None:
+def test_the_card_lists_the_sources(checkpoint: Path) -> None:
     text = (checkpoint / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
     for said in (

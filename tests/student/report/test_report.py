@@ -51,7 +51,7 @@ def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None
         find_runs([str(tmp_path)])
 
 
-def test_libraries_say_nothing_on_the_way(trained: Path, world: Any, tmp_path: Path) -> None:
+def test_libraries_print_nothing(trained: Path, world: Any, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "student.cli", "report", str(trained), "--cache", str(world.cache),
          "--out", str(tmp_path), "--clips", "1"],
@@ -86,7 +86,7 @@ def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -
     assert run.curves["answer"].values[0] == 123.0
 
 
-def test_cost_counts_what_learnt(trained: Path) -> None:
+def test_cost_counts_trained_parameters(trained: Path) -> None:
     coat, sft = runs.read(find_runs([str(trained)]))
     align, joint = coat.costs
     assert (align.learns, align.steps, joint.learns, joint.steps) == ("embeddings", 2, "lora", 2)
@@ -131,9 +131,7 @@ def test_predictions_are_the_heads_own(trained: Path, world, tmp_path: Path) -> 
         assert clip["absent"] == []
 
 
-def test_a_distill_run_is_predicted_too_and_a_block_comes_first(
-    trained: Path, tmp_path: Path
-) -> None:
+def test_runs_with_a_block_are_preferred_for_predictions(trained: Path, tmp_path: Path) -> None:
     for name in ("distill-0", "sft-0"):
         shutil.copytree(trained / name.replace("distill", "coat"), tmp_path / name)
     recipe = tmp_path / "distill-0" / "recipe.yaml"

@@ -71,7 +71,7 @@ def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     return written.as_uri()
 
 
-def test_everything_is_there(visit: Any) -> None:
+def test_every_command_exists(visit: Any) -> None:
     page = visit()
     headings = page.locator("h2").all_inner_texts()
     assert headings == [

@@ -11,7 +11,7 @@ from student.arms import run_arms
 from student.run_options import ArmsOptions
 
 
-def test_the_table_says_the_steps_of_each_arm(world: Any, tmp_path: Path, capsys: Any) -> None:
+def test_the_table_shows_the_steps_of_each_arm(world: Any, tmp_path: Path, capsys: Any) -> None:
     """sft has no `align`; the docs said that all arms have the same steps."""
     options = world.options(tmp_path / "arms")
     common = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}

@@ -152,7 +152,7 @@ def test_one_training_per_folder(world: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "nothing was trained, so nothing is left"
 
 
-def test_a_lock_that_a_dead_process_has_left_holds_nothing(tmp_path: Path) -> None:
+def test_a_lock_file_of_a_dead_process_has_no_effect(tmp_path: Path) -> None:
     """On this machine or another; and who holds a lock is said."""
     (tmp_path / "training.lock").write_text("process 1 on another-host")
     with training_lock(tmp_path):
@@ -209,7 +209,7 @@ def damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("how", ["missing", "empty", "one byte", "half", "all but a byte"])
-def test_a_checkpoint_with_any_file_cut_is_none(
+def test_a_checkpoint_with_a_truncated_file_is_not_used(
     stopped: Path, tmp_path: Path, how: str, listed: bool
 ) -> None:
     """With the list of its files, and as earlier versions wrote it, without."""
@@ -238,7 +238,7 @@ def stopped(world: Any, checkpoints: Any, tmp_path_factory: pytest.TempPathFacto
     return Path(stopped_run(world, tmp_path_factory.mktemp("stopped") / "run", checkpoints).out)
 
 
-def test_a_half_written_checkpoint_never_blocks(
+def test_an_incomplete_checkpoint_does_not_block_resuming(
     world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Left twice, as a full disk does: each time the run goes on from the one before."""
@@ -284,7 +284,7 @@ def test_a_stage_that_was_killed_while_it_wrote_its_state_is_not_finished(
     assert run.finished_stages() == ["joint"]
 
 
-def test_a_log_line_that_was_cut_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_truncated_log_line_is_skipped(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.append_log({"step": 1})
     with run.log_file.open("a") as file:
@@ -312,7 +312,7 @@ def test_a_recipe_may_change_until_something_is_trained(
         train(options)
 
 
-def test_divergence_stops_and_says_so(
+def test_divergence_stops_with_a_message(
     world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whole checkpoints stay, and no log line has a number that JSON has not."""
@@ -332,7 +332,7 @@ def test_divergence_stops_and_says_so(
     assert not run.state("joint").exists()
 
 
-def test_no_number_that_json_has_not(tmp_path: Path) -> None:
+def test_undefined_numbers_are_null_in_json(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.append_log({"loss": float("inf"), "step": 1})
     run.write_report({"before": {"a/metric": float("nan"), "answer_loss": 1.0}})
@@ -421,7 +421,7 @@ def test_a_broken_recipe_file_is_one_line(world: Any, tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_run_that_goes_on_says_from_where(
+def test_a_resumed_run_prints_its_step(
     world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = stopped_run(world, tmp_path / "run", checkpoints)

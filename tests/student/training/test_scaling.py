@@ -196,7 +196,7 @@ def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["qwen2_audio", "qwen2_5_omni", "audioflamingo3"])
-def test_a_backbone_that_is_cut_over_two_processes(
+def test_a_backbone_sharded_over_two_processes(
     world: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
     """FSDP 2 takes the steps of one process in both stages, also when every rank is killed in the

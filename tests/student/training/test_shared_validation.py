@@ -44,7 +44,7 @@ def test_one_process_keeps_its_sums_and_rows() -> None:
     assert rows_of_all_processes(rows_MD).equal(rows_MD)
 
 
-def test_a_held_out_clip_that_is_gone_is_left_out_and_counted(
+def test_a_missing_held_out_clip_is_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It ended the training, after hours, at the first validation."""

@@ -185,9 +185,7 @@ def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_pat
     assert len(set(answered.values())) == len(ARMS)
 
 
-def test_a_student_learns_every_stream_on_clips_that_it_has_not_heard(
-    world: Any, tmp_path: Path
-) -> None:
+def test_a_student_learns_every_stream_on_held_out_clips(world: Any, tmp_path: Path) -> None:
     """The whole point: better than before, and than the mean predictor, on held-out clips."""
     tiny = dataclasses.replace(
         TINY, hidden_size=128, tower_width=384, tower_layers=4, whisper_weights=True

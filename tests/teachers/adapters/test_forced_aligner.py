@@ -113,7 +113,7 @@ def test_what_cannot_be_aligned_is_a_failure(
     ("settings", "says"),
     [({"frame_rate": 10.0}, "drop frame_rate"), ({"language": "ja"}, "pip install nagisa")],
 )
-def test_settings_that_cannot_be_are_named(folder: Path, settings: dict[str, Any], says: str):
+def test_invalid_settings_are_reported(folder: Path, settings: dict[str, Any], says: str):
     with pytest.raises(UserError, match=says):
         load(folder, **settings)
 

@@ -136,5 +136,5 @@ def test_nemotron_s_states_are_no_frames(folder: Path):
         load(folder, features=True)
 
 
-def test_nemotron_hears_an_hour_at_once(folder: Path):
+def test_nemotron_processes_an_hour_at_once(folder: Path):
     assert load(folder)._window_frames() == 360_000  # pyright: ignore

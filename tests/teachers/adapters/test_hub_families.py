@@ -247,7 +247,7 @@ def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
         ("whisper", {"language": "xx"}, "language"),
     ],
 )
-def test_settings_that_cannot_be_are_named(
+def test_invalid_settings_are_reported(
     folders: dict[str, Path], name: str, settings: dict[str, Any], says: str
 ):
     _, family, own = MAKERS[name]
@@ -353,7 +353,7 @@ def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
         assert abs(len(heard.frames["frames"]) - len(wave) / 320) <= 1
 
 
-def test_frames_are_where_the_grid_says():
+def test_frames_follow_the_grid():
     """A click changes the frame whose field it is in, for every stride."""
     grid = Grid(sample_rate=16_000, hop=320, field=400, centre=200)
     wave = np.zeros(20_000, np.float32)

@@ -133,7 +133,7 @@ def test_the_text_encoder_is_let_go(folder: Path):
         ({"frame_rate": 20.0}, "must divide the native 25"),
     ],
 )
-def test_settings_that_cannot_be_are_named(folder: Path, settings: dict[str, Any], says: str):
+def test_invalid_settings_are_reported(folder: Path, settings: dict[str, Any], says: str):
     with pytest.raises(UserError, match=says):
         load(folder, **settings)
 

@@ -113,7 +113,7 @@ def test_words_and_frames_agree_with_ctranslate2(load: Load):
 
 @real
 @pytest.mark.debian
-def test_openai_s_checkpoint_hears_the_same(load: Load, tmp_path: Path):
+def test_openai_s_checkpoint_gives_the_same_transcript(load: Load, tmp_path: Path):
     pytest.importorskip("whisper")
     path = checkpoints.openai_whisper(tmp_path / "tiny.en.pt", WHISPER)
     waves = [wave for wave, _ in debian_audio.prompts(3)]

@@ -76,7 +76,7 @@ def test_a_larger_batch_that_is_no_faster_is_not_taken(monkeypatch: pytest.Monke
     assert batch_search.search(teacher, teacher.spec(), teacher.budget, 600.0) == 30.0
 
 
-def test_a_home_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch):
+def test_an_unwritable_home_does_not_stop_a_build(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
     teacher = Card()
     batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=600.0)
