@@ -26,7 +26,7 @@ def unpacked(package: str) -> Path:
     """The root of a package's files; downloads and unpacks it if necessary.
 
     Raises:
-        PackageUnavailable: there is no apt, it does not know the package, or it cannot reach its archive.
+        PackageUnavailable: there is no apt, or apt cannot find or download the package.
     """
     folder = downloads()
     folder.mkdir(parents=True, exist_ok=True)
