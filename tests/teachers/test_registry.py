@@ -68,7 +68,7 @@ def test_runtime_knobs_make_no_new_version(name: str, knob: dict):
         ("asr", {"compute_type": "int8"}),
         ("pitch", {"model": "full"}),
         ("sound_event", {"hop_s": 0.24}),
-        ("music", {"onset_threshold": 0.6}),
+        ("music", {"onset_threshold": 0.4}),
     ],
 )
 def test_settings_make_a_new_version(name: str, setting: dict):
@@ -104,6 +104,15 @@ def test_every_address_of_the_table_is_a_class_with_settings():
         if all(importlib.util.find_spec(module) for module in family.needs):
             settings = registry.settings_class(family.name)
             assert dataclasses.is_dataclass(settings), family.name
+
+
+def test_music_of_caches_before_its_threshold_was_raised_can_be_reproduced():
+    """The preset had Basic Pitch's own threshold, which is still the family's default."""
+    before = registry.make("music", "basic_pitch", {}).spec()
+    assert fingerprint("music") != before.fingerprint == "a289082294af"
+    assert fingerprint("music", onset_threshold=0.5) == before.fingerprint
+    again = registry.make("music", before.family, registry.settings_of(before)).spec()
+    assert again.fingerprint == before.fingerprint
 
 
 def test_a_version_of_an_earlier_revision_can_be_reproduced():
