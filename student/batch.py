@@ -30,16 +30,31 @@ class Grid:
 
     streams: Mapping[str, Stream]
     num_frames: int
-    """N = K * R, of each block."""
+    """N = K * R, of each block. With `per_token`, the frames of an example are its audio tokens."""
     at_audio: bool = False
     """Whether heads read the audio's own tokens."""
+    frame_s: float | None = None
+    """Fixed length of a frame, in seconds; None divides each clip into equal parts."""
+    per_token: bool = False
+    """Whether each audio token is a frame."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
         """The grid of a recipe, for the given streams."""
         num_frames = recipe.block.tokens * recipe.heads.frames_per_position
-        at_audio = recipe.switches.distill_audio
-        return cls(streams=streams, num_frames=num_frames, at_audio=at_audio)
+        position_s = recipe.block.position_seconds
+        return cls(
+            streams=streams,
+            num_frames=num_frames,
+            at_audio=recipe.switches.distill_audio,
+            frame_s=position_s and position_s / recipe.heads.frames_per_position,
+            per_token=recipe.heads.per_token,
+        )
+
+    def extent(self, num_frames: int, clip_s: float, token_s: float) -> float:
+        """Seconds that the frames of a clip extend over: the clip, unless frames are fixed."""
+        fixed_s = token_s if self.per_token else self.frame_s
+        return clip_s if fixed_s is None else num_frames * fixed_s
 
     @property
     def cached_streams(self) -> list[Stream]:
@@ -59,7 +74,7 @@ class PreparedExample:
     """Inputs of the audio tower; the first dimension counts audios, or windows of audios."""
     targets: dict[str, Tensor] = field(default_factory=dict)
     """Stream -> frames_ND, for streams with targets of the clip; N frames for each block,
-    concatenated."""
+    concatenated. Frames of fixed length end with the clip, so there may be fewer."""
     audio_weights_NS: Tensor | None = None
     """Weights that average the last audio's tokens to student frames, if they are used."""
     num_blocks: int = 1
@@ -74,9 +89,10 @@ class Batch:
     """Keyword arguments of the backbone."""
     labels_BS: Tensor
     targets: dict[str, Tensor]
-    """Stream -> frames_BND; here B counts blocks, of which a long clip may have several."""
+    """Stream -> frames_BND; here B counts blocks, of which a long clip may have several. With a
+    frame for each audio token, N is that of the clip with the most, and B counts clips."""
     covered: dict[str, Tensor]
-    """Stream -> bool_B: which blocks have targets."""
+    """Stream -> bool_BN: which frames have targets."""
     num_blocks_B: Tensor
     """Blocks of each example."""
     audio_weights_BNS: Tensor | None = None
@@ -142,16 +158,18 @@ def collate(
     text = _pack(examples) if packed else _pad(examples, pad_id=pad_id)
     num_blocks_B = torch.tensor([example.num_blocks for example in examples])
     targets, covered = {}, {}
+    num_frames = grid.num_frames
+    if grid.per_token:
+        num_frames = max(len(row.audio_weights_NS) for row in examples)
     for stream in grid.cached_streams:
-        frames = [
-            row.targets[stream.name]
-            if stream.name in row.targets
-            else torch.zeros(row.num_blocks * grid.num_frames, stream.dim)
-            for row in examples
-        ]
-        targets[stream.name] = torch.cat(frames).unflatten(0, (-1, grid.num_frames))
-        known_B = torch.tensor([stream.name in row.targets for row in examples])
-        covered[stream.name] = known_B.repeat_interleave(num_blocks_B)
+        frames, known = [], []
+        for row in examples:
+            own_ND = row.targets.get(stream.name, torch.zeros(0, stream.dim))
+            missing = row.num_blocks * num_frames - len(own_ND)
+            frames.append(torch.nn.functional.pad(own_ND, (0, 0, 0, missing)))
+            known += [True] * len(own_ND) + [False] * missing
+        targets[stream.name] = torch.cat(frames).unflatten(0, (-1, num_frames))
+        covered[stream.name] = torch.tensor(known).unflatten(0, (-1, num_frames))
     inputs = text.pop("inputs") | collate_audio([example.audio for example in examples])
     return Batch(inputs=inputs, targets=targets, covered=covered, num_blocks_B=num_blocks_B, **text)
 
@@ -180,17 +198,32 @@ def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:
 
 
 def stream_targets(batch: Batch, output: StudentOutput) -> dict[str, tuple[Tensor, Tensor]]:
-    """Stream -> (target_BND, covered_B), including the backbone's own audio features."""
+    """Stream -> (target_BND, covered_BN), including the backbone's own audio features."""
     targets = {
         name: (target_BND, batch.covered[name])
         for name, target_BND in batch.targets.items()
         if name in output.frames
     }
     if output.tower_BNH is not None:
-        tower_BNH = output.tower_BNH
-        covered_B = torch.ones(len(tower_BNH), dtype=torch.bool, device=tower_BNH.device)
-        targets[RECONSTRUCTION] = (tower_BNH, covered_B)
+        assert batch.audio_weights_BNS is not None
+        has_audio_BM = batch.audio_weights_BNS.any(-1)
+        covered_BN = select_blocks(has_audio_BM, has_audio_BM, output.tower_BNH.shape[1])
+        targets[RECONSTRUCTION] = (output.tower_BNH, covered_BN)
     return targets
+
+
+def select_blocks(values_BM: Tensor, has_audio_BM: Tensor, length: int) -> Tensor:
+    """Splits rows with several blocks into one row per block, without the blocks that only pad.
+
+    Args:
+        values_BM: Values of the M frames, or positions, of each row; more dimensions may follow.
+        has_audio_BM: Whether a frame represents audio; the first frame of every block does.
+        length: Number of frames, or positions, of a block.
+    """
+    if has_audio_BM.shape[1] == length:
+        return values_BM
+    is_block_BW = has_audio_BM.unflatten(1, (-1, length))[:, :, 0]
+    return values_BM.unflatten(1, (-1, length))[is_block_BW]
 
 
 def _padded(values: Tensor, length: int, value: float, *, left: bool = False) -> Tensor:
@@ -235,8 +268,8 @@ def _pack(examples: Sequence[PreparedExample]) -> dict[str, Any]:
             assert own_NS is not None
             after = sum(lengths) - start - own_NS.shape[1]
             padded_NS = torch.nn.functional.pad(own_NS, (int(start), int(after)))
-            pieces.append(padded_NS.unflatten(0, (row.num_blocks, -1)))
-        weights_BNS = torch.cat(pieces)
+            pieces += padded_NS.unflatten(0, (row.num_blocks, -1))
+        weights_BNS = torch.nn.utils.rnn.pad_sequence(pieces, batch_first=True)
     return {
         "inputs": {
             "input_ids": torch.cat([example.ids_S for example in examples])[None],

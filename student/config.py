@@ -98,10 +98,27 @@ class BlockConfig:
     seconds: float | None = None
     """Longest span that one block covers, in seconds: with 30, a clip of 70 s has three blocks.
     None uses one block per clip. Pass the number of blocks to an export (docs/serve.md)."""
+    position_seconds: float | None = None
+    """Fixed length of audio that each position represents, in seconds, instead of `seconds`: with
+    0.5 and K = 32, a clip of 20 s has two blocks, and the last 24 positions have no targets. None
+    divides the clip, or the stretch of each block, into K equal parts."""
 
     def __post_init__(self) -> None:
         _require(1 <= self.tokens <= 4096, "block.tokens", "1 to 4096", self.tokens)
         _require((self.seconds or 1) >= 1, "block.seconds", "null or >= 1", self.seconds)
+        fixed = self.position_seconds
+        _require(
+            fixed is None or (fixed > 0 and self.seconds is None),
+            "block.position_seconds",
+            "null, or above 0 with block.seconds null",
+            fixed,
+        )
+
+    @property
+    def span_seconds(self) -> float | None:
+        """Longest span of one block, in seconds; None for one block per clip."""
+        fixed = self.position_seconds
+        return self.seconds if fixed is None else round(self.tokens * fixed, 6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,12 +129,15 @@ class HeadConfig:
     """R, the number of target frames that one position predicts."""
     layer: int | None = None
     """Index of the hidden state that the heads read: 0 is the embeddings, -1 the last layer. None
-    selects two thirds of the depth, so that the later layers, to whose keys and values the response
-    attends, are computed from the supervised state."""
+    selects two thirds of the depth (half with `per_token`), so that the later layers, to whose keys
+    and values the response attends, are computed from the supervised state."""
     width: int = 256
     layers: int = 2
     attention_heads: int = 4
     dropout: float = 0.0
+    per_token: bool = False
+    """In the arm `distill`, predict one frame for each audio token with a small MLP, instead of
+    K * R frames from averages of the tokens. `layer` is then half of the depth by default."""
 
     def __post_init__(self) -> None:
         per_position = self.frames_per_position
@@ -314,6 +334,12 @@ class Recipe:
                 self.joint.train in learns, "joint.train", f"one of {learns}", self.joint.train
             )
         _require(bool(self.stages()), "align, joint", "not both null (nor joint for sft)", None)
+        _require(
+            not self.heads.per_token or self.arm == "distill",
+            "heads.per_token",
+            "false in other arms than distill",
+            True,
+        )
         self._settle_bottleneck()
 
     def _settle_bottleneck(self) -> None:

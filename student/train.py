@@ -120,7 +120,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     as_dataset = functools.partial(
         ExampleDataset,
         clips=table.clips,
-        prompter=Prompter(backbone, processor, seconds_per_block=recipe.block.seconds),
+        prompter=Prompter(backbone, processor, seconds_per_block=recipe.block.span_seconds),
         grid=grid,
         audio_token_id=backbone.audio_token_id(model),
         keep=recipe.data.keep_in_memory,
@@ -264,11 +264,11 @@ def step_losses(
         parts["answer"] = answer / counts["answer"][0].clamp(min=1)
         total = total + parts["answer"]
     scale = distill_weight_now(recipe, done) if with_answer else 1.0
-    for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+    for name, (target_BND, covered_BN) in stream_targets(batch, result).items():
         stream = streams[name]
         for frames, suffix in ((result.frames, ""), (result.audio_frames, "@audio")):
             if name in frames:
-                sums_P = stream_sums(stream.kind, frames[name], target_BND, covered_B)
+                sums_P = stream_sums(stream.kind, frames[name], target_BND, covered_BN)
                 part = (sums_P / counts[name].clamp(min=1)).sum()
                 parts[name + suffix] = part
                 total = total + scale * stream.config.weight * part

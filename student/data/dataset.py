@@ -22,7 +22,7 @@ from student.batch import IGNORE, Grid, PreparedExample
 from student.data.examples import Example
 from student.data.prompts import Prompter
 from student.data.workers import one_thread
-from student.distill.alignment import span_weights
+from student.distill.alignment import span_matrix
 from student.distill.streams import RECONSTRUCTION
 
 # Legend: B examples, S tokens, N student frames (K * R), D columns.
@@ -49,6 +49,7 @@ class ExampleDataset(Dataset):
         self._prompter = prompter
         self._grid = grid
         self._audio_token_id = audio_token_id
+        self._token_s = 1 / prompter.backbone.tokens_per_second
         self._kept: dict[int, PreparedExample] | None = {} if keep else None
 
     def __len__(self) -> int:
@@ -69,18 +70,32 @@ class ExampleDataset(Dataset):
         prompt_S = inputs.pop("input_ids")[0]
         answer_S = torch.tensor(self._prompter.answer(example.answer))
         clip_id = example.clip_ids[-1]
-        num_blocks = self._prompter.count_blocks(waves[-1])
-        num_frames = num_blocks * self._grid.num_frames
+        tokens_A, audio_s = self._audio_tokens(prompt_S, waves[-1])
+        if self._grid.per_token:
+            num_blocks, num_frames, frame_s = 1, len(tokens_A), self._token_s
+        else:
+            num_blocks = self._prompter.count_blocks(waves[-1])
+            num_frames, frame_s = num_blocks * self._grid.num_frames, self._grid.frame_s
+        weights_NS = None
+        if self._grid.at_audio or RECONSTRUCTION in self._grid.streams:
+            weights_NS = torch.zeros(num_frames, len(prompt_S))
+            weights_NA = span_matrix(
+                len(tokens_A), start_s=self._token_s / 2, hop_s=self._token_s,
+                duration=audio_s, num_spans=num_frames, span_s=frame_s,
+            ).toarray()  # fmt: skip
+            weights_NS[: len(weights_NA), tokens_A] = torch.from_numpy(weights_NA)
+            # The last block may begin in the rest of the audio that has no token of its own.
+            weights_NS[len(weights_NA) : num_frames - self._grid.num_frames + 1, tokens_A[-1]] = 1.0
         return PreparedExample(
             ids_S=torch.cat([prompt_S, answer_S]),
             labels_S=torch.cat([torch.full_like(prompt_S, IGNORE), answer_S]),
             audio=inputs,
             targets={
-                stream.name: torch.from_numpy(stream.frames(clip_id, num_frames))
+                stream.name: torch.from_numpy(stream.frames(clip_id, num_frames, frame_s))
                 for stream in self._grid.cached_streams
                 if stream.covers(clip_id)
             },
-            audio_weights_NS=self._audio_weights(prompt_S, num_frames, waves[-1]),
+            audio_weights_NS=weights_NS,
             num_blocks=num_blocks,
         )
 
@@ -93,23 +108,15 @@ class ExampleDataset(Dataset):
                 "build the corpus again"
             ) from None
 
-    def _audio_weights(self, prompt_S: Tensor, num_frames: int, wave: np.ndarray) -> Tensor | None:
-        """weights_NS that average the last audio's tokens to student frames."""
-        if RECONSTRUCTION not in self._grid.streams and not self._grid.at_audio:
-            return None
+    def _audio_tokens(self, prompt_S: Tensor, wave: np.ndarray) -> tuple[np.ndarray, float]:
+        """Positions of the last audio's tokens in the prompt, and the seconds that they cover."""
         backbone = self._prompter.backbone
         at_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
         starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
         last_A = at_A[starts[-1] :]
-        hop_s = 1 / backbone.tokens_per_second
-        duration = len(last_A) * hop_s
+        duration = len(last_A) * self._token_s
         if backbone.pads_audio:
             # Tokens of the silence after the audio belong to no frame.
             duration = min(len(wave) / backbone.sample_rate, duration)
-            last_A = last_A[: math.ceil(duration / hop_s - 1e-6)]
-        weights_NS = torch.zeros(num_frames, len(prompt_S))
-        weights_NS[:, last_A] = torch.from_numpy(
-            span_weights(len(last_A), start_s=hop_s / 2, hop_s=hop_s,
-                         duration=duration, num_spans=num_frames)
-        )  # fmt: skip
-        return weights_NS
+            last_A = last_A[: math.ceil(duration / self._token_s - 1e-6)]
+        return last_A, duration

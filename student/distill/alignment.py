@@ -1,16 +1,19 @@
 """Maps teacher frames to the student's time grid.
 
-Every stream's T x D frames become exactly N = K * R frames, by area-weighted averaging over equal
-spans of the clip, so that targets are dense tensors for any clip length and frame rate. A frame
-covers the time between the midpoints to its neighbours; the first and the last extend to the ends
-of the clip. The averages are therefore exact for any T and any duration: a span inside one frame
-copies it, a span over many frames is their mean.
+Every stream's T x D frames become N frames, by area-weighted averaging over N spans of the clip:
+N = K * R equal parts, so that targets are dense tensors for any clip length and frame rate, or
+spans of a fixed length as far as the clip extends. A frame covers the time between the midpoints to
+its neighbours; the first and the last extend to the ends of the clip. The averages are therefore
+exact for any T and any duration: a span inside one frame copies it, a span over many frames is
+their mean.
 
 A span overlaps with few frames, so the averages are sparse sums: at most N + T weights instead of N
 x T, and no BLAS, whose threads would take longer than the sums in the data workers.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from scipy import sparse
@@ -25,8 +28,31 @@ from manifests.streams.specs import StreamSpec
 # P pieces: intervals of time that lie in one frame and in one span.
 
 
+def span_edges(duration: float, num_spans: int, span_s: float | None = None) -> np.ndarray:
+    """Beginnings of the student's frames, in seconds, and the end of the last one.
+
+    Args:
+        duration: Length of the clip, in seconds.
+        num_spans: N, or the most frames with `span_s`.
+        span_s: Fixed length of a frame, in seconds; None divides the clip into N equal parts.
+
+    Returns:
+        Edges of the frames that begin within the clip; the last frame ends with the clip.
+    """
+    if span_s is None:
+        return np.linspace(0.0, duration, num_spans + 1)
+    inside = min(num_spans, max(1, math.ceil(duration / span_s - 1e-6)))
+    return np.minimum(np.arange(inside + 1) * span_s, duration)
+
+
 def span_matrix(
-    num_frames: int, *, start_s: float, hop_s: float, duration: float, num_spans: int
+    num_frames: int,
+    *,
+    start_s: float,
+    hop_s: float,
+    duration: float,
+    num_spans: int,
+    span_s: float | None = None,
 ) -> sparse.csr_array:
     """Computes the share of each student frame that each teacher frame covers.
 
@@ -35,16 +61,19 @@ def span_matrix(
         start_s: Centre of the first frame, in seconds.
         hop_s: Seconds between centres.
         duration: Length of the clip, in seconds.
-        num_spans: N.
+        num_spans: N, or the most frames with `span_s`.
+        span_s: Fixed length of a student frame, in seconds.
 
     Returns:
         weights_NT, sparse, float32; every row sums to 1.
     """
     midpoints = start_s + hop_s * (np.arange(1, num_frames) - 0.5)
     edges = np.concatenate([[0.0], midpoints.clip(0.0, duration), [duration]])
-    spans = np.linspace(0.0, duration, num_spans + 1)
+    spans = span_edges(duration, num_spans, span_s)
+    num_spans = len(spans) - 1
     # Frames and spans divide the clip into pieces, each within one frame and one span.
     cuts = np.union1d(edges, spans)
+    cuts = cuts[cuts <= spans[-1]]
     centre_P = (cuts[1:] + cuts[:-1]) / 2
     frame_P = np.searchsorted(edges, centre_P, side="right") - 1
     span_P = np.searchsorted(spans, centre_P, side="right") - 1
@@ -55,23 +84,16 @@ def span_matrix(
     return sparse.csr_array((weight_P, frame_P, first_N), shape=(num_spans, num_frames))
 
 
-def span_weights(
-    num_frames: int, *, start_s: float, hop_s: float, duration: float, num_spans: int
+def student_frames(
+    encoded: EncodedFrames, duration: float, num_spans: int, span_s: float | None = None
 ) -> np.ndarray:
-    """`span_matrix` as a dense array, weights_NT."""
-    return span_matrix(
-        num_frames, start_s=start_s, hop_s=hop_s, duration=duration, num_spans=num_spans
-    ).toarray()
-
-
-def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> np.ndarray:
     """Computes one clip's target frames of one stream.
 
     Columns that are targets in some frames only (the salience of a pitch stream, in voiced frames)
     are averaged over those frames, so that silence does not reduce them.
 
     Returns:
-        frames_ND, float32.
+        frames_ND, float32; with `span_s`, as many as begin within the clip, at most `num_spans`.
     """
     spec = encoded.spec
     weights_NT = span_matrix(
@@ -80,13 +102,14 @@ def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> n
         hop_s=spec.hop_s,
         duration=duration,
         num_spans=num_spans,
+        span_s=span_s,
     )
     kind, windows = KINDS[spec.kind], CODECS[spec.codec].pitch_windows
     if kind.valid_frames is None:
         values_TD, scale_D = encoded.unscaled()
         return (weights_NT @ values_TD) * scale_D
     if windows is not None:
-        return _average_windows(windows(encoded.blob, spec), weights_NT, num_spans, spec)
+        return _average_windows(windows(encoded.blob, spec), weights_NT, spec)
     frames_TD, columns = encoded.decode(), kind.masked_columns
     frames_ND = weights_NT @ frames_TD
     valid_NT = weights_NT * kind.valid_frames(frames_TD)
@@ -96,10 +119,10 @@ def student_frames(encoded: EncodedFrames, duration: float, num_spans: int) -> n
 
 
 def _average_windows(
-    windows: PitchWindows, weights_NT: sparse.csr_array, num_spans: int, spec: StreamSpec
+    windows: PitchWindows, weights_NT: sparse.csr_array, spec: StreamSpec
 ) -> np.ndarray:
     """Averages pitch frames from the stored bins: 25 around each peak instead of all 360."""
-    num_bins, voicing_T = spec.dim - 1, windows.voicing_T
+    num_spans, num_bins, voicing_T = weights_NT.shape[0], spec.dim - 1, windows.voicing_T
     pieces = weights_NT.tocoo()
     span_P, frame_P = pieces.coords
     weight_P = pieces.data * (voicing_T >= VOICED)[frame_P]

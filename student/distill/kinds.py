@@ -68,22 +68,22 @@ class TrainingKind:
     """output_ND of a head -> its prediction in the units and columns of the targets."""
 
 
-def stream_counts(kind: str, target_BND: Tensor, covered_B: Tensor) -> Tensor:
+def stream_counts(kind: str, target_BND: Tensor, covered_BN: Tensor) -> Tensor:
     """counts_P: the number of frames over which each part of a stream's loss is averaged."""
-    return TRAINING_KINDS[kind].counts(target_BND, covered_B[:, None].expand(target_BND.shape[:2]))
+    return TRAINING_KINDS[kind].counts(target_BND, covered_BN)
 
 
-def stream_sums(kind: str, output_BND: Tensor, target_BND: Tensor, covered_B: Tensor) -> Tensor:
-    """sums_P: a stream's loss, summed over the frames of the clips with targets.
+def stream_sums(kind: str, output_BND: Tensor, target_BND: Tensor, covered_BN: Tensor) -> Tensor:
+    """sums_P: a stream's loss, summed over the frames with targets.
 
     Args:
         kind: Kind of the stream.
         output_BND: Output of the head: features, or logits.
         target_BND: Targets of the teacher; standardised for features, probabilities otherwise.
-        covered_B: Whether each clip has targets.
+        covered_BN: Whether each frame has a target.
     """
     parts_PBN = TRAINING_KINDS[kind].loss(output_BND.float(), target_BND)
-    return (parts_PBN * covered_B[:, None]).sum((1, 2))
+    return (parts_PBN * covered_BN).sum((1, 2))
 
 
 def stream_metric(stream: MeasuredStream, output_ND: np.ndarray, target_ND: np.ndarray) -> float:

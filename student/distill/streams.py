@@ -59,11 +59,17 @@ class Stream:
         """Whether the clip has targets."""
         return self.reader is None or clip_id in self.reader
 
-    def frames(self, clip_id: str, num_frames: int) -> np.ndarray:
-        """frames_ND, float32, of a clip with targets; features are standardised."""
+    def frames(self, clip_id: str, num_frames: int, span_s: float | None = None) -> np.ndarray:
+        """frames_ND, float32, of a clip with targets; features are standardised.
+
+        Args:
+            clip_id: The clip.
+            num_frames: N, or the largest number of frames with `span_s`.
+            span_s: Fixed length of a frame, in seconds; None divides the clip into N equal parts.
+        """
         assert self.reader is not None
         duration, encoded = self.reader.row(clip_id)
-        frames_ND = student_frames(encoded, duration, num_frames)
+        frames_ND = student_frames(encoded, duration, num_frames, span_s)
         return standardised(frames_ND, self.statistics) if self.statistics else frames_ND
 
 

@@ -66,7 +66,7 @@ class TrainedStudent:
         self.prompter = Prompter(
             self.student.backbone,
             self.processor,
-            seconds_per_block=self.recipe.block.seconds,
+            seconds_per_block=self.recipe.block.span_seconds,
         )
 
     @property

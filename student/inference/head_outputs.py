@@ -15,8 +15,9 @@ import torch
 
 from manifests.streams.kinds import VOICED
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
-from student.batch import IGNORE
+from student.batch import IGNORE, Grid
 from student.data.examples import ask
+from student.distill.alignment import span_edges
 from student.distill.kinds import to_target_units
 from student.distill.streams import RECONSTRUCTION
 from student.inference.generate import TrainedStudent
@@ -65,6 +66,8 @@ def head_outputs(
     nothing_BS = torch.full_like(inputs["input_ids"], IGNORE)
     with torch.no_grad():
         frames = student.student(inputs, nothing_BS, with_answer=False).frames
+    seconds = len(wave) / student.student.backbone.sample_rate
+    frame_s = Grid.from_recipe(student.recipe, {}).frame_s
     return [
         HeadOutput(
             stream=name,
@@ -72,10 +75,16 @@ def head_outputs(
             names=tuple(sources[name].names),
             unit=sources[name].unit,
             values_ND=to_target_units(
-                sources[name].kind, frames_BND.flatten(0, 1).float().cpu().numpy()
+                sources[name].kind,
+                _within(frames_BND.flatten(0, 1).float().cpu().numpy(), seconds, frame_s),
             ),
             pitch_bins=sources[name].pitch_bins,
         )
         for name, frames_BND in frames.items()
         if name != RECONSTRUCTION
     ]
+
+
+def _within(frames_ND: np.ndarray, seconds: float, frame_s: float | None) -> np.ndarray:
+    """The frames that begin within the recording: all of them unless frames have a fixed length."""
+    return frames_ND[: len(span_edges(seconds, len(frames_ND), frame_s)) - 1]

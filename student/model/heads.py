@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from manifests.errors import UserError
 from student.config import HeadConfig
 
 # Legend: B clips, K positions, R frames per position, H backbone width, D target width,
-# C the head's own width.
+# C the head's own width, A audio tokens.
 
 
 class StreamHead(nn.Module):
@@ -44,3 +45,34 @@ class StreamHead(nn.Module):
         states_BKH = hidden_BKH.to(self.project.weight.dtype)
         states_BKC = self.project(self.norm(states_BKH)) + self.position_KC
         return self.predict(self.encoder(states_BKC)).reshape(len(hidden_BKH), -1, self.dim)
+
+
+class TokenHead(nn.Module):
+    """hidden_BAH -> frames (B, A, D): one frame for each audio token, from that token alone."""
+
+    def __init__(self, *, hidden_size: int, dim: int, config: HeadConfig):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.LayerNorm(hidden_size),
+            nn.Linear(hidden_size, config.width),
+            nn.GELU(),
+            nn.Dropout(config.dropout),
+            nn.Linear(config.width, dim),
+        )
+
+    def forward(self, hidden_BAH: Tensor) -> Tensor:
+        """Computes the frames in temporal order."""
+        return self.layers(hidden_BAH.to(self.layers[0].weight.dtype))
+
+
+def find_head_layer(config: HeadConfig, num_layers: int) -> int:
+    """Determines the index of the hidden state that the heads read; 0 is the embeddings.
+
+    Raises:
+        UserError: the backbone has no such layer.
+    """
+    depth = 1 / 2 if config.per_token else 2 / 3
+    chosen = round(depth * num_layers) if config.layer is None else config.layer
+    if not -num_layers - 1 <= chosen <= num_layers:
+        raise UserError(f"heads.layer is {chosen}; the language model has {num_layers} layers")
+    return chosen % (num_layers + 1)

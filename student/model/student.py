@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
 from manifests.errors import UserError
-from student.batch import IGNORE, StudentOutput
+from student.batch import IGNORE, StudentOutput, select_blocks
 from student.config import Blinded, HeadConfig, ModelConfig, Recipe
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.library_internals import is_token_row
@@ -29,7 +29,7 @@ from student.model.bottleneck import (
     text_that_is_blind,
     visible,
 )
-from student.model.heads import StreamHead
+from student.model.heads import StreamHead, TokenHead, find_head_layer
 from student.model.quantized import keep_weights_unpacked, quantization_config
 from student.model.tower_cache import cache_tower_outputs
 
@@ -78,23 +78,26 @@ class Student(nn.Module):
         self.model = model
         self.block = block
         text_config = self.base.config.get_text_config()
-        self.head_layer = find_head_layer(config.layer, text_config.num_hidden_layers)
+        self.head_layer = find_head_layer(config, text_config.num_hidden_layers)
         width = text_config.hidden_size
         self.num_positions = num_positions
         self.num_frames = num_positions * config.frames_per_position
+        self.per_token = config.per_token
         self.reaches_audio = reaches_audio
 
-        def heads(predicted: Mapping[str, Stream]) -> nn.ModuleDict:
-            return nn.ModuleDict(
-                {
-                    stream.key: StreamHead(hidden_size=width, num_positions=num_positions,
-                                           dim=stream.dim or width, config=config)
-                    for stream in predicted.values()
-                }
-            )  # fmt: skip
+        def make_head(stream: Stream) -> nn.Module:
+            dim = stream.dim or width
+            if config.per_token:
+                return TokenHead(hidden_size=width, dim=dim, config=config)
+            return StreamHead(
+                hidden_size=width, num_positions=num_positions, dim=dim, config=config
+            )
 
-        self.heads = heads(streams)
-        self.audio_heads = heads(streams if audio_heads else {})
+        def make_heads(predicted: Mapping[str, Stream]) -> nn.ModuleDict:
+            return nn.ModuleDict({each.key: make_head(each) for each in predicted.values()})
+
+        self.heads = make_heads(streams)
+        self.audio_heads = make_heads(streams if audio_heads else {})
         self.names = {stream.key: stream.name for stream in streams.values()}
         # Not persistent, because accelerate treats all persistent state as sharded weights.
         self.register_buffer(BUFFERS[0], torch.zeros(width), persistent=False)
@@ -154,6 +157,7 @@ class Student(nn.Module):
             labels_A = labels_BS[:, 1:][answer_BS]
         if self.heads:
             layer_BSH = outputs.hidden_states[self.head_layer]
+            per_position = 1 if self.per_token else self.num_frames // self.num_positions
             if self.block is not None:
                 block_BSH = layer_BSH
                 if not self.reaches_audio and torch.is_grad_enabled():
@@ -163,20 +167,18 @@ class Student(nn.Module):
                 hidden_BKH = self._thinking(block_BSH, inputs["input_ids"], self.block)
             else:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._over_audio_tokens(layer_BSH, audio_weights_BNS)
+                hidden_BKH = self._average_audio(layer_BSH, audio_weights_BNS, per_position)
             frames = {self.names[key]: head(hidden_BKH) for key, head in self.heads.items()}
             if self.audio_heads:
                 assert audio_weights_BNS is not None
-                hidden_BKH = self._over_audio_tokens(layer_BSH, audio_weights_BNS)
+                hidden_BKH = self._average_audio(layer_BSH, audio_weights_BNS, per_position)
                 audio_frames = {
                     self.names[key]: head(hidden_BKH) for key, head in self.audio_heads.items()
                 }
         if RECONSTRUCTION in self.heads and audio_weights_BNS is not None:
             embedded_BSH = outputs.hidden_states[0].detach().float()
             with torch.autocast(embedded_BSH.device.type, enabled=False):
-                tower_BNH = self._by_block(
-                    audio_weights_BNS.float() @ embedded_BSH, self.num_frames
-                )
+                tower_BNH = self._average_audio(embedded_BSH, audio_weights_BNS.float(), 1)
             tower_BNH = (tower_BNH - self.tower_mean_H) / self.tower_std_H
         return StudentOutput(
             logits_AV=logits_AV,
@@ -220,18 +222,22 @@ class Student(nn.Module):
         thinking_BS = torch.isin(ids_BS, content)
         return hidden_BSH[thinking_BS].view(-1, len(content), hidden_BSH.shape[-1])
 
-    def _over_audio_tokens(self, hidden_BSH: Tensor, audio_weights_BNS: Tensor) -> Tensor:
-        """hidden_BKH without a block: the last audio's tokens, averaged over K equal spans."""
-        frames_per_position = self.num_frames // self.num_positions
-        spans_BKS = audio_weights_BNS.unflatten(1, (-1, frames_per_position)).mean(2)
-        return self._by_block(spans_BKS @ hidden_BSH.to(spans_BKS.dtype), self.num_positions)
+    def _average_audio(
+        self, hidden_BSH: Tensor, audio_weights_BNS: Tensor, frames_per_mean: int
+    ) -> Tensor:
+        """Averages the last audio's tokens over frames, or over several frames at a time.
 
-    def _by_block(self, means_BMH: Tensor, length: int) -> Tensor:
-        """Means of each row's spans, as rows of one block, without the zeros that pad rows."""
-        if means_BMH.shape[1] == length:
+        Returns:
+            One row per block; one row per clip if each token is a frame.
+        """
+        weights_BMRS = audio_weights_BNS.unflatten(1, (-1, frames_per_mean))
+        has_audio_BMR = weights_BMRS.any(-1)
+        num_frames_BM = has_audio_BMR.sum(2).clamp(min=1)
+        weights_BMS = weights_BMRS.sum(2) / num_frames_BM[..., None]
+        means_BMH = weights_BMS @ hidden_BSH.to(weights_BMS.dtype)
+        if self.per_token:
             return means_BMH
-        blocks_BWMH = means_BMH.unflatten(1, (-1, length))
-        return blocks_BWMH[blocks_BWMH[:, :, 0].any(-1)]
+        return select_blocks(means_BMH, has_audio_BMR.any(2), self.num_frames // frames_per_mean)
 
     def part(self, name: str) -> Part:
         """The part to which the parameter of this name belongs."""
@@ -291,18 +297,6 @@ def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
     if not isinstance(own, DTensor) or own.shape != value.shape:
         return value
     return distribute_tensor(value.to(own.device), own.device_mesh, own.placements)
-
-
-def find_head_layer(layer: int | None, num_layers: int) -> int:
-    """Determines the index of the hidden state that the heads read; 0 is the embeddings.
-
-    Raises:
-        UserError: the backbone has no such layer.
-    """
-    chosen = round(2 / 3 * num_layers) if layer is None else layer
-    if not -num_layers - 1 <= chosen <= num_layers:
-        raise UserError(f"heads.layer is {layer}; the language model has {num_layers} layers")
-    return chosen % (num_layers + 1)
 
 
 def load_backbone(
@@ -368,7 +362,7 @@ def set_template(processor: Processor, recipe: Recipe, audio_end: str) -> None:
             recipe.block.tokens,
             placement=recipe.block.placement,
             audio_end=audio_end,
-            seconds=recipe.block.seconds,
+            seconds=recipe.block.span_seconds,
         )
     else:
         template = template_without_block(template)

@@ -77,13 +77,14 @@ def _generation(inherited: Mapping[str, object]) -> str:
 
 
 def _several_blocks(recipe: Recipe) -> list[str]:
-    if not recipe.has_block or recipe.block.seconds is None:
+    seconds = recipe.block.span_seconds
+    if not recipe.has_block or seconds is None:
         return []
     return [
-        f"It was trained with one block for each {recipe.block.seconds:g} s of the last audio, and "
-        "a chat template does not know how long an audio is: for a longer one, hand the number of "
-        f"blocks to it, `apply_chat_template(messages, {BLOCKS_ARGUMENT}=math.ceil(seconds / "
-        f"{recipe.block.seconds:g}), add_generation_prompt=True)`, or "
+        f"It was trained with one block for each {seconds:g} s of the last audio, and a chat "
+        "template does not know how long an audio is: for a longer one, hand the number of blocks "
+        f"to it, `apply_chat_template(messages, {BLOCKS_ARGUMENT}=math.ceil(seconds / "
+        f"{seconds:g}), add_generation_prompt=True)`, or "
         f'`"chat_template_kwargs": {{"{BLOCKS_ARGUMENT}": 3}}` in a request to vLLM. Without it '
         "there is one block, which it has not learnt to use for a longer audio."
     ]

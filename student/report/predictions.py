@@ -95,7 +95,9 @@ def _gallery_clip(
     clips: list[Clip],
     wave: Any,
 ) -> GalleryClip:
-    frames = _frames(trained, streams, example, clips)
+    grid = Grid.from_recipe(trained.recipe, streams)
+    token_s = 1 / trained.student.backbone.tokens_per_second
+    frames = _frames(trained, grid, example, clips)
     waves = [trained.load_audio(clip) for clip in clips]
     (answer,) = trained.reply([example.messages], [waves], max_tokens=MAX_ANSWER)
     scores: dict[str, float | None] = {}
@@ -106,7 +108,8 @@ def _gallery_clip(
         scores[name] = metric if math.isfinite(metric) else None
         is_known = math.isfinite(metric)
         note = f"{KINDS[stream.kind].metric_name} {metric:.2f} on this clip" if is_known else ""
-        tracks += paired_tracks(stream, output_ND, target_ND, seconds=wave.seconds, note=note)
+        extent_s = grid.extent(len(target_ND), wave.seconds, token_s)
+        tracks += paired_tracks(stream, output_ND, target_ND, seconds=extent_s, note=note)
     return GalleryClip(
         clip_id=clips[-1].clip_id,
         uri=clips[-1].uri,
@@ -125,13 +128,12 @@ def _gallery_clip(
 @torch.no_grad()
 def _frames(
     trained: TrainedStudent,
-    streams: Mapping[str, Stream],
+    grid: Grid,
     example: Example,
     clips: list[Clip],
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Stream -> (the head's output_ND, target_ND), for streams with targets of the clip."""
     student, prompter = trained.student, trained.prompter
-    grid = Grid.from_recipe(trained.recipe, streams)
     dataset = ExampleDataset(
         [example],
         {clip.clip_id: clip for clip in clips},
@@ -143,9 +145,9 @@ def _frames(
     batch = batch.to(trained.device)
     result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False)
     return {
-        name: (_array(result.frames[name].flatten(0, 1)), _array(target_BND.flatten(0, 1)))
-        for name, (target_BND, covered_B) in stream_targets(batch, result).items()
-        if covered_B[0]
+        name: (_array(result.frames[name][covered_BN]), _array(target_BND[covered_BN]))
+        for name, (target_BND, covered_BN) in stream_targets(batch, result).items()
+        if covered_BN.any()
     }
 
 

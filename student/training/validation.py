@@ -73,14 +73,15 @@ class Validator:
             answer = answer_sum(result.logits_AV, result.labels_A).cpu()
             sums["answer"] = sums["answer"] + answer * counted
             counts["answer"] = counts["answer"] + len(result.labels_A) * counted
-            for name, (target_BND, covered_B) in stream_targets(batch, result).items():
+            for name, (target_BND, covered_BN) in stream_targets(batch, result).items():
                 kind = self._streams[name].kind
-                covered_B = covered_B & counted
+                covered_BN = covered_BN & counted
                 output_BND = result.frames[name].float()
-                sums[name] = sums[name] + stream_sums(kind, output_BND, target_BND, covered_B).cpu()
-                counts[name] = counts[name] + stream_counts(kind, target_BND, covered_B).cpu()
-                outputs[name].append(output_BND[covered_B].flatten(0, 1).cpu())
-                targets[name].append(target_BND[covered_B].flatten(0, 1).cpu())
+                sums_P = stream_sums(kind, output_BND, target_BND, covered_BN)
+                sums[name] = sums[name] + sums_P.cpu()
+                counts[name] = counts[name] + stream_counts(kind, target_BND, covered_BN).cpu()
+                outputs[name].append(output_BND[covered_BN].cpu())
+                targets[name].append(target_BND[covered_BN].cpu())
         names = list(sums)
         whole = sum_over_processes([*sums.values(), *(counts[name] for name in names)])
         losses = {
@@ -125,11 +126,12 @@ def calibrate(
             result = student(
                 moved.inputs, moved.labels_BS, moved.audio_weights_BNS, with_answer=False
             )
-            tower_MH = result.tower_BNH.flatten(0, 1).double().cpu() * counted
+            tower_BNH, covered_BN = stream_targets(moved, result)[RECONSTRUCTION]
+            tower_MH = tower_BNH[covered_BN].double().cpu() * counted
             count_H = torch.full((width,), counted * len(tower_MH))
             tower_3H += torch.stack([count_H, tower_MH.sum(0), (tower_MH**2).sum(0)])
         for name, target_BND in batch.targets.items():
-            target_MD = target_BND[batch.covered[name]].flatten(0, 1).numpy()
+            target_MD = target_BND[batch.covered[name]].numpy()
             validity_MD = KINDS[streams[name].kind].validity(target_MD)
             weight_MD = validity_MD.astype(target_MD.dtype) * counted
             totals[name] = totals.get(name, 0) + (target_MD * weight_MD).sum(0)

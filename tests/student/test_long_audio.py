@@ -35,6 +35,8 @@ from student.data.prompts import Prompter
 from student.distill.alignment import student_frames
 from student.distill.streams import open_streams
 from student.evaluation.analysis.ablate import ablate
+from student.evaluation.analysis.head_quality import read_run
+from student.evaluation.questions import Question
 from student.inference.generate import TrainedStudent
 from student.inference.head_outputs import head_outputs
 from student.model.student import build_student, load_backbone
@@ -143,7 +145,7 @@ def test_each_stretch_has_a_block_and_its_own_targets(
     batch = collate(rows, grid=grid, pad_id=pad_id)
     assert batch.num_blocks_B.tolist() == [1, 2, 3, 3]
     assert batch.targets["toy.bands"].shape == (9, grid.num_frames, 24)
-    assert batch.covered["toy.bands"].tolist() == [True] * 6 + [False] * 3
+    assert batch.covered["toy.bands"].all(1).tolist() == [True] * 6 + [False] * 3
     with torch.no_grad():
         found = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
     # Together, packed and alone: the same outputs, targets and logits.
@@ -245,8 +247,17 @@ def test_commands_support_several_blocks_or_explain_why_not(
     wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
     for reading in head_outputs(trained, wave, "What is said?", Run(run).sources.streams):
         assert len(reading.values_ND) == 3 * 8
-    with pytest.raises(UserError, match=r"one block per clip"):
-        ablate(run, [])
+    reading = read_run(run, [str(world.cache)], pictures=0)
+    assert set(reading["streams"]) == set(STREAMS)
+    path = world.clips[2].uri
+    for duration in (world.clips[2].duration, None):
+        asked = [
+            Question(id=str(n), kind="label", audio=path, question="?", answer=str(n),
+                     duration=duration)
+            for n in range(2)
+        ]  # fmt: skip
+        with pytest.raises(UserError, match=r"one block per clip"):
+            ablate(run, asked)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

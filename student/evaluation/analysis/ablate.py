@@ -176,7 +176,7 @@ def ablate(
         UserError: the layer does not exist, or all questions are about one recording.
     """
     runner = QuestionRunner(run, batch_size=batch_size, limits=limits or TokenLimits())
-    check_one_block(runner.trained, "ablate")
+    check_one_block(runner.trained, questions)
     student = runner.trained.student
     num_layers = student.base.config.get_text_config().num_hidden_layers
     if student.block is not None and not 0 <= first_layer < num_layers:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,14 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     }
     for name, stream in streams.items():
         if outputs[name]:
-            output_CND, target_CND = np.stack(outputs[name]), np.stack(targets[name])
-            report["streams"][name] = _measure(stream, output_CND, target_CND)
-    report["notes"] = _note_scores(streams, outputs, targets, clips)
+            report["streams"][name] = _measure(stream, outputs[name], targets[name])
+    grid = Grid.from_recipe(recipe, streams)
+    token_s = 1 / trained.student.backbone.tokens_per_second
+
+    def extent(clip: Clip, target_ND: np.ndarray) -> float:
+        return grid.extent(len(target_ND), clip.likely_duration or 0.0, token_s)
+
+    report["notes"] = _note_scores(streams, outputs, targets, clips, extent)
     report = finite(report)
     replace_text(folder.analysis_file(FILE), json.dumps(report, indent=1, allow_nan=False))
     for place in np.linspace(0, len(clips) - 1, min(pictures, len(clips))).astype(int):
@@ -114,15 +119,15 @@ def _predict(
             result = student(
                 batch.inputs, batch.labels_BS, batch.audio_weights_BNS, with_answer=False
             )
-            for name, (target_BND, covered_B) in stream_targets(batch, result).items():
-                counts = batch.num_blocks_B.tolist()
+            counts = batch.num_blocks_B.tolist()
+            for name, (target_BND, covered_BN) in stream_targets(batch, result).items():
                 both = (outputs, result.frames[name].float()), (targets, target_BND)
                 for lists, values_BND in both:
-                    by_clip = zip(values_BND.split(counts), covered_B.split(counts), strict=True)
+                    by_clip = zip(values_BND.split(counts), covered_BN.split(counts), strict=True)
                     lists[name] += [
-                        blocks_BND.flatten(0, 1).cpu().numpy()
-                        for blocks_BND, known_B in by_clip
-                        if known_B[0]
+                        blocks_BND[known_BN].cpu().numpy()
+                        for blocks_BND, known_BN in by_clip
+                        if known_BN.any()
                     ]
             advance()
     return outputs, targets, [clips[example.clip_ids[-1]] for example in examples]
@@ -133,6 +138,7 @@ def _note_scores(
     outputs: dict[str, list[np.ndarray]],
     targets: dict[str, list[np.ndarray]],
     clips: list[Clip],
+    extent: Callable[[Clip, np.ndarray], float],
 ) -> dict[str, dict[str, float]]:
     """Teacher -> note precision, recall and F1: notes decoded from its heads and from its targets.
 
@@ -150,7 +156,7 @@ def _note_scores(
             continue
         clip_scores = []
         for place, clip in enumerate(clips):
-            hop_s = (clip.likely_duration or 0.0) / len(targets[name][place])
+            hop_s = extent(clip, targets[name][place]) / len(targets[name][place])
             if not hop_s:
                 continue
             heads = (to_target_units(streams[n].kind, outputs[n][place]) for n in (name, onsets))
@@ -175,14 +181,12 @@ def _nanmean(values: list[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _measure(stream: Stream, output_CND: np.ndarray, target_CND: np.ndarray) -> dict:
-    output_MD, target_MD = (
-        values.reshape(-1, values.shape[-1]) for values in (output_CND, target_CND)
-    )
+def _measure(stream: Stream, outputs: list[np.ndarray], targets: list[np.ndarray]) -> dict:
+    output_MD, target_MD = np.concatenate(outputs), np.concatenate(targets)
     score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=target_MD.mean(0))
     return {
         "kind": stream.kind,
-        "clips": len(output_CND),
+        "clips": len(outputs),
         "metric": KINDS[stream.kind].metric_name,
         "score": score.metric,
         "mean_predictor": score.mean_predictor,

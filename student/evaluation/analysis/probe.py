@@ -79,7 +79,7 @@ def probe(
     reports = {}
     for run in runs:
         runner = QuestionRunner(run, batch_size=batch_size)
-        check_one_block(runner.trained, "probe")
+        check_one_block(runner.trained, clips)
         block = runner.trained.student.block
         spans = len(block.content_ids) if block else num_spans
         targets = label_targets(labels) | stream_targets(streams, clips, spans)

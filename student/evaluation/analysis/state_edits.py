@@ -10,7 +10,7 @@ from the head layer on, only the states that the heads supervise are replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
@@ -18,7 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from manifests.errors import UserError
+from student.evaluation.questions import Question
 from student.inference.generate import TrainedStudent
+from student.model.block import count_blocks
 from student.model.student import Student
 
 # Legend: B prompts, S tokens, K thinking positions, H width.
@@ -27,19 +29,27 @@ Replacement = Literal["zero", "random", "other clip", "first repeated"]
 REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 
 
-def check_one_block(trained: TrainedStudent, what: str) -> None:
-    """Rejects a student whose number of blocks depends on the length of the audio.
+def check_one_block(trained: TrainedStudent, questions: Iterable[Question]) -> None:
+    """Rejects questions about audio that is known to have several blocks.
 
     Raises:
         UserError: states cannot be compared position by position.
     """
-    seconds = trained.recipe.block.seconds
-    if trained.student.block is not None and seconds is not None:
-        raise UserError(
-            f"{what} compares and replaces states position by position, so every prompt must have "
-            f"as many; this run has a block for each {seconds:g} s (block.seconds). Take a run "
-            "with one block per clip"
-        )
+    seconds = trained.recipe.block.span_seconds
+    if trained.student.block is None or seconds is None:
+        return
+    for question in questions:
+        if question.duration is not None and count_blocks(question.duration, seconds) > 1:
+            raise _several_blocks(f"question {question.id} is about {question.duration:.1f} s")
+
+
+def _several_blocks(found: str) -> UserError:
+    return UserError(
+        "states are compared and replaced position by position, so every prompt must have one "
+        f"block; {found}, which has several blocks in this run (block.seconds, "
+        "block.position_seconds). Use questions about shorter audio, or a run with one block per "
+        "clip"
+    )
 
 
 def decoder_layers(student: Student) -> list[nn.Module]:
@@ -49,10 +59,17 @@ def decoder_layers(student: Student) -> list[nn.Module]:
 
 
 def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
-    """Boolean_BS: whether each position is a thinking position."""
+    """Boolean_BS: whether a token is a thinking position.
+
+    Raises:
+        UserError: a prompt has several blocks.
+    """
     assert student.block is not None
     content = torch.tensor(student.block.content_ids, device=ids_BS.device)
-    return torch.isin(ids_BS, content)
+    places_BS = torch.isin(ids_BS, content)
+    if (places_BS.sum(1) > len(content)).any():
+        raise _several_blocks("a prompt has longer audio")
+    return places_BS
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from torch import Tensor
 from manifests.errors import UserError
 from manifests.progress import progress
 from student.data.arrow_files import take_space
-from student.distill.alignment import span_weights
+from student.distill.alignment import span_matrix
 from student.evaluation.analysis.state_edits import thinking_places
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.questions import Question
@@ -97,6 +97,6 @@ def _spans(states_LAH: Tensor, num_spans: int) -> Tensor:
     """Audio states averaged over equal time spans of the clip."""
     count = states_LAH.shape[1]
     weights_KA = torch.from_numpy(
-        span_weights(count, start_s=0.5, hop_s=1.0, duration=count, num_spans=num_spans)
+        span_matrix(count, start_s=0.5, hop_s=1.0, duration=count, num_spans=num_spans).toarray()
     ).to(states_LAH.device)
     return torch.einsum("ka,lah->lkh", weights_KA, states_LAH.float())

@@ -193,7 +193,8 @@ def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
     there = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
     batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
     for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
-        assert batch.covered[name].tolist() == [False, True]
+        assert batch.covered[name].all(1).tolist() == [False, True]
+        assert batch.covered[name].any(1).tolist() == [False, True]
         assert batch.targets[name].shape[:2] == (2, 8)
     assert RECONSTRUCTION not in batch.targets
     assert batch.audio_weights_BNS.shape[:2] == (2, 8)

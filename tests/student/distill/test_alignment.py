@@ -10,13 +10,13 @@ import pytest
 from manifests.cache.encoded_frames import EncodedFrames, encode
 from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec
-from student.distill.alignment import span_weights, student_frames
+from student.distill.alignment import span_edges, span_matrix, student_frames
 
 
 def weights(num_frames: int, duration: float, num_spans: int, start_s: float = 0.02) -> np.ndarray:
-    return span_weights(
+    return span_matrix(
         num_frames, start_s=start_s, hop_s=0.04, duration=duration, num_spans=num_spans
-    )
+    ).toarray()
 
 
 @pytest.mark.parametrize(
@@ -142,3 +142,24 @@ def test_targets_of_half_a_minute_take_milliseconds() -> None:
         student_frames(encoded, 30.0, 128)
         seconds.append(time.process_time() - began)
     assert min(seconds) < 0.012
+
+
+def test_frames_of_fixed_length_end_with_the_clip() -> None:
+    """0.5 s in frames of 0.2 s: two whole frames, and one of the last 0.1 s; never an average over
+    time that the clip does not have."""
+    assert span_edges(0.5, 4, 0.2).tolist() == pytest.approx([0, 0.2, 0.4, 0.5])
+    assert span_edges(0.4, 4, 0.2).tolist() == pytest.approx([0, 0.2, 0.4])
+    assert span_edges(5.0, 4, 0.2).tolist() == pytest.approx([0, 0.2, 0.4, 0.6, 0.8])
+    spec = StreamSpec(name="x", kind="multilabel", dim=1, start_s=0.005, hop_s=0.01, window_s=0.01,
+                      codec="fp16")  # fmt: skip
+    values_TD = np.linspace(0, 1, 50, dtype=np.float32)[:, None]
+    encoded = encode(values_TD, spec)
+    frames_ND = student_frames(encoded, 0.5, 4, 0.2)
+    expected = [values_TD[:20].mean(), values_TD[20:40].mean(), values_TD[40:].mean()]
+    np.testing.assert_allclose(frames_ND[:, 0], expected, atol=2e-3)
+    first_ND = student_frames(encoded, 0.5, 2, 0.2)
+    np.testing.assert_array_equal(first_ND, frames_ND[:2])
+    # As many frames as fill the clip exactly are the equal parts.
+    np.testing.assert_allclose(
+        student_frames(encoded, 0.5, 5, 0.1), student_frames(encoded, 0.5, 5), atol=1e-6
+    )

@@ -20,8 +20,8 @@ from student.distill.streams import Stream
 from student.model.heads import StreamHead
 
 
-def covered(*flags: bool) -> torch.Tensor:
-    return torch.tensor(flags)
+def covered(*flags: bool, frames: int = 1) -> torch.Tensor:
+    return torch.tensor(flags)[:, None].expand(-1, frames)
 
 
 def test_features_loss_is_cosine_and_smooth_l1() -> None:
@@ -47,8 +47,8 @@ def test_pitch_counts_voiced_frames_for_salience_and_all_for_voicing() -> None:
     target_BND[0, 0, 7] = 0.5
     target_BND[0, 0, -1] = 1.0
     output_BND = torch.zeros(1, 2, 361)
-    assert stream_counts("pitch", target_BND, covered(True)).tolist() == [2, 1]
-    voicing, pitch = stream_sums("pitch", output_BND, target_BND, covered(True)).tolist()
+    assert stream_counts("pitch", target_BND, covered(True, frames=2)).tolist() == [2, 1]
+    voicing, pitch = stream_sums("pitch", output_BND, target_BND, covered(True, frames=2)).tolist()
     assert voicing == pytest.approx(2 * math.log(2), abs=1e-5)
     assert pitch == pytest.approx(math.log(360), abs=1e-5)
 
@@ -59,10 +59,10 @@ def test_a_missing_stream_is_masked(kind: str) -> None:
     torch.manual_seed(0)
     output_BND = torch.randn(2, 3, 361, requires_grad=True)
     target_BND = torch.rand(2, 3, 361)
-    sums = stream_sums(kind, output_BND, target_BND, covered(True, False))
-    alone = stream_sums(kind, output_BND[:1], target_BND[:1], covered(True))
+    sums = stream_sums(kind, output_BND, target_BND, covered(True, False, frames=3))
+    alone = stream_sums(kind, output_BND[:1], target_BND[:1], covered(True, frames=3))
     torch.testing.assert_close(sums, alone)
-    assert stream_counts(kind, target_BND, covered(True, False))[0] == 3
+    assert stream_counts(kind, target_BND, covered(True, False, frames=3))[0] == 3
     sums.sum().backward()
     assert output_BND.grad is not None
     assert output_BND.grad[1].abs().sum() == 0

@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from manifests.errors import UserError
+from student.batch import Grid
 from student.distill.kinds import stream_metric, to_target_units
 from student.recipe_files import load_recipe
 from student.report import page, predictions, runs
@@ -149,9 +150,10 @@ def test_scores_are_those_of_validation(trained: Path, world) -> None:
     run = trained / "coat-0"
     streams = page.open_streams([str(world.cache)], load_recipe(run / "recipe.yaml").streams)
     student = predictions.TrainedStudent(run, heads=True)
+    grid = Grid.from_recipe(student.recipe, streams)
     outputs, targets = [], []
     for example, clips in predictions.read_held_out(run):
-        frames = predictions._frames(student, streams, example, clips)
+        frames = predictions._frames(student, grid, example, clips)
         if "toy.bands" in frames:
             outputs.append(frames["toy.bands"][0])
             targets.append(frames["toy.bands"][1])
