@@ -95,7 +95,7 @@ function heatTable(run, found, kind) {
     const depth = `background:color-mix(in srgb, var(--wave) ${Math.round(Math.min(Math.max(value, 0), 1) * 85)}%, transparent)`;
     return el("span", { class: "heat", style: depth }, value.toFixed(2));
   };
-  const heading = (layer) => [layer === (probes.head_layer ?? probes.tapped_layer) ? `${layer} (heads)` : String(layer), true];
+  const heading = (layer) => [layer === (found.head_layer ?? found.tapped_layer) ? `${layer} (heads)` : String(layer), true];
   const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, at) => cell(target.scores[kind][at]))]);
   return [el("h4", {}, `${run.name}: ${kind} positions${found.description ? `; ${found.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, at) => heading(at))], rows)];
 }
