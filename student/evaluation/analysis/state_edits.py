@@ -43,10 +43,10 @@ def check_one_block(trained: TrainedStudent, questions: Iterable[Question]) -> N
             raise _several_blocks(f"question {question.id} is about {question.duration:.1f} s")
 
 
-def _several_blocks(found: str) -> UserError:
+def _several_blocks(what: str) -> UserError:
     return UserError(
         "states are compared and replaced position by position, so every prompt must have one "
-        f"block; {found}, which has several blocks in this run (block.seconds, "
+        f"block; {what}, which has several blocks in this run (block.seconds, "
         "block.position_seconds). Use questions about shorter audio, or a run with one block per "
         "clip"
     )
