@@ -17,7 +17,7 @@ from manifests.audio_address import ParquetRow, split_address
 from manifests.clips import Clip
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.decoders import probe
-from manifests.errors import UserError
+from manifests.errors import StoreError, UserError
 from manifests.storage import REQUESTS, identity, in_parallel
 
 BATCH = 1024
@@ -76,7 +76,10 @@ def _lengths(uris: Sequence[str], index: SourceIndex) -> dict[str, float | None]
 
 
 def _state(index: SourceIndex, file: str) -> str | None:
-    return index.take_identity(file) or identity(file)
+    try:
+        return index.take_identity(file) or identity(file)
+    except OSError as error:
+        raise StoreError(f"{file} could not be opened: {error}") from error
 
 
 def _length(index: SourceIndex, states: Mapping[str, str | None], uri: str) -> float | None:

@@ -42,6 +42,7 @@ def tone(path: Path, seconds: float, rate: int = 16000) -> Path:
 # JSON lines
 
 
+@pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.jsonl.gz"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
     manifest = write_lines(

@@ -1,4 +1,4 @@
-"""A corpus of tars goes through kills, resuming and growth as one of files does."""
+"""A corpus of tars goes through kills, resuming, growth, audit and report like one of files."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from manifests import cli as corpus_cli
+from manifests.audio_address import ByteRange, split_address
 from manifests.cache.reader import CacheReader
-from manifests.corpus import corpus as corpora
 from manifests.corpus.corpus import Corpus
-from manifests.corpus.sources import detect
-from manifests.storage import Folder
+from pipeline import cli
 from tests.pipeline.build.test_scheduler import Run, failures
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.in_process import Process, ProcessDies
+from tests.pipeline.report.test_report import facts
 
 
 def pack(files: Corpus, folder: Path, first: int, last: int) -> None:
@@ -26,7 +27,8 @@ def pack(files: Corpus, folder: Path, first: int, last: int) -> None:
 
 
 def build(tars: Path, out: Path) -> Corpus:
-    return corpora.build(detect.clips(str(tars), Folder(out / "audio")), out, clips_per_shard=4)
+    corpus_cli.build(str(tars), str(out), clips_per_shard=4)
+    return Corpus(out)
 
 
 def rows(cache: Path) -> dict[str, bytes]:
@@ -59,3 +61,31 @@ def test_kills_and_growth_give_what_files_give(make_corpus: MakeCorpus, tmp_path
     Run(grown, tmp_path / "cache").go()
     assert not failures(tmp_path / "cache")
     assert rows(tmp_path / "cache") == rows(tmp_path / "calm")
+
+
+def test_audit_and_report_read_the_tars(
+    make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture
+):
+    tars, out, cache = tmp_path / "tars", tmp_path / "packed" / "corpus", tmp_path / "cache"
+    pack(make_corpus(8), tars, 0, 8)
+    corpus = build(tars, out)
+    Run(corpus, cache).go()
+    audit = {"sample": 0, "trust_remote_code": True}
+    assert cli.audit_cache(str(cache), **audit) == 0
+    assert "8 of 8 rows equal" in capsys.readouterr().out
+    told = facts(cache, tmp_path / "report")
+    assert (told["listened"], told["unheard"]) == (8, [])
+    assert [line["rows"] for line in told["teachers"]] == [8]
+
+    # The samples of one member become others, at their place in the tar.
+    file, part = split_address(corpus.clip(5).uri)
+    assert isinstance(part, ByteRange)
+    with Path(file).open("r+b") as tar:
+        tar.seek(part.first + 100)
+        tar.write(b"\x11" * 600)
+    assert cli.audit_cache(str(cache), **audit) == 1
+    said = capsys.readouterr().out
+    assert "7 of 8 rows equal" in said
+    assert corpus.clip(5).clip_id in said
+    kinds = {(each["kind"], each["clip_id"]) for each in facts(cache, tmp_path / "two")["findings"]}
+    assert ("other audio", corpus.clip(5).clip_id) in kinds
