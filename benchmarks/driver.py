@@ -29,6 +29,7 @@ from pipeline.build.plan import ShardWork
 from pipeline.build.read_ahead import read_ahead
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
+from tests.pipeline.in_process import Silent
 
 LATENCY_S = 0.04
 CLIPS_PER_SHARD = 256
@@ -94,20 +95,6 @@ class InstantCluster:
 
     def fetch(self, handle: Any) -> Any:
         return handle
-
-
-class Silent:
-    """A `ProgressListener` that shows nothing."""
-
-    def workers(self, count: int, loading_seconds: float) -> None: ...
-
-    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None: ...
-
-    def clips_decoded(self, warnings: Mapping[str, int]) -> None: ...
-
-    def committed(self, teacher: str, marker: Marker) -> None: ...
-
-    def tick(self) -> None: ...
 
 
 def read(number: int) -> list[Clip]:

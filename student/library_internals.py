@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
+import tqdm
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, modeling_gguf_pytorch_utils
 
 TOKEN_ROWS = "trainable_tokens"
 """Part of the names of parameters that PEFT (0.21) keeps for `trainable_token_indices`."""
@@ -35,6 +37,14 @@ def storage_identity(tensor: Tensor) -> int:
     Storages on the meta device have the address 0; `_cdata` is the object itself (torch 2.13).
     """
     return tensor.untyped_storage()._cdata
+
+
+def silence_gguf() -> None:
+    """Hides the progress bar with which transformers (5.24) reads the tensors of a GGUF file.
+
+    The bar is tqdm's own, so `disable_progress_bar` of transformers has no effect on it.
+    """
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm.tqdm, disable=True)
 
 
 class TrainerHooks(Trainer):

@@ -27,3 +27,11 @@ def quiet_libraries() -> None:
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     warnings.simplefilter("ignore")
+
+
+def quiet_gguf() -> None:
+    """Silences the reading of GGUF files, unless the root logger shows details."""
+    if not logging.getLogger().isEnabledFor(logging.INFO):
+        from student.library_internals import silence_gguf
+
+        silence_gguf()

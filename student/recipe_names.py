@@ -3,6 +3,7 @@ most similar field is suggested, before large libraries are imported."""
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import difflib
 import re
@@ -137,6 +138,7 @@ def _settle_file(path: str, config: type) -> str:
         return path
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as copy:
         yaml.safe_dump(renamed, copy, sort_keys=False)
+    atexit.register(Path(copy.name).unlink, missing_ok=True)
     return copy.name
 
 

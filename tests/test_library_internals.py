@@ -66,6 +66,20 @@ def test_storages_are_distinguished_on_the_meta_device() -> None:
     assert storage_identity(first) != storage_identity(second), "torch: UntypedStorage._cdata"
 
 
+def test_transformers_shows_gguf_tensors_with_a_bar_of_tqdm() -> None:
+    from transformers import modeling_gguf_pytorch_utils as gguf
+
+    from student.library_internals import silence_gguf
+
+    assert "in tqdm(" in inspect.getsource(gguf.load_gguf_checkpoint), "transformers: no tqdm here"
+    before = gguf.tqdm
+    try:
+        silence_gguf()
+        assert gguf.tqdm([1, 2]).disable
+    finally:
+        gguf.tqdm = before
+
+
 def test_peft_names_token_rows_as_before() -> None:
     import torch
     from peft import TrainableTokensConfig, get_peft_model

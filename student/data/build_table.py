@@ -90,7 +90,9 @@ def open_examples(
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         builder = _Builder(part, streams, data, longest_s)
-        builder.build(corpus, made_from, by_last_clip, keeps_longer=keeps_longer, begun=begun)
+        builder.build(
+            corpus, made_from, by_last_clip=by_last_clip, keeps_longer=keeps_longer, begun=begun
+        )
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return ExampleTable(folder, data.tasks)
@@ -133,7 +135,7 @@ class _Builder:
         self._longest_s = longest_s
 
     def build(
-        self, corpus: Corpus, made_from: str, by_last_clip: bool, *, keeps_longer: bool, begun: bool
+        self, corpus: Corpus, made_from: str, *, by_last_clip: bool, keeps_longer: bool, begun: bool
     ) -> None:
         """Writes the folder."""
         clips = self._read_corpus(corpus)

@@ -38,7 +38,10 @@ def evaluate(
 
     quiet_libraries()
     limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
-    eval_runs(runs, questions, name, benchmark, data, limit, batch_size, blind, limits)
+    eval_runs(
+        runs, questions, name=name, benchmark=benchmark, data=data, limit=limit,
+        batch_size=batch_size, blind=blind, limits=limits,
+    )  # fmt: skip
 
 
 def ablate(
@@ -69,7 +72,9 @@ def ablate(
 
     quiet_libraries()
     limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
-    ablate_runs(runs, questions, first_layer, limit, batch_size, limits)
+    ablate_runs(
+        runs, questions, first_layer=first_layer, limit=limit, batch_size=batch_size, limits=limits
+    )
 
 
 def probe(
@@ -96,4 +101,4 @@ def probe(
 
     quiet_libraries()
     caches = [cache] if isinstance(cache, str) else cache or []
-    probe_runs(runs, questions, caches, limit, batch_size)
+    probe_runs(runs, questions, caches=caches, limit=limit, batch_size=batch_size)

@@ -28,6 +28,7 @@ from student.evaluation.results import check_name, read_answers
 def eval_runs(
     runs: Sequence[str],
     questions: str | None,
+    *,
     name: str,
     benchmark: str,
     data: str,
@@ -64,7 +65,7 @@ def eval_runs(
 
 
 def ablate_runs(
-    runs: Sequence[str], questions: str | None, first_layer: int, limit: int, batch_size: int,
+    runs: Sequence[str], questions: str | None, *, first_layer: int, limit: int, batch_size: int,
     limits: TokenLimits | None = None,
 ) -> None:  # fmt: skip
     """Runs the ablations: prints tables, writes RUN/ablation.json and a plot in the first run."""
@@ -81,7 +82,12 @@ def ablate_runs(
 
 
 def probe_runs(
-    runs: Sequence[str], questions: str | None, caches: Sequence[str], limit: int, batch_size: int
+    runs: Sequence[str],
+    questions: str | None,
+    *,
+    caches: Sequence[str],
+    limit: int,
+    batch_size: int,
 ) -> None:
     """Probes runs on the same clips: writes RUN/probes.json, and one heat map in the first run."""
     selected = _limited(_questions(runs[0], questions, "", ""), limit)

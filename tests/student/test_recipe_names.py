@@ -89,3 +89,14 @@ def test_old_options_and_files_keep_working(tmp_path: Path) -> None:
     ]  # fmt: skip
     assert load_recipe(settled[2]) == load_recipe(tmp_path / "recipe.yaml")
     assert settle_arguments(["eval", "--config", "x"], {"train": TrainOptions})[2] == "x"
+
+
+def test_a_renamed_field_is_announced_once_per_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(OLD)
+    words = ["train", "--config", str(tmp_path / "recipe.yaml")]
+    _, _, path = settle_arguments(words, {"train": TrainOptions})
+    load_recipe(path)
+    notice = capsys.readouterr().err
+    assert " ".join(notice.split()).count("rows_lr is now called embeddings_lr") == 1

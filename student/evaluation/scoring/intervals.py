@@ -73,16 +73,6 @@ def boundary_interval(value: float, count: int) -> tuple[float, float]:
     return (reach, 1.0) if value else (0.0, 1 - reach)
 
 
-def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:
-    """Mean of per-question values (right or wrong) with its interval; one row per seed."""
-
-    def mean(seeds: np.ndarray, draw: Draw) -> float:
-        return float(values_SQ[seeds][:, draw["all"]].mean())
-
-    counts = {"all": values_SQ.shape[1]}
-    return bootstrap(mean, counts, num_seeds=len(values_SQ), resamples=resamples)
-
-
 def mcnemar(ours_Q: np.ndarray, theirs_Q: np.ndarray) -> float:
     """Two-sided p of McNemar's exact test (McNemar 1947) for equal accuracy of two students.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import pytest
 
 from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
-from manifests.cache.shards import Failure, Marker
+from manifests.cache.shards import Failure
 from manifests.corpus.corpus import Corpus
 from manifests.errors import StoreError, UserError
 from pipeline.build import plan, recovery, scheduler, setup
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from tests.pipeline.conftest import ENERGY, MakeCorpus
-from tests.pipeline.in_process import Fault, InProcess, Process, ProcessDies
+from tests.pipeline.in_process import Fault, InProcess, Process, ProcessDies, Silent
 from tests.pipeline.nodes import contents
 
 
@@ -32,20 +32,6 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "GROW_EVERY_S", 0.05)
     monkeypatch.setattr(scheduler, "CHECK_EVERY_S", 0.05)
     monkeypatch.setattr("pipeline.build.worker.QUICK_TRIES", 1)
-
-
-class Silent:
-    """A `ProgressListener` that keeps nothing."""
-
-    def workers(self, count: int, loading_seconds: float) -> None: ...
-
-    def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None: ...
-
-    def clips_decoded(self, warnings: Mapping[str, int]) -> None: ...
-
-    def committed(self, teacher: str, marker: Marker) -> None: ...
-
-    def tick(self) -> None: ...
 
 
 @dataclass

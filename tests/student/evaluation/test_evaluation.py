@@ -28,10 +28,11 @@ from student.evaluation.analysis.state_edits import (
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.comparison import compare
 from student.evaluation.partners import find_partners, swap_audio
-from student.evaluation.question_files import read_questions, write_questions
+from student.evaluation.question_files import read_questions
 from student.evaluation.questions import Question
 from student.evaluation.results import read_answers
 from student.train import train
+from tests.student.evaluation.helpers import write_questions
 
 
 @pytest.fixture(scope="module")

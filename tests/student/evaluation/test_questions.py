@@ -18,7 +18,6 @@ from student.evaluation.question_files import (
     KEYS,
     questions_of_run,
     read_questions,
-    write_questions,
 )
 from student.evaluation.questions import Question, check_questions, digest, find_answer
 from student.evaluation.results import (
@@ -31,6 +30,7 @@ from student.evaluation.results import (
 )
 from student.evaluation.scoring.scores import read_reply, score_answers
 from student.recipe_files import save_recipe
+from tests.student.evaluation.helpers import write_questions
 
 
 def question(number: int = 0, **changes: Any) -> Question:

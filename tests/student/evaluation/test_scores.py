@@ -11,7 +11,7 @@ import pytest
 from student.evaluation.analysis.pictures import draw_ablation
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
-from student.evaluation.scoring.intervals import bootstrap, mcnemar, mean_interval
+from student.evaluation.scoring.intervals import bootstrap, mcnemar
 from student.evaluation.scoring.scores import (
     macro_f1,
     paired_interval,
@@ -19,6 +19,7 @@ from student.evaluation.scoring.scores import (
     score_answers,
     task_tables,
 )
+from tests.student.evaluation.helpers import mean_interval
 
 ANIMALS = ("a dog", "a cat", "a cow", "a dog and a cat")
 
