@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,7 @@ def split(
     An example is held out if any of its recordings is drawn. Examples that share a clip with a
     held-out conversation are not trained on either. If all recordings of a task were drawn, the one
     with the largest number is kept for training; if no recording of several was drawn, the one with
-    the smallest number is drawn.
+    the smallest number is drawn, unless it is the last one that another task is trained on.
 
     Args:
         recording_L: For each link, the recording of the clip.
@@ -104,7 +104,7 @@ def split(
             drawn_R[candidates[draw_R[candidates].argmax()]] = False
     for candidates in candidates_of:
         if len(candidates) > 1 and not drawn_R[candidates].any():
-            drawn_R[candidates[draw_R[candidates].argmin()]] = True
+            _draw_one(candidates[draw_R[candidates].argsort()], drawn_R, candidates_of)
     held_E = np.zeros(num_examples, bool)
     held_E[example_L[drawn_R[recording_L]]] = True
     heard_R = drawn_R.copy()
@@ -115,6 +115,18 @@ def split(
     side_E[met_E] = LEFT_OUT
     side_E[held_E] = HELD_OUT
     return side_E
+
+
+def _draw_one(
+    ordered: np.ndarray, drawn_R: np.ndarray, candidates_of: Sequence[np.ndarray]
+) -> None:
+    """Draws the first recording that no task needs as its last one to train on, if there is one."""
+    left_of = [candidates[~drawn_R[candidates]] for candidates in candidates_of]
+    needed = {int(left[0]) for left in left_of if len(left) == 1}
+    for recording in ordered.tolist():
+        if recording not in needed:
+            drawn_R[recording] = True
+            return
 
 
 def check_sides(learning: Mapping[str, int], held_out: Mapping[str, int], share: float) -> None:

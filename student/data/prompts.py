@@ -68,6 +68,12 @@ class Prompter:
         text = self.processor.apply_chat_template(
             cleaned, tokenize=False, add_generation_prompt=True, **several
         )
+        placeholder = self.backbone.special_tokens[3]
+        if (count := str(text).count(placeholder)) != len(fitting):
+            raise UserError(
+                f"the chat template wrote {count} placeholders ({placeholder}) for {len(fitting)} "
+                "recordings; use the template of the original checkpoint"
+            )
         inputs = self.backbone.prepare(self.processor, str(text), fitting)
         if spelt:
             inputs["input_ids"] = self._with_spelt(inputs["input_ids"][0], spelt)[None]
@@ -98,7 +104,7 @@ class Prompter:
         if seconds <= self.window_s:
             return wave
         logger.warning(
-            "an audio lasts %.1f s, and the model's window is %g s: the rest is left out",
+            "an audio lasts %.2f s, and the model's window is %g s: the rest is left out",
             seconds, self.window_s,
         )  # fmt: skip
         return wave[: int(self.window_s * self.backbone.sample_rate)]

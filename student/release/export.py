@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
+from transformers import GenerationConfig
 
 from manifests.errors import UserError
 from manifests.progress import Advance, progress
@@ -26,8 +27,11 @@ from student.release.card import model_card
 
 # Legend: S tokens, V vocabulary.
 
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "typical_p")
-"""Fields of a generation config that configure sampling."""
+OWN_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id",
+              "suppress_tokens")  # fmt: skip
+"""Settings that every generation config has, or that an export sets itself."""
+MODES = ("do_sample", "num_beams", "return_dict_in_generate")
+"""Settings that decide whether other settings have an effect."""
 PROMPTS = 4
 """Number of held-out prompts on which an export is verified."""
 FLOAT32_TOLERANCE = 1e-4
@@ -153,16 +157,27 @@ def _write(
 def _settle_generation(model: Any) -> dict[str, Any]:
     """Makes the generation config valid for saving, and returns its settings without token ids.
 
-    A config without sampling must not have settings for sampling, which would have no effect.
+    transformers reads a config whose settings have no effect (a temperature without sampling, a
+    length penalty without beams), but refuses to save it.
     """
     config = model.generation_config
-    if not config.do_sample:
-        for name in SAMPLING:
-            setattr(config, name, None)
-    fields = config.to_diff_dict()
-    return {name: value for name, value in fields.items()
-            if not name.endswith(("_token_id", "_tokens", "_version"))
-            and not name.startswith("_")}  # fmt: skip
+    default = GenerationConfig()
+    fields = {name: value for name, value in config.to_diff_dict().items()
+              if name not in OWN_TOKENS and name != "transformers_version"}  # fmt: skip
+    modes = {name: getattr(config, name) for name in MODES}
+    for name in [name for name in fields if name not in MODES]:
+        if not _can_be_saved(modes | {name: fields[name]}):
+            setattr(config, name, getattr(default, name, None))
+            del fields[name]
+    return {name: value for name, value in fields.items() if not name.startswith("_")}
+
+
+def _can_be_saved(fields: dict[str, Any]) -> bool:
+    try:
+        GenerationConfig(**fields).validate(strict=True)
+    except (ValueError, TypeError):
+        return False
+    return True
 
 
 def _untie(model: Any) -> None:

@@ -156,6 +156,35 @@ def test_a_task_keeps_a_recording_to_learn_from(tmp_path: Path) -> None:
     assert len(table.learning()) == len(table.held_out()) == 50
 
 
+def test_tiny_tasks_and_groups_that_some_clips_lack(tmp_path: Path) -> None:
+    """Forty small corpora: tasks of one to nine clips, groups that are missing, empty, or
+    numbers, files of several clips. Nothing crosses over, and every task is learnt."""
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        clips: list[Clip] = []
+        names: list[str] = []
+        for task in range(int(rng.integers(1, 5))):
+            for _ in range(int(rng.integers(1, 10))):
+                number = len(clips)
+                labels: dict[str, object] = {f"task{task}": "x"}
+                group = ["", None, 1, "1", f"speaker {rng.integers(6)}"][int(rng.integers(5))]
+                if group is not None:
+                    labels["group"] = group
+                uri = f"/{int(rng.integers(2 * number + 1))}.wav"
+                clips.append(clip(number, uri=uri, labels=labels))
+                names.append(uri)
+        tasks = [TaskConfig(questions=[f"Task {n}?"], answer=[f"labels.task{n}"]) for n in range(5)]
+        used = [task for task in tasks if any(task.answer[0][7:] in c.labels for c in clips)]
+        table = open_table(tmp_path / str(seed), clips, tasks=used, validation=0.3)
+        sides = heard(table.learning()), heard(table.held_out())
+        assert not sides[0] & sides[1]
+        for key in (lambda c: c.uri, lambda c: str(c.labels.get("group") or c.clip_id)):
+            kept, held = ({key(c) for c in clips if c.clip_id in side} for side in sides)
+            assert not kept & held, seed
+        learnt = {example.task for example in table.learning()}
+        assert learnt == {task.questions[0] for task in used}, seed
+
+
 def test_a_task_that_is_completely_held_out_is_refused() -> None:
     with pytest.raises(UserError, match=r"How is it said\?: all 151 examples .* label"):
         check_sides({"Where?": 700, "How is it said?": 0}, {"How is it said?": 151}, 0.12)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from manifests.errors import UserError
 from student.data.examples import ask
 from student.inference.generate import TrainedStudent
 
@@ -54,4 +55,22 @@ def test_truncated_audio_is_reported(
         assert not caplog.records
     else:
         assert int((ids == token).sum()) == 50
-        assert "lasts 3.0 s, and the model's window is 2 s" in caplog.text
+        assert "lasts 3.00 s, and the model's window is 2 s" in caplog.text
+
+
+@pytest.mark.parametrize(("samples", "tokens"), [(32_000, 50), (32_001, 50), (32_160, 50)])
+def test_audio_of_a_window_and_a_little_more(
+    runs: Any, samples: int, tokens: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Exactly a window is heard whole; 10 ms more are cut, and said."""
+    trained = TrainedStudent(runs("qwen2_audio"))
+    token = trained.student.backbone.audio_token_id(trained.student.base)
+    with caplog.at_level(logging.WARNING):
+        ids = trained.prompter.prompt(ask("?"), [np.zeros(samples, np.float32)])["input_ids"]
+    assert int((ids == token).sum()) == tokens
+    assert bool(caplog.records) == (samples > 32_000)
+
+
+def test_audio_without_a_sample_is_one_line(trained: TrainedStudent) -> None:
+    with pytest.raises(UserError, match=r"the audio lasts 0\.000 s; the model requires at least"):
+        trained.prompter.prompt(ask("?"), [np.zeros(0, np.float32)])

@@ -115,11 +115,19 @@ def test_nothing_of_the_checkpoint_s_generation_config_applies(
     replies = runner.replies(questions[:4])
     config = runner.trained.student.base.generation_config
     own = config.to_dict()
-    config.update(repetition_penalty=3.0, no_repeat_ngram_size=1, do_sample=True, temperature=5.0)
-    try:
-        assert runner.replies(questions[:4]) == replies
-    finally:
-        config.update(**own)
+    changes: list[dict[str, Any]] = [
+        {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1},
+        {"do_sample": True, "temperature": 5.0, "top_k": 3},
+        {"forced_eos_token_id": 7, "begin_suppress_tokens": list(range(300))},
+        {"min_new_tokens": 60, "num_beams": 3, "length_penalty": 5.0},
+        {"bad_words_ids": [[number] for number in range(300)], "guidance_scale": 3.0},
+    ]
+    for change in changes:
+        config.update(**change)
+        try:
+            assert runner.replies(questions[:4]) == replies, change
+        finally:
+            config.update(**own)
 
 
 def test_prompts_are_made_when_they_are_needed_and_not_all_kept(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from manifests.errors import UserError
 from student.config import BlockConfig, ModelConfig, StageConfig
 from student.inference.generate import TrainedStudent
+from student.model.backbones.qwen2_audio import Qwen2Audio
 from student.model.block import START, template_with_block, template_without_block
 from student.model.student import build_student, load_backbone
 from student.release.export import export
@@ -111,6 +113,17 @@ def test_bfloat16_from_training_to_export(
     assert len(answers) == 1
 
 
+WITHOUT_EFFECT = {
+    "do_sample": False, "temperature": 0.7, "top_p": 0.5, "top_k": 20, "epsilon_cutoff": 0.1,
+    "eta_cutoff": 0.1, "length_penalty": 2.0, "early_stopping": True, "output_scores": True,
+}  # fmt: skip
+"""Settings of a greedy checkpoint that transformers reads and refuses to save."""
+INHERITED = {
+    "repetition_penalty": 1.1, "forced_eos_token_id": 3, "begin_suppress_tokens": [4],
+    "min_new_tokens": 2, "no_repeat_ngram_size": 3,
+}  # fmt: skip
+
+
 def test_a_generation_config_that_cannot_be_saved(
     world: Any, runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,13 +133,19 @@ def test_a_generation_config_that_cannot_be_saved(
     def with_settings(self: Any, *args: Any, **kwargs: Any) -> None:
         begin(self, *args, **kwargs)
         own = self.student.base.generation_config
-        own.do_sample, own.temperature, own.repetition_penalty = False, 0.7, 1.1
+        for name, value in (WITHOUT_EFFECT | INHERITED).items():
+            setattr(own, name, value)
+        own.eos_token_id = [1, 2]
 
     monkeypatch.setattr(TrainedStudent, "__init__", with_settings)
     export(runs("qwen2_audio"), tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "generation_config.json").read_text())
-    assert "temperature" not in saved
-    assert "repetition_penalty: 1.1" in (tmp_path / "out" / "README.md").read_text()
+    assert not saved.keys() & (WITHOUT_EFFECT.keys() - {"do_sample"})
+    assert saved["eos_token_id"][:2] == [1, 2]
+    card = (tmp_path / "out" / "README.md").read_text()
+    for name, value in INHERITED.items():
+        assert f"{name}: {value}" in card
+    assert "length_penalty" not in card
 
 
 def test_an_export_that_fails_leaves_nothing(
@@ -140,6 +159,29 @@ def test_an_export_that_fails_leaves_nothing(
     assert not (tmp_path / "out").exists()
     assert export(runs("qwen2_audio"), tmp_path / "out").holds
     assert not (tmp_path / "out.part").exists()
+
+
+def test_one_model_at_a_time_is_in_memory(
+    runs: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice a 7B model does not fit into the GPU that it was trained on: the trained one has gone
+    before the checkpoint is read again."""
+    students: list[Any] = []
+    gone: list[bool] = []
+    begin, load = TrainedStudent.__init__, Qwen2Audio.load
+
+    def note(self: Any, *args: Any, **kwargs: Any) -> None:
+        begin(self, *args, **kwargs)
+        students.append(weakref.ref(self.student.base))
+
+    def watch(self: Any, *args: Any, **kwargs: Any) -> Any:
+        gone.extend(student() is None for student in students)
+        return load(self, *args, **kwargs)
+
+    monkeypatch.setattr(TrainedStudent, "__init__", note)
+    monkeypatch.setattr(Qwen2Audio, "load", watch)
+    export(runs("qwen2_audio"), tmp_path / "out")
+    assert gone == [True]
 
 
 def test_greedy_means_greedy(world: Any, trained: TrainedStudent) -> None:

@@ -13,10 +13,14 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from jinja2 import meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
+from student.model.block import BLOCKS_ARGUMENT, template_with_block
 from student.release.export import export
 from tests.student.conftest import PLACEHOLDERS
 
@@ -50,6 +54,25 @@ def test_every_weight_finds_its_place(
     assert found["rows_equal"]
     assert found["rows"] == len(AutoTokenizer.from_pretrained(out))
     assert found["content_format"] == "openai"
+
+
+@pytest.mark.parametrize("placement", ["before_response", "after_audio"])
+def test_a_server_hands_the_number_of_blocks_on(placement: Any) -> None:
+    """vLLM drops `chat_template_kwargs` that the template does not use by jinja's own account, and
+    renders in a sandbox."""
+    template = template_with_block(
+        "{% for m in messages %}{% for part in m.content %}{% if part.type == 'audio' %}<a></a>"
+        "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}",
+        2, placement=placement, audio_end="</a>", seconds=30.0,
+    )  # fmt: skip
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    assert BLOCKS_ARGUMENT in meta.find_undeclared_variables(environment.parse(template))
+    content = [{"type": "audio"}, {"type": "text", "text": "What is heard?"}]
+    for given, count in (({}, 1), ({BLOCKS_ARGUMENT: 3}, 3)):
+        text = environment.from_string(template).render(
+            messages=[{"role": "user", "content": content}], add_generation_prompt=True, **given
+        )
+        assert text.count("<|audio_think_0|>") == count
 
 
 def test_the_template_takes_what_a_server_gives_it(run: Path, tmp_path: Path) -> None:
