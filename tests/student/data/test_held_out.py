@@ -176,7 +176,7 @@ def test_tiny_tasks_and_groups_that_some_clips_lack(tmp_path: Path) -> None:
         tasks = [TaskConfig(questions=[f"Task {n}?"], answer=[f"labels.task{n}"]) for n in range(5)]
         used = [task for task in tasks if any(task.answer[0][7:] in c.labels for c in clips)]
         table = open_table(tmp_path / str(seed), clips, tasks=used, validation=0.3)
-        sides = heard(table.learning()), heard(table.held_out())
+        sides = used_clips(table.learning()), used_clips(table.held_out())
         assert not sides[0] & sides[1]
         for key in (lambda c: c.uri, lambda c: str(c.labels.get("group") or c.clip_id)):
             kept, held = ({key(c) for c in clips if c.clip_id in side} for side in sides)
