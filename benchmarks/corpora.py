@@ -1,7 +1,7 @@
 """Measures cuts of hour-long recordings on an S3 server, tars and Parquet, and other packages that
 read them.
 
-    python -m benchmarks.corpora [--minutes 60] [--members 100000] [--clips 2000]
+    python -m benchmarks.corpora [--minutes 60] [--members 100000] [--clips 2000] [--keep FOLDER]
 
 1. Recordings in WAV, FLAC, MP3 and Opus lie on a local server that answers HEAD and ranged GET as
    S3 does (moto copies the whole object for each range). Each is cut into clips of 10 s, which are
@@ -12,6 +12,9 @@ read them.
 3. Clips decoded from tars per second, compared with the package webdataset with soundfile, and from
    Parquet, compared with the package datasets with soundfile.
 
+With --keep, each row is kept in a folder once it is measured, and a run that was cut off goes on
+behind it; give each machine and each size a folder of its own.
+
 Targets (issue 17): 1.1 x the file or 1.2 x the share, 1.2 x the time, 100,000 members, at least as
 fast. Processor time is used because other programs share this machine.
 """
@@ -19,6 +22,7 @@ fast. Processor time is used because other programs share this machine.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import http.server
 import io
 import json
@@ -40,10 +44,12 @@ import pyarrow.parquet as pq
 import soundfile
 
 from benchmarks.hardware import describe
+from benchmarks.kept import kept
 from manifests import audio
 from manifests.clips import Clip
 from manifests.corpus.sources import detect
-from manifests.decoders import kept, ranged, seeking
+from manifests.decoders import kept as open_decoders
+from manifests.decoders import ranged, seeking
 from manifests.storage import Folder
 from pipeline.build.messages import cut
 
@@ -66,12 +72,22 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--members", type=int, default=100_000)
     parser.add_argument("--clips", type=int, default=2000)
+    parser.add_argument("--keep", type=Path, help="folder of rows that are measured already")
     options = parser.parse_args()
+    keep = options.keep
     print(describe())
-    with tempfile.TemporaryDirectory() as folder:
-        cuts_of_recordings(Path(folder), options.minutes)
-        index_tars(Path(folder), options.members)
-        read_clips(Path(folder), options.clips)
+    print(f"load {os.getloadavg()[0]:.0f} at the start")
+    with tempfile.TemporaryDirectory() as name, served(Path(name)):
+        folder = Path(name)
+        print(f"\n{options.minutes:g} min in cuts of {CUT_S:g} s, blocks of {BLOCK_CLIPS}")
+        print(f"{'form':16} {'MB':>6} {'bytes/file':>10} {'one cut/share':>13} {'time/whole':>10}")
+        for form in FORMS:
+            row = kept(keep, f"cuts of {form}", partial(cut_recording, folder, form, options))
+            print(f"{form:16} {row}", flush=True)
+        print(kept(keep, "index", partial(index_tars, folder, options.members)), flush=True)
+        for form in ("tar", "parquet"):
+            row = kept(keep, f"clips of {form}", partial(read_clips, folder, form, options.clips))
+            print(row, flush=True)
 
 
 def speech_like(seconds: float, seed: int) -> np.ndarray:
@@ -90,10 +106,9 @@ def processor_seconds(call: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def cuts_of_recordings(folder: Path, minutes: float) -> None:
-    """Part 1."""
-    wave = np.tile(speech_like(60.0, 0), round(minutes))
-    soundfile.write(folder / "long.wav", wave, RATE)
+@contextlib.contextmanager
+def served(folder: Path) -> Iterator[None]:
+    """Serves a folder as a bucket of S3, to which this process's environment leads."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(ObjectServer, directory=str(folder))
     )
@@ -106,34 +121,39 @@ def cuts_of_recordings(folder: Path, minutes: float) -> None:
         "AWS_EC2_METADATA_DISABLED": "true",
         "no_proxy": "127.0.0.1",
     }
-    (folder / "data").mkdir()
-    fetched = count_bytes()
-    print(f"\n{minutes:g} min in cuts of {CUT_S:g} s, blocks of {BLOCK_CLIPS}, one process")
-    print(f"{'form':16} {'MB':>6} {'bytes/file':>10} {'one cut/share':>13} {'time/whole':>10}")
-    for form, arguments in FORMS.items():
-        name = f"x.{form.partition(',')[0]}"
-        path = folder / "data" / name
-        command = ["ffmpeg", "-v", "error", "-y", "-i", str(folder / "long.wav")]
-        subprocess.run([*command, *arguments.split(), str(path)], check=True)
-        size, uri = path.stat().st_size, f"s3://data/{name}"
-        clips = [
-            Clip(clip_id=str(number), uri=uri, offset=CUT_S * number, duration=CUT_S)
-            for number in range(round(minutes * 60 / CUT_S))
-        ]
+    try:
+        yield
+    finally:
+        server.shutdown()
+
+
+def cut_recording(folder: Path, form: str, options: argparse.Namespace) -> str:
+    """Part 1: a recording in one form; the row of its figures."""
+    minutes = options.minutes
+    source = folder / "long.wav"
+    if not source.exists():
+        soundfile.write(source, np.tile(speech_like(60.0, 0), round(minutes)), RATE)
+    (folder / "data").mkdir(exist_ok=True)
+    path = folder / "data" / f"x.{form.partition(',')[0]}"
+    command = ["ffmpeg", "-v", "error", "-y", "-i", str(source)]
+    subprocess.run([*command, *FORMS[form].split(), str(path)], check=True)
+    size, uri = path.stat().st_size, f"s3://data/{path.name}"
+    clips = [
+        Clip(clip_id=str(number), uri=uri, offset=CUT_S * number, duration=CUT_S)
+        for number in range(round(minutes * 60 / CUT_S))
+    ]
+    with counted_bytes() as fetched:
         forget()
-        fetched.clear()
         audio.decode(clips[len(clips) // 2])
         share = sum(fetched) / (size / len(clips))
         forget()
         fetched.clear()
         blocks = cut(clips, max_clips=BLOCK_CLIPS, max_seconds=240)
-        in_cuts = processor_seconds(lambda blocks=blocks: [decode(block) for block in blocks])
+        in_cuts = processor_seconds(lambda: [decode(block) for block in blocks])
         total = sum(fetched) / size
-        whole = Clip(clip_id="whole", uri=uri)
-        once = processor_seconds(lambda whole=whole: audio.decode(whole, max_seconds=1e5))
-        row = f"{size / 1e6:6.1f} {total:10.2f} {share:13.2f} {in_cuts / once:10.2f}"
-        print(f"{form:16} {row}", flush=True)
-    server.shutdown()
+    whole = Clip(clip_id="whole", uri=uri)
+    once = processor_seconds(lambda: audio.decode(whole, max_seconds=1e5))
+    return f"{size / 1e6:6.1f} {total:10.2f} {share:13.2f} {in_cuts / once:10.2f}"
 
 
 class ObjectServer(http.server.SimpleHTTPRequestHandler):
@@ -177,10 +197,11 @@ def forget() -> None:
     """Clears what this process has cached of files."""
     ranged._kept.clear()
     seeking._seen.clear()
-    kept._kept.clear()
+    open_decoders._kept.clear()
 
 
-def count_bytes() -> list[int]:
+@contextlib.contextmanager
+def counted_bytes() -> Iterator[list[int]]:
     """A list that grows by the size of each ranged request."""
     sizes: list[int] = []
     right = ranged._open_object
@@ -197,66 +218,71 @@ def count_bytes() -> list[int]:
         return blocks
 
     ranged._open_object = counting
-    return sizes
+    try:
+        yield sizes
+    finally:
+        ranged._open_object = right
 
 
-def index_tars(folder: Path, members: int) -> None:
+def index_tars(folder: Path, members: int) -> str:
     """Part 2."""
     (folder / "many").mkdir()
     data = flac(0.05, 0)
     for tar in range(20):
         path = folder / "many" / f"{tar:03d}.tar"
         write_tar(path, range(tar * members // 40, (tar + 1) * members // 40), lambda _: data)
-    began = time.monotonic()
     used = processor_seconds(lambda: list(read(str(folder / "many"))))
-    elapsed = time.monotonic() - began
-    print(f"\n{members:,} members of 20 tars as {members // 2:,} corpus rows: {used:.1f} core s")
-    print(f"{members / used * 60:,.0f} members per minute and core (wall {elapsed:.1f} s)")
+    return (
+        f"\n{members:,} members of 20 tars as {members // 2:,} corpus rows: {used:.1f} core s, "
+        f"{members / used * 60:,.0f} members per minute and core"
+    )
 
 
-def read_clips(folder: Path, count: int) -> None:
-    """Part 3."""
-    import datasets
+def read_clips(folder: Path, form: str, count: int) -> str:
+    """Part 3, for one of the two forms."""
+    parts = [flac(5.0, seed) for seed in range(20)]
+    source = folder / f"clips.{form}"
+    if form == "tar":
+        write_tar(source, range(count), lambda index: parts[index % 20])
+        name, other = "webdataset", partial(read_by_webdataset, source)
+    else:
+        rows = [{"bytes": parts[index % 20], "path": f"{index}.flac"} for index in range(count)]
+        table = pa.table({"audio": rows, "text": [str(index) for index in range(count)]})
+        pq.write_table(table, source, row_group_size=200)
+        name, other = "datasets", partial(read_by_datasets, source)
+    clips = list(read(str(source)))
+
+    def by_us() -> None:
+        for first in range(0, len(clips), 64):
+            decode(clips[first : first + 64])
+
+    other()  # datasets converts to Arrow once; only reading is measured.
+    ours, theirs = [], []
+    for _ in range(3):
+        ours.append(processor_seconds(by_us))
+        theirs.append(processor_seconds(other))
+    rates = (count / min(ours), count / min(theirs))
+    return (
+        f"\n{count:,} clips of 5 s from {form}: {rates[0]:,.0f} per core s, {name} with "
+        f"soundfile {rates[1]:,.0f}: {rates[0] / rates[1]:.2f} x"
+    )
+
+
+def read_by_webdataset(source: Path) -> int:
+    """Decodes all clips of a tar as a user of webdataset does."""
     import webdataset
 
-    parts = [flac(5.0, seed) for seed in range(20)]
-    write_tar(folder / "clips.tar", range(count), lambda index: parts[index % 20])
-    rows = [{"bytes": parts[index % 20], "path": f"{index}.flac"} for index in range(count)]
-    table = pa.table({"audio": rows, "text": [str(index) for index in range(count)]})
-    pq.write_table(table, folder / "clips.parquet", row_group_size=200)
+    stream = webdataset.WebDataset(str(source), shardshuffle=False)
+    return sum(len(samples(each["flac"])) for each in stream)
 
-    def by_webdataset() -> int:
-        stream = webdataset.WebDataset(str(folder / "clips.tar"), shardshuffle=False)
-        return sum(len(samples(each["flac"])) for each in stream)
 
-    def by_datasets() -> int:
-        stored = datasets.Dataset.from_parquet(
-            str(folder / "clips.parquet"), cache_dir=str(folder / "cache")
-        )
-        assert isinstance(stored, datasets.Dataset)
-        return sum(len(samples(each["audio"]["bytes"])) for each in stored)  # type: ignore[index]
+def read_by_datasets(source: Path) -> int:
+    """Decodes all clips of a Parquet file as a user of datasets does."""
+    import datasets
 
-    for what, other, name in (
-        ("tar", by_webdataset, "webdataset"),
-        ("parquet", by_datasets, "datasets"),
-    ):
-        clips = list(read(str(folder / f"clips.{what}")))
-        if what == "parquet":
-            by_datasets()  # Converts to Arrow once; only reading is measured.
-
-        def by_us(clips: list[Clip] = clips) -> None:
-            for first in range(0, len(clips), 64):
-                decode(clips[first : first + 64])
-
-        ours, theirs = [], []
-        for _ in range(3):
-            ours.append(processor_seconds(by_us))
-            theirs.append(processor_seconds(other))
-        rates = (count / min(ours), count / min(theirs))
-        print(
-            f"\n{count:,} clips of 5 s from {what}: {rates[0]:,.0f} per core s, {name} with "
-            f"soundfile {rates[1]:,.0f}: {rates[0] / rates[1]:.2f} x"
-        )
+    stored = datasets.Dataset.from_parquet(str(source), cache_dir=str(source.parent / "cache"))
+    assert isinstance(stored, datasets.Dataset)
+    return sum(len(samples(each["audio"]["bytes"])) for each in stored)  # type: ignore[index]
 
 
 def read(source: str) -> Iterator[Clip]:

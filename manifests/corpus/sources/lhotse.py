@@ -61,7 +61,7 @@ def clip_from_cut(where: str, cut: dict[str, Any], source: str, uri: str | None 
         return _clip(cut, source, uri)
     except UserError as error:
         raise UserError(f"{where}: {error}") from None
-    except (AttributeError, KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{where}: not a cut as lhotse writes it ({error!r}); write the manifest again"
         ) from None
@@ -72,7 +72,8 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
         raise UserError(f"expected a MonoCut, found a {cut['type']}; {SAVE}")
     uri = uri or resolve(_file(cut), source)
     offset, duration = number(cut, "start") or 0.0, number(cut, "duration")
-    supervisions = [_within(each, duration) for each in cut.get("supervisions") or []]
+    stated = [_with_words_on_cut(each, offset) for each in cut.get("supervisions") or []]
+    supervisions = [_within(each, duration) for each in stated]
     said = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)
     is_partial = any(each.pop(PARTIAL, False) for each in said)
     labels = dict(cut.get("custom") or {})
@@ -116,6 +117,30 @@ def _text(supervision: dict[str, Any]) -> str | None:
     return supervision.get("text")
 
 
+def _with_words_on_cut(supervision: dict[str, Any], cut_start: float) -> dict[str, Any]:
+    """A supervision whose word times count from the cut's start, like its own start.
+
+    lhotse leaves them on the recording's timeline (`Cut.trim_to_alignments`); other programs move
+    them. The times that lie within the supervision are taken; where none do, the words are not.
+    """
+    alignment = supervision.get("alignment") or {}
+    if not alignment.get("word"):
+        return supervision
+    words = [(word[0], float(word[1]), *word[2:]) for word in alignment["word"] if word[0].strip()]
+    start, length = number(supervision, "start") or 0.0, number(supervision, "duration")
+    first, last = start - TOLERANCE_S, start + (length or 0.0) + TOLERANCE_S
+    for shift in (cut_start, 0.0):
+        moved = [[text, round(time - shift, 6), *rest] for text, time, *rest in words]
+        ends = [float(word[1]) + float(word[2]) for word in moved]
+        is_inside = all(
+            first <= word[1] and end <= last for word, end in zip(moved, ends, strict=True)
+        )
+        if length is None or is_inside:
+            return {**supervision, "alignment": {**alignment, "word": moved}}
+    kept = {name: items for name, items in alignment.items() if name != "word"}
+    return {**supervision, "alignment": kept}
+
+
 def _within(supervision: dict[str, Any], duration: float | None) -> dict[str, Any] | None:
     """The part of a supervision that lies within its cut (times count from the cut's start)."""
     start, length = number(supervision, "start") or 0.0, number(supervision, "duration")
@@ -146,6 +171,12 @@ def _is_inside(word: list[Any], duration: float) -> bool:
 def _labels(supervision: dict[str, Any]) -> dict[str, Any]:
     apart = ("id", "recording_id", "start", "duration", "channel", "text", "custom", "alignment")
     kept = {key: value for key, value in supervision.items() if key not in apart}
+    words = (supervision.get("alignment") or {}).get("word")
+    if words:
+        times = [(text, float(start), float(length)) for text, start, length, *_ in words]
+        kept["words"] = [
+            [text, round(start, 3), round(start + length, 3)] for text, start, length in times
+        ]
     return {key: value for key, value in kept.items() if value is not None} | (
         supervision.get("custom") or {}
     )

@@ -14,7 +14,9 @@ from manifests.clips import Clip
 from manifests.corpus import corpus as corpora
 from manifests.corpus.segment import segment
 from manifests.corpus.source_index import SourceIndex
+from manifests.corpus.sources import detect
 from manifests.errors import UserError
+from manifests.storage import Folder
 from tests.manifests.reference_audio import noise
 
 RATE = 16_000
@@ -89,3 +91,26 @@ def test_the_command(recording: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     made = corpora.Corpus(tmp_path / "short")
     assert made.num_clips >= 3
     assert {clip.uri for clip in made.clips()} == {str(recording)}
+
+
+def test_word_times_of_lhotse_are_cut_with_the_audio(recording: Path, tmp_path: Path):
+    import lhotse
+    from lhotse.supervision import AlignmentItem
+
+    items = [AlignmentItem(f"w{n}", 1.0 * n, 0.5) for n in range(24)]
+    said = lhotse.SupervisionSegment(
+        "s", "r", 0.0, 24.0, text=" ".join(item.symbol for item in items), speaker="anna"
+    ).with_alignment("word", items)
+    whole = lhotse.Recording.from_file(recording, recording_id="r").to_cut()
+    whole.supervisions = [said]
+    later = whole.truncate(offset=4.0, duration=18.0)  # lhotse does not move the word times.
+    lhotse.CutSet.from_cuts([later]).to_file(tmp_path / "cuts.jsonl")
+    (clip,) = detect.clips(str(tmp_path / "cuts.jsonl"), Folder(tmp_path))
+    assert clip.labels["words"][0] == ["w4", 0.0, 0.5]
+    assert clip.text == " ".join(f"w{n}" for n in range(4, 22))
+    parts = list(segment(iter([clip]), SourceIndex(), max_seconds=9.0, by="fixed"))
+    assert [part.text for part in parts] == [
+        " ".join(f"w{n}" for n in range(first, first + 9)) for first in (4, 13)
+    ]
+    assert parts[1].labels["words"][0] == ["w13", 0.0, 0.5]
+    assert parts[1].labels["speaker"] == "anna"

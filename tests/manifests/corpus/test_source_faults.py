@@ -115,6 +115,7 @@ def test_labels_are_cut_with_the_audio(tmp_path: Path):
     assert outside.labels == {}
     assert first.text == "one two three four"
     assert second.text == "five six"
+    assert second.labels["words"] == [["five", 0.0, 0.5], ["six", 0.5, 1.0]]
 
 
 def test_links_are_followed_once(tmp_path: Path):
