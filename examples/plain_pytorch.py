@@ -48,7 +48,7 @@ class Pairs(Dataset):
 
 
 def frames_at(frames: EncodedFrames, times_T: np.ndarray) -> np.ndarray:
-    """The frame that is nearest to each moment: frame i is about `start_s + i * hop_s`."""
+    """The frame that is nearest to each time: frame i describes `start_s + i * hop_s`."""
     nearest_T = np.rint((times_T - frames.spec.start_s) / frames.spec.hop_s).astype(int)
     return frames.decode()[nearest_T.clip(0, frames.num_frames - 1)]
 

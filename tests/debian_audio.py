@@ -1,4 +1,4 @@
-"""Real audio with known content, from Debian packages; a test that finds none skips and says so.
+"""Provides real audio with known content from Debian packages; tests skip if there is none.
 
 Packages are looked for below $COAT_DEBIAN_ROOT (default: /), so that they need not be installed:
 `apt-get download PACKAGE && dpkg-deb -x PACKAGE_*.deb ROOT` does as well.
@@ -26,7 +26,7 @@ PROMPT_RATE = 16_000
 
 @dataclass(frozen=True, slots=True)
 class Melody:
-    """Notes of one instrument, and how they sound."""
+    """Notes of one instrument, with their audio."""
 
     instrument: str
     samples: np.ndarray
@@ -43,7 +43,7 @@ def files(package: str, path: str) -> Path:
 
 
 def prompts(count: int) -> list[tuple[np.ndarray, str]]:
-    """Spoken prompts of 4 words and more, at most 25 s long, at 16 kHz, with what they say."""
+    """Spoken prompts of at least 4 words and at most 25 s, at 16 kHz, with transcripts."""
     folder = files("asterisk-core-sounds-en-g722", VOICE)
     listing = files(
         "asterisk-core-sounds-en", "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
@@ -65,7 +65,7 @@ def sounds(category: str) -> dict[str, Path]:
 
 
 def melodies(*, chords: bool = False, notes_each: int = 12) -> Iterator[Melody]:
-    """Notes that real instruments play, one after the other or three at a time."""
+    """Notes of real instruments, in sequence or as chords of three."""
     font = SoundFont(files("timgm6mb-soundfont", "usr/share/sounds/sf2/TimGM6mb.sf2"))
     for at, (instrument, (program, low, high)) in enumerate(INSTRUMENTS.items()):
         rng = np.random.default_rng(at)

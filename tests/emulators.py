@@ -1,4 +1,4 @@
-"""Emulators of Google's and Azure's object stores, in processes of their own."""
+"""Runs emulators of Google's and Azure's object stores in separate processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages as people meet them: in a real headless Chromium, from a file, with nothing to fetch."""
+"""Opens pages in a real headless Chromium, from a file and without a network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def launched() -> Iterator[Any]:
 
 @contextmanager
 def visiting(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Opens a page; at the end, nothing was said on the console and nothing was fetched."""
+    """Opens a page, and checks that it logged nothing and fetched nothing."""
     said: list[str] = []
     fetched: list[str] = []
     pages = []
@@ -56,6 +56,6 @@ def visiting(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
 
 
 def ground(page: Any) -> int:
-    """How light a page's background is, 0 to 765."""
+    """Lightness of a page's background, 0 to 765."""
     colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     return sum(int(part) for part in colour.strip("rgb()").split(","))

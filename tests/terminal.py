@@ -1,4 +1,4 @@
-"""A terminal of 80 columns: runs a program in it and keeps what its screen showed over time."""
+"""Runs a program in a terminal of 80 columns and records its screen."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLUMNS, LINES = 80, 30
 
 @dataclass(frozen=True)
 class Session:
-    """What a program showed."""
+    """The screen of a program."""
 
     exit_code: int
     screens: list[list[str]]

@@ -1,4 +1,4 @@
-"""Mistakes at the command line: one line that says what to do, exit code 2, no traceback."""
+"""Tests mistakes on the command line: one line with advice, exit code 2, no traceback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RECIPE = "student/recipes/demo.yaml"
 
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    """A folder with one good corpus, one cache of tomorrow, and things that are no audio."""
+    """A folder with a valid corpus, a cache of a newer format, and files that are not audio."""
     (tmp_path / "audio").mkdir()
     soundfile.write(tmp_path / "audio" / "a.wav", [0.0] * 16_000, 16_000)
     (tmp_path / "papers").mkdir()

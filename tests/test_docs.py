@@ -1,4 +1,4 @@
-"""The documentation holds: its commands parse or run, its links lead somewhere, its messages exist.
+"""Tests the documentation: its commands parse or run, its links and messages exist.
 
 Commands are the lines of fenced `sh` and `bash` blocks. Ours are given to the program's own parser,
 so an option that does not exist fails; those that only read are run on a small corpus and cache.

@@ -1,4 +1,4 @@
-"""The examples do what they say: each is run, as a program, on a small corpus and its cache."""
+"""Runs each example as a program, on a small corpus and its cache."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with `things`, a corpus of 24 clips, and `cache`, what teachers heard in them."""
+    """A folder with `things`, a corpus of 24 clips, and `cache`, its teacher cache."""
     folder = tmp_path_factory.mktemp("examples")
     make_cache(folder)
     # That cache has a clip whose file is gone; who trains needs all of them.

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu` at toy size, so that it works on the day on which a GPU is at hand."""
+"""Runs `python -m benchmarks.gpu` at toy size on a machine without a GPU."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_skipped_tests_beyond_the_allowed_number_fail_the_run(tmp_path: Path):
 
 
 def test_every_folder_of_tests_is_collected():
-    """pytest passes over folders called `build` unless told not to, and so did CI."""
+    """By default, pytest skips folders named `build`, and so did CI."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/pipeline", "-p",
          "no:cacheprovider"],

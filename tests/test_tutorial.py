@@ -66,7 +66,7 @@ def follow(place: Path, first: int = 0, last: int | None = None) -> dict[str, st
 
 
 def test_the_first_steps_of_the_tutorial(place: Path) -> None:
-    """Up to the plan: what needs neither Ray nor training."""
+    """The steps up to the plan, which need neither Ray nor training."""
     plan = next(number for number, (_, text) in enumerate(steps()) if "coat-cache plan" in text)
     printed = follow(place, last=plan + 1)
     assert "32 clips (32 new)" in printed[steps()[2][1]]

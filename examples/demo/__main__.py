@@ -30,7 +30,7 @@ console = Console(highlight=False)
 
 
 def run(*command: str | Path) -> float:
-    """Runs one command of ours, shown as one would type it; the seconds that it took."""
+    """Prints and runs one command of this project; returns the elapsed seconds."""
     words = [str(word) for word in command]
     console.print(f"\n[bold]$ {shlex.join(words)}[/bold]")
     if words[0].startswith("coat-"):
@@ -43,7 +43,7 @@ def run(*command: str | Path) -> float:
 
 
 def main() -> None:
-    """Corpus, cache, student, their reports, table."""
+    """Runs all steps of the demo, and prints the tables."""
     corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
     cache_report, learnt = OUT / "reports" / "cache", OUT / "reports" / "student"
     seconds = {
@@ -69,7 +69,7 @@ def main() -> None:
         f"\nreports  {cache_report}/index.html, {learnt}/index.html"
         "\n\nLook at one clip:  "
         f"coat-cache show {first_clip(cache)} --cache {cache}"
-        "\nAsk the student about a recording that it has not learnt from:",
+        "\nAsk the student about a recording that it was not trained on:",
         soft_wrap=True,
     )
     audio, question, answer = right_answer(student)
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def cache_table(cache: Path) -> Table:
-    """The result of stage 1, by teacher."""
+    """Renders the result of stage 1, by teacher."""
     table = Table(title="Stage 1: the teacher cache")
     table.add_column("teacher", no_wrap=True)
     for heading in ("clips", "hours", "x real time", "MB per audio hour", "failed"):
@@ -108,7 +108,7 @@ def cache_table(cache: Path) -> Table:
 
 
 def student_table(student: Path) -> Table:
-    """The result of stage 2, on held-out clips."""
+    """Renders the result of stage 2, on held-out clips."""
     report = json.loads((student / "report.json").read_text())
     before, after = report["before"], report["joint"]
     table = Table(title="Stage 2: what the student's heads predict, on held-out clips")
@@ -130,13 +130,13 @@ def student_table(student: Path) -> Table:
 
 
 def first_clip(cache: Path) -> str:
-    """Id of a clip to look at."""
+    """Returns the id of the first clip."""
     layout = Layout.open(cache)
     return layout.corpus(layout.corpora()[0]).shard_ids(0)[0]
 
 
 def answers_table(student: Path) -> Table:
-    """The student's answers about held-out clips, beside chance and the commonest answer."""
+    """Renders the scores of the student's answers with chance and the most common answer."""
     tasks = json.loads(Run(student).scores_file("held_out").read_text())["tasks"]
     table = Table(title="Stage 2: the student's answers about held-out clips, share that is right")
     table.add_column("question")
@@ -152,9 +152,10 @@ def answers_table(student: Path) -> Table:
 
 
 def right_answer(student: Path) -> tuple[str, str, str]:
-    """A held-out recording, an open question about it, and its answer, which the student gave.
+    """Selects a held-out recording, an open question about it, and its answer, which the student
+    gave.
 
-    The task is the one that the student is best at, beside always giving the commonest answer.
+    The task is the one in which the student exceeds the most common answer by most.
     """
     run = Run(student)
     tasks = json.loads(run.scores_file("held_out").read_text())["tasks"]

@@ -96,7 +96,7 @@ def synthetic_speech(out: Path) -> Iterator[Row]:
 
 
 def sounds(out: Path) -> Iterator[Row]:
-    """Animals, people, things: wav and mp3 files, copied as they are."""
+    """Animals, people, things: unchanged wav and mp3 files."""
     package = "scratch"
     library = unpacked(package) / "scratch" / "Media" / "Sounds"
     files = [

@@ -137,7 +137,7 @@ class SoundFont:
 
 
 def additive(notes: Sequence[Note], seconds: float) -> np.ndarray:
-    """The same notes on no instrument at all: eight harmonics that decay like a plucked string."""
+    """The same notes by additive synthesis: eight harmonics that decay like a plucked string."""
     wave = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     for note in notes:
         start, end = (round(place * SAMPLE_RATE) for place in (note.onset_s, note.offset_s))

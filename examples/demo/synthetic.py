@@ -1,8 +1,7 @@
-"""Synthetic clips that stand in for recordings where Debian packages cannot be had.
+"""Synthetic clips that replace recordings if Debian packages are not available.
 
-Speech of known text by espeak-ng, which arrives as a pip package, and sounds made of noise and
-sines. This is enough to run every part of the demo, but it contains less for the experts than
-recordings.
+The clips are speech by espeak-ng, which is a pip package, and sounds made of noise and sines. They
+are sufficient to run every part of the demo, but contain less for the experts than recordings.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Espeak:
     """espeak-ng, called in this process through its C interface (speak_lib.h).
 
     Raises:
-        PackageUnavailable: pip cannot get it, or it does not run on this machine.
+        PackageUnavailable: pip cannot install it, or it does not run on this machine.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""A hub of datasets in folders `base/org/name`, over HTTP: what huggingface_hub asks for them."""
+"""Serves datasets in folders `base/org/name` over HTTP with the endpoints of a hub."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A signal whose every stretch can be found again, and the tools whose word counts in the tests.
+"""A signal in which every part can be located, and reference tools.
 
 The tools (ffmpeg, sox, lame) come from the packages in tests/debian-packages.txt; a test that lacks
 one fails.
@@ -60,7 +60,7 @@ def decode_with_ffmpeg(path: Path, rate: int, *arguments: str) -> np.ndarray:
 
 
 def position_of(part: np.ndarray, whole: np.ndarray, rate: int = RATE) -> tuple[float, float]:
-    """Where a part lies in the whole, in seconds, and how alike they are there (correlation)."""
+    """Position of a part in the whole signal, in seconds, and the correlation there."""
     part = part - part.mean()
     size = len(whole) + len(part)
     product = np.fft.irfft(np.fft.rfft(whole, size) * np.conj(np.fft.rfft(part, size)), size)

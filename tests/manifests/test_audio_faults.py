@@ -1,6 +1,6 @@
-"""What public bug reports describe: headers that lie, gaps, damaged packets, odd channels.
+"""Tests faults from public bug reports: wrong headers, gaps, damaged packets, unusual channels.
 
-Right values come from ffmpeg, or from a noise that is found again by cross-correlation.
+Reference values come from ffmpeg, or from a noise that is located by cross-correlation.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_the_same_samples_from_everywhere(tmp_path: Path, kind: str, s3: fs.File
 
 
 def check_sound(wave: audio.Waveform, *, exact: bool) -> None:
-    """Whole, and in its place."""
+    """The whole file, and a part of it."""
     assert not {w.kind for w in wave.warnings} - {"gap"}
     samples = audio.resample(wave, RATE)
     if exact:

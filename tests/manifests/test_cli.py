@@ -1,4 +1,4 @@
-"""`coat-corpus` as one types it: what it makes, what it prints, how it ends."""
+"""Tests the command line `coat-corpus`: results, output and exit codes."""
 
 from __future__ import annotations
 

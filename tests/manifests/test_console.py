@@ -1,4 +1,4 @@
-"""What the three command lines share: options from types, and how a run ends."""
+"""Tests the common parts of the command lines: options from types, and exit codes."""
 
 from __future__ import annotations
 

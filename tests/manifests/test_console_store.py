@@ -1,4 +1,4 @@
-"""How the command lines end when a store, a bucket or a reader of the output is not there."""
+"""Tests exit codes of command lines without a store, a bucket or a reader of the output."""
 
 from __future__ import annotations
 

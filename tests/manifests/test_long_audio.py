@@ -112,7 +112,7 @@ def test_a_replaced_file_is_fetched_again(tmp_path: Path, s3: fs.FileSystem, fet
 
 @pytest.mark.parametrize("form", ["ogg", "mp3"])
 def test_joined_and_damaged_files_are_read_from_their_start(tmp_path: Path, long: Path, form: str):
-    """Their time stamps do not say where the samples are, so nothing is passed over unread."""
+    """Their time stamps do not state the positions of samples, so no packet is skipped."""
     path = tmp_path / f"x.{form}"
     codec = FORMS[form].split()
     ffmpeg("-i", long, "-t", "22", *codec, tmp_path / f"a.{form}")

@@ -1,4 +1,4 @@
-"""A folder on a web server, with ranges unless it is told not to know them."""
+"""Serves a folder on a web server, with or without ranges."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 class Ranged(http.server.SimpleHTTPRequestHandler):
-    """Serves files; `/busy` and `/moved` are what servers do besides."""
+    """Serves files; `/busy` and `/moved` imitate other responses."""
 
     ranges = True
 
@@ -44,7 +44,7 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
         return None
 
     def log_message(self, *_: object) -> None:
-        """Says nothing."""
+        """Logs nothing."""
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ def _die() -> None:
 
 
 def _hog(gigabytes: float, seconds: float = 60.0) -> None:
-    """Takes memory, for good reason only as long as nobody minds."""
+    """Allocates memory until the process is ended or the time is over."""
     held = np.ones(int(gigabytes * 1e9), np.uint8)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Builds a small cache in this process, for tests of what looks after caches: no cluster."""
+"""Builds a small cache in this process without a cluster, for tests of maintenance."""
 
 from __future__ import annotations
 

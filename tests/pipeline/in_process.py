@@ -1,4 +1,4 @@
-"""A `pipeline.build.backend.Backend` within one process, whose faults are planted and timed.
+"""A `pipeline.build.backend.Backend` within one process, with injected faults.
 
 Every worker is a real `pipeline.build.worker.Worker` in a thread of its own. What a process or a
 node does when it dies is played: its calls end as lost, its kept results are gone with the node.
@@ -20,7 +20,7 @@ from pipeline.config import Resources
 
 
 class ProcessDies(BaseException):
-    """Raised by a planted fault: the worker's process dies of what it is doing."""
+    """Raised by an injected fault: the worker's process dies during the call."""
 
     def __init__(self, cause: LossCause = "process") -> None:
         super().__init__(cause)
@@ -52,7 +52,7 @@ class LocalWorker(Worker):
 
 
 class Process:
-    """A worker's threads and what is asked of it."""
+    """A worker's threads and calls."""
 
     def __init__(
         self, backend: InProcess, worker: LocalWorker, number: int, calls_at_once: int
@@ -196,7 +196,7 @@ class InProcess:
         return handle.read()
 
     def lose(self, name: str, cause: LossCause = "node") -> None:
-        """Takes a node away, with all that runs and lies there."""
+        """Removes a node with its workers and results."""
         del self.alive[name]
         for process in list(self.processes.values()):
             if process.worker.node_id == name:

@@ -35,7 +35,7 @@ CLASSES = ("Speech", "Dog", "Siren")
 
 
 def teacher(name: str, *streams: StreamSpec) -> TeacherSpec:
-    """A teacher that never was."""
+    """A fictitious teacher."""
     return TeacherSpec(
         name=name, family=f"tests:{name}", revision=1, settings={}, weights={}, sample_rate=RATE,
         streams=streams, license="none", created=f"2026-01-01T00:00:0{len(name) % 10}+00:00",
@@ -79,7 +79,7 @@ def frames(spec: StreamSpec, loud: np.ndarray) -> np.ndarray:
 
 
 def metadata(name: str, clip: Clip, loud: bool) -> dict[str, Any]:
-    """What a teacher says in words."""
+    """The words and notes of a teacher."""
     if name == "asr":
         said = clip.labels.get("heard", clip.text or "")
         words = [[said, ON, OFF]] if said and loud else []

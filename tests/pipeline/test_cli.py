@@ -1,4 +1,4 @@
-"""The terminal side of `coat-cache`: what programs read, and what a shell completes."""
+"""Tests the output of `coat-cache` for programs, and shell completion."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_read_commands_speak_json(
 def test_a_clip_is_drawn_from_what_is_left_of_it(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The audio of clip004 is gone, its targets are not; of the other there is nothing at all."""
+    """The audio of clip004 is missing but has targets; the other clip has neither."""
     picture = tmp_path / "clip.png"
     code, out, err = run(capsys, "show", "clip004", "--cache", cache, "--picture", picture)
     assert (code, err) == (0, "")

@@ -1,4 +1,4 @@
-"""`coat-cache fetch`: from a hub to a folder with pins; what builds say when the folder differs.
+"""Tests `coat-cache fetch`, and builds from folders that differ from their pins.
 
 There is no hub here, so a small one is served from a folder (`tests.served_hub`).
 """

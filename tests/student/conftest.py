@@ -1,7 +1,7 @@
-"""A small world to train in: tones and noises as a corpus, and a cache of what they are.
+"""A small corpus of tones and noises with a cache, for training tests.
 
-The "teacher" computes its targets from the waveform's known content, so a student that hears can
-learn them; corpus and cache are written by the product's own code.
+The "teacher" computes its targets from the known content of the waveforms, so a student can learn
+them from audio. Corpus and cache are written by the project's own code.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def sing(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarr
 
 
 def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
-    """What the toy teacher hears, on each stream's own grid."""
+    """The toy teacher's targets, on each stream's own grid."""
     hop = int(0.04 * RATE)
     pieces = wave[: len(wave) // hop * hop].reshape(-1, hop)
     power = np.log(np.abs(np.fft.rfft(pieces * np.hanning(hop)))[:, 1:241] ** 2 + 1e-4)
@@ -125,7 +125,7 @@ def write_cache(
     heard: dict[str, dict[str, np.ndarray]],
     spec: TeacherSpec = SPEC,
 ) -> None:
-    """Commits the toy teacher's targets for the clips that it has heard."""
+    """Commits the toy teacher's targets for the clips that it has processed."""
     layout = Layout.create(cache)
     layout.register(corpus)
     layout.add_teacher(spec)
@@ -163,7 +163,7 @@ def digest(folder: Path) -> str:
 
 
 class World:
-    """Where the toy corpus and its cache are."""
+    """The folders of the toy corpus and its cache."""
 
     def __init__(self, root: Path, num_clips: int) -> None:
         rng = np.random.default_rng(0)
@@ -211,7 +211,7 @@ def model_of(checkpoints: Callable[[str], str], family: str) -> ModelConfig:
 
 
 def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Stage -> what it has learnt."""
+    """Stage -> its trained state."""
     return {path.parent.name: load_file(path) for path in run.glob("*/student.safetensors")}
 
 
@@ -330,5 +330,5 @@ def run(request: Any, runs: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(run: Path) -> TrainedStudent:
-    """The student of each family's run, ready to be asked."""
+    """The student of each family's run, ready for questions."""
     return TrainedStudent(run)

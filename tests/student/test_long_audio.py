@@ -1,4 +1,4 @@
-"""Clips longer than one window of the audio tower: trained on, answered, exported, used plainly.
+"""Tests clips that are longer than one window of the audio tower.
 
 The tiny towers have windows of 2 s, Whisper's have 30 s; Audio Flamingo 3 joins windows, and Omni's
 tower takes as many frames as its extractor gives.

@@ -1,4 +1,4 @@
-"""Recipes and mistakes: a wrong one is one clear line that says what to do."""
+"""Tests recipes and the one-line errors of invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every embedded expert promises, on synthetic sound: shapes, grids, batches, long clips."""
+"""Tests every embedded expert on synthetic sound: shapes, grids, batches, long clips."""
 
 from __future__ import annotations
 

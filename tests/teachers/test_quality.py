@@ -1,6 +1,7 @@
-"""The experts are as good as they were measured to be, on real recordings with known content.
+"""Tests the accuracy of the experts on real recordings with known content.
 
-Each bound leaves a few points to what was measured (in the comment) on these same recordings.
+Each bound leaves a few points to the value that was measured on the same recordings (in the
+comment).
 """
 
 from __future__ import annotations

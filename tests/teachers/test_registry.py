@@ -1,4 +1,4 @@
-"""Families, presets and settings: what is found, and what is said when something is not."""
+"""Tests families, presets and settings, and errors about unknown ones."""
 
 from __future__ import annotations
 

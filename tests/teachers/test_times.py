@@ -1,4 +1,4 @@
-"""Frames are where their grid says: stimuli at known times."""
+"""Tests that frames follow their grid, with stimuli at known times."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a clip is, among very many."""
+"""Tests the index of clips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each codec keeps what it promises to keep."""
+"""Tests the accuracy of each codec."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The format is what its document says: others read it, with none of our code."""
+"""Tests that the cache format matches its documentation, with readers that do not use this
+project."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a cache: by clip, in storage order, and what it refuses."""
+"""Tests reading a cache: by clip, in storage order, and errors."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_an_absent_clip_is_a_key_error(cache: Path, clip_id: str):
 
 
 def plant(cache: Path, change) -> None:
-    """Rewrites the rows of the first shard's file, behind the marker's back."""
+    """Rewrites the rows of the first shard's file without updating the marker."""
     layout = Layout.open(cache)
     folder = layout.shards(spec(), "corpus")
     path = Path(folder.path(f"data/{shards.read_marker(folder, 0).data}"))

@@ -1,4 +1,4 @@
-"""A shard from write to read, and what a kill in between leaves."""
+"""Tests writing and reading shards, and interrupted commits."""
 
 from __future__ import annotations
 

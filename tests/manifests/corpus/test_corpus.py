@@ -1,4 +1,4 @@
-"""Corpora: the round trip, growth, what a build refuses, what a reader refuses, and size."""
+"""Tests corpora: round trip, growth, errors of builds and readers, and size."""
 
 from __future__ import annotations
 

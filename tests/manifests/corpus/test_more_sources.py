@@ -1,4 +1,4 @@
-"""Corpora of lhotse's Shar, of Energon's sets and of web servers: what their own libraries read."""
+"""Tests corpora of lhotse's Shar, Energon's sets and web servers against their own libraries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A build of a corpus that is killed goes on: the next one reads what the first has not read."""
+"""Tests that a killed build of a corpus resumes without reading files again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FREE = 12
 
 
 class Gated(Ranged):
-    """Counts the requests for more than a byte, and holds back those for the last files."""
+    """Counts the requests for more than a byte, and delays those for the last files."""
 
     opened = threading.Event()
     reads: Counter[str]

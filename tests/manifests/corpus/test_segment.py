@@ -25,7 +25,7 @@ PAUSES = ((8.0, 8.6), (17.2, 17.8), (26.0, 26.5), (34.1, 34.9))
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty seconds of noise with pauses in which something hums."""
+    """Forty seconds of noise with pauses that contain a hum."""
     wave = noise(40.0, RATE)
     for start, end in PAUSES:
         wave[round(start * RATE) : round(end * RATE)] *= 0.01

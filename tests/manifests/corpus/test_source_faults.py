@@ -1,4 +1,4 @@
-"""What public bug reports describe of sources: lengths, links, names, labels, numbers."""
+"""Tests faults of sources from public bug reports: lengths, links, names, labels, numbers."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_a_header_does_not_limit_the_samples(tmp_path: Path):
 
 
 def test_a_corpus_of_format_1_opens_and_grows(tmp_path: Path):
-    """Its rows kept a header's length as if it were stated, which bounded the clip."""
+    """Format 1 stored a header's length as a stated one, which limited the clip."""
     folder = tmp_path / "audio"
     folder.mkdir()
     path = write_reference(folder / "a.wav")
@@ -198,7 +198,7 @@ def test_half_an_emoji_is_reported_with_its_line(tmp_path: Path):
 
 
 def test_rows_of_both_formats_have_one_digest_order(tmp_path: Path):
-    """A stated length and an estimate of the same number are told apart in what bounds a clip."""
+    """A stated length limits a clip, an estimate of the same value does not."""
     path = write_reference(tmp_path / "a.wav", 2.0)
     guess = Clip(clip_id="a", uri=str(path), estimated_duration=1.0)
     bound = Clip(clip_id="b", uri=str(path), duration=1.0)

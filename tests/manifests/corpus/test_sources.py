@@ -1,4 +1,4 @@
-"""Every kind of source, on small real files of its format, and what each refuses."""
+"""Tests every kind of source on small real files of its format, and its errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Corpora of tars: what webdataset itself reads from them, and what is refused."""
+"""Tests corpora of tars against webdataset, and tars that are errors."""
 
 from __future__ import annotations
 

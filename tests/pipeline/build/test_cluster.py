@@ -1,4 +1,4 @@
-"""Several Ray nodes with different resources: what runs where, and a node lost in mid-build."""
+"""Tests builds on several Ray nodes with different resources, and the loss of a node."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a codec may lose, judged over a version: harmless shards pass, broken columns do not."""
+"""Tests the limits of codec losses over a version."""
 
 from __future__ import annotations
 
@@ -96,7 +96,8 @@ def test_what_is_set_already_is_never_advised():
 def test_a_small_new_shard_is_compared_with_the_existing_version(
     make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """A clip whose bands hardly move is an outlier by itself, not beside the clips before it."""
+    """A clip with nearly constant bands is an outlier alone, but not compared with earlier
+    clips."""
     layout = Layout.create(tmp_path / "cache")
     corpus = make_corpus(8)
     spec = fill(layout, corpus)

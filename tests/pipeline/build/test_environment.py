@@ -1,4 +1,4 @@
-"""What a local cluster is protected by, and what a signal does."""
+"""Tests the token of a local cluster, and signals."""
 
 from __future__ import annotations
 

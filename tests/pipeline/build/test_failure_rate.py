@@ -1,4 +1,4 @@
-"""When a share of failed clips stops a build, and when it does not."""
+"""Tests the failure rates that stop a build."""
 
 from __future__ import annotations
 

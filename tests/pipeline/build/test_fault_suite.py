@@ -1,4 +1,4 @@
-"""The faults that a large build meets in its first week, on real Ray clusters of this machine.
+"""Tests typical faults of large builds, on real Ray clusters of this machine.
 
 After each of them, or after the same command once more, the cache is what an undisturbed build
 makes: no clip is lost, none is wrongly recorded as failed, and nothing hangs.

@@ -1,4 +1,4 @@
-"""A build as one sees it in a terminal of 80 columns."""
+"""Tests the progress of a build in a terminal of 80 columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking after a cache: damage, failures to retry, old versions, rows heard again."""
+"""Tests maintenance of a cache: damage, retried failures, old versions, audits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Repair sets aside what is broken, and nothing else."""
+"""Tests that repair sets aside only damaged shards."""
 
 from __future__ import annotations
 
@@ -81,7 +81,8 @@ def test_audit_sets_aside_the_shard_of_changed_audio(
 def test_audit_knows_audio_that_has_grown_and_needs_no_limit_of_the_build(
     layout: Layout, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ):
-    """A clip is as long as its row says; stated longer than its file, it is what there is."""
+    """A clip has the length in its row; if it is stated longer than its file, it ends with the
+    file."""
     known = list(make_corpus(4).clips())
     clips = [dataclasses.replace(clip, duration=None) for clip in known[:3]]
     clips.append(dataclasses.replace(known[3], duration=30.0))

@@ -33,7 +33,7 @@ def test_another_corpus_is_not_searched(tmp_path: Path):
 
 
 def test_the_mean_of_f0_is_a_frequency_of_voiced_frames(tmp_path: Path):
-    """The mean over both columns and over unvoiced frames was not a number of anything."""
+    """The mean over both columns and over unvoiced frames was meaningless."""
     reader = CacheReader(report_cache.make_cache(tmp_path, count=8))
     f0 = describe(reader, find_clip(reader, "clip000"))["teachers"]["pitch"]["streams"]["f0"]
     assert (f0["min"], f0["mean"], f0["max"]) == (220.0, 220.0, 220.0)

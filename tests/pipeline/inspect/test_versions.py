@@ -238,7 +238,7 @@ def config(corpus: Corpus, cache: str, **options) -> BuildConfig:
 
 
 def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
-    """Settings and adapter come from what stands in the cache, within what is trusted."""
+    """Settings and adapter come from the cache, if they are trusted."""
     before = layout.teachers()
     ask = config(failing, layout.root.uri)
     assert setup.existing_teachers(layout, ask) == []  # Adapters of others need a config.

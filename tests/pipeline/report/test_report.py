@@ -1,4 +1,4 @@
-"""What the report finds in a cache. How it looks is tested in `test_report_page.py`."""
+"""Tests the data of the cache report. `test_report_page.py` tests its appearance."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def facts(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """What a report knows: the JSON within its page."""
+    """The data of a report: the JSON in its page."""
     config = ReportConfig(cache=str(cache), out=str(out), **options)
     text = page.write(config, Console(quiet=True)).read_text("utf-8")
     found = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)

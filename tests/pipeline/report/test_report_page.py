@@ -1,4 +1,4 @@
-"""The report as people meet it: in a real browser, from a file, in both themes and at 400 px."""
+"""Tests the cache report in a real browser, in both themes and at 400 px."""
 
 from __future__ import annotations
 

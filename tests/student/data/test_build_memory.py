@@ -1,4 +1,4 @@
-"""What building a run's examples costs in memory, measured by the allocations themselves."""
+"""Tests the memory for building a run's examples, measured by allocations."""
 
 from __future__ import annotations
 

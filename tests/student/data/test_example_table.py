@@ -1,4 +1,4 @@
-"""Examples on disk: the same as those made in memory, and as good as free for a process."""
+"""Tests that examples on disk equal those in memory and need almost no memory."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
 
 
 def test_a_task_without_examples_is_refused(tmp_path: Path) -> None:
-    """It was left out without a word; a run that began so goes on."""
+    """The task was silently left out; a run that was started that way continues."""
     corpus = build(clips(16), tmp_path / "corpus")
     asked = TaskConfig(questions=["Which bird?"], answer=["labels.bird", "labels.animal"])
     data = DataConfig(tasks=[SAID, asked])

@@ -1,4 +1,4 @@
-"""Held-out examples represent the data, and share no recording with what is learnt."""
+"""Tests that held-out examples are representative and share no recording with training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text of users is text, and audio beyond a model's window is not left out silently."""
+"""Tests that texts of users contain no special tokens, and that truncated audio is reported."""
 
 from __future__ import annotations
 

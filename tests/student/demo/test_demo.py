@@ -1,4 +1,4 @@
-"""The page of a run: in a real browser, audio goes in, an answer and the readings come out."""
+"""Tests the page of a run in a real browser, from audio to answer and predictions."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(runs: Callable[[str], Path]) -> Path:
 
 
 def test_units() -> None:
-    """Logits become what a person can read: Hz where it is voiced, probabilities."""
+    """Logits become Hz in voiced frames, and probabilities."""
     pitch_ND = np.full((2, 361), -10.0)
     pitch_ND[:, 150] = 10.0
     pitch_ND[0, -1] = 3.0
@@ -48,7 +48,7 @@ def test_units() -> None:
 
 
 def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
-    """The same heads, loaded without the cache, say the same as in the run's own validation."""
+    """The heads, loaded without the cache, give the same predictions as in the run's validation."""
     student = TrainedStudent(run, heads=True)
     wave = student.load_audio(world.clips[5])
     readings = head_outputs(student, wave, "Which note?", Run(run).sources.streams)

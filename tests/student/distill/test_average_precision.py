@@ -1,4 +1,4 @@
-"""Average precision against a second definition: the integral over all thresholds."""
+"""Tests average precision against a second definition: the integral over all thresholds."""
 
 from __future__ import annotations
 

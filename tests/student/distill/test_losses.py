@@ -55,7 +55,7 @@ def test_pitch_counts_voiced_frames_for_salience_and_all_for_voicing() -> None:
 
 @pytest.mark.parametrize("kind", ["features", "multilabel", "distribution", "pitch"])
 def test_a_missing_stream_is_masked(kind: str) -> None:
-    """What stands in a clip without the stream has no loss, no count and no gradient."""
+    """Values of clips without the stream have no loss, no count and no gradient."""
     torch.manual_seed(0)
     output_BND = torch.randn(2, 3, 361, requires_grad=True)
     target_BND = torch.rand(2, 3, 361)

@@ -1,4 +1,4 @@
-"""Asking questions: in every precision, in any batch, with bounded memory, and to the end."""
+"""Tests asking questions: in every precision and batch, and with bounded memory."""
 
 from __future__ import annotations
 

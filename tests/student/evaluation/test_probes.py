@@ -1,4 +1,4 @@
-"""Probes: the same numbers as ridge regression written down plainly, and titles that are true."""
+"""Tests probes against a plain ridge regression, and the titles of tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from student.evaluation.questions import Question
 
 
 def plain_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float):
-    """argmin over W of |X W - Y|^2 + penalty * |W|^2, as it stands in a book."""
+    """argmin over W of |X W - Y|^2 + penalty * |W|^2, in the textbook form."""
     mean_H, scale_H = states_NH.mean(0), states_NH.std(0).clip(1e-6)
     standard_NH = (states_NH - mean_H) / scale_H
     gram_HH = standard_NH.T @ standard_NH + penalty * np.eye(states_NH.shape[1])

@@ -1,4 +1,4 @@
-"""Question files, held-out examples and names of results: nothing to guess, nothing overwritten."""
+"""Tests question files, held-out examples and names of results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replies of many kinds and languages, each with what a careful reader says it answers."""
+"""Tests parsing of replies of many kinds and languages."""
 
 from __future__ import annotations
 

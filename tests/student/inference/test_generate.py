@@ -1,4 +1,4 @@
-"""Answers: single equals batch, no block in them, several turns, and what the command line asks."""
+"""Tests answers: batches, no block tokens, several turns, and the command line."""
 
 from __future__ import annotations
 

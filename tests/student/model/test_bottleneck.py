@@ -1,4 +1,4 @@
-"""The bottleneck: with it, an answer hangs on the audio through the block alone."""
+"""Tests that, with the bottleneck, an answer depends on the audio only through the block."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_gradients_reach_the_audio_through_the_block_alone(
 
 
 def test_only_the_answer_may_be_blind(world: Any, runs: Callable[[str], Path]) -> None:
-    """The question then still hears; the marker from which the first word is read does not."""
+    """The question can still attend to audio; the marker that predicts the first word cannot."""
     trained = TrainedStudent(runs("qwen2_audio"))
     batch = batch_of(world, trained, "packed")
     ids_BS, labels_BS = batch.inputs["input_ids"], batch.labels_BS
@@ -249,7 +249,7 @@ def test_a_recipe_states_the_share(world: Any, tmp_path: Path) -> None:
 def test_distillation_may_spare_the_audio_tokens_keys_and_values(
     world: Any, runs: Callable[[str], Path]
 ) -> None:
-    """The heads at the block then see the same states, but teach the audio tokens nothing."""
+    """The heads at the block have the same inputs, but no gradient reaches the audio tokens."""
     trained = TrainedStudent(runs("qwen2_audio"), heads=True)
     student, batch = trained.student, batch_of(world, trained, "right")
     audio_BS = batch.inputs["input_ids"] == student.backbone.audio_token_id(student.base)

@@ -1,5 +1,4 @@
-"""The small student of real weights: where its packages are installed, it speaks; else it says what
-to install."""
+"""Tests the small student with pretrained weights, and the error without its packages."""
 
 from __future__ import annotations
 

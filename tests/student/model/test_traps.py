@@ -1,6 +1,6 @@
 """The eight traps of the three classes (checked against transformers 5.23), a test each.
 
-They are what a trainer for these models gets wrong unnoticed: nothing fails, numbers are off.
+A trainer for these models can get them wrong without any error, only with wrong numbers.
 """
 
 from __future__ import annotations

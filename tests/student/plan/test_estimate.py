@@ -1,4 +1,4 @@
-"""`coat-student plan` as one types it, and what its numbers hang on."""
+"""Tests the command `coat-student plan` and the values on which its numbers depend."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STREAMS = {"asr.encoder": 384, "pitch.salience": 361}
 
 
 def options(recipe: str, **values: object) -> PlanOptions:
-    """A shipped recipe on some card."""
+    """A shipped recipe with options of a plan."""
     loaded = load_recipe(recipes_folder() / recipe)
     own = {item.name: getattr(loaded, item.name) for item in fields(Recipe)}
     return PlanOptions(**(own | values))
@@ -27,7 +27,7 @@ def options(recipe: str, **values: object) -> PlanOptions:
 
 @pytest.fixture(scope="module")
 def on_24_gb() -> Plan:
-    """The QLoRA recipe of Qwen2-Audio on the card that it names."""
+    """The QLoRA recipe of Qwen2-Audio on a GPU of 24 GB."""
     return build_plan(options("qwen2_audio_1x24gb.yaml", gpu="rtx4090"), streams=STREAMS)
 
 

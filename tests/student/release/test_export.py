@@ -1,4 +1,4 @@
-"""Exports: stock classes load them, the card says what they are, a hub gets what was promised."""
+"""Tests exports: loading with unmodified classes, model cards, and uploads."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_snippet_of_the_documentation_answers(
 def test_scores_of_an_export_go_into_its_card_and_stay_here(
     checkpoint: Path, runs: Callable[[str], Path]
 ) -> None:
-    """Numbers in a card were those of the trained run alone, which in QLoRA has other weights."""
+    """Cards only had metrics of the trained run, which has other weights in QLoRA."""
     questions = questions_of_run(runs("qwen2_audio"))[:4]
     assert "None yet" in (checkpoint / "README.md").read_text()
     for name in ("one", "two", "one"):

@@ -1,4 +1,4 @@
-"""What the report finds in runs. How it looks is tested in `test_report_page.py`."""
+"""Tests the data of the report of runs. `test_report_page.py` tests its appearance."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def trained(world, tmp_path_factory) -> Path:
 
 
 def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str, Any]:
-    """What a report knows: the JSON within its page."""
+    """The data of a report: the JSON in its page."""
     written = page.write(
         [str(path) for path in paths], str(out), caches=caches, clips=3, console=Console(quiet=True)
     )

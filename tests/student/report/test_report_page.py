@@ -1,4 +1,4 @@
-"""The report of runs as people meet it: in a real browser, in both themes and at 400 px."""
+"""Tests the report of runs in a real browser, in both themes and at 400 px."""
 
 from __future__ import annotations
 

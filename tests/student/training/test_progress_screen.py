@@ -1,4 +1,4 @@
-"""Training as one sees it in a terminal of 80 columns, and in a log file."""
+"""Tests the progress of a training in a terminal of 80 columns and in a log file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""A run goes on with what it was begun with, one training at a time, and says what went wrong."""
+"""Tests that a run is resumed only with the same data, by one training at a time, and its
+errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training: what changes and what does not, resumption, arms, and that something is learnt."""
+"""Tests training: changed and unchanged weights, resuming, arms, and learning."""
 
 from __future__ import annotations
 
@@ -186,7 +186,8 @@ def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_pat
 
 
 def test_a_student_learns_every_stream_on_held_out_clips(world: Any, tmp_path: Path) -> None:
-    """The whole point: better than before, and than the mean predictor, on held-out clips."""
+    """After training, metrics on held-out clips are better than before and than the mean
+    predictor."""
     tiny = dataclasses.replace(
         TINY, hidden_size=128, tower_width=384, tower_layers=4, whisper_weights=True
     )

@@ -162,7 +162,7 @@ def test_a_long_clip_shows_no_seam(path: Path):
 
 
 def test_a_click_is_where_it_is(path: Path):
-    """With layers of attention that add nothing, a frame hears four to either side."""
+    """With attention layers that add nothing, a frame depends on four frames to either side."""
     teacher = load(path)
     for name, weight in teacher._network.named_parameters():  # pyright: ignore
         if name.endswith(("to_out.0.weight", "net.4.weight", "net.4.bias")):

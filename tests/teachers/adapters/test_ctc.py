@@ -117,7 +117,7 @@ def test_phones_are_not_aligned_with_letters(tmp_path: Path):
 
 
 def test_a_click_changes_the_frame_around_it(tmp_path: Path):
-    """The states that enter the first layer hear fifteen mel frames."""
+    """The input states of the first layer depend on fifteen mel frames."""
     teacher = load(checkpoints.parakeet(tmp_path), features=True, layer=0)
     for layer in teacher._model.encoder.layers:  # pyright: ignore
         for module in layer.modules():

@@ -273,7 +273,7 @@ def test_mert_with_code_of_its_own_needs_leave(tmp_path: Path):
 
 @pytest.mark.parametrize(("rate", "frames"), [(16_000, 50), (24_000, 75)])
 def test_mert_has_the_rate_of_its_generation(tmp_path: Path, rate: int, frames: int):
-    """MERT-v0-public hears 16 kHz, MERT-v1 24 kHz."""
+    """MERT-v0-public expects 16 kHz, MERT-v1 24 kHz."""
     folder = checkpoints.mert(tmp_path, rate=rate)
     teacher = registry.make("t", "mert", {"model": str(folder), "layer": 2})
     teacher.load(device="cpu", num_threads=1)

@@ -89,7 +89,7 @@ def test_the_group_norm_of_a_padded_batch_works_in_float16(folder: Path):
 
 
 def test_a_click_changes_the_frames_around_it(folder: Path):
-    """With a transformer that adds nothing, a frame hears its own 40 ms and its neighbours."""
+    """With a transformer that adds nothing, a frame depends on its own 40 ms and its neighbours."""
     teacher = load(folder)
     for layer in teacher._model.audio_encoder.layers:  # pyright: ignore
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)

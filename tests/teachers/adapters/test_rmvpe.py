@@ -1,6 +1,6 @@
 """RMVPE's interface, on networks of its shape: one that is random, one that finds the loudest band.
 
-The published weights come in no package, so what they say of a pitch is not tested here.
+The published weights are not in a package, so their accuracy is not tested here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ RATE = 16_000
 
 
 class Random(nn.Module):
-    """(B, 128, T) -> (B, T, 360), hearing a second to either side and 32 frames at a time."""
+    """(B, 128, T) -> (B, T, 360), with a context of one second to either side and 32 frames at a
+    time."""
 
     def __init__(self) -> None:
         super().__init__()
