@@ -6,9 +6,7 @@
 
 Part one: synthetic corpora and the commit markers of one teacher (384 columns, 256 clips to a
 shard), every step in a process of its own, whose peak memory is what the operating system says.
-Part "store": the same corpus with five teachers, read through a store whose every request takes
-40 ms (`benchmarks.distant_store`). "Before" is arithmetic: the requests per shard and teacher of
-commit 652e439, counted by instrumenting its store, times 40 ms, over its parallel requests.
+Part "store" is in `benchmarks.scale_store`.
 Part two: a real build on a local Ray cluster that claims 64 CPUs, with a teacher that sleeps. Its
 efficiency is the share of the workers' time that the teacher had, from the moment when all 64 were
 ready to the last commit; decoding, writing, waiting for the driver and the tail are the rest.
@@ -26,8 +24,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -36,21 +34,17 @@ import soundfile
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import distant_store
+from benchmarks import distant_store, scale_store
 from benchmarks.hardware import describe
 from benchmarks.reader import SPEC, STREAM
-from manifests.cache import marker_index, shards
+from manifests.cache import shards
 from manifests.cache.layout import Layout
-from manifests.cache.reader import CacheReader
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.clips import SCHEMA, Clip
 from manifests.corpus.corpus import CLIPS_PER_PART, Corpus, CorpusIndex, Part, build
-from manifests.streams.specs import TeacherSpec
 from pipeline.build import plan
-from pipeline.inspect import maintenance
 from pipeline.inspect.status import status
-from pipeline.report import survey
 
 console = Console(highlight=False, width=110)
 
@@ -103,7 +97,6 @@ def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
     return Corpus(folder)
 
 
-TEACHERS = 5
 FAILED = 2
 """Clips of every shard that have no targets."""
 
@@ -138,95 +131,12 @@ def make_markers(layout: Layout, corpus: Corpus) -> None:
         (folder / shards.marker_name(number)).write_bytes(marker.to_bytes())
 
 
-def distant_specs() -> list[TeacherSpec]:
-    """Five teachers that differ in name."""
-    return [replace(SPEC, name=f"teacher{index}") for index in range(TEACHERS)]
-
-
-BEFORE = {
-    # step: (requests per shard and teacher one after the other, requests at once)
-    "status": ((2, 16),),
-    "ls": ((2, 16),),
-    "coverage": ((2, 16), (3, 1)),
-    "retry": ((2, 1), (3, 1)),
-    "reader": ((2, 16), (1, 1), (3, 1)),
-    "survey": ((2, 8),),
-}
-"""Requests of commit 652e439: 2 for a marker (HEAD and GET), 3 for a table of failures, 1 for the
-ids of a shard; every shard has failures here."""
-
-
-def before_seconds(step: str, num_shards: int) -> float:
-    """The time of a step at 652e439, computed from its requests."""
-    if step in ("plan", "resume"):
-        return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
-    per_shard = sum(count / at_once for count, at_once in BEFORE[step])
-    return TEACHERS * num_shards * per_shard * distant_store.LATENCY_S
-
-
-def distant_step(step: str, cache: str) -> None:
-    """Runs one step against the distant store."""
-    distant_store.plant()
-    layout = Layout.open(cache)
-    if step in ("plan", "resume"):
-        corpus = layout.corpus("corpus")
-        lacking = plan.missing(layout, corpus, distant_specs())
-        for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
-            pass
-    elif step == "status":
-        status(layout)
-    elif step == "ls":
-        maintenance.versions(layout)
-    elif step == "coverage":
-        maintenance.coverage(layout)
-    elif step == "retry":
-        plan.failed(layout, layout.corpus("corpus"), distant_specs())
-    elif step == "survey":
-        survey.survey(layout)
-    elif step == "reader":
-        reader = CacheReader(cache)
-        for spec in distant_specs():
-            reader.teacher(spec.name).statistics(STREAM.name)
-
-
-def store(clips: int) -> None:
-    """Part "store"."""
-    folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
-    corpus = make_corpus(folder / "corpora" / "corpus", clips)
-    layout = Layout.create(folder)
-    layout.add_teacher(SPEC)
-    make_markers(layout, corpus)
-    began = time.perf_counter()
-    marker_index.refresh(layout.shards(SPEC, corpus.name))
-    console.print(f"marker index of one teacher, from its markers on this disk: "
-                  f"{time.perf_counter() - began:.1f} s")  # fmt: skip
-    first = Path(layout.root.path(f"teachers/{SPEC.key}"))
-    for spec in distant_specs():
-        layout.add_teacher(spec)
-        Path(layout.root.path(f"teachers/{spec.key}/corpus")).symlink_to(first / "corpus")
-    (first / "spec.json").unlink()
-    table = Table(title=f"{clips:,} clips, {corpus.num_shards:,} shards, {TEACHERS} teachers, "
-                        f"{distant_store.LATENCY_S * 1000:g} ms a request")  # fmt: skip
-    for heading in ("", "before (652e439)", "now", "peak memory", "requests now", "ratio"):
-        table.add_column(heading, justify="right" if heading else "left")
-    address = f"s3://{str(folder)[1:]}"
-    for step in ("plan", "status", "ls", "coverage", "retry", "reader", "survey"):
-        seconds, megabytes, requests = measured(f"distant {step}", address)
-        before = before_seconds(step, corpus.num_shards)
-        table.add_row(
-            step, f"{before:,.0f} s", f"{seconds:.1f} s", f"{megabytes:,.0f} MB", f"{requests:,}",
-            f"{before / seconds:,.0f} x",
-        )  # fmt: skip
-    console.print(table)
-    shutil.rmtree(folder)
-
-
 def measure(step: str, address: str) -> None:
-    """Prints {seconds, megabytes, requests} of one step, as JSON."""
+    """Prints the `Measurement` of one step, as JSON."""
     cache = Path(address)
-    began = time.perf_counter()
+    began, busy_before = time.perf_counter(), time.process_time()
     if step.startswith("distant "):
-        distant_step(step.removeprefix("distant "), address)
+        scale_store.run_step(step.removeprefix("distant "), address)
     elif step in ("plan", "resume"):
         corpus = Corpus(cache / "corpora" / "corpus")
         lacking = plan.missing(Layout.open(cache), corpus, [SPEC])
@@ -234,18 +144,27 @@ def measure(step: str, address: str) -> None:
             pass
     elif step == "status":
         status(Layout.open(cache))
-    seconds = time.perf_counter() - began
+    seconds, core_seconds = time.perf_counter() - began, time.process_time() - busy_before
     # The peak of this program; ru_maxrss would include the parent's.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps([seconds, int(peak) / 1024, distant_store.requests]))
+    print(json.dumps([seconds, core_seconds, int(peak) / 1024, distant_store.requests]))
 
 
-def measured(step: str, cache: Path | str) -> tuple[float, float, int]:
-    """(seconds, megabytes, requests to a distant store) of a step in a process of its own."""
+class Measurement(NamedTuple):
+    """The cost of one step in a process of its own."""
+
+    seconds: float
+    core_seconds: float
+    megabytes: float
+    requests: int
+    """Requests to a distant store."""
+
+
+def measured(step: str, cache: Path | str) -> Measurement:
+    """Runs a step in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.scale", "--measure", step, "--cache", str(cache)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    seconds, megabytes, requests = json.loads(said)
-    return seconds, megabytes, requests
+    return Measurement(*json.loads(said))
 
 
 def markers(sizes: list[int]) -> None:
@@ -255,7 +174,7 @@ def markers(sizes: list[int]) -> None:
     for clips in sizes:
         table.add_column(f"{clips / 1e6:g} million clips", justify="right")
     table.add_column("growth", justify="right")
-    timings: dict[str, list[tuple[float, float]]] = {}
+    timings: dict[str, list[Measurement]] = {}
     for clips in sizes:
         folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
         corpus = make_corpus(folder / "corpora" / "corpus", clips)
@@ -263,18 +182,18 @@ def markers(sizes: list[int]) -> None:
         layout.add_teacher(SPEC)
         steps = {"nothing (imports)": "nothing", "plan, nothing done": "plan"}
         for name, step in steps.items():
-            timings.setdefault(name, []).append(measured(step, folder)[:2])
+            timings.setdefault(name, []).append(measured(step, folder))
         make_markers(layout, corpus)
-        timings.setdefault("status, all done", []).append(measured("status", folder)[:2])
+        timings.setdefault("status, all done", []).append(measured("status", folder))
         inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
         for number in range(0, corpus.num_shards, 2):
             (inside / shards.marker_name(number)).unlink()
-        timings.setdefault("resume, every second done", []).append(measured("resume", folder)[:2])
+        timings.setdefault("resume, every second done", []).append(measured("resume", folder))
         shutil.rmtree(folder)
     for name, results in timings.items():
-        growth = results[-1][0] / max(results[0][0], 1e-9)
-        cells = [f"{seconds:.2f} s, {megabytes:.0f} MB" for seconds, megabytes in results]
-        table.add_row(name, *cells, f"{growth:.1f} x" if results[0][0] > 0.01 else "-")
+        growth = results[-1].seconds / max(results[0].seconds, 1e-9)
+        cells = [f"{cost.seconds:.2f} s, {cost.megabytes:.0f} MB" for cost in results]
+        table.add_row(name, *cells, f"{growth:.1f} x" if results[0].seconds > 0.01 else "-")
     console.print(table)
 
 
@@ -392,7 +311,7 @@ def main() -> None:
     if options.part in ("markers", "all"):
         markers(options.clips)
     if options.part in ("store", "all"):
-        store(max(options.clips))
+        scale_store.store(max(options.clips))
     if options.part in ("busy", "all"):
         busy(options.workers, options.busy_clips)
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from manifests.cache import shards
+from manifests.cache.marker_index import DataFile
 from manifests.cache.shards import Marker
 from manifests.storage import Folder
 
@@ -21,21 +22,22 @@ RowDigests = tuple[np.ndarray, np.ndarray]
 """Position of each row within its shard, and a hash of its audio digest (uint64)."""
 
 
-def read(folder: Folder, marker: Marker, file: pq.ParquetFile | None) -> np.ndarray | None:
-    """Returns a hash of the audio digest of each row of a shard, or None if reading it is too
-    expensive.
+def read(
+    folder: Folder, commit: Marker | DataFile, file: pq.ParquetFile | None
+) -> np.ndarray | None:
+    """Returns a hash of the audio digest of each row of a shard, or None if that is too expensive.
 
     Args:
-        folder: The teacher's shards. marker: The commit marker of the shard, possibly from the
-            marker index, which contains no digests.
+        folder: The teacher's shards.
+        commit: The commit of the shard.
         file: Its data file, for markers of format 1, which have no digests; None if it is in an
             object store, where reading one column takes too many requests.
     """
     try:
-        stored = shards.read_marker(folder, marker.shard)
+        stored = shards.read_marker(folder, commit.shard)
+        digest_N = stored.row_digests() if stored.data == commit.data else None
     except FileNotFoundError:
-        stored = marker
-    digest_N = stored.row_digests() if stored.data == marker.data else None
+        digest_N = None
     if digest_N is None and file is not None:
         column = file.read(columns=["audio_digest"], use_threads=False).column(0)
         digest_N = shards.hash_digests(column.to_pylist())

@@ -15,9 +15,10 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,16 @@ SCHEMA = pa.schema(
         pa.field("marker", pa.string(), nullable=False, metadata={"encoding": "JSON object"}),
     ]
 )
+DATA_COLUMNS = [
+    pa.field("clips", pa.int64(), nullable=False),
+    pa.field("rows", pa.int64(), nullable=False),
+    pa.field("clips_digest", pa.string(), nullable=False),
+    pa.field("data", pa.string(), nullable=False),
+    pa.field("data_bytes", pa.int64(), nullable=False),
+    pa.field("failed_ids", pa.list_(pa.string()), nullable=False),
+]
+"""Fields of `marker` in columns of their own for `read_data_files`, because parsing the JSON of
+39,000 markers takes seconds. Index files of earlier versions lack these columns."""
 
 Stamp = tuple[int, int]
 """Size in bytes and modification time of a marker."""
@@ -57,12 +68,74 @@ class Segment:
 
 
 @dataclass(frozen=True, slots=True)
-class _Indexed:
-    """The content of an index file."""
+class DataFile:
+    """The fields of a marker that are needed to read its targets."""
 
-    markers: Mapping[int, tuple[Stamp, str]]
-    """Shard -> the marker's stamp when it was indexed, and its JSON."""
-    sums: dict[str, Sums]
+    shard: int
+    clips: int
+    rows: int
+    clips_digest: str
+    data: str
+    data_bytes: int
+
+
+@dataclass(slots=True)
+class DataFiles:
+    """The data files of one teacher's version over one corpus, in order of the shards."""
+
+    files: list[DataFile] = field(default_factory=list)
+    failed_ids: list[str] = field(default_factory=list)
+    """Ids of the clips without targets."""
+    sums_by_segment: list[dict[str, Sums] | Callable[[], dict[str, Sums]]] = field(
+        default_factory=list
+    )
+    """Sums that are not indexed are read on demand."""
+
+    def sums(self) -> dict[str, Sums]:
+        """Stream name -> sums over all rows of these files."""
+        total: dict[str, Sums] = {}
+        for part in self.sums_by_segment:
+            _add(total, part() if callable(part) else part)
+        return total
+
+
+class _Indexed:
+    """The content of an index file.
+
+    Args:
+        table: Its rows.
+        sums: Stream name -> sums over all rows of its shards.
+    """
+
+    def __init__(self, table: pa.Table, sums: dict[str, Sums]) -> None:
+        self.table = table
+        self.sums = sums
+
+    @cached_property
+    def stamps(self) -> dict[int, Stamp]:
+        """Shard -> the marker's stamp when it was indexed."""
+        shard, size, changed = (
+            self.table.column(name).to_pylist() for name in ("shard", "size", "changed")
+        )
+        return dict(zip(shard, zip(size, changed, strict=True), strict=True))
+
+    @cached_property
+    def texts(self) -> dict[int, str]:
+        """Shard -> the marker as JSON."""
+        texts = self.table.column("marker").to_pylist()
+        return dict(zip(self.stamps, texts, strict=True))
+
+    def data_files(self) -> tuple[list[DataFile], list[str]] | None:
+        """The data files and the failed clips; None where the file lacks these columns."""
+        if DATA_COLUMNS[0].name not in self.table.column_names:
+            return None
+        names = ["shard", *(column.name for column in DATA_COLUMNS[:-1])]
+        columns = (self.table.column(name).to_pylist() for name in names)
+        files = [DataFile(*row) for row in zip(*columns, strict=True)]
+        if not all(shards.DATA_NAME.fullmatch(file.data) for file in files):
+            return None
+        failed = self.table.column(DATA_COLUMNS[-1].name).combine_chunks()
+        return files, failed.flatten().to_pylist()
 
 
 def read(folder: Folder, *, sums: bool = False) -> Iterator[Segment]:
@@ -92,9 +165,30 @@ def read_sums(folder: Folder) -> dict[str, Sums]:
     """Stream name -> sums over all rows."""
     total: dict[str, Sums] = {}
     for _, stamps, indexed in _segments(folder):
-        is_whole = _stamps(indexed) == stamps
-        _add(total, indexed.sums if is_whole else _with_sums(folder, stamps, indexed).sums)
+        _add(total, _sums(folder, stamps, indexed))
     return total
+
+
+def read_data_files(folder: Folder) -> DataFiles:
+    """The data files of one version of a teacher over one corpus, and their sums, by one listing."""
+    contents = DataFiles()
+    for _, stamps, indexed in _segments(folder):
+        files = indexed.data_files() if indexed.stamps == stamps else None
+        sums: dict[str, Sums] | Callable[[], dict[str, Sums]] = indexed.sums
+        if files is None:
+            if _still_holds(indexed, stamps):
+                segment = _with_sums(folder, stamps, indexed)
+                markers, sums = segment.markers, segment.sums
+            else:
+                # All markers of the segment would have to be read for sums that may not be needed.
+                markers = list(_markers(folder, stamps, indexed))
+                sums = partial(_sums, folder, stamps, indexed)
+            failed = [failure.clip_id for marker in markers for failure in marker.failed]
+            files = [_data_file(marker) for marker in markers], failed
+        contents.files += files[0]
+        contents.failed_ids += files[1]
+        contents.sums_by_segment.append(sums)
+    return contents
 
 
 def refresh(folder: Folder) -> int:
@@ -105,7 +199,7 @@ def refresh(folder: Folder) -> int:
     """
     written = 0
     for first, stamps, indexed in _segments(folder):
-        if _stamps(indexed) == stamps:
+        if indexed.stamps == stamps and indexed.data_files() is not None:
             continue
         segment = _with_sums(folder, stamps, indexed)
         if not segment.markers:
@@ -116,12 +210,14 @@ def refresh(folder: Folder) -> int:
                 "size": stamps[marker.shard][0],
                 "changed": stamps[marker.shard][1],
                 "marker": json.dumps(asdict(marker)),
+                **asdict(_data_file(marker)),
+                "failed_ids": [failure.clip_id for failure in marker.failed],
             }
             for marker in segment.markers
             if marker.shard in stamps
         ]
         sums = {stream: part.to_json() for stream, part in segment.sums.items()}
-        schema = SCHEMA.with_metadata({"sums": json.dumps(sums)})
+        schema = pa.schema([*SCHEMA, *DATA_COLUMNS], {"sums": json.dumps(sums)})
         sink = pa.BufferOutputStream()
         pq.write_table(
             pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd",
@@ -169,10 +265,10 @@ def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]
     present = set(folder.child("index").names()) if groups else set()
 
     def load(first: int) -> _Indexed:
-        return _load(folder, first) if _file_name(first) in present else _Indexed({}, {})
+        return _load(folder, first) if _file_name(first) in present else _nothing_indexed()
 
     firsts = list(groups)
-    loaded = map(load, firsts) if folder.is_local else in_parallel(load, firsts, requests=16)
+    loaded = map(load, firsts) if folder.is_local else in_parallel(load, firsts)
     for first, indexed in zip(firsts, loaded, strict=True):
         yield first, groups[first], indexed
 
@@ -181,29 +277,32 @@ def _load(folder: Folder, first: int) -> _Indexed:
     try:
         content = folder.read_bytes(f"index/{_file_name(first)}")
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
-        table = table.cast(SCHEMA.with_metadata(table.schema.metadata))
+        is_new = DATA_COLUMNS[0].name in table.column_names
+        columns = [*SCHEMA, *(DATA_COLUMNS if is_new else ())]
+        table = table.cast(pa.schema(columns, table.schema.metadata))
         sums = json.loads((table.schema.metadata or {})[b"sums"])
-        columns = table.to_pydict()
-        stamps = zip(columns["size"], columns["changed"], strict=True)
-        return _Indexed(
-            dict(zip(columns["shard"], zip(stamps, columns["marker"], strict=True), strict=True)),
-            {stream: Sums.from_json(part) for stream, part in sums.items()},
-        )
+        return _Indexed(table, {stream: Sums.from_json(part) for stream, part in sums.items()})
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
         log.info("the marker index %s/%s is not used: %s", folder.uri, _file_name(first), error)
-        return _Indexed({}, {})
+        return _nothing_indexed()
 
 
-def _stamps(indexed: _Indexed) -> dict[int, Stamp]:
-    return {number: stamp for number, (stamp, _) in indexed.markers.items()}
+def _nothing_indexed() -> _Indexed:
+    return _Indexed(SCHEMA.empty_table(), {})
+
+
+def _data_file(marker: Marker) -> DataFile:
+    return DataFile(
+        marker.shard, marker.clips, marker.rows, marker.clips_digest, marker.data, marker.data_bytes
+    )
 
 
 def _markers(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Iterator[Marker]:
     """The markers of a segment, taken from the index where it is up to date."""
     known = {
-        number: Marker.from_bytes(indexed.markers[number][1].encode())
+        number: Marker.from_bytes(indexed.texts[number].encode())
         for number, stamp in stamps.items()
-        if number in indexed.markers and indexed.markers[number][0] == stamp
+        if indexed.stamps.get(number) == stamp
     }
     others = (number for number in stamps if number not in known)
     fresh = {marker.shard: marker for marker in _read(folder, list(others))}
@@ -214,16 +313,22 @@ def _markers(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> 
             yield _slim(fresh[number])
 
 
+def _still_holds(indexed: _Indexed, stamps: Mapping[int, Stamp]) -> bool:
+    return all(stamps.get(number) == stamp for number, stamp in indexed.stamps.items())
+
+
+def _sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> dict[str, Sums]:
+    is_whole = indexed.stamps == stamps
+    return indexed.sums if is_whole else _with_sums(folder, stamps, indexed).sums
+
+
 def _with_sums(folder: Folder, stamps: Mapping[int, Stamp], indexed: _Indexed) -> Segment:
     """The same with sums. The indexed sums are used if none of their markers has changed."""
-    still = all(stamps.get(number) == stamp for number, stamp in _stamps(indexed).items())
-    base = indexed if still else _Indexed({}, {})
-    markers = {
-        number: Marker.from_bytes(text.encode()) for number, (_, text) in base.markers.items()
-    }
+    base = indexed if _still_holds(indexed, stamps) else _nothing_indexed()
+    markers = {number: Marker.from_bytes(text.encode()) for number, text in base.texts.items()}
     total: dict[str, Sums] = {}
     _add(total, base.sums)
-    for marker in _read(folder, [number for number in stamps if number not in base.markers]):
+    for marker in _read(folder, [number for number in stamps if number not in base.stamps]):
         _add(total, {stream: Sums.from_json(part) for stream, part in marker.sums.items()})
         markers[marker.shard] = _slim(marker)
     return Segment([markers[number] for number in stamps if number in markers], total)

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
-from manifests.cache.shards import ROWS_PER_GROUP, Marker
+from manifests.cache.shards import ROWS_PER_GROUP
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec
 
@@ -92,14 +92,13 @@ class TeacherPages:
     workers of a data loader (or twice, if two workers reach it at the same moment).
 
     Args:
-        markers: Markers of the shards.
+        rows: Number of rows of each shard.
         spec: The teacher.
         check: Whether to verify pages at all.
     """
 
-    def __init__(self, markers: Sequence[Marker], spec: TeacherSpec, *, check: bool) -> None:
-        rows = np.array([marker.rows for marker in markers], np.int64)
-        groups = -(-rows // ROWS_PER_GROUP)
+    def __init__(self, rows: Sequence[int], spec: TeacherSpec, *, check: bool) -> None:
+        groups = -(-np.array(rows, np.int64) // ROWS_PER_GROUP)
         self._first = np.concatenate([[0], np.cumsum(groups)])
         self._streams = {stream.name: place for place, stream in enumerate(spec.streams)}
         self._check = check

@@ -8,7 +8,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,13 +27,14 @@ from manifests.cache.clip_index import (
 )
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.layout import Layout
+from manifests.cache.marker_index import DataFile
 from manifests.cache.page_offsets import BlobsInPlace, TeacherPages
 from manifests.cache.row_views import row_views, stream_columns
-from manifests.cache.shards import Failure, Marker
+from manifests.cache.shards import Failure
 from manifests.cache.stream_sums import Statistics, Sums
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
-from manifests.storage import Folder
+from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 from manifests.streams.transcript import Transcript
 
@@ -53,8 +54,7 @@ class _Shard:
 
     folder: Folder
     corpus: str
-    marker: Marker
-    """Without failures, sums and digests, which are read on demand."""
+    file: DataFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,22 +100,25 @@ class TeacherReader:
         self._check_pages = check_pages
         self._copies = Folder(local_copies).child(spec.key) if local_copies else None
         self._corpora = corpora
-        self.shards, failed = list[_Shard](), list[str]()
-        for corpus in corpora:
-            folder = cache.layout.shards(spec, corpus)
-            for marker in marker_index.read_markers(folder):
-                failed += [failure.clip_id for failure in marker.failed]
-                self.shards.append(_Shard(folder, corpus, replace(marker, failed=())))
+        folders = {name: cache.layout.shards(spec, name) for name in corpora}
+        contents = list(in_parallel(marker_index.read_data_files, list(folders.values())))
+        self._contents = contents
+        self.shards = [
+            _Shard(folder, corpus, file)
+            for (corpus, folder), part in zip(folders.items(), contents, strict=True)
+            for file in part.files
+        ]
         clips = cache.corpus_clips(list(dict.fromkeys(shard.corpus for shard in self.shards)))
-        self._index = ClipIndex(
-            clips, [self._checked_ordinal(clips, shard) for shard in self.shards], clip_keys(failed)
-        )
+        ordinals = [self._checked_ordinal(clips, shard) for shard in self.shards]
+        failed = clip_keys(clip_id for part in contents for clip_id in part.failed_ids)
+        self._index = ClipIndex(clips, ordinals, failed)
         self._columns: list[str] = ["clip_id", "duration"]
         self._file = functools.lru_cache(OPEN_FILES)(self._open)
         self._durations = functools.lru_cache(8)(self._read_durations)
         self._group = functools.lru_cache(4)(self._read_group)
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
-        self._pages = TeacherPages([each.marker for each in self.shards], spec, check=check_pages)
+        rows = [shard.file.rows for shard in self.shards]
+        self._pages = TeacherPages(rows, spec, check=check_pages)
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
         self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
 
@@ -152,15 +155,12 @@ class TeacherReader:
     @functools.cached_property
     def _sums(self) -> list[dict[str, Sums]]:
         """The sums over each corpus."""
-        return [
-            marker_index.read_sums(self._cache.layout.shards(self.spec, corpus))
-            for corpus in self._corpora
-        ]
+        return [contents.sums() for contents in self._contents]
 
     @property
     def digest(self) -> str:
         """A hash of the names of the data files, which changes with any committed shard."""
-        names = "\n".join(f"{shard.corpus}/{shard.marker.data}" for shard in self.shards)
+        names = "\n".join(f"{shard.corpus}/{shard.file.data}" for shard in self.shards)
         return hashlib.sha256(f"{self.spec.key}\n{names}".encode()).hexdigest()
 
     def covers(self, key_N: np.ndarray) -> np.ndarray:
@@ -269,7 +269,7 @@ class TeacherReader:
 
     def _misplaced(self, ordinal: int, stored: str, sought: str) -> UserError:
         return UserError(
-            f"{self.shards[ordinal].marker.data} of {self.spec.key} has {stored!r} instead of "
+            f"{self.shards[ordinal].file.data} of {self.spec.key} has {stored!r} instead of "
             f"{sought!r}; run: coat-cache verify --deep --repair, then build again"
         )
 
@@ -309,15 +309,15 @@ class TeacherReader:
         shard = self.shards[ordinal]
         if self._copies is None or shard.folder.is_local:
             return shard.folder
-        copy, name = self._copies.child(shard.corpus), f"data/{shard.marker.data}"
-        if copy.size(name) != shard.marker.data_bytes:
+        copy, name = self._copies.child(shard.corpus), f"data/{shard.file.data}"
+        if copy.size(name) != shard.file.data_bytes:
             copy.write_atomic(name, shard.folder.read_bytes(name))
         return copy
 
     def _open(self, ordinal: int) -> _File:
-        marker = self.shards[ordinal].marker
+        commit = self.shards[ordinal].file
         folder = self._fetch(ordinal)
-        source: Any = folder.open(f"data/{marker.data}", memory_map=True)
+        source: Any = folder.open(f"data/{commit.data}", memory_map=True)
         content = None
         if folder.is_local:
             # The memory map outlives the file, so an open shard needs no file handle.
@@ -325,19 +325,19 @@ class TeacherReader:
                 content = source.read_buffer()
             source = pa.BufferReader(content)
         file = pq.ParquetFile(source, page_checksum_verification=self._check_pages)
-        if file.metadata.num_rows != marker.rows:
+        if file.metadata.num_rows != commit.rows:
             raise UserError(
-                f"{marker.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
-                f"says {marker.rows}; run: coat-cache verify --deep --repair, then build again"
+                f"{commit.data} of {self.spec.key} has {file.metadata.num_rows} rows, its marker "
+                f"says {commit.rows}; run: coat-cache verify --deep --repair, then build again"
             )
         return _File(file, None if content is None else memoryview(content))
 
     def _checked_ordinal(self, clips: CorpusClips, shard: _Shard) -> int:
         """Checks that a shard was made from the clips of a corpus, and returns its ordinal."""
-        number = shard.marker.shard
+        number = shard.file.shard
         if number < self._corpora[shard.corpus].num_shards:
             ordinal = clips.ordinal(shard.corpus, number)
-            if clips.digests[ordinal] == shard.marker.clips_digest:
+            if clips.digests[ordinal] == shard.file.clips_digest:
                 return ordinal
         raise UserError(
             f"shard {number} of {self.spec.key} was not made from the clips that corpus "
@@ -347,7 +347,7 @@ class TeacherReader:
     def _row_ids(self, ordinal: int) -> list[str]:
         shard = self.shards[ordinal]
         failed = self._index.failed_positions(ordinal)
-        ids = self._corpora[shard.corpus].shard_ids(shard.marker.shard)
+        ids = self._corpora[shard.corpus].shard_ids(shard.file.shard)
         return [clip_id for position, clip_id in enumerate(ids) if position not in failed]
 
     def row_digests(self, corpus: str, number: int) -> tuple[np.ndarray, np.ndarray] | None:
@@ -357,13 +357,13 @@ class TeacherReader:
             return None
         shard, file = self.shards[ordinal], self._file(ordinal)
         digest_N = audio_digests.read(
-            shard.folder, shard.marker, file.parquet if file.content is not None else None
+            shard.folder, shard.file, file.parquet if file.content is not None else None
         )
         if digest_N is None:
             return None
         failed = self._index.failed_positions(ordinal)
         position_N = np.array(
-            [position for position in range(shard.marker.clips) if position not in failed]
+            [position for position in range(shard.file.clips) if position not in failed]
         )
         return position_N, digest_N
 
@@ -374,7 +374,7 @@ class TeacherReader:
 
     def _compare_digests(self, ordinal: int, _: int) -> dict[int, str]:
         """See `_changed_rows`. The second argument is a cache key for the open teachers."""
-        place = self.shards[ordinal].corpus, self.shards[ordinal].marker.shard
+        place = self.shards[ordinal].corpus, self.shards[ordinal].file.shard
         others = [other for other in self._cache.opened() if other is not self]
         return audio_digests.differing_rows(
             self._digests(*place), {other.spec.key: other._digests(*place) for other in others}
@@ -384,7 +384,7 @@ class TeacherReader:
     def _ordinals(self) -> dict[tuple[str, int], int]:
         """(corpus, number) of each shard -> its ordinal."""
         return {
-            (shard.corpus, shard.marker.shard): ordinal for ordinal, shard in enumerate(self.shards)
+            (shard.corpus, shard.file.shard): ordinal for ordinal, shard in enumerate(self.shards)
         }
 
     def _other_audio(self, clip_id: str, other: str) -> UserError:

@@ -94,15 +94,16 @@ def failed(
     layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]
 ) -> dict[str, dict[int, frozenset[str]]]:
     """Teacher -> shard -> ids of the failed clips of committed shards."""
-    failures: dict[str, dict[int, frozenset[str]]] = {}
-    for spec in specs:
-        folder = layout.shards(spec, corpus.name)
-        failures[spec.name] = {
+
+    def failed_clips(spec: TeacherSpec) -> dict[int, frozenset[str]]:
+        return {
             marker.shard: frozenset(failure.clip_id for failure in marker.failed)
-            for marker in marker_index.read_markers(folder)
+            for marker in marker_index.read_markers(layout.shards(spec, corpus.name))
             if marker.failed
         }
-    return failures
+
+    names = [spec.name for spec in specs]
+    return dict(zip(names, in_parallel(failed_clips, specs), strict=True))
 
 
 def rework(

@@ -1,0 +1,132 @@
+"""Ten million clips and five teachers on an object store whose every request takes 40 ms.
+
+    python -m benchmarks.scale --part store
+
+"Before" is arithmetic: the requests per shard and teacher of commit 652e439, counted by
+instrumenting its store, times 40 ms, over its parallel requests. "Now" is measured: each step in a
+process of its own against `benchmarks.distant_store`. Core seconds are what the step computes;
+the rest of its time are requests, and other programs where the machine is shared.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import distant_store, scale
+from benchmarks.reader import SPEC, STREAM
+from manifests.cache import marker_index, shards
+from manifests.cache.layout import Layout
+from manifests.cache.reader import CacheReader
+from manifests.streams.specs import TeacherSpec
+from pipeline.build import plan
+from pipeline.config import BuildConfig
+from pipeline.inspect import maintenance
+from pipeline.inspect.status import status
+from pipeline.report import survey
+
+console = Console(highlight=False, width=110)
+
+TEACHERS = 5
+BEFORE = {
+    # step: (requests per shard and teacher one after the other, requests at once)
+    "status": ((2, 16),),
+    "ls": ((2, 16),),
+    "coverage": ((2, 16), (3, 1)),
+    "retry": ((2, 1), (3, 1)),
+    "reader": ((2, 16), (1, 1), (3, 1)),
+    "survey": ((2, 8),),
+}
+"""Requests of commit 652e439: a marker is 2 requests (HEAD and GET), a table of failures 3, the
+ids of a shard 1; every shard has failures here."""
+
+
+def specs() -> list[TeacherSpec]:
+    """Five teachers that differ in name."""
+    return [replace(SPEC, name=f"teacher{index}") for index in range(TEACHERS)]
+
+
+def before_seconds(step: str, num_shards: int) -> float:
+    """The time of a step at 652e439, by its requests alone."""
+    step = step.removesuffix(", no index")
+    if step not in BEFORE:
+        return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
+    per_shard = sum(count / at_once for count, at_once in BEFORE[step])
+    return TEACHERS * num_shards * per_shard * distant_store.LATENCY_S
+
+
+def run_step(step: str, cache: str) -> None:
+    """One step against the store that is far away."""
+    distant_store.plant()
+    layout = Layout.open(cache)
+    step = step.removesuffix(", no index")
+    if step in ("plan", "resume", "resume, part 2/8"):
+        corpus = layout.corpus("corpus")
+        lacking = plan.missing(layout, corpus, specs())
+        if "part" in step:
+            config = BuildConfig(corpus="corpus", cache=cache, part="2/8")
+            lacking = {name: config.shards_of_part(every) for name, every in lacking.items()}
+        for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
+            pass
+    elif step == "status":
+        status(layout)
+    elif step == "ls":
+        maintenance.versions(layout)
+    elif step == "coverage":
+        maintenance.coverage(layout)
+    elif step == "retry":
+        plan.failed(layout, layout.corpus("corpus"), specs())
+    elif step == "survey":
+        survey.survey(layout)
+    elif step == "reader":
+        reader = CacheReader(cache)
+        for spec in specs():
+            reader.teacher(spec.name).statistics(STREAM.name)
+
+
+def store(clips: int) -> None:
+    """Prints the table."""
+    folder = Path(tempfile.mkdtemp(prefix="coat-bench-"))
+    corpus = scale.make_corpus(folder / "corpora" / "corpus", clips)
+    layout = Layout.create(folder)
+    layout.add_teacher(SPEC)
+    scale.make_markers(layout, corpus)
+    began = time.process_time()
+    marker_index.refresh(layout.shards(SPEC, corpus.name))
+    console.print(f"marker index of one teacher, from its markers on this disk: "
+                  f"{time.process_time() - began:.1f} core seconds")  # fmt: skip
+    first = Path(layout.root.path(f"teachers/{SPEC.key}"))
+    for spec in specs():
+        layout.add_teacher(spec)
+        Path(layout.root.path(f"teachers/{spec.key}/corpus")).symlink_to(first / "corpus")
+    (first / "spec.json").unlink()
+    table = Table(title=f"{clips:,} clips, {corpus.num_shards:,} shards, {TEACHERS} teachers, "
+                        f"{distant_store.LATENCY_S * 1000:g} ms a request")  # fmt: skip
+    for heading in ("", "before (652e439)", "now", "core seconds", "peak memory", "requests"):
+        table.add_column(heading, justify="right" if heading else "left")
+
+    def measure(step: str) -> None:
+        now = scale.measured(f"distant {step}", f"s3://{str(folder)[1:]}")
+        before = before_seconds(step, corpus.num_shards)
+        table.add_row(
+            step, f"{before:,.0f} s", f"{now.seconds:.1f} s", f"{now.core_seconds:.1f} s",
+            f"{now.megabytes:,.0f} MB", f"{now.requests:,}",
+        )  # fmt: skip
+
+    for step in ("plan", "status", "ls", "coverage", "retry", "reader", "survey"):
+        measure(step)
+    shutil.rmtree(first / "corpus" / "index")
+    for step in ("status, no index", "reader, no index"):
+        measure(step)
+    for number in range(0, corpus.num_shards, 2):
+        (first / "corpus" / "markers" / shards.marker_name(number)).unlink()
+    for step in ("resume", "resume, part 2/8"):
+        measure(step)
+    console.print(table)
+    shutil.rmtree(folder)
