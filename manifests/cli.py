@@ -35,7 +35,8 @@ def build(
             ?name=CONFIGURATION&split=SPLIT can be appended). docs/corpora.md describes all sources.
         out: Folder or address of the corpus.
         name: Name of a new corpus, which caches use; the name of the folder if null.
-        clips_per_shard: Number of clips of a new corpus that are extracted and committed together.
+        clips_per_shard: The most clips of a new corpus that are extracted and committed together
+            (256); of long clips fewer, about 4 hours of audio.
             If null, 256, or about 4 hours of long clips. With smaller shards, a killed job loses
             less work; larger shards give fewer files.
         update_labels: Take new texts and labels from the source for clips that are already in the

@@ -178,7 +178,8 @@ class Layout:
             UserError: the cache has another corpus of this name.
         """
         folder = self.root.child("corpora").child(corpus.name)
-        known = self.corpus(corpus.name).parts if folder.exists("corpus.json") else ()
+        stored = self.corpus(corpus.name) if folder.exists("corpus.json") else None
+        known = () if stored is None else stored.parts_for(corpus.contents)
         kept: list[Part] = []
         lacking = list(corpus.parts[len(known) :])
         for ours, theirs in zip(known, corpus.parts, strict=False):
@@ -209,8 +210,8 @@ class Layout:
         same: Callable[[pa.Table, pa.Table], bool],
     ) -> bool:
         """Whether two parts have the same shards, and tables that `same` considers equal."""
-        if (ours.clips, ours.shards, ours.first_shard) != (
-            theirs.clips, theirs.shards, theirs.first_shard,
+        if (ours.clips, ours.shards, ours.first_shard, ours.clips_per_shard) != (
+            theirs.clips, theirs.shards, theirs.first_shard, theirs.clips_per_shard,
         ):  # fmt: skip
             return False
         with (

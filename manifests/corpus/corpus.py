@@ -24,26 +24,24 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table, likely_durations, to_table
-from manifests.corpus import relabel
+from manifests.corpus import relabel, shard_sizes
 from manifests.corpus.duplicate_index import DuplicateIndex
 from manifests.errors import UserError
 from manifests.storage import Folder
 
 log = logging.getLogger(__name__)
 
-FORMAT = 2
+FORMAT = 3
 """Version of the corpus's format. A reader rejects newer versions. Since version 2, rows
 distinguish a stated duration from an estimate. Parts of format 1 are never rewritten, even if parts
-of a newer format follow them."""
+of a newer format follow them. Since version 3, a part can have its own number of clips per shard;
+a corpus without such a part is written as version 2."""
+EVEN_FORMAT = 2
+"""The format of a corpus whose parts all have the corpus's number of clips per shard."""
 CLIPS_PER_SHARD = 256
-SHARD_SECONDS = 4 * 3600.0
-"""Maximum audio in a shard of a new corpus, estimated from the mean of the first clips: a shard has
-4 clips of an hour, not 256."""
-FEWEST_PER_SHARD = 4
 CLIPS_PER_PART = 65536
 OPEN_FILES = 16
 """Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
@@ -63,6 +61,8 @@ class Part:
     """Sum of the stated or estimated durations."""
     bytes: int
     sha256: str
+    clips_per_shard: int | None = None
+    """Clips in every shard but the last; None for the corpus's own number."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +72,7 @@ class CorpusIndex:
     name: str
     """Also the corpus's folder name in a cache."""
     clips_per_shard: int = CLIPS_PER_SHARD
-    """Clips in every shard but the last of each part."""
+    """The most clips in a shard; also their number, unless the part says otherwise."""
     parts: tuple[Part, ...] = ()
 
     def __post_init__(self) -> None:
@@ -86,9 +86,19 @@ class CorpusIndex:
                 f"clips_per_shard must be 1 to {CLIPS_PER_PART}, found {self.clips_per_shard}"
             )
 
+    def shard_size(self, part: Part) -> int:
+        """The number of clips in every shard of a part but the last."""
+        return part.clips_per_shard or self.clips_per_shard
+
     def to_bytes(self) -> bytes:
         """The content of corpus.json."""
-        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False).encode()
+        fields = asdict(self)
+        for part in fields["parts"]:
+            if part["clips_per_shard"] is None:
+                del part["clips_per_shard"]
+        is_even = all(part.clips_per_shard is None for part in self.parts)
+        version = EVEN_FORMAT if is_even else FORMAT
+        return json.dumps({"format": version, **fields}, indent=1, ensure_ascii=False).encode()
 
     @classmethod
     def read(cls, folder: Folder) -> CorpusIndex:
@@ -150,6 +160,14 @@ class Corpus:
         """Clips whose text or labels `build` has just updated."""
         self._file = functools.lru_cache(OPEN_FILES)(self._open)
 
+    def parts_for(self, other: CorpusIndex) -> tuple[Part, ...]:
+        """The parts as another index describes them, which may have another number of clips."""
+        sizes = [self.contents.shard_size(part) for part in self.parts]
+        return tuple(
+            replace(part, clips_per_shard=None if size == other.clips_per_shard else size)
+            for part, size in zip(self.parts, sizes, strict=True)
+        )
+
     @property
     def digest(self) -> str:
         """SHA-256 over the digests of the parts; it changes with any clip."""
@@ -157,12 +175,11 @@ class Corpus:
 
     def shard_sizes(self) -> list[int]:
         """Number of clips of every shard, without opening a part."""
-        full = self.contents.clips_per_shard
-        return [
-            min(full, part.clips - full * group)
-            for part in self.parts
-            for group in range(part.shards)
-        ]
+        sizes: list[int] = []
+        for part in self.parts:
+            full = self.contents.shard_size(part)
+            sizes += [min(full, part.clips - full * group) for group in range(part.shards)]
+        return sizes
 
     def shard(self, number: int) -> list[Clip]:
         """The clips of one shard, in order; reads only that row group."""
@@ -185,7 +202,7 @@ class Corpus:
         """The clip with this position in the corpus."""
         for part in self.parts:
             if row < part.clips:
-                group, place = divmod(row, self.contents.clips_per_shard)
+                group, place = divmod(row, self.contents.shard_size(part))
                 return from_table(self._read(part.first_shard + group).slice(place, 1))[0]
             row -= part.clips
         raise IndexError(f"{self.folder.uri} has {self.num_clips} clips")
@@ -216,10 +233,11 @@ def build(
     Memory holds one part, 24 bytes for each clip, and the clips with new labels.
 
     Args:
-        clips: All clips of the source, always in the same order. out: Folder or address of the
-            corpus. name: Name of a new corpus; that of the folder if None. clips_per_shard: Shard
-            size of a new corpus. If None, 256, or as many clips as fill 4 hours, estimated from the
-            mean length of the first 4096 clips.
+        clips: All clips of the source, always in the same order.
+        out: Folder or address of the corpus.
+        name: Name of a new corpus; that of the folder if None.
+        clips_per_shard: Maximum number of clips per shard of a new corpus; 256 if None. Shards of
+            long clips have fewer (`manifests.corpus.shard_sizes`).
         update_labels: Update the text and labels of existing clips to those in the source;
             otherwise they stay unchanged, and a warning lists the clips.
 
@@ -234,22 +252,13 @@ def build(
         _check_same(before, name, clips_per_shard)
     else:
         named = name or Path(folder.path("")).name
-        first = next(batches, to_table([]))
-        batches = itertools.chain([first], batches)
-        size = _clips_per_shard(first) if clips_per_shard is None else clips_per_shard
+        size = CLIPS_PER_SHARD if clips_per_shard is None else clips_per_shard
         before = Corpus(out, CorpusIndex(name=named, clips_per_shard=size))
 
     ledger = DuplicateIndex(before.tables(), before.clip)
     contents = before.contents
-    whole_shards = CLIPS_PER_PART // contents.clips_per_shard * contents.clips_per_shard
-    waiting = to_table([])
-    for batch in batches:
-        waiting = pa.concat_tables([waiting, ledger.admit(batch)])
-        while len(waiting) >= whole_shards:
-            contents = _add_part(folder, contents, waiting.slice(0, whole_shards))
-            waiting = waiting.slice(whole_shards)
-    if len(waiting):
-        contents = _add_part(folder, contents, waiting)
+    for table, size in _parts((ledger.admit(batch) for batch in batches), contents.clips_per_shard):
+        contents = _add_part(folder, contents, table, size)
     grown = Corpus(out, contents)
     if not grown.num_clips:
         raise UserError("the source has no clips; nothing was written")
@@ -285,12 +294,23 @@ def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -
             )
 
 
-def _clips_per_shard(first: pa.Table) -> int:
-    """The shard size of a new corpus; clips of unknown length are ignored."""
-    mean = pc.mean(likely_durations(first)).as_py()  # type: ignore[attr-defined]
-    if not mean:
-        return CLIPS_PER_SHARD
-    return max(FEWEST_PER_SHARD, min(CLIPS_PER_SHARD, int(SHARD_SECONDS / mean)))
+def _parts(batches: Iterable[pa.Table], at_most: int) -> Iterator[tuple[pa.Table, int]]:
+    """The clips of each new part, and the number of them in a shard."""
+    waiting, size = to_table([]), at_most
+    for batch in batches:
+        if not len(batch):
+            continue
+        fitting = shard_sizes.next_size(batch, size if len(waiting) else None, at_most)
+        if len(waiting) and fitting != size:
+            yield waiting, size
+            waiting = to_table([])
+        waiting, size = pa.concat_tables([waiting, batch]), fitting
+        whole_shards = CLIPS_PER_PART // size * size
+        while len(waiting) >= whole_shards:
+            yield waiting.slice(0, whole_shards), size
+            waiting = waiting.slice(whole_shards)
+    if len(waiting):
+        yield waiting, size
 
 
 def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
@@ -304,22 +324,22 @@ def _batches(clips: Iterable[Clip]) -> Iterator[pa.Table]:
             ) from None
 
 
-def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table) -> CorpusIndex:
+def _add_part(folder: Folder, contents: CorpusIndex, table: pa.Table, size: int) -> CorpusIndex:
     """Writes a part, and returns the contents of the corpus with it."""
     first_shard = sum(part.shards for part in contents.parts)
-    part = _write_part(folder, contents, table, first_shard=first_shard)
+    part = _write_part(folder, contents, table, first_shard=first_shard, size=size)
     return replace(contents, parts=(*contents.parts, part))
 
 
 def _write_part(
-    folder: Folder, contents: CorpusIndex, table: pa.Table, *, first_shard: int
+    folder: Folder, contents: CorpusIndex, table: pa.Table, *, first_shard: int, size: int
 ) -> Part:
     """Writes a part under a number that no part of the corpus has ever had."""
     sink = pa.BufferOutputStream()
     pq.write_table(
         table,
         sink,
-        row_group_size=contents.clips_per_shard,
+        row_group_size=size,
         compression="zstd",
         write_page_checksum=True,
     )
@@ -327,11 +347,12 @@ def _write_part(
     part = Part(
         file=next_part_file(part.file for part in contents.parts),
         clips=len(table),
-        shards=-(-len(table) // contents.clips_per_shard),
+        shards=-(-len(table) // size),
         first_shard=first_shard,
         seconds=round(likely_durations(table).drop_null().to_numpy().sum().item(), 6),
         bytes=data.size,
         sha256=hashlib.sha256(data).hexdigest(),
+        clips_per_shard=None if size == contents.clips_per_shard else size,
     )
     folder.write_atomic(part.file, data)
     return part
@@ -349,7 +370,10 @@ def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
         old = contents.parts[ordinal]
         with corpus.folder.open(old.file) as source:
             table = relabel.update_table(pq.read_table(source), rows)
-        new = _write_part(corpus.folder, contents, table, first_shard=old.first_shard)
+        new = _write_part(
+            corpus.folder, contents, table,
+            first_shard=old.first_shard, size=contents.shard_size(old),
+        )  # fmt: skip
         parts = (*contents.parts[:ordinal], new, *contents.parts[ordinal + 1 :])
         contents = replace(contents, parts=parts)
     return contents
