@@ -157,7 +157,7 @@ def _finish(samples: Samples) -> Waveform | AudioError:
     """A clip's waveform with its digest and warnings, or its error."""
     if samples.error is not None:
         return samples.error
-    uri, wave = samples.clip.uri, np.concatenate([np.empty(0, np.float32), *samples.blocks])
+    uri, wave = samples.clip.uri, samples.wave()
     if not len(wave):
         return AudioError("empty", f"{uri} has no samples")
     if not np.isfinite(wave).all():
@@ -166,6 +166,6 @@ def _finish(samples: Samples) -> Waveform | AudioError:
         checks.check(samples, wave)
     except AudioError as error:
         return error
-    head = np.int64(samples.sample_rate).tobytes()
-    digest = hashlib.blake2b(head + wave.tobytes(), digest_size=16).hexdigest()
-    return Waveform(wave, samples.sample_rate, digest, tuple(samples.warnings))
+    digest = hashlib.blake2b(np.int64(samples.sample_rate).tobytes(), digest_size=16)
+    digest.update(wave)
+    return Waveform(wave, samples.sample_rate, digest.hexdigest(), tuple(samples.warnings))

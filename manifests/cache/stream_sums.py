@@ -84,7 +84,7 @@ class Sums:
         frames_TD: np.ndarray,
         kept: EncodedFrames,
         moments: _ShiftedMoments | _ExactMoments,
-        loss: _Loss,
+        loss: _Loss | _Watcher,
     ) -> Sums:
         """Combines the sums of a clip's parts."""
         total_D, square_D = moments.sums()
@@ -207,8 +207,7 @@ class _ShiftedMoments:
         with np.errstate(over="ignore", invalid="ignore"):
             np.subtract(part_TD, self._shift_D, out=left_TD)
             self._total_D += left_TD.sum(0)
-            np.multiply(left_TD, left_TD, out=left_TD)
-            self._square_D += left_TD.sum(0)
+            self._square_D += _sum_of_squares(left_TD)
         self._frames += len(part_TD)
 
     def end_block(self) -> None:
@@ -240,20 +239,35 @@ class _Loss:
             self.lost_D += lost_TD.sum(0)
 
 
+def _sum_of_squares(part_TD: np.ndarray) -> np.ndarray:
+    """The sum of squares per column, in float32; one pass over memory instead of two."""
+    return np.einsum("td,td->d", part_TD, part_TD)
+
+
 class _Watcher:
     """Computes the sums of wide frames while they are encoded."""
 
     def __init__(self, frames_TD: np.ndarray, spec: StreamSpec) -> None:
         rows = min(len(frames_TD), max(MIN_ROWS, CACHED_VALUES // spec.dim))
-        self.moments, self.loss = _ShiftedMoments(frames_TD, rows), _Loss(spec)
+        self.moments = _ShiftedMoments(frames_TD, rows)
+        self.lost_D = np.zeros(spec.dim)
+        self.max_lost = 0.0
+        self._largest_D, self._smallest_D = np.zeros((2, spec.dim), np.float32)
 
     def add_frames(self, part_TD: np.ndarray) -> None:
         """See `EncodingWatcher`."""
         self.moments.add(part_TD)
 
-    def add_kept(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
+    def add_lost(self, rest_TD: np.ndarray) -> None:
         """See `EncodingWatcher`."""
-        self.loss.add(part_TD, kept_TD)
+        self.lost_D += _sum_of_squares(rest_TD)
+        np.maximum(self._largest_D, rest_TD.max(0), out=self._largest_D)
+        np.minimum(self._smallest_D, rest_TD.min(0), out=self._smallest_D)
+
+    def end(self, scale_D: np.ndarray) -> None:
+        """See `EncodingWatcher`."""
+        self.lost_D *= scale_D.astype(np.float64) ** 2
+        self.max_lost = float((np.maximum(self._largest_D, -self._smallest_D) * scale_D).max())
 
 
 def encode_and_sum(frames_TD: np.ndarray, spec: StreamSpec) -> tuple[EncodedFrames, Sums]:
@@ -276,7 +290,7 @@ def encode_and_sum(frames_TD: np.ndarray, spec: StreamSpec) -> tuple[EncodedFram
         return encoded, Sums.from_frames(frames_TD, encoded)
     watcher = _Watcher(frames_TD, spec)
     encoded = encode(frames_TD, spec, watcher)
-    return encoded, Sums.from_parts(frames_TD, encoded, watcher.moments, watcher.loss)
+    return encoded, Sums.from_parts(frames_TD, encoded, watcher.moments, watcher)
 
 
 def _pack(values_D: np.ndarray) -> str:

@@ -100,6 +100,15 @@ class Samples:
             self.power[0] += whole * (last - first)
             self.power[1] += mean * (last - first)
 
+    def wave(self) -> np.ndarray:
+        """The samples, float32; a clip that came in one piece is not copied."""
+        if len(self.blocks) == 1:
+            (block,) = self.blocks
+            is_whole = block.base is None or 2 * block.nbytes >= getattr(block.base, "nbytes", 0)
+            if block.dtype == np.float32 and block.flags.c_contiguous and is_whole:
+                return block
+        return np.concatenate([np.empty(0, np.float32), *self.blocks])
+
     def warn(self, kind: str, message: str) -> None:
         """Adds a warning."""
         self.warnings.append(AudioWarning(kind, f"{self.clip.uri} {message}"))

@@ -105,7 +105,8 @@ def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None)
         count = BLOCK if samples.stop is None else min(samples.stop - samples.end, BLOCK)
         block = sound.read(count, dtype="float32", always_2d=True)
         if len(block):
-            samples.add(samples.end, *with_power(block.mean(1), block))
+            mono = block[:, 0] if block.shape[1] == 1 else block.mean(1)
+            samples.add(samples.end, *with_power(mono, block))
         if len(block) < count:
             return samples.end
     return None

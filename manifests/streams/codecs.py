@@ -45,8 +45,12 @@ class EncodingWatcher(Protocol):
         """Receives some rows, in order."""
         ...
 
-    def add_kept(self, part_TD: np.ndarray, kept_TD: np.ndarray) -> None:
-        """Receives the same rows again with their decoded values, which may be overwritten."""
+    def add_lost(self, rest_TD: np.ndarray) -> None:
+        """Receives the rounding errors of the same rows, in steps of the codec; overwritable."""
+        ...
+
+    def end(self, scale_D: np.ndarray) -> None:
+        """Receives the size of a step in each column, after the last rows."""
         ...
 
 
@@ -136,16 +140,19 @@ def _encode_int8(
     scale_D = (largest_D / 127).astype("<f4")
     divisor_D = np.where(scale_D > 0, scale_D, np.float32(1))
     levels_TD = np.empty(frames_TD.shape, np.int8)
-    level_RD = np.empty((min(rows, len(frames_TD)), stream.dim), np.float32)
+    ratio_RD = np.empty((min(rows, len(frames_TD)), stream.dim), np.float32)
+    level_RD = np.empty_like(ratio_RD)
     for first in range(0, len(frames_TD), rows):
         block_RD = frames_TD[first : first + rows]
-        part_RD = level_RD[: len(block_RD)]
-        np.divide(block_RD, divisor_D, out=part_RD)
-        np.rint(part_RD, out=part_RD)
+        ratios_RD, part_RD = ratio_RD[: len(block_RD)], level_RD[: len(block_RD)]
+        np.divide(block_RD, divisor_D, out=ratios_RD)
+        np.rint(ratios_RD, out=part_RD)
         np.copyto(levels_TD[first : first + rows], part_RD, casting="unsafe")
         if watcher is not None:
-            np.multiply(part_RD, scale_D, out=part_RD)
-            watcher.add_kept(block_RD, part_RD)
+            np.subtract(ratios_RD, part_RD, out=ratios_RD)
+            watcher.add_lost(ratios_RD)
+    if watcher is not None:
+        watcher.end(scale_D)
     return b"".join((scale_D.tobytes(), levels_TD.data))
 
 

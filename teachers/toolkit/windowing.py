@@ -22,6 +22,8 @@ from teachers.toolkit.batching import BatchBudget
 
 JOINED_FRAMES = 4096
 """Number of frames of a clip that are joined at once."""
+POOLED_VALUES = 65_536
+"""Number of means that are computed at once, so that they stay in the processor's cache."""
 
 Run = Callable[[Sequence[np.ndarray]], Sequence[dict[str, np.ndarray]]]
 """Waveforms of one batch -> stream -> frames_TD of each."""
@@ -157,11 +159,15 @@ def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
     if dim == 1:
         pooled_GD[:whole] = grouped_GND[:, :, 0].mean(1)[:, None]
     else:
-        # All groups are summed at once, in the order in which `mean` adds along the first axis.
-        np.add(grouped_GND[:, 0], grouped_GND[:, 1], out=pooled_GD[:whole])
-        for place in range(2, times):
-            pooled_GD[:whole] += grouped_GND[:, place]
-        pooled_GD[:whole] /= np.float32(times)
+        # A few groups at a time, in the order in which `mean` adds along the first axis.
+        rows = max(1, POOLED_VALUES // dim)
+        for first in range(0, whole, rows):
+            part_GD = pooled_GD[first : min(first + rows, whole)]
+            part_GND = grouped_GND[first : first + rows]
+            np.add(part_GND[:, 0], part_GND[:, 1], out=part_GD)
+            for place in range(2, times):
+                part_GD += part_GND[:, place]
+            part_GD /= np.float32(times)
     if groups > whole:
         pooled_GD[whole] = frames_TD[whole * times :].mean(0)
     return pooled_GD
