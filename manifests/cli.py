@@ -77,9 +77,11 @@ def segment(
     """Cut the long clips of a corpus into short ones, as a new corpus of the same files.
 
     Args:
-        path: Folder or address of the corpus. out: Folder or address of the new corpus.
-            max_seconds: Length of the longest clip. by: `silence` cuts at the quietest place in the
-            second half of the longest allowed clip, `fixed` at equal distances.
+        path: Folder or address of the corpus.
+        out: Folder or address of the new corpus.
+        max_seconds: Length of the longest clip.
+        by: `silence` cuts at the quietest place in the second half of the longest allowed clip,
+            `fixed` at equal distances.
         name: Name of the new corpus; the name of its folder if null.
     """
     from manifests.corpus import corpus

@@ -151,9 +151,11 @@ def collate(
     """Combines examples into a batch, padded on the right to the longest, or packed into one row.
 
     Args:
-        examples: The rows. grid: The shapes of targets that are missing. pad_id: Token for padding.
-            packed: One row without padding. Positions restart with each example, so that the
-            language model restricts attention to it.
+        examples: The rows.
+        grid: The shapes of targets that are missing.
+        pad_id: Token for padding.
+        packed: One row without padding. Positions restart with each example, so that the language
+            model restricts attention to it.
     """
     text = _pack(examples) if packed else _pad(examples, pad_id=pad_id)
     num_blocks_B = torch.tensor([example.num_blocks for example in examples])

@@ -170,7 +170,7 @@ def read_sums(folder: Folder) -> dict[str, Sums]:
 
 
 def read_data_files(folder: Folder) -> DataFiles:
-    """The data files of one version of a teacher over one corpus, and their sums, by one listing."""
+    """The data files of a version of a teacher over a corpus, and their sums, by one listing."""
     contents = DataFiles()
     for _, stamps, indexed in _segments(folder):
         files = indexed.data_files() if indexed.stamps == stamps else None

@@ -31,10 +31,11 @@ class CacheReader:
     copy of a stream reads the same version of its teacher.
 
     Args:
-        cache: Folder or address of the cache. corpora: Names of the corpora to read; all of them if
-            None. local_copies: Folder in which whole shards of a remote cache are kept after the
-            first read. When reading in storage order, shards are prefetched. Ignored for a cache on
-            a local disk.
+        cache: Folder or address of the cache.
+        corpora: Names of the corpora to read; all of them if None.
+        local_copies: Folder in which whole shards of a remote cache are kept after the first read.
+            When reading in storage order, shards are prefetched. Ignored for a cache on a local
+            disk.
         check_pages: Verify Parquet's page checksums at every read.
 
     Raises:

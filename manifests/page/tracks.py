@@ -56,10 +56,12 @@ def stream_tracks(
     """The tracks of a stream.
 
     Args:
-        key: TEACHER.STREAM. spec: The meaning of the frames, and their time grid. frames_TD: The
-            frames of one clip. overall: Mean and deviation of the stream over the whole cache.
-            like_TD: Frames that determine rows and scales instead of the clip's own, so that two
-            tracks can be compared.
+        key: TEACHER.STREAM.
+        spec: The meaning of the frames, and their time grid.
+        frames_TD: The frames of one clip.
+        overall: Mean and deviation of the stream over the whole cache.
+        like_TD: Frames that determine rows and scales instead of the clip's own, so that two tracks
+            can be compared.
     """
     like_TD = frames_TD if like_TD is None else like_TD
     kind = KINDS[spec.kind]

@@ -86,10 +86,11 @@ class Backend(Protocol):
         """Calls a worker's method. A worker runs up to `calls_at_once` calls in parallel.
 
         Args:
-            worker: A worker from `start_worker`. method: Name of a method of
-                `pipeline.build.worker.Worker`. arguments: Arguments; handles of kept results are
-                replaced by their values. keep: The method returns a pair, whose first element is
-                kept on the worker's node and whose second is the call's result.
+            worker: A worker from `start_worker`.
+            method: Name of a method of `pipeline.build.worker.Worker`.
+            arguments: Arguments; handles of kept results are replaced by their values.
+            keep: The method returns a pair, whose first element is kept on the worker's node and
+                whose second is the call's result.
         """
         ...
 

@@ -40,8 +40,9 @@ class CodecGate:
     """Checks the codec losses of committed shards.
 
     Args:
-        specs: The teachers' versions. folders: Teacher -> folder of its shards. Sums over shards of
-            earlier builds are read in threads, so that the build does not wait for them.
+        specs: The teachers' versions.
+        folders: Teacher -> folder of its shards. Sums over shards of earlier builds are read in
+            threads, so that the build does not wait for them.
     """
 
     def __init__(

@@ -69,8 +69,10 @@ class Account:
     """Free resources by node.
 
     Args:
-        nodes: The live nodes. taken: (node, resources) of every worker of this build. placed:
-            Resources of those workers that are already running: the cluster counts them as used.
+        nodes: The live nodes.
+        taken: (node, resources) of every worker of this build.
+        placed: Resources of those workers that are already running: the cluster counts them as
+            used.
         available: Resources that the cluster reports as unused, as a sum; None means all are.
     """
 

@@ -30,9 +30,12 @@ class Staffing:
     """The worker processes of a build.
 
     Args:
-        backend: The cluster. pools: The pools to fill. limits: Time limits of a start. cache:
-            Address of the cache, which every worker must be able to access. search_up_to: Seconds
-            of audio up to which workers search for the best batch size; 0 disables the search.
+        backend: The cluster.
+        pools: The pools to fill.
+        limits: Time limits of a start.
+        cache: Address of the cache, which every worker must be able to access.
+        search_up_to: Seconds of audio up to which workers search for the best batch size; 0
+            disables the search.
     """
 
     def __init__(

@@ -58,8 +58,8 @@ class Worker:
 
         Args:
             cache: Address of the cache to which shards are written; empty if none are.
-                search_up_to: Seconds of audio up to which the best batch size is searched; 0
-                disables the search.
+            search_up_to: Seconds of audio up to which the best batch size is searched; 0 disables
+                the search.
 
         Raises:
             UserError: the cache is not accessible from this node.
@@ -91,9 +91,11 @@ class Worker:
         """Reads a block's audio once, and resamples it once per rate.
 
         Args:
-            clips: The clips of the block. sample_rates: In Hz. max_seconds: Longer clips are
-                failures. block_seconds: If lengths are unknown, the block ends with the clip that
-                reaches this length.
+            clips: The clips of the block.
+            sample_rates: In Hz.
+            max_seconds: Longer clips are failures.
+            block_seconds: If lengths are unknown, the block ends with the clip that reaches this
+                length.
 
         Raises:
             StoreError: the audio of a clip could not be reached.

@@ -132,8 +132,9 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
     the marker index.
 
     Args:
-        layout: The cache. older_than_hours: Files that were needed within this time are kept: open
-            readers may need them, and a running build writes data before markers.
+        layout: The cache.
+        older_than_hours: Files that were needed within this time are kept: open readers may need
+            them, and a running build writes data before markers.
     """
     files = size = young_files = young_bytes = indexes = 0
     before = time.time_ns() - int(older_than_hours * 3600e9)

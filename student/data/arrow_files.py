@@ -70,8 +70,10 @@ class ArrowWriter:
     """Writes tables to an Arrow IPC file in record batches of some size.
 
     Args:
-        path: The file. schema: Schema of all tables. rows: Rows per record batch. Large batches are
-            looked up fast, small ones need little memory.
+        path: The file.
+        schema: Schema of all tables.
+        rows: Rows per record batch. Large batches are looked up fast, small ones need little
+            memory.
     """
 
     def __init__(self, path: Path, schema: pa.Schema, *, rows: int = 65536) -> None:

@@ -68,10 +68,12 @@ def open_examples(
     missing.
 
     Args:
-        folder: RUN/examples. corpus: The clips. streams: The streams, which have durations and
-            targets. data: The recipe's data section. window_s: Longest audio of the backbone in
-            seconds. Longer clips are skipped, because their targets would cover audio that it does
-            not process.
+        folder: RUN/examples.
+        corpus: The clips.
+        streams: The streams, which have durations and targets.
+        data: The recipe's data section.
+        window_s: Longest audio of the backbone in seconds. Longer clips are skipped, because their
+            targets would cover audio that it does not process.
         begun: Whether the run has started. If it was started with a version without such a folder,
             its examples are split as in that version, by the id of a conversation's last clip; if
             it was started with a version that ignored the window, longer clips are kept.

@@ -174,8 +174,9 @@ def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, 
     """Reads examples from a JSON-lines file of conversations that end with the assistant.
 
     Args:
-        path: The file. weight: Number of repetitions: 2 repeats each example, 0.5 selects half of
-            them at random, independent of the path of the file.
+        path: The file.
+        weight: Number of repetitions: 2 repeats each example, 0.5 selects half of them at random,
+            independent of the path of the file.
 
     Yields:
         (number of the line, example).

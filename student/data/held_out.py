@@ -41,8 +41,9 @@ def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
     """Determines the recording of each clip, numbered by first clip.
 
     Args:
-        file_C: A number for each audio file. group_C: A number for each `group` label, negative for
-            clips without one; None if no clip has one.
+        file_C: A number for each audio file.
+        group_C: A number for each `group` label, negative for clips without one; None if no clip
+            has one.
 
     Returns:
         recording_C: the row of the first clip of the clip's recording, int32.

@@ -60,8 +60,9 @@ def encode(
     """Computes encoder states of whole windows.
 
     Args:
-        encoder: transformers' WhisperEncoder. mel_BMF: Log-mel of `2 * kept` frames, plus 8 frames
-            of silence if that is less than the window.
+        encoder: transformers' WhisperEncoder.
+        mel_BMF: Log-mel of `2 * kept` frames, plus 8 frames of silence if that is less than the
+            window.
         kept: Leading frames that are not subsampled.
         silence_step: Stride with which frames of silence are kept.
         layer: Hidden state to store; -1 is the output.
