@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-JITTER_S = 0.04
-"""Smaller differences between time stamps and counted samples are rounding or jitter."""
+JITTER_S = 0.1
+"""Smaller differences between time stamps and counted samples are rounding or jitter. FFmpeg's
+`aresample=async=1` has the same limit (`min_hard_comp`), and players do not interrupt sound for
+less. Real recorders jitter by up to 0.06 s."""
 OVERLAP_S = 1.0
 """Time stamps that go back by more are a restart (concatenated files)."""
 

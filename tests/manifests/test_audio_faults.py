@@ -187,6 +187,39 @@ def test_a_gap_is_silence(tmp_path: Path, reference: Path, suffix: str):
         check_time(path, offset=offset, true=true)
 
 
+@pytest.mark.parametrize(
+    ("suffix", "codec", "rate"),
+    [("mka", "flac", RATE), ("mka", "libopus", 48_000), ("mka", "pcm_s16le", RATE),
+     ("mp4", "aac", RATE), ("ts", "aac", RATE)],
+)  # fmt: skip
+def test_time_stamps_that_jitter_do_not_interrupt_the_sound(
+    tmp_path: Path, reference: Path, suffix: str, codec: str, rate: int
+):
+    """Recorders stamp packets when they arrive: +-0.045 s here; ffmpeg leaves the sound whole."""
+    whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"jitter.{suffix}"
+    ffmpeg("-i", reference, "-ar", str(rate), "-c:a", codec, whole)
+    rng, last = np.random.default_rng(0), -1
+    with av.open(str(whole)) as source, av.open(str(path), "w") as target:
+        track = source.streams.audio[0]
+        stream = target.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.pts is None or packet.time_base is None:
+                continue
+            late = round(rng.uniform(0, 0.09) / float(packet.time_base))
+            packet.pts = packet.dts = last = max(packet.pts + late, last + 1)
+            packet.stream = stream
+            target.mux(packet)
+    wave = audio.decode(clip(path))
+    assert "gap" not in kinds(wave)
+    samples = audio.resample(wave, RATE)
+    by_ffmpeg = decode_with_ffmpeg(path, RATE, filters="aresample=async=1")
+    assert len(samples) == pytest.approx(len(by_ffmpeg), abs=0.1 * RATE)
+    for start in (0.5, 2.0, 4.0, 5.0):
+        part = samples[round(start * RATE) : round((start + 0.5) * RATE)]
+        place, alike = position_of(part, by_ffmpeg)
+        assert (round(place, 1), alike > 0.98) == (pytest.approx(start, abs=0.1), True)
+
+
 def test_audio_that_starts_late_starts_late(tmp_path: Path, reference: Path):
     path = tmp_path / "late.mp4"
     ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=7", "-itsoffset", "1",
