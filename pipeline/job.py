@@ -21,6 +21,7 @@ from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from manifests.storage import cannot_write
 from pipeline.build import environment, plan, setup
+from pipeline.build.languages import warn_of_languages
 from pipeline.build.progress import BuildProgress
 from pipeline.build.scheduler import Scheduler
 from pipeline.build.setup import TeacherSetup
@@ -75,6 +76,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
         layout = _prepared(config.cache, corpus, [])
     else:
         setups = setup.teachers(config)
+        warn_of_languages(corpus, [teacher.spec for teacher in setups])
         layout = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]

@@ -220,7 +220,7 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
             _number(todo.audio_hours, 2),
             _number(todo.cache_bytes and todo.cache_bytes / 1e6, 1),
             f"~{hours}" if todo.is_provisional and todo.worker_hours else hours,
-            *([_number(todo.price, 2)] if has_price else []),
+            *([_price(todo.price)] if has_price else []),
         )
     if len(every) > 1:
         todos = [todo for _, todo in every]
@@ -229,7 +229,7 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
         shown.add_row(
             "all", "", f"{sum(todo.shards for todo in todos):,}", "", "",
             _number(size and size / 1e6, 1), _number(_sum(todo.worker_hours for todo in todos), 3),
-            *([_number(_sum(todo.price for todo in todos), 2)] if has_price else []),
+            *([_price(_sum(todo.price for todo in todos))] if has_price else []),
         )  # fmt: skip
     notes = []
     unknown = max((todo.clips_of_unknown_length for _, todo in every), default=0)
@@ -269,3 +269,8 @@ def _measured(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> Totals:
             if total.seconds:
                 return total
     return Totals()
+
+
+def _price(value: float | None) -> str:
+    """Two decimals, or more where these would be 0.00."""
+    return "unknown" if value is None else f"{value:,.2f}" if value >= 0.01 else f"{value:.2g}"

@@ -175,6 +175,7 @@ def list_failures(
     corpus: str = "",
     teacher: str = "",
     export: str = "",
+    warnings: bool = False,
     json: bool = False,
 ) -> None:
     """List the clips without targets: id, file and reason, for every teacher that lacks them.
@@ -185,13 +186,25 @@ def list_failures(
         teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher.
         export: JSON lines file for a manifest of these clips, with the reasons in the label
             `failures`. Correct it, then run: coat-corpus build FILE --out CORRECTED.
+        warnings: List the clips with targets whose audio has problems instead (docs/audio.md).
         json: Print JSON instead of a table.
     """
     from manifests.cache.layout import Layout
-    from pipeline.inspect import failures
+    from pipeline.inspect import audio_warnings, failures
 
     layout = Layout.open(cache)
     specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    if warnings:
+        if export:
+            raise UserError("--export writes failed clips; it cannot be used with --warnings")
+        warned = audio_warnings.warned_clips(
+            layout, specs, [corpus] if corpus else layout.corpora()
+        )
+        if json:
+            print_json([audio_warnings.as_json(line) for line in warned])
+        else:
+            console.print(audio_warnings.table(warned) if warned else "no clip has audio warnings")
+        return
     lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
     if export:
         failures.export(lines, Path(export))

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
+from manifests.cache.shards import AUDIO_WARNINGS
 from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.page import sound, track_kinds
@@ -90,7 +91,15 @@ def _range(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, float | None]:
 
 def build_table(facts: dict[str, Any]) -> Table:
     """The result of `describe` as a table."""
-    table = Table("stream", "kind", title=f"{facts['clip_id']}  {facts['text'] or ''}")
+    labels = ", ".join(f"{key}={value}" for key, value in facts["labels"].items())
+    kinds = {
+        kind
+        for teacher in facts["teachers"].values()
+        for kind in teacher.get("metadata", {}).get(AUDIO_WARNINGS, ())
+    }
+    warnings = f"audio warnings: {', '.join(sorted(kinds))}" if kinds else ""
+    lines = [f"{facts['clip_id']}  {facts['text'] or ''}", facts["uri"], labels, warnings]
+    table = Table("stream", "kind", title="\n".join(filter(None, lines)), title_justify="left")
     for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
         table.add_column(heading, justify="right")
     for name, teacher in facts["teachers"].items():

@@ -98,6 +98,12 @@ class WhisperCT2:
                 f"teacher {name}: window_step_s must be 10, 15 or 30; "
                 f"found {settings.window_step_s}"
             )
+        if not settings.model and settings.language != "en":
+            raise UserError(
+                f"teacher {name}: language is {settings.language}, but the packaged Whisper "
+                "tiny.en is only for English; set `model` to a multilingual one, such as "
+                "Systran/faster-whisper-small"
+            )
         self._name = name
         self._settings = settings
         self.budget = BatchBudget(settings.batch_windows * WINDOW_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from pipeline import cli
+from pipeline.build import plan
+from pipeline.build.languages import warn_of_languages
 from pipeline.teacher_options import merge_teacher_options
-from tests.pipeline.report_cache import make_cache
+from tests.pipeline.report_cache import TEACHERS, make_cache
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +195,50 @@ def test_rm_without_a_fingerprint_lists_the_versions(
     code, _, err = run(capsys, "rm", "pitch", "--cache", cache)
     assert code == 2
     assert f"found 'pitch'; the cache has {version}" in err
+
+
+def test_clips_with_audio_warnings_are_listed(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status` counts them; which clips they are stood nowhere but in the report's sample."""
+    _, out, _ = run(capsys, "failures", "--warnings", "--cache", cache, "--json")
+    warned = {line["clip_id"]: line["warnings"] for line in json.loads(out)}
+    assert warned == {"clip001": ["silent"], "clip002": ["clipped"]}
+    _, out, _ = run(capsys, "failures", "--warnings", "--cache", cache)
+    assert "clip002" in out
+    assert "002.wav" in out
+    code, _, err = run(capsys, "failures", "--warnings", "--export", "x", "--cache", cache)
+    assert code == 2
+    assert "--export" in err
+
+
+def test_show_says_which_clip_it_is(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "show", "clip002", "--cache", cache)
+    assert "002.wav" in out
+    assert "language=en" in out
+    assert "audio warnings: clipped" in out
+
+
+def test_a_transcriber_of_another_language_is_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = [
+        Clip(clip_id=str(n), uri="/x.wav", duration=1.0, labels={"language": language})
+        for n, language in enumerate(["de", "en-GB", "de", "fr"])
+    ]
+    corpus = build(clips, tmp_path / "corpus")
+    (asr,) = (spec for spec in TEACHERS if spec.name == "asr")
+    english = replace(asr, settings={"language": "en"})
+    warn_of_languages(corpus, [english, replace(english, settings={})])
+    assert "asr transcribes en" in caplog.text
+    assert "of the first 4 labelled clips 3 are in other languages (de, fr)" in caplog.text
+    assert len(caplog.records) == 1
+    caplog.clear()
+    warn_of_languages(corpus, [replace(asr, settings={"language": "en", "transcribe": False})])
+    assert not caplog.records
+
+
+def test_small_prices_are_not_zero() -> None:
+    assert [plan._price(value) for value in (None, 0.0, 0.00109, 0.5, 1234.5)] == [
+        "unknown", "0", "0.0011", "0.50", "1,234.50"
+    ]  # fmt: skip

@@ -64,7 +64,7 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
             f"{walk.passed_over() or 'nothing'}); give a folder of audio, a JSON-lines manifest, a "
             "lhotse cut manifest or hf:DATASET"
         )
-    if walk.others:
+    if walk.passed_over():
         log.warning("%s: skipped %s", source, walk.passed_over())
 
 
@@ -79,7 +79,7 @@ class _Walk:
 
     def passed_over(self) -> str:
         """Lists the files that were skipped."""
-        every = sorted(self.others.items(), key=lambda item: (-item[1], item[0]))
+        every = sorted((+self.others).items(), key=lambda item: (-item[1], item[0]))
         return ", ".join(f"{count:,} {name or 'without an extension'}" for name, count in every)
 
     def clips(
@@ -118,6 +118,10 @@ class _Walk:
             suffix = PurePosixPath(name).suffix.lower()
             if suffix not in AUDIO and name not in used:
                 self.others[suffix] += 1
+        specials = [name for name in folder.others() if not name.startswith(".")]
+        self.others["pipes, devices or broken links"] += len(specials)
+        named_like_audio = [name for name in folders if PurePosixPath(name).suffix.lower() in AUDIO]
+        self.others["folders named like audio files"] += len(named_like_audio)
         for name in folders:
             yield from self.clips(folder.child(name), rows)
 

@@ -51,6 +51,10 @@ def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
                 if line.strip():
                     yield f"{source}:{number}", _object(line.removeprefix(b"\xef\xbb\xbf"))
     except ValueError as error:
+        if number == 1 and b"\0" in line:
+            raise UserError(
+                f"{source} is not UTF-8 text; expected a JSON-lines manifest or a folder of audio"
+            ) from None
         raise UserError(
             f"{source}:{number}: not a JSON object ({error}); expected one for each line, such as "
             '{"audio_filepath": "a.wav", "duration": 3.2}'

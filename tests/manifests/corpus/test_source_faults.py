@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -205,3 +206,21 @@ def test_rows_of_both_formats_have_one_digest_order(tmp_path: Path):
     corpus = build([guess, bound], tmp_path / "corpus")
     assert [audio.decode(clip).seconds for clip in corpus.clips()] == [2.0, 1.0]
     assert np.isclose(corpus.seconds, 2.0)
+
+
+def test_what_looks_like_audio_but_is_no_file_is_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_reference(tmp_path / "a.wav")
+    os.mkfifo(tmp_path / "b.wav")
+    (tmp_path / "c.wav").mkdir()
+    (tmp_path / "d.wav").symlink_to(tmp_path / "gone.wav")
+    with caplog.at_level(logging.WARNING):
+        assert len(read(tmp_path)) == 1
+    assert "skipped 2 pipes, devices or broken links, 1 folders named like audio" in caplog.text
+
+
+def test_an_audio_file_is_not_taken_for_a_manifest(tmp_path: Path) -> None:
+    write_reference(tmp_path / "a.wav")
+    with pytest.raises(UserError, match=r"a.wav is not UTF-8 text; expected a JSON-lines manifest"):
+        read(tmp_path / "a.wav")

@@ -1,0 +1,48 @@
+"""Warns about a transcriber whose language is not that of the corpus.
+
+A decoder writes words for any speech: the packaged Whisper tiny.en turns German into English
+nonsense. The words can be left out afterwards (`Transcript.doubts`), but users expect to be told
+before hours of work.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable
+
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.stats import LANGUAGE_KEYS
+from manifests.streams.specs import TeacherSpec
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_languages(corpus: Corpus, specs: Iterable[TeacherSpec]) -> None:
+    """Logs a warning for each transcriber that writes another language than a corpus is labelled.
+
+    Only the labels of the first shard are read.
+    """
+    transcribers = {
+        spec.name: str(spec.settings["language"])
+        for spec in specs
+        if spec.settings.get("language") and spec.settings.get("transcribe", True)
+    }
+    if not transcribers or not corpus.num_shards:
+        return
+    counts: Counter[str] = Counter()
+    for clip in corpus.shard(0):
+        counts.update(str(clip.labels[key]) for key in LANGUAGE_KEYS[:1] if key in clip.labels)
+    for name, language in transcribers.items():
+        other = {
+            label: count
+            for label, count in counts.most_common()
+            if label[:2].casefold() != language[:2].casefold()
+        }
+        if other:
+            log.warning(
+                "teacher %s transcribes %s, but of the first %d labelled clips %d are in other "
+                "languages (%s): its words for these are not reliable; its frames are not words. "
+                "For their words, use a multilingual model (docs/teachers.md)",
+                name, language, counts.total(), sum(other.values()), ", ".join(list(other)[:8]),
+            )  # fmt: skip
