@@ -69,6 +69,21 @@ def get(url: str, first: int | None = None, last: int | None = None) -> Answer:
     return Answer(data, size, _stamp(answer.headers), is_whole)
 
 
+def check_ranges(url: str) -> None:
+    """Checks that a server gives parts of a file.
+
+    Raises:
+        UserError: the server does not have the file, or ignores ranges.
+        StoreError: the server did not answer, or refused.
+    """
+    try:
+        answer = get(url, 0, 0)
+    except FileNotFoundError:
+        raise UserError(f"there is no {url}; check the address") from None
+    if answer.is_whole and (answer.size or 0) > 1:
+        raise UserError(str(_ignores_ranges(url)))
+
+
 def _request(url: str, headers: dict[str, str]) -> tuple[Any, bytes]:
     quoted = urllib.request.quote(url, safe=":/?&=%~+,;@!$'()*[]")  # type: ignore[attr-defined]
     request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity", **headers})

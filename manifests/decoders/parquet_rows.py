@@ -72,7 +72,14 @@ def read_audio(parquet: pq.ParquetFile, row_group: int, column: str) -> pa.Chunk
     if isinstance(kind, pa.StructType):
         chunks = [chunk.field("bytes") for chunk in values.chunks]
         values = pa.chunked_array(chunks, pa.binary()) if not chunks else pa.chunked_array(chunks)
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_null)
-    if not any(is_kind(values.type) for is_kind in kinds):
+    if not is_bytes(values.type) and not pa.types.is_null(values.type):
         raise AudioError("unreadable", f"the column {leaf} holds {values.type}, expected bytes")
     return values
+
+
+def is_bytes(kind: pa.DataType) -> bool:
+    """Whether a type holds bytes, in any of Arrow's layouts."""
+    if isinstance(kind, pa.DictionaryType):
+        return is_bytes(kind.value_type)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return any(is_kind(kind) for is_kind in kinds)

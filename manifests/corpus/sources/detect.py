@@ -83,7 +83,7 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
         raise UserError(f"{source} cannot be reached ({error}); check the address") from None
     if kind == fs.FileType.NotFound:
         raise UserError(
-            f"{source} does not exist; expected a JSON-lines manifest, a lhotse cut manifest, a "
+            f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"
         )
     if kind == fs.FileType.Directory and kaldi.is_data_folder(Folder(source)):
@@ -103,7 +103,7 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
         if tars := webdataset.tars_within(Folder(source)):
             return webdataset.clips(source, tars, index, ids_by_tar=ids_by_tar)
         return folder.clips(source, index)
-    if source.endswith(".parquet"):
+    if source.lower().endswith(".parquet"):
         return parquet.clips([source], index)
     first = next(json_lines.rows(source), None)
     if first is None:

@@ -58,6 +58,15 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     walk = _Walk(index)
     for count, clip in enumerate(walk.clips(Folder(source)), 1):  # noqa: B007 (counts)
         yield clip
+    for suffix, instead in (
+        (".tar", "a folder that holds tars alone, or a pattern 'FOLDER/{a,b}/{000..012}.tar'"),
+        (".parquet", "a folder that holds Parquet files itself, or hf:FOLDER for all of them"),
+    ):
+        if not count and walk.others[suffix]:
+            raise UserError(
+                f"{source} holds no audio files, and {suffix} files in folders within it; give "
+                f"{instead}"
+            )
     if not count:
         raise UserError(
             f"{source} holds no audio files (looked for {' '.join(AUDIO)}; skipped "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,11 @@ from manifests.corpus.sources.hugging_face import TEXT_KEYS, is_label
 from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number, resolve
 from manifests.decoders import probe
 from manifests.decoders.files import AudioFile
-from manifests.decoders.parquet_rows import read_audio
+from manifests.decoders.parquet_rows import is_bytes, read_audio
 from manifests.errors import AudioError, UserError
 from manifests.storage import Folder, filesystem, identity
+
+log = logging.getLogger(__name__)
 
 MAX_ROW_GROUP = 1 << 31
 """Maximum bytes of audio in one row group: a reader holds a whole row group in memory."""
@@ -33,6 +36,8 @@ MAX_ROW_GROUP = 1 << 31
 
 UNKNOWN = 0.0
 """In place of a length: the audio has none that its header tells."""
+EMPTY = -2.0
+"""In place of a length: the row's audio is 0 bytes."""
 NO_BYTES = -1.0
 """In place of a length: there is no audio in the row."""
 
@@ -41,7 +46,7 @@ def files_within(folder: Folder) -> list[str]:
     """Paths or addresses of the Parquet files in a folder, or in its folder `data`, sorted."""
     for place in (folder, folder.child("data")):
         try:
-            names = [name for name in place.names() if name.endswith(".parquet")]
+            names = [name for name in place.names() if name.lower().endswith(".parquet")]
         except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
             return []
         if names:
@@ -98,6 +103,8 @@ class _KnownAudio:
 def _length(data: bytes | None) -> float:
     if data is None:
         return NO_BYTES
+    if not data:
+        return EMPTY
     return probe.seconds(AudioFile(io.BytesIO(data), len(data))) or UNKNOWN
 
 
@@ -124,6 +131,7 @@ class _File:
 
     def clips(self) -> Iterator[Clip]:
         """Yields every row as a clip."""
+        empty = 0
         others = [name for name in self._file.schema_arrow.names if name != self._column]
         for group in range(self._file.num_row_groups):
             rows = self._file.read_row_group(group, columns=others).to_pylist()
@@ -134,11 +142,17 @@ class _File:
                 row = rows[index] if rows else {}
                 named = {name: _named(row[name], self._features.get(name)) for name in row}
                 seconds = UNKNOWN if audio is None else audio[index]
+                if seconds == EMPTY:
+                    empty += 1
+                    continue
                 path = paths[index].as_py() if paths is not None and seconds == NO_BYTES else None
                 try:
                     yield self._clip(named, place, seconds, path)
                 except UserError as error:
                     raise UserError(f"{self._uri}{place}: {error}") from None
+
+        if empty:
+            log.warning("%s: skipped %d rows whose audio is empty", self._uri, empty)
 
     def _clip(
         self, row: dict[str, Any], place: ParquetRow, seconds: float, path: str | None
@@ -227,7 +241,7 @@ class _File:
 def _is_audio(kind: pa.DataType, name: str) -> bool:
     if isinstance(kind, pa.StructType):
         return kind.get_field_index("bytes") >= 0
-    return name == "audio" and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return name == "audio" and is_bytes(kind)
 
 
 def _named(value: Any, feature: Any) -> Any:

@@ -8,12 +8,14 @@ first.
 from __future__ import annotations
 
 import io
+import posixpath
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO, cast
 
+from manifests import web
 from manifests.audio_address import ByteRange, check_file_name
 from manifests.corpus.source_index import Member, SourceIndex, TarKey
 from manifests.errors import UserError
@@ -107,6 +109,8 @@ def _look_up(uri: str, content_of: re.Pattern[str] | None, index: SourceIndex) -
 
 
 def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
+    if uri.startswith(web.SCHEMES):
+        web.check_ranges(uri)
     system, path = filesystem(uri)
     try:
         with system.open_input_file(path) as inner:
@@ -114,7 +118,8 @@ def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
             file = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inner), READ_AHEAD))
             return Tar(path if "://" not in uri else uri, _members(uri, file, size, content_of))
     except FileNotFoundError:
-        raise UserError(f"there is no {uri}; expected a tar") from None
+        hint = "; patterns are written as {000..012} or {a,b}" if re.search(r"[*?]", uri) else ""
+        raise UserError(f"there is no {uri}; expected a tar{hint}") from None
     except (tarfile.TarError, UnicodeDecodeError) as error:
         raise UserError(f"{uri} is damaged or not a tar ({error}); copy or make it again") from None
     except OSError as error:
@@ -132,7 +137,8 @@ def _members(
                 "into a plain tar and build again"
             )
     file.seek(0)
-    members = []
+    members: list[Member] = []
+    links: dict[int, tarfile.TarInfo] = {}
     with tarfile.open(fileobj=file, mode="r:") as tar:
         for info in tar:
             if info.issparse():
@@ -142,11 +148,41 @@ def _members(
                 )
             if info.isreg():
                 members.append(_member(uri, file, info, content_of))
+            elif info.islnk() or info.issym():
+                links[len(members)] = info
+                members.append(Member(info.name, 0, 0, None))
             # tarfile would keep every header in memory.
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]
         end = tar.offset
     _check_end(uri, file, end, size)
-    return members
+    return _follow_links(uri, members, links)
+
+
+def _follow_links(
+    uri: str, members: list[Member], links: dict[int, tarfile.TarInfo]
+) -> list[Member]:
+    """The members, with the bytes of their targets in place of links.
+
+    GNU tar stores a file that it meets twice (with two names) as a link to the first.
+    """
+    if not links:
+        return members
+    by_name = {
+        posixpath.normpath(member.name): member
+        for row, member in enumerate(members)
+        if row not in links
+    }
+    followed = list(members)
+    for row, info in links.items():
+        start = posixpath.dirname(info.name) if info.issym() else ""
+        target = by_name.get(posixpath.normpath(posixpath.join(start, info.linkname)))
+        if target is None:
+            raise UserError(
+                f"{uri}: {info.name} is a link to {info.linkname}, which is not a file in the tar; "
+                "write the tar again with --dereference"
+            )
+        followed[row] = replace(target, name=info.name)
+    return followed
 
 
 def _member(

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"((?:.*/|)[^./]+)\.([^/]*)")
 """A key and the part after the first dot of the file name, as the package webdataset splits it."""
-IS_TAR = re.compile(r"\.(tar|tgz|tar\.\w+)$")
+IS_TAR = re.compile(r"\.(tar|tgz|tar\.\w+)$", re.IGNORECASE)
 _MANIFEST = re.compile(r"(cuts\.|.*manifest).*\.jsonl?(\.gz)?$")
 """Manifests that lhotse's Shar and NeMo write next to tars."""
 TEXT = ("txt", "text", "transcript")
@@ -128,7 +128,9 @@ def _clip(
     audio = [name for name in sample if f".{name.rpartition('.')[2]}" in AUDIO]
     if len(audio) > 1:
         raise UserError(
-            f"found the audio members {', '.join(audio)}, expected one; write tars with one each"
+            f"found the audio members {', '.join(audio)}, expected one; a sample's key ends at the "
+            "first dot of its members' names, so rename utt.001.flac to utt_001.flac, or write "
+            "tars with one audio member each"
         )
     if not audio:
         passed_over["samples without audio"] += 1
@@ -159,11 +161,13 @@ def _labels(name: str, content: bytes) -> dict[str, Any]:
     try:
         if kind in JSON:
             value = json.loads(content)
+            if b"\\u" in content:
+                json.dumps(value, ensure_ascii=False).encode()  # Half a character is none.
             whole = isinstance(value, dict) and name == kind
             return value if whole else {name.removesuffix(f".{kind}"): value}
         value = content.decode("utf-8-sig").strip()
         if kind in NUMBER:
             return {name: int(value) if re.fullmatch(r"-?[0-9]{1,18}", value) else value}
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"the member .{name} cannot be read ({error}); mend it") from None
     return {name if name == kind else name.removesuffix(f".{kind}"): value}
