@@ -15,6 +15,7 @@ Exit codes: 0 success, 1 the command ran and found a problem, 2 an error that th
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import inspect
 import json
 import logging
@@ -27,7 +28,7 @@ import sys
 import threading
 import typing
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
 from types import FrameType
 from typing import Any, Literal, NoReturn
@@ -78,7 +79,34 @@ class _Parser(ArgumentParser):
         if isinstance(ex, UserError):
             raise ex
         last = " ".join(line.strip() for line in str(message).splitlines() if line.strip())
-        raise UserError(f"{last.rstrip('.')}; see {self.prog.replace(' [options]', '')} --help")
+        program = self.prog.replace(" [options]", "")
+        if required := re.fullmatch(r"the following arguments are required: (\w\S*)\.(.*)", last):
+            command, name = required[1], re.sub(rf"\b{required[1]}\.", "", required[2])
+            last, program = self._required(command, name.split(", ")), f"{program} {command}"
+        elif wrong := re.search(
+            r"Parser key \"(.*?)\": Expected an? (.*?)\. Got value: (.*)", last
+        ):
+            name, kind, value = wrong.groups()
+            kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
+            last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
+        elif unknown := re.fullmatch(r"unrecognized arguments: (\S+)(.*)", last):
+            option = _dashed(unknown[1])
+            known = [_dashed(known) for known in self._option_string_actions]
+            last = f"unknown option {option}{unknown[2]}{_suggestion(option, known)}"
+        elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):
+            last = f"unknown command {choice[1]!r}{_suggestion(choice[1], self._commands())}"
+        raise UserError(f"{last.rstrip('.')}; see {program} --help")
+
+    def _commands(self) -> Mapping[str, Any]:
+        """Subcommand -> its parser."""
+        return self._subcommands_action.choices if self._subcommands_action else {}
+
+    def _required(self, command: str, names: Sequence[str]) -> str:
+        """Names required options as they are typed, and positional arguments in capitals."""
+        child = self._commands().get(command)
+        options = getattr(child, "_option_string_actions", {})
+        typed = [_dashed(f"--{name}") if f"--{name}" in options else name.upper() for name in names]
+        return f"{command} requires {', '.join(typed)}"
 
 
 def run_command(
@@ -222,6 +250,15 @@ def make_parser(
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
     return parser, every
+
+
+_KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
+"""Python's type -> its name in messages."""
+
+
+def _suggestion(word: str, known: Iterable[str]) -> str:
+    nearest = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {nearest[0]}?" if nearest else ""
 
 
 def _dashed(text: str) -> str:

@@ -34,7 +34,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
 
     Args:
         description: Text before the bar.
-        total: Number of units.
+        total: Number of units; 0 if it is unknown.
         unit: Name of the units, such as `questions`.
     """
     if messages.is_terminal:
@@ -46,7 +46,7 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
             TimeRemainingColumn(compact=True),
         )
         with Progress(*columns, console=messages, transient=True) as bar:
-            task = bar.add_task(description, total=total)
+            task = bar.add_task(description, total=total or None)
             yield lambda count=1: bar.advance(task, count)
         return
     lines = _Lines(description, total, unit)
@@ -70,6 +70,27 @@ def watched(items: Iterable[Item], description: str, *, is_shown: bool = True) -
             advance()
 
 
+def counted(
+    items: Iterable[Item], description: str, total: int, unit: str, *, is_shown: bool = True
+) -> Iterator[Item]:
+    """Yields items without a length, and shows how many of at most `total` are done.
+
+    Args:
+        items: Items, such as those of a generator.
+        description: Text before the bar.
+        total: Expected number of items; 0 if it is unknown.
+        unit: Name of the items, such as `rows`.
+        is_shown: Whether to show it.
+    """
+    if not is_shown:
+        yield from items
+        return
+    with progress(description, total, unit) as advance:
+        for item in items:
+            advance()
+            yield item
+
+
 class _Lines:
     def __init__(self, description: str, total: int, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
@@ -79,9 +100,12 @@ class _Lines:
     def advance(self, count: int = 1) -> None:
         self._done += count
         now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES or self._done >= self._total:
+        if now - self._last < SECONDS_BETWEEN_LINES or 0 < self._total <= self._done:
             return
         self._last = now
+        if not self._total:
+            messages.print(f"{self._description}: {self._done:,} {self._unit}", markup=False)
+            return
         left = (now - self._start) / self._done * (self._total - self._done)
         messages.print(
             f"{self._description}: {self._done:,} of {self._total:,} {self._unit}, "

@@ -181,6 +181,18 @@ class Folder:
     def __reduce__(self) -> tuple[type[Folder], tuple[str]]:
         return Folder, (self.uri,)
 
+    def check_bucket(self) -> None:
+        """Checks that the bucket of an object store exists.
+
+        Raises:
+            UserError: it does not.
+        """
+        if self._fs.type_name not in ("s3", "gcs", "abfs"):
+            return
+        bucket = self._path.partition("/")[0]
+        if self._fs.get_file_info(bucket).type == fs.FileType.NotFound:
+            raise UserError(f"there is no bucket {bucket}; create it, or correct {self.uri}")
+
     def child(self, name: str) -> Folder:
         """The folder `name` within this one."""
         return Folder(f"{self.uri}/{name}")

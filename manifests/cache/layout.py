@@ -120,9 +120,10 @@ class Layout:
         """The cache at an address, which does not have to exist yet. Nothing is written.
 
         Raises:
-            UserError: its format is newer than this version reads.
+            UserError: its format is newer than this version reads, or its bucket does not exist.
         """
         layout = cls(uri)
+        layout.root.check_bucket()
         return layout if layout._format() is None else cls.open(uri)
 
     def _format(self) -> int | None:

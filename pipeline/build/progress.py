@@ -71,7 +71,7 @@ class BuildProgress:
             disable=not console.is_terminal,
         )
         self._rows: dict[str, TaskID] = {
-            name: self._bars.add_task(name, total=total, detail="starting")
+            name: self._bars.add_task(name, total=total, detail="loading models")
             for name, total in totals.items()
         }
 
@@ -129,6 +129,8 @@ class BuildProgress:
             self._console.print(f"{now - self.began:6.0f} s  clips: {', '.join(parts)}")
 
     def _detail(self, name: str) -> str:
+        if not self.clips[name] and not self.failures[name]:
+            return f"loading models, {time.monotonic() - self.began:.0f} s"
         speed = self.seconds[name] / max(self.working_seconds, 1e-9)
         failed = f", {self.failures[name]} failed" if self.failures[name] else ""
         return f"{self.seconds[name] / 3600:.2f} h, {speed:.1f} x real time{failed}"

@@ -183,11 +183,13 @@ def line(finding: Finding) -> str:
     return f"{place}: {finding.verdict}{by}"
 
 
-def summary(spec: TeacherSpec, verdicts: Counter[str]) -> str:
+def summary(spec: TeacherSpec, verdicts: Counter[str], *, content_only: bool) -> str:
     """Summarises the results for the rows of one version in one line."""
+    if not verdicts:
+        return f"{spec.key}: no rows"
     others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
     rest = f" ({', '.join(others)})" if others else ""
     return (
-        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows equal the expert's output "
-        f"now{rest}"
+        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows "
+        f"{'have the audio of' if content_only else 'equal the output of the expert'} today{rest}"
     )

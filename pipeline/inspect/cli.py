@@ -7,6 +7,7 @@ from pathlib import Path
 
 from manifests.console import as_fields, console, messages, to_json
 from manifests.errors import UserError
+from manifests.progress import counted
 
 
 def cache_status(cache: str = "cache", json: bool = False) -> int:
@@ -127,14 +128,15 @@ def audit_cache(
     changed: set[tuple[str, str, int]] = set()
     for spec in specs:
         verdicts: Counter[str] = Counter()
-        for finding in audit.audit(
+        compared = audit.audit(
             layout,
             spec,
             sample=sample,
             content_only=content_only,
             seed=seed,
             trust_remote_code=trust_remote_code,
-        ):
+        )
+        for finding in counted(compared, spec.name, sample, "rows"):
             verdicts[finding.verdict.partition(":")[0]] += 1
             if json:
                 print(to_json(finding, indent=None))
@@ -146,7 +148,7 @@ def audit_cache(
             if not json:
                 print_line(audit.line(finding))
         if not json:
-            print_line(audit.summary(spec, verdicts))
+            print_line(audit.summary(spec, verdicts, content_only=content_only))
     if repair:
         moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
         messages.print(f"{moved} shards set aside; the next build creates them again")

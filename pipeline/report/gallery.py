@@ -21,6 +21,8 @@ from pipeline.report.sampling import Place, SampledClip
 LONGEST_S = 30.0
 """Maximum seconds of a clip that are shown and played."""
 LONGEST_LABEL = 80
+NOT_RUN = "not run yet"
+"""Reason of a teacher that has no targets and no failure; `main.js` compares it."""
 
 T = TypeVar("T")
 
@@ -114,7 +116,7 @@ def _gallery_clip(
     decoded_s = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
     full_seconds = max([decoded_s, *(target.duration for target in targets.values())])
     seconds = min(full_seconds, LONGEST_S)
-    absent = {name: "not run yet" for name in teachers if name not in targets}
+    absent = {name: NOT_RUN for name in teachers if name not in targets}
     absent |= {
         name: f"{failure.stage}: {failure.error}, {failure.message}"
         for name, failure in sampled.failures.items()

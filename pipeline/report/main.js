@@ -1,5 +1,8 @@
 // The gallery with its search and filters, and the entry point that builds the page.
 
+/** pipeline/report/gallery.py writes this reason for teachers without targets and without a failure. */
+const NOT_RUN = "not run yet";
+
 function showGallery() {
   byId("clips").append(
     el("form", { id: "filters", class: "filters", role: "search" }),
@@ -35,7 +38,7 @@ function showGallery() {
 
 function exhibit(clip, at) {
   const chips = [
-    ...byReason(clip.absent).map(([, names]) => el("span", { class: "chip bad" }, `${clip.failed ? "failed" : "no"} ${names.length > 1 && !clip.teachers.length ? "targets" : names.join(", ")}`)),
+    ...absenceChips(clip),
     ...clip.findings.map((kind) => el("span", { class: "chip warn" }, kind)),
   ];
   const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
@@ -43,11 +46,23 @@ function exhibit(clip, at) {
   return { ...card(clip, at, { said, chips }, (box) => view(box, clip, about(clip))), text };
 }
 
+/** A clip without any targets has one chip; otherwise teachers that failed and teachers that have not run have one each. */
+function absenceChips(clip) {
+  const names = Object.keys(clip.absent);
+  const waiting = names.filter((name) => clip.absent[name] === NOT_RUN);
+  const failed = names.filter((name) => clip.absent[name] !== NOT_RUN);
+  const all = failed.length > 1 && !clip.teachers.length && !waiting.length;
+  return [
+    failed.length ? el("span", { class: "chip bad" }, `failed ${all ? "for all teachers" : failed.join(", ")}`) : "",
+    waiting.length ? el("span", { class: "chip" }, `no ${waiting.join(", ")} yet`) : "",
+  ];
+}
+
 function about(clip) {
   const items = [];
   if (clip.text) items.push(["Text", clip.text]);
   if (clip.transcript) items.push(["Transcript", clip.transcript]);
-  for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: "chip bad" }, why)]);
+  for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: why === NOT_RUN ? "chip" : "chip bad" }, why)]);
   for (const one of facts.findings.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
   const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
   if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);

@@ -110,6 +110,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         "listened": sum(not sound.problem for sound in sounds.values()),
         "unheard": [sound.problem for sound in sounds.values() if sound.problem][:3],
         "checks": quality_checks.CHECKS,
+        "applicable": quality_checks.applicable(summaries, sounds),
         "finding_counts": Counter(each.kind for each in findings),
         "findings": quality_checks.select_listed(
             findings, {each.clip_id for each in gallery_clips}

@@ -46,6 +46,7 @@ class QualityFinding:
 
     kind: str
     clip_id: str
+    uri: str
     detail: str
     weight: float
     """Larger values are more suspicious; comparable within a kind."""
@@ -110,6 +111,31 @@ def select_listed(
     return kept
 
 
+def applicable(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[str]:
+    """The kinds of checks for which at least one sampled clip has what they need."""
+    with_words = [each for each in summaries if each.transcript]
+    needs = {
+        "silent": any(not sound.problem for sound in sounds.values()),
+        "length": any(each.clip.likely_duration and each.targets for each in summaries),
+        "transcript": any(each.error_rate is not None for each in summaries),
+        "language": any(each.language and _labelled_language(each) for each in with_words),
+        "unreliable words": bool(with_words),
+        "repetition": bool(with_words),
+        "no speech": any(each.speech is not None for each in with_words),
+        "outlier": any(
+            sum(key in each.norms for each in summaries) >= FEW
+            for key in {key for each in summaries for key in each.norms}
+        ),
+    }
+    needs |= dict.fromkeys(("clipped", "other audio"), needs["silent"])
+    return [check.kind for check in CHECKS if needs[check.kind]]
+
+
+def _labelled_language(summary: ClipSummary) -> str:
+    labels = summary.clip.labels
+    return next((str(labels[key]) for key in LANGUAGE_KEYS if key in labels), "")
+
+
 def _check_sound(summary: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
     make_finding = _suspect(summary)
     if sound.rms_db < SILENT_DB:
@@ -147,15 +173,9 @@ def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
     if summary.doubts:
         detail = f"{summary.doubts}: “{_short(summary.transcript)}”"
         yield make_finding("unreliable words", detail, float(summary.num_words))
-    labelled = [
-        str(summary.clip.labels[key]) for key in LANGUAGE_KEYS if key in summary.clip.labels
-    ]
-    if (
-        labelled
-        and summary.language
-        and labelled[0][:2].casefold() != summary.language[:2].casefold()
-    ):
-        detail = f"labelled {labelled[0]}, transcribed as {summary.language}"
+    labelled, language = _labelled_language(summary), summary.language
+    if labelled and language and labelled[:2].casefold() != language[:2].casefold():
+        detail = f"labelled {labelled}, transcribed as {language}"
         yield make_finding("language", detail, 1.0)
     seconds = max(target.duration for target in summary.targets.values())
     pace = len(summary.transcript) / max(seconds, 1e-3)
@@ -188,7 +208,13 @@ def _outliers(summaries: Sequence[ClipSummary]) -> Iterator[QualityFinding]:
 
 def _suspect(summary: ClipSummary) -> Callable[[str, str, float], QualityFinding]:
     def make_finding(kind: str, detail: str, weight: float) -> QualityFinding:
-        return QualityFinding(kind=kind, clip_id=summary.clip.clip_id, detail=detail, weight=weight)
+        return QualityFinding(
+            kind=kind,
+            clip_id=summary.clip.clip_id,
+            uri=summary.clip.uri,
+            detail=detail,
+            weight=weight,
+        )
 
     return make_finding
 

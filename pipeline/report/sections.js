@@ -112,6 +112,8 @@ function audioWarnings() {
     table([["Warning"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
 }
 
+const fileName = (uri) => uri.split("/").pop();
+
 /** A clip's id, as a link if the clip is in the gallery. */
 function clipName(id) {
   const at = facts.clips.findIndex((one) => one.clip_id === id);
@@ -134,7 +136,8 @@ function showSuspicions() {
   const unheard = facts.unheard.length ? ` Some could not be decoded on this machine (${facts.unheard[0]}).` : "";
   section.append(el("p", { class: "quiet small" }, `${plural(facts.sampled, "sampled clip")} checked; ${whole(facts.listened)} decoded.${unheard} Listen to the listed clips before you draw a conclusion.`));
   const found = facts.checks.filter((check) => facts.finding_counts[check.kind]);
-  const clean = facts.checks.filter((check) => !facts.finding_counts[check.kind]);
+  const clean = facts.checks.filter((check) => facts.applicable.includes(check.kind) && !facts.finding_counts[check.kind]);
+  const idle = facts.checks.filter((check) => !facts.applicable.includes(check.kind));
   const box = el("div", { class: "panel" });
   section.append(box);
   if (found.length) {
@@ -144,7 +147,7 @@ function showSuspicions() {
       const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
         facts.findings.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
-        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), clipName(one.clip_id), one.detail]), { stacking: true }),
+        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), el("span", {}, clipName(one.clip_id), el("br"), el("span", { class: "quiet small wrap" }, fileName(one.uri))), one.detail]), { stacking: true }),
         kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more.`));
     };
     const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);
@@ -152,4 +155,5 @@ function showSuspicions() {
   }
   const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");
   if (clean.length) box.append(el("p", { class: "quiet small good" }, `No findings: ${list(clean)}.`));
+  if (idle.length) box.append(el("p", { class: "quiet small" }, `Not checked, because no sampled clip has what it needs: ${idle.map((check) => check.kind).join(", ")}.`));
 }

@@ -20,6 +20,7 @@ from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.cache.totals import Totals
+from manifests.clips import likely_durations
 from manifests.corpus.corpus import Corpus, Part
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
@@ -179,11 +180,13 @@ def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
 
 
 def durations(corpus: Corpus) -> np.ndarray:
-    """Known durations of all clips in seconds; reads only that column."""
+    """Known durations of all clips in seconds, stated or estimated; reads only these columns."""
 
     def read(part: Part) -> np.ndarray:
         with corpus.folder.open(part.file) as file:
-            column = pq.read_table(file, columns=["duration"], pre_buffer=True).column(0)
-        return column.drop_null().to_numpy()
+            stored = set(pq.read_schema(file).names)
+            columns = [name for name in ("duration", "estimated_duration") if name in stored]
+            table = pq.read_table(file, columns=columns, pre_buffer=True)
+        return likely_durations(table).drop_null().to_numpy()
 
     return np.concatenate([np.empty(0), *in_parallel(read, corpus.parts, requests=8)])

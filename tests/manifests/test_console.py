@@ -125,12 +125,15 @@ def test_help_shows_docstrings_units_and_defaults(run: Run) -> None:
     ("words", "said"),
     [
         (("train", "--out-folder", "o", "--steps", "3"), "--steps"),
-        (("train", "--out-folder", "o", "--num-steps", "many"), "num_steps"),
+        (
+            ("train", "--out-folder", "o", "--num-steps", "many"),
+            "--num-steps: expected a whole number",
+        ),
         (("train", "--out-folder", "o", "--num-steps", "0"), "num_steps must be >= 1, found 0"),
         (("train", "--config", "{recipe}"), "colour"),
         (("train", "--config", "/absent.yaml"), "/absent.yaml"),
-        (("train",), "out_folder"),
-        (("look",), "path"),
+        (("train",), "--out-folder"),
+        (("look",), "PATH"),
         (("paint",), "paint"),
         (("stop", "mistake"), "coat-x: error: first line; mend it"),
         ((), "subcommand"),
@@ -169,3 +172,28 @@ def test_the_console_loads_no_framework() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "train requires --out-folder; see tool train --help"),
+        (["look"], "look requires PATH; see tool look --help"),
+        (
+            ["train", "--out-folder", "x", "--inner.rate", "fast"],
+            "--inner.rate: expected a number, found 'fast'; see tool train --help",
+        ),
+        (
+            ["look", "x", "--limmit", "3"],
+            "unknown option --limmit 3; did you mean --limit?; see tool look --help",
+        ),
+        (["lok"], "unknown command 'lok'; did you mean look?; see tool --help"),
+    ],
+)
+def test_mistakes_are_named_as_they_are_typed(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        run_command("tool", {"train": train, "look": look}, description="x", arguments=words)
+    assert end.value.code == 2
+    assert capsys.readouterr().err == f"tool: error: {message}\n"

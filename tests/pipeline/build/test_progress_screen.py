@@ -28,7 +28,7 @@ def test_a_bar_for_each_teacher_fits_into_80_columns() -> None:
     session = watch([sys.executable, "-c", SCRIPT], cwd=ROOT)
     assert session.exit_code == 0, session.last
     lines = session.lines()
-    assert [line for line in lines if re.match(r"^ +asr \S+ +0/4,000 starting", line)], lines
+    assert [line for line in lines if re.match(r"^ +asr \S+ +0/4,000 loading models", line)], lines
     full = re.compile(
         r"^ sound_event \S+ +\d,\d00/4,000 \d\.00 h, [\d,.]+ x real time, \d+ failed +\d+:\d\d$"
     )
