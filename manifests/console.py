@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import inspect
+import io
 import json
 import logging
 import math
@@ -126,6 +127,9 @@ def run_command(
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Texts of any script are shown, escaped where the locale's encoding lacks their characters.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = _run(name, commands, description, arguments)
         sys.stdout.flush()

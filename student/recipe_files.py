@@ -50,7 +50,8 @@ def load_recipe(path: str | Path, *, quiet: bool = False, **changes: Any) -> Rec
 
 def save_recipe(recipe: Recipe, path: Path) -> None:
     """Writes a recipe as YAML with all fields."""
-    path.write_text(yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True))
+    text = yaml.safe_dump(as_fields(recipe), sort_keys=False, allow_unicode=True)
+    path.write_text(text, encoding="utf-8")
 
 
 def recipes_folder() -> Path:

@@ -136,7 +136,7 @@ def _settle_file(path: str, config: type) -> str:
     check_fields(renamed, config, path)
     if renamed == values:
         return path
-    with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as copy:
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as copy:
         yaml.safe_dump(renamed, copy, sort_keys=False)
     atexit.register(Path(copy.name).unlink, missing_ok=True)
     return copy.name

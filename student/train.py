@@ -90,6 +90,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         table = open_examples(
             run.examples_folder, corpus, streams, recipe.data,
             window_s=backbone_window(recipe.model), begun=run.exists,
+            had_table=run.identity_file.is_file(),
         )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")

@@ -24,6 +24,7 @@ from manifests.cache.clip_index import clip_keys
 from manifests.clips import SCHEMA, from_table, to_table
 from manifests.console import as_fields, messages
 from manifests.corpus.corpus import Corpus
+from manifests.file_list import find_cut_file, write_file_list
 from student.config import DataConfig
 from student.data.arrow_files import ArrowWriter, take_space
 from student.data.corpus_pass import CorpusPass, GrowingArray
@@ -63,6 +64,7 @@ def open_examples(
     *,
     window_s: float = math.inf,
     begun: bool = False,
+    had_table: bool = False,
 ) -> ExampleTable:
     """Opens the examples of a run, and builds them if those of this corpus, cache and recipe are
     missing.
@@ -77,17 +79,20 @@ def open_examples(
         begun: Whether the run has started. If it was started with a version without such a folder,
             its examples are split as in that version, by the id of a conversation's last clip; if
             it was started with a version that ignored the window, longer clips are kept.
+        had_table: Whether the version that started the run wrote such a folder. If the folder is
+            missing or incomplete, it is then built as it was.
 
     Raises:
         UserError: no clip can be used, a stream has no targets for them, a task with choices has
             only one answer, a task has no example, or a line of a file is not a conversation.
     """
     summary = Summary.read(folder)
-    by_last_clip = begun if summary is None else summary.by_last_clip
-    keeps_longer = begun and (summary is None or summary.longest_s is None)
+    older = begun and not had_table
+    by_last_clip = older if summary is None else summary.by_last_clip
+    keeps_longer = older if summary is None else begun and summary.longest_s is None
     longest_s = data.max_duration if keeps_longer else min(data.max_duration, window_s)
     made_from = _made_from(corpus, streams, data, longest_s, by_last_clip)
-    if summary is None or summary.made_from != made_from:
+    if summary is None or summary.made_from != made_from or find_cut_file(folder):
         part = folder.with_name(f"{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -95,6 +100,7 @@ def open_examples(
         builder.build(
             corpus, made_from, by_last_clip=by_last_clip, keeps_longer=keeps_longer, begun=begun
         )
+        write_file_list(part)
         shutil.rmtree(folder, ignore_errors=True)
         part.rename(folder)
     return ExampleTable(folder, data.tasks)

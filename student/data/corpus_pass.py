@@ -22,7 +22,7 @@ from manifests.clips import Clip, from_table, likely_durations
 from student.config import DataConfig, TaskConfig
 from student.data.examples import find_answer, fraction, times_shown
 from student.data.held_out import GROUP
-from student.data.prompts import MIN_SECONDS
+from student.data.prompts import MIN_SECONDS, ROUNDING_S
 from student.distill.streams import Stream
 
 # Legend: C clips of the corpus, N clips of one table, U usable clips.
@@ -179,9 +179,10 @@ class CorpusPass:
         seconds_N = likely_durations(table).to_numpy(zero_copy_only=False).astype(np.float64)
         if np.isnan(seconds_N).any():
             seconds_N = self._measured(table, key_N, seconds_N)
-        usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= self._longest_s)
-        within_N = seconds_N <= self._data.max_duration
-        self.num_beyond_window += int((within_N & (seconds_N > self._longest_s)).sum())
+        longest_s = self._longest_s + ROUNDING_S
+        usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= longest_s)
+        within_N = seconds_N <= self._data.max_duration + ROUNDING_S
+        self.num_beyond_window += int((within_N & (seconds_N > longest_s)).sum())
         self.hours += float(seconds_N[usable_N].sum()) / 3600
         self.seconds_C[here] = seconds_N
         self.row_C[here] = np.where(usable_N, self.num_usable + np.cumsum(usable_N) - 1, -1)

@@ -63,9 +63,11 @@ class Summary:
 
     @classmethod
     def read(cls, folder: Path) -> Summary | None:
-        """Reads the summary of a complete folder."""
-        path = folder / "summary.json"
-        return cls(**json.loads(path.read_text())) if path.is_file() else None
+        """Reads the summary of a folder; None if there is none that is complete."""
+        try:
+            return cls(**json.loads((folder / "summary.json").read_text("utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
 
 
 class ClipTable(Mapping[str, Clip]):

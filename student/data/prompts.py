@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 MIN_SECONDS = 0.1
 """Two audio tokens. With one, Qwen2-Audio uses an older method of merging audio and text."""
+ROUNDING_S = 1e-3
+"""Seconds beyond a limit that are due to rounding: an end minus a start of 30 s may give
+30.000000000000004."""
 
 
 class Prompter:
@@ -103,10 +106,11 @@ class Prompter:
             )
         if seconds <= self.window_s:
             return wave
-        logger.warning(
-            "an audio lasts %.2f s, and the model's window is %g s: the rest is left out",
-            seconds, self.window_s,
-        )  # fmt: skip
+        if seconds > self.window_s + ROUNDING_S:
+            logger.warning(
+                "an audio lasts %.2f s, and the model's window is %g s: the rest is left out",
+                seconds, self.window_s,
+            )  # fmt: skip
         return wave[: int(self.window_s * self.backbone.sample_rate)]
 
     def _without_special(self, messages: list[Message]) -> tuple[list[Message], list[str]]:

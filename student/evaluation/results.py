@@ -30,7 +30,7 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
     if not folder.answers_file(name).is_file():
         return
     scores = folder.scores_file(name)
-    known = json.loads(scores.read_text()) if scores.is_file() else {}
+    known = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
     if "digest" in known:
         is_same = known["digest"] == digest(questions)
     else:  # of an earlier version
@@ -91,7 +91,7 @@ def write_analysis(run: str | Path, name: str, report: dict) -> None:
     """Writes the results of an analysis; results for other questions are kept beside them."""
     file = Run(run).analysis_file(name)
     if file.is_file():
-        earlier = json.loads(file.read_text()).get("digest", "earlier")
+        earlier = json.loads(file.read_text("utf-8")).get("digest", "earlier")
         if earlier != report["digest"]:
             kept = file.with_name(f"{name}-{earlier}.json")
             file.rename(kept)

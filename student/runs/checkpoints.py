@@ -9,26 +9,13 @@ and are checked by the formats of their files.
 from __future__ import annotations
 
 import json
-import os
 import struct
 import zipfile
 from pathlib import Path
 
-FILE_LIST = "files.json"
-"""Name -> bytes of every file of a checkpoint; written last."""
+from manifests.file_list import find_cut_file, listed_files
+
 TRAINER_STATE = "trainer_state.json"
-
-
-def close_checkpoint(checkpoint: Path) -> None:
-    """Writes the list of a checkpoint's files, once their content is on the disk."""
-    sizes = {}
-    for file in _files(checkpoint):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
-        sizes[str(file.relative_to(checkpoint))] = file.stat().st_size
-    part = checkpoint / f"{FILE_LIST}.part"
-    part.write_text(json.dumps(sizes, indent=1))
-    part.rename(checkpoint / FILE_LIST)
 
 
 def find_damage(checkpoint: Path, required: str) -> str | None:
@@ -38,33 +25,15 @@ def find_damage(checkpoint: Path, required: str) -> str | None:
         checkpoint: Folder of the checkpoint.
         required: Name of the file with the trained state.
     """
-    sizes = _read_list(checkpoint)
-    for name, size in sizes.items():
-        file = checkpoint / name
-        if not file.is_file() or file.stat().st_size != size:
-            return name
+    if cut := find_cut_file(checkpoint):
+        return cut
     for name in (TRAINER_STATE, required):
         if not (checkpoint / name).is_file():
             return name
-    for file in _files(checkpoint):
+    for file in listed_files(checkpoint):
         if not _is_complete(file):
             return str(file.relative_to(checkpoint))
     return None
-
-
-def _files(checkpoint: Path) -> list[Path]:
-    return [
-        path
-        for path in sorted(checkpoint.rglob("*"))
-        if path.is_file() and not path.name.startswith(FILE_LIST)
-    ]
-
-
-def _read_list(checkpoint: Path) -> dict[str, int]:
-    try:
-        return json.loads((checkpoint / FILE_LIST).read_text("utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def _is_complete(file: Path) -> bool:

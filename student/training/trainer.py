@@ -23,13 +23,13 @@ from transformers import ProgressCallback, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from manifests.errors import UserError
+from manifests.file_list import write_file_list
 from student.batch import Batch, PreparedExample
 from student.config import Recipe, StageConfig
 from student.data.block_shuffle import BlockShuffle
 from student.data.length_grouping import ByLength
 from student.library_internals import TrainerHooks
 from student.model.student import Student
-from student.runs.checkpoints import close_checkpoint
 from student.runs.folder import CHECKPOINT, STATE_FILE, Numbers, Run
 from student.training.failures import check_finite
 from student.training.progress import TrainingProgress
@@ -302,7 +302,7 @@ class _CloseCheckpoints(TrainerCallback):
         self._process.wait_for_everyone()
         checkpoint = Path(args.output_dir) / f"{CHECKPOINT}{state.global_step}"
         if state.is_world_process_zero and checkpoint.is_dir():
-            close_checkpoint(checkpoint)
+            write_file_list(checkpoint)
 
 
 class _JsonLines(TrainerCallback):

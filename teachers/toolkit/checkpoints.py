@@ -166,7 +166,7 @@ def weight_files(folder: Path) -> list[Path]:
         if (folder / single).is_file():
             return [folder / single]
         if index.is_file():
-            shards = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
             lacking = [shard for shard in shards if not (folder / shard).is_file()]
             if lacking:
                 raise UserError(f"{folder} lacks {', '.join(lacking)}, which its index lists")
@@ -229,7 +229,7 @@ def offline() -> None:
 def read_pins(weights_dir: Path) -> dict[str, dict[str, Any]]:
     """Reads hub id -> revision and digests (`files`), as written by `coat-cache fetch`."""
     path = weights_dir / PINS
-    return json.loads(path.read_text()) if path.is_file() else {}
+    return json.loads(path.read_text("utf-8")) if path.is_file() else {}
 
 
 def _folder(model: str, revision: str, weights_dir: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -80,6 +81,24 @@ def test_an_output_that_is_full_is_one_line():
         "coat-x: error: cannot write: No space left on device; free some space and run the same "
         "command again\n"
     )
+
+
+def test_texts_beyond_the_locale_s_encoding_are_escaped():
+    """A label in Hindi under a Latin locale ended in a traceback."""
+    code = (
+        "from manifests.console import console, run_command\n"
+        "def go():\n    '''Prints.'''\n"
+        "    console.print('caf\\xe9 \\u0915')\n    print('\\u0915')\n"
+        "run_command('coat-x', {'go': go}, description='d', arguments=['go'])\n"
+    )
+    for encoding in ("latin-1", "ascii"):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True,
+            env=os.environ | {"PYTHONIOENCODING": encoding},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        cafe = "caf\u00e9" if encoding == "latin-1" else "caf\\xe9"
+        assert ran.stdout.decode(encoding) == f"{cafe} \\u0915\n\\u0915\n"
 
 
 def test_another_error_keeps_its_traceback():

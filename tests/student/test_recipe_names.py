@@ -100,3 +100,23 @@ def test_a_renamed_field_is_announced_once_per_command(
     load_recipe(path)
     notice = capsys.readouterr().err
     assert " ".join(notice.split()).count("rows_lr is now called embeddings_lr") == 1
+
+
+def test_recipes_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    """A question in Hindi could not be written under a Latin locale, nor one in French read."""
+    code = f"""
+import dataclasses, warnings
+from pathlib import Path
+from student.config import ModelConfig, Recipe, TaskConfig
+from student.recipe_files import load_recipe, save_recipe
+recipe = Recipe(model=ModelConfig(build="tiny"))
+tasks = [TaskConfig(questions=["क्या सुना?", "Qu'a-t-on entendu à l'été ?"], answer=["text"])]
+recipe = dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, tasks=tasks))
+warnings.simplefilter("error", EncodingWarning)
+save_recipe(recipe, Path({str(tmp_path / "r.yaml")!r}))
+assert load_recipe({str(tmp_path / "r.yaml")!r}) == recipe
+"""
+    ran = subprocess.run(
+        [sys.executable, "-X", "warn_default_encoding", "-c", code], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr[-1000:]

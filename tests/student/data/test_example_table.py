@@ -154,6 +154,21 @@ def test_clips_beyond_the_window_are_left_out(
     assert len(open_examples(older, corpus, {}, data, window_s=window_s, begun=True)) == 8
 
 
+def test_clips_of_exactly_a_window_are_used(tmp_path: Path) -> None:
+    """A manifest has ends and starts: of 1,000 differences of 30 s, 14 are 30.000000000000004 or
+    more, and these clips were skipped."""
+    starts = [round(0.37 * number, 2) for number in range(1000)]
+    lengths = [start + 30.0 - start for start in starts]
+    assert any(length > 30 for length in lengths)
+    made = [
+        Clip(clip_id=f"c{number}", uri=f"/{number}.wav", duration=length, text="a")
+        for number, length in enumerate([*lengths, 30.01])
+    ]
+    corpus = build(made, tmp_path / "corpus")
+    table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID]), window_s=30)
+    assert len(table) == 1000
+
+
 def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
     assert backbone_window(ModelConfig(build="tiny")) == 10
     for family, window_s in zip(FAMILIES, (2, 2, 600, 1200, 2400), strict=True):

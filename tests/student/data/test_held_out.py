@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -241,6 +242,24 @@ def test_draws_give_each_task_its_share() -> None:
             rest = limit - floor.sum()
             shares = floor + (sizes - floor) * (rest / max((sizes - floor).sum(), 1))
             assert (np.abs(counts - shares) <= 1 + 1e-9).all()
+
+
+@pytest.mark.parametrize("how", ["folder", "summary.json", "examples.npy", "clips.arrow"])
+def test_a_run_whose_examples_are_lost_or_cut_keeps_its_split(tmp_path: Path, how: str) -> None:
+    """They were built again as an older version had split them: clips that had been held out were
+    trained on, and nothing said so."""
+    chats = write_chats(tmp_path / "pairs.jsonl", [(n, n + 1) for n in range(0, 300, 2)])
+    corpus = build([clip(n, text=f"a {n}") for n in range(301)], tmp_path / "corpus")
+    data = DataConfig(tasks=[SAID], chats={str(chats): 1.0}, validation=0.1)
+    folder = tmp_path / "examples"
+    first = open_examples(folder, corpus, {}, data)
+    expected = [[each.id for each in side] for side in (first.learning(), first.held_out())]
+    if how == "folder":
+        shutil.rmtree(folder)
+    else:
+        (folder / how).write_bytes((folder / how).read_bytes()[:-9])
+    again = open_examples(folder, corpus, {}, data, begun=True, had_table=True)
+    assert [[each.id for each in side] for side in (again.learning(), again.held_out())] == expected
 
 
 def test_runs_of_older_versions_keep_their_split(tmp_path: Path) -> None:

@@ -426,7 +426,11 @@ def test_a_resumed_run_prints_its_step(
     world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = stopped_run(world, tmp_path / "run", checkpoints)
+    examples = Run(options.out).examples_folder
+    before = (examples / "examples.npy").read_bytes()
+    shutil.rmtree(examples)  # it is built again, with the same examples on the same sides
     train(options)
+    assert (examples / "examples.npy").read_bytes() == before
     assert "joint: resuming from step 2 of 4" in capsys.readouterr().out
     lines = [json.loads(line) for line in Run(options.out).log_file.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
