@@ -74,7 +74,7 @@ def test_stats(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["build", "/absent"], "/absent does not exist"),
+        (["build", "/absent"], "there is no /absent"),
         (["build", "/absent", "--shards", "4"], "unknown option --shards 4"),
         (["build", "{source}", "--clips-per-shard", "many"], "clips_per_shard"),
         (["build", "{empty}"], "holds no audio files"),
