@@ -11,7 +11,7 @@ from av.error import FFmpegError
 
 from manifests.clips import MAX_SECONDS
 from manifests.decoders.files import AudioFile, open_audio
-from manifests.decoders.headers import id3_size
+from manifests.decoders.headers import id3_size, is_mp3_or_ogg
 from manifests.decoders.libsndfile import SEEKS_BADLY
 from manifests.errors import AudioError
 
@@ -32,12 +32,14 @@ def seconds(file: AudioFile) -> float | None:
     if tag := id3_size(file):
         file.shifted(tag)
     file.seek(0)
-    try:
-        with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
-            if sound.format not in SEEKS_BADLY:
-                return _sane(sound.frames / sound.samplerate)
-    except (soundfile.SoundFileError, ValueError, ZeroDivisionError):
-        pass
+    # libsndfile would print "Warning: Xing stream size off" about a truncated MP3 file.
+    if not is_mp3_or_ogg(file):
+        try:
+            with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
+                if sound.format not in SEEKS_BADLY:
+                    return _sane(sound.frames / sound.samplerate)
+        except (soundfile.SoundFileError, ValueError, ZeroDivisionError):
+            pass
     file.seek(0)
     try:
         alone = {"protocol_whitelist": "none"}

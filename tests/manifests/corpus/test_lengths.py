@@ -11,7 +11,7 @@ from pyarrow import fs
 from manifests.clips import Clip
 from manifests.corpus import corpus
 from manifests.corpus.sources import detect
-from manifests.decoders import ranged
+from manifests.decoders import probe, ranged
 from manifests.errors import UserError
 from manifests.storage import Folder
 from tests.manifests.reference_audio import ffmpeg, write_reference
@@ -86,3 +86,15 @@ def test_growth_and_reordering_are_distinguished(tmp_path: Path, caplog: pytest.
     again = corpus.build(read(write_manifest(manifest, rows[::-1])), out)
     assert "the source was reordered" in caplog.text
     assert [clip.clip_id for clip in again.clips()] == before
+
+
+def test_a_truncated_mp3_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """libsndfile's decoder wrote to stderr, past Python, without the name of the file."""
+    reference = write_reference(tmp_path / "reference.wav")
+    whole = tmp_path / "whole.mp3"
+    ffmpeg("-i", reference, whole)
+    cut = tmp_path / "cut.mp3"
+    cut.write_bytes(whole.read_bytes()[:20000])
+    assert probe.estimate_seconds(str(cut))
+    printed = capfd.readouterr()
+    assert (printed.out, printed.err) == ("", "")
