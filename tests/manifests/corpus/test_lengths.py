@@ -92,9 +92,9 @@ def test_a_truncated_mp3_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFix
     """libsndfile's decoder wrote to stderr, past Python, without the name of the file."""
     reference = write_reference(tmp_path / "reference.wav")
     whole = tmp_path / "whole.mp3"
-    ffmpeg("-i", reference, whole)
+    ffmpeg("-i", reference, "-ar", "22050", "-ac", "1", whole)
     cut = tmp_path / "cut.mp3"
-    cut.write_bytes(whole.read_bytes()[:20000])
+    cut.write_bytes(whole.read_bytes()[:3000])
     assert probe.estimate_seconds(str(cut))
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")

@@ -360,5 +360,5 @@ def test_sources_that_are_none(tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match="is empty"):
         read(tmp_path / "empty.jsonl")
-    with pytest.raises(UserError, match=r"a\.wav:1: not a JSON object"):
+    with pytest.raises(UserError, match=r"a.wav is not UTF-8 text"):
         read(tone(tmp_path / "a.wav", 0.1))
