@@ -212,7 +212,10 @@ def test_clips_with_audio_warnings_are_listed(
     assert "--export" in err
 
 
-def test_show_says_which_clip_it_is(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_show_says_which_clip_it_is(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where the picture goes
     _, out, _ = run(capsys, "show", "clip002", "--cache", cache)
     assert "002.wav" in out
     assert "language=en" in out
