@@ -22,6 +22,8 @@ from manifests.decoders.remote import fetch
 from manifests.decoders.window import open_window
 from manifests.errors import AudioError, StoreError, UserError
 
+SMALL_RANGE = 1 << 20
+"""Ranges of local files up to this size are read at once."""
 CLIPS_FAULT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of a path that does not lead to a file, whatever the state of the disk."""
 
@@ -68,15 +70,17 @@ class AudioFile:
 
     def read(self, count: int = -1) -> bytes:
         """Reads up to `count` bytes; all remaining bytes if it is negative."""
-        start = self.tell()
+        start = self.tell() if self._patch[1] else 0
         try:
             data = self._inner.read(count)
         except (OSError, AudioError) as error:
             self.failure = error
             return b""
         position, patch = self._patch
+        if not patch:
+            return data
         overlap = slice(max(position, start) - start, position + len(patch) - start)
-        if patch and start < position + len(patch) and position < start + len(data):
+        if start < position + len(patch) and position < start + len(data):
             changed = bytearray(data)
             source = patch[max(start - position, 0) :][: len(data) - overlap.start]
             changed[overlap.start : overlap.start + len(source)] = source
@@ -85,14 +89,22 @@ class AudioFile:
 
     def readinto(self, buffer: memoryview) -> int:
         """Reads into a buffer, and returns the number of bytes."""
+        position, patch = self._patch
+        if not patch or self.tell() >= position + len(patch):
+            try:
+                return self._inner.readinto(buffer)  # pyright: ignore[reportAttributeAccessIssue]
+            except (OSError, AudioError) as error:
+                self.failure = error
+                return 0
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """Moves to a position, at most to the file's end, whatever a damaged header asks for."""
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.size}[whence]
-        position = min(max(start + offset, 0), self.size)
+        if whence != os.SEEK_SET:
+            offset += self.tell() if whence == os.SEEK_CUR else self.size
+        position = min(max(offset, 0), self.size)
         return self._inner.seek(position + self._base) - self._base
 
     def tell(self) -> int:
@@ -176,7 +188,8 @@ def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> Audio
 
 def _open_local(uri: str, part: ByteRange | None) -> AudioFile:
     path = os.path.expanduser(uri)
-    mode = os.stat(path).st_mode
+    status = os.stat(path)
+    mode = status.st_mode
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(path)
     if not stat.S_ISREG(mode):
@@ -184,6 +197,10 @@ def _open_local(uri: str, part: ByteRange | None) -> AudioFile:
             stat.S_IFMT(mode), "a device"
         )
         raise AudioError("unreadable", f"{uri} is {kind}, expected a regular file")
+    if part is not None and part.size <= SMALL_RANGE:
+        check_inside(uri, part, status.st_size)
+        stamp = (path, part, status.st_size, status.st_mtime_ns)
+        return AudioFile(io.BytesIO(_read_range(path, part)), part.size, stamp)
     buffering = -1 if part is None else 0
     inner = open(path, "rb", buffering)  # noqa: SIM115  (AudioFile closes it)
     status = os.fstat(inner.fileno())
@@ -196,3 +213,11 @@ def _open_local(uri: str, part: ByteRange | None) -> AudioFile:
         inner.close()
         raise
     return AudioFile(open_window(inner, part), part.size, stamp)
+
+
+def _read_range(path: str, part: ByteRange) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, part.size, part.first)
+    finally:
+        os.close(descriptor)

@@ -29,6 +29,17 @@ class Unsupported(Exception):
     """libsndfile cannot read this file correctly."""
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A file whose reads follow each other.
+
+    soundfile seeks to where it is after every read of a seekable file. libsndfile decodes again for
+    that, and fails at the end of a FLAC whose length is hidden.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Samples]:
     """Decodes clips of one file; a clip that fails carries its error.
 
@@ -61,7 +72,7 @@ def _read(file: AudioFile, clips: Sequence[Clip], max_seconds: float, stated: in
     chunk = headers.audio_chunk(file)
     file.seek(0)
     try:
-        with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
+        with _ForwardFile(cast(BinaryIO, file)) as sound:
             if sound.format in SEEKS_BADLY:
                 raise Unsupported(f"{sound.format} is left to FFmpeg")
             if not sound.frames and chunk and headers.is_unfinished(file, chunk):
@@ -70,7 +81,7 @@ def _read(file: AudioFile, clips: Sequence[Clip], max_seconds: float, stated: in
             length = None if sound.frames > 1 << 60 else sound.frames
             for samples in sorted(sounds, key=lambda each: each.start):
                 _expect(file, sound, samples)
-                end = _read_clip(sound, samples, length) or end
+                end = _read_clip(sound, samples, length, stated) or end
     except soundfile.LibsndfileError as error:
         raise Unsupported(str(error.error_string)) from None
     except (soundfile.SoundFileError, ValueError) as error:
@@ -96,13 +107,29 @@ def _expect(file: AudioFile, sound: soundfile.SoundFile, samples: Samples) -> No
         file.expect(round(min(share, 1.0) * file.size))
 
 
-def _read_clip(sound: soundfile.SoundFile, samples: Samples, length: int | None) -> int | None:
-    """Reads one clip; returns the file's length if its end was reached."""
+def _read_clip(
+    sound: soundfile.SoundFile, samples: Samples, length: int | None, stated: int
+) -> int | None:
+    """Reads one clip; returns the file's length if its end was reached.
+
+    Args:
+        sound: The file.
+        samples: The clip, without samples.
+        length: Length of the file, if libsndfile knows it.
+        stated: Length that the header of a FLAC states, or 0.
+    """
     if samples.error or (length is not None and samples.start >= length):
         return None
-    sound.seek(samples.start)
+    if samples.start or sound.tell():
+        sound.seek(samples.start)
     while not samples.is_done:
-        count = BLOCK if samples.stop is None else min(samples.stop - samples.end, BLOCK)
+        left = (
+            (length or stated) + 1 - samples.end
+            if samples.stop is None
+            else (samples.stop - samples.end)
+        )
+        # One sample more than there should be shows whether that is the end.
+        count = min(left, BLOCK) if left > 0 else BLOCK
         block = sound.read(count, dtype="float32", always_2d=True)
         if len(block):
             mono = block[:, 0] if block.shape[1] == 1 else block.mean(1)

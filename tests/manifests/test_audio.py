@@ -206,3 +206,21 @@ def test_a_part_of_a_long_file_is_read_alone(tmp_path: Path):
         audio.decode(clip(path), max_seconds=600)
     assert caught.value.reason == "too-long"
     assert audio.decode(clip(path, offset=3_000.0, duration=5.0), max_seconds=600).seconds == 5.0
+
+
+@pytest.mark.parametrize("is_stated", [True, False])
+def test_a_whole_flac_is_decoded_by_libsndfile_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stated: bool
+):
+    """It was decoded to its end, where libsndfile's seek failed, and then once more by FFmpeg."""
+    samples = np.random.default_rng(0).integers(-9000, 9000, 70_000).astype(np.int16)
+    path = tmp_path / "a.flac"
+    soundfile.write(path, samples, 16_000)
+    if not is_stated:
+        data = bytearray(path.read_bytes())
+        data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
+        path.write_bytes(data)
+    monkeypatch.setattr("manifests.decoders.ffmpeg.read", None)
+    wave = audio.decode(Clip(clip_id="a", uri=str(path)))
+    assert np.array_equal(wave.samples, samples / np.float32(32768))
+    assert wave.warnings == ()
