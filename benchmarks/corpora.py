@@ -280,6 +280,7 @@ def read_by_datasets(source: Path) -> int:
     """Decodes all clips of a Parquet file as a user of datasets does."""
     import datasets
 
+    datasets.disable_progress_bars()
     stored = datasets.Dataset.from_parquet(str(source), cache_dir=str(source.parent / "cache"))
     assert isinstance(stored, datasets.Dataset)
     return sum(len(samples(each["audio"]["bytes"])) for each in stored)  # type: ignore[index]
