@@ -11,9 +11,12 @@ from typing import Any, Literal
 
 from manifests.errors import UserError
 from student.arm_switches import BOTTLENECK_SHARE, SWITCHES, Arm, ArmSwitches
+from student.lora_settings import LoraSettings
 from student.recipe_names import RENAMED_VALUES
 
-SmallFamily = Literal["qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral"]
+SmallFamily = Literal[
+    "qwen2_audio", "qwen2_5_omni", "qwen3_omni_moe", "audioflamingo3", "musicflamingo", "voxtral"
+]
 Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
@@ -227,18 +230,6 @@ class DataConfig:
     def __post_init__(self) -> None:
         _require(0 < self.validation < 1, "data.validation", "in (0, 1)", self.validation)
         _require(self.max_duration > 0, "data.max_duration", "above 0", self.max_duration)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoraSettings:
-    """Low-rank adapters on the language model's attention and MLP projections."""
-
-    rank: int = 16
-    """Rank r of the adapters."""
-    alpha: int = 32
-    """Scale: the product of the adapters is multiplied by alpha / r."""
-    dropout: float = 0.05
-    """Dropout probability of their input."""
 
 
 @dataclass(frozen=True, kw_only=True)

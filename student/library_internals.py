@@ -9,6 +9,7 @@ import functools
 from pathlib import Path
 from typing import Any
 
+import torch
 import tqdm
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
@@ -45,6 +46,11 @@ def silence_gguf() -> None:
     The bar is tqdm's own, so `disable_progress_bar` of transformers has no effect on it.
     """
     modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm.tqdm, disable=True)
+
+
+def grouped_product_operator() -> Any:
+    """The operator with which transformers computes a mixture of experts (torch 2.13)."""
+    return torch.ops.aten._grouped_mm
 
 
 class TrainerHooks(Trainer):

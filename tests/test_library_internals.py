@@ -56,6 +56,21 @@ def test_the_attention_kernel_of_a_model_is_known() -> None:
         assert attention_kernel(model) == kernel, "transformers: config._attn_implementation"
 
 
+def test_a_mixture_of_experts_is_computed_by_grouped_products() -> None:
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from student.library_internals import grouped_product_operator
+
+    counted = {grouped_product_operator(): lambda rows, weights, *_, **__: 1}
+    half = {"dtype": torch.bfloat16, "device": "meta"}
+    rows, weights = torch.empty(8, 16, **half), torch.empty(2, 16, 32, **half)
+    ends = torch.empty(2, dtype=torch.int32, device="meta")
+    with FlopCounterMode(display=False, custom_mapping=counted) as counter:
+        torch.nn.functional.grouped_mm(rows, weights, offs=ends)
+    assert counter.get_total_flops() == 1, "torch: aten._grouped_mm"
+
+
 def test_storages_are_distinguished_on_the_meta_device() -> None:
     import torch
 

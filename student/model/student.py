@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, PeftModel, TrainableTokensConfig, get_peft_model
+from peft import PeftModel
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -19,6 +19,7 @@ from student.batch import IGNORE, StudentOutput, select_blocks
 from student.config import Blinded, HeadConfig, ModelConfig, Recipe
 from student.distill.streams import RECONSTRUCTION, Stream
 from student.library_internals import is_token_row
+from student.model.adapters import add_lora, add_trained_rows
 from student.model.backbones.protocol import Backbone, Processor
 from student.model.backbones.registry import backbone_for
 from student.model.block import Block, add_block, template_with_block, template_without_block
@@ -302,12 +303,22 @@ def _placed_as(own: Tensor | None, value: Tensor) -> Tensor:
 def load_backbone(
     config: ModelConfig, path: str, *, with_weights: bool = True
 ) -> tuple[Backbone, PreTrainedModel, Processor]:
-    """Loads a checkpoint and its adapter; without weights, the model is on the meta device."""
+    """Loads a checkpoint and its adapter; without weights, the model is on the meta device.
+
+    Raises:
+        UserError: a mixture of experts is to be loaded in 4 bits.
+    """
     backbone = backbone_for(path)
     options: dict[str, Any] = {} if with_weights else {"device_map": "meta"}
     if config.attention:
         options["attn_implementation"] = config.attention
     if config.quantize == "4bit":
+        if backbone.expert_parameters:
+            raise UserError(
+                f"model.quantize is 4bit, and bitsandbytes cannot store the experts of {path} in 4 "
+                "bits, which are nearly all of its weights; remove model.quantize, and shard the "
+                "model over several GPUs (student/recipes/accelerate/fsdp_8gpu.yaml)"
+            )
         options["quantization_config"] = quantization_config()
     model, processor = backbone.load(path, dtype=config.dtype, **options)
     keep_weights_unpacked(model)
@@ -374,21 +385,5 @@ def _with_adapters(
 ) -> PreTrainedModel | PeftModel:
     rows = list(block.ids) if block else None
     if recipe.joint is not None and recipe.joint.train == "full":
-        if rows is None:
-            return model
-        table = next(
-            name for name, module in model.named_modules() if module is model.get_input_embeddings()
-        )
-        return get_peft_model(
-            model, TrainableTokensConfig(token_indices=rows, target_modules=[table])
-        )
-    return get_peft_model(
-        model,
-        LoraConfig(
-            r=recipe.lora.rank,
-            lora_alpha=recipe.lora.alpha,
-            lora_dropout=recipe.lora.dropout,
-            target_modules=backbone.lora_pattern,
-            trainable_token_indices=rows,
-        ),
-    )
+        return model if rows is None else add_trained_rows(model, rows)
+    return add_lora(model, backbone, recipe.lora, rows=rows)

@@ -37,6 +37,13 @@ KNOWN: dict[str, tuple[str, dict[str, Any]]] = {
         "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420,
                           "num_heads": 16, "out_hidden_size": 3584},
     }),
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": ("qwen3_omni_moe_thinker", {
+        "audio_config": {**WHISPER_LARGE, "output_dim": 2048},
+        "text_config": {"hidden_size": 2048, "num_hidden_layers": 48, "num_attention_heads": 32,
+                        "num_key_value_heads": 4, "head_dim": 128, "moe_intermediate_size": 768,
+                        "num_experts": 128, "num_experts_per_tok": 8, "vocab_size": 152064},
+        "vision_config": {"out_hidden_size": 2048},
+    }),
     "nvidia/audio-flamingo-3-hf": ("audioflamingo3", {
         "audio_config": {"num_mel_bins": 128, "hidden_size": 1280, "intermediate_size": 5120,
                          "num_hidden_layers": 32, "num_attention_heads": 20},
@@ -68,6 +75,8 @@ class Family:
     """The audio tower processes whole windows of this length; None means no padding."""
     attends_s: float
     """Each position of the tower attends to positions within a window of this length."""
+    tower_hz: float = 50.0
+    """Positions of the tower per second: 50 for a Whisper encoder."""
 
     def padded_seconds(self, seconds: float) -> float:
         """Seconds that the tower processes for a clip, padding included."""
@@ -79,6 +88,7 @@ class Family:
 FAMILIES = {
     "qwen2_audio": Family(30, 30),
     "qwen2_5_omni_thinker": Family(None, 2),
+    "qwen3_omni_moe_thinker": Family(None, 8, tower_hz=13),
     "audioflamingo3": Family(30, 30),
     "musicflamingo": Family(30, 30),
     "voxtral": Family(30, 30),
@@ -114,7 +124,9 @@ def empty_model(config: ModelConfig) -> PreTrainedModel:
             "with model.path"
         )
     described = load_config(config.path)
-    dtype = torch.float32 if config.dtype == "float32" else torch.bfloat16
-    model_class = named_backbone(described.model_type).model_class
+    backbone = named_backbone(described.model_type)
+    # The products of experts have a meta kernel for bfloat16 alone, which is what they compute in.
+    in_full = config.dtype == "float32" and not backbone.expert_parameters
+    dtype = torch.float32 if in_full else torch.bfloat16
     with torch.device("meta"):
-        return model_class(described).to(dtype).requires_grad_(False)
+        return backbone.model_class(described).to(dtype).requires_grad_(False)

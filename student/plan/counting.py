@@ -8,19 +8,19 @@ FLOPs utilisation (arXiv 2204.02311, appendix B).
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from student.config import HeadConfig, LoraSettings
-from student.library_internals import storage_identity
+from student.config import HeadConfig
+from student.library_internals import grouped_product_operator, storage_identity
 from student.model.backbones.protocol import Backbone
 from student.model.heads import StreamHead
 from student.plan.checkpoints import FAMILIES
@@ -28,8 +28,15 @@ from student.plan.checkpoints import FAMILIES
 # Legend: S tokens, H width of the language model, T tower positions.
 
 CAUSAL = {"full_attention": None, "sliding_attention": None}
-TOWER_HZ = 50.0
-"""Positions per second of a Whisper encoder, which all known families use."""
+
+
+def _grouped_product(rows: Sequence[int], weights: Sequence[int], *_: Any, **__: Any) -> int:
+    """Operations of a product in which each row meets the weights of one expert."""
+    return 2 * math.prod(rows) * weights[-1]
+
+
+GROUPED = {grouped_product_operator(): _grouped_product}
+"""The product of a mixture of experts, for which torch's counter has no formula."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,16 +61,6 @@ def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
     named = list(model.named_parameters())
     projections = sum(value.numel() for name, value in named if pattern.fullmatch(name))
     return projections, sum(value.numel() for _, value in named) - projections
-
-
-def add_lora(model: PreTrainedModel, backbone: Backbone, settings: LoraSettings) -> None:
-    """Adds LoRA adapters to the model in place, as in training."""
-    with torch.device("meta"):
-        get_peft_model(
-            model,
-            LoraConfig(r=settings.rank, lora_alpha=settings.alpha,
-                       target_modules=backbone.lora_pattern),
-        )  # fmt: skip
 
 
 def empty_heads(
@@ -112,7 +109,7 @@ def count_step(
         kept = _Kept(model, tokens)
         language_model.layers = layers[:num_layers]
         try:
-            with FlopCounterMode(display=False) as forward, kept:
+            with FlopCounterMode(display=False, custom_mapping=GROUPED) as forward, kept:
                 # The mask is given as the class would make it: making it reads values, of which
                 # the meta device has none.
                 states_SH = language_model(
@@ -121,7 +118,7 @@ def count_step(
                 loss = inner.lm_head(states_SH[:, -answer_tokens:]).float().sum()
                 for head in heads:
                     loss = loss + head(states_SH[:, :num_positions]).sum()
-            with FlopCounterMode(display=False) as backward:
+            with FlopCounterMode(display=False, custom_mapping=GROUPED) as backward:
                 loss.backward()
         finally:
             language_model.layers = layers
@@ -140,7 +137,9 @@ def count_step(
     family = FAMILIES[model.config.model_type]
     tower_layers: Any = backbone.audio_tower(model).layers
     return StepCounts(
-        tower_forward=count_tower(tower_layers, family.padded_seconds(clip_s), family.attends_s),
+        tower_forward=count_tower(
+            tower_layers, family.padded_seconds(clip_s), family.attends_s, family.tower_hz
+        ),
         forward=forward,
         backward=backward,
         kept=kept,
@@ -149,7 +148,7 @@ def count_step(
     )
 
 
-def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float) -> float:
+def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float, tower_hz: float) -> float:
     """Counts the operations of an audio tower's layers over a length of audio.
 
     Each weight is used once per position, and each position attends to its own window.
@@ -158,10 +157,11 @@ def count_tower(layers: nn.ModuleList, seconds: float, attends_s: float) -> floa
         layers: The layers of the tower.
         seconds: Length that the tower processes, padding included.
         attends_s: Length of the attention window in seconds.
+        tower_hz: Positions per second.
     """
     num_weights = sum(value.numel() for value in layers.parameters() if value.dim() == 2)
-    num_positions = seconds * TOWER_HZ
-    met = min(seconds, attends_s) * TOWER_HZ
+    num_positions = seconds * tower_hz
+    met = min(seconds, attends_s) * tower_hz
     width = next(value.shape[1] for value in layers.parameters() if value.dim() == 2)
     return num_positions * (2 * num_weights + len(layers) * 4 * met * width)
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import torch
 
 from manifests.errors import UserError
 from student.config import StageConfig
+from student.model.adapters import add_lora, count_expert_adapters
 from student.model.backbones.registry import named_backbone
 from student.plan.checkpoints import FAMILIES, empty_model
-from student.plan.counting import StepCounts, add_lora, count_model, count_step, empty_heads
+from student.plan.counting import StepCounts, count_model, count_step, empty_heads
 from student.plan.gpus import Gpu, named_gpu
 from student.plan.options import PlanOptions
 
@@ -129,8 +132,11 @@ def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
     learnt: dict[str, int] = {}
     for name, stage in recipe.stages().items():
         if stage.train != "embeddings":
-            add_lora(model, backbone, recipe.lora)
-        adapters = sum(
+            # PEFT's adapters of experts do not run on the meta device: their weights are counted by
+            # hand, and their operations, a few per cent, are left out.
+            with torch.device("meta"):
+                add_lora(model, backbone, replace(recipe.lora, experts=False))
+        adapters = count_expert_adapters(model, backbone, recipe.lora) + sum(
             value.numel() for key, value in model.named_parameters() if ".lora_" in f".{key}"
         )
         learnt[name] = num_heads + rows + (adapters if stage.train != "embeddings" else 0)

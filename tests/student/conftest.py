@@ -77,10 +77,12 @@ TASKS = [
     TaskConfig(questions=["What is said?"], answer=["text"]),
     TaskConfig(questions=["Which note?", "Name the note."], answer=["labels.note"]),
 ]
-FAMILIES = ("qwen2_audio", "qwen2_5_omni", "audioflamingo3", "musicflamingo", "voxtral")
+FAMILIES = (
+    "qwen2_audio", "qwen2_5_omni", "qwen3_omni_moe", "audioflamingo3", "musicflamingo", "voxtral",
+)  # fmt: skip
 PLACEHOLDERS = {
     "qwen2_audio": "<|AUDIO|>", "qwen2_5_omni": "<|AUDIO|>", "audioflamingo3": "<sound>",
-    "musicflamingo": "<sound>", "voxtral": "[AUDIO]",
+    "musicflamingo": "<sound>", "voxtral": "[AUDIO]", "qwen3_omni_moe": "<|audio_pad|>",
 }  # fmt: skip
 """Family -> the text that stands for one audio in a rendered prompt."""
 TINY = TinyConfig(

@@ -47,6 +47,9 @@ def test_recipes_that_ship_are_valid() -> None:
     for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3", "music_flamingo", "voxtral"):
         assert recipes[f"{family}_8x80gb"].model.quantize is None
         assert recipes[f"{family}_1x24gb"].model.quantize == "4bit"
+    assert recipes["qwen3_omni_8x80gb"].model.quantize is None
+    assert recipes.keys() >= {"demo", "small_base"}
+    assert len(recipes) == 5 * 2 + 3
 
 
 def test_accelerate_reads_the_configs_that_ship() -> None:

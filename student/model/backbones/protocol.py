@@ -57,6 +57,8 @@ class Backbone(Protocol):
     )
     """Regular expression that matches the full names of the language model's projections, but not
     those of the audio tower, whose layers have the same short names."""
+    expert_parameters: tuple[str, ...] = ()
+    """Ends of the names of a mixture's expert weights, which have LoRA with `lora.experts`."""
     projector: str = r"model\.multi_modal_projector\..*"
     """Regular expression for the parameters between audio tower and language model."""
     tower_by_rows: bool

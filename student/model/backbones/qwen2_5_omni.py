@@ -19,11 +19,11 @@ from transformers import (
     PreTrainedModel,
     Qwen2_5OmniConfig,
     Qwen2_5OmniForConditionalGeneration,
-    Qwen2_5OmniProcessor,
     Qwen2_5OmniThinkerConfig,
     Qwen2_5OmniThinkerForConditionalGeneration,
     WhisperFeatureExtractor,
 )
+from transformers.processing_utils import ProcessorMixin
 from transformers.utils.hub import cached_file
 
 from student.config import TinyConfig
@@ -42,6 +42,9 @@ class Qwen2_5Omni(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
 
     model_class = Qwen2_5OmniThinkerForConditionalGeneration
+    whole_class: Any = Qwen2_5OmniForConditionalGeneration
+    """Thinker and Talker, as checkpoints are published."""
+    whole_config: Any = Qwen2_5OmniConfig
     audio_end = "<|audio_eos|>"
     projector = r"model\.audio_tower\.proj\..*"
     tower_by_rows = False
@@ -54,7 +57,7 @@ class Qwen2_5Omni(Backbone):
     def load_processor(self, path: str) -> Processor:
         tokenizer = AutoTokenizer.from_pretrained(path)
         extractor = WhisperFeatureExtractor.from_pretrained(path)
-        fields, _ = Qwen2_5OmniProcessor.get_processor_dict(path)
+        fields, _ = ProcessorMixin.get_processor_dict(path)
         template = fields.get("chat_template") or tokenizer.chat_template
         return AudioTextProcessor(tokenizer, extractor, template)
 
@@ -120,15 +123,15 @@ class Qwen2_5Omni(Backbone):
         return {"position_ids": places_BS.expand(3, *places_BS.shape)}
 
     def save(self, model: PreTrainedModel, processor: Processor, folder: Path, base: str) -> None:
-        """Wraps the Thinker as a Qwen2.5-Omni without audio output: vLLM does not register a bare
+        """Wraps the Thinker as a whole model without audio output: vLLM does not register a bare
         Thinker, and both find the weights under `thinker.`."""
-        config = Qwen2_5OmniConfig(
+        config = self.whole_config(
             thinker_config=model.config.to_dict(),
             enable_audio_output=False,
             dtype=str(model.dtype).removeprefix("torch."),
         )
         with torch.device("meta"):
-            whole: Any = Qwen2_5OmniForConditionalGeneration(config)
+            whole: Any = self.whole_class(config)
         whole.thinker = model
         whole.generation_config = model.generation_config
         whole.save_pretrained(folder)

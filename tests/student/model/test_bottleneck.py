@@ -169,8 +169,8 @@ def test_recomputed_activations_see_the_same_mask(world: Any, runs: Callable[[st
         torch.testing.assert_close(gradients[1][name], value)
 
 
-def test_eager_attention_takes_the_mask(world: Any, runs: Callable[[str], Path]) -> None:
-    trained = TrainedStudent(runs("qwen2_audio"))
+def test_eager_attention_takes_the_mask(world: Any, run: Path) -> None:
+    trained = TrainedStudent(run)
     batch = batch_of(world, trained, "left")
     expected = logits(trained, batch, bottleneck="question_and_answer")
     trained.student.base.set_attn_implementation("eager")
@@ -246,11 +246,9 @@ def test_a_recipe_states_the_share(world: Any, tmp_path: Path) -> None:
         StageConfig(bottleneck=1.5)
 
 
-def test_distillation_may_spare_the_audio_tokens_keys_and_values(
-    world: Any, runs: Callable[[str], Path]
-) -> None:
+def test_distillation_may_spare_the_audio_tokens_keys_and_values(world: Any, run: Path) -> None:
     """The heads at the block have the same inputs, but no gradient reaches the audio tokens."""
-    trained = TrainedStudent(runs("qwen2_audio"), heads=True)
+    trained = TrainedStudent(run, heads=True)
     student, batch = trained.student, batch_of(world, trained, "right")
     audio_BS = batch.inputs["input_ids"] == student.backbone.audio_token_id(student.base)
     embedded: list[Tensor] = []

@@ -34,7 +34,7 @@ def test_a_filled_window_equals_the_extractors(seconds: float) -> None:
         torch.testing.assert_close(fill_window(short, 200), whole, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_omni_moe"])
 def test_inputs_are_those_of_padded_windows(
     family: str, checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 from transformers import AutoConfig
 
-from student.config import HeadConfig, LoraSettings, ModelConfig
+from student.config import HeadConfig, ModelConfig
+from student.lora_settings import LoraSettings
+from student.model.adapters import add_lora
 from student.model.backbones.registry import named_backbone
 from student.plan import checkpoints
 from student.plan.checkpoints import FAMILIES, KNOWN, empty_model
-from student.plan.counting import add_lora, count_model, count_step, count_tower, empty_heads
+from student.plan.counting import count_model, count_step, count_tower, empty_heads
 
 BILLIONS = {
     "Qwen/Qwen2-Audio-7B-Instruct": 8.397,
@@ -22,10 +24,13 @@ BILLIONS = {
     "nvidia/audio-flamingo-3-hf": 8.267,
     "nvidia/music-flamingo-2601-hf": 8.267,
     "mistralai/Voxtral-Mini-3B-2507": 4.676,
+    "Qwen/Qwen3-Omni-30B-A3B-Instruct": 31.719,
 }
-"""Parameters in the published weights (for Omni those of the Thinker), 10^9. The last two are sums
-of the shapes in transformers' default configs for these checkpoints; their files were not seen."""
+"""Parameters in the published weights (for Omni those of the Thinker), 10^9. Music Flamingo's and
+Voxtral's are sums of the shapes in transformers' default configs for these checkpoints; those of
+Qwen3-Omni are of Qwen3-30B-A3B with the towers of its report. Their files were not seen."""
 WIDTH, INNER, LAYERS, VOCABULARY, TOKENS = 64, 160, 3, 300, 50
+EXPERTS = 5
 
 
 def small(model_type: str) -> tuple[str, dict[str, Any]]:
@@ -53,6 +58,16 @@ def small(model_type: str) -> tuple[str, dict[str, Any]]:
         tower["output_dim"] = WIDTH
         values["vision_config"] = {"depth": 1, "hidden_size": 32, "intermediate_size": 64,
                                    "num_heads": 2, "out_hidden_size": WIDTH}  # fmt: skip
+    if model_type == "qwen3_omni_moe_thinker":
+        # Two experts of half the inner width are as much as one dense layer.
+        text |= {"model_type": "qwen3_omni_moe_text", "num_experts": EXPERTS,
+                 "num_experts_per_tok": 2, "moe_intermediate_size": INNER // 2,
+                 "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
+                                     "mrope_section": [2, 3, 3]}}  # fmt: skip
+        tower["output_dim"] = WIDTH
+        values["vision_config"] = {"depth": 1, "hidden_size": 32, "intermediate_size": 64,
+                                   "num_heads": 2, "out_hidden_size": WIDTH,
+                                   "deepstack_visual_indexes": [0]}  # fmt: skip
     return model_type, values
 
 
@@ -62,7 +77,7 @@ def test_the_kept_sizes_are_those_of_the_published_weights(path: str) -> None:
     backbone = named_backbone(model.config.model_type)
     projections, others = count_model(model, backbone)
     assert (projections + others) / 1e9 == pytest.approx(BILLIONS[path], abs=5e-4)
-    assert 3e9 < projections < 7e9
+    assert 3e9 < projections < 7e9 or backbone.expert_parameters
     assert all(value.is_meta for value in model.parameters())
 
 
@@ -71,7 +86,8 @@ def test_operations_are_those_of_arithmetic(
     model_type: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(KNOWN, "x", small(model_type))
-    model = empty_model(ModelConfig(path="x", dtype="bfloat16"))
+    precision = "float32" if model_type == "qwen3_omni_moe_thinker" else "bfloat16"
+    model = empty_model(ModelConfig(path="x", dtype=precision))  # a sharded mixture is float32
     backbone = named_backbone(model_type)
     heads = empty_heads({}, hidden_size=WIDTH, num_positions=4, config=HeadConfig())
 
@@ -80,7 +96,9 @@ def test_operations_are_those_of_arithmetic(
             model, backbone, heads, num_positions=4, tokens=tokens, answer_tokens=5, clip_s=2
         )
 
-    weights = LAYERS * (4 * WIDTH**2 + 3 * WIDTH * INNER)
+    has_experts = bool(backbone.expert_parameters)
+    router = EXPERTS * WIDTH if has_experts else 0
+    weights = LAYERS * (4 * WIDTH**2 + 3 * WIDTH * INNER + router)
     forward = 2 * TOKENS * weights + LAYERS * 4 * TOKENS**2 * WIDTH + 2 * 5 * WIDTH * VOCABULARY
     counts = count(TOKENS)
     assert counts.forward == forward
@@ -93,7 +111,7 @@ def test_operations_are_those_of_arithmetic(
 
     add_lora(model, backbone, LoraSettings(rank=2))
     with_lora = count(TOKENS)
-    adapters = LAYERS * 2 * (4 * 2 * WIDTH + 3 * (WIDTH + INNER))
+    adapters = LAYERS * 2 * (4 * 2 * WIDTH + (0 if has_experts else 3 * (WIDTH + INNER)))
     assert with_lora.forward == forward + 2 * TOKENS * adapters
     assert with_lora.backward > counts.backward + 2 * 2 * TOKENS * adapters * 0.9
 
@@ -131,14 +149,14 @@ def test_a_tower_of_one_layer_is_counted_by_hand() -> None:
 
     layers = nn.ModuleList([Layer()])
     positions = 10 * 50
-    assert count_tower(layers, 10, 30) == positions * (2 * (64 + 256) + 4 * positions * 8)
-    assert count_tower(layers, 10, 2) == positions * (2 * (64 + 256) + 4 * 100 * 8)
+    assert count_tower(layers, 10, 30, 50) == positions * (2 * (64 + 256) + 4 * positions * 8)
+    assert count_tower(layers, 10, 2, 50) == positions * (2 * (64 + 256) + 4 * 100 * 8)
 
 
 def test_windows_are_filled_where_the_tower_takes_whole_ones() -> None:
     padded = {name: family.padded_seconds(31) for name, family in FAMILIES.items()}
     assert padded == {"qwen2_audio": 60, "audioflamingo3": 60, "musicflamingo": 60, "voxtral": 60,
-                      "qwen2_5_omni_thinker": 31}  # fmt: skip
+                      "qwen2_5_omni_thinker": 31, "qwen3_omni_moe_thinker": 31}  # fmt: skip
 
 
 def test_a_config_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""vLLM's own loader reads what we export, for three of the classes, where there is a vLLM to ask.
+"""vLLM's own loader reads what we export, for every class, where there is a vLLM to ask.
 
 Set COAT_VLLM_PYTHON to an interpreter that has it (it pins a torch of its own, so it is best kept
 in an environment of its own), or install it beside us.
@@ -30,7 +30,10 @@ PYTHON = os.environ.get("COAT_VLLM_PYTHON") or (
 SERVED = {
     "qwen2_audio": "Qwen2AudioForConditionalGeneration",
     "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
+    "musicflamingo": "MusicFlamingoForConditionalGeneration",
+    "voxtral": "VoxtralForConditionalGeneration",
 }
 """Family -> the class that serves it."""
 

@@ -19,11 +19,12 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 
 import torch
 
-if not torch.cuda.is_available():
+if torch.version.cuda is None:
     # Beside a CPU build of torch, torchvision's wheel has no kernels, and stops at these two.
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
+if not torch.cuda.is_available():
     import vllm.platforms
     from vllm.platforms.cpu import CpuPlatform
 

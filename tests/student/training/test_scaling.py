@@ -195,7 +195,7 @@ def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["qwen2_audio", "qwen2_5_omni", "audioflamingo3"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_backbone_sharded_over_two_processes(
     world: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:

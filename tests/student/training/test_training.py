@@ -96,6 +96,7 @@ class _KillAt(TrainerCallback):
     [
         ("qwen2_audio", ("align", 2)),
         ("qwen2_5_omni", ("joint", 3)),
+        ("qwen3_omni_moe", ("joint", 2)),
         ("audioflamingo3", ("joint", 1)),
         ("musicflamingo", ("joint", 2)),
         ("voxtral", ("align", 3)),
