@@ -33,8 +33,8 @@ SERVED = {
     "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
 }
-"""Family -> the class that serves it. vLLM 0.33 has dropped Music Flamingo's class, and its class of
-Voxtral takes Mistral's tokenizer alone (docs/serve.md)."""
+"""Family -> the class that serves it. vLLM 0.33 has dropped Music Flamingo's class, and its class
+of Voxtral takes Mistral's tokenizer alone (docs/serve.md)."""
 
 
 @pytest.mark.skipif(PYTHON is None, reason="needs: COAT_VLLM_PYTHON=/env/with/vllm/bin/python")
