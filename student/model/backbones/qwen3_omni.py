@@ -108,7 +108,9 @@ class Qwen3Omni(Qwen2_5Omni):
             audio_config={**tower, "output_dim": config.hidden_size},
             vision_config={"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2,
                            "out_hidden_size": config.hidden_size, "num_position_embeddings": 4,
-                           "deepstack_visual_indexes": [0], "image_size": 32},
+                           "deepstack_visual_indexes": [0],
+                           # These two are in published configs and in vLLM, not in transformers.
+                           "image_size": 32, "apply_vit_abs_pos_embed": True},
             text_config={**qwen2_fields(config, tokenizer), **experts, "rope_parameters": rope},
             audio_token_id=ids["<|audio_pad|>"],
             image_token_id=ids["<|image_pad|>"],
