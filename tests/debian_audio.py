@@ -36,10 +36,10 @@ class Melody:
 
 def files(package: str, path: str) -> Path:
     """A file or folder of a package; skips the test where the package is not there."""
-    found = ROOT / path
-    if not found.exists():
+    result = ROOT / path
+    if not result.exists():
         pytest.skip(f"needs {package}: apt-get install -y --no-install-recommends {package}")
-    return found
+    return result
 
 
 def prompts(count: int) -> list[tuple[np.ndarray, str]]:
@@ -48,14 +48,14 @@ def prompts(count: int) -> list[tuple[np.ndarray, str]]:
     listing = files(
         "asterisk-core-sounds-en", "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     )
-    found = []
+    result = []
     for line in gzip.decompress(listing.read_bytes()).decode("utf-8-sig").splitlines():
         key, colon, text = line.partition(": ")
         file = folder / f"{key}.g722"
         plain = not re.search(r"[\[\]<>()]", text) and len(text.split()) >= 4
         if colon and plain and file.exists() and file.stat().st_size < 25 * PROMPT_RATE / 2:
-            found.append((file, text.strip()))
-    return [(_read_g722(file), text) for file, text in found[:: len(found) // count][:count]]
+            result.append((file, text.strip()))
+    return [(_read_g722(file), text) for file, text in result[:: len(result) // count][:count]]
 
 
 def sounds(category: str) -> dict[str, Path]:
@@ -67,8 +67,8 @@ def sounds(category: str) -> dict[str, Path]:
 def melodies(*, chords: bool = False, notes_each: int = 12) -> Iterator[Melody]:
     """Notes of real instruments, in sequence or as chords of three."""
     font = SoundFont(files("timgm6mb-soundfont", "usr/share/sounds/sf2/TimGM6mb.sf2"))
-    for at, (instrument, (program, low, high)) in enumerate(INSTRUMENTS.items()):
-        rng = np.random.default_rng(at)
+    for index, (instrument, (program, low, high)) in enumerate(INSTRUMENTS.items()):
+        rng = np.random.default_rng(index)
         notes = []
         for place, midi in enumerate(rng.permutation(np.linspace(low, high - 7, notes_each))):
             onset = 0.3 + 1.2 * place

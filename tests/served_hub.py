@@ -63,14 +63,14 @@ class Hub:
                                 "size": len(content), "pointerSize": 130}  # fmt: skip
             files.append((path.name, entry))
         if rest[:1] == ["tree"]:
-            found: object = [{"type": "file", "path": name, **entry} for name, entry in files]
+            result: object = [{"type": "file", "path": name, **entry} for name, entry in files]
         else:
             siblings = [{"rfilename": name, "blobId": entry["oid"], **entry}
                         for name, entry in files]  # fmt: skip
-            found = {"id": model, "modelId": model, "sha": self.commit(model), "tags": [],
+            result = {"id": model, "modelId": model, "sha": self.commit(model), "tags": [],
                      "private": False, "downloads": 0, "likes": 0,
                      "siblings": siblings}  # fmt: skip
-        return 200, {"Content-Type": "application/json"}, json.dumps(found).encode()
+        return 200, {"Content-Type": "application/json"}, json.dumps(result).encode()
 
 
 @contextmanager

@@ -51,7 +51,7 @@ STAND_INS = {"CLIP_ID": "clip000"}
 
 def commands(page: Path) -> list[list[str]]:
     """Words of every command of a page, one list for each program that is called."""
-    found = []
+    result = []
     text = page.read_text("utf-8")
     for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         block = re.sub(r"(^|\s)# .*$", "", block.replace("\\\n", " "), flags=re.MULTILINE)
@@ -63,14 +63,14 @@ def commands(page: Path) -> list[list[str]]:
             if not set(word) <= set("&|;\n"):
                 words.append(word)
             elif words:
-                found.append(words)
+                result.append(words)
                 words = []
-    return found
+    return result
 
 
 def programs(page: Path) -> list[list[str]]:
     """The same without variables and launchers in front of a program."""
-    found = []
+    result = []
     for words in commands(page):
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
             words = words[1:]
@@ -83,8 +83,8 @@ def programs(page: Path) -> list[list[str]]:
             words = ["coat-student", *words[3:]]
         if words[0] == "ray" and "--" in words:
             words = words[words.index("--") + 1 :]
-        found.append(words)
-    return found
+        result.append(words)
+    return result
 
 
 ALL = [(page.name, words) for page in PAGES for words in programs(page)]
@@ -95,9 +95,11 @@ def parser_of(program: str) -> Any:
     kept: dict[str, Any] = {}
     module = PROGRAMS[program]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "run_command", lambda *given, **named: kept.update(at=(given, named)))
+        patch.setattr(
+            module, "run_command", lambda *given, **named: kept.update(call=(given, named))
+        )
         module.main()
-    (name, functions), named = kept["at"]
+    (name, functions), named = kept["call"]
     return console.make_parser(name, functions, description=named["description"])[0]
 
 
@@ -107,17 +109,19 @@ def test_there_is_something_to_check() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "words"), [one for one in ALL if one[1][0] in PROGRAMS], ids=lambda one: str(one)[:60]
+    ("page", "words"),
+    [item for item in ALL if item[1][0] in PROGRAMS],
+    ids=lambda item: str(item)[:60],
 )
 def test_commands_parse(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     if "--config" in words:
-        at = words.index("--config") + 1
-        is_ours = words[at].startswith(("student/", "benchmarks/", "examples/"))
-        assert not is_ours or Path(words[at]).is_file(), f"{page}: there is no {words[at]}"
+        place = words.index("--config") + 1
+        is_ours = words[place].startswith(("student/", "benchmarks/", "examples/"))
+        assert not is_ours or Path(words[place]).is_file(), f"{page}: there is no {words[place]}"
         if not is_ours:
             # A file that the reader writes: any of the right kind, so that the rest is parsed.
-            words = words[: at - 1] + words[at + 1 :]
+            words = words[: place - 1] + words[place + 1 :]
             words += ["--model.build", "tiny"] if words[0] == "coat-student" else []
             words += ["--corpus", "c", "--cache", "d"] if words[0] == "coat-cache" else []
     parser_of(words[0]).parse_args([console._underscored(word) for word in words[1:]])

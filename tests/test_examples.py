@@ -63,10 +63,10 @@ def test_own_corpus(world: Path, tmp_path: Path) -> None:
 def test_plain_pytorch_reads_one_stream_off_another(world: Path) -> None:
     words = ("--source", "asr.encoder", "--target", "mood.lld", "--epochs", "40")
     said = run("-m", "examples.plain_pytorch", *words, cwd=world)
-    found = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", said)
-    assert found, said
+    result = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", said)
+    assert result, said
     # Both rise where the clip sounds.
-    assert float(found[1]) > 80
+    assert float(result[1]) > 80
 
 
 def test_one_cache_two_backbones(world: Path) -> None:

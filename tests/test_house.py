@@ -115,7 +115,7 @@ def bound_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield node.lineno, node.name
 
 
-@pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "examples"])
+@pytest.mark.parametrize("folder", [*PACKAGES, "benchmarks", "examples", "tests"])
 def test_names_and_docstrings_are_plain_english(folder: str):
     dialect = []
     for path in (ROOT / folder).rglob("*.py"):

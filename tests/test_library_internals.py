@@ -35,9 +35,9 @@ def test_the_trainer_calls_the_methods_that_are_overridden(
 ) -> None:
     from transformers import Trainer
 
-    found = getattr(Trainer, method, None)
-    assert found is not None, f"transformers: Trainer.{method} is gone"
-    names = list(inspect.signature(found).parameters)
+    result = getattr(Trainer, method, None)
+    assert result is not None, f"transformers: Trainer.{method} is gone"
+    names = list(inspect.signature(result).parameters)
     assert names == parameters, f"transformers: Trainer.{method} takes {names}"
     uses = inspect.getsource(getattr(Trainer, caller))
     assert f"self.{method}" in uses, f"transformers: Trainer.{caller} no longer uses {method}"

@@ -36,14 +36,14 @@ def place(tmp_path: Path) -> Path:
 
 def steps() -> list[tuple[str, str]]:
     """(kind, text) of the page: files to write (their name and content), and commands to run."""
-    found = []
+    result = []
     text = PAGE.read_text("utf-8")
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
         if language in ("python", "yaml"):
-            found.append((block.split("\n")[0].removeprefix("# "), block))
+            result.append((block.split("\n")[0].removeprefix("# "), block))
         else:
-            found += [("run", line) for line in block.splitlines() if line]
-    return found
+            result += [("run", line) for line in block.splitlines() if line]
+    return result
 
 
 def follow(place: Path, first: int = 0, last: int | None = None) -> dict[str, str]:

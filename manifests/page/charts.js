@@ -17,12 +17,12 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
     const peak = counts.indexOf(Math.max(...counts));
     const about = `${whole(total)} ${noun}; most between ${short(edges[peak])} and ${short(edges[peak + 1])} ${unit}`;
     const picture = svg("svg", { height: CHART_HEIGHT, role: "img", "aria-label": about });
-    counts.forEach((count, at) => {
-      const [from, to] = [x(edges[at]), x(edges[at + 1])];
+    counts.forEach((count, index) => {
+      const [from, to] = [x(edges[index]), x(edges[index + 1])];
       const size = (count / most) * (bottom - top);
       const column = { x: from + 0.5, y: bottom - size, width: Math.max(to - from - 1, 0.6), height: size };
-      const upto = beyond && at === counts.length - 1 ? "and more" : `to ${short(edges[at + 1])}`;
-      const name = `${short(edges[at])} ${upto} ${unit}: ${whole(count)} (${percent(count / Math.max(total, 1))})`;
+      const upto = beyond && index === counts.length - 1 ? "and more" : `to ${short(edges[index + 1])}`;
+      const name = `${short(edges[index])} ${upto} ${unit}: ${whole(count)} (${percent(count / Math.max(total, 1))})`;
       picture.append(
         svg("rect", { ...column, class: "column" }),
         svg("rect", { x: from, y: top, width: to - from, height: bottom - top, class: "target" }, svg("title", {}, name)),
@@ -31,8 +31,8 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
     picture.append(svg("line", { x1: 0, x2: width, y1: bottom, y2: bottom, class: "rule" }));
     const room = Math.max(2, Math.floor(width / 64));
     const ticks = log ? octaves(edges[0], edges[edges.length - 1]) : niceSteps(edges[0], edges[edges.length - 1], room);
-    ticks.forEach((tick, at) => {
-      const label = at === ticks.length - 1 && unit ? `${short(tick)} ${unit}` : short(tick);
+    ticks.forEach((tick, index) => {
+      const label = index === ticks.length - 1 && unit ? `${short(tick)} ${unit}` : short(tick);
       picture.append(axisText(x(tick), CHART_HEIGHT - 5, label, width));
     });
     box.replaceChildren(picture);
@@ -40,17 +40,17 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
 }
 
 function octaves(low, high) {
-  const found = [];
-  for (let tick = 50; tick <= high; tick *= 2) if (tick >= low) found.push(tick);
-  return found;
+  const result = [];
+  for (let tick = 50; tick <= high; tick *= 2) if (tick >= low) result.push(tick);
+  return result;
 }
 
 /** Text centred at x, kept inside the picture. */
 function axisText(x, y, text, width) {
   const half = text.length * 3.4;
   const anchor = x < half ? "start" : x > width - half ? "end" : "middle";
-  const at = anchor === "start" ? 0 : anchor === "end" ? width : x;
-  return svg("text", { x: at, y, "text-anchor": anchor }, text);
+  const position = anchor === "start" ? 0 : anchor === "end" ? width : x;
+  return svg("text", { x: position, y, "text-anchor": anchor }, text);
 }
 
 /** Names with bars: rows are [name, share in 0..1, shown text]; a full bar is all clips. */
@@ -68,11 +68,11 @@ function bars(rows, caption) {
  * on their own. With `steps` a line keeps its value until the next; `marks` are [x, text].
  */
 function lines(series, { unit, steps = false, log = false, across = "time", floor = 0, marks = [], legend = true }) {
-  const seen = series.filter((one) => one.at.length || one.dots);
-  const ats = seen.flatMap((one) => [...one.at, ...(one.dots ? one.dots.at : [])]);
+  const seen = series.filter((item) => item.at.length || item.dots);
+  const ats = seen.flatMap((item) => [...item.at, ...(item.dots ? item.dots.at : [])]);
   const first = across === "time" ? Math.min(...ats) : 0;
   const last = Math.max(...ats, first + 1);
-  const every = seen.flatMap((one) => [...one.values, ...(one.dots ? one.dots.values : [])]).filter((value) => !log || value > 0);
+  const every = seen.flatMap((item) => [...item.values, ...(item.dots ? item.dots.values : [])]).filter((value) => !log || value > 0);
   const lowest = log || floor === null ? Math.min(...every) : floor;
   const highest = Math.max(...every, log || floor === null ? lowest * 1.01 : lowest * 2, lowest + 1e-9);
   const scale = log ? Math.log10 : (value) => value;
@@ -80,46 +80,46 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
   const height = 210;
   keepDrawn(box, (width) => {
     const [left, right, top, bottom] = [44, 8, marks.length ? 20 : 10, height - 22];
-    const x = (at) => left + ((at - first) / (last - first)) * (width - left - right);
+    const x = (step) => left + ((step - first) / (last - first)) * (width - left - right);
     const ground = scale(lowest);
     const y = (value) => bottom - ((scale(value) - ground) / (scale(highest) - ground)) * (bottom - top);
-    const names = seen.map((one) => one.name).join(", ");
+    const names = seen.map((item) => item.name).join(", ");
     const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over ${across}: ${names}` });
     const decadic = log ? decades(lowest, highest) : [];
     for (const tick of decadic.length > 2 ? decadic : niceSteps(lowest, highest, 4)) {
-      const at = y(tick);
+      const level = y(tick);
       picture.append(
-        svg("line", { x1: left, x2: width - right, y1: at, y2: at, class: "rule" }),
-        svg("text", { x: left - 6, y: at + 4, "text-anchor": "end" }, short(tick)));
+        svg("line", { x1: left, x2: width - right, y1: level, y2: level, class: "rule" }),
+        svg("text", { x: left - 6, y: level + 4, "text-anchor": "end" }, short(tick)));
     }
-    for (const [at, text] of marks) {
+    for (const [step, text] of marks) {
       picture.append(
-        svg("line", { x1: x(at), x2: x(at), y1: 4, y2: bottom, class: "rule", "stroke-dasharray": "3 3" }),
-        svg("text", { x: x(at) + 4, y: 13 }, text));
+        svg("line", { x1: x(step), x2: x(step), y1: 4, y2: bottom, class: "rule", "stroke-dasharray": "3 3" }),
+        svg("text", { x: x(step) + 4, y: 13 }, text));
     }
     const unitOf = across === "time" ? timeUnit(last - first) : [1, across];
     const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(3, Math.floor(width / 90)));
-    ticks.forEach((tick, at) => {
-      const label = at === ticks.length - 1 ? `${short(tick)} ${unitOf[1]}` : short(tick);
+    ticks.forEach((tick, index) => {
+      const label = index === ticks.length - 1 ? `${short(tick)} ${unitOf[1]}` : short(tick);
       picture.append(axisText(x(first + tick * unitOf[0]), height - 5, label, width));
     });
-    seen.forEach((one, place) => {
-      const { tint = place, dash = place } = one;
-      const points = one.at.map((when, at) => [x(when), one.values[at]]).filter((point) => !log || point[1] > 0);
-      let path = steps ? `M${x(one.at[0])} ${bottom}` : "";
-      points.forEach(([right, value], at) => {
+    seen.forEach((item, place) => {
+      const { tint = place, dash = place } = item;
+      const points = item.at.map((when, index) => [x(when), item.values[index]]).filter((point) => !log || point[1] > 0);
+      let path = steps ? `M${x(item.at[0])} ${bottom}` : "";
+      points.forEach(([right, value], index) => {
         const up = y(value).toFixed(1);
-        path += steps && at ? `H${right.toFixed(1)}V${up}` : `${path ? "L" : "M"}${right.toFixed(1)} ${up}`;
+        path += steps && index ? `H${right.toFixed(1)}V${up}` : `${path ? "L" : "M"}${right.toFixed(1)} ${up}`;
       });
-      const dots = one.dots ? one.dots.at.map((when, at) => [x(when), one.dots.values[at]]) : steps ? [] : points;
+      const dots = item.dots ? item.dots.at.map((when, index) => [x(when), item.dots.values[index]]) : steps ? [] : points;
       // A line needs two points. With fewer, it joins the dots and is thin, because it skips the steps between them.
       const isShort = !steps && points.length < 2 && dots.length > 1;
-      if (isShort) path = dots.map(([right, value], at) => `${at ? "L" : "M"}${right.toFixed(1)} ${y(value).toFixed(1)}`).join("");
+      if (isShort) path = dots.map(([right, value], index) => `${index ? "L" : "M"}${right.toFixed(1)} ${y(value).toFixed(1)}`).join("");
       const look = { ...stroke(tint, dash), ...(isShort ? { "stroke-width": 1 } : {}) };
-      if (path) picture.append(svg("path", { d: path, ...look }, svg("title", {}, one.name)));
+      if (path) picture.append(svg("path", { d: path, ...look }, svg("title", {}, item.name)));
       for (const [right, value] of dots) {
-        const circle = { cx: right, cy: y(value), r: one.dots ? 3.5 : 2, fill: `var(--series-${(tint % 6) + 1})` };
-        picture.append(svg("circle", circle, svg("title", {}, `${one.name}: ${short(value)}`)));
+        const circle = { cx: right, cy: y(value), r: item.dots ? 3.5 : 2, fill: `var(--series-${(tint % 6) + 1})` };
+        picture.append(svg("circle", circle, svg("title", {}, `${item.name}: ${short(value)}`)));
       }
     });
     box.replaceChildren(picture);
@@ -132,30 +132,30 @@ function timeUnit(seconds) {
 }
 
 function legendOf(series) {
-  return el("div", { class: "legend" }, ...series.map(({ name, tint, dash }, at) => el("span", {},
-    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(tint ?? at, dash ?? at) })), name)));
+  return el("div", { class: "legend" }, ...series.map(({ name, tint, dash }, index) => el("span", {},
+    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(tint ?? index, dash ?? index) })), name)));
 }
 
 /** A row of dots per group with its mean as a bar: groups are {name, values, notes, tint}. */
 function dots(groups, { unit }) {
-  const every = groups.flatMap((one) => one.values);
+  const every = groups.flatMap((item) => item.values);
   const room = (Math.max(...every) - Math.min(...every)) * 0.12 || Math.abs(every[0]) * 0.05 || 1;
   const [low, high] = [Math.min(...every) - room, Math.max(...every) + room];
-  const [row, left] = [34, Math.min(150, 16 + 7 * Math.max(...groups.map((one) => one.name.length)))];
+  const [row, left] = [34, Math.min(150, 16 + 7 * Math.max(...groups.map((item) => item.name.length)))];
   const box = el("div", { class: "chart" });
   return keepDrawn(box, (width) => {
     const bottom = groups.length * row + 4;
     const x = (value) => left + ((value - low) / (high - low)) * (width - left - 12);
-    const about = groups.map((one) => `${one.name} ${one.values.map(short).join(", ")}`).join("; ");
+    const about = groups.map((item) => `${item.name} ${item.values.map(short).join(", ")}`).join("; ");
     const picture = svg("svg", { height: bottom + 22, role: "img", "aria-label": `${unit}: ${about}` });
     const ticks = niceSteps(low, high, Math.max(2, Math.floor((width - left) / 90)));
-    ticks.forEach((tick, at) => {
+    ticks.forEach((tick, index) => {
       picture.append(
         svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, class: "rule" }),
-        axisText(x(tick), bottom + 16, at === ticks.length - 1 ? `${short(tick)} ${unit}` : short(tick), width));
+        axisText(x(tick), bottom + 16, index === ticks.length - 1 ? `${short(tick)} ${unit}` : short(tick), width));
     });
-    groups.forEach(({ name, values, notes, tint }, at) => {
-      const middle = at * row + row / 2 + 2;
+    groups.forEach(({ name, values, notes, tint }, index) => {
+      const middle = index * row + row / 2 + 2;
       const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
       const fill = `var(--series-${(tint % 6) + 1})`;
       picture.append(svg("text", { x: 0, y: middle + 4, class: "strong" }, name));
@@ -177,12 +177,12 @@ function stroke(tint, dash) {
 }
 
 function decades(low, high) {
-  const found = [];
+  const result = [];
   for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
     for (const factor of [1, 2, 5]) {
       const tick = factor * 10 ** power;
-      if (tick >= low * 0.999 && tick <= high * 1.001) found.push(tick);
+      if (tick >= low * 0.999 && tick <= high * 1.001) result.push(tick);
     }
   }
-  return found.length > 7 ? found.filter((tick) => Math.log10(tick) % 1 === 0) : found;
+  return result.length > 7 ? result.filter((tick) => Math.log10(tick) % 1 === 0) : result;
 }

@@ -41,9 +41,9 @@ function percent(share) {
 
 function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
-  let at = 0;
-  while (count >= 1000 && at < units.length - 1) { count /= 1000; at += 1; }
-  return `${short(count)} ${units[at]}`;
+  let index = 0;
+  while (count >= 1000 && index < units.length - 1) { count /= 1000; index += 1; }
+  return `${short(count)} ${units[index]}`;
 }
 
 /** A duration in a suitable unit. */
@@ -58,19 +58,19 @@ const plural = (count, noun) => `${whole(count)} ${noun}${count === 1 ? "" : "s"
 /** Base64 as bytes. */
 function unpack(text) {
   const raw = atob(text);
-  const found = new Uint8Array(raw.length);
-  for (let at = 0; at < raw.length; at += 1) found[at] = raw.charCodeAt(at);
-  return found;
+  const result = new Uint8Array(raw.length);
+  for (let index = 0; index < raw.length; index += 1) result[index] = raw.charCodeAt(index);
+  return result;
 }
 
 /** Steps of 1, 2 or 5 times a power of ten that cut a range into about `count` parts. */
 function niceSteps(low, high, count) {
   const rough = (high - low) / Math.max(1, count) || 1;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((one) => one >= rough * 0.999);
+  const step = [1, 2, 5, 10].map((factor) => factor * power).find((item) => item >= rough * 0.999);
   const steps = [];
-  for (let at = Math.ceil(low / step - 1e-9); at * step <= high + step * 1e-9; at += 1) {
-    steps.push(Number((at * step).toPrecision(12)));
+  for (let index = Math.ceil(low / step - 1e-9); index * step <= high + step * 1e-9; index += 1) {
+    steps.push(Number((index * step).toPrecision(12)));
   }
   return steps;
 }

@@ -24,11 +24,11 @@ function drawWaveform(canvas, width, height, { columns, values }) {
   const levels = new Int8Array(values.buffer);
   const most = levels.reduce((peak, level) => Math.max(peak, Math.abs(level)), 1);
   context.fillStyle = paint("wave");
-  for (let at = 0; at < columns; at += 1) {
-    const [low, high] = [levels[2 * at] / most, levels[2 * at + 1] / most];
+  for (let index = 0; index < columns; index += 1) {
+    const [low, high] = [levels[2 * index] / most, levels[2 * index + 1] / most];
     const top = (height / 2) * (1 - high * 0.96);
     const size = Math.max((height / 2) * (high - low) * 0.96, 1);
-    context.fillRect((at / columns) * width, top, Math.max(width / columns, 0.8), size);
+    context.fillRect((index / columns) * width, top, Math.max(width / columns, 0.8), size);
   }
 }
 
@@ -41,11 +41,11 @@ function drawHeat(canvas, width, height, data, seconds) {
   for (let column = 0; column < columns; column += 1) {
     for (let row = 0; row < rows; row += 1) {
       const level = values[column * rows + row] * 3;
-      const at = ((names ? row : rows - 1 - row) * columns + column) * 4;
-      pixels.data[at] = table[level];
-      pixels.data[at + 1] = table[level + 1];
-      pixels.data[at + 2] = table[level + 2];
-      pixels.data[at + 3] = 255;
+      const index = ((names ? row : rows - 1 - row) * columns + column) * 4;
+      pixels.data[index] = table[level];
+      pixels.data[index + 1] = table[level + 1];
+      pixels.data[index + 2] = table[level + 2];
+      pixels.data[index + 3] = 255;
     }
   }
   const sheet = el("canvas", { width: columns, height: rows });
@@ -71,10 +71,10 @@ function drawWords(canvas, width, { words }, seconds) {
   const base = Math.max(ends.length, 1) * LANE + 5;
   const context = sized(canvas, width, base + 7);
   context.font = font;
-  words.forEach(({ text, start_s: start, end_s: end }, at) => {
-    const { left, lane } = placed[at];
+  words.forEach(({ text, start_s: start, end_s: end }, index) => {
+    const { left, lane } = placed[index];
     const [from, to] = [(start / seconds) * width, (end / seconds) * width];
-    context.fillStyle = paint("accent", at % 2 ? 0.55 : 1);
+    context.fillStyle = paint("accent", index % 2 ? 0.55 : 1);
     context.fillRect(from, base, Math.max(to - from - 1, 1), 5);
     if (lane < 0) return;
     context.fillStyle = paint("line");
@@ -93,7 +93,7 @@ function nothing(context, height, text) {
 
 /** The range of a pitch track in Hz: at least an octave, around the voiced frames. */
 function pitchRange({ f0, voicing }) {
-  const voiced = f0.filter((value, at) => voicing[at] > VOICED && value > 0);
+  const voiced = f0.filter((value, index) => voicing[index] > VOICED && value > 0);
   const shown = voiced.length ? voiced : [100, 400];
   let [low, high] = [Math.min(...shown) / 1.15, Math.max(...shown) * 1.15];
   if (high < 2 * low) [low, high] = [Math.sqrt(low * high / 2), Math.sqrt(low * high * 2)];
@@ -106,7 +106,7 @@ function drawPitch(canvas, width, height, data, seconds) {
   const context = sized(canvas, width, height);
   const [low, high] = pitchRange(data);
   const strip = 7;
-  const x = (at) => ((start + at * hop) / seconds) * width;
+  const x = (index) => ((start + index * hop) / seconds) * width;
   const y = (value) => (height - strip - 4) * (1 - Math.log2(value / low) / Math.log2(high / low)) + 1;
   context.fillStyle = paint("line");
   for (const tick of pitchTicks(low, high)) context.fillRect(0, y(tick), width, 1);
@@ -116,17 +116,17 @@ function drawPitch(canvas, width, height, data, seconds) {
   context.strokeStyle = paint("accent");
   context.beginPath();
   let pen = false;
-  f0.forEach((value, at) => {
+  f0.forEach((value, index) => {
     const inside = value >= low && value <= high;
-    const voiced = voicing[at] > VOICED && inside;
-    if (voiced && pen) context.lineTo(x(at), y(value));
-    else if (voiced) { context.moveTo(x(at), y(value)); context.lineTo(x(at) + 0.1, y(value)); }
+    const voiced = voicing[index] > VOICED && inside;
+    if (voiced && pen) context.lineTo(x(index), y(value));
+    else if (voiced) { context.moveTo(x(index), y(value)); context.lineTo(x(index) + 0.1, y(value)); }
     pen = voiced;
-    context.fillStyle = paint("accent", (voicing[at] / 255) * 0.85);
-    context.fillRect(x(at) - across / 2, height - strip, across + 0.3, strip);
+    context.fillStyle = paint("accent", (voicing[index] / 255) * 0.85);
+    context.fillRect(x(index) - across / 2, height - strip, across + 0.3, strip);
     if (!voiced && inside) {
-      context.fillStyle = paint("quiet", 0.1 + voicing[at] / 400);
-      context.fillRect(x(at) - 0.75, y(value) - 0.75, 1.5, 1.5);
+      context.fillStyle = paint("quiet", 0.1 + voicing[index] / 400);
+      context.fillRect(x(index) - 0.75, y(value) - 0.75, 1.5, 1.5);
     }
   });
   context.stroke();
@@ -134,7 +134,7 @@ function drawPitch(canvas, width, height, data, seconds) {
 
 /** Round numbers of Hz in a range; halves of octaves where it is narrow. */
 function pitchTicks(low, high) {
-  const ticks = high / low > 6 ? PITCHES.filter((_, at) => at % 2 === 0) : PITCHES;
+  const ticks = high / low > 6 ? PITCHES.filter((_, index) => index % 2 === 0) : PITCHES;
   return ticks.filter((tick) => tick > low * 1.04 && tick < high / 1.04);
 }
 
@@ -168,7 +168,7 @@ function drawNotes(canvas, width, height, data, seconds) {
 function drawCurves(canvas, width, height, { start, hop, curves }, seconds) {
   const context = sized(canvas, width, height);
   const lane = height / curves.length;
-  const x = (at) => ((start + at * hop) / seconds) * width;
+  const x = (index) => ((start + index * hop) / seconds) * width;
   curves.forEach(({ values }, place) => {
     const floor = (place + 1) * lane - 2;
     const y = (level) => floor - (level / 255) * (lane - 5);
@@ -177,7 +177,7 @@ function drawCurves(canvas, width, height, { start, hop, curves }, seconds) {
     const path = new Path2D();
     const last = values.length - 1;
     path.moveTo(x(-0.5), y(values[0]));
-    values.forEach((level, at) => path.lineTo(x(at), y(level)));
+    values.forEach((level, index) => path.lineTo(x(index), y(level)));
     path.lineTo(x(last + 0.5), y(values[last]));
     const area = new Path2D(path);
     area.lineTo(x(last + 0.5), floor);

@@ -8,8 +8,8 @@ function panel(title, about, ...content) {
 
 /** Rows under headings [name, is it a number]; a stacking one becomes a list on narrow screens. */
 function table(headings, rows, { stacking = false } = {}) {
-  const cell = (content, at) => el("td", { class: headings[at][1] ? "number" : null }, content);
-  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.map((one) => one[0]).filter(Boolean).join(", ") },
+  const cell = (content, index) => el("td", { class: headings[index][1] ? "number" : null }, content);
+  return el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": headings.map((item) => item[0]).filter(Boolean).join(", ") },
     el("table", { class: stacking ? "stacking" : null },
       el("thead", {}, el("tr", {}, ...headings.map(([name, numeric]) => el("th", { scope: "col", class: numeric ? "number" : null }, name)))),
       el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map(cell))))));
@@ -36,8 +36,8 @@ function choices(label, all, show) {
 }
 
 /** One collapsed clip: its waveform, name, description and chips; `view(box)` fills it when it is opened. */
-function card(clip, at, { said, chips }, view) {
-  const box = el("div", { class: "viewer", id: `view-${at}`, hidden: true });
+function card(clip, index, { said, chips }, view) {
+  const box = el("div", { class: "viewer", id: `view-${index}`, hidden: true });
   const thumb = el("canvas", { "aria-hidden": "true" });
   const frame = el("span", {}, thumb);
   frame.style.display = "block";
@@ -55,21 +55,21 @@ function card(clip, at, { said, chips }, view) {
     box.hidden = !wanted;
     face.setAttribute("aria-expanded", String(wanted));
   };
-  const root = el("article", { class: "clip", id: `clip-${at}` }, el("h3", {}, face), box);
+  const root = el("article", { class: "clip", id: `clip-${index}` }, el("h3", {}, face), box);
   return { root, clip, open };
 }
 
 function chooseTheme() {
   const button = byId("theme");
   const names = Object.keys(THEMES);
-  let at = 0;
+  let index = 0;
   const show = () => {
-    document.documentElement.style.colorScheme = THEMES[names[at]];
-    button.replaceChildren(el("span", {}, "Theme: "), names[at]);
-    button.setAttribute("aria-label", `Theme: ${names[at]}`);
+    document.documentElement.style.colorScheme = THEMES[names[index]];
+    button.replaceChildren(el("span", {}, "Theme: "), names[index]);
+    button.setAttribute("aria-label", `Theme: ${names[index]}`);
     redrawAll();
   };
-  button.addEventListener("click", () => { at = (at + 1) % names.length; show(); });
+  button.addEventListener("click", () => { index = (index + 1) % names.length; show(); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redrawAll);
   show();
 }

@@ -5,7 +5,7 @@ const HEIGHTS = { waveform: 64, spectrogram: 132, pitch: 96, notes: 116, row: 15
 /** For each kind of track: the drawing function, the legend beside it, and its readout at a given time. */
 function plan(track) {
   const { kind, data } = track;
-  const at = (t) => Math.round((t - data.start) / data.hop);
+  const frame = (t) => Math.round((t - data.start) / data.hop);
   if (kind === "words") {
     return {
       draw: (canvas, width, seconds) => drawWords(canvas, width, data, seconds),
@@ -18,7 +18,7 @@ function plan(track) {
     return {
       draw: (canvas, width, seconds) => drawPitch(canvas, width, HEIGHTS.pitch, data, seconds),
       ticks: pitchTicks(low, high).map((tick) => [`${tick} Hz`, usable * (1 - Math.log2(tick / low) / Math.log2(high / low))]),
-      says: (t) => (data.voicing[at(t)] > VOICED ? `f0 ${whole(data.f0[at(t)])} Hz` : null),
+      says: (t) => (data.voicing[frame(t)] > VOICED ? `f0 ${whole(data.f0[frame(t)])} Hz` : null),
     };
   }
   if (kind === "notes") {
@@ -37,7 +37,7 @@ function plan(track) {
     return {
       draw: (canvas, width, seconds) => drawCurves(canvas, width, height, data, seconds),
       ticks: data.curves.map((curve, place) => [curve.name, (place + 0.5) / data.curves.length]),
-      says: (t) => data.curves.slice(0, 1).filter((curve) => at(t) in curve.values).map((curve) => `${curve.name} ${value(curve, at(t))}`)[0],
+      says: (t) => data.curves.slice(0, 1).filter((curve) => frame(t) in curve.values).map((curve) => `${curve.name} ${value(curve, frame(t))}`)[0],
     };
   }
   const { rows, columns, names } = data;
@@ -48,7 +48,7 @@ function plan(track) {
     if ((data.lowest_key + row) % 12 === 0) ticks.push([noteName(data.lowest_key + row), 1 - (row + 0.5) / rows]);
   }
   const strongest = (t) => {
-    const column = Math.min(Math.max(at(t), 0), columns - 1);
+    const column = Math.min(Math.max(frame(t), 0), columns - 1);
     const levels = data.values.subarray(column * rows, (column + 1) * rows);
     const top = levels.indexOf(Math.max(...levels));
     return levels[top] > 25 ? `${names[top]} ${(levels[top] / 255).toFixed(2)}` : null;
@@ -95,7 +95,7 @@ function timeAxis(seconds) {
 }
 
 function peak({ values }) {
-  const most = new Int8Array(values.buffer).reduce((found, level) => Math.max(found, Math.abs(level)), 0);
+  const most = new Int8Array(values.buffer).reduce((result, level) => Math.max(result, Math.abs(level)), 0);
   return most ? `peak ${(20 * Math.log10(most / 127)).toFixed(1)} dB` : "silence";
 }
 
@@ -116,9 +116,9 @@ function view(box, clip, items) {
       }, seconds));
   }
   stack.append(timeAxis(seconds));
-  const rows = tracks.map((track, at) => row(track.source + ":" + track.kind, { ...track, note: track.data.note }, plans[at], seconds));
-  const extra = rows.filter((_, at) => tracks[at].more);
-  for (const one of extra) one.hidden = true;
+  const rows = tracks.map((track, index) => row(track.source + ":" + track.kind, { ...track, note: track.data.note }, plans[index], seconds));
+  const extra = rows.filter((_, index) => tracks[index].more);
+  for (const item of extra) item.hidden = true;
   stack.append(...rows);
   const playhead = el("div", { class: "playhead" });
   const pointer = el("div", { class: "pointer", hidden: true });
@@ -128,7 +128,7 @@ function view(box, clip, items) {
   const readout = el("div", { class: "readout quiet", "aria-live": "off" });
   const audio = clip.audio ? el("audio", { controls: true, preload: "auto", src: clip.audio, "aria-label": `Play ${clip.clip_id}` }) : null;
   const say = (t) => {
-    const said = plans.map((one, at) => [one.says(t), tracks[at].data.who]).filter((one) => one[0])
+    const said = plans.map((item, index) => [item.says(t), tracks[index].data.who]).filter((item) => item[0])
       .map(([text, who]) => (who ? `${text} (${who})` : text));
     readout.replaceChildren([`${t.toFixed(2)} s`, ...said].join("  ·  "));
   };
@@ -153,7 +153,7 @@ function view(box, clip, items) {
     type: "button", class: "more", "aria-pressed": "false",
     onclick: () => {
       const hidden = !extra[0].hidden;
-      for (const one of extra) one.hidden = hidden;
+      for (const item of extra) item.hidden = hidden;
       show.setAttribute("aria-pressed", String(!hidden));
     },
   }, `All streams (${extra.length} more)`);

@@ -8,7 +8,7 @@ function showGallery() {
     el("form", { id: "filters", class: "filters", role: "search" }),
     el("p", { id: "matches", class: "quiet", "aria-live": "polite" }), el("div", { id: "gallery" }));
   const cards = facts.clips.map(exhibit);
-  byId("gallery").append(...cards.map((one) => one.root));
+  byId("gallery").append(...cards.map((item) => item.root));
   const controls = filters();
   const apply = () => {
     const wanted = controls.wanted();
@@ -17,14 +17,14 @@ function showGallery() {
       root.hidden = !wanted(clip, text);
       count += root.hidden ? 0 : 1;
     }
-    const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
+    const all = facts.corpora.reduce((total, item) => total + item.clips, 0);
     byId("matches").replaceChildren(`${whole(count)} of ${plural(cards.length, "clip")} are shown here, of ${whole(all)} in the cache. Click on a track to play from that time.`);
   };
   byId("filters").addEventListener("input", apply);
   byId("filters").addEventListener("submit", (event) => event.preventDefault());
   byId("filters").addEventListener("reset", () => setTimeout(apply));
   const openLinked = () => {
-    const linked = cards.find((one) => `#${one.root.id}` === location.hash);
+    const linked = cards.find((item) => `#${item.root.id}` === location.hash);
     if (!linked) return;
     if (linked.root.hidden) { byId("filters").reset(); linked.root.hidden = false; }
     linked.open(true);
@@ -36,14 +36,14 @@ function showGallery() {
   openLinked();
 }
 
-function exhibit(clip, at) {
+function exhibit(clip, index) {
   const chips = [
     ...absenceChips(clip),
     ...clip.findings.map((kind) => el("span", { class: "chip warn" }, kind)),
   ];
   const said = clip.text || clip.transcript || Object.values(clip.labels).join(" · ");
   const text = [clip.clip_id, clip.text, clip.transcript, clip.uri, ...Object.values(clip.labels)].join("\n").toLocaleLowerCase();
-  return { ...card(clip, at, { said, chips }, (box) => view(box, clip, about(clip))), text };
+  return { ...card(clip, index, { said, chips }, (box) => view(box, clip, about(clip))), text };
 }
 
 /** A clip without any targets has one chip; otherwise teachers that failed and teachers that have not run have one each. */
@@ -63,7 +63,7 @@ function about(clip) {
   if (clip.text) items.push(["Text", clip.text]);
   if (clip.transcript) items.push(["Transcript", clip.transcript]);
   for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: why === NOT_RUN ? "chip" : "chip bad" }, why)]);
-  for (const one of facts.findings.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${one.kind}: ${one.detail}`]);
+  for (const item of facts.findings.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${item.kind}: ${item.detail}`]);
   const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
   if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);
   items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);
@@ -80,10 +80,10 @@ function filters() {
   for (const clip of facts.clips) {
     for (const [key, value] of Object.entries(clip.labels)) values.set(key, (values.get(key) || new Set()).add(value));
   }
-  const groups = [...values].filter(([, found]) => found.size <= 12).map(([key, found]) =>
-    el("optgroup", { label: key }, ...[...found].sort().map((value) => option(JSON.stringify([key, value]), value))));
+  const groups = [...values].filter(([, result]) => result.size <= 12).map(([key, result]) =>
+    el("optgroup", { label: key }, ...[...result].sort().map((value) => option(JSON.stringify([key, value]), value))));
   const label = el("select", { name: "label" }, option("", "any"), ...groups);
-  const names = [...new Set(newest.map((one) => one.name))];
+  const names = [...new Set(newest.map((item) => item.name))];
   const teacher = el("select", { name: "teacher" }, option("", "any"), option("all", "has all"),
     ...names.map((name) => option(`has ${name}`)), ...names.map((name) => option(`lacks ${name}`)));
   const kinds = facts.checks.map((check) => check.kind).filter((kind) => facts.clips.some((clip) => clip.findings.includes(kind)));
@@ -108,7 +108,7 @@ function filters() {
   };
   const wanted = () => {
     const words = search.value.toLocaleLowerCase().split(/\s+/).filter(Boolean);
-    const chosen = [label, teacher, problem].filter((one) => one.value).map((one) => tests[one.name](one.value));
+    const chosen = [label, teacher, problem].filter((item) => item.value).map((item) => tests[item.name](item.value));
     return (clip, text) => words.every((word) => text.includes(word)) && chosen.every((test) => test(clip));
   };
   return { wanted };

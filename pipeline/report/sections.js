@@ -1,21 +1,21 @@
 // The upper part of the page: sections about the whole cache and about the sample.
 
-const newest = facts.teachers.filter((one) => one.newest);
+const newest = facts.teachers.filter((item) => item.newest);
 const MOST_SUSPICIONS = 12;
 
 function showTitle() {
   const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
-  const sum = (key) => newest.reduce((total, one) => total + one[key], 0);
-  const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, one) => total + one[key], 0));
+  const sum = (key) => newest.reduce((total, item) => total + item[key], 0);
+  const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, item) => total + item[key], 0));
   const wanted = sum("clips");
-  const heard = Math.max(...newest.map((one) => one.hours));
+  const heard = Math.max(...newest.map((item) => item.hours));
   const figures = [
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
-    ["Teachers", whole(new Set(newest.map((one) => one.name)).size), `${whole(newest.reduce((total, one) => total + one.streams.length, 0))} streams`],
+    ["Teachers", whole(new Set(newest.map((item) => item.name)).size), `${whole(newest.reduce((total, item) => total + item.streams.length, 0))} streams`],
     ["With targets", percent(sum("rows") / wanted), `${whole(sum("rows"))} of ${whole(wanted)} (clip × teacher)`],
     ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(sum("missing"))} not run yet`],
-    ["Size", bytes(facts.teachers.reduce((total, one) => total + one.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
+    ["Size", bytes(facts.teachers.reduce((total, item) => total + item.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
   ];
   head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);
 }
@@ -38,7 +38,7 @@ function showCorpus() {
       grid.append(panel(key, `${plural(label.clips, "clip")}, ${plural(label.distinct, "value")}${rest > 0 ? `; the ${rows.length} most frequent` : ""}`, bars(rows, key)));
     }
   }
-  const all = facts.corpora.reduce((total, one) => total + one.clips, 0);
+  const all = facts.corpora.reduce((total, item) => total + item.clips, 0);
   const note = facts.sampled < all ? `Durations cover all clips; text and labels cover ${whole(facts.sampled)} sampled clips.` : null;
   byId("corpus").append(note ? el("p", { class: "quiet small" }, note) : "", grid);
 }
@@ -48,55 +48,55 @@ const cut = (text) => (text.length <= 42 ? text : `${text.slice(0, 41)}…`);
 function showTeachers() {
   const section = byId("teachers");
   const several = facts.corpora.length > 1;
-  const rows = facts.teachers.map((one) => [
-    el("span", {}, el("b", {}, one.name), el("br"), el("span", { class: "mono quiet" }, one.key.split("@")[1]), one.newest ? "" : " (older)", several ? ` · ${one.corpus}` : ""),
-    coverage(one), whole(one.rows), whole(one.failed), whole(one.missing), bytes(one.bytes),
-    one.hours ? bytes(one.bytes / one.hours) : "–", span(one.worker_seconds),
-    one.worker_seconds ? `${short((one.hours * 3600) / one.worker_seconds)} ×` : "–", el("span", { class: "quiet small" }, one.license),
+  const rows = facts.teachers.map((item) => [
+    el("span", {}, el("b", {}, item.name), el("br"), el("span", { class: "mono quiet" }, item.key.split("@")[1]), item.newest ? "" : " (older)", several ? ` · ${item.corpus}` : ""),
+    coverage(item), whole(item.rows), whole(item.failed), whole(item.missing), bytes(item.bytes),
+    item.hours ? bytes(item.bytes / item.hours) : "–", span(item.worker_seconds),
+    item.worker_seconds ? `${short((item.hours * 3600) / item.worker_seconds)} ×` : "–", el("span", { class: "quiet small" }, item.license),
   ]);
   const headings = [["Teacher"], ["Coverage"], ["With targets", true], ["Failed", true], ["Missing", true], ["Size", true], ["Per hour", true], ["Worker time", true], ["Real time", true], ["Licence of the expert"]];
   section.append(el("div", { class: "panel" }, table(headings, rows), el("details", {}, el("summary", {}, "Streams"), streams())));
   section.append(failures());
   if (facts.audio_warnings.length) section.append(audioWarnings());
-  const run = facts.teachers.filter((one) => one.throughput.at.length);
-  const since = new Date(Math.min(...run.map((one) => one.throughput.at[0])) * 1000).toISOString().slice(0, 19).replace("T", " ");
-  const curve = (key) => run.map((one) => ({ name: one.newest ? one.name : one.key, at: one.throughput.at, values: one.throughput[key] }));
-  const unit = Math.max(...run.flatMap((one) => one.throughput.hours)) < 2 ? ["minutes", 60] : ["hours", 1];
-  const done = curve("hours").map((one) => ({ ...one, values: one.values.map((value) => value * unit[1]) }));
+  const run = facts.teachers.filter((item) => item.throughput.at.length);
+  const since = new Date(Math.min(...run.map((item) => item.throughput.at[0])) * 1000).toISOString().slice(0, 19).replace("T", " ");
+  const curve = (key) => run.map((item) => ({ name: item.newest ? item.name : item.key, at: item.throughput.at, values: item.throughput[key] }));
+  const unit = Math.max(...run.flatMap((item) => item.throughput.hours)) < 2 ? ["minutes", 60] : ["hours", 1];
+  const done = curve("hours").map((item) => ({ ...item, values: item.values.map((value) => value * unit[1]) }));
   section.append(el("div", { class: "pair" },
     panel("Progress", `${unit[0]} of audio with targets, from the first commit at ${since} UTC`, lines(done, { unit: unit[0], steps: true })),
     panel("Speed", "seconds of audio per worker second, without loading and decoding", lines(curve("speed"), { unit: "times real time", log: true }))));
 }
 
-function coverage(one) {
-  const share = (count) => `width:${(count / Math.max(one.clips, 1)) * 100}%`;
-  const about = `${percent(one.rows / one.clips)} with targets, ${percent(one.failed / one.clips)} failed, ${percent(one.missing / one.clips)} missing`;
-  return el("div", { class: "share", role: "img", "aria-label": about, title: about }, el("i", { style: share(one.rows) }), el("i", { class: "failed", style: share(one.failed) }));
+function coverage(item) {
+  const share = (count) => `width:${(count / Math.max(item.clips, 1)) * 100}%`;
+  const about = `${percent(item.rows / item.clips)} with targets, ${percent(item.failed / item.clips)} failed, ${percent(item.missing / item.clips)} missing`;
+  return el("div", { class: "share", role: "img", "aria-label": about, title: about }, el("i", { style: share(item.rows) }), el("i", { class: "failed", style: share(item.failed) }));
 }
 
 function streams() {
   const headings = [["Stream"], ["Kind"], ["Width", true], ["Frames/s", true], ["Frames", true], ["Codec"], ["Codec loss", true]];
-  const rows = newest.flatMap((one) => one.streams.map((stream) => [
-    `${one.name}.${stream.name}`, stream.kind, whole(stream.dim), short(stream.rate), whole(stream.frames), stream.codec, percent(stream.loss),
+  const rows = newest.flatMap((item) => item.streams.map((stream) => [
+    `${item.name}.${stream.name}`, stream.kind, whole(stream.dim), short(stream.rate), whole(stream.frames), stream.codec, percent(stream.loss),
   ]));
   return table(headings, rows);
 }
 
 /** A clip that cannot be decoded fails for every teacher, so these failures share one row. */
 function alike(reasons) {
-  const found = new Map();
+  const result = new Map();
   for (const { teacher, ...reason } of reasons) {
     const key = JSON.stringify(reason);
-    found.set(key, { ...reason, teachers: [...(found.get(key)?.teachers ?? []), teacher] });
+    result.set(key, { ...reason, teachers: [...(result.get(key)?.teachers ?? []), teacher] });
   }
-  return [...found.values()];
+  return [...result.values()];
 }
 
 function failures() {
   if (!facts.reasons.length) return el("div", { class: "panel" }, el("p", { class: "good" }, "No clip failed."));
-  const rows = alike(facts.reasons).map((one) => [
-    one.teachers.join(", "), el("b", {}, one.error), whole(one.clips),
-    el("ul", { class: "examples" }, ...one.examples.map((example) => el("li", { class: "small" },
+  const rows = alike(facts.reasons).map((item) => [
+    item.teachers.join(", "), el("b", {}, item.error), whole(item.clips),
+    el("ul", { class: "examples" }, ...item.examples.map((example) => el("li", { class: "small" },
       clipName(example.clip_id), el("span", { class: "quiet" }, ` ${example.stage}: ${example.message}`)))),
   ]);
   return panel("Failures by reason", null, table([["Teachers"], ["Reason"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
@@ -104,9 +104,9 @@ function failures() {
 
 /** Warnings about audio that the build decoded despite a problem; docs/audio.md explains the types. */
 function audioWarnings() {
-  const rows = facts.audio_warnings.map((one) => [
-    el("b", {}, one.kind), whole(one.clips),
-    el("ul", { class: "examples" }, ...one.examples.map((id) => el("li", { class: "small" }, clipName(id)))),
+  const rows = facts.audio_warnings.map((item) => [
+    el("b", {}, item.kind), whole(item.clips),
+    el("ul", { class: "examples" }, ...item.examples.map((id) => el("li", { class: "small" }, clipName(id)))),
   ]);
   return panel("Warnings about the audio", "These clips have targets despite a problem with their audio; the examples are sampled clips",
     table([["Warning"], ["Clips", true], ["Examples"]], rows, { stacking: true }));
@@ -116,8 +116,8 @@ const fileName = (uri) => uri.split("/").pop();
 
 /** A clip's id, as a link if the clip is in the gallery. */
 function clipName(id) {
-  const at = facts.clips.findIndex((one) => one.clip_id === id);
-  return el(at < 0 ? "span" : "a", { class: "mono wrap", href: at < 0 ? null : `#clip-${at}` }, id);
+  const index = facts.clips.findIndex((item) => item.clip_id === id);
+  return el(index < 0 ? "span" : "a", { class: "mono wrap", href: index < 0 ? null : `#clip-${index}` }, id);
 }
 
 function showDistributions() {
@@ -135,22 +135,22 @@ function showSuspicions() {
   const section = byId("suspicious");
   const unheard = facts.unheard.length ? ` Some could not be decoded on this machine (${facts.unheard[0]}).` : "";
   section.append(el("p", { class: "quiet small" }, `${plural(facts.sampled, "sampled clip")} checked; ${whole(facts.listened)} decoded.${unheard} Listen to the listed clips before you draw a conclusion.`));
-  const found = facts.checks.filter((check) => facts.finding_counts[check.kind]);
+  const result = facts.checks.filter((check) => facts.finding_counts[check.kind]);
   const clean = facts.checks.filter((check) => facts.applicable.includes(check.kind) && !facts.finding_counts[check.kind]);
   const idle = facts.checks.filter((check) => !facts.applicable.includes(check.kind));
   const box = el("div", { class: "panel" });
   section.append(box);
-  if (found.length) {
+  if (result.length) {
     const body = el("div");
-    const total = found.reduce((sum, check) => sum + facts.finding_counts[check.kind], 0);
+    const total = result.reduce((sum, check) => sum + facts.finding_counts[check.kind], 0);
     const show = (kind) => {
-      const rows = found.filter((check) => !kind || check.kind === kind).flatMap((check) =>
-        facts.findings.filter((one) => one.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
+      const rows = result.filter((check) => !kind || check.kind === kind).flatMap((check) =>
+        facts.findings.filter((item) => item.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
-        rows.map((one) => [el("span", { class: "chip warn" }, one.kind), el("span", {}, clipName(one.clip_id), el("br"), el("span", { class: "quiet small wrap" }, fileName(one.uri))), one.detail]), { stacking: true }),
+        rows.map((item) => [el("span", { class: "chip warn" }, item.kind), el("span", {}, clipName(item.clip_id), el("br"), el("span", { class: "quiet small wrap" }, fileName(item.uri))), item.detail]), { stacking: true }),
         kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more.`));
     };
-    const kinds = found.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);
+    const kinds = result.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);
     box.append(choices("Reason", [["", `all ${whole(total)}`, "The most severe findings of each kind"], ...kinds], show), body);
   }
   const list = (checks) => checks.map((check) => `${check.kind} (${check.about})`).join("; ");

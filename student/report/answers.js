@@ -14,11 +14,11 @@ function answersTo(name) {
   const tasks = [...new Set(runs.flatMap((run) => Object.keys(run.scores[name].tasks)))];
   const share = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
   const rows = tasks.map((task) => {
-    const found = runs.map((run) => run.scores[name].tasks[task]);
-    const any = found.find((one) => one) || {};
+    const result = runs.map((run) => run.scores[name].tasks[task]);
+    const any = result.find((item) => item) || {};
     const chance = any.kind === "choice" ? any.chance : null;
     return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
-      ...found.flatMap((one) => (one ? [`${share(one.score)} (${share(one.low)} to ${share(one.high)})`, gauge(one.score, Math.max(chance || 0, one.majority || 0))] : ["–", ""]))];
+      ...found.flatMap((item) => (item ? [`${share(item.score)} (${share(item.low)} to ${share(item.high)})`, gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });
   const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
   const headings = [["Task"], ["Questions", true], ["Chance", true], ["Most frequent answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];

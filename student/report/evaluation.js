@@ -3,29 +3,29 @@
 function showEvaluation() {
   const section = byId("evaluation");
   if (!section) return;
-  const having = (name) => facts.runs.filter((run) => run.evaluations[name]).map((run) => ({ run, found: run.evaluations[name] }));
-  const ablated = having("ablation").filter(({ found }) => found.conditions);
-  const probed = having("probes").filter(({ found }) => found.targets);
+  const having = (name) => facts.runs.filter((run) => run.evaluations[name]).map((run) => ({ run, result: run.evaluations[name] }));
+  const ablated = having("ablation").filter(({ result }) => result.conditions);
+  const probed = having("probes").filter(({ result }) => result.targets);
   if (ablated.length) section.append(...ablation(ablated));
   if (probed.length) section.append(...probes(probed));
 }
 
 /** Scores under every condition, and their differences from the unmodified student. */
 function ablation(ablated) {
-  const conditions = [...new Set(ablated.flatMap(({ found }) => Object.keys(found.conditions)))];
-  const rows = conditions.map((condition) => [condition, ablated.flatMap(({ run, found }) => {
-    const { mean: score } = found.conditions[condition] || {};
+  const conditions = [...new Set(ablated.flatMap(({ result }) => Object.keys(result.conditions)))];
+  const rows = conditions.map((condition) => [condition, ablated.flatMap(({ run, result }) => {
+    const { mean: score } = result.conditions[condition] || {};
     return score ? [{ ...score, name: run.name, tint: tintOf(run) }] : [];
   })]);
   const signed = (value) => `${value < 0 ? "" : "+"}${value.toFixed(3)}`;
-  const lines = ablated.flatMap(({ run, found }) => Object.entries(found.conditions).filter(([name]) => name !== "intact").map(([name, one]) => [
-    el("b", {}, run.name), name, one.mean ? one.mean.score.toFixed(3) : "–",
-    one.change ? signed(one.change.score) : "–", one.change && one.change.low !== null ? `${signed(one.change.low)} to ${signed(one.change.high)}` : "–",
-    one.same_reply === undefined ? "–" : percent(one.same_reply),
+  const lines = ablated.flatMap(({ run, result }) => Object.entries(result.conditions).filter(([name]) => name !== "intact").map(([name, item]) => [
+    el("b", {}, run.name), name, item.mean ? item.mean.score.toFixed(3) : "–",
+    item.change ? signed(item.change.score) : "–", item.change && item.change.low !== null ? `${signed(item.change.low)} to ${signed(item.change.high)}` : "–",
+    item.same_reply === undefined ? "–" : percent(item.same_reply),
   ]));
   const about = "Mean score over tasks with its 95% interval, with the block or the audio replaced. If the answer uses the content of the block, the score drops with another clip's states.";
   const headings = [["Run"], ["Condition"], ["Score", true], ["Change", true], ["95% interval", true], ["Same reply", true]];
-  const measured = ablated.filter(({ found }) => found.attention);
+  const measured = ablated.filter(({ result }) => result.attention);
   return [
     panel("Token replacement", about, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: run.name, tint: tintOf(run), dash: 0 })))),
     el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Differences from the unmodified student, paired by question"), table(headings, lines))),
@@ -34,41 +34,41 @@ function ablation(ablated) {
 }
 
 /** The distribution of the answer's attention, and the dependence of the block's states on the clip. */
-function blockUse({ run, found }) {
-  const layers = found.attention.audio.map((_, at) => [String(at), true]);
+function blockUse({ run, result }) {
+  const layers = result.attention.audio.map((_, index) => [String(index), true]);
   const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, value.toFixed(2));
-  const rows = Object.entries(found.attention).map(([group, shares]) => [group, ...shares.map(share)]);
-  const states = found.block_states;
+  const rows = Object.entries(result.attention).map(([group, shares]) => [group, ...shares.map(share)]);
+  const states = result.block_states;
   const said = `${run.name}: cosine of block states between clips ${states.cosine_between_clips.toFixed(2)}, change with other audio ${states.change_with_other_audio.toFixed(2)}`;
   return el("div", {}, el("h4", {}, said), table([["Attention to"], ...layers], rows));
 }
 
 /** Rows of values with intervals: [name, [{score, low, high, name, tint}]]. */
 function intervals(rows) {
-  const every = rows.flatMap(([, found]) => found.flatMap((one) => [one.score, one.low ?? one.score, one.high ?? one.score]));
+  const every = rows.flatMap(([, result]) => result.flatMap((item) => [item.score, item.low ?? item.score, item.high ?? item.score]));
   const [low, high] = [Math.min(...every, 0), Math.max(...every, 1e-9)];
   const left = 124;
-  const heightOf = ([, found]) => Math.max(found.length, 1) * 13 + 12;
+  const heightOf = ([, result]) => Math.max(result.length, 1) * 13 + 12;
   const box = el("div", { class: "chart" });
   return keepDrawn(box, (width) => {
     const bottom = rows.reduce((sum, row) => sum + heightOf(row), 4);
     const x = (value) => left + ((value - low) / (high - low || 1)) * (width - left - 14);
-    const about = rows.map(([name, found]) => `${name}: ${found.map((one) => short(one.score)).join(", ")}`).join("; ");
+    const about = rows.map(([name, result]) => `${name}: ${result.map((item) => short(item.score)).join(", ")}`).join("; ");
     const picture = svg("svg", { height: bottom + 22, role: "img", "aria-label": about });
     for (const tick of niceSteps(low, high, Math.max(2, Math.floor((width - left) / 90)))) {
       picture.append(svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, class: "rule" }), axisText(x(tick), bottom + 16, short(tick), width));
     }
     let top = 4;
     for (const row of rows) {
-      const [name, found] = row;
+      const [name, result] = row;
       picture.append(svg("text", { x: 0, y: top + heightOf(row) / 2 + 3, class: "strong" }, name));
-      found.forEach((one, at) => {
-        const middle = top + 12 + at * 13;
-        const colour = `var(--series-${(one.tint % 6) + 1})`;
-        const title = svg("title", {}, `${one.name}, ${name}: ${short(one.score)}`);
+      result.forEach((item, index) => {
+        const middle = top + 12 + index * 13;
+        const colour = `var(--series-${(item.tint % 6) + 1})`;
+        const title = svg("title", {}, `${item.name}, ${name}: ${short(item.score)}`);
         picture.append(
-          svg("line", { x1: x(one.low ?? one.score), x2: x(one.high ?? one.score), y1: middle, y2: middle, style: `stroke:${colour}`, "stroke-width": 2 }),
-          svg("circle", { cx: x(one.score), cy: middle, r: 4.5, fill: colour }, title));
+          svg("line", { x1: x(item.low ?? item.score), x2: x(item.high ?? item.score), y1: middle, y2: middle, style: `stroke:${colour}`, "stroke-width": 2 }),
+          svg("circle", { cx: x(item.score), cy: middle, r: 4.5, fill: colour }, title));
       });
       top += heightOf(row);
     }
@@ -78,16 +78,16 @@ function intervals(rows) {
 
 /** Probe scores by layer, for one group of positions at a time. */
 function probes(probed) {
-  const kinds = [...new Set(probed.flatMap(({ found }) => Object.values(found.targets).flatMap((target) => Object.keys(target.scores))))];
+  const kinds = [...new Set(probed.flatMap(({ result }) => Object.values(result.targets).flatMap((target) => Object.keys(target.scores))))];
   const body = el("div");
-  const show = (kind) => body.replaceChildren(...probed.flatMap(({ run, found }) => heatTable(run, found, kind)));
+  const show = (kind) => body.replaceChildren(...probed.flatMap(({ run, result }) => heatTable(run, result, kind)));
   const about = "Score of a linear probe on the states of each layer (0: embeddings), with the score of a constant prediction as the baseline";
   const first = kinds.includes("thinking") ? ["thinking", ...kinds.filter((kind) => kind !== "thinking")] : kinds;
   return [panel("Linear probes", about, choices("Positions", first.map((kind) => [kind, kind]), show), body)];
 }
 
-function heatTable(run, found, kind) {
-  const targets = Object.entries(found.targets).filter(([, target]) => target.scores[kind]);
+function heatTable(run, result, kind) {
+  const targets = Object.entries(result.targets).filter(([, target]) => target.scores[kind]);
   if (!targets.length) return [];
   const layers = Math.max(...targets.map(([, target]) => target.scores[kind].length));
   const cell = (value) => {
@@ -95,7 +95,7 @@ function heatTable(run, found, kind) {
     const depth = `background:color-mix(in srgb, var(--wave) ${Math.round(Math.min(Math.max(value, 0), 1) * 85)}%, transparent)`;
     return el("span", { class: "heat", style: depth }, value.toFixed(2));
   };
-  const heading = (layer) => [layer === (found.head_layer ?? found.tapped_layer) ? `${layer} (heads)` : String(layer), true];
-  const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, at) => cell(target.scores[kind][at]))]);
-  return [el("h4", {}, `${run.name}: ${kind} positions${found.description ? `; ${found.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, at) => heading(at))], rows)];
+  const heading = (layer) => [layer === (result.head_layer ?? result.tapped_layer) ? `${layer} (heads)` : String(layer), true];
+  const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, index) => cell(target.scores[kind][index]))]);
+  return [el("h4", {}, `${run.name}: ${kind} positions${result.description ? `; ${result.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, index) => heading(index))], rows)];
 }

@@ -6,13 +6,13 @@ function showClips() {
   section.append(
     el("p", { class: "quiet small" }, `Predictions of the heads of ${facts.predicting} from ${facts.read_from}, on held-out clips. Each pair shows the cached targets on the student's time grid, then the prediction, with the same rows and colours.`),
     el("div", { id: "gallery" }));
-  const cards = facts.clips.map((clip, at) => {
+  const cards = facts.clips.map((clip, index) => {
     const said = `${clip.question} “${clip.answered}”`;
     const right = clip.answered === clip.expected;
     const chips = [el("span", { class: right ? "chip" : "chip warn" }, right ? "answer as expected" : "another answer")];
-    return card(clip, at, { said, chips }, (box) => view(box, clip, itemsOf(clip)));
+    return card(clip, index, { said, chips }, (box) => view(box, clip, itemsOf(clip)));
   });
-  byId("gallery").append(...cards.map((one) => one.root));
+  byId("gallery").append(...cards.map((item) => item.root));
   cards[0].open(true);
 }
 

@@ -2,7 +2,7 @@
 
 const groups = [...new Set(facts.runs.map((run) => run.group))];
 const tintOf = (run) => groups.indexOf(run.group);
-const dashOf = (run) => facts.runs.filter((one) => one.group === run.group).indexOf(run);
+const dashOf = (run) => facts.runs.filter((item) => item.group === run.group).indexOf(run);
 const lastOf = (run) => Object.keys(run.validation).at(-1);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null && value !== undefined);
@@ -27,7 +27,7 @@ function showTitle() {
   const seconds = runs.flatMap((run) => known(run.costs.map((cost) => cost.seconds)));
   const ends = groups.map((group) => [group, known(runs.filter((run) => run.group === group && lastOf(run))
     .map((run) => run.validation[lastOf(run)].answer_loss))]).filter(([, values]) => values.length);
-  const best = ends.sort((one, other) => mean(one[1]) - mean(other[1]))[0];
+  const best = ends.sort((item, other) => mean(item[1]) - mean(other[1]))[0];
   const held = [...new Set(runs.map((run) => run.held_out))];
   head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
     ["Runs", whole(runs.length), `${groups.join(", ")}`],
@@ -35,12 +35,12 @@ function showTitle() {
     ["Trained", learntBy(runs), "parameters, maximum over stages"],
     ["Held out", whole(runs[0].num_held_out), held.length > 1 ? "runs have different examples" : "examples"],
     ["Answer loss", best ? short(mean(best[1])) : "–", best ? `lowest: ${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}` : "not validated yet"],
-    ["Training", seconds.length ? span(seconds.reduce((sum, one) => sum + one, 0)) : "–", "all runs together"],
+    ["Training", seconds.length ? span(seconds.reduce((sum, item) => sum + item, 0)) : "–", "all runs together"],
   ]);
 }
 
 const amount = (count) => (count >= 1e9 ? `${short(count / 1e9)} B` : count >= 1e6 ? `${short(count / 1e6)} M` : whole(count));
-const total = (cost) => Object.values(cost.parameters).reduce((sum, one) => sum + one, 0);
+const total = (cost) => Object.values(cost.parameters).reduce((sum, item) => sum + item, 0);
 const learntBy = (runs) => amount(Math.max(0, ...runs.flatMap((run) => run.costs.map(total))));
 
 function showArms() {
@@ -52,14 +52,14 @@ function showArms() {
   const sets = new Set(facts.runs.map((run) => run.held_out));
   if (sets.size > 1) section.append(el("p", { class: "chip warn" }, "These runs were validated on different examples, so their metrics are not comparable."));
   const answers = groups.map((name, tint) => {
-    const found = of(name, "answer_loss");
-    return { name, tint, values: found.map((one) => one[1]), notes: found.map((one) => one[0]) };
+    const result = of(name, "answer_loss");
+    return { name, tint, values: result.map((item) => item[1]), notes: result.map((item) => item[0]) };
   }).filter((group) => group.values.length);
   const rows = [["answer_loss", "answer", "loss, lower is better"], ...streamNames.map((name) => [`${name}/metric`, name, facts.metrics[name] || "metric, higher is better"])]
-    .map(([key, name, what]) => [name, el("span", { class: "quiet" }, what), ...groups.map((group) => summary(of(group, key).map((one) => one[1])))]);
+    .map(([key, name, what]) => [name, el("span", { class: "quiet" }, what), ...groups.map((group) => summary(of(group, key).map((item) => item[1])))]);
   const seeds = groups.map((group) => plural(of(group, "answer_loss").length, "seed"));
   if (answers.length) section.append(panel("Held-out answer loss", "After the last stage. Each dot is a run; the bar is the mean.", dots(answers, { unit: "nats" })));
-  section.append(panel("After the last stage", `mean ± standard deviation over seeds (${groups.map((group, at) => `${group}: ${seeds[at]}`).join(", ")}), on held-out clips`,
+  section.append(panel("After the last stage", `mean ± standard deviation over seeds (${groups.map((group, index) => `${group}: ${seeds[index]}`).join(", ")}), on held-out clips`,
     table([["Of"], ["Measure"], ...groups.map((group) => [group, true])], rows)));
 }
 
@@ -69,11 +69,11 @@ function showCurves() {
   const latest = Math.max(...starts);
   const parts = [...new Set(facts.runs.flatMap((run) => Object.keys(run.curves)))];
   const look = facts.runs.map((run) => ({ name: run.name, tint: tintOf(run), dash: dashOf(run) }));
-  const seriesOf = (part) => facts.runs.flatMap((run, at) => {
+  const seriesOf = (part) => facts.runs.flatMap((run, index) => {
     const curve = run.curves[part];
     if (!curve) return [];
-    const moved = (steps) => steps.map((step) => step + latest - starts[at]);
-    return [{ ...look[at], at: moved(curve.steps), values: curve.values, dots: { at: moved(curve.checked_steps), values: curve.checked } }];
+    const moved = (steps) => steps.map((step) => step + latest - starts[index]);
+    return [{ ...look[index], at: moved(curve.steps), values: curve.values, dots: { at: moved(curve.checked_steps), values: curve.checked } }];
   });
   const marks = latest ? [[0, "align"], [latest, "joint"]] : [];
   section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines show training batches, dots show held-out clips."), facts.runs.length > 1 ? legendOf(look) : "");
@@ -105,10 +105,10 @@ function beforeAndAfter(run) {
   const last = run.validation[moments.at(-1)];
   const answer = ["answer", el("span", { class: "quiet" }, "loss, lower is better"), "", ...moments.map((moment) => short(run.validation[moment].answer_loss)), ""];
   const rows = streamNames.filter((name) => `${name}/metric` in last).map((name) => {
-    const at = (moment) => run.validation[moment][`${name}/metric`];
+    const metric = (moment) => run.validation[moment][`${name}/metric`];
     const baseline = run.validation[moments[0]][`${name}/mean_predictor`];
     const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
-    return [name, el("span", { class: "quiet" }, facts.metrics[name] || "metric"), shown(baseline), ...moments.map((moment) => shown(at(moment))), gauge(at(moments.at(-1)), baseline)];
+    return [name, el("span", { class: "quiet" }, facts.metrics[name] || "metric"), shown(baseline), ...moments.map((moment) => shown(metric(moment))), gauge(metric(moments.at(-1)), baseline)];
   });
   const headings = [["Stream"], ["Measure"], ["Mean predictor", true], ...moments.map((moment) => [moment === "before" ? "Before" : `After ${moment}`, true]), [`After ${moments.at(-1)} (line: mean predictor)`]];
   return table(headings, [answer, ...rows]);
@@ -122,8 +122,8 @@ function gauge(value, baseline) {
 }
 
 function showCost() {
-  const rows = facts.runs.flatMap((run) => run.costs.map((cost, at) => [
-    at ? "" : el("b", {}, run.name), cost.stage, cost.learns, cost.parameters.rows ? whole(cost.parameters.rows) : "–",
+  const rows = facts.runs.flatMap((run) => run.costs.map((cost, index) => [
+    index ? "" : el("b", {}, run.name), cost.stage, cost.learns, cost.parameters.rows ? whole(cost.parameters.rows) : "–",
     cost.parameters.backbone ? whole(cost.parameters.backbone) : "–", cost.parameters.heads ? whole(cost.parameters.heads) : "–",
     whole(cost.steps), cost.examples ? whole(cost.examples) : "–", cost.seconds === null ? "not finished" : span(cost.seconds),
     cost.seconds && cost.examples ? short(cost.examples / cost.seconds) : "–",

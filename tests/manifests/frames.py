@@ -66,22 +66,23 @@ def spec() -> TeacherSpec:
     )
 
 
-def row(clip_id: str, at: int) -> Row:
+def row(clip_id: str, index: int) -> Row:
     """The targets of one clip."""
     return Row(
         clip_id=clip_id,
-        duration=1.0 + at,
-        audio_digest=f"{at:032x}",
-        metadata={"text": f"clip {at} ♪"},
+        duration=1.0 + index,
+        audio_digest=f"{index:032x}",
+        metadata={"text": f"clip {index} ♪"},
         frames={
-            codec: encode(frames(codec, seed=at, count=10 + at), stream(codec)) for codec in KINDS
+            codec: encode(frames(codec, seed=index, count=10 + index), stream(codec))
+            for codec in KINDS
         },
     )
 
 
 def make_cache(folder: Path, *, clips: int = 20, per_shard: int = 11) -> Layout:
     """A cache of clips `clip00`, `clip01`, ... without one that failed."""
-    made = [Clip(clip_id=f"clip{at:02d}", uri=f"/audio/{at}.wav") for at in range(clips)]
+    made = [Clip(clip_id=f"clip{index:02d}", uri=f"/audio/{index}.wav") for index in range(clips)]
     corpus = build(made, folder / "corpus", clips_per_shard=per_shard)
     layout = Layout.create(folder / "cache")
     layout.register(corpus)
@@ -97,9 +98,11 @@ def write_shard(layout: Layout, corpus: Corpus, number: int) -> shards.Marker:
     rows = [row(clip_id, int(clip_id[4:])) for clip_id in ids if int(clip_id[4:]) != FAILED]
     sums = {codec: Sums.zero(stream(codec).dim) for codec in KINDS}
     for made in rows:
-        at = int(made.clip_id[4:])
+        index = int(made.clip_id[4:])
         for codec, total in sums.items():
-            total.add(Sums.from_frames(frames(codec, seed=at, count=10 + at), made.frames[codec]))
+            total.add(
+                Sums.from_frames(frames(codec, seed=index, count=10 + index), made.frames[codec])
+            )
     present = {made.clip_id for made in rows}
     return shards.write(
         layout.shards(spec(), corpus.name),

@@ -55,7 +55,7 @@ def ffmpeg(*arguments: str | Path, stdout: Path | None = None) -> None:
 def decode_with_ffmpeg(
     path: Path, rate: int, *arguments: str, filters: str = "anull"
 ) -> np.ndarray:
-    """What ffmpeg decodes, mono."""
+    """Decodes a file with ffmpeg, as mono."""
     command = ["ffmpeg", "-v", "quiet", *arguments, "-i", str(path), "-map", "0:a:0?",
                "-af", filters, "-ac", "1", "-ar", str(rate), "-f", "f32le", "-"]  # fmt: skip
     return np.frombuffer(subprocess.run(command, capture_output=True).stdout, np.float32)

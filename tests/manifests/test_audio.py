@@ -47,10 +47,10 @@ def test_formats(tmp_path: Path, suffix: str, subtype: str, tolerance: float):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(), RATE, subtype=subtype)
     wave = audio.decode(clip(path))
-    heard = audio.resample(wave, RATE)[: len(tone())]
-    assert len(heard) == pytest.approx(len(tone()), abs=0.02 * RATE)
+    received = audio.resample(wave, RATE)[: len(tone())]
+    assert len(received) == pytest.approx(len(tone()), abs=0.02 * RATE)
     middle = slice(RATE // 2, RATE)
-    assert np.abs(heard[middle] - tone()[middle]).max() <= tolerance
+    assert np.abs(received[middle] - tone()[middle]).max() <= tolerance
 
 
 def test_m4a_goes_through_ffmpeg(tmp_path: Path):
@@ -69,10 +69,10 @@ def test_m4a_goes_through_ffmpeg(tmp_path: Path):
 def test_rates(tmp_path: Path, rate: int):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(rate=rate), rate)
-    heard = audio.load(clip(path), RATE)
-    assert len(heard) == pytest.approx(2 * RATE, abs=2)
+    received = audio.load(clip(path), RATE)
+    assert len(received) == pytest.approx(2 * RATE, abs=2)
     middle = slice(RATE // 4, RATE // 2)
-    assert np.abs(heard[middle] - tone()[middle]).max() < 2e-3
+    assert np.abs(received[middle] - tone()[middle]).max() < 2e-3
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
@@ -188,13 +188,13 @@ def bad_files(folder: Path) -> dict[str, tuple[Clip, str]]:
 
 
 def test_bad_audio_has_a_reason(tmp_path: Path):
-    found = {}
+    result = {}
     kinds = bad_files(tmp_path)
     for kind, (bad, _) in kinds.items():
         with pytest.raises(AudioError) as caught:
             audio.decode(bad, max_seconds=1.0 if kind == "too long" else 3600.0)
-        found[kind] = caught.value.reason
-    assert found == {kind: reason for kind, (_, reason) in kinds.items()}
+        result[kind] = caught.value.reason
+    assert result == {kind: reason for kind, (_, reason) in kinds.items()}
 
 
 def test_a_part_of_a_long_file_is_read_alone(tmp_path: Path):

@@ -39,8 +39,8 @@ def kinds(wave: audio.Waveform) -> set[str]:
 
 def check_time(path: Path, *, offset: float, true: float, seconds: float = 0.5) -> None:
     """A clip at an offset must hold the reference's sound of `true` seconds."""
-    heard = audio.load(clip(path, offset=offset, duration=seconds), RATE)
-    place, alike = position_of(heard, noise())
+    received = audio.load(clip(path, offset=offset, duration=seconds), RATE)
+    place, alike = position_of(received, noise())
     assert alike > 0.8
     assert place == pytest.approx(true, abs=0.01)
 
@@ -236,12 +236,12 @@ def test_audio_alone_starts_at_zero(tmp_path: Path, reference: Path):
 
 
 def test_chained_ogg_goes_on(tmp_path: Path, reference: Path):
-    one = tmp_path / "one.opus"
-    ffmpeg("-i", reference, "-c:a", "libopus", one)
+    item = tmp_path / "one.opus"
+    ffmpeg("-i", reference, "-c:a", "libopus", item)
     path = tmp_path / "chained.opus"
     other = tmp_path / "two.opus"
     ffmpeg("-i", reference, "-c:a", "libopus", "-serial_offset", "7", other)
-    path.write_bytes(one.read_bytes() + other.read_bytes())
+    path.write_bytes(item.read_bytes() + other.read_bytes())
     wave = audio.decode(clip(path))
     assert wave.seconds == pytest.approx(12.0, abs=0.1)
     check_time(path, offset=7.0, true=1.0)

@@ -55,9 +55,9 @@ def test_samples_are_those_that_were_written(tmp_path: Path, report: str, conten
 def test_audio_behind_an_understated_size_is_noticed(tmp_path: Path):
     """Superpowered#243: the header states less than the file has; players stop there; a warning is
     recorded."""
-    heard = decoded(tmp_path / "clip.wav", wave(PCM, SIGNAL.tobytes(), declared=20_000))
-    assert len(heard.samples) == 10_000
-    assert [warning.kind for warning in heard.warnings] == ["trailing"]
+    received = decoded(tmp_path / "clip.wav", wave(PCM, SIGNAL.tobytes(), declared=20_000))
+    assert len(received.samples) == 10_000
+    assert [warning.kind for warning in received.warnings] == ["trailing"]
 
 
 @pytest.mark.parametrize(

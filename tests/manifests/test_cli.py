@@ -20,9 +20,11 @@ def source(tmp_path: Path) -> Path:
     folder = tmp_path / "source"
     folder.mkdir()
     rows = []
-    for at in range(10):
-        soundfile.write(folder / f"{at}.wav", np.zeros(8000 * (at + 1)), 8000)
-        rows.append({"audio_filepath": f"{at}.wav", "duration": at + 1, "lang": "en", "n": [at]})
+    for index in range(10):
+        soundfile.write(folder / f"{index}.wav", np.zeros(8000 * (index + 1)), 8000)
+        rows.append(
+            {"audio_filepath": f"{index}.wav", "duration": index + 1, "lang": "en", "n": [index]}
+        )
     rows[0]["text"] = "two words"
     (folder / "clips.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return folder
@@ -55,15 +57,15 @@ def test_stats(
     assert run(monkeypatch, "build", source / "clips.jsonl", "--out", tmp_path / "c") == 0
     capsys.readouterr()
     assert run(monkeypatch, "stats", tmp_path / "c", "--json") == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["clips"] == 10
-    assert found["hours"] == pytest.approx(55 / 3600)
-    assert found["quantiles"]["0.5"] == 5.5
-    assert (found["with_text"], found["words"]) == (1, 2)
-    assert found["languages"] == {"en": 10}
-    assert found["labels"]["lang"] == {"clips": 10, "distinct": 1, "common": {"en": 10}}
-    assert found["labels"]["n"]["distinct"] == 10
-    assert found["some_ids"] == Corpus(tmp_path / "c").shard_ids(0)[:5]
+    result = json.loads(capsys.readouterr().out)
+    assert result["clips"] == 10
+    assert result["hours"] == pytest.approx(55 / 3600)
+    assert result["quantiles"]["0.5"] == 5.5
+    assert (result["with_text"], result["words"]) == (1, 2)
+    assert result["languages"] == {"en": 10}
+    assert result["labels"]["lang"] == {"clips": 10, "distinct": 1, "common": {"en": 10}}
+    assert result["labels"]["n"]["distinct"] == 10
+    assert result["some_ids"] == Corpus(tmp_path / "c").shard_ids(0)[:5]
 
     assert run(monkeypatch, "stats", tmp_path / "c") == 0
     shown = capsys.readouterr().out

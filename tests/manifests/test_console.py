@@ -45,7 +45,7 @@ def train(recipe: Recipe) -> None:
 
 
 def look(path: str, deep: bool = False, limit: int | None = None) -> int:
-    """Look at something.
+    """Lists something.
 
     Args:
         path: What to look at.
@@ -57,7 +57,7 @@ def look(path: str, deep: bool = False, limit: int | None = None) -> int:
 
 
 def gather(paths: list[str], out: str = "there") -> None:
-    """Gather things.
+    """Gathers things.
 
     Args:
         paths: What to gather.
@@ -118,7 +118,7 @@ def test_help_shows_docstrings_units_and_defaults(run: Run) -> None:
     assert "--out-folder" in out
     assert "Learning rate, in (0, 1]." in out
     assert "default: 0.5" in out
-    assert "Look at something." in run("--help")[1]
+    assert "Lists something." in run("--help")[1]
 
 
 @pytest.mark.parametrize(

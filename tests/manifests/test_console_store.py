@@ -134,7 +134,9 @@ def test_json_has_no_infinity():
 
 @pytest.mark.parametrize("text", ["[noise]", "a [/INAUDIBLE] b", "x[/b]", ":warning:", "[red]"])
 def test_texts_are_shown_as_they_are(text: str, tmp_path: Path):
-    clips = [Clip(clip_id=f"{text}{at}", uri="/a.wav", labels={text: text}) for at in range(2)]
+    clips = [
+        Clip(clip_id=f"{text}{index}", uri="/a.wav", labels={text: text}) for index in range(2)
+    ]
     corpus = build(clips, tmp_path / "corpus")
     with console.capture() as captured:
         console.print(stats.build_table(stats.collect(corpus.tables())))

@@ -35,7 +35,7 @@ READS_ALL = ("vbr.mp3", "noxing.mp3", "silk.opus", "m4a")
 """Forms of which a remote file is read from its start: its places, or its decoder, need that."""
 
 SHARE = {"ogg": 1.01, "oga": 0.6, "celt.opus": 0.8}
-"""Of Ogg some pages are looked at first, which is much of these small files."""
+"""Some pages of an Ogg file are checked first, which are a large part of these small files."""
 
 
 @pytest.fixture(scope="module")
@@ -148,8 +148,8 @@ def test_blocks_of_clips_that_follow_each_other_are_decoded_in_one_pass(
     monkeypatch.setattr(decoder, "_start", counting)
     for block in range(5):
         cuts = [
-            Clip(clip_id="x", uri=str(path), offset=8 * block + 2 * at, duration=2.0)
-            for at in range(4)
+            Clip(clip_id="x", uri=str(path), offset=8 * block + 2 * index, duration=2.0)
+            for index in range(4)
         ]
         for cut, wave in zip(cuts, audio.decode_many(cuts), strict=True):
             start = round(cut.offset * whole.sample_rate)

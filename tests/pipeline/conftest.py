@@ -50,12 +50,12 @@ def noise_corpus(
     audio = folder / "audio"
     audio.mkdir(exist_ok=True)
     clips = []
-    for at in range(count):
-        rng = np.random.default_rng([seed, at])
+    for index in range(count):
+        rng = np.random.default_rng([seed, index])
         samples = rng.uniform(-0.4, 0.4, int(16_000 * rng.uniform(0.2, 1.0)))
-        path = audio / f"{at:04d}.wav"
+        path = audio / f"{index:04d}.wav"
         if not path.exists():
-            soundfile.write(path, samples * (2.4 if at in loud else 1.0), 16_000)
+            soundfile.write(path, samples * (2.4 if index in loud else 1.0), 16_000)
         duration = len(samples) / 16_000
-        clips.append(Clip(clip_id=f"clip{at:04d}", uri=str(path), duration=duration))
+        clips.append(Clip(clip_id=f"clip{index:04d}", uri=str(path), duration=duration))
     return build(clips, folder / "corpus", clips_per_shard=shard)

@@ -89,14 +89,14 @@ class Node:
     def workers(self, doing: str = "") -> list[psutil.Process]:
         """Our worker processes here, or those that are running the method `doing`."""
         prefix = f"ray::WorkerActor.{doing}" if doing else "ray::WorkerActor"
-        found = []
+        result = []
         for child in self.raylet.children() if self.raylet else []:
             try:
                 if child.cmdline()[0].startswith(prefix):
-                    found.append(child)
+                    result.append(child)
             except (psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
                 continue
-        return found
+        return result
 
     @property
     def node_id(self) -> str:
@@ -194,7 +194,7 @@ def contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
     (name,) = layout.corpora()
     corpus, spec = layout.corpus(name), layout.teacher(teacher)
     folder = layout.shards(spec, name)
-    found = {}
+    result = {}
     for number in shards.committed(folder):
         marker = shards.read_marker(folder, number)
         rows = [
@@ -204,9 +204,9 @@ def contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
         failures = shards.read_failures(folder, marker)
         accounted = [row[0] for row in rows] + [failure.clip_id for failure in failures]
         assert sorted(accounted) == sorted(corpus.shard_ids(number)), "lost or repeated clips"
-        found[number] = (rows, failures, marker.data_sha256)
-    assert list(found) == list(range(corpus.num_shards)), "lost shards"
-    return found
+        result[number] = (rows, failures, marker.data_sha256)
+    assert list(result) == list(range(corpus.num_shards)), "lost shards"
+    return result
 
 
 def _arrays(row: shards.Row) -> Sequence[tuple[str, list]]:

@@ -95,24 +95,24 @@ def make_clips(folder: Path, count: int) -> list[Clip]:
     clips = []
     time = np.arange(int(RATE * SECONDS)) / RATE
     burst = (time >= ON) & (time < OFF)
-    for at in range(count):
-        samples = np.sin(2 * np.pi * (220 + 10 * at) * time) * burst * 0.5
-        if at == 1:
+    for index in range(count):
+        samples = np.sin(2 * np.pi * (220 + 10 * index) * time) * burst * 0.5
+        if index == 1:
             samples *= 0
-        if at == 2:
+        if index == 2:
             samples = (samples * 8).clip(-1, 1)
-        path = folder / f"{at:03d}.wav"
-        if at != 4:
+        path = folder / f"{index:03d}.wav"
+        if index != 4:
             soundfile.write(path, samples, RATE, subtype="FLOAT")
         labels: dict[str, Any] = {
-            "kind": "speech" if at % 2 else "tone",
+            "kind": "speech" if index % 2 else "tone",
             "language": "en",
-            "place": at,
+            "place": index,
         }
-        text = {0: "tone", 3: "good morning", 5: FOREIGN}.get(at)
-        if at == 3:
+        text = {0: "tone", 3: "good morning", 5: FOREIGN}.get(index)
+        if index == 3:
             labels["heard"] = "something else entirely"
-        name = f"clip{at:03d}"
+        name = f"clip{index:03d}"
         clips.append(Clip(clip_id=name, uri=str(path), duration=SECONDS, text=text, labels=labels))
     return clips
 
@@ -137,7 +137,7 @@ def write_shard(
 ) -> None:
     """One shard of one teacher."""
     rows, failures = [], []
-    sums = {one.name: Sums.zero(one.dim) for one in spec.streams}
+    sums = {item.name: Sums.zero(item.dim) for item in spec.streams}
     clips = corpus.shard(number)
     for clip in clips:
         if clip.clip_id in failed:
@@ -148,14 +148,14 @@ def write_shard(
             continue
         wave = audio.decode(clip) if Path(clip.uri).exists() else None
         digest = wave.digest if wave else "gone"
-        warned = {AUDIO_WARNINGS: [one.kind for one in wave.warnings]} if wave else {}
+        warned = {AUDIO_WARNINGS: [item.kind for item in wave.warnings]} if wave else {}
         loud = np.zeros(int(SECONDS * 100))
         loud[int(ON * 100) : int(OFF * 100)] = clip.clip_id != "clip001"
         encoded = {}
-        for one in spec.streams:
-            values_TD = frames(one, loud)
-            encoded[one.name] = encode(values_TD, one)
-            sums[one.name].add(Sums.from_frames(values_TD, encoded[one.name]))
+        for item in spec.streams:
+            values_TD = frames(item, loud)
+            encoded[item.name] = encode(values_TD, item)
+            sums[item.name].add(Sums.from_frames(values_TD, encoded[item.name]))
         rows.append(
             Row(
                 clip_id=clip.clip_id,

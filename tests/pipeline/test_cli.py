@@ -55,11 +55,11 @@ def test_read_commands_speak_json(
     filled = [word.format(root=cache.parent) for word in words]
     _, out, err = run(capsys, *filled, "--cache", cache, "--json")
     assert err == ""
-    found = json.loads(out)
+    result = json.loads(out)
     if first is None:
-        assert set(found["teachers"]) >= {"asr", "pitch"}
+        assert set(result["teachers"]) >= {"asr", "pitch"}
         return
-    assert {key: type(found[0][key]) for key in first} == first
+    assert {key: type(result[0][key]) for key in first} == first
 
 
 def test_a_clip_is_drawn_from_what_is_left_of_it(

@@ -115,16 +115,16 @@ def test_it_resumes_grows_and_is_retried(home: Path):
     added = Clip(clip_id="clip6", uri=str(home / "audio" / "6.wav"))
     corpus = build([*corpus.clips(), added], home / "corpus")
     extend(home, plan.work(corpus, plan.missing(layout, corpus, [spec])))
-    found = rows(home)
-    assert list(found) == [f"clip{at}" for at in range(7)]
-    assert {clip_id: found[clip_id] for clip_id in before} == before
+    result = rows(home)
+    assert list(result) == [f"clip{index}" for index in range(7)]
+    assert {clip_id: result[clip_id] for clip_id in before} == before
     assert list(verify.verify(layout, deep=True)) == []
 
     folder = layout.shards(spec, "corpus")
     assert marker_index.refresh(folder) == 1
-    assert rows(home) == found
+    assert rows(home) == result
     # The old data and failures of the shard that was retried.
     assert maintenance.compact(layout, older_than_hours=-1).files == 2
-    assert rows(home) == found
+    assert rows(home) == result
     versions = [shards.read_marker(folder, number).versions for number in range(3)]
     assert all(version["libsndfile"] and version["ffmpeg"] for version in versions)

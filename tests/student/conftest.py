@@ -124,7 +124,7 @@ def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
 def write_cache(
     cache: Path,
     corpus: corpora.Corpus,
-    heard: dict[str, dict[str, np.ndarray]],
+    received: dict[str, dict[str, np.ndarray]],
     spec: TeacherSpec = SPEC,
 ) -> None:
     """Commits the toy teacher's targets for the clips that it has processed."""
@@ -136,14 +136,14 @@ def write_cache(
         sums = {stream.name: Sums.zero(stream.dim) for stream in STREAMS}
         rows, failures = [], []
         for clip in clips:
-            if clip.clip_id not in heard:
+            if clip.clip_id not in received:
                 failures.append(
                     shards.Failure(clip_id=clip.clip_id, stage="decode", error="lost", message="")
                 )
                 continue
             frames = {}
             for stream in STREAMS:
-                values = heard[clip.clip_id][stream.name]
+                values = received[clip.clip_id][stream.name]
                 frames[stream.name] = encode(values, stream)
                 sums[stream.name].add(Sums.from_frames(values, frames[stream.name]))
             rows.append(
@@ -156,7 +156,7 @@ def write_cache(
 
 
 def digest(folder: Path) -> str:
-    """Of every file's name, bytes and time of change."""
+    """Digest of every file's name, size and modification time."""
     state = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         state.update(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}".encode())
@@ -171,7 +171,7 @@ class World:
         rng = np.random.default_rng(0)
         self.corpus, self.cache = root / "toy", root / "cache"
         self.clips: list[Clip] = []
-        heard = {}
+        received = {}
         for number in range(num_clips):
             seconds = 0.6 + 0.1 * (number % 8)
             wave, note_T = sing(rng, seconds)
@@ -185,8 +185,8 @@ class World:
             )  # fmt: skip
             self.clips.append(clip)
             if number >= LOST:
-                heard[clip.clip_id] = targets(wave, note_T)
-        write_cache(self.cache, corpora.build(self.clips, self.corpus), heard)
+                received[clip.clip_id] = targets(wave, note_T)
+        write_cache(self.cache, corpora.build(self.clips, self.corpus), received)
         self.cache_digest = digest(self.cache)
 
     def options(self, out: Path, **changes: Any) -> TrainOptions:
@@ -225,7 +225,7 @@ def launch(
     environment: Mapping[str, str] | None = None,
     killed_at: Path | None = None,
 ) -> None:
-    """Runs `coat-student train` in processes of its own.
+    """Starts one process of `coat-student train` per rank.
 
     The ranks are started here and not by torchrun, whose workers have sessions of their own: a kill
     of its group leaves them, and they train to the end.

@@ -86,12 +86,12 @@ def test_weights_for_another_loader_are_left_on_the_hub() -> None:
 
 
 def test_missing_space_is_reported_before_the_download(tmp_path: Path) -> None:
-    wanted = fetch.Download(
+    expected = fetch.Download(
         model="owner/large", revision="0" * 40, family="qwen2_audio", license="apache-2.0",
         files={"model.safetensors": 10**18}, folder=tmp_path,
     )  # fmt: skip
     with pytest.raises(UserError, match=r"GB free, and 1000000000.0 GB are to be downloaded"):
-        fetch.download(wanted)
+        fetch.download(expected)
 
 
 def test_a_missing_backbone_is_one_line_at_once(tmp_path: Path) -> None:

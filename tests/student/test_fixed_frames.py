@@ -85,8 +85,8 @@ def test_a_position_stands_for_the_same_time_in_every_clip(
     packed = collate(rows, grid=grid, pad_id=pad_id, packed=True)
     assert sums(student, packed, recipe, streams) == pytest.approx(whole, rel=1e-3)
     with torch.no_grad():
-        found = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
-    covered_BN = stream_targets(batch, found)[RECONSTRUCTION][1]
+        result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
+    covered_BN = stream_targets(batch, result)[RECONSTRUCTION][1]
     assert 0 <= num_covered - int(covered_BN.sum()) <= len(rows)
 
 

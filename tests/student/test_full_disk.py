@@ -90,18 +90,18 @@ def test_what_a_run_writes_afterwards(
     run = disk.folder / "run"
     shutil.copytree(runs("qwen2_audio"), run, ignore=shutil.ignore_patterns("checkpoint-*"))
     asked = ["eval", run, "--limit", "4"]
-    told = ["report", run, "--out", run / "report"]
+    reported = ["report", run, "--out", run / "report"]
     assert command(student_cli.main, *asked)[0] == 0
-    assert command(student_cli.main, *told)[0] == 0
+    assert command(student_cli.main, *reported)[0] == 0
     files = [*(run / "eval").iterdir(), run / "report" / "index.html"]
     before = {file: file.read_bytes() for file in files}
     exported = ["export", run, disk.folder / "export"]
     with disk.full():
-        for words in (asked, told, exported):
+        for words in (asked, reported, exported):
             assert is_one_line_of_a_full_disk(command(student_cli.main, *words)), words
         assert {file: file.read_bytes() for file in files} == before
         assert not list(disk.folder.glob("export*"))
-    for words in (asked, told, exported):
+    for words in (asked, reported, exported):
         assert command(student_cli.main, *words)[0] == 0, words
     (scores,) = (file for file in files if file.suffix == ".json")
     assert json.loads(scores.read_text())["questions"] == 4

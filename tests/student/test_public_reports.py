@@ -1,4 +1,4 @@
-"""What public reports on other projects describe, tried here; each test names its report."""
+"""Tests faults from public reports on other projects; each test names its report."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def options(world: Any, checkpoints: Any, out: Path, **changes: Any) -> Any:
     return world.options(out, **(fields | changes))
 
 
-def assert_same_weights(one: Path, two: Path) -> None:
-    expected, found = (states(path)["joint"] for path in (one, two))
+def assert_same_weights(item: Path, two: Path) -> None:
+    expected, result = (states(path)["joint"] for path in (item, two))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_a_last_window_of_fewer_batches_counts_as_what_it_is(
@@ -79,8 +79,8 @@ def test_a_run_resumed_in_a_later_epoch_has_that_epoch_s_order(
         with pytest.raises(_Stopped):
             train(broken)
     train(broken)
-    expected, found = (states(tmp_path / name)["joint"] for name in ("whole", "broken"))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    expected, result = (states(tmp_path / name)["joint"] for name in ("whole", "broken"))
+    assert all(torch.equal(result[name], value) for name, value in expected.items())
 
 
 @pytest.mark.slow

@@ -53,7 +53,7 @@ def _waves(kind: str, head: str, folder: Path, *, stable: bool = False, **config
     extractor = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=stable)
     files = {}
     if head == "ForCTC":
-        files["vocab"] = {token: at for at, token in enumerate(["<pad>", "|", *"abcdef"])}
+        files["vocab"] = {token: index for index, token in enumerate(["<pad>", "|", *"abcdef"])}
     return save(folder, model, extractor, **files)
 
 
@@ -116,7 +116,7 @@ def forced_aligner(folder: Path) -> Path:
     """A Qwen3 forced aligner with a hundred steps of 80 ms, and the words in `WORDS`."""
     torch.manual_seed(0)
     special = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<timestamp>"]
-    vocabulary = {word: at for at, word in enumerate([*WORDS, *special])}
+    vocabulary = {word: index for index, word in enumerate([*WORDS, *special])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens(special)
@@ -261,7 +261,7 @@ def pe_audio_frame(folder: Path) -> Path:
 
 def word_tokenizer(folder: Path) -> Path:
     """A tokenizer of a few words."""
-    words = models.WordLevel({word: at for at, word in enumerate(WORDS)}, unk_token="<unk>")
+    words = models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
@@ -277,7 +277,7 @@ def whisper(folder: Path) -> Path:
                "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
                "<|notimestamps|>", "<|0.00|>"]  # fmt: skip
     plain = [f"Ġ{letter}" for letter in "abcdefghijklmnopqrstuvw"]
-    vocabulary = {token: at for at, token in enumerate([*plain, *special])}
+    vocabulary = {token: index for index, token in enumerate([*plain, *special])}
     start = len(plain)
     model = transformers.WhisperForConditionalGeneration(
         transformers.WhisperConfig(

@@ -53,8 +53,8 @@ def test_short_and_silent_clips(load: Load, name: str, num_samples: int):
     teacher = load(name)
     spec = teacher.spec()
     noise = voice(2, spec.sample_rate)[:num_samples]
-    for heard in teacher.extract([noise, np.zeros(num_samples, np.float32)]):
-        check(heard, spec, num_samples)
+    for received in teacher.extract([noise, np.zeros(num_samples, np.float32)]):
+        check(received, spec, num_samples)
 
 
 def without_confidence(metadata: dict) -> dict:
@@ -68,13 +68,13 @@ def test_neighbours_do_not_matter(load: Load, name: str):
     rate = teacher.spec().sample_rate
     waves = [voice(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7))]
     together = teacher.extract(waves)
-    for wave, heard in zip(waves, together, strict=True):
+    for wave, received in zip(waves, together, strict=True):
         (alone,) = teacher.extract([wave])
-        for stream, frames_TD in heard.frames.items():
+        for stream, frames_TD in received.frames.items():
             scale = np.abs(alone.frames[stream]).max()
             assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-3 * scale
-        assert without_confidence(heard.metadata) == without_confidence(alone.metadata)
-        numbers = [targets.metadata.get("confidence", {}) for targets in (heard, alone)]
+        assert without_confidence(received.metadata) == without_confidence(alone.metadata)
+        numbers = [targets.metadata.get("confidence", {}) for targets in (received, alone)]
         for key, value in numbers[1].items():
             same = pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
             assert numbers[0][key] == same
@@ -105,16 +105,16 @@ def test_a_long_clip_equals_its_parts(
         skip, shift = round(edge / stream.hop_s), round(begin / stream.hop_s)
         expected = alone.frames[stream.name]
         inner = slice(skip, len(expected) - skip)
-        found = whole.frames[stream.name][shift : shift + len(expected)]
-        assert np.abs(found[inner] - expected[inner]).mean() <= tolerance
+        result = whole.frames[stream.name][shift : shift + len(expected)]
+        assert np.abs(result[inner] - expected[inner]).mean() <= tolerance
 
 
 @each_teacher
 def test_the_codec_keeps_the_strongest_pitch(load: Load, name: str):
     teacher = load(name)
     spec = teacher.spec()
-    (heard,) = teacher.extract([voice(3, spec.sample_rate)])
+    (received,) = teacher.extract([voice(3, spec.sample_rate)])
     for stream in spec.streams:
-        kept = encode(heard.frames[stream.name], stream)
-        loss = Sums.from_frames(heard.frames[stream.name], kept).codec_loss(stream)
+        kept = encode(received.frames[stream.name], stream)
+        loss = Sums.from_frames(received.frames[stream.name], kept).codec_loss(stream)
         assert loss < CODECS[stream.codec].max_loss

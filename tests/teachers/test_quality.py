@@ -37,20 +37,20 @@ def words(text: str) -> str:
 
 def within_half_a_semitone(hertz_T: np.ndarray, times: np.ndarray, melody: Melody) -> list[bool]:
     """Per frame that lies well inside a note: is its pitch within 50 cents?"""
-    found: list[bool] = []
+    result: list[bool] = []
     for note in melody.notes:
         inside = hertz_T[(times > note.onset_s + 0.06) & (times < note.offset_s - 0.06)]
-        found += (np.abs(1200 * np.log2(np.maximum(inside, 1.0) / note.hertz)) < 50).tolist()
-    return found
+        result += (np.abs(1200 * np.log2(np.maximum(inside, 1.0) / note.hertz)) < 50).tolist()
+    return result
 
 
 def test_whisper_understands_prompts(load: Load):
     spoken = debian_audio.prompts(16)
-    heard = load("asr").extract([wave for wave, _ in spoken])
+    received = load("asr").extract([wave for wave, _ in spoken])
     said = [words(text) for _, text in spoken]
-    transcripts = [words(targets.metadata["text"]) for targets in heard]
+    transcripts = [words(targets.metadata["text"]) for targets in received]
     assert jiwer.wer(said, transcripts) < 0.05  # 0.011
-    for (wave, _), targets in zip(spoken, heard, strict=True):
+    for (wave, _), targets in zip(spoken, received, strict=True):
         times = [time for _, start, end in targets.metadata["words"] for time in (start, end)]
         assert times == sorted(times)
         assert times[-1] <= len(wave) / debian_audio.PROMPT_RATE + 0.02
@@ -65,23 +65,23 @@ def test_whisper_doubts_the_words_that_it_writes_for_sounds_and_no_others(load: 
         audio.resample(audio.decode(Clip(clip_id=file.stem, uri=str(file))), 16_000)
         for file in files
     ]
-    heard = [Transcript.from_metadata(found.metadata) for found in teacher.extract(waves)]
-    worded = [transcript for transcript in heard if transcript.text]
+    received = [Transcript.from_metadata(result.metadata) for result in teacher.extract(waves)]
+    worded = [transcript for transcript in received if transcript.text]
     assert len(worded) >= 2
     assert all(transcript.doubts for transcript in worded)  # none is missed
-    assert all(transcript.confidence for transcript in heard)
-    assert all(words.confidence.detected_language == "" for words in heard if words.confidence)
+    assert all(transcript.confidence for transcript in received)
+    assert all(words.confidence.detected_language == "" for words in received if words.confidence)
 
 
 def test_whisper_transcribes_a_long_clip_completely_and_no_word_twice(load: Load):
     spoken = debian_audio.prompts(16)
     wave = np.concatenate([wave for wave, _ in spoken])[: 55 * debian_audio.PROMPT_RATE]
-    (heard,) = load("asr").extract([wave])
+    (received,) = load("asr").extract([wave])
     said = words(" ".join(text for _, text in spoken)).split()
-    found = words(heard.metadata["text"]).split()
+    result = words(received.metadata["text"]).split()
     # The clip ends within a prompt, and two windows meet at half a minute.
-    assert jiwer.wer(" ".join(said[: len(found)]), " ".join(found)) < 0.15
-    starts = [start for _, start, _ in heard.metadata["words"]]
+    assert jiwer.wer(" ".join(said[: len(result)]), " ".join(result)) < 0.15
+    starts = [start for _, start, _ in received.metadata["words"]]
     assert starts == sorted(starts)
     assert max(np.diff(starts)) < 4
 
@@ -130,9 +130,9 @@ def test_basic_pitch_writes_the_notes_down(load: Load, chords: bool, bound: floa
     scores = []
     for melody in debian_audio.melodies(chords=chords):
         wave = soxr.resample(melody.samples, MELODY_RATE, 22_050)
-        heard = load("music").extract([wave])[0].metadata["notes"]
-        times = np.array([[onset, offset] for onset, offset, _, _ in heard])
-        hertz = np.array([440 * 2 ** ((midi - 69) / 12) for _, _, midi, _ in heard])
+        received = load("music").extract([wave])[0].metadata["notes"]
+        times = np.array([[onset, offset] for onset, offset, _, _ in received])
+        hertz = np.array([440 * 2 ** ((midi - 69) / 12) for _, _, midi, _ in received])
         scores.append(
             mir_eval.transcription.precision_recall_f1_overlap(
                 np.array([[note.onset_s, note.offset_s] for note in melody.notes]),
@@ -151,8 +151,8 @@ def test_yamnet_detects_animals(load: Load):
     files = debian_audio.sounds("Animal")
     clips = [Clip(clip_id=name, uri=str(file)) for name, file in files.items()]
     ranked = [
-        [names[at] for at in heard.frames["events"].mean(0).argsort()[::-1]]
-        for heard in teacher.extract([audio.load(clip, 16_000) for clip in clips])
+        [names[index] for index in received.frames["events"].mean(0).argsort()[::-1]]
+        for received in teacher.extract([audio.load(clip, 16_000) for clip in clips])
     ]
     assert np.mean([bool(ANIMALS & set(order[:5])) for order in ranked]) > 0.65  # 0.75
     assert np.mean([order[0] in ANIMALS for order in ranked]) > 0.45  # 0.56

@@ -27,13 +27,13 @@ def middle(times: np.ndarray, high: np.ndarray) -> float:
     return float(inside[0] + inside[-1]) / 2
 
 
-@pytest.mark.parametrize("at", [0.5, 0.513, 0.527, 1.0])
-def test_loudness_peaks_at_a_click(load: Load, at: float):
+@pytest.mark.parametrize("position", [0.5, 0.513, 0.527, 1.0])
+def test_loudness_peaks_at_a_click(load: Load, position: float):
     wave = np.zeros(24_000)
-    wave[round(at * 16_000) - 8 :][:16] = 0.5
+    wave[round(position * 16_000) - 8 :][:16] = 0.5
     frames_TD, times = extract_stream(load("emotion"), wave, "lld")
     loud = frames_TD[:, 0]
-    assert abs(middle(times, loud > loud.max() / 2) - at) <= 0.0051
+    assert abs(middle(times, loud > loud.max() / 2) - position) <= 0.0051
 
 
 @pytest.mark.parametrize("begin", [0.5, 0.704])
@@ -110,14 +110,14 @@ def test_an_event_is_where_it_sounds(load: Load, hop_s: float, tolerance: float,
     assert abs(middle(times, likeness > 0.5) - (begin + 1)) <= tolerance
 
 
-@pytest.mark.parametrize("at", [0.5, 1.0, 1.01, 2.51])
-def test_whisper_frames_change_at_a_click(load: Load, at: float):
+@pytest.mark.parametrize("position", [0.5, 1.0, 1.01, 2.51])
+def test_whisper_frames_change_at_a_click(load: Load, position: float):
     wave = np.zeros(48_000)
     noise = np.random.default_rng(0).normal(scale=0.2, size=320)
-    wave[round(at * 16_000) - 160 :][:320] = noise
+    wave[round(position * 16_000) - 160 :][:320] = noise
     frames_TD, times = extract_stream(load("asr"), wave, "encoder")
     change = (np.diff(frames_TD, axis=0) ** 2).sum(1)
     between = (times[1:] + times[:-1]) / 2
-    near = np.abs(between - at) < 0.2
+    near = np.abs(between - position) < 0.2
     largest = between[near][change[near].argsort()[-4:]]
-    assert abs(np.median(largest) - at) <= 0.0201
+    assert abs(np.median(largest) - position) <= 0.0201

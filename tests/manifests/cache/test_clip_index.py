@@ -19,7 +19,7 @@ def corpus(folder: Path, ids: list[str], per_shard: int = 7) -> Corpus:
 
 
 def test_every_row_is_found_where_it_is(tmp_path: Path):
-    ids = [f"clip{at:03d}" for at in range(100)]
+    ids = [f"clip{position:03d}" for position in range(100)]
     corpora = {
         "a": corpus(tmp_path / "a", ids[:60]),
         "b": corpus(tmp_path / "b", ids[60:], per_shard=3),
@@ -36,7 +36,7 @@ def test_every_row_is_found_where_it_is(tmp_path: Path):
     expected = {}
     for ordinal, shard in enumerate(here):
         assert index.failed_positions(ordinal) == {
-            at for at, clip_id in enumerate(shard) if clip_id in failed
+            position for position, clip_id in enumerate(shard) if clip_id in failed
         }
         rows = [clip_id for clip_id in shard if clip_id not in failed]
         expected |= {clip_id: (ordinal, row) for row, clip_id in enumerate(rows)}

@@ -86,12 +86,12 @@ def test_the_files_that_the_document_names(tmp_path: Path):
     make_cache(tmp_path)
     cache = tmp_path / "cache"
     assert json.loads((cache / "cache.json").read_text()) == {"format": 2}
-    found = {
+    result = {
         re.sub(r"[0-9a-f]{12}|(?<=-)[0-9a-f]{8}", "#", str(path.relative_to(cache)))
         for path in cache.rglob("*.*")
         if path.is_file()
     }
-    assert found == {
+    assert result == {
         "cache.json",
         "corpora/corpus/corpus.json",
         "corpora/corpus/clips-00000.parquet",

@@ -22,7 +22,7 @@ from manifests.cache.reader import CacheReader
 from manifests.errors import UserError
 from tests.manifests.frames import FAILED, KINDS, frames, make_cache, spec, stream
 
-PRESENT = [at for at in range(20) if at != FAILED]
+PRESENT = [index for index in range(20) if index != FAILED]
 
 
 @pytest.fixture
@@ -31,41 +31,41 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "cache"
 
 
-def stored(codec: str, at: int) -> np.ndarray:
-    return encode(frames(codec, seed=at, count=10 + at), stream(codec)).decode()
+def stored(codec: str, index: int) -> np.ndarray:
+    return encode(frames(codec, seed=index, count=10 + index), stream(codec)).decode()
 
 
 @pytest.mark.parametrize("codec", KINDS)
 def test_each_clip_has_its_own_frames(cache: Path, codec: str):
-    found = CacheReader(cache).stream(f"every.{codec}")
-    assert len(found) == len(PRESENT)
-    for at in np.random.default_rng(0).permutation(PRESENT):
-        np.testing.assert_array_equal(found[f"clip{at:02d}"].decode(), stored(codec, at))
-        assert found.duration(f"clip{at:02d}") == 1.0 + at
+    result = CacheReader(cache).stream(f"every.{codec}")
+    assert len(result) == len(PRESENT)
+    for index in np.random.default_rng(0).permutation(PRESENT):
+        np.testing.assert_array_equal(result[f"clip{index:02d}"].decode(), stored(codec, index))
+        assert result.duration(f"clip{index:02d}") == 1.0 + index
 
 
 @pytest.mark.parametrize("codec", KINDS)
 def test_in_storage_order(cache: Path, codec: str):
-    found = CacheReader(cache).stream(f"every.{codec}")
-    seen = [(clip_id, encoded.decode()) for clip_id, encoded in found]
-    assert [clip_id for clip_id, _ in seen] == [f"clip{at:02d}" for at in PRESENT] == found.ids
-    for (_, frames_TD), at in zip(seen, PRESENT, strict=True):
-        np.testing.assert_array_equal(frames_TD, stored(codec, at))
+    result = CacheReader(cache).stream(f"every.{codec}")
+    seen = [(clip_id, encoded.decode()) for clip_id, encoded in result]
+    assert [clip_id for clip_id, _ in seen] == [f"clip{n:02d}" for n in PRESENT] == result.ids
+    for (_, frames_TD), index in zip(seen, PRESENT, strict=True):
+        np.testing.assert_array_equal(frames_TD, stored(codec, index))
 
 
 def test_frames_outlive_what_they_were_read_from(cache: Path):
-    found = CacheReader(cache).stream("every.int8")
-    kept = dict(found)
-    del found
-    for at in PRESENT:
-        np.testing.assert_array_equal(kept[f"clip{at:02d}"].decode(), stored("int8", at))
+    result = CacheReader(cache).stream("every.int8")
+    kept = dict(result)
+    del result
+    for index in PRESENT:
+        np.testing.assert_array_equal(kept[f"clip{index:02d}"].decode(), stored("int8", index))
 
 
 def test_several_streams_in_one_pass(cache: Path):
     for clip_id, streams in CacheReader(cache).teacher("every").scan(["int8", "pitch"]):
-        at = int(clip_id[4:])
+        index = int(clip_id[4:])
         for codec in ("int8", "pitch"):
-            np.testing.assert_array_equal(streams[codec].decode(), stored(codec, at))
+            np.testing.assert_array_equal(streams[codec].decode(), stored(codec, index))
 
 
 def test_readers_can_be_sent_to_spawned_workers(cache: Path):
@@ -89,7 +89,7 @@ def test_words_and_failures(cache: Path):
 
 
 def test_statistics_are_those_of_all_frames(cache: Path):
-    whole_TD = np.concatenate([frames("int8", seed=at, count=10 + at) for at in PRESENT])
+    whole_TD = np.concatenate([frames("int8", seed=index, count=10 + index) for index in PRESENT])
     statistics = CacheReader(cache).stream("every.int8").statistics()
     assert statistics.num_frames == len(whole_TD)
     np.testing.assert_allclose(statistics.mean_D, whole_TD.mean(0), atol=1e-5)
@@ -98,10 +98,10 @@ def test_statistics_are_those_of_all_frames(cache: Path):
 
 @pytest.mark.parametrize("clip_id", [f"clip{FAILED:02d}", "clip99", ""])
 def test_an_absent_clip_is_a_key_error(cache: Path, clip_id: str):
-    found = CacheReader(cache).stream("every.int8")
-    assert clip_id not in found
+    result = CacheReader(cache).stream("every.int8")
+    assert clip_id not in result
     with pytest.raises(KeyError, match="no targets"):
-        found[clip_id]
+        result[clip_id]
     with pytest.raises(KeyError, match="no targets"):
         CacheReader(cache).metadata("every", clip_id)
 
@@ -126,26 +126,26 @@ def plant(cache: Path, change) -> None:
 )
 def test_a_misplaced_row_is_never_used_for_another_clip(cache: Path, change):
     plant(cache, change)
-    found = CacheReader(cache).stream("every.int8")
+    result = CacheReader(cache).stream("every.int8")
     wrong = 0
-    for at in PRESENT[:10]:
+    for index in PRESENT[:10]:
         try:
-            frames_TD = found[f"clip{at:02d}"].decode()
+            frames_TD = result[f"clip{index:02d}"].decode()
         except UserError as error:
             assert "verify --deep --repair" in str(error)  # noqa: PT017
             wrong += 1
         else:
-            np.testing.assert_array_equal(frames_TD, stored("int8", at))
+            np.testing.assert_array_equal(frames_TD, stored("int8", index))
     assert wrong
 
 
 def test_a_missing_row_does_not_shift_its_neighbours(cache: Path):
     plant(cache, lambda rows: [rows[0], *rows[2:]])
-    found = CacheReader(cache).stream("every.int8")
-    for at in PRESENT[:10]:
+    result = CacheReader(cache).stream("every.int8")
+    for index in PRESENT[:10]:
         with pytest.raises(UserError, match=r"has 9 rows, its marker says 10.*coat-cache verify"):
-            found[f"clip{at:02d}"]
-    np.testing.assert_array_equal(found["clip12"].decode(), stored("int8", 12))
+            result[f"clip{index:02d}"]
+    np.testing.assert_array_equal(result["clip12"].decode(), stored("int8", 12))
 
 
 def test_a_scan_of_wrong_rows_is_an_error(cache: Path):
@@ -157,7 +157,9 @@ def test_a_scan_of_wrong_rows_is_an_error(cache: Path):
 def test_a_flipped_bit_is_detected_when_reading(cache: Path):
     path = next((cache / "teachers").rglob("data/0000000-*.parquet"))
     group = pq.read_metadata(path).row_group(0)
-    column = next(group.column(at) for at in range(99) if "int8.frames" in str(group.column(at)))
+    column = next(
+        group.column(index) for index in range(99) if "int8.frames" in str(group.column(index))
+    )
     raw = bytearray(path.read_bytes())
     raw[column.data_page_offset + column.total_compressed_size - 9] ^= 4
     path.write_bytes(raw)
@@ -167,7 +169,7 @@ def test_a_flipped_bit_is_detected_when_reading(cache: Path):
 
 def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: pytest.MonkeyPatch):
     """Each worker read the whole row group again for its checksum: 8 times the bytes of a clip."""
-    found = CacheReader(cache).stream("every.int8")
+    result = CacheReader(cache).stream("every.int8")
     asked: list[bool] = []
     locate = page_offsets.locate
 
@@ -182,13 +184,13 @@ def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: 
             checks = 0
             with contextlib.suppress(BaseException):
                 asked.clear()
-                for at in PRESENT:
-                    found[f"clip{at:02d}"]
+                for index in PRESENT:
+                    result[f"clip{index:02d}"]
                 checks = sum(asked)
             os._exit(checks)
         _, status = os.waitpid(worker, 0)
         assert os.waitstatus_to_exitcode(status) == expected
-    found["clip00"]
+    result["clip00"]
     assert asked == [False]
 
 
@@ -216,8 +218,8 @@ def test_unknown_names_are_answered_with_the_known(cache: Path, name: str, messa
 
 
 def test_a_version_by_its_fingerprint(cache: Path):
-    found = CacheReader(cache).stream(f"{spec().key}.int8")
-    np.testing.assert_array_equal(found["clip00"].decode(), stored("int8", 0))
+    result = CacheReader(cache).stream(f"{spec().key}.int8")
+    np.testing.assert_array_equal(result["clip00"].decode(), stored("int8", 0))
 
 
 def test_a_newer_format_is_refused(cache: Path):
@@ -245,9 +247,9 @@ def test_an_edited_spec_is_refused(cache: Path):
 def test_an_open_shard_needs_no_file_handle(cache: Path):
     """One for each shard before: 128 for each teacher in each worker, of the usual 1,024."""
     reader = CacheReader(cache)
-    found = reader.stream("every.int8")
-    for at in PRESENT:
-        assert len(found[f"clip{at:02d}"].blob)
+    result = reader.stream("every.int8")
+    for index in PRESENT:
+        assert len(result[f"clip{index:02d}"].blob)
     names = [path.name for path in cache.rglob("data/*.parquet")]
     opened = []
     for handle in Path("/proc/self/fd").iterdir():
@@ -261,8 +263,8 @@ def test_durations_and_coverage_of_many_clips_in_one_look_up(cache: Path, monkey
     """Frames were read and checked for each duration."""
     teacher = CacheReader(cache).teacher("every")
     monkeypatch.setattr(teacher, "row", None)
-    key_N = clip_keys([*(f"clip{at:02d}" for at in range(20)), "other"])
-    expected = [1.0 + at if at != FAILED else np.nan for at in range(20)] + [np.nan]
+    key_N = clip_keys([*(f"clip{index:02d}" for index in range(20)), "other"])
+    expected = [1.0 + index if index != FAILED else np.nan for index in range(20)] + [np.nan]
     np.testing.assert_array_equal(teacher.durations(key_N), expected)
     np.testing.assert_array_equal(teacher.covers(key_N), ~np.isnan(expected))
     assert teacher.digest == CacheReader(cache).teacher("every").digest

@@ -19,14 +19,14 @@ def folder_of(layout: Layout) -> Folder:
     return layout.shards(spec(), "corpus")
 
 
-def same(found: Row, expected: Row) -> bool:
+def same(result: Row, expected: Row) -> bool:
     blobs = all(
-        bytes(found.frames[name].blob) == bytes(encoded.blob)
-        and found.frames[name].num_frames == encoded.num_frames
+        bytes(result.frames[name].blob) == bytes(encoded.blob)
+        and result.frames[name].num_frames == encoded.num_frames
         for name, encoded in expected.frames.items()
     )
     facts = ("clip_id", "duration", "audio_digest", "metadata")
-    return blobs and all(getattr(found, fact) == getattr(expected, fact) for fact in facts)
+    return blobs and all(getattr(result, fact) == getattr(expected, fact) for fact in facts)
 
 
 def test_rows_and_failures_come_back_in_order(tmp_path: Path):
@@ -35,10 +35,10 @@ def test_rows_and_failures_come_back_in_order(tmp_path: Path):
     for number in shards.committed(folder):
         marker = shards.read_marker(folder, number)
         rows = stored_rows.read_rows(folder, marker, spec())
-        assert all(same(found, row(found.clip_id, int(found.clip_id[4:]))) for found in rows)
+        assert all(same(result, row(result.clip_id, int(result.clip_id[4:]))) for result in rows)
         assert marker.rows == len(rows)
-        ids += [found.clip_id for found in rows]
-    assert ids == [f"clip{at:02d}" for at in range(20) if at != FAILED]
+        ids += [result.clip_id for result in rows]
+    assert ids == [f"clip{index:02d}" for index in range(20) if index != FAILED]
     (failure,) = shards.read_failures(folder, shards.read_marker(folder, 0))
     assert (failure.clip_id, failure.stage, failure.error) == (
         f"clip{FAILED:02d}",
@@ -71,7 +71,7 @@ def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
     name = shards.read_marker(folder, 0).data
     path = Path(folder.path(f"data/{name}"))
     metadata = pq.read_metadata(path)
-    groups = [metadata.row_group(at).num_rows for at in range(metadata.num_row_groups)]
+    groups = [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
     assert groups == [shards.ROWS_PER_GROUP, 10 - shards.ROWS_PER_GROUP]
 
     raw = bytearray(path.read_bytes())

@@ -115,14 +115,14 @@ def test_sums_taken_while_encoding_are_those_taken_afterwards(codec: str):
     spec = stream(codec)
     wide = replace(spec, dim=1280) if codec in ("int8", "fp16") else spec
     rng = np.random.default_rng(0)
-    for one, frames_TD in (
+    for item, frames_TD in (
         (spec, frames(codec, seed=1)),
         (wide, rng.normal(3, 1, (130, wide.dim)).astype(np.float32).clip(0, 1)),
     ):
-        encoded, sums = encode_and_sum(frames_TD, one)
-        assert encoded.blob == encode(frames_TD, one).blob
+        encoded, sums = encode_and_sum(frames_TD, item)
+        assert encoded.blob == encode(frames_TD, item).blob
         after = Sums.from_frames(frames_TD, encoded)
-        if one.dim < 640 or one.codec != "int8":
+        if item.dim < 640 or item.codec != "int8":
             assert sums.to_json() == after.to_json()
         # Wide int8 frames: the loss is summed before it is scaled, and a constant column has none.
         assert np.array_equal(sums.total_D, after.total_D)

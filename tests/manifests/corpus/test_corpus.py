@@ -22,14 +22,14 @@ from manifests.errors import UserError
 def make(count: int, prefix: str = "clip") -> list[Clip]:
     return [
         Clip(
-            clip_id=f"{prefix}-{at}",
-            uri=f"/audio/{prefix}/{at}.wav",
-            offset=at / 4,
-            duration=None if at % 10 == 9 else 1.5 + at,
-            text=f"naïve 語 {at}" if at % 3 else None,
-            labels={"speaker": at % 7, "tags": ["a", {"b": None}]},
+            clip_id=f"{prefix}-{index}",
+            uri=f"/audio/{prefix}/{index}.wav",
+            offset=index / 4,
+            duration=None if index % 10 == 9 else 1.5 + index,
+            text=f"naïve 語 {index}" if index % 3 else None,
+            labels={"speaker": index % 7, "tags": ["a", {"b": None}]},
         )
-        for at in range(count)
+        for index in range(count)
     ]
 
 
@@ -76,7 +76,9 @@ def test_parts_hold_whole_shards(tmp_path: Path) -> None:
     ]
     assert list(read.clips()) == clips
     assert [len(read.shard(n)) for n in range(read.num_shards)] == read.shard_sizes()
-    assert [read.clip(row) for row in (0, 95, 96, 249)] == [clips[at] for at in (0, 95, 96, 249)]
+    assert [read.clip(row) for row in (0, 95, 96, 249)] == [
+        clips[index] for index in (0, 95, 96, 249)
+    ]
     for beyond in (8, -1):
         with pytest.raises(IndexError):
             read.shard(beyond)
@@ -171,9 +173,9 @@ def test_new_texts_and_labels_are_taken_on_request(tmp_path: Path) -> None:
     clips = make(230)
     before = build(clips, tmp_path / "c", clips_per_shard=32)
     changed = [replace(clips[150], text="corrected"), replace(clips[151], labels={"k": "neu"})]
-    wanted = [*clips[:150], *changed, *clips[152:], *make(3, "new")]
-    after = build(iter(wanted), tmp_path / "c", update_labels=True)
-    assert list(Corpus(tmp_path / "c").clips()) == wanted
+    requested = [*clips[:150], *changed, *clips[152:], *make(3, "new")]
+    after = build(iter(requested), tmp_path / "c", update_labels=True)
+    assert list(Corpus(tmp_path / "c").clips()) == requested
     assert after.relabelled == ("clip-150", "clip-151")
     assert after.shard_sizes()[: before.num_shards] == before.shard_sizes()
     # One part of three was written anew, the file that it replaces is still there for open readers.
@@ -182,10 +184,10 @@ def test_new_texts_and_labels_are_taken_on_request(tmp_path: Path) -> None:
     assert list(before.clips()) == clips
     assert after.digest != before.digest
 
-    again = [replace(wanted[0], text="also corrected"), *wanted[1:]]
+    again = [replace(requested[0], text="also corrected"), *requested[1:]]
     build(again, tmp_path / "c", update_labels=True)
     assert list(Corpus(tmp_path / "c").clips()) == again
-    assert list(after.clips()) == wanted
+    assert list(after.clips()) == requested
     assert not (tmp_path / "c" / "clips-00001.parquet").exists()
     assert build(again, tmp_path / "c", update_labels=True).relabelled == ()
 
@@ -267,7 +269,9 @@ print(build(clips(200_000), sys.argv[1] + "/three").num_clips, peak() - one)
 )
 def test_shards_of_long_clips_hold_fewer(tmp_path: Path, seconds: float | None, expected: int):
     """256 clips of an hour would be extracted and committed together."""
-    clips = [Clip(clip_id=f"{at}", uri=f"/{at}.wav", duration=seconds) for at in range(300)]
+    clips = [
+        Clip(clip_id=f"{index}", uri=f"/{index}.wav", duration=seconds) for index in range(300)
+    ]
     made = build(clips, tmp_path / "corpus")
     assert made.shard_sizes()[0] == max(made.shard_sizes()) == expected
     grown = build([*clips, Clip(clip_id="x", uri="/x.wav", duration=1.0)], tmp_path / "corpus")

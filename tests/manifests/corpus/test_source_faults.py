@@ -77,9 +77,9 @@ def test_a_corpus_of_format_1_opens_and_grows(tmp_path: Path):
 def test_bytes_come_before_the_path(tmp_path: Path):
     recording = write_reference(tmp_path / "recording.wav")
     pieces = []
-    for at in range(3):
+    for position in range(3):
         file = tmp_path / "piece.wav"
-        soundfile.write(file, noise()[at * 16_000 : (at + 1) * 16_000], 16_000)
+        soundfile.write(file, noise()[position * 16_000 : (position + 1) * 16_000], 16_000)
         pieces.append({"bytes": file.read_bytes(), "path": str(recording)})
     (tmp_path / "set").mkdir()
     column = pa.array(pieces, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
@@ -99,7 +99,7 @@ def window(start: float, supervision: dict) -> dict:
 def test_labels_are_cut_with_the_audio(tmp_path: Path):
     words = ["one", "two", "three", "four", "five", "six"]
     said = {"id": "s", "start": 0.0, "duration": 3.0, "text": " ".join(words), "speaker": "anna"}
-    times = [[word, 0.5 * at, 0.5, 1.0] for at, word in enumerate(words)]
+    times = [[word, 0.5 * position, 0.5, 1.0] for position, word in enumerate(words)]
     later = [[word, start - 2.0, length, score] for word, start, length, score in times]
     plain, rest, first, second, outside = read(
         lines(

@@ -55,7 +55,7 @@ def long_shards(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 @pytest.fixture(scope="module")
 def calm(long_shards: Corpus, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple]:
-    """What an undisturbed build on one machine makes of them."""
+    """The cache of an undisturbed build on one machine."""
     cache = str(tmp_path_factory.mktemp("calm"))
     energy = {"energy": TeacherConfig(family=ENERGY)}
     config = BuildConfig(corpus=long_shards.folder.uri, cache=cache, preset="none", teacher=energy)

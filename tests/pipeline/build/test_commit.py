@@ -46,7 +46,7 @@ def request(folder: Folder, ids: list[str], done: list[str] | None = None) -> Co
 
 
 def test_blocks_in_any_order_give_the_corpus_order(tmp_path: Path):
-    ids = [str(at) for at in range(20)]
+    ids = [str(index) for index in range(20)]
     folder = Folder(tmp_path / "a")
     parts = [part(ids[10:], 30), part(ids[:9], 40, failed=("9",))]
     marker = commit_shard(request(folder, ids), iter(parts))
@@ -64,7 +64,7 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(shards, "SPOOL_BYTES", 1 << 20)
     monkeypatch.setattr(shards, "PIECE", 1 << 20)
     monkeypatch.setattr("manifests.storage.PIECE", 1 << 20)
-    ids = [f"{at:03d}" for at in range(128)]
+    ids = [f"{index:03d}" for index in range(128)]
     frames = 8_000  # 128 kB a row: 16 MB in all
 
     def parts() -> Iterator[Extracted]:

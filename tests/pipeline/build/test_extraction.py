@@ -47,7 +47,7 @@ class SmallCard(Energy):
 def block(clips: int) -> Decoded:
     rng = np.random.default_rng(0)
     waves = [rng.uniform(-0.4, 0.4, 3200).astype(np.float32) for _ in range(clips)]
-    ids = [f"clip{at}" for at in range(clips)]
+    ids = [f"clip{index}" for index in range(clips)]
     return Decoded(ids, [0.2] * clips, ["digest"] * clips, {16_000: waves})
 
 
@@ -55,7 +55,7 @@ def test_a_block_that_does_not_fit_into_memory_is_halved_and_the_size_remembered
     teacher = SmallCard(most=3)
     runner = TeacherRunner(teacher, teacher.spec(), SharedClock())
     extracted, summary = runner.extract(block(8))
-    assert [row.clip_id for row in extracted.rows] == [f"clip{at}" for at in range(8)]
+    assert [row.clip_id for row in extracted.rows] == [f"clip{index}" for index in range(8)]
     assert not summary.failures
     assert teacher.batches == [8, 4, 2, 2, 2, 2]
     runner.extract(block(4))
@@ -167,7 +167,7 @@ def test_a_stated_batch_is_every_teachers_that_has_one_but_its_own_goes_first(tm
             "c": TeacherConfig(family=ENERGY),
         },
     )
-    stated = {one.name: one.settings.get("batch_seconds") for one in setup.teachers(config)}
+    stated = {item.name: item.settings.get("batch_seconds") for item in setup.teachers(config)}
     assert stated == {"a": 90.0, "b": 7.0, "c": None}
 
 

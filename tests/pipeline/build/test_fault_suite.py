@@ -44,7 +44,7 @@ def node() -> Iterator[Node]:
 
 @pytest.fixture(scope="module")
 def calm(corpus: Corpus, node: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[int, tuple]:
-    """What an undisturbed build makes."""
+    """The cache of an undisturbed build."""
     cache = tmp_path_factory.mktemp("calm") / "cache"
     code, output = Build(corpus, cache, node=node, block_clips=2).run()
     assert code == 0, output

@@ -26,7 +26,8 @@ from tests.pipeline.nodes import Build, Node, contents, kill, until
 
 ROUNDS = int(os.environ.get("COAT_FAULT_ROUNDS", "21"))
 KILLS_PER_CACHE = {"driver": 9, "worker": 3, "batch": 3}
-"""Of workers, fewer than it takes to condemn a clip (twice in its block, twice alone)."""
+"""Number of kills of workers, fewer than needed to record a clip as failed (twice in its block,
+twice alone)."""
 LOUD = 17
 CLIPS = 48
 

@@ -15,13 +15,13 @@ from tests.pipeline.build.test_scheduler import Run, failures
 from tests.pipeline.in_process import Process, ProcessDies
 
 
-def stretch(file: str, at: int, seconds: float = 2.0) -> Clip:
-    return Clip(clip_id=f"{file}-{at}", uri=f"/{file}.wav", offset=2.0 * at, duration=seconds)
+def stretch(file: str, index: int, seconds: float = 2.0) -> Clip:
+    return Clip(clip_id=f"{file}-{index}", uri=f"/{file}.wav", offset=2.0 * index, duration=seconds)
 
 
 def test_blocks_hold_clips_of_one_file_in_order():
-    long = [stretch("long", at, 1.0 + at % 3 / 4) for at in (3, 0, 4, 1, 2)]
-    pair = [stretch("pair", at) for at in (1, 0)]
+    long = [stretch("long", index, 1.0 + index % 3 / 4) for index in (3, 0, 4, 1, 2)]
+    pair = [stretch("pair", index) for index in (1, 0)]
     singles = [Clip(clip_id=str(n), uri=f"/{n}.wav", duration=float(n)) for n in (1, 9, 5)]
     rows = [
         Clip(clip_id=f"r{n}", uri=f"/a.parquet#row_group={n // 3}&row={n % 3}&column=audio")
@@ -43,8 +43,8 @@ def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lo
         path = tmp_path / f"{file}.wav"
         soundfile.write(path, np.random.default_rng(file).normal(0, 0.1, 16000 * 12), 16000)
         clips += [
-            Clip(clip_id=f"{file}-{at:02d}", uri=str(path), offset=float(at), duration=1.0)
-            for at in range(12)
+            Clip(clip_id=f"{file}-{index:02d}", uri=str(path), offset=float(index), duration=1.0)
+            for index in range(12)
         ]
     corpus = corpora.build(clips, tmp_path / "corpus")
     decoded: list[tuple[Process, list[str]]] = []
@@ -63,7 +63,7 @@ def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lo
     assert not failures(tmp_path / "cache")
     assert killed
     for file in range(3):
-        of_file = [(process, ids) for process, ids in decoded if ids[0].startswith(f"{file}-")]
-        order = [clip_id for _, ids in of_file for clip_id in ids]
+        from_file = [(process, ids) for process, ids in decoded if ids[0].startswith(f"{file}-")]
+        order = [clip_id for _, ids in from_file for clip_id in ids]
         assert order == sorted(set(order))
-        assert len({id(process) for process, _ in of_file}) == (2 if file == 1 else 1)
+        assert len({id(process) for process, _ in from_file}) == (2 if file == 1 else 1)

@@ -106,7 +106,7 @@ def test_a_file_that_is_no_audio_is_recorded(make_corpus: MakeCorpus, tmp_path: 
     assert outcome.failures == {"energy": 1}
     (failure,) = CacheReader(cache).teacher("energy").failures()
     assert (failure.clip_id, failure.stage) == ("clip0000", "decode")
-    assert set(rows(cache)) == {f"clip{at:04d}" for at in range(1, 5)}
+    assert set(rows(cache)) == {f"clip{index:04d}" for index in range(1, 5)}
 
 
 def test_an_expert_that_raises_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):

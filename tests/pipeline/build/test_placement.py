@@ -24,20 +24,20 @@ def test_shares_of_a_gpu_are_packed_gpu_by_gpu(share: float, fit: int):
 
 def test_workers_that_run_already_take_their_room():
     nodes = [Node("a", "a", {"CPU": 4.0}), Node("b", "b", {"CPU": 2.0})]
-    one = Resources()
-    account = Account(nodes, taken=[("a", one), ("a", one), ("b", one)])
-    assert count(account, one) == 3
-    assert count(Account(nodes, taken=[("gone", one)]), one, avoid=["a"]) == 2
+    item = Resources()
+    account = Account(nodes, taken=[("a", item), ("a", item), ("b", item)])
+    assert count(account, item) == 3
+    assert count(Account(nodes, taken=[("gone", item)]), item, avoid=["a"]) == 2
 
 
 def test_what_other_jobs_take_is_left_to_them():
     nodes = [Node("a", "a", {"CPU": 4.0}), Node("b", "b", {"CPU": 4.0})]
-    one = Resources()
+    item = Resources()
     # Two of ours run, three CPUs belong to others.
     account = Account(
-        nodes, taken=[("a", one), ("a", one)], placed=[one, one], available={"CPU": 3.0}
+        nodes, taken=[("a", item), ("a", item)], placed=[item, item], available={"CPU": 3.0}
     )
-    assert count(account, one) == 3
+    assert count(account, item) == 3
 
 
 def test_a_worker_is_placed_on_the_node_with_most_room():

@@ -207,7 +207,7 @@ def test_two_processes_that_agree_are_believed(make_corpus: MakeCorpus, tmp_path
     corpus = make_corpus(8, loud=[4, 5, 6, 7])
     Run(corpus, tmp_path / "cache", runtime={"raise_above": 0.6}).go()
     assert {f.clip_id for f in failures(tmp_path / "cache")} == {
-        f"clip{at:04d}" for at in (4, 5, 6, 7)
+        f"clip{index:04d}" for index in (4, 5, 6, 7)
     }
 
 
@@ -340,8 +340,8 @@ def test_a_node_that_does_not_see_the_audio_is_avoided(make_corpus: MakeCorpus, 
 def test_a_small_share_of_bad_clips_never_stops_a_build(make_corpus: MakeCorpus, tmp_path: Path):
     """Decoding runs ahead of the teacher: its failures are counted among what was decoded."""
     corpus = make_corpus(240, shard=60)
-    for at in range(0, 240, 6):
-        (tmp_path / "audio" / f"{at:04d}.wav").write_text("this is text")
+    for index in range(0, 240, 6):
+        (tmp_path / "audio" / f"{index:04d}.wav").write_text("this is text")
     Run(corpus, tmp_path / "cache", runtime={"sleep_s": 0.02}).go()
     assert len(failures(tmp_path / "cache")) == 40
 
@@ -349,13 +349,13 @@ def test_a_small_share_of_bad_clips_never_stops_a_build(make_corpus: MakeCorpus,
 def test_retried_clips_may_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(160, shard=16)
     kept = {}
-    for at in range(0, 160):
-        path = tmp_path / "audio" / f"{at:04d}.wav"
-        kept[at] = path.read_bytes()
+    for index in range(0, 160):
+        path = tmp_path / "audio" / f"{index:04d}.wav"
+        kept[index] = path.read_bytes()
         path.write_text("this is text")
     Run(corpus, tmp_path / "cache", options={"max_failure_rate": 1.0}).go()
-    for at in range(150, 160):
-        (tmp_path / "audio" / f"{at:04d}.wav").write_bytes(kept[at])
+    for index in range(150, 160):
+        (tmp_path / "audio" / f"{index:04d}.wav").write_bytes(kept[index])
     Run(corpus, tmp_path / "cache", retry_failures=True).go()
     assert len(failures(tmp_path / "cache")) == 150
 

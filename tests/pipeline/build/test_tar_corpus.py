@@ -73,9 +73,9 @@ def test_audit_and_report_read_the_tars(
     audit = {"sample": 0, "trust_remote_code": True}
     assert cli.audit_cache(str(cache), **audit) == 0
     assert "8 of 8 rows equal" in capsys.readouterr().out
-    told = facts(cache, tmp_path / "report")
-    assert (told["listened"], told["unheard"]) == (8, [])
-    assert [line["rows"] for line in told["teachers"]] == [8]
+    reported = facts(cache, tmp_path / "report")
+    assert (reported["listened"], reported["unheard"]) == (8, [])
+    assert [line["rows"] for line in reported["teachers"]] == [8]
 
     # The samples of one member become others, at their place in the tar.
     file, part = split_address(corpus.clip(5).uri)

@@ -34,9 +34,9 @@ def file_of(layout: Layout, part: str, shard: int) -> Path:
     return path
 
 
-def flip(path: Path, at: int) -> None:
+def flip(path: Path, index: int) -> None:
     data = bytearray(path.read_bytes())
-    data[at] ^= 1
+    data[index] ^= 1
     path.write_bytes(data)
 
 
@@ -115,9 +115,9 @@ def test_changed_audio_is_detected_and_built_again(built: tuple[Corpus, Layout])
     clip = corpus.shard(2)[1]
     samples, rate = soundfile.read(clip.uri)
     soundfile.write(clip.uri, samples * 0.5, rate)
-    found = list(audit(layout, spec, sample=0, content_only=True, seed=0))
-    assert len(found) == 12
-    changed = [finding for finding in found if finding.verdict == "content changed"]
+    result = list(audit(layout, spec, sample=0, content_only=True, seed=0))
+    assert len(result) == 12
+    changed = [finding for finding in result if finding.verdict == "content changed"]
     assert [(finding.clip_id, finding.shard) for finding in changed] == [(clip.clip_id, 2)]
 
     verify.quarantine(layout, spec.key, "corpus", 2)

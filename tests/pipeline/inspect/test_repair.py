@@ -68,8 +68,8 @@ def test_audit_never_sets_aside_what_it_could_not_reach(
 def test_audit_sets_aside_the_shard_of_changed_audio(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
-    for at, change in ((1, "changed"), (9, "gone")):
-        path = Path(corpus.shard(at // 4)[at % 4].uri)
+    for index, change in ((1, "changed"), (9, "gone")):
+        path = Path(corpus.shard(index // 4)[index % 4].uri)
         samples, rate = soundfile.read(path)
         path.unlink()
         if change == "changed":
@@ -140,10 +140,10 @@ def test_a_shard_repaired_meanwhile_is_not_moved(
     contents = [path.read_bytes() for path in paths]
     for path, content in zip(paths, contents, strict=True):
         path.write_bytes(content[:-5])
-    found = list(verify.verify(layout, deep=deep))
-    assert {damage.shard for damage in found} == {0, 1}
+    result = list(verify.verify(layout, deep=deep))
+    assert {damage.shard for damage in result} == {0, 1}
     paths[0].write_bytes(contents[0])
-    assert verify.repair(layout, found, deep=deep) == (1, 1)
+    assert verify.repair(layout, result, deep=deep) == (1, 1)
     assert markers(layout, spec) == [0, 2]
     assert list(verify.verify(layout, deep=True)) == []
 
@@ -159,8 +159,8 @@ def test_repair_moves_only_what_the_damaged_marker_names(
     Path(folder.path("markers/0000001.json")).write_bytes(
         Path(folder.path("markers/0000002.json")).read_bytes()
     )
-    found = list(verify.verify(layout, deep=True))
-    assert verify.repair(layout, found, deep=True) == (1, 0)
+    result = list(verify.verify(layout, deep=True))
+    assert verify.repair(layout, result, deep=True) == (1, 0)
     assert retried.exists()
     assert other.exists(), "it belongs to shard 2"
     assert markers(layout, spec) == [0, 2]
@@ -173,8 +173,8 @@ def test_a_marker_replaced_after_the_check_is_not_moved(
     assert markers(layout, spec) == [0, 1, 2]
 
 
-def change(corpus: Corpus, at: int) -> str:
-    clip = corpus.shard(at // 4)[at % 4]
+def change(corpus: Corpus, index: int) -> str:
+    clip = corpus.shard(index // 4)[index % 4]
     samples, rate = soundfile.read(clip.uri)
     soundfile.write(clip.uri, samples[::-1], rate)
     return clip.clip_id
@@ -199,12 +199,12 @@ def test_teachers_that_processed_different_audio_are_detected(
     other = fill(layout, corpus, name="second")
     if is_old:
         forget_digests(layout)
-    found = list(verify.verify(layout, deep=is_old))
-    assert [(damage.place, damage.shard, damage.can_repair) for damage in found] == [
+    result = list(verify.verify(layout, deep=is_old))
+    assert [(damage.place, damage.shard, damage.can_repair) for damage in result] == [
         (other.key, 1, False)
     ]
-    assert f"clip {clip_id}: {spec.key} processed different audio" in found[0].what
-    assert verify.repair(layout, found, deep=is_old) == (0, 0)
+    assert f"clip {clip_id}: {spec.key} processed different audio" in result[0].what
+    assert verify.repair(layout, result, deep=is_old) == (0, 0)
 
     reader = CacheReader(layout.root.uri)
     first, second = reader.stream("energy.bands"), reader.stream("second.bands")
@@ -299,5 +299,5 @@ def test_the_index_is_no_part_of_what_is_verified(
     folder = layout.shards(spec, "corpus")
     assert marker_index.refresh(folder) == 1
     Path(folder.path("index/0000000.parquet")).write_bytes(b"not Parquet")
-    assert [found.shard for found in marker_index.read_markers(folder)] == [0, 1, 2]
+    assert [result.shard for result in marker_index.read_markers(folder)] == [0, 1, 2]
     assert list(verify.verify(layout, deep=True)) == []

@@ -140,11 +140,11 @@ def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
     opened = CacheReader(layout.root.uri)
 
     clips = list(corpus.clips())
-    wanted = [replace(clips[0], text="corrected", labels={"sound": "bell"}), *clips[1:]]
-    relabelled = build(wanted, tmp_path / "corpus", update_labels=True)
+    expected = [replace(clips[0], text="corrected", labels={"sound": "bell"}), *clips[1:]]
+    relabelled = build(expected, tmp_path / "corpus", update_labels=True)
     assert plan.missing(layout, relabelled, [spec]) == {"energy": []}
     layout.register(relabelled)
-    assert list(layout.corpus("corpus").clips()) == wanted
+    assert list(layout.corpus("corpus").clips()) == expected
     assert plan.missing(layout, relabelled, [spec]) == {"energy": []}
     assert targets == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     assert len(opened.stream("energy.bands")) == 8
@@ -243,13 +243,13 @@ def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
     ask = config(failing, layout.root.uri)
     assert setup.existing_teachers(layout, ask) == []  # Adapters of others need a config.
     own = {"energy": TeacherConfig(family=ENERGY, settings={"gain": 9.0})}
-    (found,) = setup.existing_teachers(layout, config(failing, layout.root.uri, teacher=own))
-    assert found.spec.key == layout.teacher("energy").key
-    assert found.settings["gain"] == 1.0
+    (result,) = setup.existing_teachers(layout, config(failing, layout.root.uri, teacher=own))
+    assert result.spec.key == layout.teacher("energy").key
+    assert result.settings["gain"] == 1.0
     assert layout.teachers() == before
     with pytest.raises(UserError, match=r"cannot be run here: its adapter"):
         setup.existing_teachers(layout, config(failing, layout.root.uri, teachers="second"))
-    assert plan.failed(layout, failing, [found.spec]) == {
+    assert plan.failed(layout, failing, [result.spec]) == {
         "energy": {0: frozenset({"clip0001"}), 1: frozenset({"clip0006"})}
     }
 
@@ -283,11 +283,11 @@ def test_plan_lists_what_it_cannot_estimate(tmp_path: Path, capsys: pytest.Captu
     build(clips, tmp_path / "half")
     options = {"cache": str(tmp_path / "cache"), "price_per_core_hour": 0.04}
     cli.plan_build(PlanOptions(corpus=str(tmp_path / "half"), json=True, **options))
-    found = {todo["teacher"]: todo for todo in json.loads(capsys.readouterr().out)}
-    assert found["asr"]["audio_hours"] == 2.0
-    assert found["asr"]["clips_of_unknown_length"] == 1
-    assert found["asr"]["is_provisional"]
-    assert found["asr"]["price"] == pytest.approx(2 * 0.308 * 0.04)
+    result = {todo["teacher"]: todo for todo in json.loads(capsys.readouterr().out)}
+    assert result["asr"]["audio_hours"] == 2.0
+    assert result["asr"]["clips_of_unknown_length"] == 1
+    assert result["asr"]["is_provisional"]
+    assert result["asr"]["price"] == pytest.approx(2 * 0.308 * 0.04)
     cli.plan_build(PlanOptions(corpus=str(tmp_path / "half"), **options))
     shown = capsys.readouterr().out
     assert "all" in shown

@@ -29,21 +29,21 @@ def facts(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
     """The data of a report: the JSON in its page."""
     config = ReportConfig(cache=str(cache), out=str(out), **options)
     text = page.write(config, Console(quiet=True)).read_text("utf-8")
-    found = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    result = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)
+    assert result
+    return json.loads(result[1])
 
 
 def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> None:
-    found = facts(cache, tmp_path)
-    by_name = {line["name"]: line for line in found["teachers"]}
+    result = facts(cache, tmp_path)
+    by_name = {line["name"]: line for line in result["teachers"]}
     assert list(by_name) == [spec.name for spec in Layout.open(cache).teachers().values()]
     assert (by_name["asr"]["rows"], by_name["asr"]["missing"]) == (24, 0)
     assert (by_name["music"]["rows"], by_name["music"]["failed"]) == (23, 1)
     assert (by_name["mood"]["rows"], by_name["mood"]["missing"]) == (16, 8)
     assert by_name["asr"]["throughput"]["speed"] == [8 * 2.0 / 0.5] * 3
-    assert sum(found["durations"]["counts"]) == 24
-    [reason] = found["reasons"]
+    assert sum(result["durations"]["counts"]) == 24
+    [reason] = result["reasons"]
     assert (reason["teacher"], reason["error"], reason["clips"]) == ("music", "expert", 1)
     assert reason["examples"][0]["message"] == "the expert choked"
 
@@ -57,36 +57,36 @@ def test_warnings_about_audio_are_counted_once_with_their_clips(cache: Path, tmp
 
 
 def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_path: Path) -> None:
-    found = facts(cache, tmp_path)
+    result = facts(cache, tmp_path)
     by_kind = {}
-    for one in found["findings"]:
-        by_kind.setdefault(one["kind"], []).append(one["clip_id"])
+    for item in result["findings"]:
+        by_kind.setdefault(item["kind"], []).append(item["clip_id"])
     assert by_kind["silent"] == ["clip001"]
     assert by_kind["clipped"] == ["clip002"]
     assert "clip003" in by_kind["transcript"]
     assert by_kind["outlier"] == ["clip001"] * len(by_kind["outlier"])
     assert "other audio" not in by_kind
-    assert found["listened"] == 23
-    assert "004.wav" in found["unheard"][0]
+    assert result["listened"] == 23
+    assert "004.wav" in result["unheard"][0]
 
 
 def test_replaced_audio_is_noticed(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     (tmp_path / "audio" / "009.wav").write_bytes((tmp_path / "audio" / "010.wav").read_bytes())
-    found = facts(cache, tmp_path)
-    replaced = [one["clip_id"] for one in found["findings"] if one["kind"] == "other audio"]
+    result = facts(cache, tmp_path)
+    replaced = [item["clip_id"] for item in result["findings"] if item["kind"] == "other audio"]
     assert replaced == ["clip009"]
 
 
 def test_gallery_shows_the_failed_the_suspicious_and_others(cache: Path, tmp_path: Path) -> None:
-    found = facts(cache, tmp_path, clips=12)
-    shown = {clip["clip_id"]: clip for clip in found["clips"]}
+    result = facts(cache, tmp_path, clips=12)
+    shown = {clip["clip_id"]: clip for clip in result["clips"]}
     assert len(shown) == 12
     assert {"clip001", "clip002", "clip006"} <= set(shown)
     assert shown["clip006"]["absent"] == {"music": "extract: expert, the expert choked"}
     assert sum(not clip["findings"] and not clip["failed"] for clip in shown.values()) >= 6
     sources = {track["source"] for track in shown["clip002"]["tracks"]}
-    assert sources >= {f"{spec.name}.{one.name}" for spec in TEACHERS for one in spec.streams}
+    assert sources >= {f"{spec.name}.{item.name}" for spec in TEACHERS for item in spec.streams}
 
 
 def test_same_seed_same_page(cache: Path, tmp_path: Path) -> None:
@@ -106,9 +106,9 @@ def test_same_seed_same_page(cache: Path, tmp_path: Path) -> None:
 
 def test_no_failure_and_texts_stay_texts(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
-    found = facts(cache, tmp_path)
-    assert found["reasons"] == []
-    assert FOREIGN in [clip["text"] for clip in found["clips"]]
+    result = facts(cache, tmp_path)
+    assert result["reasons"] == []
+    assert FOREIGN in [clip["text"] for clip in result["clips"]]
 
 
 def test_sample_reads_the_right_answers(cache: Path) -> None:
@@ -130,9 +130,9 @@ def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
     for data in (cache / "teachers").glob("*/things/data/*.parquet"):
         if int(data.name.partition("-")[0]) not in drawn:
             data.unlink()
-    found = facts(cache, tmp_path, sample=16, clips=4)
-    assert found["sampled"] == 16
-    assert sum(found["durations"]["counts"]) == 64
+    result = facts(cache, tmp_path, sample=16, clips=4)
+    assert result["sampled"] == 16
+    assert sum(result["durations"]["counts"]) == 64
 
 
 def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
@@ -146,7 +146,7 @@ def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("reference", "heard", "rate"),
+    ("reference", "received", "rate"),
     [
         ("Good morning.", "good morning", 0.0),
         ("good morning", "", 1.0),
@@ -156,17 +156,17 @@ def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
         ("今天天气很好我们去公园", "今天天气很好我们去公司", 1 / 11),
     ],
 )
-def test_error_rate(reference: str, heard: str, rate: float) -> None:
-    assert words.error_rate(reference, heard) == pytest.approx(rate)
+def test_error_rate(reference: str, received: str, rate: float) -> None:
+    assert words.error_rate(reference, received) == pytest.approx(rate)
 
 
 def test_histograms_keep_every_value() -> None:
     histogram = Histogram.nice(0.0, 7.3, 10)
     histogram.add([-1.0, 0.0, 3.3, 7.9, 100.0])
-    told = histogram.to_json()
-    assert sum(told["counts"]) == 5
-    assert told["beyond"]
-    assert told["edges"] == pytest.approx(list(range(9)))
+    reported = histogram.to_json()
+    assert sum(reported["counts"]) == 5
+    assert reported["beyond"]
+    assert reported["edges"] == pytest.approx(list(range(9)))
     assert Histogram.nice(1.0, 1.0).counts.size > 0
 
 

@@ -122,9 +122,9 @@ def test_search_and_filters(visit: Any) -> None:
     page.wait_for_timeout(50)
     assert shown() == everything
     page.select_option("[name=label]", '["kind","tone"]')
-    assert shown() == {f"clip{at:03d}" for at in range(0, 24, 2)}
+    assert shown() == {f"clip{index:03d}" for index in range(0, 24, 2)}
     page.select_option("[name=teacher]", "lacks mood")
-    assert shown() == {f"clip{at:03d}" for at in range(16, 24, 2)}
+    assert shown() == {f"clip{index:03d}" for index in range(16, 24, 2)}
     page.click("[type=reset]")
     page.select_option("[name=problem]", "failed")
     assert shown() == {"clip006"}

@@ -57,13 +57,13 @@ def test_weights_of_a_task_repeat_or_thin_its_examples() -> None:
 
 def test_multiple_choice_offers_the_right_answer_among_others() -> None:
     task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=3)
-    heard = [
+    received = [
         Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, labels={"note": f"note {n % 7}"})
         for n in range(100)
     ]
-    examples = list(build_examples(heard, [task]))
+    examples = list(build_examples(received, [task]))
     assert len(examples) == 100
-    for clip, example in zip(heard, examples, strict=True):
+    for clip, example in zip(received, examples, strict=True):
         question, *choices = example.messages[0]["content"][1]["text"].split("\n")
         assert question == "Which?"
         assert [choice[:4] for choice in choices] == ["(A) ", "(B) ", "(C) "]
@@ -71,9 +71,9 @@ def test_multiple_choice_offers_the_right_answer_among_others() -> None:
         assert example.answer in choices
         assert example.answer[4:] == clip.labels["note"]
     assert {example.answer[:3] for example in examples} == {"(A)", "(B)", "(C)"}
-    assert examples == list(build_examples(heard, [task]))
+    assert examples == list(build_examples(received, [task]))
     with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*only one answer, 'note 0'"):
-        list(build_examples(heard[:1], [task]))
+        list(build_examples(received[:1], [task]))
 
 
 def test_conversations_from_json_lines(tmp_path: Path) -> None:
@@ -130,7 +130,9 @@ def test_similar_lengths_are_batched_together() -> None:
     assert first == list(sampler)
     sampler.set_epoch(1)
     assert list(sampler) != first
-    batches = [[lengths[at] for at in first[begin : begin + 10]] for begin in range(0, 200, 10)]
+    batches = [
+        [lengths[position] for position in first[begin : begin + 10]] for begin in range(0, 200, 10)
+    ]
     assert np.mean([max(batch) - min(batch) for batch in batches]) < 30
 
 
@@ -139,10 +141,10 @@ def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
     renamed = tmp_path / "other"
     spec = dataclasses.replace(SPEC, name="second")
     clips = [clip for clip in world.clips if clip.clip_id != "clip7"]
-    heard = {
+    received = {
         clip.clip_id: targets(np.zeros(16_000, np.float32), np.zeros(100, int)) for clip in clips
     }
-    write_cache(renamed, build(world.clips, tmp_path / "corpus"), heard, spec)
+    write_cache(renamed, build(world.clips, tmp_path / "corpus"), received, spec)
     streams = open_streams(
         [str(world.cache), str(renamed)],
         {"toy.events": StreamConfig(), "second.events": StreamConfig()},
@@ -189,8 +191,8 @@ def test_labels_are_the_answer_alone(dataset: Any) -> None:
 
 def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
     data, grid, _, _ = dataset
-    missing = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip1",))
-    there = next(at for at, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
+    missing = next(position for position, e in enumerate(data.examples) if e.clip_ids == ("clip1",))
+    there = next(position for position, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
     batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
     for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
         assert batch.covered[name].all(1).tolist() == [False, True]
@@ -217,7 +219,7 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
         grid,
         audio_token_id=token,
     )
-    batch = collate([data[at] for at in range(len(data))], grid=grid, pad_id=0)
+    batch = collate([data[position] for position in range(len(data))], grid=grid, pad_id=0)
     read = []
     head = next(iter(student.heads.values()))
     head.register_forward_pre_hook(lambda _, args: read.append(args[0]))

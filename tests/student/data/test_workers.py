@@ -23,12 +23,12 @@ class Threads(Dataset):
     def __len__(self) -> int:
         return 6
 
-    def __getitem__(self, at: int) -> tuple[int, int, int]:
+    def __getitem__(self, index: int) -> tuple[int, int, int]:
         with one_thread():
-            return self._count(at)
+            return self._count(index)
 
-    def _count(self, at: int) -> tuple[int, int, int]:
-        matrix = np.random.default_rng(at).standard_normal((700, 700)).astype(np.float32)
+    def _count(self, index: int) -> tuple[int, int, int]:
+        matrix = np.random.default_rng(index).standard_normal((700, 700)).astype(np.float32)
         before = ticks()
         for _ in range(20):
             float((matrix @ matrix).sum())

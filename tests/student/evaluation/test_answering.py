@@ -62,8 +62,8 @@ def test_every_family_is_evaluated_in_bfloat16(
     assert report["questions"] == 6
     report = ablate(run, questions[:4], resamples=5, limits=limits)
     assert len(report["conditions"]) == len(CONDITIONS)
-    found = probe([run], questions, num_spans=4)
-    assert set(found[str(run)]["targets"]["note"]["scores"]) == {"audio", "thinking", "decision"}
+    result = probe([run], questions, num_spans=4)
+    assert set(result[str(run)]["targets"]["note"]["scores"]) == {"audio", "thinking", "decision"}
     assert not list(run.glob("states-*"))
 
 

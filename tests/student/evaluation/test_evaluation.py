@@ -176,9 +176,9 @@ def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
 def test_without_audio_answers_do_not_depend_on_it(
     runner: QuestionRunner, questions: list[Question]
 ) -> None:
-    one, two = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
-    assert torch.equal(one.ids_S, two.ids_S)
-    assert not one.audio
+    item, two = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
+    assert torch.equal(item.ids_S, two.ids_S)
+    assert not item.audio
 
 
 def test_ablation_of_a_run(run: Path, questions: list[Question]) -> None:
@@ -203,13 +203,13 @@ def test_eval_of_runs(run: Path, questions: list[Question]) -> None:
         read_answers(run, questions[:-1], "notes")
     base = evaluation.evaluate(run / "base", questions, "notes")
     assert base["arm"] == "base"
-    found = compare({"sft": [answers], "coat": [answers]}, against=["sft"], resamples=20)
-    assert found["differences"]["coat - sft"]["mean"] == {"score": 0, "low": 0, "high": 0}
+    result = compare({"sft": [answers], "coat": [answers]}, against=["sft"], resamples=20)
+    assert result["differences"]["coat - sft"]["mean"] == {"score": 0, "low": 0, "high": 0}
 
 
 def test_probes_of_runs(world: Any, run: Path, questions: list[Question]) -> None:
-    found = probe([run, run / "base"], questions, caches=[str(world.cache)], num_spans=4)
-    report = found[str(run)]
+    result = probe([run, run / "base"], questions, caches=[str(world.cache)], num_spans=4)
+    report = result[str(run)]
     assert {"note", "toy.bands", "toy.salience"} <= set(report["targets"])
     scores = report["targets"]["toy.bands"]["scores"]
     assert {group: len(values) for group, values in scores.items()} == {
@@ -219,9 +219,9 @@ def test_probes_of_runs(world: Any, run: Path, questions: list[Question]) -> Non
     }
     # The embeddings of the block are the same for every clip; the audio's are not.
     assert scores["thinking"][0] < 0.05 < scores["audio"][0]
-    assert "thinking" not in found[str(run / "base")]["targets"]["note"]["scores"]
+    assert "thinking" not in result[str(run / "base")]["targets"]["note"]["scores"]
     assert json.loads((run / "probes.json").read_text()) == report
-    draw_probes(run / "probes.png", list(found.values()))
+    draw_probes(run / "probes.png", list(result.values()))
     assert (run / "probes.png").stat().st_size > 1000
 
 
@@ -253,8 +253,8 @@ def test_reading_metrics_by_hand() -> None:
     logits_MD = np.array([[5.0, -5.0], [5.0, 5.0]])
     target_MD = np.array([[1.0, 0.0], [0.0, 1.0]])
     # Three classes said, two of them right, two present.
-    found = frame_f1(logits_MD, target_MD, 0.5)
-    assert found == pytest.approx({"frame_precision": 2 / 3, "frame_recall": 1.0, "frame_f1": 0.8})
+    result = frame_f1(logits_MD, target_MD, 0.5)
+    assert result == pytest.approx({"frame_precision": 2 / 3, "frame_recall": 1.0, "frame_f1": 0.8})
     rates = voicing_rates(np.array([[1.0], [-1.0], [1.0]]), np.array([[1.0], [1.0], [0.0]]))
     assert rates == {"voicing_recall": 0.5, "voicing_false_alarm": 1.0}
 

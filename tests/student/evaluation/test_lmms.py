@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the plug-in uses of lmms-eval 0.7: a base class, and a record of where models are."""
+    """The parts of lmms-eval 0.7 that the plug-in uses: a base class, and a registry of models."""
     if find_spec("lmms_eval"):
         return
 
@@ -77,8 +77,8 @@ def test_the_harness_gets_a_students_replies(world: Any, tmp_path: Path) -> None
     lengths = (6, 2, 6)
     requests = [
         Request(("Which note?", {"max_new_tokens": length, "until": ["\x00"]},
-                 lambda doc: [doc["audio"]], at, "toy", "test"))
-        for at, length in enumerate(lengths)
+                 lambda doc: [doc["audio"]], index, "toy", "test"))
+        for index, length in enumerate(lengths)
     ]  # fmt: skip
     said = model.generate_until(requests)
     student = TrainedStudent(tmp_path / "run")

@@ -107,9 +107,9 @@ def test_scores_by_task() -> None:
         question("label", "y", "label", labels),
         question("transcription", "a b c d", "words"),
     ]
-    one = [read_reply(q, said) for q, said in zip(asked, ["x", "x", "a b c"], strict=True)]
+    item = [read_reply(q, said) for q, said in zip(asked, ["x", "x", "a b c"], strict=True)]
     two = [read_reply(q, said) for q, said in zip(asked, ["x", "?", "a b c d"], strict=True)]
-    scores = score_answers([one, two], resamples=50)
+    scores = score_answers([item, two], resamples=50)
     label, words = scores["tasks"]["label"], scores["tasks"]["words"]
     assert label["score"] == 0.5
     assert label["chance"] == label["majority"] == 0.5

@@ -28,10 +28,10 @@ def waves(world: Any, trained: TrainedStudent, count: int = 3) -> list[np.ndarra
 
 def test_batched_answers_equal_single_ones(world: Any, trained: TrainedStudent) -> None:
     """Prompts of different lengths: the batch is padded on the left."""
-    heard = waves(world, trained)
-    assert len({len(wave) for wave in heard}) == 3
-    together = trained.answer(heard, "What is said?", max_tokens=8)
-    alone = [trained.answer([wave], "What is said?", max_tokens=8)[0] for wave in heard]
+    received = waves(world, trained)
+    assert len({len(wave) for wave in received}) == 3
+    together = trained.answer(received, "What is said?", max_tokens=8)
+    alone = [trained.answer([wave], "What is said?", max_tokens=8)[0] for wave in received]
     assert together == alone
 
 
@@ -39,8 +39,8 @@ def test_answers_depend_on_the_audio(world: Any, trained: TrainedStudent) -> Non
     """Another audio of the same length gives other logits."""
     wave = waves(world, trained, 1)[0]
     logits = []
-    for heard in (wave, wave[::-1].copy()):
-        inputs = trained.inputs([ask("?")], [[heard]])
+    for received in (wave, wave[::-1].copy()):
+        inputs = trained.inputs([ask("?")], [[received]])
         with torch.no_grad():
             logits.append(trained.student.base(**inputs).logits[:, -1])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)

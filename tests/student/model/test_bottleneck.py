@@ -174,8 +174,8 @@ def test_eager_attention_takes_the_mask(world: Any, run: Path) -> None:
     batch = batch_of(world, trained, "left")
     expected = logits(trained, batch, bottleneck="question_and_answer")
     trained.student.base.set_attn_implementation("eager")
-    found = logits(trained, batch, bottleneck="question_and_answer")
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    results = logits(trained, batch, bottleneck="question_and_answer")
+    torch.testing.assert_close(results, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_kernels_without_masks_are_refused(runs: Callable[[str], Path]) -> None:
@@ -220,9 +220,9 @@ def test_a_run_killed_around_the_switch_ends_at_the_same_bits(
         with pytest.raises(_Killed):
             train(world.options(tmp_path / "broken", **changes))
     train(world.options(tmp_path / "broken", **changes))
-    expected, found = (states(tmp_path / name)["joint"] for name in ("whole", "broken"))
+    expected, results = (states(tmp_path / name)["joint"] for name in ("whole", "broken"))
     for key, value in expected.items():
-        assert torch.equal(found[key], value), key
+        assert torch.equal(results[key], value), key
 
 
 def test_a_recipe_states_the_share(world: Any, tmp_path: Path) -> None:

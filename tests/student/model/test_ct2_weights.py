@@ -53,8 +53,8 @@ def test_states_equal_whisper(carried_file: Path) -> None:
     with torch.no_grad():
         pooled = ours(mel).last_hidden_state
         theirs(mel)
-    for found, expected in zip(states["ours"], states["theirs"], strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    for result, expected in zip(states["ours"], states["theirs"], strict=True):
+        torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-3)
     half = torch.nn.functional.avg_pool1d(states["theirs"][-1].transpose(1, 2), 2).transpose(1, 2)
     torch.testing.assert_close(pooled, theirs.layer_norm(half), rtol=1e-3, atol=1e-3)
 

@@ -20,10 +20,10 @@ def test_the_target_is_averaged_in_full_precision(
 ) -> None:
     """A mean of 20 and a spread of 0.05: bfloat16, which autocast takes for products, has a step of
     0.125 there, so the standardised target was off by more than its spread."""
-    wanted = {"reconstruction": StreamConfig()}
-    options = world.options(tmp_path, model=model_of(checkpoints, "qwen2_audio"), streams=wanted)
+    expected = {"reconstruction": StreamConfig()}
+    options = world.options(tmp_path, model=model_of(checkpoints, "qwen2_audio"), streams=expected)
     recipe = dataclasses.replace(options.recipe(), arm="coat")
-    streams = open_streams([], wanted)
+    streams = open_streams([], expected)
     backbone, model, processor = load_backbone(recipe.model, checkpoints("qwen2_audio"))
     student = build_student(recipe, backbone, model, processor, streams).eval()
     assert student.block is not None
@@ -40,8 +40,8 @@ def test_the_target_is_averaged_in_full_precision(
     expected_BNH = (weights_BNS.double() @ embedded_BSH.double() - 20) / 0.05
     inputs = {"input_ids": ids_BS, "attention_mask": torch.ones_like(ids_BS)}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = student(
+        result = student(
             inputs, torch.full_like(ids_BS, IGNORE), weights_BNS, with_answer=False
         ).tower_BNH
-    assert found is not None
-    torch.testing.assert_close(found.double(), expected_BNH, rtol=0, atol=2e-3)
+    assert result is not None
+    torch.testing.assert_close(result.double(), expected_BNH, rtol=0, atol=2e-3)

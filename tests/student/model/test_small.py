@@ -47,8 +47,8 @@ def test_the_language_model_keeps_its_words(
     path = str(tmp_path / "small")
     backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
     with torch.no_grad():
-        found = model(input_ids=ids).logits[..., : expected.shape[-1]]
-    torch.testing.assert_close(found, expected)
+        result = model(input_ids=ids).logits[..., : expected.shape[-1]]
+    torch.testing.assert_close(result, expected)
     audio_id = backbone.audio_token_id(model)
     assert processor.tokenizer.convert_ids_to_tokens(audio_id) == "<|AUDIO|>"
     assert not json.loads((tmp_path / "small/config.json").read_text())["tie_word_embeddings"]

@@ -74,11 +74,11 @@ def test_1_accumulated_batches_are_exact(
         losses = [log["loss"] for log in logs if "loss" in log]
         norms = [log["grad_norm"] for log in logs if "grad_norm" in log]
         ends.append((losses, norms, states(out)["joint"]))
-    (losses, norms, expected), (losses_4, norms_4, found) = ends
+    (losses, norms, expected), (losses_4, norms_4, results) = ends
     assert losses_4 == pytest.approx(losses, rel=1e-4)
     assert norms_4 == pytest.approx(norms, rel=1e-3)
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(results[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_2_audio_of_a_single_token_is_refused(trained: TrainedStudent) -> None:
@@ -196,12 +196,12 @@ def test_7_nothing_pulls_torchaudio() -> None:
     while waiting:
         package, extras = waiting.pop()
         for line in _requirements(package):
-            wanted = Requirement(line)
-            if any(_applies(wanted, extra) for extra in extras | {""}):
-                key = wanted.name.lower().replace("_", "-")
+            requested = Requirement(line)
+            if any(_applies(requested, extra) for extra in extras | {""}):
+                key = requested.name.lower().replace("_", "-")
                 if key not in pulled:
                     pulled.add(key)
-                    waiting.append((wanted.name, frozenset(wanted.extras)))
+                    waiting.append((requested.name, frozenset(requested.extras)))
     assert {"torch", "transformers", "peft", "gradio"} <= pulled
     assert not {"torchaudio", "torchvision", "torchcodec"} & pulled
     modules = "student.train, student.release.export, student.inference.generate"
@@ -217,8 +217,8 @@ def _requirements(package: str) -> list[str]:
         return []  # of another platform
 
 
-def _applies(wanted: Requirement, extra: str) -> bool:
-    return wanted.marker is None or wanted.marker.evaluate({"extra": extra})
+def _applies(requested: Requirement, extra: str) -> bool:
+    return requested.marker is None or requested.marker.evaluate({"extra": extra})
 
 
 def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: TrainedStudent) -> None:
@@ -230,8 +230,8 @@ def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: Trai
     labels_BS = pad_prompts([row.labels_S for row in rows], pad_id=IGNORE)["input_ids"]
     with torch.no_grad():
         expected = trained.student(right.inputs, right.labels_BS).logits_AV
-        found = trained.student(left, labels_BS).logits_AV
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        results = trained.student(left, labels_BS).logits_AV
+    torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_8_audio_has_as_many_tokens_as_the_class_makes(trained: TrainedStudent) -> None:

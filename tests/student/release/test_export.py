@@ -150,8 +150,8 @@ def test_a_hub_gets_every_file_as_it_is(checkpoint: Path, hub: Hub) -> None:
     done = push(checkpoint, "someone/student", upload=True, endpoint=hub.address)
     assert done.url == f"{hub.address}/someone/student"
     assert hub.made == {"someone/student": True}
-    found = {name: len(content) for name, content in hub.files["someone/student"].items()}
-    assert found == done.files
+    result = {name: len(content) for name, content in hub.files["someone/student"].items()}
+    assert result == done.files
     model = (checkpoint / "model.safetensors").read_bytes()
     assert hub.files["someone/student"]["model.safetensors"] == model
 

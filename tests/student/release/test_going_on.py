@@ -193,8 +193,8 @@ def test_greedy_means_greedy(world: Any, trained: TrainedStudent) -> None:
     own = dict(model.generation_config.to_dict())
     expected = trained.generate(inputs, max_tokens=6)
     model.generation_config.repetition_penalty = 5.0
-    found = trained.generate(inputs, max_tokens=6)
-    assert found == expected
+    result = trained.generate(inputs, max_tokens=6)
+    assert result == expected
     assert model.generation_config.repetition_penalty == 5.0, "the checkpoint keeps its own"
     model.generation_config.repetition_penalty = own["repetition_penalty"]
     (first,) = trained.generate(inputs, max_tokens=1)

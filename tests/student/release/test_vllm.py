@@ -50,12 +50,12 @@ def test_every_weight_finds_its_place(
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    assert found["model"] == SERVED[run.name]
-    assert found["missing"] == []
-    assert found["rows_equal"]
-    assert found["rows"] == len(AutoTokenizer.from_pretrained(out))
-    assert found["content_format"] == "openai"
+    result = json.loads(done.stdout.strip().splitlines()[-1])
+    assert result["model"] == SERVED[run.name]
+    assert result["missing"] == []
+    assert result["rows_equal"]
+    assert result["rows"] == len(AutoTokenizer.from_pretrained(out))
+    assert result["content_format"] == "openai"
 
 
 @pytest.mark.parametrize("placement", ["before_response", "after_audio"])

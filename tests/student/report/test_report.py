@@ -38,16 +38,16 @@ def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str,
     written = page.write(
         [str(path) for path in paths], str(out), caches=caches, clips=3, console=Console(quiet=True)
     )
-    found = re.search(r'id="facts">(.*?)</script>', written.read_text("utf-8"), re.DOTALL)
-    assert found
-    return json.loads(found[1])
+    result = re.search(r'id="facts">(.*?)</script>', written.read_text("utf-8"), re.DOTALL)
+    assert result
+    return json.loads(result[1])
 
 
 def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None:
-    told = facts([trained], tmp_path)
-    assert [run["name"] for run in told["runs"]] == ["coat-0", "sft-0"]
-    assert [run["group"] for run in told["runs"]] == ["coat", "sft"]
-    assert told["clips"] == []
+    listed = facts([trained], tmp_path)
+    assert [run["name"] for run in listed["runs"]] == ["coat-0", "sft-0"]
+    assert [run["group"] for run in listed["runs"]] == ["coat", "sft"]
+    assert listed["clips"] == []
     with pytest.raises(UserError, match="neither a run nor a folder of runs"):
         find_runs([str(tmp_path)])
 
@@ -110,19 +110,19 @@ def test_runs_that_differ_in_more_than_the_seed_are_apart(trained: Path, tmp_pat
         recipe = (trained / "coat-0/recipe.yaml").read_text()
         assert old in recipe
         (tmp_path / name / "recipe.yaml").write_text(recipe.replace(old, new))
-    found = runs.read(find_runs([str(trained / "coat-0"), str(tmp_path)]))
-    assert {run.name: run.group for run in found} == {
+    result = runs.read(find_runs([str(trained / "coat-0"), str(tmp_path)]))
+    assert {run.name: run.group for run in result} == {
         "coat-0": "coat", "other-seed": "coat", "other-rank": "other-rank"
     }  # fmt: skip
-    assert [run.validation for run in found[1:]] == [{}, {}]
+    assert [run.validation for run in result[1:]] == [{}, {}]
 
 
 def test_predictions_are_the_heads_own(trained: Path, world, tmp_path: Path) -> None:
-    told = facts([trained], tmp_path, [str(world.cache)])
-    assert told["predicting"] == "coat-0"
-    assert told["metrics"]["toy.salience"] == "raw pitch accuracy"
-    assert len(told["clips"]) == 3
-    for clip in told["clips"]:
+    listed = facts([trained], tmp_path, [str(world.cache)])
+    assert listed["predicting"] == "coat-0"
+    assert listed["metrics"]["toy.salience"] == "raw pitch accuracy"
+    assert len(listed["clips"]) == 3
+    for clip in listed["clips"]:
         kinds = [(track["source"], track["data"]["who"]) for track in clip["tracks"]]
         streams = list(dict.fromkeys(source for source, _ in kinds))
         assert streams == ["toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"]

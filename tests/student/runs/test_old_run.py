@@ -38,9 +38,9 @@ def test_its_folder_is_read(old_run: Path) -> None:
     assert run.finished_stages() == ["align", "joint"]
     assert run.identity.teachers == ["toy@15ed956eabeb"]
     assert list(run.report()) == ["before", "align", "joint"]
-    (found,) = runs.read([run])
-    assert found.arm == "coat"
-    assert found.num_held_out == 2
+    (result,) = runs.read([run])
+    assert result.arm == "coat"
+    assert result.num_held_out == 2
 
 
 def test_it_answers_as_it_did(old_run: Path) -> None:

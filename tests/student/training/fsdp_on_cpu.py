@@ -29,7 +29,7 @@ def as_on_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
         self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def of_shards(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
+def shard_group(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
     """`StudentTrainer.training_step`, which must find the student cut."""
     assert self.student.is_sharded
     return step(self, *args, **kwargs)
@@ -48,5 +48,5 @@ if __name__ == "__main__":
     if MEMORY_FILE in os.environ:
         train.build_student = measured
     PartialState.__init__ = as_on_gpus
-    StudentTrainer.training_step = of_shards
+    StudentTrainer.training_step = shard_group
     cli.main()

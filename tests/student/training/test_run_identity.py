@@ -110,10 +110,10 @@ def test_a_new_version_of_a_teacher_is_left_aside(
     from tests.student.conftest import sing, targets
 
     rng = np.random.default_rng(0)
-    heard = {clip.clip_id: targets(*sing(rng, clip.duration)) for clip in world.clips}
+    received = {clip.clip_id: targets(*sing(rng, clip.duration)) for clip in world.clips}
     cache = tmp_path / "cache"
     corpus = Corpus(str(world.corpus))
-    write_cache(cache, corpus, heard)
+    write_cache(cache, corpus, received)
     options = dataclasses.replace(
         joint_only(world, tmp_path / "run", checkpoints), cache=str(cache)
     )
@@ -122,7 +122,7 @@ def test_a_new_version_of_a_teacher_is_left_aside(
         with pytest.raises(_Stopped):
             train(options)
     newer = dataclasses.replace(SPEC, revision=2, created="2030-01-01T00:00:00+00:00")
-    write_cache(cache, corpus, heard, newer)
+    write_cache(cache, corpus, received, newer)
     train(options)
     assert [teacher.key for teacher in Run(options.out).sources.teachers] == [SPEC.key]
 
@@ -362,19 +362,19 @@ class _Examples:
     def __len__(self) -> int:
         return 100
 
-    def __getitem__(self, at: int) -> Any:
-        if at in self.bad:
-            raise UserError(f"clip {at} cannot be read")
-        if at in self.busy:
-            self.busy.remove(at)
+    def __getitem__(self, index: int) -> Any:
+        if index in self.bad:
+            raise UserError(f"clip {index} cannot be read")
+        if index in self.busy:
+            self.busy.remove(index)
             raise StoreError("the store is busy")
-        return at
+        return index
 
 
 def test_a_bad_clip_is_left_out_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("student.training.reading.RETRY_SECONDS", (0.0, 0.0))
     data = SkippingDataset(_Examples({3, 4}, {7}))  # pyright: ignore[reportArgumentType]
-    assert [data[at] for at in (2, 3, 7)] == [2, 5, 7]
+    assert [data[index] for index in (2, 3, 7)] == [2, 5, 7]
     assert data.num_skipped == 2
     data = SkippingDataset(_Examples(set(range(100)), set()))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="11 examples could not be prepared, more than the 10"):

@@ -1,4 +1,4 @@
-"""What changes memory and speed, and nothing else: checkpointing, precision, processes."""
+"""Tests options that change only memory and speed: checkpointing, precision, processes."""
 
 from __future__ import annotations
 
@@ -138,9 +138,9 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
     half = StageConfig(train="lora", **(STAGE | {"batch_size": 2}))
     options = dataclasses.replace(options, joint=half, out=str(tmp_path / "2"))
     launch(options, processes=2)
-    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-5)
     # Every loss is logged as it is over all processes: it was a share of the first one's.
     logs = [
         [line for line in Run(tmp_path / name).log() if "loss/answer" in line]
@@ -153,9 +153,9 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
         for name in parts:
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
     # Each process validates its part of the held-out clips, and the numbers are those of all.
-    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(one["before"], rel=1e-4, abs=1e-5, nan_ok=True)
-    assert two["joint"] == pytest.approx(one["joint"], rel=1e-2, abs=1e-3, nan_ok=True)
+    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(item["before"], rel=1e-4, abs=1e-5, nan_ok=True)
+    assert two["joint"] == pytest.approx(item["joint"], rel=1e-2, abs=1e-3, nan_ok=True)
 
 
 @pytest.mark.slow
@@ -187,11 +187,11 @@ def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -
     first, second = (1024 * int(Path(f"{memory}.{rank}").read_text()) for rank in range(2))
     print(f"own memory once built: {first / 1e6:.0f} and {second / 1e6:.0f} MB of {size / 1e6:.0f}")
     assert first - second > 0.8 * size
-    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(one["before"], rel=1e-3, abs=1e-4, nan_ok=True)
-    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(item["before"], rel=1e-3, abs=1e-4, nan_ok=True)
+    expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -222,16 +222,17 @@ def test_a_backbone_sharded_over_two_processes(
     launch(options, processes=2, **sharded)
     first_steps = [line for line in Run(tmp_path / "2").log() if line["step"] == 1]
     assert [line["stage"] for line in first_steps] == ["align", "joint"], "it began anew"
-    expected, found = (states(tmp_path / name)["joint"] for name in ("1", "2"))
+    expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-4)
     # The untrained student was measured once it was cut, and gave the same numbers.
-    one, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(one["before"], rel=1e-3, abs=1e-4, nan_ok=True)
+    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two["before"] == pytest.approx(item["before"], rel=1e-3, abs=1e-4, nan_ok=True)
 
 
 def fsdp_environment() -> dict[str, str]:
-    """What `accelerate launch --config_file fsdp_8gpu.yaml` tells its processes."""
+    """The environment that `accelerate launch --config_file fsdp_8gpu.yaml` sets for its
+    processes."""
     config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
     fields = {name.removeprefix("fsdp_").upper(): value
               for name, value in config["fsdp_config"].items()}  # fmt: skip

@@ -38,8 +38,8 @@ def test_processes_share_batches_and_have_as_many(count: int, processes: int) ->
 
 def test_one_process_keeps_its_sums_and_rows() -> None:
     values = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
-    for found, value in zip(sum_over_processes(values), values, strict=True):
-        torch.testing.assert_close(found, value.double())
+    for result, value in zip(sum_over_processes(values), values, strict=True):
+        torch.testing.assert_close(result, value.double())
     rows_MD = torch.rand(3, 2)
     assert rows_of_all_processes(rows_MD).equal(rows_MD)
 

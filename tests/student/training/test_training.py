@@ -64,7 +64,7 @@ def test_both_stages_train_rows_adapters_and_heads_alone(
 
 
 def rows(student: Any) -> torch.Tensor:
-    """What is trained of the embedding table."""
+    """The trained rows of the embedding table."""
     (delta,) = (value for name, value in student.named_parameters() if "trainable_tokens" in name)
     return delta.detach()
 
@@ -141,10 +141,10 @@ def test_a_killed_run_ends_at_the_same_bits(
     train(world.options(broken, **changes))
 
     for name, expected in states(whole).items():
-        found = states(broken)[name]
-        assert expected.keys() == found.keys()
+        result = states(broken)[name]
+        assert expected.keys() == result.keys()
         for key, value in expected.items():
-            assert torch.equal(found[key], value), (name, key)
+            assert torch.equal(result[key], value), (name, key)
 
 
 def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Path) -> None:
@@ -157,9 +157,9 @@ def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Pa
             killed_at = joint / "checkpoint-3" / "student.safetensors"
             launch(options, killed_at=killed_at)
         launch(options)
-    expected, found = (states(tmp_path / name)["joint"] for name in ("whole", "killed"))
+    expected, result = (states(tmp_path / name)["joint"] for name in ("whole", "killed"))
     for key, value in expected.items():
-        assert torch.equal(found[key], value), key
+        assert torch.equal(result[key], value), key
 
 
 def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_path: Path) -> None:

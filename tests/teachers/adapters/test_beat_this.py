@@ -82,7 +82,7 @@ def test_weights_have_the_original_s_names_and_shapes(shape: dict[str, Any], dig
 
 
 def test_logits_are_the_original_s():
-    """What beat-this 1.1.0 gives for the same weights and input, every eighth frame."""
+    """The output of beat-this 1.1.0 for the same weights and input, every eighth frame."""
     network = BeatThis(**SMALL).eval()
     network.load_state_dict(filled(network.state_dict()))
     count = torch.arange(2 * 40 * 128, dtype=torch.float64).view(2, 40, 128)
@@ -169,13 +169,13 @@ def test_a_click_is_where_it_is(path: Path):
             torch.nn.init.zeros_(weight)
     quiet = 0.01 * sound(4, RATE)
     late = []
-    for at in (2.0, 2.005, 2.013):
+    for index in (2.0, 2.005, 2.013):
         clicked = quiet.copy()
-        clicked[round(at * RATE) - 32 :][:64] += 0.5
+        clicked[round(index * RATE) - 32 :][:64] += 0.5
         before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
         change_T = np.square(after - before).sum(1)
         times_T = HOP / RATE * np.arange(len(change_T))
-        late.append((times_T * change_T).sum() / change_T.sum() - at)
+        late.append((times_T * change_T).sum() / change_T.sum() - index)
     assert np.abs(late).max() < 0.02
 
 

@@ -53,8 +53,8 @@ def test_text_is_what_the_tokenizer_makes_of_the_best_path(parakeet: Path):
     (targets,) = load(parakeet).extract([sound(6.0, RATE)])
     path_T = targets.frames["posteriors"].argmax(1)
     kept = [
-        int(token) for at, token in enumerate(path_T)
-        if token != len(PIECES) - 1 and token != 0 and (at == 0 or token != path_T[at - 1])
+        int(token) for index, token in enumerate(path_T)
+        if token != len(PIECES) - 1 and token != 0 and (index == 0 or token != path_T[index - 1])
     ]  # fmt: skip
     assert len(kept) > 5
     tokenizer = tokenizers.Tokenizer.from_file(str(parakeet / "tokenizer.json"))
@@ -128,13 +128,13 @@ def test_a_click_changes_the_frame_around_it(tmp_path: Path):
     quiet = 0.1 * sound(4.0, RATE)
     stream = teacher.spec().stream("frames")
     late = []
-    for at in np.linspace(2.0, 2.14, 8):
+    for index in np.linspace(2.0, 2.14, 8):
         clicked = quiet.copy()
-        clicked[round(at * RATE) - 32 :][:64] += 0.5
+        clicked[round(index * RATE) - 32 :][:64] += 0.5
         before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
         change_T = np.square(after - before).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
-        near_T = np.abs(times_T - at) < 0.3
-        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - at)
+        near_T = np.abs(times_T - index) < 0.3
+        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
     assert abs(np.mean(late)) < 0.02
     assert np.abs(late).max() < 0.06

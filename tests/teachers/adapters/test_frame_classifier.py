@@ -33,7 +33,7 @@ def load(folder: Path, **settings: Any) -> Teacher:
 
 
 def stock(folder: Path, wave: np.ndarray) -> np.ndarray:
-    """What transformers gives for a clip alone."""
+    """The output of transformers for a single clip."""
     model = transformers.AutoModelForAudioFrameClassification.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     inputs = extractor([wave], sampling_rate=RATE, return_tensors="pt")
@@ -67,16 +67,16 @@ def test_a_click_changes_the_frames_around_it(folder: Path):
         torch.nn.init.zeros_(layer.mlp.fc2.bias)
     quiet = 0.01 * sound(2.3, RATE)
     late = []
-    for at in np.linspace(1.0, 1.07, 8):
+    for index in np.linspace(1.0, 1.07, 8):
         clicked = quiet.copy()
-        clicked[round(at * RATE) - 32 :][:64] += 0.5
+        clicked[round(index * RATE) - 32 :][:64] += 0.5
         before, after = (
             teacher._native_frames([wave])[0]["posteriors"]  # pyright: ignore
             for wave in (quiet, clicked)
         )
         change_T = np.abs(after - before).sum(1)
         times_T = 0.01 * np.arange(len(change_T))
-        late.append((times_T * change_T).sum() / change_T.sum() - at)
+        late.append((times_T * change_T).sum() / change_T.sum() - index)
     assert abs(np.mean(late)) < 0.02
     assert np.abs(late).max() < 0.06
 

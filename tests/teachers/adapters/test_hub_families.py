@@ -62,9 +62,9 @@ def test_any_length_gives_frames_that_the_codec_takes(load: Load, name: str, num
     teacher = load(name)
     spec = teacher.spec()
     wave = sound(2, spec.sample_rate)[:num_samples]
-    for heard in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
+    for received in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
         for stream in spec.streams:
-            frames_TD = heard.frames[stream.name]
+            frames_TD = received.frames[stream.name]
             assert frames_TD.dtype == np.float32
             last = stream.start_s + (len(frames_TD) - 1) * stream.hop_s
             seconds = num_samples / spec.sample_rate
@@ -72,7 +72,7 @@ def test_any_length_gives_frames_that_the_codec_takes(load: Load, name: str, num
             encode(frames_TD, stream)
             if stream.kind == "distribution":
                 assert np.allclose(frames_TD.sum(1), 1, atol=1e-3)
-        json.dumps(heard.metadata)
+        json.dumps(received.metadata)
 
 
 @each_family
@@ -80,12 +80,12 @@ def test_neighbours_and_padding_do_not_matter(load: Load, name: str):
     teacher = load(name)
     rate = teacher.spec().sample_rate
     waves = [sound(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7, 2.9))]
-    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+    for wave, received in zip(waves, teacher.extract(waves), strict=True):
         (alone,) = teacher.extract([wave])
-        for stream, frames_TD in heard.frames.items():
+        for stream, frames_TD in received.frames.items():
             scale = np.abs(alone.frames[stream]).max()
             assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-4 * scale
-        assert heard.metadata == alone.metadata
+        assert received.metadata == alone.metadata
 
 
 @pytest.mark.parametrize(
@@ -102,12 +102,12 @@ def test_padded_waveforms_give_transformers_own_unpadded_states(
     model = transformers.AutoModel.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     waves = [sound(seconds, 16_000, seed) for seed, seconds in enumerate((0.5, 2.0, 1.1))]
-    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+    for wave, received in zip(waves, teacher.extract(waves), strict=True):
         inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_values
         with torch.inference_mode():
             expected = model(inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
-        assert heard.frames["frames"].shape == expected.shape
-        assert np.abs(heard.frames["frames"] - expected).max() < 1e-4
+        assert received.frames["frames"].shape == expected.shape
+        assert np.abs(received.frames["frames"] - expected).max() < 1e-4
 
 
 def test_log_mels_on_the_device_are_the_extractor_s():
@@ -127,25 +127,25 @@ def test_clap_frames_are_transformers_own(tmp_path: Path, fused: bool):
     teacher = registry.make("t", "clap", {"model": str(folder), "labels": ["violin", "drums"]})
     teacher.load(device="cpu", num_threads=1)
     wave = sound(10, 48_000)
-    (heard,) = teacher.extract([wave])
+    (received,) = teacher.extract([wave])
     model = transformers.ClapModel.from_pretrained(folder).eval()
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
     inputs = extractor(wave, sampling_rate=48_000, return_tensors="pt").input_features
     with torch.inference_mode():
-        found = model.audio_model(inputs, is_longer=torch.zeros(1, 1, dtype=torch.bool))
-    expected = found.last_hidden_state.mean(2)[0].T.numpy()
-    assert np.abs(heard.frames["frames"] - expected).max() < 1e-5
-    assert np.allclose(heard.frames["frames"].mean(0), found.pooler_output[0], atol=1e-5)
+        result = model.audio_model(inputs, is_longer=torch.zeros(1, 1, dtype=torch.bool))
+    expected = result.last_hidden_state.mean(2)[0].T.numpy()
+    assert np.abs(received.frames["frames"] - expected).max() < 1e-5
+    assert np.allclose(received.frames["frames"].mean(0), result.pooler_output[0], atol=1e-5)
 
 
 def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path]):
     """Scores of the second window: what the stock pipeline says about that stretch."""
     wave = sound(6, 16_000)
-    (heard,) = load("emotion").extract([wave])
+    (received,) = load("emotion").extract([wave])
     stock = transformers.pipeline("audio-classification", model=str(folders["emotion"]))
     said = {each["label"]: each["score"] for each in stock(wave[16_000 : 5 * 16_000])}
     names = load("emotion").spec().stream("posteriors").names
-    assert np.allclose(heard.frames["posteriors"][1], [said[name] for name in names], atol=1e-5)
+    assert np.allclose(received.frames["posteriors"][1], [said[name] for name in names], atol=1e-5)
     assert load("emotion").spec().stream("posteriors").start_s == 2.0
 
 
@@ -178,8 +178,8 @@ def test_long_clips_match_their_parts_and_show_no_seam(
     (part,) = teacher.extract([wave[round(begin * spec.sample_rate) :]])
     frames_TD, expected_TD = whole.frames[stream.name], part.frames[stream.name]
     shift, skip = round(begin / stream.hop_s), round(1.5 / stream.hop_s)
-    found = frames_TD[shift : shift + len(expected_TD)][skip:-skip]
-    assert standardised_error(found, expected_TD[: len(found) + 2 * skip][skip:-skip]) < 0.35
+    result = frames_TD[shift : shift + len(expected_TD)][skip:-skip]
+    assert standardised_error(result, expected_TD[: len(result) + 2 * skip][skip:-skip]) < 0.35
     steps_T = np.linalg.norm(np.diff(frames_TD, axis=0), axis=1)
     assert steps_T.max() < 4 * np.percentile(steps_T, 95)
 
@@ -222,11 +222,11 @@ def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
     import subprocess
     import sys
 
-    wanted = {name: [family, {"model": str(folders[name]), **own}]
+    requested = {name: [family, {"model": str(folders[name]), **own}]
               for name, (_, family, own) in MAKERS.items()}  # fmt: skip
     code = (
         "import json, sys; from teachers import registry\n"
-        f"for name, (family, settings) in json.loads({json.dumps(wanted)!r}).items():\n"
+        f"for name, (family, settings) in json.loads({json.dumps(requested)!r}).items():\n"
         "    registry.make(name, family, settings).spec()\n"
         "print(*{'torch', 'transformers'} & set(sys.modules))"
     )
@@ -292,18 +292,18 @@ def test_remote_code_runs_only_when_trusted(tmp_path: Path):
     path = folder / "config.json"
     classes = {"AutoConfig": "modeling_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
-    heard = []
+    received = []
     for trusted in (False, True):
         teacher = registry.make(
             "t", "mert", {"model": str(folder), "layer": 2, "trust_remote_code": trusted}
         )
         teacher.load(device="cpu", num_threads=1)
-        heard.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
-    assert np.abs(heard[0] - heard[1]).max() < 1e-5
+        received.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
+    assert np.abs(received[0] - received[1]).max() < 1e-5
 
 
 def test_tokenizer_files_and_trusted_code_make_another_version(tmp_path: Path):
-    """What turns ids into words, and Python that is run, changes a cache as weights do."""
+    """Tokenizer files and executed Python files change the version, like weights."""
     folder = checkpoints.mert(tmp_path)
     code = folder / "modeling_MERT.py"
     code.write_text("A = 1\n")
@@ -347,10 +347,10 @@ def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
     teacher = registry.make("t", family, {"hop_s": 0.02})
     teacher.load(device="cpu", num_threads=1)
     waves = [sound(seconds, 16_000) for seconds in (1.0, 2.5)]
-    for wave, heard in zip(waves, teacher.extract(waves), strict=True):
+    for wave, received in zip(waves, teacher.extract(waves), strict=True):
         (alone,) = teacher.extract([wave])
-        assert np.abs(heard.frames["frames"] - alone.frames["frames"]).max() < 1e-4
-        assert abs(len(heard.frames["frames"]) - len(wave) / 320) <= 1
+        assert np.abs(received.frames["frames"] - alone.frames["frames"]).max() < 1e-4
+        assert abs(len(received.frames["frames"]) - len(wave) / 320) <= 1
 
 
 def test_frames_follow_the_grid():
@@ -373,7 +373,7 @@ def test_joining_shifted_ramps_gives_the_ramp():
         joined = join([(piece.first, piece.samples[:, None]) for piece in pieces])
         assert np.allclose(joined, frames_TD, atol=1e-6)
         # A constant error of one window fades out instead of stepping.
-        shifted = [(p.first, p.samples[:, None] + (at % 2)) for at, p in enumerate(pieces)]
+        shifted = [(p.first, p.samples[:, None] + (index % 2)) for index, p in enumerate(pieces)]
         assert np.abs(np.diff(join(shifted)[:, 0])).max() <= 0.01 + 2 / (size - step) + 1e-3
 
 
@@ -388,10 +388,10 @@ def test_pooling_keeps_the_mean_and_the_grid():
 
 def test_batches_hold_likes_within_the_budget():
     lengths = [5, 1, 9, 2, 8, 30]
-    found = list(batches(lengths, 18))
-    assert sorted(at for batch in found for at in batch) == list(range(6))
-    for batch in found:
-        assert len(batch) == 1 or max(lengths[at] for at in batch) * len(batch) <= 18
+    result = list(batches(lengths, 18))
+    assert sorted(index for batch in result for index in batch) == list(range(6))
+    for batch in result:
+        assert len(batch) == 1 or max(lengths[index] for index in batch) * len(batch) <= 18
 
 
 @pytest.mark.parametrize(
@@ -411,15 +411,15 @@ def test_a_click_changes_frames_where_it_is(
     spec = teacher.spec()
     stream, rate = spec.stream("frames"), spec.sample_rate
     late = []
-    for at in (2.0, 3.3, 6.05):
+    for index in (2.0, 3.3, 6.05):
         quiet = 0.01 * sound(9, rate)
         clicked = quiet.copy()
-        clicked[round(at * rate) - 32 :][:64] += 0.5
+        clicked[round(index * rate) - 32 :][:64] += 0.5
         (before,), (after,) = teacher.extract([quiet]), teacher.extract([clicked])
         change_T = np.square(after.frames["frames"] - before.frames["frames"]).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
-        near = np.abs(times_T - at) < max(0.1, 3 * stream.hop_s)
-        late.append((times_T * change_T)[near].sum() / change_T[near].sum() - at)
+        near = np.abs(times_T - index) < max(0.1, 3 * stream.hop_s)
+        late.append((times_T * change_T)[near].sum() / change_T[near].sum() - index)
     assert np.abs(late).max() <= tolerance
 
 

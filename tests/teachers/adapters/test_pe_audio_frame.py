@@ -97,14 +97,14 @@ def test_a_click_changes_the_frames_around_it(folder: Path):
     quiet = 0.01 * sound(3, RATE)
     stream = teacher.spec().stream("frames")
     late = []
-    for at in np.linspace(1.0, 1.07, 8):
+    for index in np.linspace(1.0, 1.07, 8):
         clicked = quiet.copy()
-        clicked[round(at * RATE) - 32 :][:64] += 0.5
+        clicked[round(index * RATE) - 32 :][:64] += 0.5
         before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
         change_T = np.square(after - before).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
-        near_T = np.abs(times_T - at) < 0.2
-        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - at)
+        near_T = np.abs(times_T - index) < 0.2
+        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
     assert abs(np.mean(late)) < 0.01
     assert np.abs(late).max() < 0.03
 

@@ -50,10 +50,10 @@ def test_silence_has_no_pitch_and_neighbours_do_not_matter(tracker: Teacher):
     waves = [tone(200, 0.5), np.zeros(RATE, np.float32), tone(300, 0.001), tone(250, 40)]
     together = tracker.extract(waves)
     assert together[1].frames["f0"][:, 1].max() == 0
-    for wave, heard in zip(waves, together, strict=True):
-        assert len(heard.frames["f0"]) == max(1, len(wave) // 256)
+    for wave, received in zip(waves, together, strict=True):
+        assert len(received.frames["f0"]) == max(1, len(wave) // 256)
         (alone,) = tracker.extract([wave])
-        assert (alone.frames["salience"] == heard.frames["salience"]).all()
+        assert (alone.frames["salience"] == received.frames["salience"]).all()
 
 
 def test_a_long_clip_equals_its_parts(tracker: Teacher):

@@ -56,7 +56,7 @@ def cosines(first_TD: np.ndarray, second_TD: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("layer", [-1, 2])
 def test_frames_are_transformers_own(load: Load, seconds: float, layer: int):
     wave = sound(seconds, 16_000)
-    (heard,) = load(transcribe=False, layer=layer).extract([wave])
+    (received,) = load(transcribe=False, layer=layer).extract([wave])
     model = transformers.WhisperForConditionalGeneration.from_pretrained(
         WHISPER, dtype=torch.float32
     ).eval()
@@ -65,7 +65,7 @@ def test_frames_are_transformers_own(load: Load, seconds: float, layer: int):
     with torch.inference_mode():
         states = model.model.encoder(mel, output_hidden_states=True)
     expected = states.last_hidden_state if layer == -1 else states.hidden_states[layer]
-    frames_TD = heard.frames["encoder"]
+    frames_TD = received.frames["encoder"]
     assert len(frames_TD) == np.ceil(seconds * 50)
     error_TD = np.abs(frames_TD - expected[0, : len(frames_TD)].numpy())
     assert error_TD.max() < 2e-3 * np.abs(frames_TD).max()
@@ -78,8 +78,8 @@ def test_transcripts_reach_the_known_error_and_thinned_silence_keeps_it(load: Lo
     waves = [wave for wave, _ in spoken]
     exact, thinned = load().extract(waves), load(silence_step=4).extract(waves)
     said = [words(text) for _, text in spoken]
-    for heard in (exact, thinned):
-        transcripts = [words(targets.metadata["text"]) for targets in heard]
+    for received in (exact, thinned):
+        transcripts = [words(targets.metadata["text"]) for targets in received]
         assert jiwer.wer(said, transcripts) < 0.05  # the same weights: 0.036 on 120 prompts
     similar_T = np.concatenate([
         cosines(first.frames["encoder"], second.frames["encoder"])
@@ -101,8 +101,8 @@ def test_words_and_frames_agree_with_ctranslate2(load: Load):
     other.load(device="cpu", num_threads=1)
     apart = []
     for ours, theirs in zip(load().extract(waves), other.extract(waves), strict=True):
-        said, wanted = words(ours.metadata["text"]), words(theirs.metadata["text"])
-        assert said == wanted
+        said, requested = words(ours.metadata["text"]), words(theirs.metadata["text"])
+        assert said == requested
         first, second = (
             np.array([word[1:] for word in each.metadata["words"]]) for each in (ours, theirs)
         )
@@ -132,9 +132,9 @@ def test_a_long_clip_has_its_words_once(load: Load):
     (whole,) = load().extract([wave])
     alone = [targets.metadata["text"] for targets in load().extract([w for w, _ in spoken])]
     said = words(" ".join(alone))
-    heard = words(whole.metadata["text"])
+    received = words(whole.metadata["text"])
     # The cut falls into a prompt, and windows hear other neighbours.
-    assert jiwer.wer(said[: len(heard)], heard) < 0.15
+    assert jiwer.wer(said[: len(received)], received) < 0.15
     starts = [start for _, start, _ in whole.metadata["words"]]
     assert starts == sorted(starts)
     assert starts[-1] > 45
@@ -151,5 +151,5 @@ def test_a_language_is_detected_for_every_window(tmp_path: Path):
     folder = checkpoints.whisper(tmp_path)
     teacher = registry.make("asr", "whisper", {"model": str(folder), "language": ""})
     teacher.load(device="cpu", num_threads=1)
-    (heard,) = teacher.extract([sound(1, 16_000)])
-    assert heard.metadata["language"] in ("en", "de", "")
+    (received,) = teacher.extract([sound(1, 16_000)])
+    assert received.metadata["language"] in ("en", "de", "")

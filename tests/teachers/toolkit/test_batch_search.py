@@ -31,7 +31,7 @@ class Card(Energy):
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         def forward(batch: list[int]) -> list[Targets]:
             self.calls += 1
-            if sum(len(waves[at]) for at in batch) > 130 * 16_000:
+            if sum(len(waves[index]) for index in batch) > 130 * 16_000:
                 raise torch.OutOfMemoryError("CUDA out of memory")
             CLOCK[0] += self.setup_s
             return [Targets({"bands": np.zeros((1, 16), np.float32)}) for _ in batch]
@@ -62,7 +62,7 @@ def test_no_batch_is_larger_than_a_block():
 
 
 def test_larger_blocks_are_searched_for_again():
-    """What was found under a smaller block's limit held for larger blocks too."""
+    """A batch size found with small blocks was also used for larger blocks."""
     for most_seconds, expected in ((60.0, 60.0), (600.0, 120.0), (60.0, 60.0)):
         teacher = Card()
         batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=most_seconds)

@@ -16,10 +16,10 @@ def test_a_batch_that_does_not_fit_is_halved_and_no_result_is_lost():
         tried.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return [10 * at for at in batch]
+        return [10 * index for index in batch]
 
     budget = BatchBudget(10.0)
-    assert budget.run([100] * 10, forward, per_second=100) == [10 * at for at in range(10)]
+    assert budget.run([100] * 10, forward, per_second=100) == [10 * index for index in range(10)]
     assert tried[:3] == [10, 5, 2]
     assert budget.seconds == 2.5
     assert budget.run([100] * 4, forward, per_second=100) == [0, 10, 20, 30]
