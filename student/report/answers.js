@@ -18,7 +18,7 @@ function answersTo(name) {
     const any = result.find((item) => item) || {};
     const chance = any.kind === "choice" ? any.chance : null;
     return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
-      ...found.flatMap((item) => (item ? [`${share(item.score)} (${share(item.low)} to ${share(item.high)})`, gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
+      ...result.flatMap((item) => (item ? [`${share(item.score)} (${share(item.low)} to ${share(item.high)})`, gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });
   const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
   const headings = [["Task"], ["Questions", true], ["Chance", true], ["Most frequent answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];

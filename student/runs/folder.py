@@ -2,15 +2,15 @@
 
 RUN/recipe.yaml        the recipe, every field stated
 RUN/sources.json       corpus, teachers with licences, what each stream means
-RUN/identity.json      what must stay the same while the run goes on
-RUN/held_out.jsonl     the held-out examples, with where their audio is
-RUN/examples/          clips and examples as mapped files, made anew if need be
-RUN/base/              the checkpoint of a small student that was built on the spot
+RUN/identity.json      what must not change when the run is resumed
+RUN/held_out.jsonl     the held-out examples and the locations of their audio
+RUN/examples/          clips and examples as memory-mapped files, rebuilt if missing
+RUN/base/              the checkpoint of a small student, if the recipe builds one
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
 RUN/metrics.jsonl      every log line
 RUN/report.json        validation before and after each stage
 RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply
-RUN/ablation.json, probes.json, reading.json    what the analyses measured
+RUN/ablation.json, probes.json, reading.json    results of the analyses
 
 A folder with an exported or unmodified checkpoint is not a run, but stores evaluations in the same
 way.

@@ -1,4 +1,4 @@
-"""A shard that is committed part by part: the same bytes, and memory that does not grow with it."""
+"""Tests that a shard committed in parts has the same bytes, and that memory does not grow."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str,
     return json.loads(result[1])
 
 
-def test_a_folder_of_runs_stands_for_them(trained: Path, tmp_path: Path) -> None:
+def test_a_folder_of_runs_gives_all_its_runs(trained: Path, tmp_path: Path) -> None:
     listed = facts([trained], tmp_path)
     assert [run["name"] for run in listed["runs"]] == ["coat-0", "sft-0"]
     assert [run["group"] for run in listed["runs"]] == ["coat", "sft"]
@@ -61,7 +61,7 @@ def test_libraries_print_nothing(trained: Path, world: Any, tmp_path: Path) -> N
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_curves_go_on_from_stage_to_stage(trained: Path) -> None:
+def test_curves_continue_across_stages(trained: Path) -> None:
     coat, sft = runs.read(find_runs([str(trained)]))
     assert coat.boundaries == [("align", 0), ("joint", 2)]
     bands = coat.curves["toy.bands"]
@@ -76,7 +76,7 @@ def test_curves_go_on_from_stage_to_stage(trained: Path) -> None:
     assert sft.boundaries == [("joint", 0)]
 
 
-def test_a_step_that_was_done_again_counts_once(trained: Path, tmp_path: Path) -> None:
+def test_a_repeated_step_counts_once(trained: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(trained / "sft-0", again)
     lines = (again / "metrics.jsonl").read_text().splitlines()
@@ -103,7 +103,7 @@ def test_cost_counts_trained_parameters(trained: Path) -> None:
     assert coat.parameters > 10 * align.parameters["rows"]
 
 
-def test_runs_that_differ_in_more_than_the_seed_are_apart(trained: Path, tmp_path: Path) -> None:
+def test_runs_with_different_recipes_are_separate_groups(trained: Path, tmp_path: Path) -> None:
     for name, change in (("other-seed", "seed: 0|seed: 7"), ("other-rank", "rank: 16|rank: 8")):
         old, new = change.split("|")
         (tmp_path / name).mkdir()
@@ -117,7 +117,7 @@ def test_runs_that_differ_in_more_than_the_seed_are_apart(trained: Path, tmp_pat
     assert [run.validation for run in result[1:]] == [{}, {}]
 
 
-def test_predictions_are_the_heads_own(trained: Path, world, tmp_path: Path) -> None:
+def test_predictions_are_the_outputs_of_the_heads(trained: Path, world, tmp_path: Path) -> None:
     listed = facts([trained], tmp_path, [str(world.cache)])
     assert listed["predicting"] == "coat-0"
     assert listed["metrics"]["toy.salience"] == "raw pitch accuracy"
@@ -145,7 +145,7 @@ def test_runs_with_a_block_are_preferred_for_predictions(trained: Path, tmp_path
     assert (chosen.arm, page._read_from(chosen)) == ("coat", "the thinking block")
 
 
-def test_scores_are_those_of_validation(trained: Path, world) -> None:
+def test_scores_equal_those_of_validation(trained: Path, world) -> None:
     """Over all held-out clips, the frames shown give the metric that training reported."""
     run = trained / "coat-0"
     streams = page.open_streams([str(world.cache)], load_recipe(run / "recipe.yaml").streams)
@@ -163,7 +163,7 @@ def test_scores_are_those_of_validation(trained: Path, world) -> None:
 
 
 @pytest.mark.parametrize("kind", ["features", "multilabel", "distribution", "pitch"])
-def test_outputs_are_shown_as_what_targets_are(kind: Any) -> None:
+def test_outputs_are_shown_on_the_scale_of_targets(kind: Any) -> None:
     logits_ND = np.random.default_rng(0).normal(size=(5, 7)) * 3
     shown_ND = to_target_units(kind, logits_ND)
     if kind == "features":

@@ -1,4 +1,4 @@
-"""CTC paths: greedy and forced, against every path there is, and the words that they spell."""
+"""Tests greedy and forced CTC paths against all possible paths, and the words that they give."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PHONES = Vocabulary(["<pad>", "a:", "b", "tʃ"], blank=0)
 
 
 def peaks(tokens_T: list[int], size: int) -> np.ndarray:
-    """Posteriors that are sure of one token per frame."""
+    """Returns posteriors with probability near 1 for one token per frame."""
     return np.eye(size)[tokens_T] * 0.9 + 0.1 / size
 
 
@@ -47,7 +47,7 @@ def test_alignment_is_the_best_of_all_paths(seed: int):
 def test_a_text_that_does_not_fit_has_no_alignment():
     posteriors_TV = np.full((4, 3), 1 / 3)
     assert align(posteriors_TV, [1, 2, 1, 2], 0) is not None
-    # A token twice in a row takes a blank between.
+    # A repeated token needs a blank in between.
     assert align(posteriors_TV, [1, 1, 2, 1], 0) is None
     assert align(posteriors_TV, [], 0) == []
 
@@ -59,7 +59,7 @@ def test_an_alignment_that_would_take_too_much_memory_is_left_out(monkeypatch):
     assert align(posteriors_TV, [1, 2], 0) is None
 
 
-def test_greedy_words_are_where_their_peaks_are():
+def test_greedy_words_have_the_times_of_their_peaks():
     path = [0, 0, 2, 2, 0, 3, 1, 1, 0, 4, 4, 0, 4, 0]
     emissions = best_path(peaks(path, 7), 0)
     assert emissions[0] == Emission(2, 2, 4)
