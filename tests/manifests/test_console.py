@@ -48,7 +48,7 @@ def look(path: str, deep: bool = False, limit: int | None = None) -> int:
     """Lists something.
 
     Args:
-        path: What to look at.
+        path: Path of the thing.
         deep: Look closely.
         limit: Most things to look at.
     """
@@ -60,7 +60,7 @@ def gather(paths: list[str], out: str = "there") -> None:
     """Gathers things.
 
     Args:
-        paths: What to gather.
+        paths: Paths of the things.
         out: Where to.
     """
     print(paths, out)

@@ -231,10 +231,10 @@ def launch(
     of its group leaves them, and they train to the end.
 
     Args:
-        options: Of the run.
-        module: What `python -m` runs.
-        processes: How many ranks there are.
-        environment: Besides this process' own.
+        options: Options of the run.
+        module: The module that `python -m` runs.
+        processes: Number of ranks.
+        environment: Variables in addition to those of this process.
         killed_at: A file of a checkpoint; once it is there, every rank is killed, in the middle of
             that checkpoint's stage.
     """

@@ -15,7 +15,7 @@ from tests.manifests.frames import KINDS, frames, stream
 
 @pytest.mark.parametrize("codec", KINDS)
 def test_parts_add_up_to_the_whole(codec: str):
-    spec, parts = stream(codec), [frames(codec, seed=at, count=5 + at) for at in range(4)]
+    spec, parts = stream(codec), [frames(codec, seed=index, count=5 + index) for index in range(4)]
     total = Sums.zero(spec.dim)
     for part_TD in parts:
         total.add(Sums.from_json(Sums.from_frames(part_TD, encode(part_TD, spec)).to_json()))

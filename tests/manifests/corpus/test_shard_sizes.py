@@ -19,8 +19,8 @@ from manifests.errors import UserError
 
 def clips(seconds: Sequence[float | None], first: int = 0) -> list[Clip]:
     return [
-        Clip(clip_id=f"{at:06d}", uri=f"/{at}.wav", duration=each)
-        for at, each in enumerate(seconds, first)
+        Clip(clip_id=f"{index:06d}", uri=f"/{index}.wav", duration=each)
+        for index, each in enumerate(seconds, first)
     ]
 
 
@@ -65,7 +65,7 @@ def test_a_mix_of_lengths_needs_few_parts(tmp_path: Path):
 
 
 def test_clips_without_a_length_count_as_their_neighbours(tmp_path: Path):
-    seconds = [3600.0 if at % 2 else None for at in range(600)]
+    seconds = [3600.0 if index % 2 else None for index in range(600)]
     corpus = build(clips(seconds), tmp_path / "corpus")
     assert set(corpus.shard_sizes()) == {4}
     unknown = build(clips([None] * 600), tmp_path / "unknown")
