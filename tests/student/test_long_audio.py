@@ -67,7 +67,7 @@ class LongWorld(World):
     def __init__(self, root: Path) -> None:
         rng = np.random.default_rng(1)
         self.corpus, self.cache = root / "long", root / "cache"
-        self.clips, heard = [], {}
+        self.clips, by_clip = [], {}
         for number in range(16):
             seconds = SECONDS[number % len(SECONDS)]
             wave, note_T = sing(rng, seconds)
@@ -79,8 +79,8 @@ class LongWorld(World):
             )  # fmt: skip
             self.clips.append(clip)
             if number != 3:
-                heard[clip.clip_id] = targets(wave, note_T)
-        write_cache(self.cache, corpora.build(self.clips, self.corpus), heard)
+                by_clip[clip.clip_id] = targets(wave, note_T)
+        write_cache(self.cache, corpora.build(self.clips, self.corpus), by_clip)
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> LongWorld:
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A checkpoint of each family that takes long audio; Omni's extractor takes 10 s."""
-    found = {}
+    result = {}
     for family, window_s in WINDOWS_S.items():
-        found[family] = tmp_path_factory.mktemp(family)
+        result[family] = tmp_path_factory.mktemp(family)
         config = dataclasses.replace(TINY, family=family, window_s=window_s)
-        build_tiny(found[family], config, ["What is said? Which note? tone low"], seed=0)
-    return found
+        build_tiny(result[family], config, ["What is said? Which note? tone low"], seed=0)
+    return result
 
 
 def options(
@@ -136,7 +136,7 @@ def test_each_stretch_has_a_block_and_its_own_targets(
 ) -> None:
     recipe = options(world, paths, family, tmp_path / "x", arm=arm).recipe()
     student, processor, grid, dataset, streams = prepared(world, recipe, paths[family])
-    rows = [dataset[at] for at in range(4)]
+    rows = [dataset[index] for index in range(4)]
     assert [row.num_blocks for row in rows] == [1, 2, 3, 3]
     if student.block is not None:
         for row in rows:
@@ -154,25 +154,25 @@ def test_each_stretch_has_a_block_and_its_own_targets(
     assert batch.targets["toy.bands"].shape == (9, grid.num_frames, 24)
     assert batch.covered["toy.bands"].all(1).tolist() == [True] * 6 + [False] * 3
     with torch.no_grad():
-        found = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
+        result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
     # Together, packed and alone: the same outputs, targets and logits.
     packed = collate(rows, grid=grid, pad_id=pad_id, packed=True)
     alone = [collate([row], grid=grid, pad_id=pad_id) for row in rows]
     with torch.no_grad():
         as_packed = student(packed.inputs, packed.labels_BS, packed.audio_weights_BNS)
-        singles = [student(one.inputs, one.labels_BS, one.audio_weights_BNS) for one in alone]
+        singles = [student(item.inputs, item.labels_BS, item.audio_weights_BNS) for item in alone]
     for name in STREAMS:
-        frames_BND = found.frames[name]
+        frames_BND = result.frames[name]
         assert frames_BND.shape[:2] == (9, grid.num_frames)
-        single = torch.cat([one.frames[name] for one in singles])
+        single = torch.cat([item.frames[name] for item in singles])
         torch.testing.assert_close(frames_BND, single, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(frames_BND, as_packed.frames[name], rtol=1e-3, atol=1e-4)
-    assert found.tower_BNH.shape[:2] == (9, grid.num_frames)
-    torch.testing.assert_close(found.tower_BNH, torch.cat([one.tower_BNH for one in singles]))
-    torch.testing.assert_close(found.tower_BNH, as_packed.tower_BNH, rtol=1e-4, atol=1e-5)
-    logits_AV = torch.cat([one.logits_AV for one in singles])
-    torch.testing.assert_close(found.logits_AV, logits_AV, rtol=1e-3, atol=1e-4)
-    assert set(stream_targets(batch, found)) == set(STREAMS)
+    assert result.tower_BNH.shape[:2] == (9, grid.num_frames)
+    torch.testing.assert_close(result.tower_BNH, torch.cat([item.tower_BNH for item in singles]))
+    torch.testing.assert_close(result.tower_BNH, as_packed.tower_BNH, rtol=1e-4, atol=1e-5)
+    logits_AV = torch.cat([item.logits_AV for item in singles])
+    torch.testing.assert_close(result.logits_AV, logits_AV, rtol=1e-3, atol=1e-4)
+    assert set(stream_targets(batch, result)) == set(STREAMS)
 
 
 @pytest.fixture(scope="module", params=LONG)
@@ -188,7 +188,7 @@ def long_run(
 def test_an_export_is_used_by_transformers_alone(
     long_run: tuple[str, Path], world: LongWorld, tmp_path: Path
 ) -> None:
-    """The template writes as many blocks as it is told; ids and logits are the trained model's."""
+    """Tests the requested number of blocks, and that ids and logits are those of the model."""
     family, run = long_run
     out = tmp_path / "export"
     proof = export(run, out)
@@ -219,13 +219,15 @@ def test_an_export_is_used_by_transformers_alone(
             messages, tokenize=False, add_generation_prompt=True, thinking_blocks=blocks
         )
         extractor = WhisperFeatureExtractor.from_pretrained(out)
-        heard = extractor(wave, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt")
-        frames = int(heard["attention_mask"].sum())
+        received = extractor(
+            wave, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt"
+        )
+        frames = int(received["attention_mask"].sum())
         tokens = ((frames - 1) // 2 - 1) // 2 + 1
         ids = tokenizer(text.replace("<|AUDIO|>", "<|AUDIO|>" * tokens), return_tensors="pt")
         plain = {
-            **ids, "input_features": heard["input_features"],
-            "feature_attention_mask": heard["attention_mask"],
+            **ids, "input_features": received["input_features"],
+            "feature_attention_mask": received["attention_mask"],
         }  # fmt: skip
         model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(out)
     assert text.count("<|audio_think_start|>") == 3

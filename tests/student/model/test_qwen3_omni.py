@@ -83,14 +83,14 @@ def test_two_audios_of_a_prompt_are_those_of_two_prompts(loaded: Loaded) -> None
     both = backbone.prepare(processor, f"a {part} b {part} c", waves)
     assert both["feature_attention_mask"].sum(-1).tolist() == [60, 190]
     with torch.no_grad():
-        found = model.get_audio_features(**_audio(both)).last_hidden_state
+        result = model.get_audio_features(**_audio(both)).last_hidden_state
         alone = [
             model.get_audio_features(
                 **_audio(backbone.prepare(processor, f"a {part}", [wave]))
             ).last_hidden_state
             for wave in waves
         ]
-    torch.testing.assert_close(found, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def _audio(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -155,8 +155,8 @@ def test_experts_with_lora_train_go_on_and_are_exported(
     assert block is not None
     with torch.no_grad():
         expected = trained.student.base(**inputs).logits[..., : min(block.ids)]
-        found = stock.eval()(**inputs).logits[..., : min(block.ids)]
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
+        result = stock.eval()(**inputs).logits[..., : min(block.ids)]
+    torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_experts_are_not_loaded_in_four_bits(checkpoints: Callable[[str], str]) -> None:
