@@ -17,6 +17,8 @@ MIN_RATE = 1_000
 """Hz. A lower rate comes from a damaged header in practice."""
 STATED_TOLERANCE_S = 0.1
 """A clip that is shorter than its stated duration by more than this is counted as `short`."""
+GAP_TOLERANCE_S = 0.04
+"""Shorter silence is not counted as `gap`, e.g. an encoder's delay at the start of a video."""
 MISSING_TOLERANCE_S = 0.1
 """A file that ends earlier than its header says by more than this is counted as `truncated`."""
 
@@ -90,7 +92,8 @@ class Samples:
         if gap > 0:
             self.blocks.append(np.zeros(gap, np.float32))
             where, seconds = self.end / self.sample_rate, gap / self.sample_rate
-            self.warn("gap", f"has no audio from {where:.3f} s for {seconds:.3f} s: silence")
+            if seconds > GAP_TOLERANCE_S:
+                self.warn("gap", f"has no audio from {where:.3f} s for {seconds:.3f} s: silence")
             self.end += gap
         if first < last:
             self.blocks.append(mono[first - position : last - position])

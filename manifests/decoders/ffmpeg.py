@@ -233,17 +233,17 @@ class _Pass(Packets):
         """Yields decoded frames; packets that no clip needs are skipped."""
         codec = self._track.codec_context.codec.name
         preroll = PREROLL_S.get(codec) if self._may_skip else None
-        skipped = has_skipped = False
+        skipped = False
         packets = self._packets()
         while (packet := next(packets, None)) is not None:
             timeline = self._timeline
             if self._land_before is not None and not self._has_landed(packet):
                 continue
             if preroll is not None and timeline is not None and self._is_idle(packet, preroll):
-                if not has_skipped:
+                if not self._has_skipped:
                     self._check_skippable()
                 timeline.skip(stamp_seconds(packet), self._samples(packet))
-                skipped = has_skipped = True
+                skipped = self._has_skipped = True
                 if self._may_jump and self._jump(packet, preroll):
                     packets = self._packets()
                 continue
@@ -253,12 +253,16 @@ class _Pass(Packets):
                 skipped, self._before = False, None
                 if timeline is not None:
                     timeline.resumes = True
-            if has_skipped and codec == "opus" and _uses_silk(packet):
+            if self._has_skipped and codec == "opus" and _uses_silk(packet):
                 raise CannotSkip
             try:
                 frames = packet.decode()
             except FFmpegError as error:
-                if not isinstance(error, EndOfFile):
+                if isinstance(error, EndOfFile):
+                    continue
+                if self._open_next_link(packet):
+                    packets = self._packets()
+                else:
                     length = float((packet.duration or 0) * (packet.time_base or 0))
                     self._damaged.append((stamp_seconds(packet), length))
                 continue

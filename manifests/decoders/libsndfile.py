@@ -57,7 +57,7 @@ def read(file: AudioFile, clips: Sequence[Clip], max_seconds: float) -> list[Sam
     if is_bounded or all(clip.offset > 0 for clip in clips):
         # libFLAC seeks correctly if it knows the length.
         samples = _read(file, clips, max_seconds, stated)
-        if is_bounded or file.tell() >= file.size:
+        if is_bounded or not _continues(file, stated):
             return samples
     try:
         _forget_flac_length(file)
@@ -73,8 +73,8 @@ def _read(file: AudioFile, clips: Sequence[Clip], max_seconds: float, stated: in
     file.seek(0)
     try:
         with _ForwardFile(cast(BinaryIO, file)) as sound:
-            if sound.format in SEEKS_BADLY:
-                raise Unsupported(f"{sound.format} is left to FFmpeg")
+            if sound.format in SEEKS_BADLY or sound.subtype.startswith("MPEG"):
+                raise Unsupported(f"{sound.format} ({sound.subtype}) is left to FFmpeg")
             if not sound.frames and chunk and headers.is_unfinished(file, chunk):
                 raise Unsupported("its length is stated as 0")
             sounds = [Samples(clip, sound.samplerate, max_seconds) for clip in clips]
@@ -146,6 +146,20 @@ def _flac_length(file: AudioFile) -> tuple[int, int]:
         return 0, 0
     packed = int.from_bytes(head[18:26], "big")
     return packed & 0xF_FFFF_FFFF, packed >> 44
+
+
+def _continues(file: AudioFile, stated: int) -> bool:
+    """Whether a FLAC file has audio behind its stated length, e.g. of a second file."""
+    try:
+        _forget_flac_length(file)
+        file.seek(0)
+        with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
+            sound.seek(stated - 1)
+            return len(sound.read(2, dtype="float32")) > 1
+    except (soundfile.SoundFileError, ValueError):
+        return True
+    finally:
+        file.patched(0, b"")
 
 
 def _forget_flac_length(file: AudioFile) -> None:

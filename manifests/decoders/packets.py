@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import av
 from av.container import InputContainer
 from av.error import EOFError as EndOfFile
-from av.error import FFmpegError
+from av.error import FFmpegError, PatchWelcomeError
 
 from manifests.decoders import seeking, tracks
 from manifests.decoders.collect import Samples
@@ -23,6 +23,9 @@ PREROLL_S = {"mp3float": 1.0, "vorbis": 1.0, "flac": 1.0, "alac": 1.0, "opus": 2
 (noise) and AC-3 (dither) never become identical, which would change a clip's digest, so they are
 decoded from the start of the file. So is Opus where it uses SILK, whose decoder keeps differences
 of about 1e-5."""
+CUT_ANYWHERE = ("wav", "w64")
+"""Containers that FFmpeg cuts into packets without regard to frames, e.g. of MP3, so that a frame's
+beginning can be in a packet that was skipped."""
 JUMP_S = 5.0
 """Seconds of audio that must be skipped for a seek to be worthwhile."""
 JUMP_MARGIN_S = 0.5
@@ -55,8 +58,8 @@ class Packets:
     ) -> None:
         self.file, self._container, self._stack = file, container, stack
         self._track = tracks.default_track(container.streams.audio)
-        self._may_skip = may_skip
-        self._may_jump = may_skip and self._track.codec_context.codec.name in PREROLL_S
+        self._may_skip = may_skip and container.format.name not in CUT_ANYWHERE
+        self._may_jump = self._may_skip and self._track.codec_context.codec.name in PREROLL_S
         self._damaged: list[tuple[float | None, float]] = []
         """Time stamp and seconds of packets that could not be decoded."""
         self._timeline: Timeline | None = None
@@ -65,6 +68,10 @@ class Packets:
         """Byte and time stamp."""
         self._shift = 0
         """The byte that FFmpeg sees as the start of the file."""
+        self._has_skipped = False
+        """Whether any packets were skipped."""
+        self._last_link = file.size
+        """The byte of an Ogg file behind which no link begins, as far as that is known."""
         self._ticks = 0
         """Offset that is added to time stamps since a seek."""
         self._land_before: float | None = None
@@ -99,14 +106,40 @@ class Packets:
                 return
             except EndOfFile:
                 return
+            except PatchWelcomeError:
+                if not self._open_next_link():
+                    self._damaged.append((None, 0.0))
             except FFmpegError:
                 self._damaged.append((None, 0.0))
+
+    def _open_next_link(self, packet: av.Packet | None = None) -> bool:
+        """Goes on with the next link of a chained Ogg file, whose rate or channels FFmpeg refuses
+        to change; with a packet, only if that belongs to a later link than the one opened."""
+        if self._container.format.name != "ogg" or self._shift >= self._last_link:
+            return False
+        with self._whole_file():
+            link = seeking.next_ogg_link(self.file, self._shift)
+            if link is None:
+                self._last_link = self._shift
+            elif packet is not None:
+                position = self._shift + (packet.pos or 0)
+                while (later := seeking.next_ogg_link(self.file, link)) and later <= position:
+                    link = later
+                link = link if link <= position else None
+        if link is None:
+            return False
+        if self._has_skipped:
+            raise CannotSkip
+        self._reopen(link, 0)
+        return True
 
     def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
         """Whether no clip needs a packet, and its length is known."""
         time, timeline = stamp_seconds(packet), self._timeline
         if time is None or timeline is None or not self._samples(packet):
             return False
+        if self._track.codec_context.sample_rate != timeline.rate:
+            return False  # Only decoding and resampling it counts exactly.
         if float(packet.time_base or 1) * timeline.rate > 1.0:
             return False  # Time stamps are coarser than samples: only decoding counts exactly.
         behind = (time - timeline.origin + preroll) * timeline.rate

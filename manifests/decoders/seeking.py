@@ -80,6 +80,27 @@ def ogg_is_one_stream(file: AudioFile) -> bool:
     return _remember(("ogg", file.stamp), lambda: _check_ogg(file))
 
 
+def next_ogg_link(file: AudioFile, after: int) -> int | None:
+    """First byte of the first link of a chained Ogg file that begins behind a byte.
+
+    A link begins with the first pages of its streams.
+    """
+    position, is_head = 0, True
+    data, base = b"", 0
+    while position < file.size:
+        if position + 282 > base + len(data):
+            base, data = position, file.peek(position, WINDOW * 16)
+        page = _page(data, position - base)
+        if page is None:
+            place = data.find(b"OggS\0", position - base + 1)
+            position = base + place if place > 0 else max(position + 1, base + len(data) - 4)
+            continue
+        if page.is_first and not is_head and position > after:
+            return position
+        is_head, position = page.is_first, position + page.size
+    return None
+
+
 def mp3_frames(file: AudioFile) -> Mp3Frames | None:
     """Returns the positions of the frames of an MP3 file; None if there is other data between
     them."""

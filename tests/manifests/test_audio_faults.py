@@ -420,3 +420,63 @@ def test_clips_of_one_file_are_decoded_once(
         stop = None if duration is None else start + round(duration * rate)
         assert np.array_equal(wave.samples, whole.samples[start:stop])
         assert wave.digest == audio.decode(clip(path, offset=offset, duration=duration)).digest
+
+
+@pytest.mark.parametrize(
+    ("codec", "suffix", "change"),
+    [("libvorbis", "ogg", "-ar 32000"), ("libvorbis", "ogg", "-ac 2"), ("flac", "oga", "-ar 32000"),
+     ("libopus", "opus", "-ac 2")],
+)  # fmt: skip
+def test_a_chained_ogg_may_change_its_format(
+    tmp_path: Path, reference: Path, codec: str, suffix: str, change: str
+):
+    """FFmpeg refuses to change rate or channels within an Ogg file; each link is opened anew."""
+    one, two, path = (tmp_path / f"{name}.{suffix}" for name in ("one", "two", "chained"))
+    rate = ("-ar", "48000") if codec == "libopus" else ()
+    ffmpeg("-i", reference, *rate, "-c:a", codec, "-f", "ogg", one)
+    arguments = (*rate, *change.split(), "-c:a", codec, "-f", "ogg", "-serial_offset", "7")
+    ffmpeg("-i", reference, *arguments, two)
+    path.write_bytes(one.read_bytes() + two.read_bytes() + one.read_bytes())
+    wave = audio.decode(clip(path))
+    assert wave.seconds == pytest.approx(18.0, abs=0.1)
+    assert kinds(wave) <= {"changing-rate"}
+    for offset in (1.0, 7.0, 13.0):
+        check_time(path, offset=offset, true=1.0)
+        part = audio.decode(clip(path, offset=offset, duration=1.0)).samples
+        start = round(offset * wave.sample_rate)
+        assert np.array_equal(part, wave.samples[start : start + len(part)])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "w64"])
+def test_cuts_of_mp3_in_wav_are_the_whole_files_samples(
+    tmp_path: Path, reference: Path, suffix: str
+):
+    path = tmp_path / f"mp3.{suffix}"
+    ffmpeg("-i", reference, "-c:a", "libmp3lame", path)
+    wave = audio.decode(clip(path))
+    assert len(wave.samples) == pytest.approx(len(decode_with_ffmpeg(path, RATE)), abs=8)
+    for offset in (1.2345, 3.0):
+        part = audio.decode(clip(path, offset=offset, duration=0.75)).samples
+        start = round(offset * RATE)
+        assert np.array_equal(part, wave.samples[start : start + len(part)])
+
+
+def test_the_rest_of_joined_flac_files_is_cut_like_the_whole(tmp_path: Path, reference: Path):
+    """With a cut that states no end, the first file's stated length is not the end."""
+    path = tmp_path / "joined.flac"
+    run("flac", "--silent", "-o", tmp_path / "one.flac", reference)
+    path.write_bytes((tmp_path / "one.flac").read_bytes() * 2)
+    wave = audio.decode(clip(path))
+    assert len(wave.samples) == 12 * RATE
+    part = audio.decode(clip(path, offset=2.1)).samples
+    assert np.array_equal(part, wave.samples[round(2.1 * RATE) :])
+
+
+@pytest.mark.parametrize(("suffix", "codec"), [("webm", "libvorbis"), ("mkv", "libopus")])
+def test_an_encoders_delay_in_a_video_is_no_gap(
+    tmp_path: Path, reference: Path, suffix: str, codec: str
+):
+    path = tmp_path / f"video.{suffix}"
+    ffmpeg("-f", "lavfi", "-i", "color=size=32x32:rate=10:duration=6", "-i", reference,
+           "-c:v", "libvpx", "-c:a", codec, path)  # fmt: skip
+    assert not audio.decode(clip(path)).warnings
