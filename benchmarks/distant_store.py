@@ -107,4 +107,7 @@ class _Handler(fs.FileSystemHandler):
 def plant() -> None:
     """Redirects every `s3://` address to the local path of its key, with a latency of 40 ms."""
     distant = fs.PyFileSystem(_Handler())
-    storage._connect = lambda uri: (distant, "")  # pyright: ignore[reportAttributeAccessIssue]
+    storage._connect = lambda uri: (  # pyright: ignore[reportAttributeAccessIssue]
+        distant,
+        uri.partition("://")[2],
+    )
