@@ -153,7 +153,7 @@ def _continues(file: AudioFile, stated: int) -> bool:
     try:
         _forget_flac_length(file)
         file.seek(0)
-        with soundfile.SoundFile(cast(BinaryIO, file)) as sound:
+        with _ForwardFile(cast(BinaryIO, file)) as sound:
             sound.seek(stated - 1)
             return len(sound.read(2, dtype="float32")) > 1
     except (soundfile.SoundFileError, ValueError):
