@@ -255,7 +255,9 @@ def build(
         size = CLIPS_PER_SHARD if clips_per_shard is None else clips_per_shard
         before = Corpus(out, CorpusIndex(name=named, clips_per_shard=size))
 
-    ledger = DuplicateIndex(before.tables(), before.clip)
+    ledger = DuplicateIndex(
+        before.tables(), before.clip, part_sizes=[part.clips for part in before.parts]
+    )
     contents = before.contents
     for table, size in _parts((ledger.admit(batch) for batch in batches), contents.clips_per_shard):
         contents = _add_part(folder, contents, table, size)

@@ -28,10 +28,18 @@ class DuplicateIndex:
     Args:
         tables: The corpus's rows, `manifests.clips.SCHEMA`.
         clip: The corpus's clip at a row.
+        part_sizes: Number of clips of each part; a build appends parts.
     """
 
-    def __init__(self, tables: Iterable[pa.Table], clip: Callable[[int], Clip]) -> None:
+    def __init__(
+        self,
+        tables: Iterable[pa.Table],
+        clip: Callable[[int], Clip],
+        *,
+        part_sizes: Sequence[int] = (),
+    ) -> None:
         hashes = [_hashes(table) for table in tables]
+        self._part_ends = np.cumsum(part_sizes, dtype=np.int64) - 1
         keys = np.concatenate([_NONE, *(keys for keys, _ in hashes)])
         self._rows = keys.argsort().astype(np.uint32)
         self._keys = keys[self._rows]
@@ -84,12 +92,15 @@ class DuplicateIndex:
         Raises:
             UserError: an id occurs twice.
         """
-        met = self._met[self._met > 0].astype(np.int64)
-        if len(moved := np.flatnonzero(np.diff(met) < 0)):
+        # Clips that were added between others follow at the end: places go back at ends of parts.
+        rows = np.flatnonzero(self._met)
+        descends = np.diff(self._met[rows].astype(np.int64)) < 0
+        moved = descends & ~np.isin(rows[:-1], self._part_ends)
+        if num_moved := int(moved.sum()):
             log.warning(
                 "the source was reordered (its clips go back at %d places); the corpus keeps its "
                 "own order, and new clips follow at its end",
-                len(moved),
+                num_moved,
             )
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)

@@ -24,7 +24,7 @@ import pipeline
 import teachers
 from manifests.errors import StoreError, UserError
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
-from pipeline.build.environment import StopSignal
+from pipeline.build.environment import StopSignal, check_address
 from pipeline.build.ray_texts import cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
@@ -231,15 +231,16 @@ def _start_local(quiet: dict[str, Any]) -> None:
         ):
             raise
         raise UserError(
-            f"a local Ray cluster does not start on this machine ({_last_line(error)}); free "
-            "memory and space "
-            "in the temporary folder, or name a running cluster with --ray-address"
+            f"a local Ray cluster does not start on this machine ({_last_line(error)}); run the "
+            "command again if the machine is busy, else free memory and space in the temporary "
+            "folder, or name a running cluster with --ray-address"
         ) from None
 
 
 def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
     ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
     runtime = {"py_modules": [*ours, *config.py_modules]}
+    check_address(config.ray_address)
     try:
         ray.init(config.ray_address, runtime_env=runtime, **quiet)
     except (ConnectionError, exceptions.AuthenticationError) as error:

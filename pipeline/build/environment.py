@@ -6,15 +6,18 @@ import contextlib
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from manifests.errors import Interrupted
+from manifests.errors import Interrupted, UserError
 
 SHUTDOWN_S = 20.0
 """Seconds to wait for the cluster to stop before the process ends without it."""
+CONNECT_S = 10.0
+"""Seconds to wait for the address of a cluster to accept a connection."""
 
 
 def prepare(*, local: bool) -> None:
@@ -72,3 +75,22 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self.receive)
+
+
+def check_address(address: str) -> None:
+    """Checks that something listens at a cluster's address; Ray itself tries for many minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return  # `auto`, or a name that Ray resolves.
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"no Ray cluster answers at {address!r} ({reason}); start one with `ray start --head`, "
+            "correct --ray-address, or leave it out for a local cluster"
+        ) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -16,7 +17,7 @@ from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from pipeline import cli
-from pipeline.build import plan
+from pipeline.build import environment, plan
 from pipeline.build.languages import warn_of_languages
 from pipeline.teacher_options import merge_teacher_options
 from tests.pipeline.report_cache import TEACHERS, make_cache
@@ -245,3 +246,21 @@ def test_small_prices_are_not_zero() -> None:
     assert [plan._price(value) for value in (None, 0.0, 0.00109, 0.5, 1234.5)] == [
         "unknown", "0", "0.0011", "0.50", "1,234.50"
     ]  # fmt: skip
+
+
+def test_a_cluster_address_without_a_cluster_is_one_line() -> None:
+    """Ray tried it for more than ten minutes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+        environment.check_address(f"127.0.0.1:{port}")
+        environment.check_address("auto")
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", f"[::1]:{port}"):
+        with pytest.raises(UserError, match=r"no Ray cluster answers at .* leave it out"):
+            environment.check_address(address)
+
+
+def test_rm_says_what_readers_get_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cache = make_cache(tmp_path, count=8, failures=False)
+    (version,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
+    _, out, _ = run(capsys, "rm", version, "--cache", cache)
+    assert "now they get no version of pitch" in out

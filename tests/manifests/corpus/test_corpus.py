@@ -276,3 +276,16 @@ def test_shards_of_long_clips_hold_fewer(tmp_path: Path, seconds: float | None, 
     assert made.shard_sizes()[0] == max(made.shard_sizes()) == expected
     grown = build([*clips, Clip(clip_id="x", uri="/x.wav", duration=1.0)], tmp_path / "corpus")
     assert grown.shard_sizes()[:-1] == made.shard_sizes()
+
+
+def test_clips_added_between_others_are_no_reordering(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A folder is sorted: new files come between known ones, also at every later build."""
+    clips = make(20)
+    build([clip for n, clip in enumerate(clips) if n % 5], tmp_path / "c", clips_per_shard=4)
+    for _ in range(2):
+        assert build(clips, tmp_path / "c").num_clips == 20
+        assert "reordered" not in caplog.text
+    build([*clips[10:], *clips[:10]], tmp_path / "c")
+    assert "the source was reordered" in caplog.text
