@@ -1,4 +1,4 @@
-"""A hub served from a folder over HTTP: the end points that huggingface_hub asks, with commits,
+"""A hub served from a folder over HTTP: the end points that huggingface_hub calls, with commits,
 entity tags and LFS digests as the real one states them."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Every `--help`, a completion script, a wrong option and `--version` answer at once.
+"""Tests that each `--help`, a completion script, a wrong option and `--version` return quickly.
 
-Seconds on a shared machine say little, so what counts is what was imported: nothing that reads
-audio, Parquet or weights. CPU time is looked at besides, the best of three.
+Times on a shared machine vary, so the test checks which modules were imported: none that reads
+audio, Parquet or weights. It also checks the CPU time, the best of three.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def test_own_corpus(world: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_plain_pytorch_reads_one_stream_off_another(world: Path) -> None:
+def test_plain_pytorch_predicts_one_stream_from_another(world: Path) -> None:
     words = ("--source", "asr.encoder", "--target", "mood.lld", "--epochs", "40")
     said = run("-m", "examples.plain_pytorch", *words, cwd=world)
     result = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", said)

@@ -63,7 +63,7 @@ def test_read_commands_speak_json(
     assert {key: type(result[0][key]) for key in first} == first
 
 
-def test_a_clip_is_drawn_from_what_is_left_of_it(
+def test_a_clip_without_audio_or_targets_is_shown_partly(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     """The audio of clip004 is missing but has targets; the other clip has neither."""
@@ -201,7 +201,7 @@ def test_rm_without_a_fingerprint_lists_the_versions(
 def test_clips_with_audio_warnings_are_listed(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`status` counts them; which clips they are stood nowhere but in the report's sample."""
+    """`status` only counts them; `failures --warnings` lists every clip."""
     _, out, _ = run(capsys, "failures", "--warnings", "--cache", cache, "--json")
     warned = {line["clip_id"]: line["warnings"] for line in json.loads(out)}
     assert warned == {"clip001": ["silent"], "clip002": ["clipped"]}

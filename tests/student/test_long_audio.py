@@ -258,12 +258,12 @@ def test_commands_support_several_blocks_or_explain_why_not(
         assert len(reading.values_ND) == 3 * 8
     reading = read_run(run, [str(world.cache)], pictures=0)
     assert set(reading["streams"]) == set(STREAMS)
-    path = world.clips[2].uri
+    clips = [clip for clip in world.clips if clip.duration == world.clips[2].duration][:2]
     for duration in (world.clips[2].duration, None):
         asked = [
-            Question(id=str(n), kind="label", audio=path, question="?", answer=str(n),
+            Question(id=str(n), kind="label", audio=clip.uri, question="?", answer=str(n),
                      duration=duration)
-            for n in range(2)
+            for n, clip in enumerate(clips)
         ]  # fmt: skip
         with pytest.raises(UserError, match=r"one block per clip"):
             ablate(run, asked)

@@ -33,7 +33,7 @@ def lines(path: Path, *rows: dict) -> Path:
     return path
 
 
-def test_a_header_does_not_limit_the_samples(tmp_path: Path):
+def test_the_length_in_a_header_does_not_limit_a_clip(tmp_path: Path):
     folder = tmp_path / "audio"
     folder.mkdir()
     reference = write_reference(tmp_path / "reference.wav")
@@ -128,7 +128,7 @@ def test_links_are_followed_once(tmp_path: Path):
     assert [Path(clip.uri).name for clip in read(folder)] == ["x.wav"]
 
 
-def test_every_name_that_the_decoder_reads_and_what_is_passed_over(
+def test_files_are_selected_by_names_the_decoder_reads(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     reference = write_reference(tmp_path / "reference.wav", 1.0)
@@ -208,7 +208,7 @@ def test_rows_of_both_formats_have_one_digest_order(tmp_path: Path):
     assert np.isclose(corpus.seconds, 2.0)
 
 
-def test_what_looks_like_audio_but_is_no_file_is_reported(
+def test_entries_named_like_audio_that_are_not_files_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_reference(tmp_path / "a.wav")

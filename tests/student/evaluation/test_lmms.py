@@ -1,4 +1,4 @@
-"""The plug-in for lmms-eval: against the harness if it is installed, else its interface."""
+"""Tests the plug-in for lmms-eval, with the harness or a copy of its interface."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclass
 class Request:
-    """As the harness makes them."""
+    """A request with the fields of the harness."""
 
     args: tuple
 
