@@ -50,7 +50,7 @@ class Waveform:
         if self.known_digest is not None:
             return self.known_digest
         digest = hashlib.blake2b(np.int64(self.sample_rate).tobytes(), digest_size=16)
-        digest.update(self.samples)
+        digest.update(self.samples.data)
         return digest.hexdigest()
 
     @property

@@ -162,7 +162,8 @@ def collate(
     targets, covered = {}, {}
     num_frames = grid.num_frames
     if grid.per_token:
-        num_frames = max(len(row.audio_weights_NS) for row in examples)
+        weights = [row.audio_weights_NS for row in examples]
+        num_frames = max(len(own_NS) for own_NS in weights if own_NS is not None)
     for stream in grid.cached_streams:
         frames, known = [], []
         for row in examples:

@@ -45,7 +45,7 @@ def silence_gguf() -> None:
 
     The bar is tqdm's own, so `disable_progress_bar` of transformers has no effect on it.
     """
-    modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm.tqdm, disable=True)
+    modeling_gguf_pytorch_utils.tqdm = functools.partial(tqdm.tqdm, disable=True)  # pyright: ignore
 
 
 def grouped_product_operator() -> Any:

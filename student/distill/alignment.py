@@ -104,12 +104,13 @@ def student_frames(
         num_spans=num_spans,
         span_s=span_s,
     )
+    num_spans = len(span_edges(duration, num_spans, span_s)) - 1
     kind, windows = KINDS[spec.kind], CODECS[spec.codec].pitch_windows
     if kind.valid_frames is None:
         values_TD, scale_D = encoded.unscaled()
         return (weights_NT @ values_TD) * scale_D
     if windows is not None:
-        return _average_windows(windows(encoded.blob, spec), weights_NT, spec)
+        return _average_windows(windows(encoded.blob, spec), weights_NT, num_spans, spec)
     frames_TD, columns = encoded.decode(), kind.masked_columns
     frames_ND = weights_NT @ frames_TD
     valid_NT = weights_NT * kind.valid_frames(frames_TD)
@@ -119,10 +120,10 @@ def student_frames(
 
 
 def _average_windows(
-    windows: PitchWindows, weights_NT: sparse.csr_array, spec: StreamSpec
+    windows: PitchWindows, weights_NT: sparse.csr_array, num_spans: int, spec: StreamSpec
 ) -> np.ndarray:
     """Averages pitch frames from the stored bins: 25 around each peak instead of all 360."""
-    num_spans, num_bins, voicing_T = weights_NT.shape[0], spec.dim - 1, windows.voicing_T
+    num_bins, voicing_T = spec.dim - 1, windows.voicing_T
     pieces = weights_NT.tocoo()
     span_P, frame_P = pieces.coords
     weight_P = pieces.data * (voicing_T >= VOICED)[frame_P]

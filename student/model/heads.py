@@ -52,17 +52,15 @@ class TokenHead(nn.Module):
 
     def __init__(self, *, hidden_size: int, dim: int, config: HeadConfig):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.LayerNorm(hidden_size),
-            nn.Linear(hidden_size, config.width),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-            nn.Linear(config.width, dim),
-        )
+        self.norm = nn.LayerNorm(hidden_size)
+        self.project = nn.Linear(hidden_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+        self.predict = nn.Linear(config.width, dim)
 
     def forward(self, hidden_BAH: Tensor) -> Tensor:
         """Computes the frames in temporal order."""
-        return self.layers(hidden_BAH.to(self.layers[0].weight.dtype))
+        states_BAH = self.norm(hidden_BAH.to(self.project.weight.dtype))
+        return self.predict(self.dropout(nn.functional.gelu(self.project(states_BAH))))
 
 
 def find_head_layer(config: HeadConfig, num_layers: int) -> int:

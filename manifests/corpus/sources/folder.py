@@ -42,7 +42,7 @@ METADATA = ("metadata.csv", "metadata.jsonl")
 TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
-def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
+def clips(source: str, index: SourceIndex | None = None) -> Iterator[Clip]:
     """Yields the clips of a folder and all its subfolders, without hidden ones.
 
     An id depends only on the path, so that a file that was replaced by a longer one is detected.
@@ -55,7 +55,7 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
         UserError: the folder has no audio, a name that is not Unicode, or an invalid table.
     """
     count = 0
-    walk = _Walk(index)
+    walk = _Walk(index or SourceIndex())
     for count, clip in enumerate(walk.clips(Folder(source)), 1):  # noqa: B007 (counts)
         yield clip
     for suffix, instead in (
