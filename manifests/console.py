@@ -89,6 +89,7 @@ class _Parser(ArgumentParser):
         ):
             name, kind, value = wrong.groups()
             kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
+            kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
             last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
         elif unknown := re.fullmatch(r"unrecognized arguments: (\S+)(.*)", last):
             option = _dashed(unknown[1])

@@ -83,6 +83,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     # Data: the clips, the questions about them, and the targets of the teachers.
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
     pinned, versions = run.pinned_streams(recipe)
+    if not caches and not recipe.distils:
+        pinned = {}  # The streams of the recipe matter only to arms with heads.
     streams = open_streams(caches, pinned, local_copies=options.local_copies, versions=versions)
     copy_ahead(streams)
     corpus = Corpus(options.corpus)

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -44,13 +45,19 @@ def train(recipe: Recipe) -> None:
     print(as_fields(recipe))
 
 
-def look(path: str, deep: bool = False, limit: int | None = None) -> int:
+def look(
+    path: str,
+    deep: bool = False,
+    limit: int | None = None,
+    colour: Literal["red", "green"] = "red",
+) -> int:
     """Lists something.
 
     Args:
         path: Path of the thing.
         deep: Look closely.
         limit: Most things to look at.
+        colour: Colour of the things.
     """
     print(path, deep, limit)
     return 1 if deep else 0
@@ -186,6 +193,10 @@ def test_the_console_loads_no_framework() -> None:
         (
             ["look", "x", "--limmit", "3"],
             "unknown option --limmit 3; did you mean --limit?; see tool look --help",
+        ),
+        (
+            ["look", "x", "--colour", "blue"],
+            "--colour: expected one of 'red', 'green', found 'blue'; see tool look --help",
         ),
         (["lok"], "unknown command 'lok'; did you mean look?; see tool --help"),
     ],

@@ -67,7 +67,7 @@ def thinking_places(student: Student, ids_BS: Tensor) -> Tensor:
     assert student.block is not None
     content = torch.tensor(student.block.content_ids, device=ids_BS.device)
     places_BS = torch.isin(ids_BS, content)
-    if (places_BS.sum(1) > len(content)).any():
+    if (places_BS.sum(-1) > len(content)).any():
         raise _several_blocks("a prompt has longer audio")
     return places_BS
 

@@ -205,3 +205,9 @@ def test_a_student_learns_every_stream_on_held_out_clips(world: Any, tmp_path: P
         assert last[f"{name}/metric"] > first[f"{name}/metric"] + 0.05, name
         assert last[f"{name}/metric"] > last[f"{name}/mean_predictor"] + 0.05, name
     assert last["answer_loss"] < first["answer_loss"] / 2
+
+
+def test_an_arm_without_heads_needs_no_cache(world: Any, tmp_path: Path) -> None:
+    """The recipe's streams were looked for all the same."""
+    options = dataclasses.replace(world.options(tmp_path / "run", arm="pause"), cache=[])
+    assert set(train(options)) >= {"before", "joint"}
