@@ -25,7 +25,7 @@ try:
     import gradio
     from gradio import themes
 except ModuleNotFoundError:
-    raise UserError("the page needs gradio: pip install 'coat-distill[demo]'") from None
+    raise UserError("the page needs gradio: pip install -e '.[demo]'") from None
 
 from manifests.audio import Waveform
 from manifests.page.figure import draw_tracks, to_svg
