@@ -20,8 +20,25 @@ from student.recipe_names import settle_arguments
 from student.run_options import ArmsOptions, TrainOptions
 
 
+def _check_sources(options: TrainOptions | ArmsOptions) -> None:
+    """Opens corpus and caches, so that a wrong address is reported before PyTorch is imported.
+
+    Raises:
+        UserError: one of them is not there.
+    """
+    from manifests.cache.layout import Layout
+    from manifests.corpus.corpus import Corpus
+
+    Corpus(options.corpus)
+    for cache in [options.cache] if isinstance(options.cache, str) else options.cache:
+        Layout.open(cache)
+    if messages.is_terminal:
+        messages.print("loading PyTorch and transformers")
+
+
 def train(options: TrainOptions) -> None:
     """Train a student on a corpus and its teacher cache, or resume an unfinished run."""
+    _check_sources(options)
     from student.quiet import quiet_libraries
     from student.train import train as run_training
 
@@ -47,6 +64,7 @@ def plan(options: PlanOptions) -> None:
 
 def base(options: TrainOptions) -> int:
     """Train a language model to process audio, and write the initial checkpoint of all arms."""
+    _check_sources(options)
     from student.base import CHECKPOINT, build_base
     from student.quiet import quiet_libraries
     from student.release.export import describe
@@ -59,6 +77,7 @@ def base(options: TrainOptions) -> int:
 
 def arms(options: ArmsOptions) -> None:
     """Train coat and its controls with several seeds, all with one recipe."""
+    _check_sources(options)
     from student.arms import run_arms
     from student.quiet import quiet_libraries
 

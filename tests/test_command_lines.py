@@ -10,8 +10,12 @@ import json
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from manifests.clips import Clip
+from manifests.corpus.corpus import build
 
 HEAVY = {
     "accelerate", "av", "huggingface_hub", "matplotlib", "numpy", "onnxruntime", "pandas", "peft",
@@ -93,3 +97,18 @@ def test_a_help_takes_less_than_a_second_of_cpu(program: str) -> None:
         if seconds[-1] < 1:
             return
     pytest.fail(f"{program} {command} --help took {min(seconds):.1f} s of CPU time")
+
+
+def test_a_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    corpus = build([Clip(clip_id="a", uri="/a.wav", duration=1.0)], tmp_path / "corpus")
+    common = ["--model.build", "tiny", "--out", str(tmp_path / "run")]
+    lines = [
+        [command, *common, "--corpus", str(folder), "--cache", str(tmp_path / "cache")]
+        for command in ("train", "arms")
+        for folder in (tmp_path / "absent", corpus.folder.uri)
+    ]
+    ends, modules = ask("coat-student", lines)
+    assert [code for code, _, _ in ends] == [2] * len(lines)
+    assert ["not a complete corpus" in err for _, _, err in ends] == [True, False] * 2
+    assert ["not a teacher cache" in err for _, _, err in ends] == [False, True] * 2
+    assert modules & HEAVY == set()

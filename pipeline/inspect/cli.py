@@ -214,7 +214,8 @@ def list_failures(
     if json:
         print_json([failures.as_json(line) for line in lines])
     elif not export:
-        console.print(failures.table(lines) if lines else "no clip has failed")
+        nothing = "no clip has failed" if specs else "nothing has been built yet"
+        console.print(failures.table(lines) if lines else nothing)
 
 
 def list_versions(cache: str = "cache", json: bool = False) -> None:

@@ -52,7 +52,13 @@ def read_questions(path: str | Path) -> list[Question]:
                 question = _from_held_out(row, number, tasks)
             else:
                 question = _from_row(row, number, path.parent)
-        except (ValueError, TypeError, KeyError, UserError) as error:
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}, line {number}: invalid JSON ({error.msg} at character {error.pos + 1})"
+            ) from None
+        except UserError as error:
+            raise UserError(f"{path}, line {number}: {error}") from None
+        except (ValueError, TypeError, KeyError) as error:
             raise UserError(
                 f"{path}, line {number}: not a question: {error}; keys are "
                 f"{', '.join(KEYS)}, of which {', '.join(REQUIRED)} are required, such as {EXAMPLE}"

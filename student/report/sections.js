@@ -28,13 +28,15 @@ function showTitle() {
   const ends = groups.map((group) => [group, known(runs.filter((run) => run.group === group && lastOf(run))
     .map((run) => run.validation[lastOf(run)].answer_loss))]).filter(([, values]) => values.length);
   const best = ends.sort((item, other) => mean(item[1]) - mean(other[1]))[0];
+  const isClear = ends.length < 2 || mean(ends[1][1]) - mean(best[1]) > 0.01 * mean(best[1]);
+  const lowest = best && `${isClear ? "lowest: " : "within 1% of others: "}${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}`;
   const held = [...new Set(runs.map((run) => run.held_out))];
   head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
     ["Runs", whole(runs.length), `${groups.join(", ")}`],
     ["Backbone", backbones.length > 1 ? whole(backbones.length) : sizes.length === 1 ? amount(sizes[0]) : "–", backbones.join(", ")],
     ["Trained", learntBy(runs), "parameters, maximum over stages"],
     ["Held out", whole(runs[0].num_held_out), held.length > 1 ? "runs have different examples" : "examples"],
-    ["Answer loss", best ? short(mean(best[1])) : "–", best ? `lowest: ${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}` : "not validated yet"],
+    ["Answer loss", best ? short(mean(best[1])) : "–", lowest ?? "not validated yet"],
     ["Training", seconds.length ? span(seconds.reduce((sum, item) => sum + item, 0)) : "–", "all runs together"],
   ]);
 }
