@@ -103,7 +103,7 @@ def test_what_a_run_writes_afterwards(
         assert not list(disk.folder.glob("export*"))
     for words in (asked, reported, exported):
         assert command(student_cli.main, *words)[0] == 0, words
-    (scores,) = (file for file in files if file.suffix == ".json")
+    (scores,) = (file for file in files if file.name.endswith("-limit4.json"))
     assert json.loads(scores.read_text())["questions"] == 4
 
 

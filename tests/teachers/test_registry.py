@@ -111,7 +111,7 @@ def test_music_of_caches_before_its_threshold_was_raised_can_be_reproduced():
     before = registry.make("music", "basic_pitch", {}).spec()
     assert fingerprint("music") != before.fingerprint == "a289082294af"
     assert fingerprint("music", onset_threshold=0.5) == before.fingerprint
-    again = registry.make("music", before.family, registry.settings_of(before)).spec()
+    again = registry.make("music", before.family, registry.settings_from_spec(before)).spec()
     assert again.fingerprint == before.fingerprint
 
 
