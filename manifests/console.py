@@ -39,7 +39,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from manifests.errors import Interrupted, StoreError, UserError, is_disk_full
-from manifests.library_internals import is_list_of_strings
+from manifests.library_internals import is_list_of_strings, options_of, subcommands_of
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -93,20 +93,15 @@ class _Parser(ArgumentParser):
             last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
         elif unknown := re.fullmatch(r"unrecognized arguments: (\S+)(.*)", last):
             option = _dashed(unknown[1])
-            known = [_dashed(known) for known in self._option_string_actions]
+            known = [_dashed(known) for known in options_of(self)]
             last = f"unknown option {option}{unknown[2]}{_suggestion(option, known)}"
         elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):
-            last = f"unknown command {choice[1]!r}{_suggestion(choice[1], self._commands())}"
+            last = f"unknown command {choice[1]!r}{_suggestion(choice[1], subcommands_of(self))}"
         raise UserError(f"{last.rstrip('.')}; see {program} --help")
-
-    def _commands(self) -> Mapping[str, Any]:
-        """Subcommand -> its parser."""
-        return self._subcommands_action.choices if self._subcommands_action else {}
 
     def _required(self, command: str, names: Sequence[str]) -> str:
         """Names required options as they are typed, and positional arguments in capitals."""
-        child = self._commands().get(command)
-        options = getattr(child, "_option_string_actions", {})
+        options = options_of(subcommands_of(self).get(command))
         typed = [_dashed(f"--{name}") if f"--{name}" in options else name.upper() for name in names]
         return f"{command} requires {', '.join(typed)}"
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,3 +17,14 @@ def is_list_of_strings(options: Mapping[str, Any]) -> bool:
     `_typehint`.
     """
     return getattr(options.get("action"), "_typehint", None) == list[str]
+
+
+def options_of(parser: ArgumentParser | None) -> Mapping[str, Any]:
+    """Option, such as `--out`, -> action of a parser (Python 3.11's argparse)."""
+    return getattr(parser, "_option_string_actions", {})
+
+
+def subcommands_of(parser: ArgumentParser) -> Mapping[str, ArgumentParser]:
+    """Subcommand -> its parser (jsonargparse 4.53)."""
+    action = getattr(parser, "_subcommands_action", None)
+    return action.choices if action else {}

@@ -53,7 +53,7 @@ def run(place: Path, *words: str) -> subprocess.CompletedProcess:
         ("coat-cache status --cache nowhere", "not a teacher cache"),
         ("coat-cache status --cache tomorrow", "upgrade"),
         ("coat-cache show x --cache nowhere", "not a teacher cache"),
-        ("coat-cache rm asr --cache tomorrow", "NAME@FINGERPRINT"),
+        ("coat-cache rm asr --cache tomorrow", "format 99"),
         ("coat-student train --config recipe.yaml --corpus corpus --cache k --out r", "blokc"),
         ("coat-student train --config none.yaml --corpus corpus --cache k --out r", "none.yaml"),
         ("coat-student generate a.wav what --run nowhere", "a.wav"),

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from manifests.library_internals import is_list_of_strings
+from manifests.library_internals import is_list_of_strings, options_of, subcommands_of
 from pipeline.build import ray_texts
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +138,18 @@ def test_jsonargparse_keeps_the_type_of_a_list_in_its_action(
     monkeypatch.setattr(console, "is_list_of_strings", spy)
     console._Parser().add_function_arguments(command, as_positional=True)
     assert lists[-2:] == [True, False], "jsonargparse: an action's _typehint has moved"
+
+
+def test_jsonargparse_keeps_options_and_subcommands_where_errors_look_for_them() -> None:
+    from manifests import console
+
+    def command(word: str) -> None:
+        """A command."""
+
+    parser, _ = console.make_parser("tool", {"look": command}, description="x")
+    assert set(subcommands_of(parser)) == {"look", "completion"}, "jsonargparse: subcommands"
+    assert "--verbose" in options_of(parser), "argparse: _option_string_actions has moved"
+    assert options_of(None) == {}
 
 
 def test_openai_whisper_lists_its_checkpoints() -> None:

@@ -431,12 +431,12 @@ def test_a_chained_ogg_may_change_its_format(
     tmp_path: Path, reference: Path, codec: str, suffix: str, change: str
 ):
     """FFmpeg refuses to change rate or channels within an Ogg file; each link is opened anew."""
-    one, two, path = (tmp_path / f"{name}.{suffix}" for name in ("one", "two", "chained"))
+    first, second, path = (tmp_path / f"{name}.{suffix}" for name in ("first", "second", "chained"))
     rate = ("-ar", "48000") if codec == "libopus" else ()
-    ffmpeg("-i", reference, *rate, "-c:a", codec, "-f", "ogg", one)
+    ffmpeg("-i", reference, *rate, "-c:a", codec, "-f", "ogg", first)
     arguments = (*rate, *change.split(), "-c:a", codec, "-f", "ogg", "-serial_offset", "7")
-    ffmpeg("-i", reference, *arguments, two)
-    path.write_bytes(one.read_bytes() + two.read_bytes() + one.read_bytes())
+    ffmpeg("-i", reference, *arguments, second)
+    path.write_bytes(first.read_bytes() + second.read_bytes() + first.read_bytes())
     wave = audio.decode(clip(path))
     assert wave.seconds == pytest.approx(18.0, abs=0.1)
     assert kinds(wave) <= {"changing-rate"}

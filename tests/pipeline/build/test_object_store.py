@@ -134,6 +134,6 @@ def test_folders_share_a_connection(s3: fs.FileSystem):
 
 
 def test_a_missing_bucket_is_reported(s3: fs.FileSystem, make_corpus: MakeCorpus):
-    with pytest.raises(UserError, match=r"cannot write to the cache: .*nosuchbucket"):
+    with pytest.raises(UserError, match=r"there is no bucket nosuchbucket; create it"):
         run(make_corpus(2), "s3://nosuchbucket/cache")
     assert s3.get_file_info("nosuchbucket").type == fs.FileType.NotFound
