@@ -6,10 +6,7 @@ run fails when a file skips more tests than `allowed_skips.txt` grants it.
 
 from __future__ import annotations
 
-import socket
-import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,9 +76,7 @@ def s3() -> Iterator[fs.FileSystem]:
     One for all tests: what has connected once keeps the address.
     """
     pytest.importorskip("moto.server", reason="pip install 'moto[server]' serves the S3 API")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = emulators.free_port()
     settings = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
         "AWS_ACCESS_KEY_ID": "test",
@@ -89,30 +84,11 @@ def s3() -> Iterator[fs.FileSystem]:
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        with pytest.MonkeyPatch.context() as environment:
-            for name, value in settings.items():
-                environment.setenv(name, value)
-            for name in ("no_proxy", "NO_PROXY"):
-                environment.setenv(name, "127.0.0.1")
-            deadline = time.monotonic() + 60
-            while True:
-                with socket.socket() as client:
-                    if not client.connect_ex(("127.0.0.1", port)):
-                        break
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.1)
-            store, bucket = fs.FileSystem.from_uri("s3://data?allow_bucket_creation=true")
-            store.create_dir(bucket)
-            yield store
-    finally:
-        server.kill()
-        server.wait()
+    command = [sys.executable, "-m", "moto.server", "-p", str(port)]
+    with emulators.running(command, port, settings, patience_s=60):
+        store, bucket = fs.FileSystem.from_uri("s3://data?allow_bucket_creation=true")
+        store.create_dir(bucket)
+        yield store
 
 
 @pytest.fixture(scope="session", params=["google", "azure"])

@@ -1,4 +1,4 @@
-"""Runs emulators of Google's and Azure's object stores in separate processes."""
+"""Runs emulators of object stores (S3, Google's, Azure's) in separate processes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from manifests import connections
 
 AZURITE = "COAT_AZURITE"
 """Environment variable with the path of azurite-blob, if it is not on the PATH."""
+NO_PROXY = ("no_proxy", "NO_PROXY")
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 """The account and the key that every Azurite has, as its documentation states them."""
@@ -27,10 +28,10 @@ KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr
 @contextlib.contextmanager
 def google(folder: Path) -> Iterator[str]:
     """Serves a bucket of Google Cloud Storage; yields its address."""
-    port = _free_port()
+    port = free_port()
     command = [sys.executable, "-m", "gcp_storage_emulator", "start", "--host", "127.0.0.1"]
     command += ["--port", str(port), "--in-memory", "--quiet", "--default-bucket", "data"]
-    with _running(command, port, {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}):
+    with running(command, port, {"STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{port}"}):
         yield "gs://data"
 
 
@@ -40,14 +41,14 @@ def azure(folder: Path) -> Iterator[str]:
     program = os.environ.get(AZURITE) or shutil.which("azurite-blob")
     if program is None:
         pytest.skip(f"npm install azurite, and set {AZURITE} to .../node_modules/.bin/azurite-blob")
-    port = _free_port()
+    port = free_port()
     command = [program, "--silent", "--inMemoryPersistence", "--disableTelemetry"]
     command += ["--skipApiVersionCheck", "--blobPort", str(port)]
     stated = (
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
     )
-    with _running(command, port, {"AZURE_STORAGE_CONNECTION_STRING": stated}, cwd=folder):
+    with running(command, port, {"AZURE_STORAGE_CONNECTION_STRING": stated}, cwd=folder):
         address = f"abfs://data@{ACCOUNT}.dfs.core.windows.net"
         store = connections.connect_azure(address)
         assert isinstance(store, fs.AzureFileSystem)
@@ -55,29 +56,44 @@ def azure(folder: Path) -> Iterator[str]:
         yield address
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of this machine at which nothing listens."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
 
 
 @contextlib.contextmanager
-def _running(
-    command: list[str], port: int, settings: dict[str, str], cwd: Path | None = None
+def running(
+    command: list[str],
+    port: int,
+    settings: dict[str, str],
+    *,
+    cwd: Path | None = None,
+    patience_s: float = 120,
 ) -> Iterator[None]:
+    """Runs a server until the context ends, with an environment that leads to it.
+
+    Args:
+        command: Its command line.
+        port: Port of this machine at which it listens.
+        settings: Environment variables.
+        cwd: Its working directory.
+        patience_s: Seconds after which a server that does not listen is a failure.
+    """
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, cwd=cwd, **quiet)
     try:
         with pytest.MonkeyPatch.context() as environment:
-            for name, value in {**settings, "no_proxy": "127.0.0.1"}.items():
+            for name, value in {**settings, **dict.fromkeys(NO_PROXY, "127.0.0.1")}.items():
                 environment.setenv(name, value)
             _forget()
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + patience_s
             while True:
                 with socket.socket() as client:
                     if not client.connect_ex(("127.0.0.1", port)):
                         break
-                assert time.monotonic() < deadline, "the emulator did not start"
+                assert time.monotonic() < deadline, "the server did not start"
                 time.sleep(0.1)
             yield
     finally:
