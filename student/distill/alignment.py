@@ -104,7 +104,7 @@ def student_frames(
         num_spans=num_spans,
         span_s=span_s,
     )
-    num_spans = len(span_edges(duration, num_spans, span_s)) - 1
+    num_spans = len(weights_NT.indptr) - 1
     kind, windows = KINDS[spec.kind], CODECS[spec.codec].pitch_windows
     if kind.valid_frames is None:
         values_TD, scale_D = encoded.unscaled()

@@ -99,13 +99,9 @@ class Qwen2_5Omni(Backbone):
         # The tower accepts any number of frames, so the audio is not padded to the window of 300 s.
         num_frames = int(features["attention_mask"].sum(-1).max())
         mask_AF = features["attention_mask"][:, :num_frames]
-        before, *pieces = prompt.split("<|AUDIO|>")
-        assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
-        for frames, piece in zip(mask_AF.sum(-1).tolist(), pieces, strict=True):
-            before += "<|AUDIO|>" * (((frames - 1) // 2 - 1) // 2 + 1) + piece
-        ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
+        num_tokens = [((frames - 1) // 2 - 1) // 2 + 1 for frames in mask_AF.sum(-1).tolist()]
         return {
-            "input_ids": ids["input_ids"],
+            "input_ids": processor.tokenize(prompt, "<|AUDIO|>", num_tokens),
             "input_features": features["input_features"][..., :num_frames],
             "feature_attention_mask": mask_AF,
         }

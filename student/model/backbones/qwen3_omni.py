@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     PreTrainedModel,
     Qwen3OmniMoeConfig,
@@ -135,22 +136,18 @@ class Qwen3Omni(Qwen2_5Omni):
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
-        before, *pieces = prompt.split("<|audio_pad|>")
-        assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
         features = [self._features(processor.extractor, wave) for wave in waves]
-        for features_MF, piece in zip(features, pieces, strict=True):
-            before += "<|audio_pad|>" * count_tokens(features_MF.shape[1]) + piece
-        ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
-        inputs = {"input_ids": ids["input_ids"]}
+        num_frames = [features_MF.shape[1] for features_MF in features]
+        num_tokens = [*map(count_tokens, num_frames)]
+        inputs = {"input_ids": processor.tokenize(prompt, "<|audio_pad|>", num_tokens)}
         if not waves:
             return inputs
-        num_frames = max(features_MF.shape[1] for features_MF in features)
-        features_AMF = features[0].new_zeros(len(waves), len(features[0]), num_frames)
-        mask_AF = torch.zeros(len(waves), num_frames, dtype=torch.long)
-        for number, features_MF in enumerate(features):
-            features_AMF[number, :, : features_MF.shape[1]] = features_MF
-            mask_AF[number, : features_MF.shape[1]] = 1
-        return inputs | {"input_features": features_AMF, "feature_attention_mask": mask_AF}
+        features_AFM = pad_sequence([features_MF.T for features_MF in features], batch_first=True)
+        masks = [torch.ones(count, dtype=torch.long) for count in num_frames]
+        return inputs | {
+            "input_features": features_AFM.transpose(1, 2).contiguous(),
+            "feature_attention_mask": pad_sequence(masks, batch_first=True),
+        }
 
     def _features(self, extractor: Any, wave: np.ndarray) -> Tensor:
         """features_MF of one audio, of any length and without padding, as the stock processor

@@ -102,14 +102,9 @@ class Voxtral(Backbone):
     def prepare(
         self, processor: Any, prompt: str, waves: Sequence[np.ndarray]
     ) -> dict[str, Tensor]:
-        before, *pieces = prompt.split("[AUDIO]")
-        assert len(pieces) == len(waves), "the prompt has a placeholder for each audio"
         windows = [self._windows(processor.extractor, wave) for wave in waves]
-        for features_WMF, piece in zip(windows, pieces, strict=True):
-            num_windows, _, num_frames = features_WMF.shape
-            before += "[AUDIO]" * (num_windows * num_frames // POOLING) + piece
-        ids = processor.tokenizer(before, add_special_tokens=False, return_tensors="pt")
-        inputs = {"input_ids": ids["input_ids"]}
+        num_tokens = [len(each_WMF) * each_WMF.shape[-1] // POOLING for each_WMF in windows]
+        inputs = {"input_ids": processor.tokenize(prompt, "[AUDIO]", num_tokens)}
         return inputs | ({"input_features": torch.cat(windows)} if windows else {})
 
     def _windows(self, extractor: Any, wave: np.ndarray) -> Tensor:
