@@ -27,7 +27,7 @@ def connect_hub() -> fs.FileSystem:
         from huggingface_hub import HfFileSystem
     except ModuleNotFoundError:
         raise UserError(
-            "addresses with hf:// need the package huggingface-hub; pip install 'coat-distill[hub]'"
+            "addresses with hf:// need the package huggingface-hub; pip install -e '.[hub]'"
         ) from None
     return fs.PyFileSystem(fs.FSSpecHandler(HfFileSystem()))
 

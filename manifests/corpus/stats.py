@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,7 @@ from manifests.clips import likely_durations
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
+"""Labels that state the language of a clip, the first one before the second."""
 DISTINCT = 10_000
 """Number of distinct values that are counted per label key: the first ones."""
 SHOWN = 5
@@ -53,6 +54,16 @@ class Stats:
     """Most common values of the label `language` or `lang` -> clips."""
     labels: dict[str, Label] = field(default_factory=dict)
     some_ids: list[str] = field(default_factory=list)
+
+
+def labelled_language(labels: Mapping[str, Any]) -> str:
+    """The language that a clip's labels state; empty if there is none."""
+    return next((str(labels[key]) for key in LANGUAGE_KEYS if key in labels), "")
+
+
+def is_same_language(language: str, other: str) -> bool:
+    """Whether two language codes are equal without region and case: `de-AT` and `DE` are."""
+    return language[:2].casefold() == other[:2].casefold()
 
 
 def collect(tables: Iterable[pa.Table]) -> Stats:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from manifests.corpus.corpus import Corpus
-from manifests.corpus.stats import LANGUAGE_KEYS
+from manifests.corpus.stats import is_same_language, labelled_language
 from manifests.streams.specs import TeacherSpec
 
 log = logging.getLogger(__name__)
@@ -30,14 +30,13 @@ def warn_of_languages(corpus: Corpus, specs: Iterable[TeacherSpec]) -> None:
     }
     if not transcribers or not corpus.num_shards:
         return
-    counts: Counter[str] = Counter()
-    for clip in corpus.shard(0):
-        counts.update(str(clip.labels[key]) for key in LANGUAGE_KEYS[:1] if key in clip.labels)
+    counts = Counter(labelled_language(clip.labels) for clip in corpus.shard(0))
+    del counts[""]
     for name, language in transcribers.items():
         other = {
             label: count
             for label, count in counts.most_common()
-            if label[:2].casefold() != language[:2].casefold()
+            if not is_same_language(label, language)
         }
         if other:
             log.warning(

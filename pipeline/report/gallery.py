@@ -21,8 +21,6 @@ from pipeline.report.sampling import Place, SampledClip
 LONGEST_S = 30.0
 """Maximum seconds of a clip that are shown and played."""
 LONGEST_LABEL = 80
-NOT_RUN = "not run yet"
-"""Reason of a teacher that has no targets and no failure; `main.js` compares it."""
 
 T = TypeVar("T")
 
@@ -43,7 +41,9 @@ class GalleryClip:
     teachers: list[str]
     """Teachers with targets for the clip."""
     absent: dict[str, str]
-    """Teacher -> reason why it has no targets."""
+    """Failed teacher -> reason."""
+    not_run: list[str]
+    """Teachers that have not been run on the clip yet."""
     failed: bool
     """Whether a teacher failed on it."""
     findings: list[str]
@@ -116,8 +116,7 @@ def _gallery_clip(
     decoded_s = wave.seconds if isinstance(wave, Waveform) else clip.likely_duration or 0.0
     full_seconds = max([decoded_s, *(target.duration for target in targets.values())])
     seconds = min(full_seconds, LONGEST_S)
-    absent = {name: NOT_RUN for name in teachers if name not in targets}
-    absent |= {
+    absent = {
         name: f"{failure.stage}: {failure.error}, {failure.message}"
         for name, failure in sampled.failures.items()
     }
@@ -140,6 +139,7 @@ def _gallery_clip(
         labels={key: _label(value) for key, value in clip.labels.items()},
         teachers=list(targets),
         absent=absent,
+        not_run=[name for name in teachers if name not in targets and name not in absent],
         failed=bool(sampled.failures),
         findings=list(dict.fromkeys(findings)),
         tracks=sorted(shown, key=_reading_order),

@@ -1,8 +1,5 @@
 // The gallery with its search and filters, and the entry point that builds the page.
 
-/** pipeline/report/gallery.py writes this reason for teachers without targets and without a failure. */
-const NOT_RUN = "not run yet";
-
 function showGallery() {
   byId("clips").append(
     el("form", { id: "filters", class: "filters", role: "search" }),
@@ -46,15 +43,13 @@ function exhibit(clip, index) {
   return { ...card(clip, index, { said, chips }, (box) => view(box, clip, about(clip))), text };
 }
 
-/** A clip without any targets has one chip; otherwise teachers that failed and teachers that have not run have one each. */
+/** Teachers that failed, and teachers that have not run; a clip on which every teacher failed names none. */
 function absenceChips(clip) {
-  const names = Object.keys(clip.absent);
-  const waiting = names.filter((name) => clip.absent[name] === NOT_RUN);
-  const failed = names.filter((name) => clip.absent[name] !== NOT_RUN);
-  const all = failed.length > 1 && !clip.teachers.length && !waiting.length;
+  const failed = Object.keys(clip.absent);
+  const all = failed.length > 1 && !clip.teachers.length && !clip.not_run.length;
   return [
     failed.length ? el("span", { class: "chip bad" }, `failed ${all ? "for all teachers" : failed.join(", ")}`) : "",
-    waiting.length ? el("span", { class: "chip" }, `no ${waiting.join(", ")} yet`) : "",
+    clip.not_run.length ? el("span", { class: "chip" }, `no ${clip.not_run.join(", ")} yet`) : "",
   ];
 }
 
@@ -62,7 +57,8 @@ function about(clip) {
   const items = [];
   if (clip.text) items.push(["Text", clip.text]);
   if (clip.transcript) items.push(["Transcript", clip.transcript]);
-  for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: why === NOT_RUN ? "chip" : "chip bad" }, why)]);
+  for (const [why, names] of byReason(clip.absent)) items.push([`No ${names.join(", ")}`, el("span", { class: "chip bad" }, why)]);
+  if (clip.not_run.length) items.push([`No ${clip.not_run.join(", ")}`, el("span", { class: "chip" }, "not run yet")]);
   for (const item of facts.findings.filter((other) => other.clip_id === clip.clip_id)) items.push([`Suspicious`, `${item.kind}: ${item.detail}`]);
   const labels = Object.entries(clip.labels).map(([key, value]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${key} `), value));
   if (labels.length) items.push(["Labels", el("span", { class: "chips" }, ...labels)]);

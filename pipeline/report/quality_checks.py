@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifests.corpus.stats import LANGUAGE_KEYS
+from manifests.corpus.stats import is_same_language, labelled_language
 from pipeline.report.audio_check import Sound
 from pipeline.report.clip_summary import ClipSummary
 
@@ -118,7 +118,9 @@ def applicable(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) ->
         "silent": any(not sound.problem for sound in sounds.values()),
         "length": any(each.clip.likely_duration and each.targets for each in summaries),
         "transcript": any(each.error_rate is not None for each in summaries),
-        "language": any(each.language and _labelled_language(each) for each in with_words),
+        "language": any(
+            each.language and labelled_language(each.clip.labels) for each in with_words
+        ),
         "unreliable words": bool(with_words),
         "repetition": bool(with_words),
         "no speech": any(each.speech is not None for each in with_words),
@@ -129,11 +131,6 @@ def applicable(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) ->
     }
     needs |= dict.fromkeys(("clipped", "other audio"), needs["silent"])
     return [check.kind for check in CHECKS if needs[check.kind]]
-
-
-def _labelled_language(summary: ClipSummary) -> str:
-    labels = summary.clip.labels
-    return next((str(labels[key]) for key in LANGUAGE_KEYS if key in labels), "")
 
 
 def _check_sound(summary: ClipSummary, sound: Sound) -> Iterator[QualityFinding]:
@@ -173,8 +170,8 @@ def _check_words(summary: ClipSummary) -> Iterator[QualityFinding]:
     if summary.doubts:
         detail = f"{summary.doubts}: “{_short(summary.transcript)}”"
         yield make_finding("unreliable words", detail, float(summary.num_words))
-    labelled, language = _labelled_language(summary), summary.language
-    if labelled and language and labelled[:2].casefold() != language[:2].casefold():
+    labelled, language = labelled_language(summary.clip.labels), summary.language
+    if labelled and language and not is_same_language(labelled, language):
         detail = f"labelled {labelled}, transcribed as {language}"
         yield make_finding("language", detail, 1.0)
     seconds = max(target.duration for target in summary.targets.values())

@@ -74,9 +74,7 @@ def parse(source: str) -> tuple[str, dict[str, str]]:
 
 def lacks_package() -> UserError:
     """The error to raise if the package datasets is not installed."""
-    return UserError(
-        "reading hf: sources needs the package datasets; pip install 'coat-distill[datasets]'"
-    )
+    return UserError("reading hf: sources needs the package datasets; pip install -e '.[datasets]'")
 
 
 def cannot_open(path: str, error: Exception) -> UserError:
