@@ -39,7 +39,6 @@ AUDIO = (
 """Extensions of audio files, in lower case; decoders detect the format from the content."""
 METADATA = ("metadata.csv", "metadata.jsonl")
 """Names of the table of a folder in Hugging Face's AudioFolder."""
-TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 
 
 def clips(source: str, index: SourceIndex | None = None) -> Iterator[Clip]:
@@ -140,7 +139,7 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
     check_file_name(uri)
     row = dict(rows.get(folder.path(name), {}))
     beside = f"{PurePosixPath(name).stem}.txt"
-    text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
+    text_key = next((key for key in json_lines.TEXT_KEYS if isinstance(row.get(key), str)), "")
     text = row.pop(text_key, None) or None
     if text is None and beside in texts:
         text = _transcript(folder, beside)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -21,13 +20,14 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from manifests.clips import Clip, stable_id
-from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number
+from manifests.corpus.sources.json_lines import ID_KEYS, TEXT_KEYS, given_id, number
+from manifests.corpus.sources.label_values import to_labels, to_seconds
+from manifests.corpus.sources.skipped_rows import SkippedRows
 from manifests.decoders import probe
 from manifests.decoders.files import AudioFile
 from manifests.errors import UserError
 from manifests.storage import Folder
 
-TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
 FILES_PER_FOLDER = 1000
 
 
@@ -47,16 +47,26 @@ def clips(source: str, audio: Folder) -> Iterator[Clip]:
     Raises:
         UserError: the dataset is not available, has no audio column, or a row cannot be used.
     """
+    skipped, count = SkippedRows(), 0
     try:
         for split, rows in _splits(source).items():
             column = _audio_column(source, rows.features or {})
             for index, row in enumerate(rows.decode(False)):
+                where = f"{split} row {index}"
+                named = _named(row, rows.features)
+                stored = named.pop(column) or {}
+                if stored.get("bytes") == b"" or not (stored.get("bytes") or stored.get("path")):
+                    skipped.add_row(where)
+                    continue
                 try:
-                    yield _clip(_named(row, rows.features), column, split, index, audio)
+                    clip = _clip(named, stored, (split, index), audio, skipped.columns)
                 except UserError as error:
-                    raise UserError(f"hf:{source}, {split} row {index}: {error}") from None
+                    raise UserError(f"hf:{source}, {where}: {error}") from None
+                count += 1
+                yield clip
     except ImportError as error:
         raise UserError(f"cannot read hf:{source}: {error}") from None
+    skipped.log(f"hf:{source}", has_clips=count > 0)
 
 
 def parse(source: str) -> tuple[str, dict[str, str]]:
@@ -137,8 +147,23 @@ def _named(row: dict[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
-def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folder) -> Clip:
-    stored = row[column] or {}
+def _clip(
+    row: dict[str, Any],
+    stored: dict[str, Any],
+    place: tuple[str, int],
+    audio: Folder,
+    left_out: set[str],
+) -> Clip:
+    """Builds the clip of a row, and copies its audio.
+
+    Args:
+        row: The columns other than the audio.
+        stored: Bytes and path of the audio.
+        place: Split and number of the row.
+        audio: Folder for the audio.
+        left_out: Receives the names of columns that cannot be labels.
+    """
+    split, index = place
     data, path = stored.get("bytes"), stored.get("path") or ""
     # Bytes take precedence, as in `datasets`: the path may be the recording they were cut from.
     if data:
@@ -157,22 +182,15 @@ def _clip(row: dict[str, Any], column: str, split: str, index: int, audio: Folde
         uri, estimate, stable = path, None, stable_id(path, 0.0, None)
     else:
         raise UserError(f"no bytes, and no such file: {path!r}; the dataset lacks its audio")
+    row = {**row, "duration": to_seconds(row.get("duration"))}
+    labels = to_labels(row, left_out)
     worded = (key for key in TEXT_KEYS if key in row and isinstance(row[key], str | None))
     text_key = next(worded, "")
-    apart = {column, "duration", text_key, *ID_KEYS}
+    apart = {"duration", text_key, *ID_KEYS}
     return Clip(
-        clip_id=given_id(row) or stable,
+        clip_id=given_id(labels) or stable,
         uri=uri,
         estimated_duration=number(row, "duration") or estimate,
         text=row.get(text_key),
-        labels={key: value for key, value in row.items() if key not in apart and is_label(value)},
+        labels={key: value for key, value in labels.items() if key not in apart},
     )
-
-
-def is_label(value: Any) -> bool:
-    """Whether there is a value that JSON can represent (unlike an image)."""
-    try:
-        json.dumps(value)
-    except TypeError:
-        return False
-    return value is not None

@@ -19,6 +19,8 @@ from manifests.errors import UserError
 from manifests.storage import filesystem
 
 ID_KEYS = ("id", "clip_id", "utt_id")
+TEXT_KEYS = ("text", "transcription", "transcript", "sentence")
+"""Names of the transcript in tables of public data sets."""
 
 
 def clips(source: str) -> Iterator[Clip]:

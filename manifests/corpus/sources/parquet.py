@@ -2,14 +2,13 @@
 
 The column is a struct of bytes and path, as the Audio feature of Hugging Face's datasets is stored,
 or plain bytes. Bytes take precedence over the path, as in datasets. Class numbers become class
-names where the file's schema names the classes.
+names where the file's schema names the classes. Rows without audio are skipped and counted.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,26 +19,25 @@ import pyarrow.parquet as pq
 from manifests.audio_address import ParquetRow, check_file_name
 from manifests.clips import Clip, stable_id
 from manifests.corpus.source_index import SourceIndex, number_key
-from manifests.corpus.sources.hugging_face import TEXT_KEYS, is_label
-from manifests.corpus.sources.json_lines import ID_KEYS, given_id, number, resolve
+from manifests.corpus.sources.json_lines import ID_KEYS, TEXT_KEYS, given_id, number, resolve
+from manifests.corpus.sources.label_values import to_labels, to_seconds
+from manifests.corpus.sources.parquet_columns import columns_of_labels, in_microseconds
+from manifests.corpus.sources.parquet_footer import Footer
+from manifests.corpus.sources.skipped_rows import SkippedRows
 from manifests.decoders import probe
 from manifests.decoders.files import AudioFile
 from manifests.decoders.parquet_rows import is_bytes, read_audio
 from manifests.errors import AudioError, UserError
 from manifests.storage import Folder, filesystem, identity
 
-log = logging.getLogger(__name__)
-
 MAX_ROW_GROUP = 1 << 31
 """Maximum bytes of audio in one row group: a reader holds a whole row group in memory."""
-
-
 UNKNOWN = 0.0
 """In place of a length: the audio has none that its header tells."""
 EMPTY = -2.0
 """In place of a length: the row's audio is 0 bytes."""
 NO_BYTES = -1.0
-"""In place of a length: there is no audio in the row."""
+"""In place of a length: there are no bytes in the row; it may have a path."""
 
 
 def files_within(folder: Folder) -> list[str]:
@@ -65,18 +63,26 @@ def clips(
         features: Features of datasets, for files that do not state their own.
 
     Raises:
-        UserError: a file cannot be read or has no audio column, or a row has no audio.
+        UserError: a file cannot be read or has no audio column, a row names a file that does not
+            exist, or no row has audio.
     """
+    skipped, count = SkippedRows(), 0
     for file in files:
         check_file_name(file)
         try:
             system, path = filesystem(file)
             uri = file if "://" in file else path
             known = _KnownAudio(index, uri, identity(uri))
-            with pq.ParquetFile(system.open_input_file(path)) as opened:
-                yield from _File(uri, opened, features, known).clips()
+            source = system.open_input_file(path)
+            with pq.ParquetFile(source) as opened:
+                footer = Footer(source)
+                for clip in _File(uri, opened, footer, features, known, skipped).clips():
+                    count += 1
+                    yield clip
         except (pa.ArrowException, AudioError, OSError) as error:
             raise UserError(f"{file} cannot be read ({error}); copy or write it again") from None
+    others = f" and {len(files) - 1:,} other files" if len(files) > 1 else ""
+    skipped.log(f"{files[0]}{others}" if files else "", has_clips=count > 0)
 
 
 class _KnownAudio:
@@ -115,10 +121,13 @@ class _File:
         self,
         uri: str,
         opened: pq.ParquetFile,
+        footer: Footer,
         features: Mapping[str, Any] | None,
         known: _KnownAudio,
+        skipped: SkippedRows,
     ) -> None:
-        self._uri, self._file, self._known = uri, opened, known
+        self._uri, self._file, self._footer = uri, opened, footer
+        self._known, self._skipped = known, skipped
         schema = opened.schema_arrow
         stated = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         self._features: Mapping[str, Any] = (
@@ -128,61 +137,75 @@ class _File:
         kind = schema.field(self._column).type
         self._is_struct = isinstance(kind, pa.StructType)
         self._has_path = self._is_struct and kind.get_field_index("path") >= 0
+        self._others, left_out = columns_of_labels(opened, self._column)
+        skipped.columns |= set(left_out)
 
     def clips(self) -> Iterator[Clip]:
-        """Yields every row as a clip."""
-        empty = 0
-        others = [name for name in self._file.schema_arrow.names if name != self._column]
+        """Yields every row that has audio as a clip."""
         for group in range(self._file.num_row_groups):
-            rows = self._file.read_row_group(group, columns=others).to_pylist()
-            needs_lengths = not all(row.get("duration") for row in rows) or not rows
-            audio, paths = self._audio(group, needs_lengths=needs_lengths), self._paths(group)
-            for index in range(self._file.metadata.row_group(group).num_rows):
+            rows = self._rows(group)
+            audio = self._audio(group, needs_lengths=not all(row.get("duration") for row in rows))
+            paths = self._paths(group)
+            for index, row in enumerate(rows):
                 place = ParquetRow(group, index, self._column)
-                row = rows[index] if rows else {}
-                named = {name: _named(row[name], self._features.get(name)) for name in row}
                 seconds = UNKNOWN if audio is None else audio[index]
-                if seconds == EMPTY:
-                    empty += 1
-                    continue
                 path = paths[index].as_py() if paths is not None and seconds == NO_BYTES else None
+                if seconds == EMPTY or (seconds == NO_BYTES and not path):
+                    self._skipped.add_row(f"{self._uri}{place}")
+                    continue
                 try:
-                    yield self._clip(named, place, seconds, path)
+                    uri = self._uri_of_path(path) if path else f"{self._uri}{place}"
+                    if "://" not in uri and path and not Path(uri).stat().st_size:
+                        self._skipped.add_row(f"{self._uri}{place}, {uri}")
+                        continue
+                    yield self._clip(row, uri, max(seconds, 0.0))
                 except UserError as error:
                     raise UserError(f"{self._uri}{place}: {error}") from None
 
-        if empty:
-            log.warning("%s: skipped %d rows whose audio is empty", self._uri, empty)
+    def _rows(self, group: int) -> list[dict[str, Any]]:
+        """The other columns of a row group, with class names and a duration in seconds."""
+        if not self._others:
+            return [{} for _ in range(self._file.metadata.row_group(group).num_rows)]
+        table = self._file.read_row_group(group, columns=self._others)
+        try:
+            rows = in_microseconds(table).to_pylist()
+        except (OverflowError, ValueError) as error:
+            raise UserError(
+                f"{self._uri} has a date or time in row group {group} that cannot be read "
+                f"({error}); correct it, or write the column as text"
+            ) from None
+        for row in rows:
+            for name, feature in self._features.items():
+                if name in row:
+                    row[name] = _named(row[name], feature)
+            if "duration" in row:
+                row["duration"] = to_seconds(row["duration"])
+        return rows
 
-    def _clip(
-        self, row: dict[str, Any], place: ParquetRow, seconds: float, path: str | None
-    ) -> Clip:
+    def _uri_of_path(self, path: str) -> str:
+        """The uri of the file that a row without bytes names."""
+        uri = path if "://" in path else resolve(path, self._uri)
+        if "://" not in uri and not Path(uri).is_file():
+            raise UserError(f"no bytes, and no such file: {path!r}; the file lacks its audio")
+        return uri
+
+    def _clip(self, row: dict[str, Any], uri: str, seconds: float) -> Clip:
         """Builds the clip of a row.
 
         Args:
             row: The other columns.
-            place: Address of the cell, for messages.
-            seconds: Length by the audio's header, UNKNOWN, or NO_BYTES.
-            path: The path in the cell, used if there are no bytes.
+            uri: Address of the audio.
+            seconds: Length by the audio's header, or UNKNOWN.
         """
-        if seconds != NO_BYTES:
-            uri = f"{self._uri}{place}"
-        elif path and "://" in path:
-            uri = path
-        else:
-            uri = resolve(path or "", self._uri)
-            if not path or ("://" not in uri and not Path(uri).is_file()):
-                raise UserError(f"no bytes, and no such file: {path!r}; the file lacks its audio")
-        estimate = number(row, "duration") or max(seconds, 0.0)
+        estimate = number(row, "duration") or seconds
+        labels = to_labels(row, self._skipped.columns)
         text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
         apart = {"duration", text_key, *ID_KEYS}
         return Clip(
-            clip_id=given_id(row) or stable_id(uri, 0.0, None),
+            clip_id=given_id(labels) or stable_id(uri, 0.0, None),
             uri=uri,
             text=row.get(text_key),
-            labels={
-                key: value for key, value in row.items() if key not in apart and is_label(value)
-            },
+            labels={key: value for key, value in labels.items() if key not in apart},
             estimated_duration=estimate or None,
         )
 
@@ -207,11 +230,11 @@ class _File:
         return isinstance(feature, dict) and feature.get("_type") in ("Image", "Video", "Pdf")
 
     def _audio(self, group: int, *, needs_lengths: bool) -> Sequence[float] | None:
-        """The lengths of a row group's audio, UNKNOWN or NO_BYTES.
+        """The lengths of a row group's audio, UNKNOWN, NO_BYTES or EMPTY.
 
         Returns:
-            None if every row has bytes, and the lengths are stated or would have to be fetched
-            with the whole audio.
+            None if every row has audio according to the footer, and the lengths are stated or
+            would have to be fetched with the whole audio.
         """
         leaf = f"{self._column}.bytes" if self._is_struct else self._column
         meta = self._file.metadata.row_group(group)
@@ -224,8 +247,9 @@ class _File:
                 "(datasets: to_parquet(batch_size=100))"
             )
         counts = stored.statistics
-        is_full = counts and counts.has_null_count and not counts.null_count
-        if is_full and ("://" in self._uri or not needs_lengths):
+        has_all = counts is not None and counts.has_null_count and not counts.null_count
+        may_skip = has_all and ("://" in self._uri or not needs_lengths)
+        if may_skip and self._footer.has_empty_values(group, leaf) is False:
             return None
         return self._known.lengths(self._file, group, self._column)
 

@@ -20,8 +20,8 @@ from typing import Any
 
 from manifests.clips import Clip
 from manifests.corpus.source_index import Member, SourceIndex
-from manifests.corpus.sources.folder import AUDIO, TEXT_KEYS
-from manifests.corpus.sources.json_lines import number
+from manifests.corpus.sources.folder import AUDIO
+from manifests.corpus.sources.json_lines import TEXT_KEYS, number
 from manifests.corpus.sources.tar_index import Tar, read_tars
 from manifests.errors import UserError
 from manifests.storage import Folder

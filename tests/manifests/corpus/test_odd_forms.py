@@ -81,16 +81,6 @@ def test_bytes_in_any_layout_of_arrow(tmp_path: Path, kind: pa.DataType):
     assert [audio.decode(clip).seconds for clip in clips] == [0.1, 0.1]
 
 
-def test_rows_of_empty_audio_are_skipped_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-):
-    stored = [{"bytes": data, "path": "x.flac"} for data in (b"", flac(0))]
-    pq.write_table(pa.table({"audio": stored}), tmp_path / "a.parquet")
-    (clip,) = read(tmp_path)
-    assert clip.uri.endswith("row=1&column=audio")
-    assert "skipped 1 rows whose audio is empty" in caplog.text
-
-
 class Whole(Ranged):
     """A server that ignores ranges."""
 
