@@ -65,6 +65,8 @@ class DecodeSummary:
     num_left: int = 0
     """Number of last clips that become a new block, because the clips before them were longer than
     expected and fill this one."""
+    elapsed: float = 0.0
+    """Worker seconds."""
 
 
 @dataclass(frozen=True, slots=True)

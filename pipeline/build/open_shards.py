@@ -108,6 +108,10 @@ class OpenShards:
         self._backlog.audio_bytes[block.node_id] -= block.num_bytes
         block.node_id, block.num_bytes = node_id, num_bytes
         self._backlog.audio_bytes[node_id] += num_bytes
+        if num_bytes:
+            self._backlog.decoded.add(block)
+        else:
+            self._backlog.decoded.discard(block)
 
     def decoded(self, task: Task, summary: DecodeSummary) -> None:
         """Handles a decoded block."""
@@ -119,6 +123,7 @@ class OpenShards:
             self.add_block(job, block.number, rest, first=block.first + done, file=block.file)
             block.clips = block.clips[:done]
         self.book_audio(block, block.node_id, summary.num_bytes)
+        self._backlog.measured("decode", summary)
         block.seconds = summary.seconds
         if summary.num_clips:
             self.clips_decoded += summary.num_clips

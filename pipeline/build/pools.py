@@ -55,8 +55,9 @@ class Pool:
         self.avoided: dict[str, str] = {}
         """Node -> reason why no worker of this pool is started there any more."""
         self.num_ready = 0
-        self._depth = QUEUE_DEPTH + self.calls_at_once - 1
-        self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(self._depth + 1)]
+        self.depth = QUEUE_DEPTH + self.calls_at_once - 1
+        """Maximum number of tasks at a worker."""
+        self._by_load: list[dict[WorkerHandle, None]] = [{} for _ in range(self.depth + 1)]
 
     @property
     def description(self) -> str:
@@ -80,7 +81,7 @@ class Pool:
 
     def free(self) -> Iterator[WorkerHandle]:
         """The ready workers that can take one more task, idle ones first."""
-        for load in range(self._depth):
+        for load in range(self.depth):
             for member in list(self._by_load[load]):
                 if not member.tasks or not member.tasks[0].alone:
                     yield member

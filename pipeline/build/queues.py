@@ -1,7 +1,8 @@
 """The queues of waiting tasks, and the order in which they are run.
 
-There is one queue per teacher, one for decoding and one for commits. Decoding runs ahead only while
-its audio fits on the worker's node. The slowest teacher has priority, so that the short tasks at
+There is one queue per teacher, one for decoding and one for commits. Decoding runs ahead only as
+far as the teachers' speeds require (`pipeline.build.lookahead`), and while its audio fits on the
+worker's node. The slowest teacher has priority, so that the short tasks at
 the end keep all workers busy.
 """
 
@@ -14,9 +15,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 
 from pipeline.build.file_queues import FileQueues
-from pipeline.build.messages import ExtractSummary
+from pipeline.build.messages import DecodeSummary, ExtractSummary
 from pipeline.build.pools import Pool, WorkerHandle
-from pipeline.build.records import ShardJob, Task
+from pipeline.build.records import Block, ShardJob, Task
 
 UNMEASURED = math.inf
 """Cost of a teacher that has not finished a block: it has priority, so that it is measured."""
@@ -34,6 +35,12 @@ class Backlog:
         """Node -> bytes of audio that is being decoded or waits for a teacher."""
         self.row_bytes: Counter[str] = Counter()
         """Node -> bytes of rows that are not yet committed."""
+        self.costs: dict[str, float] = {}
+        """Teacher, or "decode" -> measured worker seconds per second of audio."""
+        self.blocks_ahead: float = math.inf
+        """Maximum number of blocks whose audio is decoded or being decoded."""
+        self.decoded: set[Block] = set()
+        """These blocks."""
         self._store_bytes: dict[str, float] = {}
         self._queues: dict[str, deque[Task]] = {
             name: deque() for name in ("commit", "decode", *teachers)
@@ -42,7 +49,6 @@ class Backlog:
         self._delayed: list[tuple[float, int, Task]] = []
         self._order = itertools.count()
         self._doubted: list[Task] = []
-        self._cost: dict[str, float] = {}
 
     def add(self, task: Task) -> None:
         """Adds a task."""
@@ -78,11 +84,11 @@ class Backlog:
         """Sets the maximum number of bytes on each node, by its id."""
         self._store_bytes = dict(store_bytes)
 
-    def measured(self, teacher: str, summary: ExtractSummary) -> None:
-        """Updates the cost of a teacher, in worker seconds per second of audio."""
+    def measured(self, queue: str, summary: DecodeSummary | ExtractSummary) -> None:
+        """Updates the cost of a teacher or of decoding."""
         if summary.seconds:
             cost = summary.elapsed / summary.seconds
-            self._cost[teacher] = 0.8 * self._cost.get(teacher, cost) + 0.2 * cost
+            self.costs[queue] = 0.8 * self.costs.get(queue, cost) + 0.2 * cost
 
     def extractions(self, pool: Pool) -> int:
         """The number of blocks that wait for a pool's teachers."""
@@ -104,7 +110,7 @@ class Backlog:
             if member.pool.can_confirm(task, member, decodes=decodes):
                 return self.unconfirmed.pop(place)
         names = [setup.name for setup in member.pool.setups]
-        names.sort(key=lambda name: -self._cost.get(name, UNMEASURED))
+        names.sort(key=lambda name: -self.costs.get(name, UNMEASURED))
         if decodes:
             names = ["commit", "decode", *names]
         if member.tasks and any(self._waits_for_empty_worker(name) for name in names):
@@ -132,6 +138,10 @@ class Backlog:
     def _has_room(self, node_id: str, task: Task, oldest: ShardJob | None, idle: bool) -> bool:
         limit = self._store_bytes.get(node_id, math.inf)
         audio = self.audio_bytes[node_id]
-        if idle or audio + self.row_bytes[node_id] < limit:
+        if idle:
+            return True
+        if len(self.decoded) >= self.blocks_ahead:
+            return False
+        if audio + self.row_bytes[node_id] < limit:
             return True
         return task.job is oldest and audio < limit / 2

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from manifests.errors import UserError
 from manifests.storage import Folder
-from pipeline.build import pools
+from pipeline.build import lookahead, pools
 from pipeline.build.backend import Backend, Call, Node, ResultLost, WorkerLost
 from pipeline.build.codec_gate import CodecGate
 from pipeline.build.failure_rate import FailureRate
@@ -40,8 +40,6 @@ CHECK_EVERY_S = 1.0
 BLOCK_CLIPS, BLOCK_SECONDS = 4, 240.0
 GPU_BLOCK_CLIPS, GPU_BLOCK_SECONDS = 128, 600.0
 """The seconds fill a GPU's batch of 600 s."""
-BLOCKS_AHEAD = 8
-"""Number of blocks per worker that are decoded or wait for decoding."""
 WAIT_S = 0.5
 """Maximum wait for a result, after which signals and pauses are checked."""
 HURRIED_WAIT_S = 0.02
@@ -156,7 +154,7 @@ class Scheduler:
         )
 
     def _open_shards(self) -> None:
-        ahead = BLOCKS_AHEAD * max(1, *(len(pool.members) for pool in self._pools))
+        ahead = lookahead.most_blocks(self._pools)
         while not self._work.is_over and self._shards.num_blocks < ahead:
             following = self._work.take(0.0 if self._shards else WAIT_S)
             if following is None:
@@ -166,6 +164,9 @@ class Scheduler:
 
     def _dispatch(self, now: float) -> None:
         idle = self._is_idle()
+        self._backlog.blocks_ahead = lookahead.blocks_ahead(
+            self._pools, self._decoders, self._backlog.costs
+        )
         for pool in self._pools:
             if not len(self._backlog):
                 return

@@ -100,6 +100,7 @@ class Worker:
         Raises:
             StoreError: the audio of a clip could not be reached.
         """
+        began = time.perf_counter()
         decoded = Decoded([], [], [], {rate: [] for rate in sample_rates})
         failures: list[Failure] = []
         warnings: Counter[str] = Counter()
@@ -134,6 +135,7 @@ class Worker:
             failures,
             dict(warnings),
             num_left=len(clips) - num_read,
+            elapsed=time.perf_counter() - began,
         )
         return decoded, summary
 
