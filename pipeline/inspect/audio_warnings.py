@@ -17,6 +17,7 @@ from manifests.cache.shards import AUDIO_WARNINGS, Marker
 from manifests.clips import Clip
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
+from pipeline.inspect.find_clips import find_clips
 
 SHOWN = 100
 """Maximum number of clips in the table; `--json` lists all."""
@@ -48,15 +49,13 @@ def warned_clips(
                 if marker.warnings:
                     places.setdefault(marker.shard, (folder, marker))
         numbers = sorted(places)
-        corpus = layout.corpus(name)
-        for number, kinds in zip(
-            numbers, in_parallel(_kinds, [places[number] for number in numbers]), strict=True
-        ):
-            lines += [
-                WarnedClip(name, clip, kinds[clip.clip_id])
-                for clip in corpus.shard(number)
-                if clip.clip_id in kinds
-            ]
+        kinds: dict[str, tuple[str, ...]] = {}
+        for in_shard in in_parallel(_kinds, [places[number] for number in numbers]):
+            kinds.update(in_shard)
+        lines += [
+            WarnedClip(name, clip, kinds[clip.clip_id])
+            for clip in find_clips(layout.corpus(name), numbers, kinds)
+        ]
     return lines
 
 

@@ -17,6 +17,7 @@ from manifests.cache.shards import Failure
 from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
+from pipeline.inspect.find_clips import find_clips
 
 SHOWN = 100
 """Maximum number of clips in the table; `--json` and `--export` list all."""
@@ -45,19 +46,17 @@ def failures(
     for name in known if corpora is None else corpora:
         if name not in known:
             raise UserError(f"the cache has no corpus {name!r}; it has {', '.join(known)}")
-        by_shard: dict[int, dict[str, dict[str, Failure]]] = {}
+        shards: set[int] = set()
+        reasons: dict[str, dict[str, Failure]] = {}
         for spec in specs:
             for marker in marker_index.read_markers(layout.shards(spec, name)):
                 for failure in marker.failed:
-                    clip = by_shard.setdefault(marker.shard, {}).setdefault(failure.clip_id, {})
-                    clip[spec.key] = failure
-        corpus = layout.corpus(name)
-        for number, by_clip in sorted(by_shard.items()):
-            lines += [
-                FailedClip(name, clip, by_clip[clip.clip_id])
-                for clip in corpus.shard(number)
-                if clip.clip_id in by_clip
-            ]
+                    shards.add(marker.shard)
+                    reasons.setdefault(failure.clip_id, {})[spec.key] = failure
+        lines += [
+            FailedClip(name, clip, reasons[clip.clip_id])
+            for clip in find_clips(layout.corpus(name), shards, reasons)
+        ]
     return lines
 
 
