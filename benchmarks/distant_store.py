@@ -23,12 +23,19 @@ PAGE = 1000
 
 _lock = threading.Lock()
 requests = 0
+waited_s = 0.0
+"""Seconds in which at least one request was waiting, however many there were at the same time."""
+_waits_until = 0.0
 
 
 def _wait(count: int = 1) -> None:
-    global requests
+    global requests, waited_s, _waits_until
     with _lock:
         requests += count
+        began = time.perf_counter()
+        until = began + LATENCY_S * count
+        waited_s += max(0.0, until - max(began, _waits_until))
+        _waits_until = max(until, _waits_until)
     time.sleep(LATENCY_S * count)
 
 

@@ -147,7 +147,8 @@ def measure(step: str, address: str) -> None:
     seconds, core_seconds = time.perf_counter() - began, time.process_time() - busy_before
     # The peak of this program; ru_maxrss would include the parent's.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    print(json.dumps([seconds, core_seconds, int(peak) / 1024, distant_store.requests]))
+    costs = [seconds, core_seconds, int(peak) / 1024, distant_store.requests]
+    print(json.dumps([*costs, distant_store.waited_s]))
 
 
 class Measurement(NamedTuple):
@@ -158,6 +159,8 @@ class Measurement(NamedTuple):
     megabytes: float
     requests: int
     """Requests to a distant store."""
+    waited_s: float
+    """Seconds in which at least one request was waiting."""
 
 
 def measured(step: str, cache: Path | str) -> Measurement:

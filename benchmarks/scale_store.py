@@ -4,8 +4,9 @@
 
 "Before" is arithmetic: the requests per shard and teacher of commit 652e439, counted by
 instrumenting its store, times 40 ms, over its parallel requests. "Now" is measured: each step in a
-process of its own against `benchmarks.distant_store`. Core seconds are what the step computes;
-the rest of its time are requests, and other programs where the machine is shared.
+process of its own against `benchmarks.distant_store`. Core seconds are what the step computes, and
+"waiting" is the time in which at least one of its requests was under way. A free core needs at most
+their sum; where other programs share the machine, the clock says more.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks import distant_store, scale
 from benchmarks.reader import SPEC, STREAM
@@ -27,7 +27,7 @@ from manifests.cache.reader import CacheReader
 from manifests.streams.specs import TeacherSpec
 from pipeline.build import plan
 from pipeline.config import BuildConfig
-from pipeline.inspect import maintenance
+from pipeline.inspect import failures, maintenance
 from pipeline.inspect.status import status
 from pipeline.report import survey
 
@@ -52,9 +52,11 @@ def specs() -> list[TeacherSpec]:
     return [replace(SPEC, name=f"teacher{index}") for index in range(TEACHERS)]
 
 
-def before_seconds(step: str, num_shards: int) -> float:
-    """The time of a step at 652e439, by its requests alone."""
+def before_seconds(step: str, num_shards: int) -> float | None:
+    """The time of a step at 652e439, by its requests alone; None if it had no such command."""
     step = step.removesuffix(", no index")
+    if step == "failures":
+        return None
     if step not in BEFORE:
         return TEACHERS * -(-num_shards // 1000) * distant_store.LATENCY_S
     per_shard = sum(count / at_once for count, at_once in BEFORE[step])
@@ -82,6 +84,8 @@ def run_step(step: str, cache: str) -> None:
         maintenance.coverage(layout)
     elif step == "retry":
         plan.failed(layout, layout.corpus("corpus"), specs())
+    elif step == "failures":
+        failures.failures(layout, specs())
     elif step == "survey":
         survey.survey(layout)
     elif step == "reader":
@@ -106,27 +110,36 @@ def store(clips: int) -> None:
         layout.add_teacher(spec)
         Path(layout.root.path(f"teachers/{spec.key}/corpus")).symlink_to(first / "corpus")
     (first / "spec.json").unlink()
-    table = Table(title=f"{clips:,} clips, {corpus.num_shards:,} shards, {TEACHERS} teachers, "
-                        f"{distant_store.LATENCY_S * 1000:g} ms a request")  # fmt: skip
-    for heading in ("", "before (652e439)", "now", "core seconds", "peak memory", "requests"):
-        table.add_column(heading, justify="right" if heading else "left")
+    console.print(
+        f"{clips:,} clips, {corpus.num_shards:,} shards, {TEACHERS} teachers, "
+        f"{distant_store.LATENCY_S * 1000:g} ms a request\n\n"
+        f"{'step':<20}{'before (652e439)':>17}{'core':>9}{'waiting':>10}{'sum':>9}"
+        f"{'clock':>10}{'memory':>10}{'requests':>10}"
+    )
 
     def measure(step: str) -> None:
         now = scale.measured(f"distant {step}", f"s3://{str(folder)[1:]}")
         before = before_seconds(step, corpus.num_shards)
-        table.add_row(
-            step, f"{before:,.0f} s", f"{now.seconds:.1f} s", f"{now.core_seconds:.1f} s",
-            f"{now.megabytes:,.0f} MB", f"{now.requests:,}",
-        )  # fmt: skip
+        console.print(
+            f"{step:<20}{'-' if before is None else f'{before:,.0f} s':>17}"
+            f"{now.core_seconds:>7.1f} s{now.waited_s:>8.1f} s"
+            f"{now.core_seconds + now.waited_s:>7.1f} s{now.seconds:>8.1f} s"
+            f"{now.megabytes:>7,.0f} MB{now.requests:>10,}"
+        )
 
-    for step in ("plan", "status", "ls", "coverage", "retry", "reader", "survey"):
+    for step in ("plan", "reader", "coverage", "survey", "failures", "retry", "status", "ls"):
         measure(step)
+    markers, aside = first / "corpus" / "markers", first / "corpus" / "aside"
+    aside.mkdir()
+    taken = [shards.marker_name(number) for number in range(0, corpus.num_shards, 2)]
+    for name in taken:
+        (markers / name).rename(aside / name)
+    for step in ("resume", "resume, part 2/8"):
+        measure(step)
+    for name in taken:
+        (aside / name).rename(markers / name)
+    aside.rmdir()
     shutil.rmtree(first / "corpus" / "index")
     for step in ("status, no index", "reader, no index"):
         measure(step)
-    for number in range(0, corpus.num_shards, 2):
-        (first / "corpus" / "markers" / shards.marker_name(number)).unlink()
-    for step in ("resume", "resume, part 2/8"):
-        measure(step)
-    console.print(table)
     shutil.rmtree(folder)
