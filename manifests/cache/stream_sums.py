@@ -22,6 +22,8 @@ therefore does not depend on the size of the processor's cache."""
 CACHED_VALUES = 65_536
 """Number of values summed at once: their float64 copies fit into the processor's cache."""
 MIN_ROWS = 8
+LARGEST_COLUMNS = 8
+"""Number of columns that are searched for the largest rounding error before any others."""
 WIDE = 640
 """Columns from which sums are made in float32, a few rows at a time (`_ShiftedMoments`)."""
 
@@ -249,10 +251,10 @@ class _Watcher:
 
     def __init__(self, frames_TD: np.ndarray, spec: StreamSpec) -> None:
         rows = min(len(frames_TD), max(MIN_ROWS, CACHED_VALUES // spec.dim))
+        self._frames_TD = frames_TD
         self.moments = _ShiftedMoments(frames_TD, rows)
         self.lost_D = np.zeros(spec.dim)
         self.max_lost = 0.0
-        self._largest_D, self._smallest_D = np.zeros((2, spec.dim), np.float32)
 
     def add_frames(self, part_TD: np.ndarray) -> None:
         """See `EncodingWatcher`."""
@@ -261,13 +263,31 @@ class _Watcher:
     def add_lost(self, rest_TD: np.ndarray) -> None:
         """See `EncodingWatcher`."""
         self.lost_D += _sum_of_squares(rest_TD)
-        np.maximum(self._largest_D, rest_TD.max(0), out=self._largest_D)
-        np.minimum(self._smallest_D, rest_TD.min(0), out=self._smallest_D)
 
     def end(self, scale_D: np.ndarray) -> None:
         """See `EncodingWatcher`."""
         self.lost_D *= scale_D.astype(np.float64) ** 2
-        self.max_lost = float((np.maximum(self._largest_D, -self._smallest_D) * scale_D).max())
+        self.max_lost = _largest_rounding_error(self._frames_TD, scale_D)
+
+
+def _largest_rounding_error(frames_TD: np.ndarray, scale_D: np.ndarray) -> float:
+    """The largest difference between frames and their multiples of `scale_D`.
+
+    No error is larger than half a step, so the columns with the largest steps come first, and the
+    others are not read once their half steps are smaller than an error of these.
+    """
+    order_D = np.argsort(-scale_D, kind="stable")
+    largest, first, columns = np.float32(0), 0, LARGEST_COLUMNS
+    while first < len(order_D):
+        chosen_C = order_D[first : first + columns]
+        if scale_D[chosen_C[0]] / 2 <= largest:
+            break
+        steps_C = scale_D[chosen_C]
+        ratio_TC = frames_TD[:, chosen_C] / np.where(steps_C > 0, steps_C, np.float32(1))
+        rest_C = np.abs(ratio_TC - np.rint(ratio_TC)).max(0)
+        largest = max(largest, (rest_C * steps_C).max())
+        first, columns = first + columns, 4 * columns
+    return float(largest)
 
 
 def encode_and_sum(frames_TD: np.ndarray, spec: StreamSpec) -> tuple[EncodedFrames, Sums]:
