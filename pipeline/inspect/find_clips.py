@@ -34,14 +34,14 @@ def find_clips(corpus: Corpus, shards: Iterable[int], ids: Collection[str]) -> I
         while part is None or shard >= part.first_shard + part.shards:
             ordinal, part = next(ordinals)
         by_part.setdefault(ordinal, []).append(shard - part.first_shard)
-    wanted = pa.array(sorted(ids), pa.string())
+    id_array = pa.array(sorted(ids), pa.string())
 
     def read(place: tuple[Part, list[int]]) -> list[Clip]:
         part, groups = place
         with corpus.folder.open(part.file) as source:
             file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
             table = file.read_row_groups(groups, use_threads=False)
-        return from_table(table.filter(pc.is_in(table["clip_id"], value_set=wanted)))
+        return from_table(table.filter(pc.is_in(table["clip_id"], value_set=id_array)))
 
     places = [(corpus.parts[ordinal], groups) for ordinal, groups in by_part.items()]
     for clips in in_parallel(read, places, requests=PARTS_AT_ONCE):
