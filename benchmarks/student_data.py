@@ -246,7 +246,8 @@ def preparing_table(clips: int) -> Table:
             setattr(processor, field, extractor)
             dataset = ExampleDataset(
                 examples, by_id, Prompter(backbone, processor),
-                Grid(streams=streams, num_frames=NUM_SPANS), audio_token_id=-1,
+                Grid(streams=streams, num_frames=NUM_SPANS),
+                audio_token_id=processor.tokenizer.get_vocab()["<|AUDIO|>"],
             )  # fmt: skip
             ms = milliseconds(lambda: [dataset[row] for row in range(clips)], 3) / clips  # noqa: B023
             table.add_row(family, f"{ms:.1f}", f"{1000 / ms:,.0f}", f"{8 * 1000 / ms:,.0f} clips/s")

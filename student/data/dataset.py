@@ -111,9 +111,9 @@ class ExampleDataset(Dataset):
     def _audio_tokens(self, prompt_S: Tensor, wave: np.ndarray) -> tuple[np.ndarray, float]:
         """Positions of the last audio's tokens in the prompt, and the seconds that they cover."""
         backbone = self._prompter.backbone
-        at_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
-        starts = np.flatnonzero(np.diff(at_A, prepend=-2) > 1)
-        last_A = at_A[starts[-1] :]
+        positions_A = np.flatnonzero((prompt_S == self._audio_token_id).numpy())
+        starts = np.flatnonzero(np.diff(positions_A, prepend=-2) > 1)
+        last_A = positions_A[starts[-1] :]
         duration = len(last_A) * self._token_s
         if backbone.pads_audio:
             # Tokens of the silence after the audio belong to no frame.
