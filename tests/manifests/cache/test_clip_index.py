@@ -1,4 +1,4 @@
-"""Tests the index of clips."""
+"""Tests for `ClipIndex`: from a clip id to its shard and row."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from manifests.errors import UserError
 
 
 def corpus(folder: Path, ids: list[str], per_shard: int = 7) -> Corpus:
-    made = [Clip(clip_id=clip_id, uri=f"/audio/{clip_id}.wav") for clip_id in ids]
-    return build(made, folder, clips_per_shard=per_shard)
+    new_clips = [Clip(clip_id=clip_id, uri=f"/audio/{clip_id}.wav") for clip_id in ids]
+    return build(new_clips, folder, clips_per_shard=per_shard)
 
 
-def test_every_row_is_found_where_it_is(tmp_path: Path):
+def test_find_returns_shard_and_row_of_every_clip(tmp_path: Path):
     ids = [f"clip{position:03d}" for position in range(100)]
     corpora = {
         "a": corpus(tmp_path / "a", ids[:60]),
@@ -28,19 +28,19 @@ def test_every_row_is_found_where_it_is(tmp_path: Path):
     places = [("b", 2), ("a", 0), ("a", 8), ("b", 13), ("a", 4)]
     rng = np.random.default_rng(0)
     failed = {clip_id for clip_id in ids if rng.random() < 0.2}
-    here = [corpora[name].shard_ids(number) for name, number in places]
-    failed_here = failed & {clip_id for shard in here for clip_id in shard}
+    shards_of_places = [corpora[name].shard_ids(number) for name, number in places]
+    failed_ids = failed & {clip_id for shard in shards_of_places for clip_id in shard}
     index = ClipIndex(
-        clips, [clips.ordinal(*place) for place in places], clip_keys(sorted(failed_here))
+        clips, [clips.ordinal(*place) for place in places], clip_keys(sorted(failed_ids))
     )
     expected = {}
-    for ordinal, shard in enumerate(here):
+    for ordinal, shard in enumerate(shards_of_places):
         assert index.failed_positions(ordinal) == {
             position for position, clip_id in enumerate(shard) if clip_id in failed
         }
         rows = [clip_id for clip_id in shard if clip_id not in failed]
         expected |= {clip_id: (ordinal, row) for row, clip_id in enumerate(rows)}
-    assert failed_here
+    assert failed_ids
     assert {clip_id: index.find(clip_id) for clip_id in ids} == {
         clip_id: expected.get(clip_id) for clip_id in ids
     }
@@ -51,14 +51,14 @@ def test_every_row_is_found_where_it_is(tmp_path: Path):
     assert len(index) == len(expected)
 
 
-def test_nothing_is_found_in_an_empty_index(tmp_path: Path):
-    nothing = np.empty(0, "<u8")
-    assert ClipIndex(CorpusClips({}), [], nothing).find("c") is None
+def test_empty_index_finds_no_clip(tmp_path: Path):
+    no_keys = np.empty(0, "<u8")
+    assert ClipIndex(CorpusClips({}), [], no_keys).find("c") is None
     clips = CorpusClips({"a": corpus(tmp_path, ["a", "b"])})
-    assert ClipIndex(clips, [], nothing).places(clip_keys(["a", "c"])).tolist() == [ABSENT, ABSENT]
+    assert ClipIndex(clips, [], no_keys).places(clip_keys(["a", "c"])).tolist() == [ABSENT, ABSENT]
 
 
-def test_corpora_that_share_an_id_are_reported(tmp_path: Path):
+def test_corpora_with_a_shared_clip_id_raise_an_error(tmp_path: Path):
     pilot = corpus(tmp_path / "pilot", ["x", "y"])
     whole = corpus(tmp_path / "whole", ["a", "b", "y"])
     with pytest.raises(UserError, match=r"'pilot' and 'whole'.*'y'.*--corpus NAME"):

@@ -1,4 +1,4 @@
-"""Tests the accuracy of each codec."""
+"""Tests for the codecs: accuracy, size, determinism and rejected input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.manifests.frames import KINDS, frames, stream
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_what_is_encoded_comes_back(codec: str):
+def test_decoded_frames_are_close_to_the_encoded_ones(codec: str):
     spec, given_TD = stream(codec), frames(codec, seed=1)
     encoded = encode(given_TD, spec)
     kept_TD = EncodedFrames(spec, memoryview(bytes(encoded.blob)), len(given_TD)).decode()
@@ -24,7 +24,7 @@ def test_what_is_encoded_comes_back(codec: str):
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_the_same_frames_give_the_same_bytes_and_others_do_not(codec: str):
+def test_encoding_is_deterministic(codec: str):
     spec = stream(codec)
     first, second = (encode(frames(codec, seed=1), spec) for _ in range(2))
     assert bytes(first.blob) == bytes(second.blob)
@@ -41,7 +41,7 @@ def test_the_same_frames_give_the_same_bytes_and_others_do_not(codec: str):
         ("pitch", "pitch", 25 + 4, 0),
     ],
 )
-def test_bytes_per_frame(codec: str, kind: str, per_frame: int, once: int):
+def test_blob_size_matches_bytes_per_frame(codec: str, kind: str, per_frame: int, once: int):
     dim = 361 if codec == "pitch" else 40
     spec = StreamSpec(
         name="x", kind=kind, dim=dim, start_s=0, hop_s=0.01, window_s=0.01, codec=codec
@@ -51,27 +51,27 @@ def test_bytes_per_frame(codec: str, kind: str, per_frame: int, once: int):
     assert CODECS[codec].blob_bytes(spec, 7) == 7 * per_frame + once
 
 
-def test_int8_has_a_scale_for_each_column_of_each_clip():
+def test_int8_scales_each_column_of_a_clip_separately():
     spec = stream("int8")
     frames_TD = frames("int8", seed=1) * np.logspace(-6, 6, spec.dim, dtype=np.float32)
     lost_D = np.abs(encode(frames_TD, spec).decode() - frames_TD).max(0)
     assert (lost_D <= np.abs(frames_TD).max(0) / 254 * 1.001).all()
 
 
-def test_int8_keeps_a_silent_column_silent():
+def test_int8_decodes_a_zero_column_to_zeros():
     spec = stream("int8")
     frames_TD = frames("int8", seed=1)
     frames_TD[:, 3] = 0
     assert not encode(frames_TD, spec).decode()[:, 3].any()
 
 
-def test_fp16_does_not_turn_large_values_into_infinity():
+def test_fp16_clamps_large_values_to_finite_ones():
     spec = stream("fp16")
     frames_TD = np.full((2, spec.dim), 1e9, np.float32)
     assert np.isfinite(encode(frames_TD, spec).decode()).all()
 
 
-def test_topk16_keeps_the_largest_and_the_mass_of_the_rest():
+def test_topk16_keeps_largest_values_and_total_probability():
     spec, given_TD = stream("topk16"), frames("topk16", seed=1)
     kept_TD = encode(given_TD, spec).decode()
     top_TK = np.argsort(given_TD, 1)[:, -TOP:]
@@ -85,7 +85,7 @@ def test_topk16_keeps_the_largest_and_the_mass_of_the_rest():
 
 
 @pytest.mark.parametrize("strongest", [0, 5, 180, 355, 359])
-def test_pitch_keeps_the_strongest_bin_at_both_ends(strongest: int):
+def test_pitch_codec_keeps_the_strongest_bin_at_the_edges_of_the_grid(strongest: int):
     spec = stream("pitch")
     frames_TD = np.zeros((3, spec.dim), np.float32)
     frames_TD[:, strongest] = 0.8
@@ -103,13 +103,13 @@ def test_pitch_keeps_the_strongest_bin_at_both_ends(strongest: int):
         (np.full((3, 40), np.inf, np.float32), "not finite"),
     ],
 )
-def test_frames_that_cannot_be(frames_TD: np.ndarray, message: str):
+def test_encode_rejects_invalid_frames(frames_TD: np.ndarray, message: str):
     with pytest.raises(ValueError, match=message):
         encode(frames_TD, stream("int8"))
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_a_blob_of_the_wrong_size_is_not_decoded(codec: str):
+def test_decode_rejects_a_blob_of_the_wrong_size(codec: str):
     encoded = encode(frames(codec, seed=1), stream(codec))
     with pytest.raises(ValueError, match=r"."):
         EncodedFrames(encoded.spec, encoded.blob, encoded.num_frames + 1).decode()

@@ -1,5 +1,6 @@
-"""Tests that the cache format matches its documentation, with readers that do not use this
-project."""
+"""Tests that the cache format matches `docs/cache_format.md`.
+
+The files are read with pyarrow, DuckDB and Polars in processes that do not import this project."""
 
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ from manifests.cache.reader import CacheReader
 from tests.manifests.frames import KINDS, make_cache, stream
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "cache_format.md"
-STRANGER = '''
+INDEPENDENT_READER = '''
 import json, sys
 import numpy as np
 
@@ -33,19 +34,20 @@ else:
     import polars
     frame = polars.read_parquet(path)
     ids, blobs = frame["clip_id"].to_list(), frame[column].to_list()
-found = {}
+frames = {}
 for clip_id, blob in zip(ids, blobs):
     names = {"np": np, "blob": blob, "D": int(D)}
     exec(decode, names)
-    found[clip_id] = names["frames"]
+
+    frames[clip_id] = names["frames"]
 loaded = {name.split(".")[0] for name in sys.modules}
 assert not loaded & {"manifests", "teachers", "pipeline", "student"}
-np.savez(out, **found)
+np.savez(out, **frames)
 '''
 
 
-def documented(codec: str) -> str:
-    """The lines that the document gives for a codec."""
+def documented_decoder(codec: str) -> str:
+    """Returns the Python lines that the document gives for decoding a codec."""
     block = re.search(r"```python\n(.*?)```", DOCUMENT.read_text(), re.S)
     assert block is not None
     parts = re.split(r"^# (\w+).*\n", block[1], flags=re.M)
@@ -58,8 +60,10 @@ def test_blobs_can_be_decoded_without_this_project(tool: str, codec: str, tmp_pa
     make_cache(tmp_path)
     path = next((tmp_path / "cache").glob("teachers/*/corpus/data/0000000-*.parquet"))
     out, dim = tmp_path / "frames.npz", str(stream(codec).dim)
-    lines = [tool, str(path), f"{codec}.frames", documented(codec), dim, str(out)]
-    subprocess.run([sys.executable, "-I", "-c", STRANGER, *lines], check=True, cwd=tmp_path)
+    lines = [tool, str(path), f"{codec}.frames", documented_decoder(codec), dim, str(out)]
+    subprocess.run(
+        [sys.executable, "-I", "-c", INDEPENDENT_READER, *lines], check=True, cwd=tmp_path
+    )
 
     ours = CacheReader(tmp_path / "cache").stream(f"every.{codec}")
     theirs = np.load(out)
@@ -68,7 +72,7 @@ def test_blobs_can_be_decoded_without_this_project(tool: str, codec: str, tmp_pa
         np.testing.assert_allclose(theirs[clip_id], ours[clip_id].decode(), rtol=1e-6, atol=1e-7)
 
 
-def test_columns_carry_their_streams_description(tmp_path: Path):
+def test_column_metadata_describes_the_stream(tmp_path: Path):
     import pyarrow.parquet as pq
 
     make_cache(tmp_path)
@@ -82,7 +86,7 @@ def test_columns_carry_their_streams_description(tmp_path: Path):
     )
 
 
-def test_the_files_that_the_document_names(tmp_path: Path):
+def test_cache_contains_exactly_the_documented_files(tmp_path: Path):
     make_cache(tmp_path)
     cache = tmp_path / "cache"
     assert json.loads((cache / "cache.json").read_text()) == {"format": 2}

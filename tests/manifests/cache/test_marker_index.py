@@ -1,4 +1,4 @@
-"""The compacted index of markers says what the markers say, whatever its state."""
+"""Tests that the index of markers agrees with the markers, also when it is old or damaged."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def folder(tmp_path: Path) -> Folder:
 
 
 def drop_columns(folder: Folder) -> None:
-    """Makes the index file what earlier versions wrote."""
+    """Rewrites the index file with only the columns that earlier versions wrote."""
     path = folder.path("index/0000000.parquet")
     table = pq.read_table(path)
     pq.write_table(table.select(["shard", "size", "changed", "marker"]), path)
 
 
 def touch_marker(folder: Folder) -> None:
-    """Gives a marker another time of change, so that what is indexed of it does not count."""
+    """Changes the modification time of a marker, which makes its entry in the index stale."""
     os.utime(folder.path("markers/0000001.json"), ns=(1, 1))
 
 
 @pytest.mark.parametrize("state", ["none", "whole", "old", "stale", "broken"])
-def test_data_files_are_those_of_the_markers(folder: Folder, state: str):
+def test_read_data_files_agrees_with_the_markers(folder: Folder, state: str):
     if state != "none":
         marker_index.refresh(folder)
     if state == "old":
@@ -63,7 +63,7 @@ def test_data_files_are_those_of_the_markers(folder: Folder, state: str):
         assert np.array_equal(sums.total_D, expected[name].total_D)
 
 
-def test_an_index_of_an_earlier_version_is_written_anew(folder: Folder):
+def test_refresh_rewrites_an_index_of_an_earlier_version(folder: Folder):
     assert marker_index.refresh(folder) == 1
     drop_columns(folder)
     assert marker_index.refresh(folder) == 1
@@ -72,8 +72,8 @@ def test_an_index_of_an_earlier_version_is_written_anew(folder: Folder):
     assert columns[4:] == [column.name for column in marker_index.DATA_COLUMNS]
 
 
-def test_a_data_file_of_another_name_is_refused(folder: Folder):
-    """An index that one was given may not lead a reader out of the cache."""
+def test_index_with_a_path_outside_the_cache_is_ignored(folder: Folder):
+    """An index from an untrusted source must not make a reader open files outside the cache."""
     marker_index.refresh(folder)
     path = folder.path("index/0000000.parquet")
     table = pq.read_table(path)
@@ -84,7 +84,9 @@ def test_a_data_file_of_another_name_is_refused(folder: Folder):
     assert all(shards.DATA_NAME.fullmatch(file.data) for file in files)
 
 
-def test_opening_and_statistics_take_one_listing(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+def test_opening_and_statistics_list_the_markers_once(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+):
     marker_index.refresh(folder)
     listed: list[str] = []
     stamps = shards.marker_stamps
@@ -101,7 +103,7 @@ def test_opening_and_statistics_take_one_listing(folder: Folder, monkeypatch: py
     assert listed == [folder.uri]
 
 
-def test_without_an_index_each_marker_is_read_once(folder: Folder, monkeypatch: pytest.MonkeyPatch):
+def test_each_marker_is_read_once_without_an_index(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     numbers: list[int] = []
     read = shards.read_marker
 

@@ -1,4 +1,4 @@
-"""Tests reading a cache: by clip, in storage order, and errors."""
+"""Tests for `CacheReader`: random access, iteration in storage order, and errors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def stored(codec: str, index: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_each_clip_has_its_own_frames(cache: Path, codec: str):
+def test_getitem_returns_the_frames_of_the_clip(cache: Path, codec: str):
     result = CacheReader(cache).stream(f"every.{codec}")
     assert len(result) == len(PRESENT)
     for index in np.random.default_rng(0).permutation(PRESENT):
@@ -45,7 +45,7 @@ def test_each_clip_has_its_own_frames(cache: Path, codec: str):
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_in_storage_order(cache: Path, codec: str):
+def test_iteration_follows_storage_order(cache: Path, codec: str):
     result = CacheReader(cache).stream(f"every.{codec}")
     seen = [(clip_id, encoded.decode()) for clip_id, encoded in result]
     assert [clip_id for clip_id, _ in seen] == [f"clip{n:02d}" for n in PRESENT] == result.ids
@@ -53,7 +53,7 @@ def test_in_storage_order(cache: Path, codec: str):
         np.testing.assert_array_equal(frames_TD, stored(codec, index))
 
 
-def test_frames_outlive_what_they_were_read_from(cache: Path):
+def test_frames_stay_valid_after_the_reader_is_deleted(cache: Path):
     result = CacheReader(cache).stream("every.int8")
     kept = dict(result)
     del result
@@ -61,17 +61,17 @@ def test_frames_outlive_what_they_were_read_from(cache: Path):
         np.testing.assert_array_equal(kept[f"clip{index:02d}"].decode(), stored("int8", index))
 
 
-def test_several_streams_in_one_pass(cache: Path):
+def test_scan_reads_several_streams_in_one_pass(cache: Path):
     for clip_id, streams in CacheReader(cache).teacher("every").scan(["int8", "pitch"]):
         index = int(clip_id[4:])
         for codec in ("int8", "pitch"):
             np.testing.assert_array_equal(streams[codec].decode(), stored(codec, index))
 
 
-def test_readers_can_be_sent_to_spawned_workers(cache: Path):
+def test_readers_can_be_pickled_without_their_open_files(cache: Path):
     reader = CacheReader(cache, corpora=["corpus"], check_pages=False)
     first, second = reader.stream("every.int8"), reader.stream("every.pitch")
-    assert first["clip07"].num_frames == 17  # what is open and kept does not travel
+    assert first["clip07"].num_frames == 17  # open files and caches are not pickled
     sent = pickle.dumps((first, second))
     assert len(sent) < 20_000
     copy, other = pickle.loads(sent)
@@ -81,14 +81,14 @@ def test_readers_can_be_sent_to_spawned_workers(cache: Path):
     assert copy.teacher is not first.teacher
 
 
-def test_words_and_failures(cache: Path):
+def test_metadata_and_failures_are_read(cache: Path):
     reader = CacheReader(cache)
     assert reader.metadata("every", "clip07") == {"text": "clip 7 ♪"}
     (failure,) = reader.teacher("every").failures()
     assert failure.clip_id == f"clip{FAILED:02d}"
 
 
-def test_statistics_are_those_of_all_frames(cache: Path):
+def test_statistics_cover_all_frames(cache: Path):
     whole_TD = np.concatenate([frames("int8", seed=index, count=10 + index) for index in PRESENT])
     statistics = CacheReader(cache).stream("every.int8").statistics()
     assert statistics.num_frames == len(whole_TD)
@@ -97,7 +97,7 @@ def test_statistics_are_those_of_all_frames(cache: Path):
 
 
 @pytest.mark.parametrize("clip_id", [f"clip{FAILED:02d}", "clip99", ""])
-def test_an_absent_clip_is_a_key_error(cache: Path, clip_id: str):
+def test_absent_clip_raises_key_error(cache: Path, clip_id: str):
     result = CacheReader(cache).stream("every.int8")
     assert clip_id not in result
     with pytest.raises(KeyError, match="no targets"):
@@ -106,7 +106,7 @@ def test_an_absent_clip_is_a_key_error(cache: Path, clip_id: str):
         CacheReader(cache).metadata("every", clip_id)
 
 
-def plant(cache: Path, change) -> None:
+def rewrite_first_shard(cache: Path, change) -> None:
     """Rewrites the rows of the first shard's file without updating the marker."""
     layout = Layout.open(cache)
     folder = layout.shards(spec(), "corpus")
@@ -124,8 +124,8 @@ def plant(cache: Path, change) -> None:
     ],
     ids=["swapped", "repeated", "shifted"],
 )
-def test_a_misplaced_row_is_never_used_for_another_clip(cache: Path, change):
-    plant(cache, change)
+def test_misplaced_row_raises_instead_of_returning_another_clip(cache: Path, change):
+    rewrite_first_shard(cache, change)
     result = CacheReader(cache).stream("every.int8")
     wrong = 0
     for index in PRESENT[:10]:
@@ -139,8 +139,8 @@ def test_a_misplaced_row_is_never_used_for_another_clip(cache: Path, change):
     assert wrong
 
 
-def test_a_missing_row_does_not_shift_its_neighbours(cache: Path):
-    plant(cache, lambda rows: [rows[0], *rows[2:]])
+def test_missing_row_raises_instead_of_shifting_its_neighbours(cache: Path):
+    rewrite_first_shard(cache, lambda rows: [rows[0], *rows[2:]])
     result = CacheReader(cache).stream("every.int8")
     for index in PRESENT[:10]:
         with pytest.raises(UserError, match=r"has 9 rows, its marker says 10.*coat-cache verify"):
@@ -148,13 +148,13 @@ def test_a_missing_row_does_not_shift_its_neighbours(cache: Path):
     np.testing.assert_array_equal(result["clip12"].decode(), stored("int8", 12))
 
 
-def test_a_scan_of_wrong_rows_is_an_error(cache: Path):
-    plant(cache, lambda rows: [rows[1], rows[0], *rows[2:]])
+def test_iteration_over_misplaced_rows_raises_an_error(cache: Path):
+    rewrite_first_shard(cache, lambda rows: [rows[1], rows[0], *rows[2:]])
     with pytest.raises(UserError, match="coat-cache verify"):
         list(CacheReader(cache).stream("every.int8"))
 
 
-def test_a_flipped_bit_is_detected_when_reading(cache: Path):
+def test_flipped_bit_is_detected_on_read(cache: Path):
     path = next((cache / "teachers").rglob("data/0000000-*.parquet"))
     group = pq.read_metadata(path).row_group(0)
     column = next(
@@ -167,14 +167,14 @@ def test_a_flipped_bit_is_detected_when_reading(cache: Path):
         CacheReader(cache).stream("every.int8")["clip00"]
 
 
-def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: pytest.MonkeyPatch):
-    """Each worker read the whole row group again for its checksum: 8 times the bytes of a clip."""
+def test_forked_workers_share_page_checks(cache: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each worker used to read the whole row group again: 8 times the bytes of a clip."""
     result = CacheReader(cache).stream("every.int8")
-    asked: list[bool] = []
+    checks_asked: list[bool] = []
     locate = page_offsets.locate
 
     def counting(*arguments: Any, check: bool) -> Any:
-        asked.append(check)
+        checks_asked.append(check)
         return locate(*arguments, check=check)
 
     monkeypatch.setattr(page_offsets, "locate", counting)
@@ -183,18 +183,18 @@ def test_forked_workers_check_each_page_once_together(cache: Path, monkeypatch: 
         if not worker:
             checks = 0
             with contextlib.suppress(BaseException):
-                asked.clear()
+                checks_asked.clear()
                 for index in PRESENT:
                     result[f"clip{index:02d}"]
-                checks = sum(asked)
+                checks = sum(checks_asked)
             os._exit(checks)
         _, status = os.waitpid(worker, 0)
         assert os.waitstatus_to_exitcode(status) == expected
     result["clip00"]
-    assert asked == [False]
+    assert checks_asked == [False]
 
 
-def test_a_shard_of_other_clips_is_refused(cache: Path, tmp_path: Path):
+def test_shard_of_other_clips_raises_an_error(cache: Path, tmp_path: Path):
     other = make_cache(tmp_path / "other", clips=19)
     folder = next((cache / "teachers").iterdir()) / "corpus"
     shutil.rmtree(folder)
@@ -212,23 +212,23 @@ def test_a_shard_of_other_clips_is_refused(cache: Path, tmp_path: Path):
         ("every@000000000000.int8", "no teacher 'every@000000000000'"),
     ],
 )
-def test_unknown_names_are_answered_with_the_known(cache: Path, name: str, message: str):
+def test_unknown_stream_name_lists_the_existing_names(cache: Path, name: str, message: str):
     with pytest.raises(UserError, match=message):
         CacheReader(cache).stream(name)
 
 
-def test_a_version_by_its_fingerprint(cache: Path):
+def test_stream_can_be_selected_by_fingerprint(cache: Path):
     result = CacheReader(cache).stream(f"{spec().key}.int8")
     np.testing.assert_array_equal(result["clip00"].decode(), stored("int8", 0))
 
 
-def test_a_newer_format_is_refused(cache: Path):
+def test_newer_cache_format_raises_an_error(cache: Path):
     (cache / "cache.json").write_text(json.dumps({"format": 3}))
     with pytest.raises(UserError, match=r"cache format 3.*reads up to 2.*upgrade"):
         CacheReader(cache)
 
 
-def test_no_cache_at_all(tmp_path: Path):
+def test_missing_cache_or_corpus_raises_an_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"not a teacher cache.*coat-cache build"):
         CacheReader(tmp_path)
     make_cache(tmp_path)
@@ -236,7 +236,7 @@ def test_no_cache_at_all(tmp_path: Path):
         CacheReader(tmp_path / "cache", corpora=["b"])
 
 
-def test_an_edited_spec_is_refused(cache: Path):
+def test_edited_spec_raises_an_error(cache: Path):
     path = next((cache / "teachers").glob("*/spec.json"))
     path.write_text(path.read_text().replace('"revision": 1', '"revision": 2'))
     with pytest.raises(UserError, match="the file was edited"):
@@ -244,8 +244,8 @@ def test_an_edited_spec_is_refused(cache: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
-def test_an_open_shard_needs_no_file_handle(cache: Path):
-    """One for each shard before: 128 for each teacher in each worker, of the usual 1,024."""
+def test_reader_keeps_no_file_descriptor_open(cache: Path):
+    """Each shard used to hold one: 128 for each teacher in each worker, of usually 1,024."""
     reader = CacheReader(cache)
     result = reader.stream("every.int8")
     for index in PRESENT:
@@ -259,8 +259,8 @@ def test_an_open_shard_needs_no_file_handle(cache: Path):
     assert not set(names) & set(opened)
 
 
-def test_durations_and_coverage_of_many_clips_in_one_look_up(cache: Path, monkeypatch):
-    """Frames were read and checked for each duration."""
+def test_durations_and_coverage_are_looked_up_without_reading_rows(cache: Path, monkeypatch):
+    """Each duration used to cost a read and a check of the frames."""
     teacher = CacheReader(cache).teacher("every")
     monkeypatch.setattr(teacher, "row", None)
     key_N = clip_keys([*(f"clip{index:02d}" for index in range(20)), "other"])

@@ -1,4 +1,4 @@
-"""Tests writing and reading shards, and interrupted commits."""
+"""Tests for writing and reading shards, and for interrupted commits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from manifests.storage import TEMPORARY, Folder
 from tests.manifests.frames import FAILED, KINDS, make_cache, row, spec, write_shard
 
 
-def folder_of(layout: Layout) -> Folder:
+def shards_folder(layout: Layout) -> Folder:
     return layout.shards(spec(), "corpus")
 
 
-def same(result: Row, expected: Row) -> bool:
+def is_same_row(result: Row, expected: Row) -> bool:
     blobs = all(
         bytes(result.frames[name].blob) == bytes(encoded.blob)
         and result.frames[name].num_frames == encoded.num_frames
@@ -29,13 +29,15 @@ def same(result: Row, expected: Row) -> bool:
     return blobs and all(getattr(result, fact) == getattr(expected, fact) for fact in facts)
 
 
-def test_rows_and_failures_come_back_in_order(tmp_path: Path):
+def test_rows_and_failures_are_read_back_in_order(tmp_path: Path):
     layout = make_cache(tmp_path)
-    folder, ids = folder_of(layout), []
+    folder, ids = shards_folder(layout), []
     for number in shards.committed(folder):
         marker = shards.read_marker(folder, number)
         rows = stored_rows.read_rows(folder, marker, spec())
-        assert all(same(result, row(result.clip_id, int(result.clip_id[4:]))) for result in rows)
+        assert all(
+            is_same_row(result, row(result.clip_id, int(result.clip_id[4:]))) for result in rows
+        )
         assert marker.rows == len(rows)
         ids += [result.clip_id for result in rows]
     assert ids == [f"clip{index:02d}" for index in range(20) if index != FAILED]
@@ -48,7 +50,7 @@ def test_rows_and_failures_come_back_in_order(tmp_path: Path):
 
 
 def test_a_marker_lists_the_files_of_its_shard(tmp_path: Path):
-    folder = folder_of(make_cache(tmp_path))
+    folder = shards_folder(make_cache(tmp_path))
     marker = shards.read_marker(folder, 0)
     data = folder.read_bytes(f"data/{marker.data}")
     assert marker.data_sha256 == hashlib.sha256(data).hexdigest()
@@ -58,16 +60,16 @@ def test_a_marker_lists_the_files_of_its_shard(tmp_path: Path):
     assert Marker.from_bytes(marker.to_bytes()) == marker
 
 
-def test_the_same_rows_give_the_same_file(tmp_path: Path):
+def test_writing_the_same_rows_again_gives_the_same_file(tmp_path: Path):
     layout = make_cache(tmp_path)
-    folder = folder_of(layout)
+    folder = shards_folder(layout)
     before = shards.read_marker(folder, 1)
     assert write_shard(layout, layout.corpus("corpus"), 1) == before
     assert len(folder.child("data").names()) == 2
 
 
-def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
-    folder = folder_of(make_cache(tmp_path))
+def test_shard_has_small_row_groups_and_page_checksums(tmp_path: Path):
+    folder = shards_folder(make_cache(tmp_path))
     name = shards.read_marker(folder, 0).data
     path = Path(folder.path(f"data/{name}"))
     metadata = pq.read_metadata(path)
@@ -82,20 +84,20 @@ def test_row_groups_are_small_and_pages_have_checksums(tmp_path: Path):
 
 
 def test_data_without_a_marker_is_ignored(tmp_path: Path):
-    folder = folder_of(make_cache(tmp_path))
+    folder = shards_folder(make_cache(tmp_path))
     folder.delete(f"markers/{shards.marker_name(1)}")
     assert shards.committed(folder) == [0]
     with pytest.raises(FileNotFoundError):
         shards.read_marker(folder, 1)
 
 
-def test_what_a_killed_writer_leaves_is_not_looked_at(tmp_path: Path):
-    folder = folder_of(make_cache(tmp_path))
+def test_temporary_marker_of_a_killed_writer_is_ignored(tmp_path: Path):
+    folder = shards_folder(make_cache(tmp_path))
     Path(folder.path(f"markers/{TEMPORARY}0000002.json-ab12")).write_text("{")
     assert shards.committed(folder) == [0, 1]
 
 
-def test_a_clip_that_is_not_accounted_for_is_a_defect(tmp_path: Path):
+def test_write_fails_when_a_clip_has_neither_row_nor_failure(tmp_path: Path):
     with pytest.raises(AssertionError, match="exactly one row or failure"):
         shards.write(
             Folder(tmp_path),

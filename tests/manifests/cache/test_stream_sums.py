@@ -1,4 +1,4 @@
-"""Statistics of a stream from the sums of its parts."""
+"""Tests for `Sums`: statistics of a stream from the sums of its parts, and the codec's loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.manifests.frames import KINDS, frames, stream
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_parts_add_up_to_the_whole(codec: str):
+def test_statistics_of_added_sums_match_the_concatenated_frames(codec: str):
     spec, parts = stream(codec), [frames(codec, seed=index, count=5 + index) for index in range(4)]
     total = Sums.zero(spec.dim)
     for part_TD in parts:
@@ -29,21 +29,21 @@ def test_parts_add_up_to_the_whole(codec: str):
     np.testing.assert_allclose(statistics.std_D[moving_D], deviation_D[moving_D], rtol=1e-3)
 
 
-def test_a_constant_column_has_deviation_one():
+def test_constant_column_has_standard_deviation_one():
     frames_TD = frames("int8", seed=1)
     frames_TD[:, 4] = 1234.5
     sums = Sums.from_frames(frames_TD, encode(frames_TD, stream("int8")))
     assert sums.statistics().std_D[4] == 1
 
 
-def test_a_stream_without_frames_has_finite_statistics():
+def test_empty_stream_has_finite_statistics():
     statistics = Sums.zero(3).statistics()
     assert statistics.num_frames == 0
     assert np.isfinite(statistics.mean_D).all()
     assert (statistics.std_D == 1).all()
 
 
-def test_the_loss_is_what_the_codec_lost():
+def test_codec_loss_is_the_error_relative_to_the_standard_deviation():
     spec, given_TD = stream("int8"), frames("int8", seed=1)
     encoded = encode(given_TD, spec)
     lost_TD = given_TD - encoded.decode()
@@ -53,7 +53,7 @@ def test_the_loss_is_what_the_codec_lost():
     assert sums.max_lost == pytest.approx(np.abs(lost_TD).max())
 
 
-def test_pitch_loses_nothing_on_unvoiced_frames():
+def test_pitch_codec_loss_ignores_unvoiced_frames():
     spec, given_TD = stream("pitch"), frames("pitch", seed=1)
     given_TD[:, :-1] = 0.5
     given_TD[:, -1] = 0.4
@@ -63,8 +63,8 @@ def test_pitch_loses_nothing_on_unvoiced_frames():
 
 
 @pytest.mark.parametrize(("dim", "count"), [(2, 9000), (384, 1500), (521, 40), (1280, 750)])
-def test_sums_in_parts_are_the_sums_of_the_whole(dim: int, count: int):
-    """Narrow streams to the bit as they were summed before, wide ones to float32's precision."""
+def test_sums_match_a_direct_computation_in_float64(dim: int, count: int):
+    """Narrow streams must match bit by bit, wide streams within the precision of float32."""
     rng = np.random.default_rng(dim)
     frames_TD = (rng.normal(50, 1, (count, dim)) * np.logspace(-3, 3, dim)).astype(np.float32)
     spec = StreamSpec(
@@ -89,7 +89,7 @@ def test_sums_in_parts_are_the_sums_of_the_whole(dim: int, count: int):
     assert sums.max_lost == np.abs(frames_TD - encoded.decode()).max()
 
 
-def test_wide_frames_keep_constant_and_huge_columns():
+def test_statistics_of_wide_frames_handle_constant_and_huge_columns():
     frames_TD = np.random.default_rng(0).normal(size=(300, 1280)).astype(np.float32)
     frames_TD[:, 7] = 1234.567
     frames_TD[:, 8] *= np.float32(1e25)
@@ -103,7 +103,7 @@ def test_wide_frames_keep_constant_and_huge_columns():
 
 @pytest.mark.parametrize("codec", ["int8", "fp16", "uint8"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(codec: str, value: float):
+def test_encode_rejects_values_that_are_not_finite(codec: str, value: float):
     frames_TD = np.zeros((9, 40), np.float32)
     frames_TD[5, 3] = value
     with pytest.raises(ValueError, match="not finite"):
@@ -111,7 +111,7 @@ def test_values_that_are_not_finite_are_refused(codec: str, value: float):
 
 
 @pytest.mark.parametrize("codec", KINDS)
-def test_sums_taken_while_encoding_are_those_taken_afterwards(codec: str):
+def test_encode_and_sum_matches_summing_after_encoding(codec: str):
     spec = stream(codec)
     wide = replace(spec, dim=1280) if codec in ("int8", "fp16") else spec
     rng = np.random.default_rng(0)
@@ -132,7 +132,7 @@ def test_sums_taken_while_encoding_are_those_taken_afterwards(codec: str):
 
 
 @pytest.mark.filterwarnings("error")
-def test_wide_frames_that_are_not_finite_or_have_another_width_are_refused():
+def test_encode_and_sum_rejects_wide_frames_that_are_not_finite_or_have_the_wrong_width():
     spec = replace(stream("int8"), dim=1280)
     frames_TD = np.zeros((60, 1280), np.float32)
     frames_TD[55, 7] = np.nan

@@ -1,4 +1,4 @@
-"""Tests corpora: round trip, growth, errors of builds and readers, and size."""
+"""Tests for `Corpus` and `build`: round trip, growth, errors, memory, and sizes of shards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
 
 
-def make(count: int, prefix: str = "clip") -> list[Clip]:
+def make_clips(count: int, prefix: str = "clip") -> list[Clip]:
     return [
         Clip(
             clip_id=f"{prefix}-{index}",
@@ -39,12 +39,12 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus_module, "BATCH", 7)
 
 
-def content(folder: Path) -> dict[str, bytes]:
+def read_files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_what_goes_in_comes_out(tmp_path: Path) -> None:
-    clips = make(150)
+def test_corpus_returns_the_clips_it_was_built_from(tmp_path: Path) -> None:
+    clips = make_clips(150)
     built = build(iter(clips), tmp_path / "speech", clips_per_shard=32)
     read = Corpus(tmp_path / "speech")
     assert read.name == "speech"
@@ -58,16 +58,16 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert read.digest == built.digest
 
 
-def test_a_shard_is_a_row_group(tmp_path: Path) -> None:
-    build(make(150), tmp_path, name="x", clips_per_shard=32)
+def test_each_shard_is_a_row_group(tmp_path: Path) -> None:
+    build(make_clips(150), tmp_path, name="x", clips_per_shard=32)
     stored = pq.ParquetFile(tmp_path / "clips-00000.parquet")
     assert stored.num_row_groups == 5
     assert stored.read_row_group(2)["clip_id"].to_pylist() == Corpus(tmp_path).shard_ids(2)
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_parts_hold_whole_shards(tmp_path: Path) -> None:
-    clips = make(250)
+def test_parts_contain_whole_shards(tmp_path: Path) -> None:
+    clips = make_clips(250)
     read = build(clips, tmp_path / "c", clips_per_shard=32)
     assert [(part.clips, part.first_shard, part.shards) for part in read.parts] == [
         (96, 0, 3),
@@ -84,21 +84,21 @@ def test_parts_hold_whole_shards(tmp_path: Path) -> None:
             read.shard(beyond)
 
 
-def test_building_again_changes_nothing(tmp_path: Path) -> None:
-    build(make(50), tmp_path / "c", clips_per_shard=8)
-    before = content(tmp_path / "c")
-    build(make(50), tmp_path / "c")
-    assert content(tmp_path / "c") == before
+def test_rebuilding_from_the_same_source_changes_no_file(tmp_path: Path) -> None:
+    build(make_clips(50), tmp_path / "c", clips_per_shard=8)
+    before = read_files(tmp_path / "c")
+    build(make_clips(50), tmp_path / "c")
+    assert read_files(tmp_path / "c") == before
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_growth_adds_parts_and_touches_none(tmp_path: Path) -> None:
-    old, new = make(120, "old"), make(30, "new")
+def test_growing_a_corpus_adds_parts_and_keeps_existing_files(tmp_path: Path) -> None:
+    old, new = make_clips(120, "old"), make_clips(30, "new")
     first = build(old, tmp_path / "c", clips_per_shard=50)
-    before = content(tmp_path / "c")
+    before = read_files(tmp_path / "c")
     # New clips may come anywhere in the source, old ones may be gone from it.
     grown = build([*new[:10], *old[5:], *new[10:]], tmp_path / "c")
-    after = content(tmp_path / "c")
+    after = read_files(tmp_path / "c")
     assert list(grown.clips()) == old + new
     assert grown.shard_sizes() == [50, 50, 20, 30]
     assert grown.digest != first.digest
@@ -106,24 +106,24 @@ def test_growth_adds_parts_and_touches_none(tmp_path: Path) -> None:
     assert before.items() <= after.items()
 
 
-def test_a_corpus_build_is_atomic(tmp_path: Path) -> None:
+def test_interrupted_build_leaves_the_corpus_unchanged(tmp_path: Path) -> None:
     def interrupted() -> Iterator[Clip]:
-        yield from make(10, "new")
+        yield from make_clips(10, "new")
         raise KeyboardInterrupt
 
-    build(make(10), tmp_path / "c")
-    before = content(tmp_path / "c")
+    build(make_clips(10), tmp_path / "c")
+    before = read_files(tmp_path / "c")
     with pytest.raises(KeyboardInterrupt):
         build(interrupted(), tmp_path / "c")
-    assert before == content(tmp_path / "c")
+    assert before == read_files(tmp_path / "c")
 
 
 @pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize("apart", [1, 150], ids=["same part", "another part"])
-def test_a_duplicate_id_names_both_rows(tmp_path: Path, apart: int) -> None:
-    clips = make(200)
-    twin = replace(clips[20], uri="s3://bucket/other.wav", offset=9.0)
-    clips.insert(20 + apart, twin)
+def test_duplicate_clip_id_error_names_both_clips(tmp_path: Path, apart: int) -> None:
+    clips = make_clips(200)
+    duplicate = replace(clips[20], uri="s3://bucket/other.wav", offset=9.0)
+    clips.insert(20 + apart, duplicate)
     with pytest.raises(UserError) as error:
         build(clips, tmp_path / "c", clips_per_shard=10)
     message = str(error.value)
@@ -134,31 +134,31 @@ def test_a_duplicate_id_names_both_rows(tmp_path: Path, apart: int) -> None:
         Corpus(tmp_path / "c")
 
 
-def test_a_duplicate_of_a_stored_clip(tmp_path: Path) -> None:
-    build(make(5), tmp_path / "c")
-    twin = replace(make(5)[2], uri="/elsewhere/2.wav")
+def test_duplicate_of_a_stored_clip_raises_an_error(tmp_path: Path) -> None:
+    build(make_clips(5), tmp_path / "c")
+    duplicate = replace(make_clips(5)[2], uri="/elsewhere/2.wav")
     both = r"clip 3 of the source \(/audio/clip/2.wav .* and clip 6 \(/elsewhere/2.wav"
     with pytest.raises(UserError, match=rf"occurs twice, in {both}"):
-        build([*make(5), twin], tmp_path / "c")
+        build([*make_clips(5), duplicate], tmp_path / "c")
 
 
 @pytest.mark.parametrize(
     "change", [{"uri": "/b.wav"}, {"offset": 0.1}, {"duration": 7.0}, {"duration": None}]
 )
-def test_changed_audio_under_an_id(tmp_path: Path, change: dict) -> None:
-    clips = make(5)
+def test_changed_audio_under_a_known_id_raises_an_error(tmp_path: Path, change: dict) -> None:
+    clips = make_clips(5)
     build(clips, tmp_path / "c")
-    before = content(tmp_path / "c")
+    before = read_files(tmp_path / "c")
     changed = replace(clips[3], **change)
     with pytest.raises(UserError, match=r"'clip-3' has changed: the corpus has /audio/clip/3.wav"):
         build([*clips[:3], changed, clips[4]], tmp_path / "c")
-    assert content(tmp_path / "c") == before
+    assert read_files(tmp_path / "c") == before
 
 
 def test_changed_labels_are_kept_and_the_clips_are_listed(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    clips = make(9)
+    clips = make_clips(9)
     build(clips, tmp_path / "c")
     with caplog.at_level(logging.WARNING):
         build([replace(clip, text="other") for clip in clips[:7]] + clips[7:], tmp_path / "c")
@@ -169,11 +169,11 @@ def test_changed_labels_are_kept_and_the_clips_are_listed(
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_new_texts_and_labels_are_taken_on_request(tmp_path: Path) -> None:
-    clips = make(230)
+def test_update_labels_takes_new_texts_and_labels(tmp_path: Path) -> None:
+    clips = make_clips(230)
     before = build(clips, tmp_path / "c", clips_per_shard=32)
     changed = [replace(clips[150], text="corrected"), replace(clips[151], labels={"k": "neu"})]
-    requested = [*clips[:150], *changed, *clips[152:], *make(3, "new")]
+    requested = [*clips[:150], *changed, *clips[152:], *make_clips(3, "new")]
     after = build(iter(requested), tmp_path / "c", update_labels=True)
     assert list(Corpus(tmp_path / "c").clips()) == requested
     assert after.relabelled == ("clip-150", "clip-151")
@@ -192,35 +192,35 @@ def test_new_texts_and_labels_are_taken_on_request(tmp_path: Path) -> None:
     assert build(again, tmp_path / "c", update_labels=True).relabelled == ()
 
 
-def test_an_update_of_labels_refuses_other_audio(tmp_path: Path) -> None:
-    clips = make(5)
+def test_update_labels_rejects_changed_audio(tmp_path: Path) -> None:
+    clips = make_clips(5)
     build(clips, tmp_path / "c")
     with pytest.raises(UserError, match="'clip-3' has changed"):
         build([replace(clips[3], text="new", uri="/b.wav")], tmp_path / "c", update_labels=True)
 
 
-def test_what_a_build_refuses(tmp_path: Path) -> None:
+def test_build_rejects_invalid_input(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no clips"):
         build([], tmp_path / "empty")
     with pytest.raises(UserError, match="--name"):
-        build(make(1), tmp_path / "c", name="a/b")
+        build(make_clips(1), tmp_path / "c", name="a/b")
     with pytest.raises(UserError, match="clips_per_shard must be 1 to 65536, found 0"):
-        build(make(1), tmp_path / "c", clips_per_shard=0)
+        build(make_clips(1), tmp_path / "c", clips_per_shard=0)
     with pytest.raises(UserError, match="not Unicode"):
         build([Clip(clip_id="a", uri="/caf\udce9.wav")], tmp_path / "c")
     assert not list(tmp_path.glob("*/corpus.json"))
-    build(make(1), tmp_path / "c", name="one", clips_per_shard=4)
+    build(make_clips(1), tmp_path / "c", name="one", clips_per_shard=4)
     with pytest.raises(UserError, match="has name 'one', asked for 'two'"):
-        build(make(1), tmp_path / "c", name="two")
+        build(make_clips(1), tmp_path / "c", name="two")
     with pytest.raises(UserError, match="has clips_per_shard 4, asked for 5"):
-        build(make(1), tmp_path / "c", clips_per_shard=5)
+        build(make_clips(1), tmp_path / "c", clips_per_shard=5)
 
 
-def test_what_a_reader_refuses(tmp_path: Path) -> None:
+def test_corpus_rejects_damaged_or_newer_files(tmp_path: Path) -> None:
     folder = tmp_path / "c"
     with pytest.raises(UserError, match="coat-corpus build SOURCE"):
         Corpus(folder)
-    build(make(20), folder)
+    build(make_clips(20), folder)
     head = json.loads((folder / "corpus.json").read_text())
     part = folder / "clips-00000.parquet"
 
@@ -241,18 +241,18 @@ def test_what_a_reader_refuses(tmp_path: Path) -> None:
         Corpus(folder)
 
 
-def test_two_hundred_thousand_clips_take_seconds_and_little_memory(tmp_path: Path) -> None:
+def test_building_200_000_clips_uses_little_memory(tmp_path: Path) -> None:
     script = """
 import resource, sys
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 def clips(count):
-    for at in range(count):
-        yield Clip(clip_id=f"c{at}", uri=f"/audio/{at}.wav", duration=3.5, text="some words " * 5)
+    for number in range(count):
+        yield Clip(clip_id=f"c{number}", uri=f"/{number}.wav", duration=3.5, text="some words " * 5)
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-build(clips(70_000), sys.argv[1] + "/one")
-one = peak()
-print(build(clips(200_000), sys.argv[1] + "/three").num_clips, peak() - one)
+build(clips(70_000), sys.argv[1] + "/small")
+before = peak()
+print(build(clips(200_000), sys.argv[1] + "/large").num_clips, peak() - before)
 """
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)],
@@ -260,15 +260,17 @@ print(build(clips(200_000), sys.argv[1] + "/three").num_clips, peak() - one)
     )  # fmt: skip
     clips, growth_mib = done.stdout.split()
     assert int(clips) == 200_000
-    # 130,000 clips more: at most 24 bytes each for the ledger, its sort, and what malloc keeps.
+    # 130,000 clips more: at most 24 bytes each for the index, its sort, and what malloc keeps.
     assert float(growth_mib) < 30
 
 
 @pytest.mark.parametrize(
     ("seconds", "expected"), [(10.0, 256), (600.0, 24), (3600.0, 4), (9000.0, 4), (None, 256)]
 )
-def test_shards_of_long_clips_hold_fewer(tmp_path: Path, seconds: float | None, expected: int):
-    """256 clips of an hour would be extracted and committed together."""
+def test_shards_of_long_clips_contain_fewer_clips(
+    tmp_path: Path, seconds: float | None, expected: int
+):
+    """Otherwise 256 clips of an hour would be extracted and committed together."""
     clips = [
         Clip(clip_id=f"{index}", uri=f"/{index}.wav", duration=seconds) for index in range(300)
     ]
@@ -278,11 +280,11 @@ def test_shards_of_long_clips_hold_fewer(tmp_path: Path, seconds: float | None, 
     assert grown.shard_sizes()[:-1] == made.shard_sizes()
 
 
-def test_clips_added_between_others_are_no_reordering(
+def test_clips_inserted_between_others_do_not_count_as_reordering(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A folder is sorted: new files come between known ones, also at every later build."""
-    clips = make(20)
+    """Folders are read in sorted order, so new files come between known ones."""
+    clips = make_clips(20)
     build([clip for n, clip in enumerate(clips) if n % 5], tmp_path / "c", clips_per_shard=4)
     for _ in range(2):
         assert build(clips, tmp_path / "c").num_clips == 20

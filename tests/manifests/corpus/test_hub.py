@@ -1,7 +1,7 @@
-"""Data sets of the hub are read in place: the same rows as datasets gives, and no copies.
+"""Tests that data sets of the Hugging Face hub are read in place, with the rows of `datasets`.
 
-There is no hub here; a small one is served over HTTP, and each program is a process of its own,
-because huggingface_hub reads its endpoint once.
+The tests start a small hub over HTTP. Each reader runs in its own process, because
+`huggingface_hub` reads its endpoint once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ for rows in datasets.load_dataset(sys.argv[1], streaming=True).values():
 """
 
 
-def run(code: str, address: str, home: Path, *arguments: str) -> list:
+def run_with_hub(code: str, address: str, home: Path, *arguments: str) -> list:
     environment = {
         "HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1",
         "no_proxy": "127.0.0.1", "NO_PROXY": "127.0.0.1", "PYTHONPATH": str(ROOT),
@@ -57,7 +57,7 @@ def run(code: str, address: str, home: Path, *arguments: str) -> list:
 
 
 def write_parquet(folder: Path) -> None:
-    """Two splits as datasets writes them."""
+    """Writes two splits in the form of the package `datasets`."""
     folder.mkdir(parents=True)
     features = datasets.Features(
         audio=datasets.Audio(),
@@ -89,13 +89,13 @@ def test_parquet_and_tars_of_the_hub_are_read_in_place(tmp_path: Path):
     for name in ("set", "tars"):
         (base / "org" / name / "README.md").write_text("---\nlicense: mit\n---\n")
     with serve_hub(base) as (address, _):
-        ours = run(READ, address, home, "hf:org/set", str(out))
-        theirs = run(READ_BY_DATASETS, address, home, "org/set")
+        ours = run_with_hub(READ, address, home, "hf:org/set", str(out))
+        theirs = run_with_hub(READ_BY_DATASETS, address, home, "org/set")
         assert [[text, labels, digest] for _, text, labels, _, digest in ours] == theirs
         assert ours[0][0].startswith(f"hf://datasets/org/set@{COMMIT}/data/train-00000")
-        test = run(READ, address, home, "hf:org/set?split=test", str(out))
+        test = run_with_hub(READ, address, home, "hf:org/set?split=test", str(out))
         assert [row[1] for row in test] == ["test 0", "test 1", "test 2"]
-        tars = run(READ, address, home, "hf:org/tars", str(out))
+        tars = run_with_hub(READ, address, home, "hf:org/tars", str(out))
         assert [row[1] for row in tars] == ["zero", "one"]
         assert all("train-000.tar#bytes=" in row[0] for row in tars)
     assert not out.exists()

@@ -1,4 +1,4 @@
-"""Kaldi's data folders, as its documentation lays them out, and what is refused."""
+"""Tests for Kaldi's data folders, valid ones and invalid lines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from manifests.storage import Folder
 from tests.manifests.reference_audio import noise
 
 
-def read(source: Path) -> list[Clip]:
+def read_clips(source: Path) -> list[Clip]:
     return list(detect.clips(str(source), Folder("/nowhere")))
 
 
@@ -30,12 +30,12 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def test_utterances_of_recordings(data: Path):
+def test_utterances_are_segments_of_recordings_with_labels(data: Path):
     (data / "segments").write_text("s1-a rec1 0.1 0.35\ns1-b rec1 0.5 -1\ns2-a rec2 0 0.25\n")
     (data / "text").write_text("s1-a hé  there\ns1-b\n")
     (data / "utt2spk").write_text("s1-a s1\ns1-b s1\ns2-a s2\n")
     (data / "spk2gender").write_text("s1 f\n")
-    clips = read(data)
+    clips = read_clips(data)
     assert [clip.clip_id for clip in clips] == ["s1-a", "s1-b", "s2-a"]
     assert [clip.text for clip in clips] == ["hé  there", None, None]
     assert [clip.duration for clip in clips] == [0.25, None, 0.25]
@@ -47,8 +47,8 @@ def test_utterances_of_recordings(data: Path):
         assert np.array_equal(audio.decode(clip).samples, expected)
 
 
-def test_recordings_without_segments(data: Path):
-    clips = read(data)
+def test_recordings_without_segments_are_whole_clips(data: Path):
+    clips = read_clips(data)
     assert [clip.clip_id for clip in clips] == ["rec1", "rec2"]
     assert [clip.estimated_duration for clip in clips] == [1.0, 0.5]
 
@@ -66,7 +66,9 @@ def test_recordings_without_segments(data: Path):
         ("segments", "u rec1 0 1\nu rec2 0 1", r"segments:2: the key u occurs twice"),
     ],
 )
-def test_lines_that_cannot_be_used(data: Path, file: str, content: str, match: str):
+def test_invalid_line_raises_an_error_with_its_number(
+    data: Path, file: str, content: str, match: str
+):
     (data / file).write_text(content + "\n")
     with pytest.raises(UserError, match=match):
-        read(data)
+        read_clips(data)

@@ -1,4 +1,4 @@
-"""Lengths from headers, missing files, and sources that grow or are reordered."""
+"""Tests for durations from headers, missing files, and sources that grow or are reordered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_manifest(path: Path, rows: list[dict]) -> Path:
     return path
 
 
-def test_headers_of_remote_files_are_read_by_ranges(
+def test_durations_of_remote_files_are_read_by_range_requests(
     tmp_path: Path, s3: fs.FileSystem, monkeypatch: pytest.MonkeyPatch
 ):
     reference = write_reference(tmp_path / "a.wav", 40.0)
@@ -35,10 +35,10 @@ def test_headers_of_remote_files_are_read_by_ranges(
     for name in names[1:]:
         ffmpeg("-i", reference, tmp_path / name)
     fetched: list[int] = []
-    right = ranged._open_object
+    original = ranged._open_object
 
     def counting(file: str, part: object) -> ranged._Blocks:
-        blocks = right(file, part)  # pyright: ignore[reportArgumentType]
+        blocks = original(file, part)  # pyright: ignore[reportArgumentType]
         read = blocks.read
         blocks.read = lambda position, count: fetched.append(count) or read(position, count)
         return blocks
@@ -63,7 +63,7 @@ def test_headers_of_remote_files_are_read_by_ranges(
         assert read(tmp_path / "web.jsonl")[0].estimated_duration is None
 
 
-def test_a_manifest_none_of_whose_files_is_there_is_refused(tmp_path: Path):
+def test_manifest_without_any_existing_file_raises_an_error(tmp_path: Path):
     rows = [{"audio_filepath": f"{n}.wav", "duration": 1.0} for n in range(3)]
     manifest = write_manifest(tmp_path / "m.jsonl", rows)
     with pytest.raises(UserError, match="none of the first 3 audio files exists"):
@@ -72,7 +72,9 @@ def test_a_manifest_none_of_whose_files_is_there_is_refused(tmp_path: Path):
     assert len(read(manifest)) == 3
 
 
-def test_growth_and_reordering_are_distinguished(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_reordered_source_is_reported_and_a_grown_one_is_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
     rows = []
     for number in range(4):
         write_reference(tmp_path / f"{number}.wav", 0.5 + number / 10)
@@ -88,8 +90,10 @@ def test_growth_and_reordering_are_distinguished(tmp_path: Path, caplog: pytest.
     assert [clip.clip_id for clip in again.clips()] == before
 
 
-def test_a_truncated_mp3_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """libsndfile's decoder wrote to stderr, past Python, without the name of the file."""
+def test_truncated_mp3_prints_nothing_to_stderr(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """libsndfile's decoder used to write to stderr directly, without the name of the file."""
     reference = write_reference(tmp_path / "reference.wav")
     whole = tmp_path / "whole.mp3"
     ffmpeg("-i", reference, "-ar", "22050", "-ac", "1", whole)

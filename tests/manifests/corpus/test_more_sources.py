@@ -1,4 +1,4 @@
-"""Tests corpora of lhotse's Shar, Energon's sets and web servers against their own libraries."""
+"""Tests for lhotse's Shar against lhotse, Energon's data sets, and sources on web servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def read(source: Path | str) -> list[Clip]:
 
 
 def write_shar(folder: Path) -> Any:
-    """Five cuts of one recording in shards of two, written by lhotse; what lhotse reads."""
+    """Writes five cuts in shards of two, and returns the cuts that lhotse reads."""
     from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
     recording = Recording.from_file(write_reference(folder.parent / "recording.wav", 5.0))
@@ -46,7 +46,7 @@ def write_shar(folder: Path) -> Any:
     return list(CutSet.from_shar(in_dir=folder))
 
 
-def test_shar_gives_what_lhotse_reads(tmp_path: Path, s3: fs.FileSystem):
+def test_shar_clips_match_lhotse(tmp_path: Path, s3: fs.FileSystem):
     cuts = write_shar(tmp_path / "shar")
     for path in (tmp_path / "shar").iterdir():
         with s3.open_output_stream(f"data/shar/{path.name}", compression=None) as stored:
@@ -60,7 +60,7 @@ def test_shar_gives_what_lhotse_reads(tmp_path: Path, s3: fs.FileSystem):
             assert np.array_equal(audio.decode(clip).samples, cut.load_audio()[0])
 
 
-def test_shar_whose_parts_do_not_belong_together_is_refused(tmp_path: Path):
+def test_shar_with_inconsistent_cuts_and_tars_raises_an_error(tmp_path: Path):
     write_shar(tmp_path / "shar")
     cuts = tmp_path / "shar" / "cuts.000000.jsonl.gz"
     lines = gzip.decompress(cuts.read_bytes()).splitlines(keepends=True)
@@ -75,7 +75,7 @@ def test_shar_whose_parts_do_not_belong_together_is_refused(tmp_path: Path):
         read(tmp_path / "shar")
 
 
-def test_energon_splits(tmp_path: Path):
+def test_energon_splits_select_their_tars(tmp_path: Path):
     for name in ("a-00", "a-01", "b"):
         write_tar(tmp_path / "parts" / f"{name}.tar", (f"{name}.flac", flac(0)))
     (tmp_path / ".nv-meta").mkdir()
@@ -91,7 +91,7 @@ def test_energon_splits(tmp_path: Path):
         read(tmp_path)
 
 
-def test_sources_on_a_web_server(tmp_path: Path):
+def test_tars_manifests_and_parquet_are_read_from_a_web_server(tmp_path: Path):
     write_set(tmp_path / "set")
     local = read(f"{tmp_path}/set/a-{{000..001}}.tar")
     rows = [{"audio_filepath": "x.flac", "text": "one"}, {"audio_filepath": "sub/y.flac"}]

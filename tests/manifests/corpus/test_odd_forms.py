@@ -1,4 +1,4 @@
-"""Odd but valid forms of tars, Parquet and web servers are read; what cannot be read is refused."""
+"""Tests for unusual but valid tars, Parquet files and web servers, and for unreadable ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def link(kind: bytes, name: str, target: str) -> tarfile.TarInfo:
 
 
 def write_linked(path: Path, *links: tarfile.TarInfo) -> Path:
-    """A tar of `a/0.flac`, links, and a text for `a/1`."""
+    """Writes a tar with `a/0.flac`, the links, and a text for `a/1`."""
     with tarfile.open(path, "w") as tar:
         for name, data in (("a/0.flac", flac(0)), (None, b""), ("a/1.txt", b"one")):
             if name is None:
@@ -39,7 +39,7 @@ def write_linked(path: Path, *links: tarfile.TarInfo) -> Path:
 @pytest.mark.parametrize(
     ("kind", "target"), [(tarfile.LNKTYPE, "a/0.flac"), (tarfile.SYMTYPE, "../a/0.flac")]
 )
-def test_links_in_a_tar_lead_to_their_bytes(tmp_path: Path, kind: bytes, target: str):
+def test_links_in_a_tar_are_resolved(tmp_path: Path, kind: bytes, target: str):
     first, second = read(write_linked(tmp_path / "a.tar", link(kind, "a/1.flac", target)))
     assert (second.clip_id, second.text) == ("a/1", "one")
     assert audio.decode(first).digest == audio.decode(second).digest
@@ -47,7 +47,7 @@ def test_links_in_a_tar_lead_to_their_bytes(tmp_path: Path, kind: bytes, target:
         read(write_linked(tmp_path / "b.tar", link(kind, "a/1.flac", "gone.flac")))
 
 
-def test_names_of_members_and_tars(tmp_path: Path):
+def test_names_of_members_and_tars_are_case_insensitive_and_checked(tmp_path: Path):
     (clip,) = read(write_tar(tmp_path / "A.TAR", ("X.FLAC", flac(0)), ("X.TXT", b"hi")))
     assert (clip.clip_id, clip.text) == ("X", "hi")
     with pytest.raises(UserError, match=r"key ends at the first dot .*rename utt\.001\.flac"):
@@ -59,7 +59,7 @@ def test_names_of_members_and_tars(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", ["tar", "parquet"])
-def test_files_in_folders_within_are_named(tmp_path: Path, suffix: str):
+def test_folder_with_nested_files_only_raises_an_error(tmp_path: Path, suffix: str):
     (tmp_path / "set" / "train").mkdir(parents=True)
     (tmp_path / "set" / "train" / f"0.{suffix}").write_bytes(b"x")
     with pytest.raises(UserError, match=f"{suffix} files in folders within it; give a folder"):
@@ -70,7 +70,7 @@ def test_files_in_folders_within_are_named(tmp_path: Path, suffix: str):
     "kind",
     [pa.binary(), pa.large_binary(), pa.binary_view(), pa.dictionary(pa.int32(), pa.binary())],
 )
-def test_bytes_in_any_layout_of_arrow(tmp_path: Path, kind: pa.DataType):
+def test_audio_bytes_are_read_from_any_arrow_layout(tmp_path: Path, kind: pa.DataType):
     column = pa.array([flac(0), flac(1)])
     column = (
         column.dictionary_encode() if isinstance(kind, pa.DictionaryType) else column.cast(kind)
@@ -81,17 +81,17 @@ def test_bytes_in_any_layout_of_arrow(tmp_path: Path, kind: pa.DataType):
     assert [audio.decode(clip).seconds for clip in clips] == [0.1, 0.1]
 
 
-class Whole(Ranged):
+class ServerWithoutRanges(Ranged):
     """A server that ignores ranges."""
 
     ranges = False
 
 
-class Moved(Ranged):
-    """A server that has its files elsewhere."""
+class RedirectingServer(Ranged):
+    """A server that redirects /old/ to its root."""
 
     def do_GET(self) -> None:
-        """Redirects to the same server."""
+        """Answers a request for /old/ with a redirect."""
         if not self.path.startswith("/old/"):
             return super().do_GET()
         self.send_response(307)
@@ -100,11 +100,16 @@ class Moved(Ranged):
         return self.end_headers()
 
 
-def test_servers_without_ranges_and_with_redirects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_server_without_ranges_is_rejected_and_redirects_are_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     write_tar(tmp_path / "a-0.tar", ("0.flac", flac(0)))
-    with serve(tmp_path, Whole) as address, pytest.raises(UserError, match="ignores ranges"):
+    with (
+        serve(tmp_path, ServerWithoutRanges) as address,
+        pytest.raises(UserError, match="ignores ranges"),
+    ):
         read(f"{address}/a-{{0..0}}.tar")
-    with serve(tmp_path, Moved) as address:
+    with serve(tmp_path, RedirectingServer) as address:
         (clip,) = read(f"{address}/old/a-{{0..0}}.tar")
         assert audio.decode(clip).seconds == 0.1

@@ -1,4 +1,4 @@
-"""Parquet with audio is read in place, and gives what the package datasets reads from it."""
+"""Tests that Parquet files with audio are read in place, with the rows of `datasets`."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def wav(seed: int) -> bytes:
     return sink.getvalue()
 
 
-def samples_of(data: bytes) -> np.ndarray:
+def decode_wav(data: bytes) -> np.ndarray:
     return soundfile.read(io.BytesIO(data), dtype="float32")[0]
 
 
-def test_a_dataset_as_datasets_writes_it(tmp_path: Path):
+def test_clips_match_the_package_datasets(tmp_path: Path):
     datasets = pytest.importorskip("datasets")
     mood = datasets.ClassLabel(names=["calm", "glad"])
     rows = {
@@ -62,7 +62,7 @@ def test_a_dataset_as_datasets_writes_it(tmp_path: Path):
     ):
         assert clip.text == row["sentence"]
         assert clip.estimated_duration == 0.1
-        expected = samples_of(row["audio"]["bytes"])
+        expected = decode_wav(row["audio"]["bytes"])
         assert np.array_equal(audio.decode(clip).samples, expected)
     assert [clip.labels.get("mood") for clip in clips] == ["calm", "glad", None, "glad", "calm"]
     assert clips[0].labels["moods"] == ["calm", "glad"]
@@ -70,27 +70,27 @@ def test_a_dataset_as_datasets_writes_it(tmp_path: Path):
     assert not (tmp_path / "corpus" / "audio").exists()
 
 
-def test_bytes_come_before_the_path_and_a_path_may_stand_alone(tmp_path: Path):
+def test_bytes_take_precedence_over_the_path(tmp_path: Path):
     (tmp_path / "own.wav").write_bytes(wav(7))
     column = [{"bytes": wav(0), "path": "own.wav"}, {"bytes": None, "path": "own.wav"}]
     pq.write_table(pa.table({"audio": column, "id": ["a", "b"]}), tmp_path / "a.parquet")
     clips = read(tmp_path / "a.parquet")
     assert [clip.clip_id for clip in clips] == ["a", "b"]
-    assert np.array_equal(audio.decode(clips[0]).samples, samples_of(wav(0)))
+    assert np.array_equal(audio.decode(clips[0]).samples, decode_wav(wav(0)))
     assert clips[1].uri == f"{tmp_path}/own.wav"
 
 
-def test_plain_bytes_in_an_object_store(tmp_path: Path, s3: object):
+def test_column_of_plain_bytes_is_read_from_an_object_store(tmp_path: Path, s3: object):
     table = pa.table({"audio": [wav(0), wav(1), wav(2)], "speaker": ["x", "y", "z"]})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
     Folder("s3://data/rows").write_atomic("a.parquet", (tmp_path / "a.parquet").read_bytes())
     clips = read("s3://data/rows")
     assert [clip.labels for clip in clips] == [{"speaker": name} for name in "xyz"]
     for seed, clip in enumerate(clips):
-        assert np.array_equal(audio.decode(clip).samples, samples_of(wav(seed)))
+        assert np.array_equal(audio.decode(clip).samples, decode_wav(wav(seed)))
 
 
-def test_a_corpus_with_copied_audio_continues_to_copy(tmp_path: Path):
+def test_corpus_with_copied_audio_keeps_copying(tmp_path: Path):
     pytest.importorskip("datasets")
     (tmp_path / "set").mkdir()
     table = pa.table({"audio": [{"bytes": wav(0), "path": "a.wav"}]})
@@ -99,7 +99,7 @@ def test_a_corpus_with_copied_audio_continues_to_copy(tmp_path: Path):
     assert read(tmp_path / "set", tmp_path / "audio") == before
 
 
-def test_files_without_usable_audio_are_refused(tmp_path: Path):
+def test_files_without_usable_audio_raise_an_error(tmp_path: Path):
     path = tmp_path / "a.parquet"
     for columns, match in (
         ({"text": ["a"]}, "found none among the columns text"),

@@ -1,4 +1,4 @@
-"""Tests that a killed build of a corpus resumes without reading files again."""
+"""Tests that a killed build of a corpus resumes without reading finished files again."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from tests.manifests.reference_audio import write_reference
 from tests.manifests.web_folder import Ranged, serve
 
 COMMAND = Path(sys.executable).with_name("coat-corpus")
-FREE = 12
-"""Files that the server gives before it keeps a build waiting."""
+UNGATED_FILES = 12
+"""Number of files that the server sends before it delays its answers."""
 
 
-class Gated(Ranged):
-    """Counts the requests for more than a byte, and delays those for the last files."""
+class GatedServer(Ranged):
+    """Counts the requests for more than one byte, and delays those for the last files."""
 
-    opened = threading.Event()
+    gate_opened = threading.Event()
     reads: Counter[str]
 
     def do_GET(self) -> None:
-        """Answers a request, once the gate is open."""
+        """Answers a request once the gate is open."""
         name = self.path.rpartition("/")[2]
         if self.headers.get("Range") != "bytes=0-0":
             self.reads[name] += 1
-            if int(name[:2]) >= FREE:
+            if int(name[:2]) >= UNGATED_FILES:
                 self.opened.wait()
         super().do_GET()
 
@@ -52,12 +52,12 @@ def start_build(source: str, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen([COMMAND, "build", source, "--out", out])
 
 
-def entries(out: Path) -> int:
-    """Tars and lengths that the index of a corpus holds, each file of it whole."""
+def count_index_rows(out: Path) -> int:
+    """Counts the tars and durations in the index of a corpus."""
     return sum(pq.read_metadata(file).num_rows for file in out.glob(f"{FOLDER}/*.parquet"))
 
 
-def tars(folder: Path, address: str) -> str:
+def make_tars(folder: Path, address: str) -> str:
     for n in range(20):
         members = [(f"{n:02d}{k}.flac", flac(n)) for k in range(3)]
         notes = [(f"{n:02d}{k}.json", b'{"duration": 0.1}') for k in range(3)]
@@ -65,7 +65,7 @@ def tars(folder: Path, address: str) -> str:
     return f"{address}/{{00..19}}.tar"
 
 
-def manifest(folder: Path, address: str) -> str:
+def make_manifest(folder: Path, address: str) -> str:
     for n in range(20):
         write_reference(folder / f"{n:02d}.wav", 0.2 + n / 100)
     rows = [{"audio_filepath": f"{address}/{n:02d}.wav"} for n in range(20)]
@@ -73,60 +73,60 @@ def manifest(folder: Path, address: str) -> str:
     return str(folder / "m.jsonl")
 
 
-@pytest.mark.parametrize("make", [tars, manifest])
-def test_a_killed_build_goes_on(
+@pytest.mark.parametrize("make", [make_tars, make_manifest])
+def test_killed_build_resumes_at_the_first_unread_file(
     tmp_path: Path, make: Callable[[Path, str], str], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    out, server = tmp_path / "corpus", type("Server", (Gated,), {"reads": Counter()})
+    out, server = tmp_path / "corpus", type("Server", (GatedServer,), {"reads": Counter()})
     server.opened.clear()
     (tmp_path / "set").mkdir()
     with serve(tmp_path / "set", server) as address:
         source = make(tmp_path / "set", address)
         first = start_build(source, out)
         deadline = time.monotonic() + 240
-        while entries(out) < FREE:
+        while count_index_rows(out) < UNGATED_FILES:
             assert first.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.02)
         first.send_signal(signal.SIGKILL)
         assert first.wait() == -signal.SIGKILL
         assert not (out / "corpus.json").exists()
-        assert entries(out) == FREE
+        assert count_index_rows(out) == UNGATED_FILES
 
         (out / ".tmp-clips-00000.parquet-dead").write_bytes(b"half")
-        (out / "clips-00007.parquet").write_bytes(b"of a build that was killed")
+        (out / "clips-00007.parquet").write_bytes(b"left by a killed build")
         changed = next(iter(sorted((tmp_path / "set").glob("03.*"))))
         changed.write_bytes((tmp_path / "set" / f"04{changed.suffix}").read_bytes())
         changed.with_name(f"04{changed.suffix}").write_bytes(changed.read_bytes() + bytes(512))
-        if make is tars:
+        if make is make_tars:
             write_tar(changed, ("03a.flac", flac(99)))
         server.reads.clear()
         server.opened.set()
         assert start_build(source, out).wait() == 0
         read = {int(name[:2]) for name in server.reads}
-        assert read == {3, 4, *range(FREE, 20)}
+        assert read == {3, 4, *range(UNGATED_FILES, 20)}
 
-        calm = list(detect.clips(source, Folder(tmp_path / "audio")))
-    assert list(corpus.Corpus(out).clips()) == calm
+        uninterrupted = list(detect.clips(source, Folder(tmp_path / "audio")))
+    assert list(corpus.Corpus(out).clips()) == uninterrupted
     assert not list(out.glob(".*"))
     assert not (out / "clips-00007.parquet").exists()
 
 
-def counted(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[tuple]:
-    """The arguments of each call of a function, which goes on as before."""
-    calls, right = [], getattr(module, name)
+def record_calls(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> list[tuple]:
+    """Wraps a function of a module and returns the list of its calls' arguments."""
+    calls, original = [], getattr(module, name)
 
     def call(*given: object, **more: object) -> object:
         calls.append(given)
-        return right(*given, **more)
+        return original(*given, **more)
 
     monkeypatch.setattr(module, name, call)
     return calls
 
 
-def test_growth_reads_only_new_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    read = counted(monkeypatch, tar_index, "_read")
+def test_growing_a_corpus_reads_only_new_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    read = record_calls(monkeypatch, tar_index, "_read")
     out = tmp_path / "corpus"
     for count in range(1, MOST_FILES + 4):
         write_tar(tmp_path / f"set/{count:02d}.tar", (f"{count}.flac", flac(count)))
@@ -141,10 +141,10 @@ def test_growth_reads_only_new_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert len(read) == count
 
 
-def test_audio_in_parquet_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_rebuilding_reads_audio_in_parquet_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     table = pa.table({"audio": [flac(n, 0.1 + n / 10) for n in range(6)], "text": list("abcdef")})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=2)
-    read = counted(monkeypatch, parquet, "read_audio")
+    read = record_calls(monkeypatch, parquet, "read_audio")
     for out in ("first", "first"):
         cli.build(str(tmp_path / "a.parquet"), str(tmp_path / out))
     assert len(read) == 3
@@ -152,14 +152,16 @@ def test_audio_in_parquet_is_read_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert lengths == pytest.approx([0.1 + n / 10 for n in range(6)])
 
 
-def test_edges_of_parts_are_found_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_resumed_segmentation_decodes_no_clip_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     (tmp_path / "set").mkdir()
     for n in range(3):
         write_reference(tmp_path / f"set/{n}.wav", 3.0)
     cli.build(str(tmp_path / "set"), str(tmp_path / "long"))
-    decoded = counted(monkeypatch, audio, "decode")
+    decoded = record_calls(monkeypatch, audio, "decode")
     with monkeypatch.context() as killed:
-        killed.setattr(segment, "_cut", stop_at_second(segment._cut))
+        killed.setattr(segment, "_cut", interrupt_second_call(segment._cut))
         with pytest.raises(KeyboardInterrupt):
             cli.segment(str(tmp_path / "long"), str(tmp_path / "short"), max_seconds=2.0)
     assert len(decoded) > 2
@@ -170,19 +172,19 @@ def test_edges_of_parts_are_found_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert corpus.Corpus(tmp_path / "short").num_clips == 6
 
 
-def stop_at_second(right: Callable) -> Callable:
+def interrupt_second_call(original: Callable) -> Callable:
     calls = []
 
     def cut(*given: object) -> object:
         calls.append(given)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return right(*given)
+        return original(*given)
 
     return cut
 
 
-def test_two_builds_do_not_write_one_corpus(tmp_path: Path):
+def test_concurrent_builds_of_one_corpus_raise_an_error(tmp_path: Path):
     (tmp_path / "set").mkdir()
     write_reference(tmp_path / "set/a.wav", 0.2)
     with (
@@ -193,7 +195,7 @@ def test_two_builds_do_not_write_one_corpus(tmp_path: Path):
     cli.build(str(tmp_path / "set"), str(tmp_path / "corpus"))
 
 
-def test_many_numbers(tmp_path: Path):
+def test_source_index_returns_the_numbers_that_were_added(tmp_path: Path):
     with SourceIndex(Folder(tmp_path)) as index:
         for n in range(1000):
             index.add_numbers(number_key("length", f"{n}.wav", "1"), [n / 7] * (n % 4))

@@ -1,4 +1,4 @@
-"""Long recordings become clips: cut in pauses, nothing lost, text where words have times."""
+"""Tests for cutting long recordings into clips in pauses, with the text of timed words."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PAUSES = ((8.0, 8.6), (17.2, 17.8), (26.0, 26.5), (34.1, 34.9))
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty seconds of noise with pauses that contain a hum."""
+    """Forty seconds of noise with four quiet pauses."""
     wave = noise(40.0, RATE)
     for start, end in PAUSES:
         wave[round(start * RATE) : round(end * RATE)] *= 0.01
@@ -38,7 +38,7 @@ def words() -> list[list[object]]:
     return [[f"w{n}", n + 0.2, n + 0.8] for n in range(40) if n not in (8, 17, 26, 34)]
 
 
-def test_cuts_lie_in_pauses_and_nothing_is_lost(recording: Path):
+def test_segments_are_cut_in_pauses_and_cover_the_recording(recording: Path):
     whole = Clip(clip_id="long", uri=str(recording), text="all of it", labels={"speaker": "x"})
     parts = list(segment(iter([whole]), SourceIndex(), max_seconds=10.0, by="silence"))
     inner = [part.offset for part in parts[1:]]
@@ -54,7 +54,7 @@ def test_cuts_lie_in_pauses_and_nothing_is_lost(recording: Path):
 
 
 @pytest.mark.parametrize("by", ["silence", "fixed"])
-def test_text_is_cut_with_its_words(recording: Path, by: str):
+def test_segments_contain_the_text_of_their_words(recording: Path, by: str):
     whole = Clip(
         clip_id="long", uri=str(recording), offset=2.0, duration=36.0,
         labels={"words": [[w, a - 2, b - 2] for w, a, b in words() if 2 < a < 37]},  # type: ignore[operator]
@@ -70,7 +70,7 @@ def test_text_is_cut_with_its_words(recording: Path, by: str):
         assert [part.offset for part in parts] == [2.0, 11.0, 20.0, 29.0]
 
 
-def test_short_clips_pass_and_others_are_errors(recording: Path):
+def test_short_clips_are_kept_and_unreadable_ones_raise_an_error(recording: Path):
     short = Clip(clip_id="short", uri=str(recording), duration=5.0, text="kept")
     assert list(segment(iter([short]), SourceIndex(), max_seconds=10.0, by="silence")) == [short]
     missing = Clip(clip_id="gone", uri="/nowhere/x.wav")
@@ -81,7 +81,9 @@ def test_short_clips_pass_and_others_are_errors(recording: Path):
         list(segment(iter([bad]), SourceIndex(), max_seconds=10.0, by="fixed"))
 
 
-def test_the_command(recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_segment_command_writes_a_corpus(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     corpora.build([Clip(clip_id="long", uri=str(recording), duration=40.0)], tmp_path / "long")
     command = f"segment {tmp_path}/long --out {tmp_path}/short --max-seconds 15"
     monkeypatch.setattr(sys, "argv", ["coat-corpus", *command.split()])
@@ -93,7 +95,7 @@ def test_the_command(recording: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     assert {clip.uri for clip in made.clips()} == {str(recording)}
 
 
-def test_word_times_of_lhotse_are_cut_with_the_audio(recording: Path, tmp_path: Path):
+def test_word_times_of_lhotse_cuts_are_segmented_with_the_audio(recording: Path, tmp_path: Path):
     import lhotse
     from lhotse.supervision import AlignmentItem
 

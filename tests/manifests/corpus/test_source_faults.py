@@ -1,4 +1,4 @@
-"""Tests faults of sources from public bug reports: lengths, links, names, labels, numbers."""
+"""Tests for faults of sources that public bug reports describe: durations, links, names, labels."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def read(source: Path | str, stored: Path = Path("/nowhere")) -> list[Clip]:
     return list(detect.clips(str(source), Folder(stored)))
 
 
-def lines(path: Path, *rows: dict) -> Path:
+def write_lines(path: Path, *rows: dict) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
 
-def test_the_length_in_a_header_does_not_limit_a_clip(tmp_path: Path):
+def test_duration_in_a_header_does_not_truncate_a_clip(tmp_path: Path):
     folder = tmp_path / "audio"
     folder.mkdir()
     reference = write_reference(tmp_path / "reference.wav")
@@ -48,8 +48,8 @@ def test_the_length_in_a_header_does_not_limit_a_clip(tmp_path: Path):
     assert stats.estimated_durations + stats.unknown_durations == 2
 
 
-def test_a_corpus_of_format_1_opens_and_grows(tmp_path: Path):
-    """Format 1 stored a header's length as a stated one, which limited the clip."""
+def test_corpus_of_format_1_opens_and_grows(tmp_path: Path):
+    """Format 1 stored a header's duration as a stated one, which truncated the clip."""
     folder = tmp_path / "audio"
     folder.mkdir()
     path = write_reference(folder / "a.wav")
@@ -74,41 +74,41 @@ def test_a_corpus_of_format_1_opens_and_grows(tmp_path: Path):
         build([*read(folder), stated], tmp_path / "corpus")
 
 
-def test_bytes_come_before_the_path(tmp_path: Path):
+def test_bytes_in_parquet_take_precedence_over_the_path(tmp_path: Path):
     recording = write_reference(tmp_path / "recording.wav")
-    pieces = []
+    stored = []
     for position in range(3):
         file = tmp_path / "piece.wav"
         soundfile.write(file, noise()[position * 16_000 : (position + 1) * 16_000], 16_000)
-        pieces.append({"bytes": file.read_bytes(), "path": str(recording)})
+        stored.append({"bytes": file.read_bytes(), "path": str(recording)})
     (tmp_path / "set").mkdir()
-    column = pa.array(pieces, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+    column = pa.array(stored, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
     pq.write_table(pa.table({"audio": column}), tmp_path / "set" / "train.parquet")
     clips = read(tmp_path / "set", tmp_path / "stored")
     assert [audio.decode(clip).seconds for clip in clips] == [1.0, 1.0, 1.0]
     assert len({clip.clip_id for clip in clips}) == 3
 
 
-def window(start: float, supervision: dict) -> dict:
+def make_window(start: float, supervision: dict) -> dict:
     source = {"type": "file", "channels": [0], "source": "a.wav"}
     recording = {"id": "r", "sources": [source]}
     cut = {"id": f"w{start}", "type": "MonoCut", "start": start, "duration": 2.0, "channel": 0}
     return cut | {"supervisions": [supervision], "recording": recording}
 
 
-def test_labels_are_cut_with_the_audio(tmp_path: Path):
+def test_labels_of_a_cut_are_limited_to_its_audio(tmp_path: Path):
     words = ["one", "two", "three", "four", "five", "six"]
     said = {"id": "s", "start": 0.0, "duration": 3.0, "text": " ".join(words), "speaker": "anna"}
     times = [[word, 0.5 * position, 0.5, 1.0] for position, word in enumerate(words)]
     later = [[word, start - 2.0, length, score] for word, start, length, score in times]
     plain, rest, first, second, outside = read(
-        lines(
+        write_lines(
             tmp_path / "windows.jsonl",
-            window(0.0, said),
-            window(2.0, said | {"start": -2.0}),
-            window(0.1, said | {"alignment": {"word": times}}),
-            window(2.1, said | {"start": -2.0, "alignment": {"word": later}}),
-            window(5.0, said | {"start": -4.0}),
+            make_window(0.0, said),
+            make_window(2.0, said | {"start": -2.0}),
+            make_window(0.1, said | {"alignment": {"word": times}}),
+            make_window(2.1, said | {"start": -2.0, "alignment": {"word": later}}),
+            make_window(5.0, said | {"start": -4.0}),
         )
     )
     assert plain.text is rest.text is outside.text is None
@@ -119,7 +119,7 @@ def test_labels_are_cut_with_the_audio(tmp_path: Path):
     assert second.labels["words"] == [["five", 0.0, 0.5], ["six", 0.5, 1.0]]
 
 
-def test_links_are_followed_once(tmp_path: Path):
+def test_cyclic_links_are_followed_once(tmp_path: Path):
     folder = tmp_path / "audio"
     (folder / "a").mkdir(parents=True)
     write_reference(folder / "a" / "x.wav", 1.0)
@@ -128,7 +128,7 @@ def test_links_are_followed_once(tmp_path: Path):
     assert [Path(clip.uri).name for clip in read(folder)] == ["x.wav"]
 
 
-def test_files_are_selected_by_names_the_decoder_reads(
+def test_folder_contains_all_extensions_that_can_be_decoded(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     reference = write_reference(tmp_path / "reference.wav", 1.0)
@@ -152,7 +152,7 @@ def test_files_are_selected_by_names_the_decoder_reads(
 
 @pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl"])
 @pytest.mark.parametrize("prefix", ["", "hf:"])
-def test_the_table_of_an_audio_folder(tmp_path: Path, name: str, prefix: str):
+def test_audio_folder_metadata_gives_texts_and_labels(tmp_path: Path, name: str, prefix: str):
     (tmp_path / "sub").mkdir()
     write_reference(tmp_path / "a.wav", 1.0)
     write_reference(tmp_path / "sub" / "b.wav", 1.0)
@@ -165,7 +165,7 @@ def test_the_table_of_an_audio_folder(tmp_path: Path, name: str, prefix: str):
         table += 'a.wav,"hello, there",anna\nsub/b.wav,good bye,ben\n'
         (tmp_path / name).write_text(table)
     else:
-        lines(tmp_path / name, *rows)
+        write_lines(tmp_path / name, *rows)
     clips = read(f"{prefix}{tmp_path}")
     assert [clip.text for clip in clips] == ["hello, there", "good bye"]
     assert [clip.labels for clip in clips] == [{"speaker": "anna"}, {"speaker": "ben"}]
@@ -174,22 +174,22 @@ def test_the_table_of_an_audio_folder(tmp_path: Path, name: str, prefix: str):
         read(tmp_path)
 
 
-def test_a_field_named_recording_is_a_label(tmp_path: Path):
+def test_field_named_recording_is_a_label(tmp_path: Path):
     row = {"audio_filepath": "a.wav", "recording": "session 4", "type": "DirectorsCut"}
-    (clip,) = read(lines(tmp_path / "m.jsonl", row))
+    (clip,) = read(write_lines(tmp_path / "m.jsonl", row))
     assert clip.labels == {"recording": "session 4", "type": "DirectorsCut"}
 
 
 @pytest.mark.parametrize("key", ["duration", "offset"])
 @pytest.mark.parametrize("number", ["1" + "0" * 400, "1e400", "1e300", "-1" + "0" * 400])
-def test_any_json_number_gets_one_line(tmp_path: Path, key: str, number: str):
+def test_out_of_range_number_raises_a_one_line_error(tmp_path: Path, key: str, number: str):
     (tmp_path / "m.jsonl").write_text(f'{{"audio_filepath": "a.wav", "{key}": {number}}}\n')
     with pytest.raises(UserError, match=r"m\.jsonl:1: ") as caught:
         read(tmp_path / "m.jsonl")
     assert "\n" not in str(caught.value)
 
 
-def test_half_an_emoji_is_reported_with_its_line(tmp_path: Path):
+def test_unpaired_surrogate_raises_an_error_with_its_line(tmp_path: Path):
     (tmp_path / "m.jsonl").write_text(
         '{"audio_filepath": "a.wav", "text": "\\ud83d\\ude00 \\\\ud83d"}\n'
         '{"audio_filepath": "b.wav", "text": "x \\ud83d"}\n'
@@ -198,8 +198,8 @@ def test_half_an_emoji_is_reported_with_its_line(tmp_path: Path):
         read(tmp_path / "m.jsonl")
 
 
-def test_rows_of_both_formats_have_one_digest_order(tmp_path: Path):
-    """A stated length limits a clip, an estimate of the same value does not."""
+def test_estimated_duration_does_not_truncate_a_clip(tmp_path: Path):
+    """A stated duration truncates a clip, an estimated one does not."""
     path = write_reference(tmp_path / "a.wav", 2.0)
     guess = Clip(clip_id="a", uri=str(path), estimated_duration=1.0)
     bound = Clip(clip_id="b", uri=str(path), duration=1.0)
@@ -208,7 +208,7 @@ def test_rows_of_both_formats_have_one_digest_order(tmp_path: Path):
     assert np.isclose(corpus.seconds, 2.0)
 
 
-def test_entries_named_like_audio_that_are_not_files_are_reported(
+def test_pipes_folders_and_broken_links_named_like_audio_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_reference(tmp_path / "a.wav")
@@ -220,7 +220,7 @@ def test_entries_named_like_audio_that_are_not_files_are_reported(
     assert "skipped 2 pipes, devices or broken links, 1 folders named like audio" in caplog.text
 
 
-def test_an_audio_file_is_not_taken_for_a_manifest(tmp_path: Path) -> None:
+def test_audio_file_as_manifest_raises_an_error(tmp_path: Path) -> None:
     write_reference(tmp_path / "a.wav")
     with pytest.raises(UserError, match=r"a.wav is not UTF-8 text; expected a JSON-lines manifest"):
         read(tmp_path / "a.wav")

@@ -1,4 +1,4 @@
-"""Tests every kind of source on small real files of its format, and its errors."""
+"""Tests for each kind of source on small real files of its format, and for its errors."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def write_lines(path: Path, *rows: dict[str, Any]) -> Path:
     return path
 
 
-def tone(path: Path, seconds: float, rate: int = 16000) -> Path:
+def write_tone(path: Path, seconds: float, rate: int = 16000) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     wave = 0.1 * np.sin(np.arange(round(seconds * rate)) * 0.1)
     soundfile.write(path, wave, rate)
@@ -44,7 +44,7 @@ def tone(path: Path, seconds: float, rate: int = 16000) -> Path:
 
 @pytest.mark.usefixtures("s3")
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.jsonl.gz"])
-def test_json_lines(tmp_path: Path, name: str) -> None:
+def test_json_lines_rows_become_clips(tmp_path: Path, name: str) -> None:
     manifest = write_lines(
         tmp_path / name,
         {"audio_filepath": "a/ü 語.flac", "duration": 3, "text": "hé", "lang": "fr", "n": [1]},
@@ -65,7 +65,7 @@ def test_json_lines(tmp_path: Path, name: str) -> None:
     assert (fourth.uri, fourth.text) == (f"{tmp_path.parent}/up.wav", None)
 
 
-def test_ids_do_not_depend_on_how_a_number_is_written(tmp_path: Path) -> None:
+def test_clip_id_does_not_depend_on_integer_or_float_notation(tmp_path: Path) -> None:
     whole, real = read(
         write_lines(
             tmp_path / "m.jsonl",
@@ -76,17 +76,17 @@ def test_ids_do_not_depend_on_how_a_number_is_written(tmp_path: Path) -> None:
     assert whole == real
 
 
-def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> None:
+def test_blank_lines_and_byte_order_mark_are_skipped(tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(
         b'\xef\xbb\xbf{"audio_filepath": "a.wav"}\r\n\n{"audio_filepath": "b.wav"}'
     )
-    tone(tmp_path / "a.wav", 0.1)
+    write_tone(tmp_path / "a.wav", 0.1)
     assert [clip.uri for clip in read(manifest)] == [f"{tmp_path}/a.wav", f"{tmp_path}/b.wav"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         (b'{"audio_filepath": "b.wav",', "not a JSON object"),
         (b'["b.wav"]', "a JSON list"),
@@ -102,18 +102,20 @@ def test_blank_lines_and_a_byte_order_mark_are_passed_over(tmp_path: Path) -> No
         (b'{"audio_filepath": "b.wav", "labels": 5}', "labels must be an object"),
     ],
 )
-def test_an_invalid_line_is_reported(tmp_path: Path, line: bytes, said: str) -> None:
+def test_invalid_line_raises_a_one_line_error_with_its_number(
+    tmp_path: Path, line: bytes, message: str
+) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_bytes(b'{"audio_filepath": "a.wav"}\n\n' + line + b"\n")
     with pytest.raises(UserError) as error:
         read(manifest)
     assert str(error.value).startswith(f"{manifest}:3: ")
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
-def test_a_damaged_gzip_is_reported(tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav", 0.1)
+def test_damaged_gzip_raises_an_error(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 0.1)
     rows = [{"audio_filepath": "a.wav", "id": os.urandom(20).hex()} for _ in range(2000)]
     manifest = write_lines(tmp_path / "m.jsonl.gz", *rows)
     manifest.write_bytes(manifest.read_bytes()[:-2000])
@@ -124,12 +126,12 @@ def test_a_damaged_gzip_is_reported(tmp_path: Path) -> None:
 # Folders of audio
 
 
-def test_a_folder(tmp_path: Path) -> None:
-    tone(tmp_path / "b.wav", 0.5)
-    tone(tmp_path / "sub" / "ünï 語.FLAC", 0.25, rate=8000)
-    tone(tmp_path / "a.ogg", 1.0)
-    tone(tmp_path / ".hidden" / "x.wav", 1.0)
-    tone(tmp_path / "._b.wav", 1.0)
+def test_folder_lists_audio_files_with_texts_and_durations(tmp_path: Path) -> None:
+    write_tone(tmp_path / "b.wav", 0.5)
+    write_tone(tmp_path / "sub" / "ünï 語.FLAC", 0.25, rate=8000)
+    write_tone(tmp_path / "a.ogg", 1.0)
+    write_tone(tmp_path / ".hidden" / "x.wav", 1.0)
+    write_tone(tmp_path / "._b.wav", 1.0)
     (tmp_path / "b.txt").write_text(" two words\n")
     (tmp_path / "notes.txt").write_text("nobody said this")
     (tmp_path / "broken.mp3").write_text("not audio: decoding will say so")
@@ -147,7 +149,7 @@ def test_a_folder(tmp_path: Path) -> None:
     assert read(tmp_path) == clips
 
 
-def test_folders_without_audio(tmp_path: Path) -> None:
+def test_folder_without_audio_raises_an_error(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "texts").mkdir()
     (tmp_path / "texts" / "a.txt").write_text("text")
@@ -156,8 +158,8 @@ def test_folders_without_audio(tmp_path: Path) -> None:
             read(tmp_path / name)
 
 
-def test_names_and_texts_that_are_not_unicode(tmp_path: Path) -> None:
-    tone(tmp_path / "a.wav", 0.1)
+def test_names_and_texts_that_are_not_unicode_raise_an_error(tmp_path: Path) -> None:
+    write_tone(tmp_path / "a.wav", 0.1)
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     with pytest.raises(UserError, match=r"a\.txt is not UTF-8"):
         read(tmp_path)
@@ -170,7 +172,7 @@ def test_names_and_texts_that_are_not_unicode(tmp_path: Path) -> None:
 # Lhotse cuts
 
 
-def cut(**changes: Any) -> dict[str, Any]:
+def make_cut(**changes: Any) -> dict[str, Any]:
     recording = {
         "id": "rec",
         "sources": [{"type": "file", "channels": [0], "source": "audio/rec.flac"}],
@@ -203,15 +205,15 @@ def cut(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ["cuts.jsonl", "cuts.jsonl.gz"])
-def test_lhotse_cuts(tmp_path: Path, name: str) -> None:
-    later = cut()["supervisions"][0] | {"start": 1.5, "duration": 1.0, "text": "everyone"}
+def test_lhotse_cuts_become_clips(tmp_path: Path, name: str) -> None:
+    later = make_cut()["supervisions"][0] | {"start": 1.5, "duration": 1.0, "text": "everyone"}
     url = {"sources": [{"type": "url", "channels": [0], "source": "s3://bucket/rec.wav"}]}
     two = [{"type": "file", "channels": [n], "source": f"/abs/{n}.wav"} for n in (0, 1)]
     manifest = write_lines(
         tmp_path / name,
-        cut(custom={"domain": "radio"}),
-        cut(id="cut-2", supervisions=[later, cut()["supervisions"][0]], recording=url),
-        cut(id="cut-3", supervisions=[], channel=1, recording={"sources": two}, start=0),
+        make_cut(custom={"domain": "radio"}),
+        make_cut(id="cut-2", supervisions=[later, make_cut()["supervisions"][0]], recording=url),
+        make_cut(id="cut-3", supervisions=[], channel=1, recording={"sources": two}, start=0),
     )
     first, second, third = read(manifest)
     assert first == Clip(
@@ -223,17 +225,17 @@ def test_lhotse_cuts(tmp_path: Path, name: str) -> None:
         labels={"domain": "radio", "language": "en", "speaker": "anna", "snr": 20},
     )
     assert (second.uri, second.text) == ("s3://bucket/rec.wav", "good morning everyone")
-    assert [said["start"] for said in second.labels["supervisions"]] == [0.0, 1.5]
+    assert [supervision["start"] for supervision in second.labels["supervisions"]] == [0.0, 1.5]
     assert third == Clip(clip_id="cut-3", uri="/abs/1.wav", duration=2.5)
 
 
 STEREO = {"sources": [{"type": "file", "channels": [0, 1], "source": "a.wav"}]}
 COMMAND = {"sources": [{"type": "command", "channels": [0], "source": "sph2pipe a.sph"}]}
-FASTER = cut()["recording"] | {"transforms": [{"name": "Speed", "kwargs": {"factor": 1.1}}]}
+FASTER = make_cut()["recording"] | {"transforms": [{"name": "Speed", "kwargs": {"factor": 1.1}}]}
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"type": "MixedCut", "tracks": []}, "expected a MonoCut, found a MixedCut"),
         ({"recording": None}, "no recording"),
@@ -245,11 +247,11 @@ FASTER = cut()["recording"] | {"transforms": [{"name": "Speed", "kwargs": {"fact
         ({"supervisions": ["hello"]}, "not a cut as lhotse writes it"),
     ],
 )
-def test_cuts_that_are_more_than_a_stretch_of_a_file(
-    tmp_path: Path, changes: dict[str, Any], said: str
+def test_unsupported_lhotse_cut_raises_an_error(
+    tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
-    manifest = write_lines(tmp_path / "cuts.jsonl", cut(), cut(**changes))
-    with pytest.raises(UserError, match=rf"cuts\.jsonl:2: .*{said}"):
+    manifest = write_lines(tmp_path / "cuts.jsonl", make_cut(), make_cut(**changes))
+    with pytest.raises(UserError, match=rf"cuts\.jsonl:2: .*{message}"):
         read(manifest)
 
 
@@ -264,7 +266,7 @@ def wav_bytes(seconds: float) -> bytes:
 
 @pytest.fixture
 def parquet_dataset(tmp_path: Path) -> Path:
-    """As the hub stores one: Parquet files by split, with features in their metadata."""
+    """A data set in the hub's form: Parquet files by split, with features in their metadata."""
     pytest.importorskip("datasets")
     features = {
         "audio": {"_type": "Audio", "sampling_rate": 16000},
@@ -272,7 +274,7 @@ def parquet_dataset(tmp_path: Path) -> Path:
         "mood": {"_type": "ClassLabel", "names": ["calm", "glad"]},
     }
     audio = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    outside = tone(tmp_path / "outside.wav", 0.75)
+    outside = write_tone(tmp_path / "outside.wav", 0.75)
     table = pa.table(
         {
             "audio": pa.array(
@@ -295,7 +297,7 @@ def parquet_dataset(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_dataset_of_parquet_files(parquet_dataset: Path, tmp_path: Path) -> None:
+def test_dataset_of_parquet_files_becomes_clips(parquet_dataset: Path, tmp_path: Path) -> None:
     audio = tmp_path / "corpus" / "audio"
     clips = read(f"hf:{parquet_dataset}?split=train", audio)
     assert [clip.text for clip in clips] == ["hello", None, "outside"]
@@ -314,7 +316,9 @@ def test_a_dataset_of_parquet_files(parquet_dataset: Path, tmp_path: Path) -> No
     assert len(elsewhere) == 4
 
 
-def test_a_saved_dataset(parquet_dataset: Path, tmp_path: Path) -> None:
+def test_saved_dataset_gives_the_same_clips_as_a_streamed_one(
+    parquet_dataset: Path, tmp_path: Path
+) -> None:
     import datasets
 
     files = str(parquet_dataset / "data" / "train-*.parquet")
@@ -328,7 +332,7 @@ def test_a_saved_dataset(parquet_dataset: Path, tmp_path: Path) -> None:
     assert Path(clips[2].uri).read_bytes() == Path(streamed[2].uri).read_bytes()
 
 
-def test_datasets_that_cannot_be_read(
+def test_unreadable_dataset_raises_an_error(
     parquet_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(UserError, match=r"no split 'dev'; it has "):
@@ -351,14 +355,14 @@ def test_datasets_that_cannot_be_read(
         read("hf:no/such")
 
 
-# Whatever else is named
+# Invalid sources
 
 
-def test_sources_that_are_none(tmp_path: Path) -> None:
+def test_missing_or_empty_source_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there is no .*/absent; expected a JSON-lines manifest"):
         read(tmp_path / "absent")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match="is empty"):
         read(tmp_path / "empty.jsonl")
     with pytest.raises(UserError, match=r"a.wav is not UTF-8 text"):
-        read(tone(tmp_path / "a.wav", 0.1))
+        read(write_tone(tmp_path / "a.wav", 0.1))

@@ -1,4 +1,4 @@
-"""Tests corpora of tars against webdataset, and tars that are errors."""
+"""Tests for corpora of tars against webdataset, for NeMo's tarred sets, and for invalid tars."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def write_tar(path: Path, *members: tuple[str, bytes], form: int = tarfile.PAX_F
 
 
 def write_set(folder: Path) -> str:
-    """Two tars as webdataset writes them; the pattern of their names."""
+    """Writes two tars with webdataset, and returns the pattern of their names."""
     folder.mkdir()
     for shard in range(2):
         with webdataset.TarWriter(str(folder / f"a-{shard:03d}.tar")) as writer:
@@ -64,7 +64,7 @@ def write_set(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("as_folder", [False, True])
-def test_a_corpus_is_what_webdataset_reads(tmp_path: Path, as_folder: bool):
+def test_tar_clips_match_webdataset(tmp_path: Path, as_folder: bool):
     pattern = write_set(tmp_path / "set")
     made = corpus.build(read(tmp_path / "set" if as_folder else pattern), tmp_path / "corpus")
     urls = [{"url": str(tmp_path / "set" / f"a-{shard:03d}.tar")} for shard in range(2)]
@@ -83,7 +83,7 @@ def test_a_corpus_is_what_webdataset_reads(tmp_path: Path, as_folder: bool):
     assert again.digest == made.digest
 
 
-def test_every_way_to_write_a_tar(tmp_path: Path):
+def test_pax_and_gnu_tars_are_read(tmp_path: Path):
     name = "long/" + "x" * 150 + "/ü.1.FLAC"
     for form in (tarfile.PAX_FORMAT, tarfile.GNU_FORMAT):
         path = write_tar(tmp_path / f"{form}.tar", (name, flac(form)), form=form)
@@ -93,7 +93,7 @@ def test_every_way_to_write_a_tar(tmp_path: Path):
         assert np.array_equal(audio.decode(clip).samples, expected)
 
 
-def test_keys_that_repeat_from_tar_to_tar(tmp_path: Path):
+def test_repeated_keys_raise_an_error_unless_ids_include_the_tar(tmp_path: Path):
     for name in ("a", "b"):
         write_tar(tmp_path / "set" / f"{name}.tar", ("0.flac", flac(0)))
     with pytest.raises(UserError, match="occurs twice"):
@@ -103,14 +103,14 @@ def test_keys_that_repeat_from_tar_to_tar(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["cuts.train.jsonl.gz", "tarred_audio_manifest.json"])
-def test_tars_whose_texts_lie_in_a_manifest_are_no_webdataset(tmp_path: Path, name: str):
+def test_tars_with_a_separate_manifest_raise_an_error(tmp_path: Path, name: str):
     write_tar(tmp_path / "recording.000000.tar", ("0.flac", flac(0)))
     (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match="beside its tars"):
         read(tmp_path)
 
 
-def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_skipped_members_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     members = [("0.flac", flac(0)), ("0.npy", b"x"), ("1.txt", b"alone"), ("2.wav", b"")]
     (clip,) = read(write_tar(tmp_path / "a.tar", *members))
     assert clip.clip_id == "0"
@@ -119,13 +119,13 @@ def test_skipped_files_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "1 samples whose audio is empty" in caplog.text
 
 
-def test_audio_beside_tars_stays_a_folder_of_audio(tmp_path: Path):
+def test_folder_with_audio_and_tars_is_a_folder_of_audio(tmp_path: Path):
     write_tar(tmp_path / "set" / "a.tar", ("0.flac", flac(0)))
     (tmp_path / "set" / "own.flac").write_bytes(flac(1))
     assert [clip.uri for clip in read(tmp_path / "set")] == [f"{tmp_path}/set/own.flac"]
 
 
-def test_tars_in_an_object_store(tmp_path: Path, s3: object):
+def test_tars_are_read_from_an_object_store(tmp_path: Path, s3: object):
     path = write_tar(tmp_path / "a.tar", ("0.flac", flac(0)), ("0.txt", b"hi"))
     Folder("s3://data/tars").write_atomic("a.tar", path.read_bytes())
     (clip,) = read("s3://data/tars")
@@ -135,13 +135,13 @@ def test_tars_in_an_object_store(tmp_path: Path, s3: object):
     assert np.array_equal(audio.decode(clip).samples, expected)
 
 
-def refused(path: Path, data: bytes, match: str) -> None:
+def check_rejected(path: Path, data: bytes, match: str) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=match):
         read(path)
 
 
-def test_tars_that_cannot_be_read_in_place_are_refused(tmp_path: Path):
+def test_compressed_damaged_and_ambiguous_tars_raise_an_error(tmp_path: Path):
     import bz2
     import gzip
     import lzma
@@ -149,17 +149,17 @@ def test_tars_that_cannot_be_read_in_place_are_refused(tmp_path: Path):
     good = write_tar(tmp_path / "good.tar", *((f"{i}.flac", flac(i)) for i in range(3)))
     data = good.read_bytes()
     for suffix, pack in ((".gz", gzip.compress), (".bz2", bz2.compress), (".xz", lzma.compress)):
-        refused(tmp_path / f"a.tar{suffix}", pack(data), "unpack it")
-        refused(tmp_path / "named_plain.tar", pack(data), "unpack it")
+        check_rejected(tmp_path / f"a.tar{suffix}", pack(data), "unpack it")
+        check_rejected(tmp_path / "named_plain.tar", pack(data), "unpack it")
     second = [clip.uri for clip in read(good)][1]
     first = int(second.rpartition("=")[2].split("-")[0])
-    refused(tmp_path / "b.tar", data[: first + 50], "damaged")
-    refused(
+    check_rejected(tmp_path / "b.tar", data[: first + 50], "damaged")
+    check_rejected(
         tmp_path / "c.tar", data[: first - 512] + b"\x07" * 512 + data[first:], "damaged header"
     )
-    refused(tmp_path / "d.tar", data + data, "second archive")
-    refused(tmp_path / "e.tar", b"no tar at all" * 100, "not a tar")
-    refused(tmp_path / "f.tar", b"", "not a tar")
+    check_rejected(tmp_path / "d.tar", data + data, "second archive")
+    check_rejected(tmp_path / "e.tar", b"no tar at all" * 100, "not a tar")
+    check_rejected(tmp_path / "f.tar", b"", "not a tar")
     with pytest.raises(UserError, match="there is no"):
         read(tmp_path / "none-{0..1}.tar")
     both = write_tar(tmp_path / "g.tar", ("0.flac", flac(0)), ("0.wav", flac(1)))
@@ -171,7 +171,7 @@ def test_tars_that_cannot_be_read_in_place_are_refused(tmp_path: Path):
         read(write_tar(tmp_path / "i.tar", ("0.flac", flac(0)), ("0.json", b"{")))
 
 
-def test_a_sparse_member_is_refused(tmp_path: Path):
+def test_sparse_member_raises_an_error(tmp_path: Path):
     info = tarfile.TarInfo("0.wav")
     info.type = tarfile.GNUTYPE_SPARSE
     (tmp_path / "a.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
@@ -179,7 +179,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path):
         read(tmp_path / "a.tar")
 
 
-def test_patterns():
+def test_expand_resolves_patterns_and_rejects_invalid_ones():
     assert expand("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert expand("{x,y}/a__OP_0..1_CL_.tar") == [f"{d}/a_{i}.tar" for d in "xy" for i in (0, 1)]
     assert expand("plain.tar") == ["plain.tar"]
@@ -192,7 +192,7 @@ def test_patterns():
 
 
 def write_tarred(folder: Path) -> list[dict]:
-    """A set as NeMo's convert_to_tarred_audio_dataset lays it out; its rows."""
+    """Writes a set in the layout of NeMo's script for tarred sets, and returns its rows."""
     rows = []
     for shard in range(2):
         write_tar(
@@ -217,7 +217,7 @@ def write_tarred(folder: Path) -> list[dict]:
     return rows
 
 
-def test_a_tarred_set_of_nemo(tmp_path: Path):
+def test_tarred_set_of_nemo_gives_the_samples_of_each_row(tmp_path: Path):
     rows = write_tarred(tmp_path)
     clips = read(tmp_path / "tarred_audio_manifest.json")
     assert clips == read(tmp_path / "sharded_manifests" / "manifest__OP_0..1_CL_.json")
@@ -236,7 +236,7 @@ def test_a_tarred_set_of_nemo(tmp_path: Path):
         assert np.array_equal(audio.decode(clip).samples, whole[start:stop])
 
 
-def test_rows_without_their_member_end_the_build(tmp_path: Path):
+def test_nemo_row_without_its_member_raises_an_error(tmp_path: Path):
     write_tarred(tmp_path)
     manifest = tmp_path / "m.json"
     for row, match in (

@@ -1,4 +1,4 @@
-"""Words and notes are types that lie on disk as lists; note F1 is mir_eval's."""
+"""Tests for words and notes: their form on disk, and note F1 against mir_eval."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def random_notes(rng: np.random.Generator, count: int) -> list[Note]:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_note_f1_is_that_of_mir_eval(seed: int):
+def test_note_f1_matches_mir_eval(seed: int):
     rng = np.random.default_rng(seed)
     reference, estimated = (random_notes(rng, int(rng.integers(1, 40))) for _ in range(2))
     expected = mir_eval.transcription.precision_recall_f1_overlap(
@@ -29,13 +29,13 @@ def test_note_f1_is_that_of_mir_eval(seed: int):
     assert tuple(note_f1(reference, estimated).values()) == pytest.approx(expected)
 
 
-def test_nothing_against_something():
+def test_note_f1_without_notes_is_zero_or_nan():
     some = [Note(0.0, 1.0, 60)]
     assert note_f1(some, [])["note_f1"] == note_f1([], some)["note_f1"] == 0.0
     assert np.isnan(note_f1([], [])["note_f1"])
 
 
-def test_words_and_notes_are_lists_on_disk_and_named_in_code():
+def test_words_and_notes_are_stored_as_lists_and_read_as_types():
     metadata = {"text": "a", "words": [Word("a", 0.1, 0.4)], "notes": [Note(0.0, 1.0, 60, 0.5)]}
     written = json.loads(json.dumps(metadata))
     assert written == {"text": "a", "words": [["a", 0.1, 0.4]], "notes": [[0.0, 1.0, 60, 0.5]]}

@@ -1,4 +1,4 @@
-"""A stream kind and a codec are one record each; the pitch grid is part of the stream's spec."""
+"""Tests for the records of stream kinds and codecs, and for the pitch grid in a stream's spec."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def teacher(*streams: StreamSpec) -> TeacherSpec:
 
 
 def write_cache(folder: Path, spec: TeacherSpec, frames: dict[str, np.ndarray]) -> Layout:
-    """A cache of one clip."""
+    """Writes a cache of one clip."""
     corpus = build([Clip(clip_id="clip", uri="/none.wav", duration=10.0)], folder / "corpus")
     layout = Layout.create(folder / "cache")
     layout.register(corpus)
@@ -60,7 +60,7 @@ def write_cache(folder: Path, spec: TeacherSpec, frames: dict[str, np.ndarray]) 
     return layout
 
 
-def test_a_new_codec_is_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_new_codec_needs_only_its_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A throwaway codec of float32 goes through the spec, the cache, the reader and the plan."""
     monkeypatch.setitem(CODECS, "float32", Codec(
         name="float32",
@@ -81,7 +81,7 @@ def test_a_new_codec_is_one_record(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert cost.cache_bytes == pytest.approx(10.0 / 0.5 * 4 * 6)
 
 
-def test_a_new_kind_is_one_record_for_cache_and_pages(
+def test_new_kind_needs_only_its_record_for_cache_and_pages(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
     kind = StreamKind(name="energy", meaning="levels", appearance="curves", is_physical=True)
@@ -95,7 +95,7 @@ def test_a_new_kind_is_one_record_for_cache_and_pages(
     assert track.kind == "curves"
 
 
-def test_unknown_kinds_and_codecs_are_answered_with_the_known():
+def test_unknown_kind_or_codec_lists_the_known_ones():
     with pytest.raises(UserError, match=r"kind must be one of features, .*; found sound"):
         stream(kind="sound")
     with pytest.raises(UserError, match=r"codec must be one of fp16, .*; found gif"):
@@ -104,8 +104,8 @@ def test_unknown_kinds_and_codecs_are_answered_with_the_known():
         stream(pitch_bins=FINE)
 
 
-def test_crepes_grid_is_left_out_of_the_fingerprint_and_another_is_not():
-    """Caches from before grids were stated keep their names; `spec.json` of one is below."""
+def test_fingerprint_includes_the_pitch_grid_unless_it_is_crepes():
+    """Caches that were written before specs had a pitch grid keep their names."""
     pitch = stream(kind="pitch", codec="pitch", dim=361)
     spec = teacher(pitch)
     assert "pitch_bins" not in spec.to_json()
@@ -118,8 +118,8 @@ def test_crepes_grid_is_left_out_of_the_fingerprint_and_another_is_not():
     }  # fmt: skip
 
 
-def test_a_spec_that_was_written_before_grids_were_stated_opens():
-    """Fields and fingerprint as commit 652e439 wrote them for the embedded pitch teacher."""
+def test_spec_without_a_pitch_grid_gets_crepes_grid():
+    """The fields and the fingerprint are those of the embedded pitch teacher at commit 652e439."""
     times = {"start_s": 0.0, "hop_s": 0.01, "window_s": 0.064}
     written = {
         "name": "pitch", "family": "crepe", "revision": 1,
@@ -142,7 +142,7 @@ def test_a_spec_that_was_written_before_grids_were_stated_opens():
 
 
 @pytest.mark.parametrize(("bins", "kept"), [(CREPE_BINS, 25), (FINE, 49)])
-def test_the_pitch_codec_keeps_240_cents_on_each_side_on_any_grid(bins: PitchBins, kept: int):
+def test_pitch_codec_keeps_240_cents_on_each_side_on_any_grid(bins: PitchBins, kept: int):
     spec = stream(kind="pitch", codec="pitch", dim=721, pitch_bins=bins)
     frames_TD = np.ones((3, 721), np.float32)
     frames_TD[:, 300] = 1.0
@@ -155,7 +155,7 @@ def test_the_pitch_codec_keeps_240_cents_on_each_side_on_any_grid(bins: PitchBin
     np.testing.assert_allclose(decoded_TD[:, 300], 1.0)
 
 
-def test_a_peak_has_the_same_frequency_on_every_grid():
+def test_peak_frequency_is_the_same_on_every_grid():
     for bins, count in ((CREPE_BINS, 360), (FINE, 720)):
         cents_B = bins.cents(count) - 1200 * np.log2(440 / bins.lowest_hz)
         salience_TB = np.exp(-((cents_B / 25) ** 2) / 2)[None]
