@@ -1,4 +1,4 @@
-"""Frames and streams of every codec, and a small cache of them, for tests."""
+"""Builds streams and frames for every codec, and a small cache of them, for tests."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ KINDS: dict[str, str] = {
     "pitch": "pitch",
 }
 FAILED = 5
-"""The clip of `make_cache` that has no targets."""
+"""Index of the clip in `make_cache` that has no targets."""
 
 
 def stream(codec: str) -> StreamSpec:
-    """A stream that the codec is made for, named after it."""
+    """Returns a stream that fits a codec and has its name."""
     dim = {"topk16": 60, "pitch": 361}.get(codec, 40)
     return StreamSpec(
         name=codec,
@@ -41,7 +41,7 @@ def stream(codec: str) -> StreamSpec:
 
 
 def frames(codec: str, *, seed: int, count: int = 50) -> np.ndarray:
-    """Frames as such a stream has them."""
+    """Returns random frames for `stream(codec)`."""
     rng = np.random.default_rng(seed)
     dim = stream(codec).dim
     if KINDS[codec] == "features":
@@ -53,7 +53,7 @@ def frames(codec: str, *, seed: int, count: int = 50) -> np.ndarray:
 
 
 def spec() -> TeacherSpec:
-    """A teacher with a stream for every codec."""
+    """Returns the spec of a teacher with a stream for every codec."""
     return TeacherSpec(
         name="every",
         family="none",
@@ -67,7 +67,7 @@ def spec() -> TeacherSpec:
 
 
 def row(clip_id: str, index: int) -> Row:
-    """The targets of one clip."""
+    """Returns the targets of one clip."""
     return Row(
         clip_id=clip_id,
         duration=1.0 + index,
@@ -81,9 +81,11 @@ def row(clip_id: str, index: int) -> Row:
 
 
 def make_cache(folder: Path, *, clips: int = 20, per_shard: int = 11) -> Layout:
-    """A cache of clips `clip00`, `clip01`, ... without one that failed."""
-    made = [Clip(clip_id=f"clip{index:02d}", uri=f"/audio/{index}.wav") for index in range(clips)]
-    corpus = build(made, folder / "corpus", clips_per_shard=per_shard)
+    """Writes a cache of clips `clip00`, `clip01`, ... in which one clip failed."""
+    clips_to_store = [
+        Clip(clip_id=f"clip{index:02d}", uri=f"/audio/{index}.wav") for index in range(clips)
+    ]
+    corpus = build(clips_to_store, folder / "corpus", clips_per_shard=per_shard)
     layout = Layout.create(folder / "cache")
     layout.register(corpus)
     layout.add_teacher(spec())
@@ -93,17 +95,19 @@ def make_cache(folder: Path, *, clips: int = 20, per_shard: int = 11) -> Layout:
 
 
 def write_shard(layout: Layout, corpus: Corpus, number: int) -> shards.Marker:
-    """Commits one shard of such a cache."""
+    """Commits one shard of the cache."""
     ids = corpus.shard_ids(number)
     rows = [row(clip_id, int(clip_id[4:])) for clip_id in ids if int(clip_id[4:]) != FAILED]
     sums = {codec: Sums.zero(stream(codec).dim) for codec in KINDS}
-    for made in rows:
-        index = int(made.clip_id[4:])
+    for stored_row in rows:
+        index = int(stored_row.clip_id[4:])
         for codec, total in sums.items():
             total.add(
-                Sums.from_frames(frames(codec, seed=index, count=10 + index), made.frames[codec])
+                Sums.from_frames(
+                    frames(codec, seed=index, count=10 + index), stored_row.frames[codec]
+                )
             )
-    present = {made.clip_id for made in rows}
+    present = {stored_row.clip_id for stored_row in rows}
     return shards.write(
         layout.shards(spec(), corpus.name),
         spec(),

@@ -102,7 +102,7 @@ class HubHandler(http.server.BaseHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve_hub(base: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of a hub and the requests that it has had, while it is served."""
+    """Serves a hub, and yields its address and the list of requests that it receives."""
     handler = type("Handler", (HubHandler,), {"base": base, "requests": []})
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

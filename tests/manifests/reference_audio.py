@@ -1,4 +1,4 @@
-"""A signal in which every part can be located, and reference tools.
+"""Provides a signal in which every part can be located, and runs reference tools.
 
 The tools (ffmpeg, sox, lame) come from the packages in tests/debian-packages.txt; a test that lacks
 one fails.
@@ -16,7 +16,7 @@ RATE = 16_000
 
 
 def noise(seconds: float = 6.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    """Noise between 300 and 3400 Hz whose loudness changes, float32."""
+    """Returns noise between 300 and 3400 Hz of changing loudness, float32."""
     rng = np.random.default_rng(seed)
     count = round(seconds * rate)
     spectrum = np.fft.rfft(rng.standard_normal(count))
@@ -28,7 +28,7 @@ def noise(seconds: float = 6.0, rate: int = RATE, seed: int = 0) -> np.ndarray:
 
 
 def write_reference(path: Path, seconds: float = 6.0, seed: int = 0, channels: int = 1) -> Path:
-    """The noise as a 16-bit WAV file."""
+    """Writes the noise as a 16-bit WAV file."""
     wave = noise(seconds, seed=seed)
     soundfile.write(path, np.repeat(wave[:, None], channels, 1), RATE, subtype="PCM_16")
     return path
@@ -61,13 +61,13 @@ def decode_with_ffmpeg(
     return np.frombuffer(subprocess.run(command, capture_output=True).stdout, np.float32)
 
 
-def position_of(part: np.ndarray, whole: np.ndarray, rate: int = RATE) -> tuple[float, float]:
-    """Position of a part in the whole signal, in seconds, and the correlation there."""
+def locate(part: np.ndarray, whole: np.ndarray, rate: int = RATE) -> tuple[float, float]:
+    """Returns the position of a part in the whole signal, in seconds, and the correlation there."""
     part = part - part.mean()
     size = len(whole) + len(part)
     product = np.fft.irfft(np.fft.rfft(whole, size) * np.conj(np.fft.rfft(part, size)), size)
     best = int(product[: len(whole)].argmax())
-    there = whole[best : best + len(part)]
-    alike = float(np.dot(there, part[: len(there)]))
-    scale = np.linalg.norm(there) * np.linalg.norm(part[: len(there)])
-    return best / rate, alike / max(float(scale), 1e-9)
+    matched = whole[best : best + len(part)]
+    product_sum = float(np.dot(matched, part[: len(matched)]))
+    scale = np.linalg.norm(matched) * np.linalg.norm(part[: len(matched)])
+    return best / rate, product_sum / max(float(scale), 1e-9)

@@ -1,4 +1,4 @@
-"""Reading audio: every format, exact offsets, and every kind of bad file."""
+"""Tests for reading audio: formats, exact offsets, and every kind of bad file."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def encode(path: Path, samples: np.ndarray, codec: str, rate: int) -> None:
         ("aiff", "PCM_16", 1e-4), ("au", "PCM_16", 1e-4),
     ],
 )  # fmt: skip
-def test_formats(tmp_path: Path, suffix: str, subtype: str, tolerance: float):
+def test_decode_reads_every_format_of_libsndfile(
+    tmp_path: Path, suffix: str, subtype: str, tolerance: float
+):
     path = tmp_path / f"tone.{suffix}"
     soundfile.write(path, tone(), RATE, subtype=subtype)
     wave = audio.decode(clip(path))
@@ -53,7 +55,7 @@ def test_formats(tmp_path: Path, suffix: str, subtype: str, tolerance: float):
     assert np.abs(received[middle] - tone()[middle]).max() <= tolerance
 
 
-def test_m4a_goes_through_ffmpeg(tmp_path: Path):
+def test_m4a_is_decoded_by_ffmpeg(tmp_path: Path):
     path = tmp_path / "tone.m4a"
     encode(path, tone(rate=44_100), "aac", 44_100)
     wave = audio.decode(clip(path))
@@ -66,7 +68,7 @@ def test_m4a_goes_through_ffmpeg(tmp_path: Path):
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 44_100, 96_000, 128_000, 384_000])
-def test_rates(tmp_path: Path, rate: int):
+def test_load_resamples_from_any_rate(tmp_path: Path, rate: int):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(rate=rate), rate)
     received = audio.load(clip(path), RATE)
@@ -76,7 +78,7 @@ def test_rates(tmp_path: Path, rate: int):
 
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
-def test_channels_are_averaged(tmp_path: Path, channels: int):
+def test_channels_are_averaged_to_mono(tmp_path: Path, channels: int):
     path = tmp_path / "many.wav"
     rng = np.random.default_rng(channels)
     samples = rng.uniform(-1, 1, (3_000, channels)).astype(np.float32)
@@ -88,7 +90,9 @@ def test_channels_are_averaged(tmp_path: Path, channels: int):
 @pytest.mark.parametrize(
     ("offset", "duration"), [(0.0, 0.1), (0.12345, 0.5), (1.5, None), (1.85, 0.1)]
 )
-def test_offsets_are_exact(tmp_path: Path, suffix: str, offset: float, duration: float | None):
+def test_clip_at_an_offset_has_the_exact_samples_of_the_file(
+    tmp_path: Path, suffix: str, offset: float, duration: float | None
+):
     path = tmp_path / f"tone.{suffix}"
     kind = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
     soundfile.write(path, tone(rate=48_000), 48_000, **kind)
@@ -99,39 +103,39 @@ def test_offsets_are_exact(tmp_path: Path, suffix: str, offset: float, duration:
     assert np.array_equal(part, whole[start:stop])
 
 
-def test_the_name_does_not_matter(tmp_path: Path):
+def test_format_is_detected_from_content_and_not_from_the_name(tmp_path: Path):
     path = tmp_path / "ein Lied, 歌 🎵.mp3"
     soundfile.write(path, tone(), RATE, format="FLAC")
     assert audio.decode(clip(path)).seconds == 2.0
 
 
-def test_a_too_long_declaration_gives_the_existing_samples(tmp_path: Path):
+def test_duration_beyond_the_end_gives_the_existing_samples(tmp_path: Path):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(), RATE)
     assert audio.decode(clip(path, offset=1.0, duration=9.0)).seconds == 1.0
 
 
-def test_an_address_is_read_into_memory(tmp_path: Path):
+def test_file_url_gives_the_same_samples_as_the_path(tmp_path: Path):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(), RATE)
     local, remote = audio.decode(clip(path)), audio.decode(clip(path.as_uri()))
     assert local.digest == remote.digest
 
 
-def test_all_zero_is_audio(tmp_path: Path):
+def test_silent_file_is_valid_audio(tmp_path: Path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(100), RATE)
     assert not audio.decode(clip(path)).samples.any()
 
 
-def test_a_truncated_file_gives_what_is_there(tmp_path: Path):
+def test_truncated_file_gives_the_samples_that_exist(tmp_path: Path):
     path = tmp_path / "tone.wav"
     soundfile.write(path, tone(), RATE)
     path.write_bytes(path.read_bytes()[: 44 + 2 * RATE])
     assert audio.decode(clip(path)).seconds == 1.0
 
 
-def test_the_digest_names_the_content(tmp_path: Path):
+def test_digest_depends_on_samples_and_not_on_the_format(tmp_path: Path):
     first, second, third = (tmp_path / name for name in ("a.wav", "b.flac", "c.wav"))
     levels = np.rint(tone() * 32_767).astype(np.int16)
     soundfile.write(first, levels, RATE)
@@ -141,7 +145,7 @@ def test_the_digest_names_the_content(tmp_path: Path):
     assert digests[0] == digests[1] != digests[2]
 
 
-def test_a_playlist_opens_no_other_file(tmp_path: Path):
+def test_playlist_does_not_open_other_files(tmp_path: Path):
     encode(tmp_path / "tone.m4a", tone(), "aac", RATE)
     lines = ["#EXTM3U", "#EXTINF:2,", (tmp_path / "tone.m4a").as_uri(), "#EXT-X-ENDLIST"]
     (tmp_path / "list.wav").write_text("\n".join(lines))
@@ -150,7 +154,7 @@ def test_a_playlist_opens_no_other_file(tmp_path: Path):
     assert caught.value.reason == "unreadable"
 
 
-def test_a_clip_without_samples_at_a_lower_rate(tmp_path: Path):
+def test_clip_shorter_than_one_resampled_sample_raises_too_short(tmp_path: Path):
     path = tmp_path / "one.wav"
     soundfile.write(path, np.ones(1), 128_000)
     with pytest.raises(AudioError) as caught:
@@ -159,7 +163,7 @@ def test_a_clip_without_samples_at_a_lower_rate(tmp_path: Path):
 
 
 def bad_files(folder: Path) -> dict[str, tuple[Clip, str]]:
-    """Kind -> (clip, the reason that is expected)."""
+    """Writes bad files, and returns kind -> (clip, expected reason)."""
     good = folder / "good.wav"
     soundfile.write(good, tone(), RATE)
     (folder / "text.wav").write_text("I am not audio at all.\n" * 50)
@@ -187,7 +191,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Clip, str]]:
     }
 
 
-def test_bad_audio_has_a_reason(tmp_path: Path):
+def test_bad_audio_raises_audio_error_with_its_reason(tmp_path: Path):
     result = {}
     kinds = bad_files(tmp_path)
     for kind, (bad, _) in kinds.items():
@@ -197,7 +201,7 @@ def test_bad_audio_has_a_reason(tmp_path: Path):
     assert result == {kind: reason for kind, (_, reason) in kinds.items()}
 
 
-def test_a_part_of_a_long_file_is_read_alone(tmp_path: Path):
+def test_clip_within_a_too_long_file_is_read(tmp_path: Path):
     path = tmp_path / "hours.flac"
     with soundfile.SoundFile(path, "w", 8_000, 1) as file:
         for _ in range(60):
@@ -209,10 +213,10 @@ def test_a_part_of_a_long_file_is_read_alone(tmp_path: Path):
 
 
 @pytest.mark.parametrize("is_stated", [True, False])
-def test_a_whole_flac_is_decoded_by_libsndfile_alone(
+def test_whole_flac_is_decoded_by_libsndfile_without_ffmpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stated: bool
 ):
-    """It was decoded to its end, where libsndfile's seek failed, and then once more by FFmpeg."""
+    """It used to be decoded twice: libsndfile's seek failed at the end, and FFmpeg read it again."""
     samples = np.random.default_rng(0).integers(-9000, 9000, 70_000).astype(np.int16)
     path = tmp_path / "a.flac"
     soundfile.write(path, samples, 16_000)

@@ -1,4 +1,4 @@
-"""A clip may name a part of a file: bytes of a tar, a row of Parquet, on a disk or a web server."""
+"""Tests for clips that name a part of a file: a byte range or a row of Parquet, local or remote."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from tests.manifests.reference_audio import noise
 from tests.manifests.web_folder import Ranged, serve
 
 
-def encoded(seed: int, form: str = "FLAC") -> tuple[bytes, np.ndarray]:
-    """A file's bytes, and the samples that soundfile reads from them."""
+def encode_noise(seed: int, form: str = "FLAC") -> tuple[bytes, np.ndarray]:
+    """Returns the bytes of a file, and the samples that soundfile reads from them."""
     sink = io.BytesIO()
     soundfile.write(sink, noise(0.2, 16000, seed=seed), 16000, format=form)
     return sink.getvalue(), soundfile.read(io.BytesIO(sink.getvalue()), dtype="float32")[0]
@@ -34,12 +34,12 @@ def clip(uri: str, **fields: Any) -> Clip:
 
 @pytest.fixture
 def packed(tmp_path: Path) -> tuple[Path, list[tuple[ByteRange, np.ndarray]]]:
-    """Three files one behind the other in one, with other bytes between."""
+    """Three audio files concatenated in one file, with other bytes between them."""
     data, parts = b"junk", []
     for seed, form in enumerate(("FLAC", "WAV", "OGG")):
-        piece, samples = encoded(seed, form)
-        parts.append((ByteRange(len(data), len(data) + len(piece) - 1), samples))
-        data += piece + b"\0" * 100
+        content, samples = encode_noise(seed, form)
+        parts.append((ByteRange(len(data), len(data) + len(content) - 1), samples))
+        data += content + b"\0" * 100
     path = tmp_path / "packed.bin"
     path.write_bytes(data)
     return path, parts
@@ -51,7 +51,7 @@ def web(tmp_path: Path) -> Iterator[str]:
         yield address
 
 
-def test_bytes_of_a_local_file_decode_like_a_file_of_their_own(packed: Any, tmp_path: Path):
+def test_byte_range_of_a_local_file_decodes_like_a_separate_file(packed: Any, tmp_path: Path):
     path, parts = packed
     for index, (part, samples) in enumerate(parts):
         whole = audio.decode(clip(f"{path}{part}"))
@@ -65,7 +65,9 @@ def test_bytes_of_a_local_file_decode_like_a_file_of_their_own(packed: Any, tmp_
             assert np.array_equal(cut.samples, samples[800:2400])
 
 
-def test_bytes_of_a_file_on_a_web_server(packed: Any, web: str, monkeypatch: pytest.MonkeyPatch):
+def test_byte_range_on_a_web_server_is_decoded(
+    packed: Any, web: str, monkeypatch: pytest.MonkeyPatch
+):
     path, ((part, samples), *_) = packed
     address = f"{web}/{path.name}"
     assert np.array_equal(audio.decode(clip(f"{address}{part}")).samples, samples)
@@ -92,7 +94,7 @@ def test_bytes_of_a_file_on_a_web_server(packed: Any, web: str, monkeypatch: pyt
         audio.decode(clip(f"{address}{part}"))
 
 
-def test_bytes_of_an_object_in_a_store(packed: Any, s3: Any):
+def test_byte_range_in_an_object_store_is_decoded(packed: Any, s3: Any):
     path, ((part, samples), *_) = packed
     with s3.open_output_stream("data/packed #1.bin") as stream:
         stream.write(path.read_bytes())
@@ -105,8 +107,8 @@ def test_bytes_of_an_object_in_a_store(packed: Any, s3: Any):
     assert error.value.reason == "missing"
 
 
-def test_a_row_of_parquet(tmp_path: Path):
-    both = [encoded(seed) for seed in range(5)]
+def test_row_of_a_parquet_column_is_decoded(tmp_path: Path):
+    both = [encode_noise(seed) for seed in range(5)]
     audios = [{"bytes": data, "path": None} for data, _ in both]
     audios[4] = {"bytes": None, "path": "x"}
     path = tmp_path / "a.parquet"
@@ -134,12 +136,12 @@ def test_a_row_of_parquet(tmp_path: Path):
      "#bytes=1-2/a", "#bytes=0-1e3", f"#bytes=0-{10**17}", "#bytes=1-2,4-5", "#row_group=0",
      "#row_group=0&row=-1&column=a", "#row_group=0&row=1&column=", "#row_group=0&row=1&column=a b"],
 )  # fmt: skip
-def test_a_malformed_part_makes_no_clip(part: str):
+def test_malformed_part_of_an_address_raises_an_error(part: str):
     with pytest.raises(UserError, match="malformed"):
         clip(f"/data/a.tar{part}")
 
 
-def test_names_with_a_hash_stay_names():
+def test_file_names_with_a_hash_are_not_parsed_as_parts():
     for uri in ("/a/#1.wav", "/a/b#c=2.wav", "s3://bucket/#/x.wav"):
         assert split_address(uri) == (uri, None)
         check_file_name(uri)
@@ -152,6 +154,6 @@ def test_names_with_a_hash_stay_names():
     ["http://user:key@host/a.wav", "https://host?x/a.wav", "ftp://host/a.wav", "http:///a.wav",
      "s3://b?endpoint_override=h/a.tar#bytes=0-1"],
 )  # fmt: skip
-def test_addresses_with_options_are_refused(uri: str):
+def test_addresses_with_credentials_or_options_raise_an_error(uri: str):
     with pytest.raises(UserError, match="refused"):
         clip(uri)

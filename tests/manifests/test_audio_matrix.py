@@ -1,4 +1,7 @@
-"""The same audio gives the same samples: formats x (path, bytes, dataset, store) x (whole, cut)."""
+"""Tests that audio decodes to the same samples in every format and from every place.
+
+The places are a path, a URL, a row of a data set, and an object store; whole files and clips.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from manifests import audio
 from manifests.clips import Clip
 from manifests.corpus.sources import detect
 from manifests.storage import Folder
-from tests.manifests.reference_audio import RATE, ffmpeg, noise, position_of, write_reference
+from tests.manifests.reference_audio import RATE, ffmpeg, locate, noise, write_reference
 
 LOSSLESS = {
     "wav-u8": ("wav", "-c:a pcm_u8"),
@@ -64,11 +67,11 @@ LOSSY = {
 }
 CUTS = ((0.0, 0.5), (1.2345, 0.75), (2.5, None))
 ENCODER_DELAY_S = 0.12
-"""Containers that cannot say by how much their encoder is late (AAC in TS) shift by less."""
+"""Largest shift of containers that cannot state the encoder's delay, such as AAC in TS."""
 
 
 @pytest.mark.parametrize("kind", [*LOSSLESS, *LOSSY])
-def test_the_same_samples_from_everywhere(tmp_path: Path, kind: str, s3: fs.FileSystem):
+def test_samples_are_the_same_from_every_place(tmp_path: Path, kind: str, s3: fs.FileSystem):
     suffix, options = (LOSSLESS | LOSSY)[kind]
     reference = write_reference(tmp_path / "reference.wav", 4.0)
     path = tmp_path / f"x.{suffix}"
@@ -102,15 +105,15 @@ def test_the_same_samples_from_everywhere(tmp_path: Path, kind: str, s3: fs.File
 
 
 def check_sound(wave: audio.Waveform, *, exact: bool) -> None:
-    """The whole file, and a part of it."""
+    """Checks the samples or, for lossy formats, the position of a part in the reference."""
     assert not {w.kind for w in wave.warnings} - {"gap"}
     samples = audio.resample(wave, RATE)
     if exact:
-        right = np.rint(noise(4.0) * 32768) / 32768
-        assert len(samples) == len(right)
-        assert np.abs(samples - right).max() <= 1 / 32768
+        expected = np.rint(noise(4.0) * 32768) / 32768
+        assert len(samples) == len(expected)
+        assert np.abs(samples - expected).max() <= 1 / 32768
         return
     assert wave.seconds == pytest.approx(4.0, abs=ENCODER_DELAY_S)
-    place, alike = position_of(samples[RATE : 3 * RATE], noise(4.0))
-    assert alike > 0.8
+    place, correlation = locate(samples[RATE : 3 * RATE], noise(4.0))
+    assert correlation > 0.8
     assert place == pytest.approx(1.0, abs=ENCODER_DELAY_S)

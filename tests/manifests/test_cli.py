@@ -1,4 +1,4 @@
-"""Tests the command line `coat-corpus`: results, output and exit codes."""
+"""Tests for the command line `coat-corpus`: results, output and exit codes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> int:
     return end.value.code if isinstance(end.value.code, int) else 0
 
 
-def test_build_and_build_again(
+def test_build_reports_new_clips_and_shards(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     source: Path,
@@ -51,7 +51,7 @@ def test_build_and_build_again(
     assert "10 clips (0 new) in 3 shards" in " ".join(capsys.readouterr().out.split())
 
 
-def test_stats(
+def test_stats_prints_json_and_a_table(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, source: Path, tmp_path: Path
 ) -> None:
     assert run(monkeypatch, "build", source / "clips.jsonl", "--out", tmp_path / "c") == 0
@@ -74,7 +74,7 @@ def test_stats(
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["build", "/absent"], "there is no /absent"),
         (["build", "/absent", "--shards", "4"], "unknown option --shards 4"),
@@ -86,13 +86,13 @@ def test_stats(
         ([], "subcommand"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(
+def test_user_errors_print_one_line_and_exit_with_code_2(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
     source: Path,
     tmp_path: Path,
     words: list[str],
-    said: str,
+    message: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
@@ -102,11 +102,11 @@ def test_mistakes_are_one_line_and_exit_code_2(
     assert printed.out == ""
     (line,) = printed.err.splitlines()
     assert line.startswith("coat-corpus: error: ")
-    assert said in line
+    assert message in line
     assert not (tmp_path / "corpus").exists()
 
 
-def test_the_installed_command(tmp_path: Path) -> None:
+def test_installed_command_reports_an_empty_folder(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("coat-corpus")
     done = subprocess.run([command, "build", tmp_path], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")

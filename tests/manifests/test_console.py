@@ -1,4 +1,4 @@
-"""Tests the common parts of the command lines: options from types, and exit codes."""
+"""Tests for the shared parts of the command lines: options from types, and exit codes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Recipe:
     """A recipe."""
 
     out_folder: str
-    """Where the run goes."""
+    """Folder of the run."""
     num_steps: int = 100
     """Optimiser steps."""
     inner: Inner = field(default_factory=Inner)
@@ -41,45 +41,45 @@ class Recipe:
 
 
 def train(recipe: Recipe) -> None:
-    """Train by a recipe."""
+    """Trains with a recipe."""
     print(as_fields(recipe))
 
 
-def look(
+def list_items(
     path: str,
     deep: bool = False,
     limit: int | None = None,
     colour: Literal["red", "green"] = "red",
 ) -> int:
-    """Lists something.
+    """Lists items.
 
     Args:
-        path: Path of the thing.
-        deep: Look closely.
-        limit: Most things to look at.
-        colour: Colour of the things.
+        path: Path of the folder.
+        deep: Include nested items.
+        limit: Largest number of items.
+        colour: Colour of the items.
     """
     print(path, deep, limit)
     return 1 if deep else 0
 
 
-def gather(paths: list[str], out: str = "there") -> None:
-    """Gathers things.
+def collect(paths: list[str], out: str = "there") -> None:
+    """Collects files.
 
     Args:
-        paths: Paths of the things.
-        out: Where to.
+        paths: Paths of the files.
+        out: Path of the output.
     """
     print(paths, out)
 
 
-def stop(how: str) -> None:
-    """End in one way or another."""
+def fail(kind: str) -> None:
+    """Raises an exception of a kind."""
     raise {
         "mistake": UserError("first line;\nmend it"),
         "interrupt": KeyboardInterrupt(),
         "defect": ZeroDivisionError(),
-    }[how]
+    }[kind]
 
 
 Run = Callable[..., tuple[int, str, str]]
@@ -88,9 +88,9 @@ Run = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def run(*words: str) -> tuple[int, str, str]:
-        commands = {"train": train, "look": look, "gather": gather, "stop": stop}
+        commands = {"train": train, "list": list_items, "collect": collect, "fail": fail}
         with pytest.raises(SystemExit) as end:
-            run_command("coat-x", commands, description="Does things.", arguments=words)
+            run_command("coat-x", commands, description="Test commands.", arguments=words)
         printed = capsys.readouterr()
         code = end.value.code
         assert isinstance(code, int | None)
@@ -99,18 +99,18 @@ def run(capsys: pytest.CaptureFixture[str]) -> Run:
     return run
 
 
-def test_a_function_gives_positionals_and_options(run: Run) -> None:
-    assert run("look", "here") == (0, "here False None\n", "")
-    assert run("look", "here", "--deep", "--limit", "3") == (1, "here True 3\n", "")
+def test_function_arguments_become_positionals_and_options(run: Run) -> None:
+    assert run("list", "here") == (0, "here False None\n", "")
+    assert run("list", "here", "--deep", "--limit", "3") == (1, "here True 3\n", "")
 
 
-def test_a_list_takes_words_as_a_shell_gives_them(run: Run) -> None:
-    assert run("gather", "a", "b c", "--out", "o") == (0, "['a', 'b c'] o\n", "")
-    assert run("gather", "a") == (0, "['a'] there\n", "")
-    assert run("gather")[0] == 2
+def test_list_argument_takes_several_words(run: Run) -> None:
+    assert run("collect", "a", "b c", "--out", "o") == (0, "['a', 'b c'] o\n", "")
+    assert run("collect", "a") == (0, "['a'] there\n", "")
+    assert run("collect")[0] == 2
 
 
-def test_a_dataclass_gives_options_and_files(run: Run, tmp_path: Path) -> None:
+def test_dataclass_fields_become_options_and_config_files(run: Run, tmp_path: Path) -> None:
     code, out, _ = run("train", "--out-folder", "o", "--inner.rate=0.25")
     assert (code, out) == (0, "{'out_folder': 'o', 'num_steps': 100, 'inner': {'rate': 0.25}}\n")
     recipe = tmp_path / "recipe.yaml"
@@ -125,11 +125,11 @@ def test_help_shows_docstrings_units_and_defaults(run: Run) -> None:
     assert "--out-folder" in out
     assert "Learning rate, in (0, 1]." in out
     assert "default: 0.5" in out
-    assert "Lists something." in run("--help")[1]
+    assert "Lists items." in run("--help")[1]
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("train", "--out-folder", "o", "--steps", "3"), "--steps"),
         (
@@ -140,40 +140,40 @@ def test_help_shows_docstrings_units_and_defaults(run: Run) -> None:
         (("train", "--config", "{recipe}"), "colour"),
         (("train", "--config", "/absent.yaml"), "/absent.yaml"),
         (("train",), "--out-folder"),
-        (("look",), "PATH"),
+        (("list",), "PATH"),
         (("paint",), "paint"),
-        (("stop", "mistake"), "coat-x: error: first line; mend it"),
+        (("fail", "mistake"), "coat-x: error: first line; mend it"),
         ((), "subcommand"),
     ],
 )
-def test_mistakes_are_one_line_and_exit_code_2(
-    run: Run, tmp_path: Path, words: tuple[str, ...], said: str
+def test_user_errors_print_one_line_and_exit_with_code_2(
+    run: Run, tmp_path: Path, words: tuple[str, ...], message: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text("out_folder: o\ncolour: blue\n")
     code, out, err = run(*(word.format(recipe=tmp_path / "recipe.yaml") for word in words))
     assert (code, out) == (2, "")
     (line,) = err.splitlines()
     assert line.startswith("coat-x: error: ")
-    assert said in line
+    assert message in line
 
 
-def test_other_ends(run: Run) -> None:
-    code, _, err = run("stop", "interrupt")
+def test_interrupt_exits_with_130_and_defects_keep_their_traceback(run: Run) -> None:
+    code, _, err = run("fail", "interrupt")
     assert code == 130
     assert len(err.splitlines()) == 1
     with pytest.raises(ZeroDivisionError):
-        run_command("coat-x", {"stop": stop}, description="", arguments=["stop", "defect"])
+        run_command("coat-x", {"fail": fail}, description="", arguments=["fail", "defect"])
 
 
-def test_versions(run: Run) -> None:
+def test_version_option_lists_the_libraries(run: Run) -> None:
     code, out, _ = run("--version")
     assert code == 0
-    said = " ".join(out.split())
+    message = " ".join(out.split())
     for part in (f"python {platform.python_version()}", "coat-distill ", "numpy ", "pyarrow "):
-        assert part in said
+        assert part in message
 
 
-def test_the_console_loads_no_framework() -> None:
+def test_console_imports_no_framework() -> None:
     script = "import sys, manifests.cli; print({'torch', 'ray', 'transformers'} & {*sys.modules})"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
@@ -185,26 +185,26 @@ def test_the_console_loads_no_framework() -> None:
     ("words", "message"),
     [
         (["train"], "train requires --out-folder; see tool train --help"),
-        (["look"], "look requires PATH; see tool look --help"),
+        (["list"], "list requires PATH; see tool list --help"),
         (
             ["train", "--out-folder", "x", "--inner.rate", "fast"],
             "--inner.rate: expected a number, found 'fast'; see tool train --help",
         ),
         (
-            ["look", "x", "--limmit", "3"],
-            "unknown option --limmit 3; did you mean --limit?; see tool look --help",
+            ["list", "x", "--limmit", "3"],
+            "unknown option --limmit 3; did you mean --limit?; see tool list --help",
         ),
         (
-            ["look", "x", "--colour", "blue"],
-            "--colour: expected one of 'red', 'green', found 'blue'; see tool look --help",
+            ["list", "x", "--colour", "blue"],
+            "--colour: expected one of 'red', 'green', found 'blue'; see tool list --help",
         ),
-        (["lok"], "unknown command 'lok'; did you mean look?; see tool --help"),
+        (["lst"], "unknown command 'lst'; did you mean list?; see tool --help"),
     ],
 )
-def test_mistakes_are_named_as_they_are_typed(
+def test_usage_errors_name_the_option_as_typed(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as end:
-        run_command("tool", {"train": train, "look": look}, description="x", arguments=words)
+        run_command("tool", {"train": train, "list": list_items}, description="x", arguments=words)
     assert end.value.code == 2
     assert capsys.readouterr().err == f"tool: error: {message}\n"

@@ -1,4 +1,4 @@
-"""Tests exit codes of command lines without a store, a bucket or a reader of the output."""
+"""Tests for errors of the environment: stores, buckets, full disks, closed or limited outputs."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from manifests.corpus.corpus import build
 from manifests.errors import StoreError
 
 
-def ended(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[object, str]:
+def run_and_exit(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[object, str]:
     def command() -> None:
-        """Raises."""
+        """Raises the error."""
         raise error
 
     with pytest.raises(SystemExit) as end:
@@ -37,15 +37,15 @@ def ended(error: BaseException, capsys: pytest.CaptureFixture) -> tuple[object, 
         StoreError("s3://data/a.wav: timed out"),
     ],
 )  # fmt: skip
-def test_a_store_that_does_not_answer_is_one_line(error: OSError, capsys: pytest.CaptureFixture):
-    code, said = ended(error, capsys)
+def test_unreachable_store_prints_one_line(error: OSError, capsys: pytest.CaptureFixture):
+    code, printed = run_and_exit(error, capsys)
     assert code == 2
-    assert said.count("\n") == 1
+    assert printed.count("\n") == 1
 
 
-def test_a_missing_bucket_is_one_line(capsys: pytest.CaptureFixture):
+def test_missing_bucket_prints_one_line(capsys: pytest.CaptureFixture):
     error = OSError("When listing objects in bucket 'y': AWS Error NO_SUCH_BUCKET during List")
-    assert "there is no such bucket" in ended(error, capsys)[1]
+    assert "there is no such bucket" in run_and_exit(error, capsys)[1]
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,14 @@ def test_a_missing_bucket_is_one_line(capsys: pytest.CaptureFixture):
         ValueError("Error while serializing: I/O error: No space left on device (os error 28)"),
     ],
 )
-def test_a_full_disk_is_one_line(error: Exception, capsys: pytest.CaptureFixture):
-    code, said = ended(error, capsys)
+def test_full_disk_prints_one_line(error: Exception, capsys: pytest.CaptureFixture):
+    code, printed = run_and_exit(error, capsys)
     assert code == 2
-    assert said.startswith("coat-x: error: cannot write")
-    assert said.count("\n") == 1
+    assert printed.startswith("coat-x: error: cannot write")
+    assert printed.count("\n") == 1
 
 
-def test_an_output_that_is_full_is_one_line():
+def test_full_output_device_prints_one_line():
     code = (
         "from manifests.console import run_command\n"
         "def go():\n    '''Prints.'''\n    print('x' * 100)\n"
@@ -83,8 +83,8 @@ def test_an_output_that_is_full_is_one_line():
     )
 
 
-def test_texts_beyond_the_locale_s_encoding_are_escaped():
-    """A label in Hindi under a Latin locale ended in a traceback."""
+def test_characters_outside_the_output_encoding_are_escaped():
+    """A label in Hindi under a Latin locale used to end in a traceback."""
     code = (
         "from manifests.console import console, run_command\n"
         "def go():\n    '''Prints.'''\n"
@@ -101,16 +101,16 @@ def test_texts_beyond_the_locale_s_encoding_are_escaped():
         assert ran.stdout.decode(encoding) == f"{cafe} \\u0915\n\\u0915\n"
 
 
-def test_another_error_keeps_its_traceback():
+def test_other_os_errors_keep_their_traceback():
     def command() -> None:
-        """Raises."""
+        """Raises the error."""
         raise OSError(5, "Input/output error")
 
     with pytest.raises(OSError, match="Input/output"):
         run_command("coat-x", {"go": command}, description="d", arguments=["go"])
 
 
-def test_a_closed_output_has_its_own_exit_code():
+def test_closed_output_exits_with_code_141():
     code = (
         "from manifests.console import run_command\n"
         "def go():\n    '''Prints.'''\n    for _ in range(100000): print('x' * 100)\n"
@@ -127,13 +127,13 @@ def test_a_closed_output_has_its_own_exit_code():
     assert writer.stderr.read() == b""
 
 
-def test_json_has_no_infinity():
+def test_json_writes_infinity_and_nan_as_null():
     value = {"a": [math.inf, {"b": math.nan}], "c": 1.5}
     assert json.loads(to_json(value)) == {"a": [None, {"b": None}], "c": 1.5}
 
 
 @pytest.mark.parametrize("text", ["[noise]", "a [/INAUDIBLE] b", "x[/b]", ":warning:", "[red]"])
-def test_texts_are_shown_as_they_are(text: str, tmp_path: Path):
+def test_texts_with_markup_are_printed_literally(text: str, tmp_path: Path):
     clips = [
         Clip(clip_id=f"{text}{index}", uri="/a.wav", labels={text: text}) for index in range(2)
     ]

@@ -1,4 +1,4 @@
-"""Cuts of long files: only what they need is read, and the samples are the whole file's."""
+"""Tests for clips of long files: few bytes are read, and samples match the whole file."""
 
 from __future__ import annotations
 
@@ -32,25 +32,25 @@ FORMS = {
     "alac.m4a": "-c:a alac",
 }
 READS_ALL = ("vbr.mp3", "noxing.mp3", "silk.opus", "m4a")
-"""Forms of which a remote file is read from its start: its places, or its decoder, need that."""
+"""Forms that are read from the start of the file, because seeking or the decoder needs that."""
 
-SHARE = {"ogg": 1.01, "oga": 0.6, "celt.opus": 0.8}
-"""Some pages of an Ogg file are checked first, which are a large part of these small files."""
+MAX_SHARE_READ = {"ogg": 1.01, "oga": 0.6, "celt.opus": 0.8}
+"""Some pages of an Ogg file are checked first, which is a large share of these small files."""
 
 
 @pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def long_wav(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_reference(tmp_path_factory.mktemp("long") / "long.wav", SECONDS)
 
 
 @pytest.fixture
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Sizes of the requests that ranged reading makes."""
+    """Sizes of the requests that ranged reading makes, in bytes."""
     sizes: list[int] = []
-    right = ranged._open_object
+    original = ranged._open_object
 
     def counting(file: str, part: object) -> ranged._Blocks:
-        blocks = right(file, part)  # pyright: ignore[reportArgumentType]
+        blocks = original(file, part)  # pyright: ignore[reportArgumentType]
         read = blocks.read
 
         def counted(position: int, count: int) -> bytes:
@@ -67,18 +67,18 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_cuts_have_the_samples_of_the_whole_file(
-    tmp_path: Path, long: Path, form: str, s3: fs.FileSystem, fetched: list[int]
+def test_clips_match_the_whole_file_and_read_few_bytes(
+    tmp_path: Path, long_wav: Path, form: str, s3: fs.FileSystem, fetched: list[int]
 ):
     path = tmp_path / f"x.{form}"
-    ffmpeg("-i", long, *FORMS[form].split(), path)
+    ffmpeg("-i", long_wav, *FORMS[form].split(), path)
     whole = audio.decode(Clip(clip_id="x", uri=str(path)))
     rate = whole.sample_rate
     assert not whole.warnings
-    right = decode_with_ffmpeg(path, rate)
-    assert len(whole.samples) == pytest.approx(len(right), abs=rate * 0.01)
-    size = min(len(right), len(whole.samples))
-    assert np.abs(whole.samples[:size] - right[:size]).max() < 2e-5
+    original = decode_with_ffmpeg(path, rate)
+    assert len(whole.samples) == pytest.approx(len(original), abs=rate * 0.01)
+    size = min(len(original), len(whole.samples))
+    assert np.abs(whole.samples[:size] - original[:size]).max() < 2e-5
     key = f"data/long/{form}"
     with s3.open_output_stream(key) as stored:
         stored.write(path.read_bytes())
@@ -97,10 +97,12 @@ def test_cuts_have_the_samples_of_the_whole_file(
     fetched.clear()
     audio.decode(Clip(clip_id="x", uri=f"s3://{key}", offset=30.0, duration=2.0))
     if form not in READS_ALL:
-        assert sum(fetched) < SHARE.get(form, 0.35) * path.stat().st_size
+        assert sum(fetched) < MAX_SHARE_READ.get(form, 0.35) * path.stat().st_size
 
 
-def test_a_replaced_file_is_fetched_again(tmp_path: Path, s3: fs.FileSystem, fetched: list[int]):
+def test_replaced_remote_file_is_fetched_again(
+    tmp_path: Path, s3: fs.FileSystem, fetched: list[int]
+):
     for seed in (1, 2):
         path = write_reference(tmp_path / f"{seed}.wav", 5.0 + seed, seed=seed)
         with s3.open_output_stream("data/long/replaced.wav") as stored:
@@ -111,12 +113,14 @@ def test_a_replaced_file_is_fetched_again(tmp_path: Path, s3: fs.FileSystem, fet
 
 
 @pytest.mark.parametrize("form", ["ogg", "mp3"])
-def test_joined_and_damaged_files_are_read_from_their_start(tmp_path: Path, long: Path, form: str):
-    """Their time stamps do not state the positions of samples, so no packet is skipped."""
+def test_clips_of_concatenated_and_damaged_files_match_the_whole_file(
+    tmp_path: Path, long_wav: Path, form: str
+):
+    """The timestamps of such files do not give sample positions, so no packet is skipped."""
     path = tmp_path / f"x.{form}"
     codec = FORMS[form].split()
-    ffmpeg("-i", long, "-t", "22", *codec, tmp_path / f"a.{form}")
-    ffmpeg("-i", long, "-ss", "22", *codec, tmp_path / f"b.{form}")
+    ffmpeg("-i", long_wav, "-t", "22", *codec, tmp_path / f"a.{form}")
+    ffmpeg("-i", long_wav, "-ss", "22", *codec, tmp_path / f"b.{form}")
     first, second = ((tmp_path / f"{name}.{form}").read_bytes() for name in "ab")
     middle = len(first) // 2
     hole = first[:middle] + bytes(3000) + first[middle + 3000 :]
@@ -132,18 +136,18 @@ def test_joined_and_damaged_files_are_read_from_their_start(tmp_path: Path, long
 
 
 @pytest.mark.parametrize("form", ["m4a", "silk.opus", "vbr.mp3"])
-def test_blocks_of_clips_that_follow_each_other_are_decoded_in_one_pass(
-    tmp_path: Path, long: Path, form: str, monkeypatch: pytest.MonkeyPatch
+def test_consecutive_blocks_of_clips_are_decoded_in_one_pass(
+    tmp_path: Path, long_wav: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ):
     path = tmp_path / f"x.{form}"
-    ffmpeg("-i", long, *FORMS[form].split(), path)
+    ffmpeg("-i", long_wav, *FORMS[form].split(), path)
     whole = audio.decode(Clip(clip_id="x", uri=str(path)))
     starts = []
-    right = decoder._start
+    original = decoder._start
 
     def counting(*arguments: Any, **options: Any) -> Any:
         starts.append(arguments)
-        return right(*arguments, **options)
+        return original(*arguments, **options)
 
     monkeypatch.setattr(decoder, "_start", counting)
     for block in range(5):

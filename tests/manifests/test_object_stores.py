@@ -1,4 +1,4 @@
-"""Google's and Azure's object stores, served by emulators: sources, corpora and folders in them."""
+"""Tests for the object stores of Google and Azure, with emulators: folders, sources, corpora."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.manifests.corpus.test_tars import flac, write_tar
 from tests.manifests.reference_audio import write_reference
 
 
-def test_a_folder_is_as_on_a_disk(store: str):
+def test_folder_operations_work_in_an_object_store(store: str):
     folder = Folder(f"{store}/folder")
     assert folder.names() == folder.folders() == []
     for name in ("a/x.txt", "a/b/y.txt", "♪ 100%#1.txt", "z.txt"):
@@ -46,7 +46,9 @@ def upload(path: Path, address: str) -> None:
     Folder(address.rpartition("/")[0]).write_atomic(path.name, path.read_bytes())
 
 
-def test_sources_are_read_in_place(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_sources_in_an_object_store_are_read_in_place(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     members = [(f"{n}.flac", flac(n)) for n in range(3)] + [("2.txt", b"two")]
     upload(write_tar(tmp_path / "a.tar", *members), f"{store}/tars/a.tar")
     table = pa.table({"audio": [flac(n) for n in range(3)], "text": list("abc")})
@@ -57,8 +59,10 @@ def test_sources_are_read_in_place(store: str, tmp_path: Path, monkeypatch: pyte
         upload(tmp_path / f"{n}.flac", f"{store}/files/deep/er/{n}.flac")
 
     read: list[str] = []
-    right = tar_index._read
-    monkeypatch.setattr(tar_index, "_read", lambda *given: read.append(given[0]) or right(*given))
+    original = tar_index._read
+    monkeypatch.setattr(
+        tar_index, "_read", lambda *given: read.append(given[0]) or original(*given)
+    )
     expected = [flac(n) for n in range(3)]
     for source in ("tars", "tars", "rows", "files"):
         out = f"{store}/corpora/{source}"
@@ -76,15 +80,15 @@ def test_sources_are_read_in_place(store: str, tmp_path: Path, monkeypatch: pyte
     assert read == [f"{store}/tars/a.tar"]
 
 
-def test_cuts_of_a_long_file_read_only_their_bytes(
+def test_clip_of_a_long_remote_file_reads_only_its_bytes(
     store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     upload(write_reference(tmp_path / "long.wav", 120.0), f"{store}/long.wav")
     fetched: Counter[str] = Counter()
-    right = ranged._open_object
+    original = ranged._open_object
 
     def counting(file: str, part: Any) -> Any:
-        blocks = right(file, part)
+        blocks = original(file, part)
         read = blocks.read
         blocks.read = lambda start, count: fetched.update(bytes=count) or read(start, count)
         return blocks

@@ -26,18 +26,18 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
         path = Path(self.translate_path(self.path))
         if not path.is_file():
             return self.send_error(404)
-        data, asked = path.read_bytes(), self.headers.get("Range")
+        data, requested_range = path.read_bytes(), self.headers.get("Range")
         whole = len(data)
         first = last = 0
-        if asked and self.ranges:
-            first, last = map(int, asked.removeprefix("bytes=").split("-"))
+        if requested_range and self.ranges:
+            first, last = map(int, requested_range.removeprefix("bytes=").split("-"))
             if first >= whole:
                 return self.send_error(416)
             data = data[first : last + 1]
-        self.send_response(206 if asked and self.ranges else 200)
+        self.send_response(206 if requested_range and self.ranges else 200)
         self.send_header("Content-Length", str(len(data)))
         self.send_header("ETag", f'"{path.stat().st_mtime_ns}"')
-        if asked and self.ranges:
+        if requested_range and self.ranges:
             self.send_header("Content-Range", f"bytes {first}-{first + len(data) - 1}/{whole}")
         self.end_headers()
         self.wfile.write(data)
@@ -49,7 +49,7 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serve(folder: Path, handler: type[Ranged] = Ranged) -> Iterator[str]:
-    """The address of a folder, while it is served."""
+    """Serves a folder, and yields its address."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(handler, directory=str(folder))
     )

@@ -342,7 +342,7 @@ def test_undefined_numbers_are_null_in_json(tmp_path: Path) -> None:
     assert str(run.report()["before"]) == "{'a/metric': nan, 'answer_loss': 1.0}"
 
 
-def test_a_full_disk_is_one_line(
+def test_full_disk_prints_one_line(
     world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
