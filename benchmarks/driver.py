@@ -29,7 +29,7 @@ from pipeline.build.plan import ShardWork
 from pipeline.build.read_ahead import read_ahead
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
-from tests.pipeline.in_process import Silent
+from tests.pipeline.in_process import NoProgress
 
 LATENCY_S = 0.04
 CLIPS_PER_SHARD = 256
@@ -121,7 +121,7 @@ def measure(workers: int, block_clips: int, shards: int) -> tuple[float, float]:
     cluster = InstantCluster(workers, block_clips)
     folders = {"energy": Folder(tempfile.mkdtemp())}
     wall, processor = time.perf_counter(), time.process_time()
-    Scheduler(cluster, setup.teachers(config), work(), folders, config, Silent()).run()
+    Scheduler(cluster, setup.teachers(config), work(), folders, config, NoProgress()).run()
     blocks = shards * CLIPS_PER_SHARD // block_clips
     return (
         blocks / (time.perf_counter() - wall),

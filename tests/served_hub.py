@@ -74,7 +74,7 @@ class Hub:
 
 
 @contextmanager
-def served(folder: Path) -> Iterator[tuple[Hub, str]]:
+def serve_hub(folder: Path) -> Iterator[tuple[Hub, str]]:
     """The hub's repositories, and its address."""
     repositories = Hub(folder)
 

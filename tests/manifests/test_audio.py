@@ -216,7 +216,7 @@ def test_clip_within_a_too_long_file_is_read(tmp_path: Path):
 def test_whole_flac_is_decoded_by_libsndfile_without_ffmpeg(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_stated: bool
 ):
-    """It used to be decoded twice: libsndfile's seek failed at the end, and FFmpeg read it again."""
+    """It used to be decoded twice: libsndfile's seek failed at the end, so FFmpeg read it again."""
     samples = np.random.default_rng(0).integers(-9000, 9000, 70_000).astype(np.int16)
     path = tmp_path / "a.flac"
     soundfile.write(path, samples, 16_000)

@@ -201,7 +201,7 @@ def test_gap_between_packets_becomes_silence(tmp_path: Path, reference: Path, su
 def test_jittering_timestamps_do_not_create_gaps(
     tmp_path: Path, reference: Path, suffix: str, codec: str, rate: int
 ):
-    """Recorders stamp packets on arrival: +-0.045 s of jitter here, which ffmpeg ignores as well."""
+    """Recorders stamp packets on arrival. The jitter is +-0.045 s here; ffmpeg ignores it, too."""
     whole, path = tmp_path / f"whole.{suffix}", tmp_path / f"jitter.{suffix}"
     ffmpeg("-i", reference, "-ar", str(rate), "-c:a", codec, whole)
     rng, last = np.random.default_rng(0), -1

@@ -1,4 +1,4 @@
-"""A small corpus of real files and a local Ray cluster, for tests of the pipeline."""
+"""Fixtures of the pipeline's tests: a small corpus of real files, and a local Ray cluster."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ MakeCorpus = Callable[..., Corpus]
 
 @pytest.fixture(scope="session", autouse=True)
 def importable_tests() -> None:
-    """Ray's workers find the fake teachers."""
+    """Makes the fake teachers importable in Ray's workers."""
     os.environ["PYTHONPATH"] = str(ROOT)
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """A local Ray cluster of two cores, shared by the tests that do not hurt it."""
+    """A local Ray cluster of two cores, shared by the tests that do not damage it."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init("local", num_cpus=2, **quiet)
@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
-    """`noise_corpus` in the test's own folder."""
+    """Makes corpora with `noise_corpus` in the temporary folder of the test."""
     return functools.partial(noise_corpus, tmp_path)
 
 

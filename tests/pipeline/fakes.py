@@ -1,4 +1,4 @@
-"""Small real teachers for tests of the pipeline: cheap, exact, and able to misbehave on demand."""
+"""Small real teachers for tests of the pipeline: cheap, deterministic, and failing on demand."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from teachers.protocol import Targets
 HOP = 0.02
 
 
-def _die() -> None:
+def _kill_this_process() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _hog(gigabytes: float, seconds: float = 60.0) -> None:
-    """Allocates memory until the process is ended or the time is over."""
-    held = np.ones(int(gigabytes * 1e9), np.uint8)
+def _fill_memory(gigabytes: float, seconds: float = 60.0) -> None:
+    """Allocates memory and keeps it until the process is killed or the time is over."""
+    block = np.ones(int(gigabytes * 1e9), np.uint8)
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        held[:: 1 << 12] += 1
+        block[:: 1 << 12] += 1
         time.sleep(0.1)
 
 
-class DeadlyMetadata(dict):
-    """Kills the process that unpickles it."""
+class CrashingMetadata(dict):
+    """A dict that kills the process that unpickles it."""
 
     def __reduce__(self) -> tuple:
-        return _die, ()
+        return _kill_this_process, ()
 
-    def __or__(self, other: dict) -> DeadlyMetadata:
-        # The worker adds the warnings about a clip's audio; the sum is as deadly.
+    def __or__(self, other: dict) -> CrashingMetadata:
+        # The worker adds the warnings about a clip's audio; the union must crash as well.
         return self
 
 
@@ -46,28 +46,28 @@ class EnergySettings:
     """Settings of `Energy`."""
 
     gain: float = 1.0
-    """Changes the features."""
+    """Factor on the spectrum, which changes the features."""
     sleep_s: float = 0.0
-    """Seconds per audio second that it pretends to take."""
+    """Seconds that `extract` sleeps for each second of audio."""
     raise_above: float = 2.0
-    """Raises on a batch that holds a clip whose peak is above this."""
+    """Raises on a batch with a clip whose peak is above this value."""
     die_above: float = 2.0
-    """Kills its own process on such a batch."""
+    """Kills its process on a batch with a clip whose peak is above this value."""
     die_once_file: str = ""
-    """Kills its process once: the file marks that it has."""
-    hog_once_file: str = ""
-    """Fills its node's memory once, until somebody ends it: the file marks that it has."""
-    hog_gb: float = 2.0
-    sick_file: str = ""
-    """The first process that creates this file has a broken GPU from its second batch on."""
+    """Kills its process once; this file records that it has done so."""
+    fill_memory_once_file: str = ""
+    """Fills the node's memory once until it is killed; this file records that it has done so."""
+    fill_memory_gb: float = 2.0
+    broken_gpu_file: str = ""
+    """The process that creates this file fails with a CUDA error from its second batch on."""
     fail_load_on: str = ""
-    """Cannot load where the environment variable COAT_TEST_NODE has this value."""
+    """Fails to load where the environment variable COAT_TEST_NODE has this value."""
     kill_committer: bool = False
-    """Kills whatever process reads its results, as a commit that runs out of memory."""
+    """Kills the process that reads its results, like a commit that runs out of memory."""
     hang_above: float = 2.0
-    """Never comes back from a batch that holds a clip whose peak is above this."""
+    """Never returns from a batch with a clip whose peak is above this value."""
     malformed: str = ""
-    """Gives a result that is not as promised: few, stream, nan or numpy."""
+    """Kind of an invalid result to return: few, stream, nan or numpy."""
 
 
 class Energy:
@@ -109,16 +109,16 @@ class Energy:
         if settings.die_once_file and not os.path.exists(settings.die_once_file):
             open(settings.die_once_file, "w").close()
             os.kill(os.getpid(), signal.SIGKILL)
-        if settings.hog_once_file and not os.path.exists(settings.hog_once_file):
-            open(settings.hog_once_file, "w").close()
-            _hog(settings.hog_gb)
+        if settings.fill_memory_once_file and not os.path.exists(settings.fill_memory_once_file):
+            open(settings.fill_memory_once_file, "w").close()
+            _fill_memory(settings.fill_memory_gb)
         if peak > settings.die_above:
             os.kill(os.getpid(), signal.SIGKILL)
         while peak > settings.hang_above:
             time.sleep(1)
-        self._be_sick()
+        self._fail_if_broken()
         if peak > settings.raise_above:
-            raise RuntimeError("this expert cannot stand loud clips")
+            raise RuntimeError("the model fails on loud clips")
         time.sleep(settings.sleep_s * sum(len(wave) for wave in waves) / 16_000)
         results = [Targets({"bands": self._bands(wave)}, self._metadata(wave)) for wave in waves]
         if settings.malformed == "few":
@@ -131,10 +131,10 @@ class Energy:
         extra = {"nan": float("nan"), "numpy": np.float32(1.0)}
         if self._settings.malformed in extra:
             return {"samples": extra[self._settings.malformed]}
-        return DeadlyMetadata() if self._settings.kill_committer else {"samples": len(wave)}
+        return CrashingMetadata() if self._settings.kill_committer else {"samples": len(wave)}
 
-    def _be_sick(self) -> None:
-        path = self._settings.sick_file
+    def _fail_if_broken(self) -> None:
+        path = self._settings.broken_gpu_file
         if not path:
             return
         with contextlib.suppress(FileExistsError), open(path, "x") as file:
@@ -153,8 +153,8 @@ class Energy:
         return np.log(power_TF * self._settings.gain + 1e-6).astype(np.float32)
 
 
-class Listener(Energy):
-    """An `Energy` that writes down the texts that it is given."""
+class TextTeacher(Energy):
+    """An `Energy` teacher that returns the texts that it receives as metadata."""
 
     def extract_with_texts(
         self, waves: Sequence[np.ndarray], texts: Sequence[str | None]

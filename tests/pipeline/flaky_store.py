@@ -1,4 +1,4 @@
-"""A proxy before an object store, which can refuse its clients or say that credentials are old."""
+"""A proxy for an object store that can drop connections or report expired credentials."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXPIRED = (
 
 
 class FlakyStore:
-    """Passes connections on to a server while `mode` is `open`."""
+    """Forwards connections to a server while `mode` is `open`."""
 
     def __init__(self, target: str) -> None:
         address = urlparse(target)
@@ -27,7 +27,7 @@ class FlakyStore:
         self.address = f"http://127.0.0.1:{self._server.getsockname()[1]}"
         self.mode: Mode = "open"
         self.requests = 0
-        """Connections that were not passed on."""
+        """Number of connections that were not forwarded."""
         threading.Thread(target=self._serve, daemon=True).start()
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class FlakyStore:
                 client.sendall(head.encode() + EXPIRED)
 
     def _copy(self, source: socket.socket, target: socket.socket) -> None:
-        """Copies until a side closes; a change of mode cuts the connection at its next bytes."""
+        """Copies until a side closes; a change of mode ends the connection at the next bytes."""
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 if self.mode != "open":
@@ -72,7 +72,7 @@ class FlakyStore:
 
 @contextlib.contextmanager
 def flaky(target: str) -> Iterator[FlakyStore]:
-    """A proxy for the length of a test."""
+    """Runs a proxy for the duration of a test."""
     store = FlakyStore(target)
     try:
         yield store

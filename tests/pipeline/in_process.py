@@ -1,7 +1,7 @@
 """A `pipeline.build.backend.Backend` within one process, with injected faults.
 
-Every worker is a real `pipeline.build.worker.Worker` in a thread of its own. What a process or a
-node does when it dies is played: its calls end as lost, its kept results are gone with the node.
+Every worker is a real `pipeline.build.worker.Worker` in its own thread. The loss of a process or a
+node is simulated: pending calls end as lost, and kept results of a lost node are gone.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from pipeline.config import Resources
 
 
 class ProcessDies(BaseException):
-    """Raised by an injected fault: the worker's process dies during the call."""
+    """Raised by an injected fault to simulate that the worker's process dies during the call."""
 
     def __init__(self, cause: LossCause = "process") -> None:
         super().__init__(cause)
         self.cause: LossCause = cause
 
 
-class Kept:
-    """A kept result, on the node that made it."""
+class KeptResult:
+    """A kept result on the node that computed it."""
 
     def __init__(self, backend: InProcess, value: Any, node_id: str) -> None:
         self.backend, self.value, self.node_id = backend, value, node_id
@@ -52,7 +52,7 @@ class LocalWorker(Worker):
 
 
 class Process:
-    """A worker's threads and calls."""
+    """The threads and calls of one worker."""
 
     def __init__(
         self, backend: InProcess, worker: LocalWorker, number: int, calls_at_once: int
@@ -66,19 +66,19 @@ class Process:
             threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self) -> None:
-        while (asked := self.calls.get()) is not None:
+        while (request := self.calls.get()) is not None:
             if self.lost is not None:
-                return  # A dead process does not go on with what waited for it.
-            call, method, arguments, keep = asked
+                return  # A dead process does not run the calls that are still queued.
+            call, method, arguments, keep = request
             try:
                 self.backend.fault(self, method, arguments)
-                read = [item.read() if isinstance(item, Kept) else item for item in arguments]
+                read = [item.read() if isinstance(item, KeptResult) else item for item in arguments]
                 result = getattr(self.worker, method)(*read)
                 if keep:
                     call.kept.value, result = result
                 self.done(call, result, None)
             except ProcessDies as death:
-                self.die(death.cause, "it died, planted")
+                self.die(death.cause, "killed by an injected fault")
             except Exception as error:  # noqa: BLE001  (a worker may raise anything)
                 self.done(call, None, error)
 
@@ -107,7 +107,7 @@ Fault = Callable[[Process, str, tuple], None]
 
 
 class InProcess:
-    """A cluster of threads.
+    """A cluster whose workers are threads of this process.
 
     Args:
         nodes: Name -> resources.
@@ -126,7 +126,7 @@ class InProcess:
         self.finished: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self.lock = threading.RLock()
         self.started: list[str] = []
-        """Node of every worker that was ever started."""
+        """Name of the node of each started worker."""
         self._numbers = itertools.count()
 
     def nodes(self) -> list[Node]:
@@ -138,7 +138,7 @@ class InProcess:
             for name, amount in resources.items():
                 total[name] = total.get(name, 0.0) + amount
         for process in list(self.processes.values()):
-            for name, amount in process.worker.asked.items():  # type: ignore[attr-defined]
+            for name, amount in process.worker.requested.items():  # type: ignore[attr-defined]
                 total[name] = total.get(name, 0.0) - amount
         return total
 
@@ -152,7 +152,7 @@ class InProcess:
     ) -> Any:
         worker = LocalWorker(setups, device="cpu", num_threads=1)
         worker.node_id = node_id or next(iter(self.alive))
-        worker.asked = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}  # type: ignore[attr-defined]
+        worker.requested = {"CPU": resources.num_cpus, "GPU": resources.num_gpus}  # type: ignore[attr-defined]
         self.started.append(worker.node_id)
         process = Process(self, worker, next(self._numbers), calls_at_once)
         self.processes[process.number] = process
@@ -161,7 +161,7 @@ class InProcess:
     def call(self, worker: Any, method: str, *arguments: Any, keep: bool = False) -> Call:
         call = Call(worker)
         if keep:
-            call.kept = Kept(self, None, worker.worker.node_id)
+            call.kept = KeptResult(self, None, worker.worker.node_id)
         with self.lock:
             if worker.lost is not None:
                 call.result = None, worker.lost
@@ -190,7 +190,7 @@ class InProcess:
         worker.die("killed", "it was killed")
 
     def keep(self, value: Any) -> Any:
-        return Kept(self, value, "")
+        return KeptResult(self, value, "")
 
     def fetch(self, handle: Any) -> Any:
         return handle.read()
@@ -203,7 +203,7 @@ class InProcess:
                 process.die(cause, f"node {name} is gone")
 
 
-class Silent:
+class NoProgress:
     """A `ProgressListener` that ignores all events."""
 
     def workers(self, count: int, loading_seconds: float) -> None: ...

@@ -1,4 +1,4 @@
-"""Real Ray nodes and builds in processes of their own, for tests that kill them."""
+"""Real Ray nodes and builds in separate processes, for tests that kill them."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from manifests.corpus.corpus import Corpus
 from tests.pipeline.conftest import ENERGY, ROOT
 
 COAT_CACHE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
-PATIENCE_S = 120.0
+TIMEOUT_S = 120.0
 ENVIRONMENT = {
     **os.environ,
     "PYTHONPATH": str(ROOT),
-    # A driver that names its cluster's address is not given the token that `ray start` found.
+    # A driver with an explicit cluster address does not get the token that `ray start` uses.
     "RAY_AUTH_MODE": "disabled",
-    # A dead node is noticed in seconds.
+    # Ray detects a dead node within seconds.
     "RAY_health_check_period_ms": "500",
     "RAY_health_check_failure_threshold": "3",
-    # Bytes up to which a result lies in the driver: so small that even rows of the fake teacher go
-    # down with the node that made them.
+    # Largest result in bytes that Ray keeps in the driver. It is so small that even rows of the
+    # fake teacher are lost with the node that computed them.
     "RAY_max_direct_call_object_size": "1500",
 }
 
 
 class Node:
-    """A node of a Ray cluster, made by `ray start`; the first one is the head.
+    """A node of a Ray cluster, started with `ray start`; the first node is the head.
 
-    A temporary folder of its own keeps it out of sight of whatever else runs on this machine.
+    A separate temporary folder isolates it from other clusters on this machine.
     """
 
     def __init__(
@@ -65,30 +65,30 @@ class Node:
             "--disable-usage-stats",
         ]
         log = Path(self._folder) / "start.log"
-        with log.open("wb") as said:
+        with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
                 env={**ENVIRONMENT, "COAT_TEST_NODE": name, **(environment or {})},
-                stdout=said,
-                stderr=said,
+                stdout=output,
+                stderr=output,
                 start_new_session=True,
             )
-        until(lambda: "Ray runtime started" in log.read_text())
-        # Ray writes its address only after it has said that it is started.
+        wait_until(lambda: "Ray runtime started" in log.read_text())
+        # Ray writes the address only after it has printed that it is started.
         address = Path(self._folder) / "ray_current_cluster"
         if head is None:
-            until(lambda: address.is_file() and address.read_text().strip() != "")
+            wait_until(lambda: address.is_file() and address.read_text().strip() != "")
         self.address: str = address.read_text().strip() if head is None else head.address
 
     @property
     def raylet(self) -> psutil.Process | None:
-        """The node's own process, whose children are its workers."""
+        """The raylet process, whose children are the node's workers."""
         children = psutil.Process(self._process.pid).children()
         return next((child for child in children if child.name() == "raylet"), None)
 
-    def workers(self, doing: str = "") -> list[psutil.Process]:
-        """Our worker processes here, or those that are running the method `doing`."""
-        prefix = f"ray::WorkerActor.{doing}" if doing else "ray::WorkerActor"
+    def workers(self, method: str = "") -> list[psutil.Process]:
+        """Returns the worker processes of this node, or those that run a method."""
+        prefix = f"ray::WorkerActor.{method}" if method else "ray::WorkerActor"
         result = []
         for child in self.raylet.children() if self.raylet else []:
             try:
@@ -100,14 +100,13 @@ class Node:
 
     @property
     def node_id(self) -> str:
-        """Ray's id of this node."""
+        """Ray's id of the node."""
         assert self.raylet is not None
         flags = [part for part in self.raylet.cmdline() if part.startswith("--node_id=")]
         return flags[0].partition("=")[2]
 
     def drain(self, seconds: int) -> None:
-        """Tells the cluster that the node will be taken away, as an autoscaler or a spot notice
-        does."""
+        """Announces that the node will be removed, as an autoscaler or a spot notice does."""
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "drain-node"),
             *(f"--address={self.address}", f"--node-id={self.node_id}"),
@@ -117,17 +116,17 @@ class Node:
         subprocess.run(command, env=ENVIRONMENT, check=True, capture_output=True)
 
     def kill(self) -> None:
-        """Takes all its processes at once, as a power cut would."""
+        """Kills all processes of the node at once, like a power cut."""
         if self._process.poll() is None:
-            everything = psutil.Process(self._process.pid).children(recursive=True)
-            for process in [psutil.Process(self._process.pid), *everything]:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+            for process in [psutil.Process(self._process.pid), *children]:
                 kill(process)
             self._process.wait()
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def kill(process: psutil.Process) -> bool:
-    """SIGKILL; whether it was still there."""
+    """Sends SIGKILL; returns whether the process still existed."""
     try:
         process.send_signal(signal.SIGKILL)
     except psutil.NoSuchProcess:
@@ -135,16 +134,16 @@ def kill(process: psutil.Process) -> bool:
     return True
 
 
-def until(condition: Any, patience_s: float = PATIENCE_S) -> None:
-    """Waits for something to become true."""
-    deadline = time.monotonic() + patience_s
+def wait_until(condition: Any, timeout_s: float = TIMEOUT_S) -> None:
+    """Waits until a condition holds."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "nothing happened for too long"
+        assert time.monotonic() < deadline, "the condition did not hold in time"
         time.sleep(0.02)
 
 
 class Build:
-    """`coat-cache build`, as often as it takes, in a process of its own."""
+    """A configured `coat-cache build` that can be run repeatedly in a separate process."""
 
     def __init__(
         self,
@@ -167,7 +166,7 @@ class Build:
         }
         self.cache = cache
         self.environment: dict[str, str] = {}
-        """Added to the command's environment."""
+        """Variables that are added to the command's environment."""
         self._config = Path(tempfile.mkdtemp(prefix="coat-")) / "build.yaml"
         self._config.write_text(yaml.safe_dump(config))
 
@@ -182,14 +181,14 @@ class Build:
         )
 
     def run(self) -> tuple[int, str]:
-        """Runs the command to its end: exit code and what it said."""
+        """Runs the command to its end, and returns the exit code and the output."""
         process = self.start()
-        said, _ = process.communicate(timeout=PATIENCE_S)
-        return process.returncode, said
+        output, _ = process.communicate(timeout=TIMEOUT_S)
+        return process.returncode, output
 
 
-def contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
-    """Everything that readers can see of a teacher: shard -> rows in order, failures, digest."""
+def cache_contents(cache: Path | str, *, teacher: str = "energy") -> dict[int, tuple]:
+    """Returns shard -> (rows, failures, digest) of a teacher, and checks that no clip is lost."""
     layout = Layout.open(cache)
     (name,) = layout.corpora()
     corpus, spec = layout.corpus(name), layout.teacher(teacher)

@@ -1,7 +1,7 @@
-"""A small cache with everything in it that the report looks for, made without any expert.
+"""A small cache with everything that the report checks, written without any model.
 
-Clip 0 sounds, speaks, sings and stirs from 1.0 to 1.5 s of its 2.0 s, so that all its tracks must
-begin and end at the same place. The others are silent, clipped, mistaken, gone or failed.
+Clip 0 has sound, words, notes and events from 1.0 to 1.5 s of its 2.0 s, so all its tracks must
+begin and end at these times. Others are silent, clipped, misheard, missing or failed.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 RATE = 16_000
 SECONDS = 2.0
 ON, OFF = 1.0, 1.5
-"""When clip 0 is not silent."""
+"""Start and end of the sound in clip 0, in seconds."""
 FOREIGN = "</script><script>window.foreign = 1</script><b>bold</b>"
-"""A text that must stay a text."""
+"""A text with markup that pages must show as text."""
 KEYS = tuple(f"midi {key}" for key in range(21, 109))
 MOOD = ("Loudness_sma3", "jitterLocal_sma3nz")
 CLASSES = ("Speech", "Dog", "Siren")
 
 
 def teacher(name: str, *streams: StreamSpec) -> TeacherSpec:
-    """A fictitious teacher."""
+    """Returns the spec of a fictitious teacher."""
     return TeacherSpec(
         name=name, family=f"tests:{name}", revision=1, settings={}, weights={}, sample_rate=RATE,
         streams=streams, license="none", created=f"2026-01-01T00:00:0{len(name) % 10}+00:00",
@@ -43,7 +43,7 @@ def teacher(name: str, *streams: StreamSpec) -> TeacherSpec:
 
 
 def stream(name: str, kind: Any, dim: int, hop: float, codec: Any, *names: str) -> StreamSpec:
-    """A stream whose frames stand side by side from 0 s on."""
+    """Returns the spec of a stream with adjacent frames from 0 s on."""
     return StreamSpec(
         name=name, kind=kind, dim=dim, start_s=hop / 2, hop_s=hop, window_s=hop, codec=codec,
         names=names,
@@ -65,7 +65,7 @@ TEACHERS = (
 
 
 def frames(spec: StreamSpec, loud: np.ndarray) -> np.ndarray:
-    """Frames that rise where a clip sounds; `loud` says by 10 ms."""
+    """Returns frames that are non-zero where `loud`, with a value for each 10 ms, is 1."""
     step = round(spec.hop_s / 0.01)
     on_T = loud[: len(loud) // step * step].reshape(-1, step).mean(1) > 0.5
     values_TD = np.zeros((len(on_T), spec.dim), np.float32)
@@ -79,18 +79,18 @@ def frames(spec: StreamSpec, loud: np.ndarray) -> np.ndarray:
 
 
 def metadata(name: str, clip: Clip, loud: bool) -> dict[str, Any]:
-    """The words and notes of a teacher."""
+    """Returns the words or notes of a teacher."""
     if name == "asr":
-        said = clip.labels.get("heard", clip.text or "")
-        words = [[said, ON, OFF]] if said and loud else []
-        return {"text": said, "words": words, "language": "en"}
+        text = clip.labels.get("transcript", clip.text or "")
+        words = [[text, ON, OFF]] if text and loud else []
+        return {"text": text, "words": words, "language": "en"}
     if name == "music":
         return {"notes": [[ON, OFF, 60, 0.9]] if loud else []}
     return {}
 
 
 def make_clips(folder: Path, count: int) -> list[Clip]:
-    """The clips and their files: 0 as above, 1 silent, 2 clipped, 3 misheard, 4 without a file."""
+    """Writes the clips: 1 silent, 2 clipped, 3 with a wrong transcript, 4 without a file."""
     folder.mkdir(parents=True)
     clips = []
     time = np.arange(int(RATE * SECONDS)) / RATE
@@ -111,14 +111,14 @@ def make_clips(folder: Path, count: int) -> list[Clip]:
         }
         text = {0: "tone", 3: "good morning", 5: FOREIGN}.get(index)
         if index == 3:
-            labels["heard"] = "something else entirely"
+            labels["transcript"] = "something else entirely"
         name = f"clip{index:03d}"
         clips.append(Clip(clip_id=name, uri=str(path), duration=SECONDS, text=text, labels=labels))
     return clips
 
 
 def make_cache(root: Path, *, count: int = 24, failures: bool = True) -> Path:
-    """A cache of some clips; with failures, `music` fails on clip 6 and `mood` lacks a shard."""
+    """Writes a cache; with failures, `music` fails on clip 6 and `mood` lacks the last shard."""
     corpus = build(make_clips(root / "audio", count), root / "things", clips_per_shard=8)
     layout = Layout.create(root / "cache")
     layout.register(corpus)
@@ -127,7 +127,7 @@ def make_cache(root: Path, *, count: int = 24, failures: bool = True) -> Path:
         for number in range(corpus.num_shards):
             if failures and spec.name == "mood" and number == corpus.num_shards - 1:
                 continue
-            failed = {"clip006": "the expert choked"} if failures and spec.name == "music" else {}
+            failed = {"clip006": "the model failed"} if failures and spec.name == "music" else {}
             write_shard(layout, spec, corpus, number, failed)
     return root / "cache"
 
@@ -135,7 +135,7 @@ def make_cache(root: Path, *, count: int = 24, failures: bool = True) -> Path:
 def write_shard(
     layout: Layout, spec: TeacherSpec, corpus: Corpus, number: int, failed: Mapping[str, str]
 ) -> None:
-    """One shard of one teacher."""
+    """Writes one shard of one teacher."""
     rows, failures = [], []
     sums = {item.name: Sums.zero(item.dim) for item in spec.streams}
     clips = corpus.shard(number)

@@ -1,4 +1,4 @@
-"""Tests the output of `coat-cache` for programs, and shell completion."""
+"""Tests for the commands of `coat-cache`: JSON output, exit codes, options, and completion."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cache(tmp_path_factory.mktemp("terminal"))
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
-    """Exit code, stdout and stderr of a command."""
+def run_command(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
+    """Runs a command, and returns its exit code, stdout and stderr."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["coat-cache", *map(str, words)])
         with pytest.raises(SystemExit) as end:
@@ -50,11 +50,11 @@ def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, st
         (("plan", "--corpus", "{root}/things"), {"version": str, "cache_bytes": float}),
     ],
 )
-def test_read_commands_speak_json(
+def test_read_commands_print_json(
     cache: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], first: Any
 ) -> None:
     filled = [word.format(root=cache.parent) for word in words]
-    _, out, err = run(capsys, *filled, "--cache", cache, "--json")
+    _, out, err = run_command(capsys, *filled, "--cache", cache, "--json")
     assert err == ""
     result = json.loads(out)
     if first is None:
@@ -63,12 +63,12 @@ def test_read_commands_speak_json(
     assert {key: type(result[0][key]) for key in first} == first
 
 
-def test_a_clip_without_audio_or_targets_is_shown_partly(
+def test_show_works_without_audio_or_targets(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """The audio of clip004 is missing but has targets; the other clip has neither."""
+    """Clip004 has targets but no audio; the other clip has neither."""
     picture = tmp_path / "clip.png"
-    code, out, err = run(capsys, "show", "clip004", "--cache", cache, "--picture", picture)
+    code, out, err = run_command(capsys, "show", "clip004", "--cache", cache, "--picture", picture)
     assert (code, err) == (0, "")
     assert "pitch.f0" in out
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -76,15 +76,15 @@ def test_a_clip_without_audio_or_targets_is_shown_partly(
     lost = Clip(clip_id="lost", uri="/nowhere/lost.wav", duration=1.0)
     Layout.create(tmp_path / "empty").register(build([lost], tmp_path / "lost"))
     words = ("show", "lost", "--cache", tmp_path / "empty", "--picture", tmp_path / "none.png")
-    code, out, _ = run(capsys, *words)
+    code, out, _ = run_command(capsys, *words)
     assert (code, out.splitlines()[-1]) == (0, "no picture: neither audio nor targets")
     assert not (tmp_path / "none.png").exists()
 
 
-def test_checks_speak_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(capsys, "verify", "--deep", "--cache", cache, "--json") == (0, "", "")
+def test_checks_print_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(capsys, "verify", "--deep", "--cache", cache, "--json") == (0, "", "")
     words = ("audit", "--content-only", "--teacher", "pitch", "--sample", "0")
-    code, out, err = run(capsys, *words, "--cache", cache, "--json")
+    code, out, err = run_command(capsys, *words, "--cache", cache, "--json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert len(lines) == 24
     gone = [line for line in lines if line["verdict"] != "same"]
@@ -92,20 +92,20 @@ def test_checks_speak_json_lines(cache: Path, capsys: pytest.CaptureFixture[str]
     assert (code, err) == (1, "")
 
 
-def test_the_exit_code_of_status_shows_whether_all_is_done(
+def test_status_exits_with_1_for_an_incomplete_cache(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    assert run(capsys, "status", "--cache", cache)[0] == 1
+    assert run_command(capsys, "status", "--cache", cache)[0] == 1
     whole = make_cache(tmp_path, count=8, failures=False)
-    assert run(capsys, "status", "--cache", whole)[0] == 0
-    code, out, err = run(capsys, "status", "--cache", tmp_path / "nowhere")
+    assert run_command(capsys, "status", "--cache", whole)[0] == 0
+    code, out, err = run_command(capsys, "status", "--cache", tmp_path / "nowhere")
     assert (code, out, len(err.splitlines())) == (2, "", 1)
 
 
-def test_a_shell_completes_commands_and_options(
+def test_shell_completion_completes_commands_and_options(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, script, _ = run(capsys, "completion", "bash")
+    code, script, _ = run_command(capsys, "completion", "bash")
     assert code == 0
     (tmp_path / "script").write_text(script)
     shell = f"""source {tmp_path}/script
@@ -116,7 +116,7 @@ def test_a_shell_completes_commands_and_options(
     assert done.stdout.splitlines() == ["status", "--ray-address", "bash zsh"]
 
 
-def test_colours_are_for_terminals(cache: Path) -> None:
+def test_output_to_a_pipe_has_no_colours(cache: Path) -> None:
     words = [sys.executable, "-c", "import pipeline.cli; pipeline.cli.main()", "ls"]
     done = subprocess.run(
         [*words, "--cache", str(cache)], capture_output=True, text=True, check=True
@@ -134,7 +134,7 @@ teacher:
 
 @pytest.mark.parametrize("file_first", [True, False])
 @pytest.mark.parametrize("command", ["plan", "build", "retry-failures"])
-def test_teacher_options_change_the_file_and_do_not_replace_it(
+def test_teacher_options_are_merged_with_the_config_file(
     tmp_path: Path, command: str, *, file_first: bool
 ) -> None:
     file = tmp_path / "build.yaml"
@@ -142,12 +142,12 @@ def test_teacher_options_change_the_file_and_do_not_replace_it(
     config = ["--config", str(file)]
     option = ["--teacher", '{"energy": {"runtime": {"fail": "no"}, "settings": {"rate": 8000}}}']
     words = [*config, *option] if file_first else [*option, *config]
-    settled = merge_teacher_options([command, "--cache", "c", *words, "--part", "1/2"])
-    assert settled[:3] == [command, "--cache", "c"]
-    assert settled[-2:] == ["--part", "1/2"]
-    (given,) = [word for word in settled if word.startswith("--teacher")]
-    assert settled.index(given) > settled.index("--config")
-    assert json.loads(given.partition("=")[2]) == {
+    merged = merge_teacher_options([command, "--cache", "c", *words, "--part", "1/2"])
+    assert merged[:3] == [command, "--cache", "c"]
+    assert merged[-2:] == ["--part", "1/2"]
+    (merged_option,) = [word for word in merged if word.startswith("--teacher")]
+    assert merged.index(merged_option) > merged.index("--config")
+    assert json.loads(merged_option.partition("=")[2]) == {
         "energy": {
             "family": "tests.pipeline.fakes:Energy",
             "settings": {"gain": 2.0, "rate": 8000},
@@ -159,7 +159,7 @@ def test_teacher_options_change_the_file_and_do_not_replace_it(
 
 
 @pytest.mark.parametrize("file_first", [True, False])
-def test_plan_shows_the_teachers_of_file_and_option(
+def test_plan_merges_teachers_of_file_and_option(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, *, file_first: bool
 ) -> None:
     file = tmp_path / "build.yaml"
@@ -171,14 +171,14 @@ def test_plan_shows_the_teachers_of_file_and_option(
     option = ("--teacher", '{"energy": {"resources": {"num_cpus": 0.5}}}')
     both = (*config, *option) if file_first else (*option, *config)
     corpus = ("--corpus", cache.parent / "things", "--cache", tmp_path / "new", "--json")
-    (alone,) = json.loads(run(capsys, "plan", *corpus, *config)[1])
-    code, out, err = run(capsys, "plan", *corpus, *both)
+    (from_file,) = json.loads(run_command(capsys, "plan", *corpus, *config)[1])
+    code, out, err = run_command(capsys, "plan", *corpus, *both)
     assert (code, err) == (0, "")
     (changed,) = json.loads(out)
-    assert changed["version"] == alone["version"]
+    assert changed["version"] == from_file["version"]
 
 
-def test_a_teacher_option_starts_another_family_anew_and_must_be_a_mapping() -> None:
+def test_teacher_option_with_another_family_replaces_the_settings() -> None:
     words = ["build", '--teacher={"asr": {"family": "a:B", "settings": {"x": 1}}}']
     words += ["--teacher", '{"asr": {"family": "c:D"}}']
     assert json.loads(merge_teacher_options(words)[-1].partition("=")[2]) == {
@@ -193,37 +193,37 @@ def test_rm_without_a_fingerprint_lists_the_versions(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (version,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
-    code, _, err = run(capsys, "rm", "pitch", "--cache", cache)
+    code, _, err = run_command(capsys, "rm", "pitch", "--cache", cache)
     assert code == 2
     assert f"found 'pitch'; the cache has {version}" in err
 
 
-def test_clips_with_audio_warnings_are_listed(
+def test_failures_command_lists_clips_with_audio_warnings(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`status` only counts them; `failures --warnings` lists every clip."""
-    _, out, _ = run(capsys, "failures", "--warnings", "--cache", cache, "--json")
+    _, out, _ = run_command(capsys, "failures", "--warnings", "--cache", cache, "--json")
     warned = {line["clip_id"]: line["warnings"] for line in json.loads(out)}
     assert warned == {"clip001": ["silent"], "clip002": ["clipped"]}
-    _, out, _ = run(capsys, "failures", "--warnings", "--cache", cache)
+    _, out, _ = run_command(capsys, "failures", "--warnings", "--cache", cache)
     assert "clip002" in out
     assert "002.wav" in out
-    code, _, err = run(capsys, "failures", "--warnings", "--export", "x", "--cache", cache)
+    code, _, err = run_command(capsys, "failures", "--warnings", "--export", "x", "--cache", cache)
     assert code == 2
     assert "--export" in err
 
 
-def test_show_says_which_clip_it_is(
+def test_show_prints_the_file_labels_and_warnings_of_a_clip(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)  # where the picture goes
-    _, out, _ = run(capsys, "show", "clip002", "--cache", cache)
+    _, out, _ = run_command(capsys, "show", "clip002", "--cache", cache)
     assert "002.wav" in out
     assert "language=en" in out
     assert "audio warnings: clipped" in out
 
 
-def test_a_transcriber_of_another_language_is_warned_of(
+def test_transcriber_for_another_language_gets_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clips = [
@@ -242,14 +242,14 @@ def test_a_transcriber_of_another_language_is_warned_of(
     assert not caplog.records
 
 
-def test_small_prices_are_not_zero() -> None:
+def test_small_prices_are_not_rounded_to_zero() -> None:
     assert [plan._price(value) for value in (None, 0.0, 0.00109, 0.5, 1234.5)] == [
         "unknown", "0", "0.0011", "0.50", "1,234.50"
     ]  # fmt: skip
 
 
-def test_a_cluster_address_without_a_cluster_is_one_line() -> None:
-    """Ray tried it for more than ten minutes."""
+def test_unreachable_cluster_address_raises_an_error() -> None:
+    """Ray itself tries to connect for more than ten minutes."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         environment.check_address(f"127.0.0.1:{port}")
@@ -259,8 +259,10 @@ def test_a_cluster_address_without_a_cluster_is_one_line() -> None:
             environment.check_address(address)
 
 
-def test_rm_says_what_readers_get_then(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rm_reports_which_version_readers_get_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
     (version,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
-    _, out, _ = run(capsys, "rm", version, "--cache", cache)
+    _, out, _ = run_command(capsys, "rm", version, "--cache", cache)
     assert "now they get no version of pitch" in out

@@ -1,4 +1,4 @@
-"""The files that docs/cluster.md offers can be used as they stand."""
+"""Tests that the YAML files in docs/cluster.md are valid."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from pipeline.config import BuildConfig
 from tests.pipeline.conftest import ROOT
 
 
-def offered(start: str) -> dict[str, Any]:
-    """The YAML block of the guide that has a line that begins so."""
+def yaml_block(start: str) -> dict[str, Any]:
+    """Returns the YAML block of the guide that has a line with this start."""
     text = (ROOT / "docs" / "cluster.md").read_text()
     for block in re.findall(r"```yaml\n(.*?)```", text, re.S):
         if re.search(f"^{start}", block, re.M):
@@ -26,27 +26,27 @@ def offered(start: str) -> dict[str, Any]:
     raise AssertionError(f"no block has {start!r}")
 
 
-def test_the_build_is_one():
+def test_build_config_of_the_guide_is_valid():
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(BuildConfig, "build")
-    config = parser.parse_object({"build": offered("corpus")}).build
+    config = parser.parse_object({"build": yaml_block("corpus")}).build
     assert config.teacher["asr"].resources.num_gpus == 0.25
     assert config.decode.custom == {"decoder": 1}
     with pytest.raises(ArgumentError, match="num_gpu"):
-        parser.parse_object({"build": {**offered("corpus"), "decode": {"num_gpu": 1}}})
+        parser.parse_object({"build": {**yaml_block("corpus"), "decode": {"num_gpu": 1}}})
 
 
-def test_the_cluster_fits_rays_schema():
+def test_cluster_config_matches_rays_schema():
     schema = json.loads((Path(ray.__path__[0]) / "autoscaler" / "ray-schema.json").read_text())
-    cluster = offered("cluster_name")
+    cluster = yaml_block("cluster_name")
     jsonschema.validate(cluster, schema)
     assert cluster["head_node_type"] in cluster["available_node_types"]
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**cluster, "max_workers": "many"}, schema)
 
 
-def test_the_job_is_whole():
-    job = offered("kind: RayJob")
+def test_ray_job_mounts_its_volumes_and_matches_its_resources():
+    job = yaml_block("kind: RayJob")
     assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
     cluster = job["spec"]["rayClusterSpec"]
     head = cluster["headGroupSpec"]["template"]["spec"]

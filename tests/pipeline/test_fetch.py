@@ -1,6 +1,6 @@
-"""Tests `coat-cache fetch`, and builds from folders that differ from their pins.
+"""Tests for `coat-cache fetch`, and for builds from folders that differ from their pins.
 
-There is no hub here, so a small one is served from a folder (`tests.served_hub`).
+The tests fetch from a small hub that is served from a folder (`tests.served_hub`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from manifests.errors import UserError
 from manifests.packaged_weights import sha256
 from pipeline import fetch
 from teachers import registry
-from tests.served_hub import Hub, served
+from tests.served_hub import Hub, serve_hub
 from tests.teachers import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +27,8 @@ COAT_CACHE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[tuple[Hub, str]]:
-    """The hub's repositories, and its address."""
-    with served(tmp_path / "hub") as hub:
+    """The repositories of a hub, and its address."""
+    with serve_hub(tmp_path / "hub") as hub:
         yield hub
 
 
@@ -40,86 +40,93 @@ def coat_cache(endpoint: str, *words: str, **env: str) -> subprocess.CompletedPr
     )  # fmt: skip
 
 
-def described(model: str, weights_dir: Path, **settings: str):
+def make_spec(model: str, weights_dir: Path, **settings: str):
     teacher = registry.make(
         "t", "encoder", {"model": model, "weights_dir": str(weights_dir), **settings}
     )
     return teacher.spec()
 
 
-def test_fetching_pins_and_repairs_and_builds_refuse_the_rest(hub: tuple[Hub, str], tmp_path: Path):
+def test_fetch_pins_and_repairs_files_and_builds_reject_others(
+    hub: tuple[Hub, str], tmp_path: Path
+):
     repositories, endpoint = hub
-    source = checkpoints.wav2vec2(repositories.base / "tiny" / "ears")
+    source = checkpoints.wav2vec2(repositories.base / "tiny" / "encoder")
     (source / "tf_model.h5").write_bytes(b"another framework's")
     (source / "pytorch_model.bin").write_bytes(b"a pickle")
-    (source / "modeling_ears.py").write_text("raise SystemExit('never run')")
-    there = tmp_path / "weights"
-    first = repositories.commit("tiny/ears")
+    (source / "modeling_encoder.py").write_text("raise SystemExit('must not run')")
+    weights_dir = tmp_path / "weights"
+    first = repositories.commit("tiny/encoder")
 
-    done = coat_cache(endpoint, "fetch", "--model", "tiny/ears", "--weights-dir", str(there))
+    done = coat_cache(
+        endpoint, "fetch", "--model", "tiny/encoder", "--weights-dir", str(weights_dir)
+    )
     assert done.returncode == 0, done.stderr
     assert first[:12] in done.stdout
     assert "apache-2.0" in done.stdout
-    folder = there / "tiny" / "ears"
+    folder = weights_dir / "tiny" / "encoder"
     names = {path.name for path in folder.iterdir() if path.is_file()}
     assert names == {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
-    pin = json.loads((there / "pins.json").read_text())["tiny/ears"]
+    pin = json.loads((weights_dir / "pins.json").read_text())["tiny/encoder"]
     assert pin["revision"] == first
-    spec = described("tiny/ears", there)
+    spec = make_spec("tiny/encoder", weights_dir)
     assert spec.weights["model.safetensors"] == pin["files"]["model.safetensors"]
-    assert spec.settings["model"] == "tiny/ears"
+    assert spec.settings["model"] == "tiny/encoder"
 
-    # A changed weight is refused, and fetched anew.
+    # A changed file is rejected by a build and repaired by fetch.
     weight = folder / "model.safetensors"
     content = weight.read_bytes()
     weight.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     registry_error = coat_cache(
         endpoint, "build", "--corpus", "none", "--cache", "none", "--preset", "none",
-        "--weights-dir", str(there), "--teacher", '{"t": {"family": "transformers:tiny/ears"}}',
+        "--weights-dir", str(weights_dir),
+        "--teacher", '{"t": {"family": "transformers:tiny/encoder"}}',
     )  # fmt: skip
     assert registry_error.returncode == 2
-    again = coat_cache(endpoint, "fetch", "--model", "tiny/ears", "--weights-dir", str(there))
+    again = coat_cache(
+        endpoint, "fetch", "--model", "tiny/encoder", "--weights-dir", str(weights_dir)
+    )
     assert again.returncode == 0, again.stderr
     assert weight.read_bytes() == content
 
-    # The hub moves on: the pin holds until it is told to move.
+    # A newer commit on the hub is only fetched with --newest.
     (source / "README.md").write_text("---\nlicense: mit\n---\n")
-    second = repositories.commit("tiny/ears")
+    second = repositories.commit("tiny/encoder")
     update = coat_cache(
-        endpoint, "fetch", "--model", "tiny/ears", "--weights-dir", str(there), "--newest"
+        endpoint, "fetch", "--model", "tiny/encoder", "--weights-dir", str(weights_dir), "--newest"
     )
     assert update.returncode == 0, update.stderr
-    assert json.loads((there / "pins.json").read_text())["tiny/ears"]["revision"] == second
-    sha256.cache_clear()  # Digests are kept for a process, and this one has seen the older files.
-    assert described("tiny/ears", there).license == "mit"
+    assert json.loads((weights_dir / "pins.json").read_text())["tiny/encoder"]["revision"] == second
+    sha256.cache_clear()  # Digests are cached in this process, which has read the older files.
+    assert make_spec("tiny/encoder", weights_dir).license == "mit"
 
 
 @pytest.mark.parametrize(
-    ("spoil", "says"),
+    ("damage", "message"),
     [
         (lambda folder: (folder / "model.safetensors").unlink(), "model.safetensors is missing"),
         (lambda folder: (folder / "config.json").write_text("{}"), "config.json has SHA-256"),
     ],
 )
-def test_what_differs_from_the_pins_is_one_line(tmp_path: Path, spoil, says: str):
-    folder = checkpoints.wav2vec2(tmp_path / "tiny" / "ears")
+def test_folder_that_differs_from_its_pins_raises_an_error(tmp_path: Path, damage, message: str):
+    folder = checkpoints.wav2vec2(tmp_path / "tiny" / "encoder")
     files = {path.name: sha256(path) for path in folder.iterdir()}
-    pins = {"tiny/ears": {"revision": "c0ffee", "requested": "main", "files": files}}
+    pins = {"tiny/encoder": {"revision": "c0ffee", "requested": "main", "files": files}}
     (tmp_path / "pins.json").write_text(json.dumps(pins))
-    assert described("tiny/ears", tmp_path, revision="c0ffee").weights
+    assert make_spec("tiny/encoder", tmp_path, revision="c0ffee").weights
     with pytest.raises(UserError, match="was fetched at revision c0ffee, the build asks for v2"):
-        described("tiny/ears", tmp_path, revision="v2")
-    spoil(folder)
+        make_spec("tiny/encoder", tmp_path, revision="v2")
+    damage(folder)
     sha256.cache_clear()
-    with pytest.raises(UserError, match=f"{says}.*coat-cache fetch --model tiny/ears"):
-        described("tiny/ears", tmp_path)
+    with pytest.raises(UserError, match=f"{message}.*coat-cache fetch --model tiny/encoder"):
+        make_spec("tiny/encoder", tmp_path)
 
 
-def test_missing_weights_are_reported_with_a_command(
+def test_missing_weights_raise_an_error_with_the_fetch_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(UserError, match=f"fetch --model tiny/ears --weights-dir {tmp_path}"):
-        described("tiny/ears", tmp_path)
+    with pytest.raises(UserError, match=f"fetch --model tiny/encoder --weights-dir {tmp_path}"):
+        make_spec("tiny/encoder", tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UserError, match="coat-cache fetch --model tiny/nowhere-at-all"):
         registry.make("t", "encoder", {"model": "tiny/nowhere-at-all"})
@@ -127,24 +134,26 @@ def test_missing_weights_are_reported_with_a_command(
         registry.make("t", "encoder", {"model": "/nowhere"})
 
 
-def test_a_pickle_with_code_is_refused(tmp_path: Path):
+def test_pickle_with_code_raises_an_error(tmp_path: Path):
     import pickle
 
-    folder = checkpoints.wav2vec2(tmp_path / "ears")
+    folder = checkpoints.wav2vec2(tmp_path / "encoder")
     (folder / "model.safetensors").unlink()
 
-    class Evil:
+    class Malicious:
         def __reduce__(self):
-            return (os.system, ("touch " + str(tmp_path / "owned"),))
+            return (os.system, ("touch " + str(tmp_path / "executed"),))
 
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Evil()}))
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Malicious()}))
     teacher = registry.make("t", "encoder", {"model": str(folder)})
     with pytest.raises(UserError, match="holds more than tensors"):
         teacher.load(device="cpu", num_threads=1)
-    assert not (tmp_path / "owned").exists()
+    assert not (tmp_path / "executed").exists()
 
 
-def test_unreachable_and_unknown_are_one_line(hub: tuple[Hub, str], tmp_path: Path):
+def test_unreachable_hub_and_unknown_repository_print_one_line(
+    hub: tuple[Hub, str], tmp_path: Path
+):
     _, endpoint = hub
     where = ("--weights-dir", str(tmp_path / "w"))
     for address, words in ((endpoint, "RepositoryNotFound"), ("http://127.0.0.1:9", "Connect")):
@@ -155,7 +164,7 @@ def test_unreachable_and_unknown_are_one_line(hub: tuple[Hub, str], tmp_path: Pa
         assert "check the id and the connection" in done.stderr
 
 
-def test_one_set_of_weights_is_chosen():
+def test_fetch_selects_one_set_of_weights():
     both = ["model.safetensors", "pytorch_model.bin", "flax_model.msgpack", "config.json",
             "model.fp32-00001-of-00002.safetensors", "onnx/model.onnx", "run.py"]  # fmt: skip
     assert fetch.files(both, code=False) == ["config.json", "model.safetensors"]
@@ -167,7 +176,7 @@ def test_one_set_of_weights_is_chosen():
     assert fetch.files(ctranslate2, code=False) == ctranslate2
 
 
-def test_presets_and_teachers_name_their_checkpoints(tmp_path: Path):
+def test_presets_and_teachers_give_their_checkpoints(tmp_path: Path):
     def models(**options) -> list[str]:
         config = fetch.FetchConfig(weights_dir=str(tmp_path), **options)
         return [each.model for each in fetch.checkpoints_to_fetch(config)]

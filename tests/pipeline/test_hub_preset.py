@@ -1,4 +1,4 @@
-"""`coat-cache build --preset hub` with every family, from folders of tiny checkpoints."""
+"""Tests `coat-cache build --preset hub` with every family, from folders of tiny checkpoints."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ PLACES = {
     "m-a-p/MERT-v1-95M": checkpoints.mert,
     "microsoft/wavlm-large": checkpoints.wavlm,
 }
-MORE = {
+MORE_TEACHERS = {
     "aligned": {"family": "ctc", "settings": {"model": "nvidia/parakeet-ctc-1.1b", "align": True}},
     "speakers": {"family": "frame_classifier"},
     "ast": {
@@ -43,10 +43,10 @@ MORE = {
     "fast_pitch": {"family": "swift_f0"},
     "loudness": {"family": "examples.own_teacher:Loudness"},
 }
-"""Beside the preset: the other families, the generic one, and one of the user's own."""
+"""Teachers besides the preset: the other families, the generic family, and a user's teacher."""
 
 
-def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path: Path):
+def test_hub_preset_builds_targets_of_every_family(make_corpus: MakeCorpus, tmp_path: Path):
     corpus: Corpus = make_corpus(3)
     weights, cache = tmp_path / "weights", tmp_path / "cache"
     for model, make in PLACES.items():
@@ -57,12 +57,12 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
         sys.executable, "-c", "from pipeline.cli import main; main()", "build",
         "--preset", "hub", "--corpus", corpus.folder.uri, "--cache", str(cache),
         "--weights-dir", str(weights),
-        "--teacher", json.dumps({**MORE, "original_asr": original_asr}),
+        "--teacher", json.dumps({**MORE_TEACHERS, "original_asr": original_asr}),
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=1500)
     assert done.returncode == 0, done.stderr
 
-    names = {*registry.preset("hub"), *MORE, "original_asr"}
+    names = {*registry.preset("hub"), *MORE_TEACHERS, "original_asr"}
     reader = CacheReader(str(cache))
     newest = Layout.open(str(cache)).current()
     assert set(newest) == names
@@ -75,12 +75,14 @@ def test_the_hub_preset_runs_with_every_family(make_corpus: MakeCorpus, tmp_path
     assert newest["asr"].settings["model"] == "openai/whisper-large-v3"
     assert newest["sound_event"].stream("posteriors").kind == "multilabel"
 
-    # A second run has nothing to do, and an audit where the weights are hears the same.
+    # A second run has nothing to do.
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert "is already complete" in again.stdout, again.stderr
 
 
-def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Path, monkeypatch):
+def test_audit_loads_weights_from_the_environments_folder(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch
+):
     from pipeline.build.setup import teachers
     from pipeline.config import BuildConfig, TeacherConfig
 
@@ -92,5 +94,5 @@ def test_an_audit_finds_the_weights_again(make_corpus: MakeCorpus, tmp_path: Pat
     (setup,) = teachers(config)
     assert "weights_dir" not in setup.spec.settings
     monkeypatch.setenv("COAT_WEIGHTS_DIR", str(tmp_path / "weights"))
-    expert = audit._expert(setup.spec, trust_remote_code=False)
-    assert expert.spec().fingerprint == setup.spec.fingerprint
+    teacher = audit._expert(setup.spec, trust_remote_code=False)
+    assert teacher.spec().fingerprint == setup.spec.fingerprint

@@ -1,6 +1,6 @@
-"""A cache and corpus of format 1, written at commit 652e439, open, verify, grow and resume.
+"""Tests that a cache and a corpus of format 1, written at commit 652e439, can still be used.
 
-Corpora name audio by absolute paths, so the sample is copied to the place where it was made.
+Corpora contain absolute paths of audio, so the sample is copied to the path where it was written.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tests.pipeline.conftest import ENERGY
 
 SAMPLE = Path(__file__).parents[1] / "data" / "cache_format_1"
 HOME = Path("/tmp/coat-distill-sample-652e439")
-SPECIFIED = "energy@bf9631cb0e22"
+TEACHER_KEY = "energy@bf9631cb0e22"
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def config(home: Path) -> BuildConfig:
 
 
 def extend(home: Path, work: Iterator[plan.ShardWork]) -> None:
-    """Runs the shards of a plan as a build does, by one worker in this process."""
+    """Builds the shards of a plan with one worker in this process."""
     (teacher,) = setup.teachers(config(home))
-    assert teacher.spec.key == SPECIFIED
+    assert teacher.spec.key == TEACHER_KEY
     layout = Layout.create(home / "cache")
     layout.register(Corpus(home / "corpus"))
     layout.add_teacher(teacher.spec)
@@ -61,7 +61,7 @@ def extend(home: Path, work: Iterator[plan.ShardWork]) -> None:
     worker.start()
     for shard in work:
         decoded, decoding = worker.decode(shard.clips, [16_000], 3600.0)
-        rows, _ = worker.extract("energy", decoded)
+        read_blobs, _ = worker.extract("energy", decoded)
         request = CommitRequest(
             spec=teacher.spec,
             folder=layout.shards(teacher.spec, "corpus"),
@@ -71,17 +71,17 @@ def extend(home: Path, work: Iterator[plan.ShardWork]) -> None:
             failures=decoding.failures,
             extract_seconds=0.1,
         )
-        commit_shard(request, [rows])
+        commit_shard(request, [read_blobs])
 
 
-def rows(home: Path) -> dict[str, bytes]:
+def read_blobs(home: Path) -> dict[str, bytes]:
     stream = CacheReader(home / "cache").stream("energy.bands")
     return {clip_id: bytes(frames.blob) for clip_id, frames in stream}
 
 
-def test_it_opens_and_verifies(home: Path):
+def test_old_cache_opens_and_verifies(home: Path):
     layout = Layout.open(home / "cache")
-    assert layout.current()["energy"].key == SPECIFIED
+    assert layout.current()["energy"].key == TEACHER_KEY
     assert list(verify.verify(layout, deep=True)) == []
     assert cli.audit_cache(str(home / "cache"), content_only=True, sample=0) == 0
     (line,) = status(layout)
@@ -89,21 +89,21 @@ def test_it_opens_and_verifies(home: Path):
     reader = CacheReader(home / "cache")
     assert [failure.clip_id for failure in reader.teacher("energy").failures()] == ["clip1"]
     assert reader.stream("energy.bands").statistics().num_frames == 43
-    assert list(rows(home)) == ["clip0", "clip2", "clip3"]
+    assert list(read_blobs(home)) == ["clip0", "clip2", "clip3"]
     (failed,) = failures.failures(layout, list(layout.current().values()))
     assert failed.clip.text == "tone 1"
     assert json.loads((home / "cache" / "cache.json").read_text()) == {"format": 1}
 
 
-def test_it_resumes_grows_and_is_retried(home: Path):
-    before, layout = rows(home), Layout.open(home / "cache")
+def test_old_cache_is_resumed_grown_and_retried(home: Path):
+    before, layout = read_blobs(home), Layout.open(home / "cache")
     spec = layout.current()["energy"]
     corpus = Corpus(home / "corpus")
-    lacking = plan.missing(layout, corpus, [spec])
-    assert lacking == {"energy": [1]}
-    extend(home, plan.work(corpus, lacking))
+    missing = plan.missing(layout, corpus, [spec])
+    assert missing == {"energy": [1]}
+    extend(home, plan.work(corpus, missing))
     assert json.loads((home / "cache" / "cache.json").read_text()) == {"format": 2}
-    assert list(rows(home)) == ["clip0", "clip2", "clip3", "clip4", "clip5"]
+    assert list(read_blobs(home)) == ["clip0", "clip2", "clip3", "clip4", "clip5"]
 
     soundfile.write(home / "audio" / "1.wav", [0.1, -0.1] * 1000, 8000)
     failed = plan.failed(layout, corpus, [spec])
@@ -115,16 +115,16 @@ def test_it_resumes_grows_and_is_retried(home: Path):
     added = Clip(clip_id="clip6", uri=str(home / "audio" / "6.wav"))
     corpus = build([*corpus.clips(), added], home / "corpus")
     extend(home, plan.work(corpus, plan.missing(layout, corpus, [spec])))
-    result = rows(home)
+    result = read_blobs(home)
     assert list(result) == [f"clip{index}" for index in range(7)]
     assert {clip_id: result[clip_id] for clip_id in before} == before
     assert list(verify.verify(layout, deep=True)) == []
 
     folder = layout.shards(spec, "corpus")
     assert marker_index.refresh(folder) == 1
-    assert rows(home) == result
-    # The old data and failures of the shard that was retried.
+    assert read_blobs(home) == result
+    # The replaced data and failures of the retried shard.
     assert maintenance.compact(layout, older_than_hours=-1).files == 2
-    assert rows(home) == result
+    assert read_blobs(home) == result
     versions = [shards.read_marker(folder, number).versions for number in range(3)]
     assert all(version["libsndfile"] and version["ffmpeg"] for version in versions)

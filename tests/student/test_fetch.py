@@ -15,7 +15,7 @@ from student import fetch
 from student.config import TinyConfig
 from student.model.backbones import registry
 from student.model.tiny import build_tiny
-from tests.served_hub import Hub, served
+from tests.served_hub import Hub, serve_hub
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, str]]:
     (folder / "owner" / "ears" / "code.py").write_text("raise SystemExit")
     (folder / "owner" / "other").mkdir()
     (folder / "owner" / "other" / "config.json").write_text('{"model_type": "llama"}')
-    with served(folder) as (repositories, address):
+    with serve_hub(folder) as (repositories, address):
         yield repositories, address
 
 

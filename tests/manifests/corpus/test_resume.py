@@ -44,7 +44,7 @@ class GatedServer(Ranged):
         if self.headers.get("Range") != "bytes=0-0":
             self.reads[name] += 1
             if int(name[:2]) >= UNGATED_FILES:
-                self.opened.wait()
+                self.gate_opened.wait()
         super().do_GET()
 
 
@@ -79,7 +79,7 @@ def test_killed_build_resumes_at_the_first_unread_file(
 ):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     out, server = tmp_path / "corpus", type("Server", (GatedServer,), {"reads": Counter()})
-    server.opened.clear()
+    server.gate_opened.clear()
     (tmp_path / "set").mkdir()
     with serve(tmp_path / "set", server) as address:
         source = make(tmp_path / "set", address)
@@ -102,7 +102,7 @@ def test_killed_build_resumes_at_the_first_unread_file(
         if make is make_tars:
             write_tar(changed, ("03a.flac", flac(99)))
         server.reads.clear()
-        server.opened.set()
+        server.gate_opened.set()
         assert start_build(source, out).wait() == 0
         read = {int(name[:2]) for name in server.reads}
         assert read == {3, 4, *range(UNGATED_FILES, 20)}

@@ -1,6 +1,6 @@
-"""Every kind of bad audio through a whole build: processed correctly, or a failure with a reason.
+"""Tests that a build processes unusual audio correctly and records bad audio with a reason.
 
-What is processed must give the frames of the same sound in a plain file.
+Processed clips must give the frames of the same sound in a plain file.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GOOD = {
     "one sample": 1 / RATE,
     "ten seconds of six hours": 10.0,
 }
-"""Clip -> seconds that its targets are about."""
+"""Clip -> seconds that its targets cover."""
 BAD = {
     "zero length": "unreadable",
     "header alone": "empty",
@@ -71,7 +71,7 @@ def sound(seconds: float, rate: int) -> np.ndarray:
 
 
 def make_files(folder: Path) -> dict[str, Clip]:
-    """Name -> clip of every kind above."""
+    """Writes the files above, and returns name -> clip."""
     clips: dict[str, Clip] = {}
 
     def add(name: str, extension: str = ".wav", **where) -> Path:
@@ -121,16 +121,18 @@ def make_files(folder: Path) -> dict[str, Clip]:
     add("picture", ".flac").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     add("vanished").write_bytes(whole)
     add("folder").mkdir()
-    long = write("six hours", rate=2000, samples=np.tile(sound(60, 2000), 360), subtype="PCM_U8")
+    long_wav = write(
+        "six hours", rate=2000, samples=np.tile(sound(60, 2000), 360), subtype="PCM_U8"
+    )
     cut = {"offset": 3 * 3600.0, "duration": 10.0}
     clips["ten seconds of six hours"] = Clip(
-        clip_id="ten seconds of six hours", uri=str(long), **cut
+        clip_id="ten seconds of six hours", uri=str(long_wav), **cut
     )
     return clips
 
 
 @pytest.mark.usefixtures("cluster")
-def test_every_kind_is_accounted_for(tmp_path: Path):
+def test_every_clip_is_processed_or_fails_with_its_reason(tmp_path: Path):
     clips = make_files(tmp_path)
     assert clips.keys() == GOOD.keys() | BAD.keys()
     corpus = build_corpus(clips.values(), tmp_path / "corpus", clips_per_shard=7)
@@ -159,9 +161,9 @@ def test_every_kind_is_accounted_for(tmp_path: Path):
     assert set(stream.ids) == GOOD.keys()
     assert {name: stream.duration(name) for name in GOOD} == pytest.approx(GOOD, abs=0.03)
     plain_TD = stream["plain"].decode()
-    alike = ("wrong extension", "no extension", "eight channels", "24 bit", "32 bit", "float",
+    same_sound = ("wrong extension", "no extension", "eight channels", "24 bit", "32 bit", "float",
              "double", "declared too long", "ñandú 音声 🎵 %41 #?&")  # fmt: skip
-    for name in alike:
+    for name in same_sound:
         np.testing.assert_allclose(stream[name].decode(), plain_TD, atol=0.3, err_msg=name)
     loudest = plain_TD.mean(0).argmax()
     for name in ("8 bit", "384 kHz", "mp3", "ogg", "offset", "declared too short", "truncated"):

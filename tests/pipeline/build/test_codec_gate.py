@@ -1,4 +1,4 @@
-"""Tests the limits of codec losses over a version."""
+"""Tests for the limits of codec loss over the shards of a version."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from manifests.streams.specs import StreamSpec
 from pipeline.build.codec_gate import CodecGate
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
-from tests.pipeline.here import fill
+from tests.pipeline.local_cache import fill
 
 SPEC = Energy("energy", EnergySettings()).spec()
 
 
-def marker(frames_TD: np.ndarray, kept_TD: np.ndarray, number: int = 0) -> Marker:
+def make_marker(frames_TD: np.ndarray, kept_TD: np.ndarray, number: int = 0) -> Marker:
     lost_TD = (frames_TD - kept_TD).astype(float)
     sums = Sums(
         len(frames_TD),
@@ -39,61 +39,61 @@ def marker(frames_TD: np.ndarray, kept_TD: np.ndarray, number: int = 0) -> Marke
     )  # fmt: skip
 
 
-def gate(kind: str, codec: str, dim: int) -> CodecGate:
+def make_gate(kind: str, codec: str, dim: int) -> CodecGate:
     stream = StreamSpec(
         name="s", kind=kind, dim=dim, start_s=0, hop_s=0.02, window_s=0.02, codec=codec,  # type: ignore[arg-type]
     )  # fmt: skip
     return CodecGate({"energy": replace(SPEC, streams=(stream,))})
 
 
-def test_a_constant_tone_is_not_a_codec_loss(caplog: pytest.LogCaptureFixture):
-    """110 Hz within a tenth, in half precision, whose step there is 0.06 Hz."""
+def test_rounding_of_a_constant_curve_is_not_a_codec_loss(caplog: pytest.LogCaptureFixture):
+    """The curve is 110 Hz within 0.1 Hz; the step of half precision there is 0.06 Hz."""
     rng = np.random.default_rng(0)
     f0_TD = (110 + 0.02 * rng.standard_normal((500, 1))).astype(np.float32)
     kept = f0_TD.astype(np.float16).astype(np.float32)
-    gate("curve", "fp16", 1).add("energy", marker(f0_TD, kept))
+    make_gate("curve", "fp16", 1).add("energy", make_marker(f0_TD, kept))
     assert not caplog.records
 
 
-def test_columns_that_a_codec_drops_are_seen(caplog: pytest.LogCaptureFixture):
+def test_dropped_columns_get_a_warning(caplog: pytest.LogCaptureFixture):
     rng = np.random.default_rng(0)
     frames_TD = rng.standard_normal((500, 1280)).astype(np.float32)
     kept_TD = frames_TD.copy()
     kept_TD[1:, :20] = 0
     with caplog.at_level(logging.WARNING):
-        gate("features", "int8", 1280).add("energy", marker(frames_TD, kept_TD))
+        make_gate("features", "int8", 1280).add("energy", make_marker(frames_TD, kept_TD))
     assert "of the deviation of column" in caplog.text
 
 
-def test_one_bad_shard_among_good_ones_is_recorded_and_no_more(caplog: pytest.LogCaptureFixture):
+def test_one_bad_shard_among_good_ones_only_gets_a_warning(caplog: pytest.LogCaptureFixture):
     rng = np.random.default_rng(0)
-    judge = gate("features", "int8", 8)
+    codec_gate = make_gate("features", "int8", 8)
     for number in range(10):
         frames_TD = rng.standard_normal((500, 8)).astype(np.float32)
         loss = 0.3 if number == 4 else 0.01
-        judge.add("energy", marker(frames_TD, frames_TD + loss, number))
+        codec_gate.add("energy", make_marker(frames_TD, frames_TD + loss, number))
     assert "in shard 4" in caplog.text
 
 
-def test_a_wrong_codec_ends_the_build_after_some_shards():
-    judge = gate("features", "int8", 8)
+def test_lossy_codec_raises_an_error_after_three_bad_shards():
+    codec_gate = make_gate("features", "int8", 8)
     frames_TD = np.random.default_rng(0).standard_normal((500, 8)).astype(np.float32)
-    bad = marker(frames_TD, frames_TD + 0.3)
-    judge.add("energy", bad)
-    judge.add("energy", bad)
+    bad = make_marker(frames_TD, frames_TD + 0.3)
+    codec_gate.add("energy", bad)
+    codec_gate.add("energy", bad)
     with pytest.raises(UserError, match=r"over 3 shards; set teacher.energy.codecs.s: fp16"):
-        judge.add("energy", bad)
+        codec_gate.add("energy", bad)
 
 
-def test_what_is_set_already_is_never_advised():
-    judge = gate("features", "fp16", 8)
+def test_lossless_codec_raises_no_error_about_itself():
+    codec_gate = make_gate("features", "fp16", 8)
     rng = np.random.default_rng(0)
     for number in range(9):
         frames_TD = rng.standard_normal((500, 8)).astype(np.float32)
-        judge.add("energy", marker(frames_TD, frames_TD + 0.3, number))
+        codec_gate.add("energy", make_marker(frames_TD, frames_TD + 0.3, number))
 
 
-def test_a_small_new_shard_is_compared_with_the_existing_version(
+def test_small_new_shard_is_compared_with_the_existing_version(
     make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     """A clip with nearly constant bands is an outlier alone, but not compared with earlier
@@ -105,8 +105,8 @@ def test_a_small_new_shard_is_compared_with_the_existing_version(
     (stream,) = spec.streams
     known = Sums.from_json(shards.read_marker(folder, 0).sums[stream.name]).statistics()
     steps_TD = np.random.default_rng(0).normal(size=(50, stream.dim)) * 0.01 * known.std_D
-    still_TD = (known.mean_D + steps_TD).astype(np.float32)
-    part = marker(still_TD, still_TD + 0.02 * known.std_D)
+    steady_TD = (known.mean_D + steps_TD).astype(np.float32)
+    part = make_marker(steady_TD, steady_TD + 0.02 * known.std_D)
     part = replace(part, sums={stream.name: part.sums["s"]})
     alone, beside = CodecGate({"energy": spec}), CodecGate({"energy": spec}, {"energy": folder})
     alone.add("energy", part)

@@ -1,4 +1,4 @@
-"""Tests that a shard committed in parts has the same bytes, and that memory does not grow."""
+"""Tests for committing a shard in parts: order, bytes, memory, and a shard that is gone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = Energy("energy", EnergySettings()).spec()
 (STREAM,) = SPEC.streams
 
 
-def part(ids: list[str], frames: int, failed: tuple[str, ...] = ()) -> Extracted:
+def make_part(ids: list[str], frames: int, failed: tuple[str, ...] = ()) -> Extracted:
     rows, sums = [], Sums.zero(STREAM.dim)
     for clip_id in ids:
         rng = np.random.default_rng(int(clip_id))
@@ -38,28 +38,28 @@ def part(ids: list[str], frames: int, failed: tuple[str, ...] = ()) -> Extracted
     return Extracted(rows, failures, {STREAM.name: sums})
 
 
-def request(folder: Folder, ids: list[str], done: list[str] | None = None) -> CommitRequest:
+def make_request(folder: Folder, ids: list[str], done: list[str] | None = None) -> CommitRequest:
     return CommitRequest(
         spec=SPEC, folder=folder, shard=0, ids=ids, done=done or ids, failures=[],
         extract_seconds=1.0,
     )  # fmt: skip
 
 
-def test_blocks_in_any_order_give_the_corpus_order(tmp_path: Path):
+def test_commit_sorts_blocks_into_corpus_order(tmp_path: Path):
     ids = [str(index) for index in range(20)]
     folder = Folder(tmp_path / "a")
-    parts = [part(ids[10:], 30), part(ids[:9], 40, failed=("9",))]
-    marker = commit_shard(request(folder, ids), iter(parts))
+    parts = [make_part(ids[10:], 30), make_part(ids[:9], 40, failed=("9",))]
+    marker = commit_shard(make_request(folder, ids), iter(parts))
     rows = stored_rows.read_rows(folder, marker, SPEC)
     assert [row.clip_id for row in rows] == [clip_id for clip_id in ids if clip_id != "9"]
-    again = commit_shard(request(Folder(tmp_path / "b"), ids), iter(parts[::-1]))
+    again = commit_shard(make_request(Folder(tmp_path / "b"), ids), iter(parts[::-1]))
     assert again.data_sha256 == marker.data_sha256
 
-    mended = commit_shard(request(folder, ids, done=["9"]), iter([part(["9"], 40)]))
-    assert (mended.rows, mended.failures) == (20, {})
+    repaired = commit_shard(make_request(folder, ids, done=["9"]), iter([make_part(["9"], 40)]))
+    assert (repaired.rows, repaired.failures) == (20, {})
 
 
-def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_memory_of_a_commit_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("pipeline.build.row_spool.SPOOL_BYTES", 1 << 20)
     monkeypatch.setattr(shards, "SPOOL_BYTES", 1 << 20)
     monkeypatch.setattr(shards, "PIECE", 1 << 20)
@@ -69,16 +69,18 @@ def test_memory_does_not_grow_with_the_shard(tmp_path: Path, monkeypatch: pytest
 
     def parts() -> Iterator[Extracted]:
         for first in range(0, len(ids), 4):
-            yield part(ids[first : first + 4], frames)
+            yield make_part(ids[first : first + 4], frames)
 
     tracemalloc.start()
-    marker = commit_shard(request(Folder(tmp_path), ids), parts())
+    marker = commit_shard(make_request(Folder(tmp_path), ids), parts())
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert marker.data_bytes > 16e6
     assert peak < 8e6
 
 
-def test_a_vanished_shard_is_reported(tmp_path: Path):
+def test_repairing_a_missing_shard_raises_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="is no longer committed"):
-        commit_shard(request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([part(["1"], 4)]))
+        commit_shard(
+            make_request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([make_part(["1"], 4)])
+        )

@@ -1,4 +1,4 @@
-"""Tests the token of a local cluster, and signals."""
+"""Tests for the token of a local cluster, and for signals."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import pytest
 from manifests.errors import Interrupted
 from pipeline.build.environment import StopSignal
 
-SHOW = (
+SHOW_TOKEN = (
     "import os; from pipeline.build.environment import prepare; prepare(local={});"
     "print(os.environ.get('RAY_AUTH_MODE'), len(os.environ.get('RAY_AUTH_TOKEN', '')))"
 )
 
 
 @pytest.mark.parametrize(("local", "printed"), [(True, "token 64"), (False, "None 0")])
-def test_a_local_cluster_has_a_token_of_its_own(local: bool, printed: str):
-    """Ray refuses whoever does not have it, in the mode `token`."""
+def test_local_cluster_gets_its_own_token(local: bool, printed: str):
+    """In the mode `token`, Ray rejects clients without this token."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    command = [sys.executable, "-c", SHOW.format(local)]
+    command = [sys.executable, "-c", SHOW_TOKEN.format(local)]
     done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == printed
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_is_raised_at_the_next_check(number: int, code: int):
+def test_signal_raises_interrupted_at_the_next_check(number: int, code: int):
     stop = StopSignal()
     with stop.installed():
         stop.check()
@@ -36,5 +36,5 @@ def test_a_signal_is_raised_at_the_next_check(number: int, code: int):
             os.kill(os.getpid(), number)
         with pytest.raises(Interrupted) as ended:
             stop.check()
-        stop._received = None  # So that the handlers of before come back.
+        stop._received = None  # Otherwise the earlier handlers are not restored.
     assert ended.value.exit_code == code

@@ -1,4 +1,4 @@
-"""A teacher over a block: memory that runs out, and work beside the network."""
+"""Tests for running a teacher over a block: out of memory, overlapping blocks, and shared GPUs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from teachers.protocol import Targets
 from teachers.toolkit import device
-from tests.pipeline.build.test_scheduler import Run, Silent, contents, failures
+from tests.pipeline.build.test_scheduler import InProcessBuild, NoProgress, cache_contents, failures
 from tests.pipeline.conftest import ENERGY, MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
 from tests.pipeline.in_process import InProcess, Process, ProcessDies
 from tests.teachers import checkpoints
 
 
-class SmallCard(Energy):
-    """Energy on a card whose memory holds a few clips."""
+class SmallMemoryTeacher(Energy):
+    """An energy teacher that runs out of memory with more than a few clips."""
 
     def __init__(self, most: int) -> None:
         super().__init__("energy", EnergySettings())
@@ -44,91 +44,91 @@ class SmallCard(Energy):
         return super().extract(waves)
 
 
-def block(clips: int) -> Decoded:
+def make_block(clips: int) -> Decoded:
     rng = np.random.default_rng(0)
     waves = [rng.uniform(-0.4, 0.4, 3200).astype(np.float32) for _ in range(clips)]
     ids = [f"clip{index}" for index in range(clips)]
     return Decoded(ids, [0.2] * clips, ["digest"] * clips, {16_000: waves})
 
 
-def test_a_block_that_does_not_fit_into_memory_is_halved_and_the_size_remembered():
-    teacher = SmallCard(most=3)
+def test_block_that_exceeds_memory_is_halved_and_the_size_is_kept():
+    teacher = SmallMemoryTeacher(most=3)
     runner = TeacherRunner(teacher, teacher.spec(), SharedClock())
-    extracted, summary = runner.extract(block(8))
+    extracted, summary = runner.extract(make_block(8))
     assert [row.clip_id for row in extracted.rows] == [f"clip{index}" for index in range(8)]
     assert not summary.failures
     assert teacher.batches == [8, 4, 2, 2, 2, 2]
-    runner.extract(block(4))
+    runner.extract(make_block(4))
     assert teacher.batches[6:] == [2, 2]
 
     whole = TeacherRunner(Energy("energy", EnergySettings()), teacher.spec(), SharedClock())
-    alike, _ = whole.extract(block(8))
+    expected, _ = whole.extract(make_block(8))
     assert [row.frames["bands"].blob for row in extracted.rows] == [
-        row.frames["bands"].blob for row in alike.rows
+        row.frames["bands"].blob for row in expected.rows
     ]
 
 
-def test_a_clip_that_does_not_fit_into_memory_is_no_clip_failure():
-    teacher = SmallCard(most=0)
+def test_single_clip_that_exceeds_memory_raises_broken_process():
+    teacher = SmallMemoryTeacher(most=0)
     with pytest.raises(BrokenProcess, match="out of memory"):
-        TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(block(2))
+        TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(make_block(2))
 
 
-def test_calls_at_once_share_the_seconds_of_their_worker():
+def test_concurrent_calls_share_the_measured_seconds():
     clock = SharedClock()
-    took: list[float] = []
+    durations: list[float] = []
 
     def call() -> None:
         mark = clock.start()
         time.sleep(0.2)
-        took.append(clock.stop(mark))
+        durations.append(clock.stop(mark))
 
-    began = time.perf_counter()
+    start = time.perf_counter()
     threads = [threading.Thread(target=call) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sum(took) == pytest.approx(time.perf_counter() - began, abs=0.05)
+    assert sum(durations) == pytest.approx(time.perf_counter() - start, abs=0.05)
 
 
-class Network(Energy):
-    """Energy whose network and encoding are watched."""
+class NetworkTeacher(Energy):
+    """An energy teacher that records whether blocks overlap in the network and around it."""
 
     overlaps = True
 
     def __init__(self) -> None:
         super().__init__("energy", EnergySettings())
-        self.inside, self.most_inside, self.beside = 0, 0, False
+        self.num_inside, self.max_inside, self.overlapped = 0, 0, False
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         with device.turn():
-            self.inside += 1
-            self.most_inside = max(self.most_inside, self.inside)
+            self.num_inside += 1
+            self.max_inside = max(self.max_inside, self.num_inside)
             time.sleep(0.1)
-            self.inside -= 1
-        # What is beside the network waits here until another block is in it.
+            self.num_inside -= 1
+        # Work after the network waits here until another block is in the network.
         deadline = time.monotonic() + 5
-        while not self.inside and not self.beside and time.monotonic() < deadline:
+        while not self.num_inside and not self.overlapped and time.monotonic() < deadline:
             time.sleep(0.001)
-        self.beside = self.beside or bool(self.inside)
+        self.overlapped = self.overlapped or bool(self.num_inside)
         return super().extract(waves)
 
 
-def test_work_around_the_network_of_a_block_runs_beside_the_network_of_the_next():
-    teacher = Network()
+def test_work_after_the_network_overlaps_with_the_next_block():
+    teacher = NetworkTeacher()
     runner = TeacherRunner(teacher, teacher.spec(), SharedClock())
-    threads = [threading.Thread(target=runner.extract, args=(block(2),)) for _ in range(2)]
+    threads = [threading.Thread(target=runner.extract, args=(make_block(2),)) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert teacher.beside, "one block waited for all of the other"
-    assert teacher.most_inside == 1, "two blocks were in the network at once"
+    assert teacher.overlapped, "one block waited until the other was finished"
+    assert teacher.max_inside == 1, "two blocks were in the network at once"
 
 
-def test_a_deadly_clip_is_identified_among_parallel_blocks(make_corpus: MakeCorpus, tmp_path: Path):
-    """Two blocks run in one worker; its death does not say which of them it was."""
+def test_crashing_clip_is_identified_among_parallel_blocks(make_corpus: MakeCorpus, tmp_path: Path):
+    """Two blocks run in one worker, so its crash does not show which block caused it."""
     corpus = make_corpus(12)
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -140,7 +140,7 @@ def test_a_deadly_clip_is_identified_among_parallel_blocks(make_corpus: MakeCorp
             if position is None or arguments[1].read().clip_ids[position] == "clip0005":
                 raise ProcessDies
 
-    Run(
+    InProcessBuild(
         corpus,
         tmp_path / "cache",
         fault,
@@ -150,10 +150,10 @@ def test_a_deadly_clip_is_identified_among_parallel_blocks(make_corpus: MakeCorp
     assert [(f.clip_id, f.error) for f in failures(tmp_path / "cache")] == [
         ("clip0005", "worker-died")
     ]
-    assert sum(len(rows) for rows, *_ in contents(tmp_path / "cache").values()) == 11
+    assert sum(len(rows) for rows, *_ in cache_contents(tmp_path / "cache").values()) == 11
 
 
-def test_a_stated_batch_is_every_teachers_that_has_one_but_its_own_goes_first(tmp_path: Path):
+def test_batch_seconds_of_a_teacher_overrides_the_common_value(tmp_path: Path):
     folder = str(checkpoints.mert(tmp_path))
     own = TeacherConfig(family="mert", settings={"model": folder}, runtime={"batch_seconds": 7.0})
     config = BuildConfig(
@@ -171,7 +171,7 @@ def test_a_stated_batch_is_every_teachers_that_has_one_but_its_own_goes_first(tm
     assert stated == {"a": 90.0, "b": 7.0, "c": None}
 
 
-def test_teachers_of_one_gpu_share_it_without_loading_twice_and_a_clip_is_decoded_once(
+def test_teachers_on_one_gpu_share_a_worker_and_decoded_clips(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     corpus = make_corpus(12)
@@ -196,15 +196,15 @@ def test_teachers_of_one_gpu_share_it_without_loading_twice_and_a_clip_is_decode
     started: Counter[int] = Counter()
     decoded: Counter[str] = Counter()
 
-    def watch(process: Process, method: str, arguments: tuple) -> None:
+    def record_calls(process: Process, method: str, arguments: tuple) -> None:
         if method == "start" and len(process.worker._setups):
             started[process.number] += 1
         if method == "decode":
             decoded.update(clip.clip_id for clip in arguments[0])
 
-    backend = InProcess({"a": {"CPU": 3, "GPU": 1}}, watch)
+    backend = InProcess({"a": {"CPU": 3, "GPU": 1}}, record_calls)
     work = plan.work(corpus, plan.missing(layout, corpus, specs))
-    Scheduler(backend, setups, work, folders, config, Silent()).run()
+    Scheduler(backend, setups, work, folders, config, NoProgress()).run()
     assert list(started.values()) == [1], "the models of one GPU were loaded more than once"
     assert decoded == Counter(clip.clip_id for clip in corpus.clips())
     for spec in specs:

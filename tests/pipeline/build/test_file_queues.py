@@ -1,4 +1,4 @@
-"""Clips of one file stay together: in blocks, in order, and with one worker."""
+"""Tests that clips of one file stay together: in blocks, in order, and on one worker."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ import soundfile
 from manifests.clips import Clip
 from manifests.corpus import corpus as corpora
 from pipeline.build.messages import cut
-from tests.pipeline.build.test_scheduler import Run, failures
+from tests.pipeline.build.test_scheduler import InProcessBuild, failures
 from tests.pipeline.in_process import Process, ProcessDies
 
 
-def stretch(file: str, index: int, seconds: float = 2.0) -> Clip:
+def make_clip(file: str, index: int, seconds: float = 2.0) -> Clip:
     return Clip(clip_id=f"{file}-{index}", uri=f"/{file}.wav", offset=2.0 * index, duration=seconds)
 
 
-def test_blocks_hold_clips_of_one_file_in_order():
-    long = [stretch("long", index, 1.0 + index % 3 / 4) for index in (3, 0, 4, 1, 2)]
-    pair = [stretch("pair", index) for index in (1, 0)]
+def test_blocks_contain_clips_of_one_file_in_order():
+    long_clips = [make_clip("long", index, 1.0 + index % 3 / 4) for index in (3, 0, 4, 1, 2)]
+    pair = [make_clip("pair", index) for index in (1, 0)]
     singles = [Clip(clip_id=str(n), uri=f"/{n}.wav", duration=float(n)) for n in (1, 9, 5)]
     rows = [
         Clip(clip_id=f"r{n}", uri=f"/a.parquet#row_group={n // 3}&row={n % 3}&column=audio")
         for n in range(6)
     ]
-    blocks = cut([singles[0], *long, *pair, *singles[1:], *rows], max_clips=2, max_seconds=100)
+    blocks = cut(
+        [singles[0], *long_clips, *pair, *singles[1:], *rows], max_clips=2, max_seconds=100
+    )
     ids = [[clip.clip_id for clip in block] for block in blocks]
     assert ids[:3] == [["long-0", "long-1"], ["long-2", "long-3"], ["long-4"]]
     assert ids[3:7] == [["r0", "r1"], ["r2"], ["r3", "r4"], ["r5"]]
     assert ids[7:] == [["9", "5"], ["pair-0", "pair-1"], ["1"]]
     assert sorted(chain.from_iterable(ids)) == sorted(
-        c.clip_id for c in [*long, *pair, *singles, *rows]
+        c.clip_id for c in [*long_clips, *pair, *singles, *rows]
     )
 
 
-def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lost(tmp_path: Path):
+def test_each_file_is_decoded_in_order_by_one_worker_at_a_time(tmp_path: Path):
     clips = []
     for file in range(3):
         path = tmp_path / f"{file}.wav"
@@ -59,7 +61,7 @@ def test_a_file_is_decoded_by_one_worker_in_order_and_by_another_once_that_is_lo
             raise ProcessDies("killed")
         decoded.append((process, block))
 
-    Run(corpus, tmp_path / "cache", fault, nodes={"a": {"CPU": 3}}).go()
+    InProcessBuild(corpus, tmp_path / "cache", fault, nodes={"a": {"CPU": 3}}).go()
     assert not failures(tmp_path / "cache")
     assert killed
     for file in range(3):

@@ -1,4 +1,4 @@
-"""A build from corpus to cache, undisturbed and disturbed, with experts that misbehave."""
+"""Tests for builds from corpus to cache, undisturbed and with teachers that fail."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.pipeline.fakes import Energy, EnergySettings
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def run(
+def run_build(
     corpus: Corpus,
     cache: Path,
     *,
@@ -34,61 +34,63 @@ def run(
     return build(config, Console(quiet=True), retry_failures=retry_failures)
 
 
-def energy(*, settings: dict | None = None, **runtime) -> TeacherConfig:
+def energy_teacher(*, settings: dict | None = None, **runtime) -> TeacherConfig:
     return TeacherConfig(family=ENERGY, settings=settings or {}, runtime=runtime)
 
 
-def rows(cache: Path, teacher: str = "energy") -> dict[str, bytes]:
+def read_blobs(cache: Path, teacher: str = "energy") -> dict[str, bytes]:
     return {
         clip_id: bytes(frames.blob)
         for clip_id, frames in CacheReader(cache).stream(f"{teacher}.bands")
     }
 
 
-def test_every_clip_has_the_frames_that_its_expert_gives(make_corpus: MakeCorpus, tmp_path: Path):
+def test_cache_contains_the_teachers_frames_of_every_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(11)
     cache = tmp_path / "cache"
-    outcome = run(corpus, cache, teachers={"energy": energy()}, block_clips=3)
+    result = run_build(corpus, cache, teachers={"energy": energy_teacher()}, block_clips=3)
 
-    assert outcome.clips == {"energy": 11}
+    assert result.clips == {"energy": 11}
     stream = CacheReader(cache).stream("energy.bands")
-    expert = Energy("energy", EnergySettings())
+    teacher = Energy("energy", EnergySettings())
     for clip in corpus.clips():
-        expected = expert.extract([audio.load(clip, 16_000)])[0].frames["bands"]
+        expected = teacher.extract([audio.load(clip, 16_000)])[0].frames["bands"]
         stored = stream[clip.clip_id].decode()
         assert stored.shape == expected.shape
         assert np.abs(stored - expected).max() <= np.abs(expected).max(0).max() / 254 + 1e-6
 
 
-def test_a_finished_cache_computes_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+def test_building_a_complete_cache_changes_nothing(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(5), tmp_path / "cache"
-    run(corpus, cache, teachers={"energy": energy()})
+    run_build(corpus, cache, teachers={"energy": energy_teacher()})
     before = sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.*"))
 
-    assert run(corpus, cache, teachers={"energy": energy()}).clips == {}
+    assert run_build(corpus, cache, teachers={"energy": energy_teacher()}).clips == {}
     assert sorted((path, path.stat().st_mtime_ns) for path in cache.rglob("*.*")) == before
 
 
-def test_growth_runs_only_what_is_new(make_corpus: MakeCorpus, tmp_path: Path):
+def test_growing_corpus_computes_only_new_clips_and_teachers(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
     cache = tmp_path / "cache"
-    run(make_corpus(6), cache, teachers={"energy": energy()})
-    first = rows(cache)
+    run_build(make_corpus(6), cache, teachers={"energy": energy_teacher()})
+    first = read_blobs(cache)
 
-    grown = run(make_corpus(9), cache, teachers={"energy": energy()})
+    grown = run_build(make_corpus(9), cache, teachers={"energy": energy_teacher()})
     assert grown.clips == {"energy": 3}
-    assert first.items() <= rows(cache).items()
+    assert first.items() <= read_blobs(cache).items()
 
-    second = {"energy": energy(), "other": energy(settings={"gain": 4.0})}
-    assert run(make_corpus(9), cache, teachers=second).clips == {"other": 9}
+    second = {"energy": energy_teacher(), "other": energy_teacher(settings={"gain": 4.0})}
+    assert run_build(make_corpus(9), cache, teachers=second).clips == {"other": 9}
 
 
-def test_a_changed_setting_makes_a_new_version_beside_the_old(
+def test_changed_setting_makes_a_new_version_beside_the_old_one(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     corpus, cache = make_corpus(4), tmp_path / "cache"
-    run(corpus, cache, teachers={"energy": energy()})
+    run_build(corpus, cache, teachers={"energy": energy_teacher()})
     old = CacheReader(cache).teachers["energy"]
-    run(corpus, cache, teachers={"energy": energy(settings={"gain": 9.0})})
+    run_build(corpus, cache, teachers={"energy": energy_teacher(settings={"gain": 9.0})})
 
     reader = CacheReader(cache)
     assert reader.teachers["energy"].fingerprint != old.fingerprint
@@ -98,20 +100,20 @@ def test_a_changed_setting_makes_a_new_version_beside_the_old(
     assert (louder - quieter).mean() == pytest.approx(np.log(9.0), abs=0.1)
 
 
-def test_a_file_that_is_no_audio_is_recorded(make_corpus: MakeCorpus, tmp_path: Path):
+def test_file_without_audio_is_recorded_as_a_failure(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(5), tmp_path / "cache"
     Path(next(corpus.clips()).uri).write_text("this is text")
-    outcome = run(corpus, cache, teachers={"energy": energy()})
+    result = run_build(corpus, cache, teachers={"energy": energy_teacher()})
 
-    assert outcome.failures == {"energy": 1}
+    assert result.failures == {"energy": 1}
     (failure,) = CacheReader(cache).teacher("energy").failures()
     assert (failure.clip_id, failure.stage) == ("clip0000", "decode")
-    assert set(rows(cache)) == {f"clip{index:04d}" for index in range(1, 5)}
+    assert set(read_blobs(cache)) == {f"clip{index:04d}" for index in range(1, 5)}
 
 
-def test_an_expert_that_raises_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_exception_of_a_teacher_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8, loud=[5]), tmp_path / "cache"
-    run(corpus, cache, teachers={"energy": energy(raise_above=0.6)})
+    run_build(corpus, cache, teachers={"energy": energy_teacher(raise_above=0.6)})
 
     (failure,) = CacheReader(cache).teacher("energy").failures()
     assert (failure.clip_id, failure.stage, failure.error) == (
@@ -119,51 +121,51 @@ def test_an_expert_that_raises_fails_one_clip(make_corpus: MakeCorpus, tmp_path:
         "extract",
         "RuntimeError",
     )
-    assert len(rows(cache)) == 7
+    assert len(read_blobs(cache)) == 7
 
 
-def test_an_expert_that_dies_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_crash_of_a_teacher_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8, loud=[5]), tmp_path / "cache"
-    run(corpus, cache, teachers={"energy": energy(die_above=0.6)})
+    run_build(corpus, cache, teachers={"energy": energy_teacher(die_above=0.6)})
 
     (failure,) = CacheReader(cache).teacher("energy").failures()
     assert (failure.clip_id, failure.stage, failure.error) == ("clip0005", "extract", "worker-died")
-    assert len(rows(cache)) == 7
+    assert len(read_blobs(cache)) == 7
 
 
-def test_a_dying_worker_loses_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+def test_crash_of_a_worker_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
-    run(corpus, tmp_path / "calm", teachers={"energy": energy()})
-    killed = energy(die_once_file=str(tmp_path / "died"))
-    outcome = run(corpus, tmp_path / "killed", teachers={"energy": killed})
+    run_build(corpus, tmp_path / "undisturbed", teachers={"energy": energy_teacher()})
+    killed = energy_teacher(die_once_file=str(tmp_path / "died"))
+    result = run_build(corpus, tmp_path / "killed", teachers={"energy": killed})
 
     assert (tmp_path / "died").exists()
-    assert outcome.failures == {"energy": 0}
-    assert rows(tmp_path / "killed") == rows(tmp_path / "calm")
+    assert result.failures == {"energy": 0}
+    assert read_blobs(tmp_path / "killed") == read_blobs(tmp_path / "undisturbed")
 
 
-def test_a_rising_failure_rate_stops_the_build(make_corpus: MakeCorpus, tmp_path: Path):
+def test_high_failure_rate_stops_the_build(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(160, loud=range(0, 160, 2), shard=16)
     message = r"of the last \d+ clips have failed in teacher energy.*RuntimeError.*loud clips"
     with pytest.raises(UserError, match=message):
-        run(corpus, tmp_path / "cache", teachers={"energy": energy(raise_above=0.6)})
+        run_build(corpus, tmp_path / "cache", teachers={"energy": energy_teacher(raise_above=0.6)})
 
 
-def test_a_codec_that_loses_too_much_of_every_shard_is_refused(
+def test_codec_with_a_high_loss_in_every_shard_raises_an_error(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     config = TeacherConfig(family=ENERGY, codecs={"bands": "uint8"})
     with pytest.raises(UserError, match=r"codec uint8 loses .* set teacher.energy.codecs.bands"):
-        run(make_corpus(16), tmp_path / "cache", teachers={"energy": config})
+        run_build(make_corpus(16), tmp_path / "cache", teachers={"energy": config})
 
 
-def test_one_shard_never_ends_a_build(
+def test_codec_with_a_high_loss_in_one_shard_only_gets_a_warning(
     make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
     config = TeacherConfig(family=ENERGY, codecs={"bands": "uint8"})
-    run(make_corpus(4), tmp_path / "cache", teachers={"energy": config})
+    run_build(make_corpus(4), tmp_path / "cache", teachers={"energy": config})
     assert "codec uint8 loses" in caplog.text
-    assert len(rows(tmp_path / "cache")) == 4
+    assert len(read_blobs(tmp_path / "cache")) == 4
 
 
 @pytest.mark.parametrize(
@@ -176,13 +178,13 @@ def test_one_shard_never_ends_a_build(
             {"teacher": {"x": TeacherConfig(family="no.such:Thing")}},
             "cannot load no.such:Thing.*PYTHONPATH",
         ),
-        ({"teacher": {"x": energy(sleeps=1)}}, "no setting 'sleeps'.*sleep_s"),
+        ({"teacher": {"x": energy_teacher(sleeps=1)}}, "no setting 'sleeps'.*sleep_s"),
     ],
 )
-def test_mistakes_are_reported(
+def test_invalid_options_raise_an_error(
     make_corpus: MakeCorpus, tmp_path: Path, options: dict, message: str
 ):
-    fields = {"preset": "none", "teacher": {"energy": energy()}} | options
+    fields = {"preset": "none", "teacher": {"energy": energy_teacher()}} | options
     config = BuildConfig(corpus=make_corpus(2).folder.uri, cache=str(tmp_path / "cache"), **fields)
     with pytest.raises(UserError, match=message):
         build(config, Console(quiet=True))

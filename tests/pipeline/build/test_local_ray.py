@@ -1,4 +1,4 @@
-"""A local Ray that does not start: one line that says what to do."""
+"""Tests for the error when a local Ray cluster does not start."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.build import cluster
         RuntimeError("no memory"),
     ],
 )
-def test_a_ray_that_does_not_start_is_one_line(
+def test_failed_start_of_ray_raises_a_user_error(
     error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -29,7 +29,7 @@ def test_a_ray_that_does_not_start_is_one_line(
         cluster._start_local({})
 
 
-def test_a_defect_is_not_reported_as_a_store_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_defect_at_the_start_of_ray_keeps_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "init", lambda *_, **__: {}["missing"])
     with pytest.raises(KeyError):
         cluster._start_local({})

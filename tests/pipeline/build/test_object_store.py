@@ -1,4 +1,4 @@
-"""A real S3 API, served by moto in a process of its own: corpora, caches, resuming, reading."""
+"""Tests for corpora and caches in S3, served by moto in a separate process."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from manifests.storage import Folder, filesystem
 from pipeline.config import BuildConfig, TeacherConfig
 from pipeline.job import BuildResult, build
 from tests.pipeline.conftest import ENERGY, MakeCorpus
-from tests.pipeline.nodes import contents
+from tests.pipeline.nodes import cache_contents
 
 
 @pytest.fixture(scope="module")
 def workers(s3: fs.FileSystem) -> Iterator[None]:
-    """A Ray cluster whose workers have the server's address in their environment."""
-    again = ray.is_initialized()
+    """A Ray cluster whose workers have the address of the server in their environment."""
+    was_initialized = ray.is_initialized()
     ray.shutdown()
     quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "ERROR"}
     ray.init("local", num_cpus=2, **quiet)
     yield
     ray.shutdown()
-    if again:
+    if was_initialized:
         ray.init("local", num_cpus=2, **quiet)
 
 
 @pytest.fixture
 def remote_corpus(s3: fs.FileSystem, make_corpus: MakeCorpus) -> Corpus:
-    """Twelve clips whose files lie in the bucket, and one that does not."""
+    """Twelve clips whose files are in the bucket, and one whose file is missing."""
     clips = []
     for clip in make_corpus(12).clips():
         name = f"{clip.clip_id} ♪ 100%#1.wav"
@@ -49,7 +49,7 @@ def remote_corpus(s3: fs.FileSystem, make_corpus: MakeCorpus) -> Corpus:
     return corpora.build(clips, "s3://data/corpus", clips_per_shard=4)
 
 
-def run(corpus: Corpus, cache: str | Path) -> BuildResult:
+def run_build(corpus: Corpus, cache: str | Path) -> BuildResult:
     config = BuildConfig(
         corpus=corpus.folder.uri,
         cache=str(cache),
@@ -59,35 +59,35 @@ def run(corpus: Corpus, cache: str | Path) -> BuildResult:
     return build(config, Console(quiet=True))
 
 
-def test_a_cache_in_a_bucket_is_the_same_as_on_a_disk(
+def test_cache_in_a_bucket_equals_a_cache_on_disk(
     workers: None, remote_corpus: Corpus, tmp_path: Path
 ):
-    outcome = run(remote_corpus, "s3://data/cache")
-    assert (outcome.clips, outcome.failures) == ({"energy": 13}, {"energy": 1})
+    result = run_build(remote_corpus, "s3://data/cache")
+    assert (result.clips, result.failures) == ({"energy": 13}, {"energy": 1})
     (failure,) = CacheReader("s3://data/cache").teacher("energy").failures()
     assert (failure.clip_id, failure.error) == ("vanished", "missing")
 
-    run(remote_corpus, tmp_path / "cache")
-    expected = contents(tmp_path / "cache")
-    assert contents("s3://data/cache") == expected
+    run_build(remote_corpus, tmp_path / "cache")
+    expected = cache_contents(tmp_path / "cache")
+    assert cache_contents("s3://data/cache") == expected
 
     layout = Layout.open("s3://data/cache")
     shards = layout.shards(layout.teacher("energy"), "corpus")
     before = shards.child("data").stamps(unfinished=True)
     shards.delete("markers/0000001.json")
-    assert run(remote_corpus, "s3://data/cache").clips == {"energy": 4}
-    assert contents("s3://data/cache") == expected
+    assert run_build(remote_corpus, "s3://data/cache").clips == {"energy": 4}
+    assert cache_contents("s3://data/cache") == expected
 
-    began = time.monotonic()
-    assert run(remote_corpus, "s3://data/cache").clips == {}
-    assert time.monotonic() - began < 5
+    start = time.monotonic()
+    assert run_build(remote_corpus, "s3://data/cache").clips == {}
+    assert time.monotonic() - start < 5
     assert shards.child("data").stamps(unfinished=True).keys() == before.keys()
 
-    _reads_alike("s3://data/cache", tmp_path)
+    check_reads("s3://data/cache", tmp_path)
 
 
-def _reads_alike(cache: str, tmp_path: Path) -> None:
-    """With local copies or without, in storage order or not; the copies then serve alone."""
+def check_reads(cache: str, tmp_path: Path) -> None:
+    """Checks reads with and without local copies, and that the copies suffice afterwards."""
     plain = CacheReader(cache).stream("energy.bands")
     expected = {clip_id: bytes(plain[clip_id].blob) for clip_id in plain.ids}
     assert {clip_id: bytes(frames.blob) for clip_id, frames in plain} == expected
@@ -98,17 +98,19 @@ def _reads_alike(cache: str, tmp_path: Path) -> None:
     files = sorted((tmp_path / "copies").rglob("*.parquet"))
     assert [path.name[:7] for path in files] == ["0000000", "0000001", "0000002", "0000003"]
 
-    again = CacheReader(cache, local_copies=tmp_path / "copies").stream("energy.bands")
-    data = again.teacher.shards[0].folder
+    was_initialized = CacheReader(cache, local_copies=tmp_path / "copies").stream("energy.bands")
+    data = was_initialized.teacher.shards[0].folder
     kept = {name: data.read_bytes(f"data/{name}") for name in data.child("data").names()}
     for name in kept:
         data.delete(f"data/{name}")
-    assert {clip_id: bytes(again[clip_id].blob) for clip_id in again.ids} == expected
+    assert {
+        clip_id: bytes(was_initialized[clip_id].blob) for clip_id in was_initialized.ids
+    } == expected
     for name, content in kept.items():
         data.write_atomic(f"data/{name}", content)
 
 
-def test_a_folder_in_a_bucket(s3: fs.FileSystem):
+def test_folder_operations_work_in_a_bucket(s3: fs.FileSystem):
     folder = Folder("s3://data/some/folder")
     assert folder.names() == []
     assert not folder.exists("a b#%41")
@@ -127,13 +129,13 @@ def test_a_folder_in_a_bucket(s3: fs.FileSystem):
     assert Folder("s3://data/some").folders() == []
 
 
-def test_folders_share_a_connection(s3: fs.FileSystem):
+def test_folders_of_one_store_share_a_file_system(s3: fs.FileSystem):
     first, second = filesystem("s3://data/a"), filesystem("s3://data/b/c")
     assert first[0] is second[0]
     assert (first[1], second[1]) == ("data/a", "data/b/c")
 
 
-def test_a_missing_bucket_is_reported(s3: fs.FileSystem, make_corpus: MakeCorpus):
+def test_missing_bucket_raises_an_error(s3: fs.FileSystem, make_corpus: MakeCorpus):
     with pytest.raises(UserError, match=r"there is no bucket nosuchbucket; create it"):
-        run(make_corpus(2), "s3://nosuchbucket/cache")
+        run_build(make_corpus(2), "s3://nosuchbucket/cache")
     assert s3.get_file_info("nosuchbucket").type == fs.FileType.NotFound

@@ -1,4 +1,4 @@
-"""Tests the progress of a build in a terminal of 80 columns."""
+"""Tests for the progress bars of a build in a terminal of 80 columns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ with BuildProgress({"sound_event": 4000, "asr": 4000}, messages) as progress:
 """
 
 
-def test_a_bar_for_each_teacher_fits_into_80_columns() -> None:
+def test_progress_bar_of_each_teacher_fits_into_80_columns() -> None:
     session = watch([sys.executable, "-c", SCRIPT], cwd=ROOT)
     assert session.exit_code == 0, session.last
     lines = session.lines()

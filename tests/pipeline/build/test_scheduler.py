@@ -1,4 +1,4 @@
-"""Faults of every class, planted in a build on an in-process cluster: seconds, and no Ray."""
+"""Tests for faults of every class in builds on an in-process cluster, without Ray."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from pipeline.build import plan, recovery, scheduler, setup
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from tests.pipeline.conftest import ENERGY, MakeCorpus
-from tests.pipeline.in_process import Fault, InProcess, Process, ProcessDies, Silent
-from tests.pipeline.nodes import contents
+from tests.pipeline.in_process import Fault, InProcess, NoProgress, Process, ProcessDies
+from tests.pipeline.nodes import cache_contents
 
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pauses and limits in hundredths of a second."""
+    """Shortens pauses and limits to hundredths of a second."""
     monkeypatch.setattr(recovery, "pause", lambda attempts: 0.05)
     monkeypatch.setattr(scheduler, "GROW_EVERY_S", 0.05)
     monkeypatch.setattr(scheduler, "CHECK_EVERY_S", 0.05)
@@ -35,7 +35,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @dataclass
-class Run:
+class InProcessBuild:
     """A build on an in-process cluster."""
 
     corpus: Corpus
@@ -73,10 +73,10 @@ class Run:
             teacher.name: layout.shards(teacher.spec, self.corpus.name) for teacher in setups
         }
         backend = InProcess(self.nodes, self.fault)
-        began = time.monotonic()
+        start = time.monotonic()
 
         def check() -> None:
-            assert time.monotonic() - began < 30, "the build hangs"
+            assert time.monotonic() - start < 30, "the build hangs"
 
         Scheduler(
             backend,
@@ -84,7 +84,7 @@ class Run:
             work,
             folders,
             config,
-            Silent(),
+            NoProgress(),
             accept_failures=self.retry_failures,
             check_stop=check,
         ).run()
@@ -101,16 +101,16 @@ def failures(cache: Path) -> list[Failure]:
     ]
 
 
-def committed(cache: Path) -> int:
+def count_committed(cache: Path) -> int:
     return len(list(cache.glob("teachers/*/*/markers/*.json")))
 
 
-def while_(condition: Callable[[], bool], what: Callable[[], None]) -> Fault:
-    """A fault of decoding as long as a condition holds."""
+def fail_decoding_while(condition: Callable[[], bool], action: Callable[[], None]) -> Fault:
+    """Returns a fault that runs an action in each decoding while a condition holds."""
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "decode" and condition():
-            what()
+            action()
 
     return fault
 
@@ -119,28 +119,32 @@ def raise_(error: BaseException) -> None:
     raise error
 
 
-def test_a_temporarily_unreachable_store_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
+def test_temporarily_unreachable_store_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
-    Run(corpus, tmp_path / "calm").go()
+    InProcessBuild(corpus, tmp_path / "undisturbed").go()
     back = time.monotonic() + 0.3
-    away = while_(lambda: time.monotonic() < back, lambda: raise_(StoreError("timed out")))
-    Run(corpus, tmp_path / "cache", away).go()
-    assert contents(tmp_path / "cache") == contents(tmp_path / "calm")
+    unreachable = fail_decoding_while(
+        lambda: time.monotonic() < back, lambda: raise_(StoreError("timed out"))
+    )
+    InProcessBuild(corpus, tmp_path / "cache", unreachable).go()
+    assert cache_contents(tmp_path / "cache") == cache_contents(tmp_path / "undisturbed")
 
 
-def test_a_permanently_unreachable_store_stops_the_build_without_records(
+def test_permanently_unreachable_store_stops_the_build_without_failed_clips(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     corpus = make_corpus(12)
-    away = while_(lambda: True, lambda: raise_(StoreError("ExpiredToken")))
+    unreachable = fail_decoding_while(lambda: True, lambda: raise_(StoreError("ExpiredToken")))
     with pytest.raises(UserError, match=r"ExpiredToken.*no clip is recorded.*same command"):
-        Run(corpus, tmp_path / "cache", away).go()
-    assert committed(tmp_path / "cache") == 0
-    Run(corpus, tmp_path / "cache").go()
+        InProcessBuild(corpus, tmp_path / "cache", unreachable).go()
+    assert count_committed(tmp_path / "cache") == 0
+    InProcessBuild(corpus, tmp_path / "cache").go()
     assert not failures(tmp_path / "cache")
 
 
-def test_one_clip_out_of_reach_leaves_its_shard_alone(make_corpus: MakeCorpus, tmp_path: Path):
+def test_one_unreachable_clip_leaves_only_its_shard_unbuilt(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
     corpus = make_corpus(12)
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -149,35 +153,33 @@ def test_one_clip_out_of_reach_leaves_its_shard_alone(make_corpus: MakeCorpus, t
         time.sleep(0.03)
 
     with pytest.raises(UserError, match=r"1 shards were not built.*403"):
-        Run(corpus, tmp_path / "cache", fault).go()
-    assert committed(tmp_path / "cache") == 2
+        InProcessBuild(corpus, tmp_path / "cache", fault).go()
+    assert count_committed(tmp_path / "cache") == 2
     assert not failures(tmp_path / "cache")
 
 
-def test_audio_that_is_not_mounted_is_not_recorded(make_corpus: MakeCorpus, tmp_path: Path):
+def test_unmounted_audio_is_not_recorded_as_failed(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(6)
     (tmp_path / "audio").rename(tmp_path / "elsewhere")
     with pytest.raises(UserError, match=r"none of the 6 audio files .*mounted"):
-        Run(corpus, tmp_path / "cache").go()
-    assert committed(tmp_path / "cache") == 0
+        InProcessBuild(corpus, tmp_path / "cache").go()
+    assert count_committed(tmp_path / "cache") == 0
     (tmp_path / "elsewhere").rename(tmp_path / "audio")
-    Run(corpus, tmp_path / "cache").go()
+    InProcessBuild(corpus, tmp_path / "cache").go()
     assert not failures(tmp_path / "cache")
 
 
-def test_a_missing_file_among_others_is_a_failure_of_its_clip(
-    make_corpus: MakeCorpus, tmp_path: Path
-):
+def test_one_missing_file_is_a_failure_of_its_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(6)
     (tmp_path / "audio" / "0003.wav").unlink()
-    Run(corpus, tmp_path / "cache").go()
+    InProcessBuild(corpus, tmp_path / "cache").go()
     assert [(f.clip_id, f.error, f.cause) for f in failures(tmp_path / "cache")] == [
         ("clip0003", "missing", "clip")
     ]
 
 
-def sick(number: int, error: Exception) -> Fault:
-    """The first worker fails in every extraction."""
+def broken_worker(number: int, error: Exception) -> Fault:
+    """Returns a fault that makes every extraction of one worker fail."""
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if process.number == number and method == "extract":
@@ -187,58 +189,60 @@ def sick(number: int, error: Exception) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize("message", ["CUDA error: an illegal memory access", "it has a cold"])
-def test_a_broken_process_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path, message: str):
+@pytest.mark.parametrize("message", ["CUDA error: an illegal memory access", "unknown error"])
+def test_broken_process_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path, message: str):
     corpus = make_corpus(40)
-    fault = sick(0, RuntimeError(message))
-    backend = Run(corpus, tmp_path / "cache", fault, options={"max_failure_rate": 1.0}).go()
+    fault = broken_worker(0, RuntimeError(message))
+    backend = InProcessBuild(
+        corpus, tmp_path / "cache", fault, options={"max_failure_rate": 1.0}
+    ).go()
     assert not failures(tmp_path / "cache")
-    assert len(backend.started) > 2, "the sick process was not replaced"
+    assert len(backend.started) > 2, "the broken process was not replaced"
 
 
-def test_the_only_broken_process_of_a_pool_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
+def test_broken_process_of_a_pool_of_one_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
-    fault = sick(0, RuntimeError("it has a cold"))
-    Run(corpus, tmp_path / "cache", fault, nodes={"a": {"CPU": 1}}).go()
+    fault = broken_worker(0, RuntimeError("unknown error"))
+    InProcessBuild(corpus, tmp_path / "cache", fault, nodes={"a": {"CPU": 1}}).go()
     assert not failures(tmp_path / "cache")
 
 
-def test_two_processes_that_agree_are_believed(make_corpus: MakeCorpus, tmp_path: Path):
+def test_clip_that_fails_in_two_processes_is_recorded(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(8, loud=[4, 5, 6, 7])
-    Run(corpus, tmp_path / "cache", runtime={"raise_above": 0.6}).go()
+    InProcessBuild(corpus, tmp_path / "cache", runtime={"raise_above": 0.6}).go()
     assert {f.clip_id for f in failures(tmp_path / "cache")} == {
         f"clip{index:04d}" for index in (4, 5, 6, 7)
     }
 
 
-def test_a_clip_that_kills_twice_is_a_failure_of_the_worker(
+def test_clip_that_crashes_two_workers_is_recorded_as_worker_died(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "decode" and any(clip.clip_id == "clip0002" for clip in arguments[0]):
             raise ProcessDies
 
-    Run(make_corpus(6), tmp_path / "cache", fault).go()
+    InProcessBuild(make_corpus(6), tmp_path / "cache", fault).go()
     (failure,) = failures(tmp_path / "cache")
     assert (failure.clip_id, failure.error, failure.cause) == ("clip0002", "worker-died", "worker")
 
 
 @pytest.mark.parametrize("cause", ["node", "killed", "memory"])
-def test_preempted_nodes_cost_no_clip(make_corpus: MakeCorpus, tmp_path: Path, cause: str):
-    strikes = iter(range(5))
+def test_preempted_nodes_lose_no_clip(make_corpus: MakeCorpus, tmp_path: Path, cause: str):
+    deaths = iter(range(5))
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
-        hit = method == "decode" and any(clip.clip_id == "clip0002" for clip in arguments[0])
-        if hit and next(strikes, None) is not None:
+        is_hit = method == "decode" and any(clip.clip_id == "clip0002" for clip in arguments[0])
+        if is_hit and next(deaths, None) is not None:
             raise ProcessDies(cause)  # type: ignore[arg-type]
 
-    Run(make_corpus(6), tmp_path / "cache", fault, options={"block_clips": 1}).go()
+    InProcessBuild(make_corpus(6), tmp_path / "cache", fault, options={"block_clips": 1}).go()
     assert not failures(tmp_path / "cache")
 
 
-def test_results_are_lost_with_their_node(make_corpus: MakeCorpus, tmp_path: Path):
+def test_lost_results_of_a_node_are_computed_again(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(24)
-    Run(corpus, tmp_path / "calm").go()
+    InProcessBuild(corpus, tmp_path / "undisturbed").go()
     lost: list[str] = []
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -247,27 +251,27 @@ def test_results_are_lost_with_their_node(make_corpus: MakeCorpus, tmp_path: Pat
             process.backend.lose("b")
 
     nodes = {"a": {"CPU": 2.0}, "b": {"CPU": 2.0}}
-    Run(corpus, tmp_path / "cache", fault, nodes=nodes).go()
+    InProcessBuild(corpus, tmp_path / "cache", fault, nodes=nodes).go()
     assert lost
-    assert contents(tmp_path / "cache") == contents(tmp_path / "calm")
+    assert cache_contents(tmp_path / "cache") == cache_contents(tmp_path / "undisturbed")
 
 
-def test_a_hanging_block_is_given_to_another_worker(make_corpus: MakeCorpus, tmp_path: Path):
+def test_hanging_clip_times_out_and_the_build_completes(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "decode" and any(clip.clip_id == "clip0002" for clip in arguments[0]):
             time.sleep(3600)
 
     corpus = make_corpus(4)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.build.time_limits.SECONDS_PER_AUDIO_SECOND", 0.0)
-        Run(corpus, tmp_path / "cache", fault, options={"hang_seconds": 4}).go()
+        InProcessBuild(corpus, tmp_path / "cache", fault, options={"hang_seconds": 4}).go()
     (failure,) = failures(tmp_path / "cache")
     assert (failure.clip_id, failure.error, failure.cause) == ("clip0002", "timed-out", "worker")
-    assert time.monotonic() - began < 90
+    assert time.monotonic() - start < 90
 
 
-def test_a_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
+def test_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "start" and process.number == 0:
             time.sleep(3600)
@@ -275,7 +279,7 @@ def test_a_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("pipeline.build.time_limits.GRACES_TO_START", 1)
         patch.setattr("pipeline.build.time_limits.LEAST_S", 0.0)
-        run = Run(make_corpus(4), tmp_path / "cache", fault, nodes={"a": {"CPU": 1}})
+        run = InProcessBuild(make_corpus(4), tmp_path / "cache", fault, nodes={"a": {"CPU": 1}})
         run.options["hang_seconds"] = 1
         run.go()
     assert not failures(tmp_path / "cache")
@@ -284,7 +288,7 @@ def test_a_worker_that_never_loads_is_replaced(make_corpus: MakeCorpus, tmp_path
 @pytest.mark.parametrize(
     "error", [RuntimeError("uncorrectable ECC error"), UserError("no weights")]
 )
-def test_a_node_that_cannot_load_is_avoided_and_named(
+def test_node_that_cannot_load_is_avoided_and_named(
     make_corpus: MakeCorpus, tmp_path: Path, error: Exception, caplog: pytest.LogCaptureFixture
 ):
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -293,32 +297,32 @@ def test_a_node_that_cannot_load_is_avoided_and_named(
         time.sleep(0.02)
 
     nodes = {"bad": {"CPU": 2.0}, "good": {"CPU": 2.0}}
-    backend = Run(make_corpus(24), tmp_path / "cache", fault, nodes=nodes).go()
+    backend = InProcessBuild(make_corpus(24), tmp_path / "cache", fault, nodes=nodes).go()
     assert not failures(tmp_path / "cache")
     assert f"node bad is avoided for teacher energy: {''}" in caplog.text
     assert str(error) in caplog.text
     assert backend.started.count("bad") <= 4
 
 
-def test_a_build_ends_when_no_node_can_load(make_corpus: MakeCorpus, tmp_path: Path):
+def test_build_ends_when_no_node_can_load(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "start":
             raise RuntimeError("uncorrectable ECC error")
 
     with pytest.raises(UserError, match=r"no worker for teacher energy can start.*ECC"):
-        Run(make_corpus(4), tmp_path / "cache", fault).go()
+        InProcessBuild(make_corpus(4), tmp_path / "cache", fault).go()
 
 
-def test_a_commit_that_kills_its_worker_ends_the_build(make_corpus: MakeCorpus, tmp_path: Path):
+def test_commit_that_crashes_three_workers_ends_the_build(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "commit":
             raise ProcessDies
 
     with pytest.raises(UserError, match=r"committing shard .* has cost 3 workers.*memory"):
-        Run(make_corpus(4), tmp_path / "cache", fault).go()
+        InProcessBuild(make_corpus(4), tmp_path / "cache", fault).go()
 
 
-def test_a_node_that_does_not_see_the_audio_is_avoided(make_corpus: MakeCorpus, tmp_path: Path):
+def test_node_that_does_not_see_the_audio_is_avoided(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(40)
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
@@ -333,30 +337,30 @@ def test_a_node_that_does_not_see_the_audio_is_avoided(make_corpus: MakeCorpus, 
 
     by_id = {clip.clip_id: clip for clip in corpus.clips()}
     nodes = {"bad": {"CPU": 1.0}, "good": {"CPU": 1.0}}
-    Run(corpus, tmp_path / "cache", fault, nodes=nodes).go()
+    InProcessBuild(corpus, tmp_path / "cache", fault, nodes=nodes).go()
     assert not failures(tmp_path / "cache")
 
 
-def test_a_small_share_of_bad_clips_never_stops_a_build(make_corpus: MakeCorpus, tmp_path: Path):
-    """Decoding runs ahead of the teacher: its failures are counted among what was decoded."""
+def test_small_share_of_bad_clips_never_stops_a_build(make_corpus: MakeCorpus, tmp_path: Path):
+    """Decoding runs ahead of the teacher, so its failures are counted among the decoded clips."""
     corpus = make_corpus(240, shard=60)
     for index in range(0, 240, 6):
         (tmp_path / "audio" / f"{index:04d}.wav").write_text("this is text")
-    Run(corpus, tmp_path / "cache", runtime={"sleep_s": 0.02}).go()
+    InProcessBuild(corpus, tmp_path / "cache", runtime={"sleep_s": 0.02}).go()
     assert len(failures(tmp_path / "cache")) == 40
 
 
-def test_retried_clips_may_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
+def test_retry_failures_accepts_clips_that_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(160, shard=16)
     kept = {}
     for index in range(0, 160):
         path = tmp_path / "audio" / f"{index:04d}.wav"
         kept[index] = path.read_bytes()
         path.write_text("this is text")
-    Run(corpus, tmp_path / "cache", options={"max_failure_rate": 1.0}).go()
+    InProcessBuild(corpus, tmp_path / "cache", options={"max_failure_rate": 1.0}).go()
     for index in range(150, 160):
         (tmp_path / "audio" / f"{index:04d}.wav").write_bytes(kept[index])
-    Run(corpus, tmp_path / "cache", retry_failures=True).go()
+    InProcessBuild(corpus, tmp_path / "cache", retry_failures=True).go()
     assert len(failures(tmp_path / "cache")) == 150
 
 
@@ -369,64 +373,64 @@ def test_retried_clips_may_fail_again(make_corpus: MakeCorpus, tmp_path: Path):
         ("numpy", "bad-result"),
     ],
 )
-def test_malformed_results_are_failures_of_their_clips(
+def test_malformed_results_are_failures_of_their_clips_only(
     make_corpus: MakeCorpus, tmp_path: Path, malformed: str, reason: str
 ):
-    Run(make_corpus(6), tmp_path / "cache", runtime={"malformed": malformed}).go()
+    InProcessBuild(make_corpus(6), tmp_path / "cache", runtime={"malformed": malformed}).go()
     assert [failure.error for failure in failures(tmp_path / "cache")] == [reason] * 6
 
 
-def test_a_full_disk_ends_the_build_at_once(make_corpus: MakeCorpus, tmp_path: Path):
+def test_full_disk_ends_the_build_at_once(make_corpus: MakeCorpus, tmp_path: Path):
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "commit":
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with pytest.raises(UserError, match=r"cannot write to the cache: .*No space left"):
-        Run(make_corpus(4), tmp_path / "cache", fault).go()
+        InProcessBuild(make_corpus(4), tmp_path / "cache", fault).go()
 
 
-def test_a_temporarily_unreachable_cache_loses_nothing(make_corpus: MakeCorpus, tmp_path: Path):
+def test_temporarily_unreachable_cache_loses_no_shard(make_corpus: MakeCorpus, tmp_path: Path):
     tries = iter(range(4))
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if method == "commit" and next(tries, None) is not None:
             raise OSError("AWS Error SLOW_DOWN during PutObject")
 
-    Run(make_corpus(4), tmp_path / "cache", fault).go()
-    assert committed(tmp_path / "cache") == 1
+    InProcessBuild(make_corpus(4), tmp_path / "cache", fault).go()
+    assert count_committed(tmp_path / "cache") == 1
 
 
-def test_a_pool_without_room_is_reported(
+def test_pool_without_free_resources_is_reported(
     make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):  # fmt: skip
     monkeypatch.setattr("pipeline.build.staffing.WAITING_REPORTED_AFTER_S", 0.2)
-    backend_of = InProcess.available
+    available = InProcess.available
     busy_until = time.monotonic() + 1
     monkeypatch.setattr(
         InProcess,
         "available",
-        lambda self: {"CPU": 0.0} if time.monotonic() < busy_until else backend_of(self),
+        lambda self: {"CPU": 0.0} if time.monotonic() < busy_until else available(self),
     )
-    Run(make_corpus(4), tmp_path / "cache").go()
+    InProcessBuild(make_corpus(4), tmp_path / "cache").go()
     assert re.search(
         r"no worker for teacher energy since \d\d:\d\d:\d\d: no node has room", caplog.text
     )
 
 
-def test_room_is_counted_by_node(make_corpus: MakeCorpus, tmp_path: Path):
-    held: list[float] = []
+def test_memory_is_counted_by_node(make_corpus: MakeCorpus, tmp_path: Path):
+    worker_counts: list[float] = []
 
     def fault(process: Process, method: str, arguments: tuple) -> None:
         time.sleep(0.01)
-        held.append(len(process.backend.processes))
+        worker_counts.append(len(process.backend.processes))
 
     nodes = {"small": {"CPU": 2.0, "object_store_memory": 1e5}, "large": {"CPU": 2.0}}
-    Run(make_corpus(24), tmp_path / "cache", fault, nodes=nodes).go()
+    InProcessBuild(make_corpus(24), tmp_path / "cache", fault, nodes=nodes).go()
     assert not failures(tmp_path / "cache")
 
 
-def test_shards_are_split_over_builds(make_corpus: MakeCorpus, tmp_path: Path):
+def test_part_option_splits_shards_over_builds(make_corpus: MakeCorpus, tmp_path: Path):
     config = BuildConfig(corpus="c", cache="d", part="2/3")
     assert config.shards_of_part(range(8)) == [1, 4, 7]
     for wrong in ("0/3", "4/3", "x", "1/"):

@@ -1,4 +1,4 @@
-"""The simulated GPU of `benchmarks.stage1_gpu_side` is a teacher as others are."""
+"""Tests for the teacher on a simulated GPU of `benchmarks.stage1_gpu_side`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.build.extraction import SharedClock, TeacherRunner
 from pipeline.build.messages import Decoded
 
 
-def test_it_sleeps_for_each_window_and_its_log_adds_up(tmp_path: Path):
+def test_simulated_teacher_sleeps_for_each_window_and_logs_it(tmp_path: Path):
     teacher = Simulated("asr", SimulatedSettings(seconds_per_window=0.01, log=str(tmp_path)))
     teacher.load(device="cuda", num_threads=1)
     waves = [np.zeros(16_000 * seconds, np.float32) for seconds in (30, 3, 40)]
@@ -24,6 +24,6 @@ def test_it_sleeps_for_each_window_and_its_log_adds_up(tmp_path: Path):
     assert 0.04 <= busy <= span + 1e-3
 
 
-def test_an_h100_is_taken_to_need_some_milliseconds_for_a_window():
+def test_simulated_h100_needs_4_to_5_ms_for_a_window():
     assert 2.0e12 < flops_per_window() < 2.5e12
     assert 0.004 < SimulatedSettings().seconds_per_window < 0.005

@@ -1,4 +1,4 @@
-"""A corpus of tars goes through kills, resuming, growth, audit and report like one of files."""
+"""Tests for builds, audits and reports over a corpus of tars."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from manifests.audio_address import ByteRange, split_address
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
 from pipeline import cli
-from tests.pipeline.build.test_scheduler import Run, failures
+from tests.pipeline.build.test_scheduler import InProcessBuild, failures
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.in_process import Process, ProcessDies
-from tests.pipeline.report.test_report import facts
+from tests.pipeline.report.test_report import report_data
 
 
 def pack(files: Corpus, folder: Path, first: int, last: int) -> None:
@@ -31,14 +31,16 @@ def build(tars: Path, out: Path) -> Corpus:
     return Corpus(out)
 
 
-def rows(cache: Path) -> dict[str, bytes]:
+def read_blobs(cache: Path) -> dict[str, bytes]:
     stream = CacheReader(cache).stream("energy.bands")
     return {clip_id: bytes(frames.blob) for clip_id, frames in stream}
 
 
-def test_kills_and_growth_give_what_files_give(make_corpus: MakeCorpus, tmp_path: Path):
+def test_killed_and_grown_build_of_tars_equals_a_build_of_files(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
     files = make_corpus(12)
-    Run(files, tmp_path / "calm").go()
+    InProcessBuild(files, tmp_path / "undisturbed").go()
     tars, out = tmp_path / "tars", tmp_path / "packed" / "corpus"
     pack(files, tars, 0, 8)
     commits = 0
@@ -53,39 +55,41 @@ def test_kills_and_growth_give_what_files_give(make_corpus: MakeCorpus, tmp_path
             raise ProcessDies("killed")
 
     with pytest.raises(RuntimeError):
-        Run(build(tars, out), tmp_path / "cache", fault).go()
-    Run(build(tars, out), tmp_path / "cache").go()
+        InProcessBuild(build(tars, out), tmp_path / "cache", fault).go()
+    InProcessBuild(build(tars, out), tmp_path / "cache").go()
     pack(files, tars, 8, 12)
     grown = build(tars, out)
     assert grown.num_clips == 12
-    Run(grown, tmp_path / "cache").go()
+    InProcessBuild(grown, tmp_path / "cache").go()
     assert not failures(tmp_path / "cache")
-    assert rows(tmp_path / "cache") == rows(tmp_path / "calm")
+    assert read_blobs(tmp_path / "cache") == read_blobs(tmp_path / "undisturbed")
 
 
-def test_audit_and_report_read_the_tars(
+def test_audit_and_report_read_clips_in_tars(
     make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     tars, out, cache = tmp_path / "tars", tmp_path / "packed" / "corpus", tmp_path / "cache"
     pack(make_corpus(8), tars, 0, 8)
     corpus = build(tars, out)
-    Run(corpus, cache).go()
+    InProcessBuild(corpus, cache).go()
     audit = {"sample": 0, "trust_remote_code": True}
     assert cli.audit_cache(str(cache), **audit) == 0
     assert "8 of 8 rows equal" in capsys.readouterr().out
-    reported = facts(cache, tmp_path / "report")
+    reported = report_data(cache, tmp_path / "report")
     assert (reported["listened"], reported["unheard"]) == (8, [])
     assert [line["rows"] for line in reported["teachers"]] == [8]
 
-    # The samples of one member become others, at their place in the tar.
+    # The samples of one member are overwritten within the tar.
     file, part = split_address(corpus.clip(5).uri)
     assert isinstance(part, ByteRange)
     with Path(file).open("r+b") as tar:
         tar.seek(part.first + 100)
         tar.write(b"\x11" * 600)
     assert cli.audit_cache(str(cache), **audit) == 1
-    said = capsys.readouterr().out
-    assert "7 of 8 rows equal" in said
-    assert corpus.clip(5).clip_id in said
-    kinds = {(each["kind"], each["clip_id"]) for each in facts(cache, tmp_path / "two")["findings"]}
+    output = capsys.readouterr().out
+    assert "7 of 8 rows equal" in output
+    assert corpus.clip(5).clip_id in output
+    kinds = {
+        (each["kind"], each["clip_id"]) for each in report_data(cache, tmp_path / "two")["findings"]
+    }
     assert ("other audio", corpus.clip(5).clip_id) in kinds

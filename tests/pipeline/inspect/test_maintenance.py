@@ -1,4 +1,4 @@
-"""Tests maintenance of a cache: damage, retried failures, old versions, audits."""
+"""Tests for the maintenance of a cache: damage, retried failures, old versions, audits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
 from pipeline.inspect import maintenance, verify
 from pipeline.inspect.audit import audit
-from tests.pipeline.build.test_job import energy, rows, run
+from tests.pipeline.build.test_job import energy_teacher, read_blobs, run_build
 from tests.pipeline.conftest import MakeCorpus
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -24,33 +24,33 @@ pytestmark = pytest.mark.usefixtures("cluster")
 def built(make_corpus: MakeCorpus, tmp_path: Path) -> tuple[Corpus, Layout]:
     """A cache of 12 clips in three shards."""
     corpus = make_corpus(12)
-    run(corpus, tmp_path / "cache", teachers={"energy": energy()})
+    run_build(corpus, tmp_path / "cache", teachers={"energy": energy_teacher()})
     return corpus, Layout.open(tmp_path / "cache")
 
 
-def file_of(layout: Layout, part: str, shard: int) -> Path:
+def find_file(layout: Layout, part: str, shard: int) -> Path:
     spec = layout.current()["energy"]
     (path,) = Path(layout.shards(spec, "corpus").path(part)).glob(f"{shard:07d}*")
     return path
 
 
-def flip(path: Path, index: int) -> None:
+def flip_bit(path: Path, index: int) -> None:
     data = bytearray(path.read_bytes())
     data[index] ^= 1
     path.write_bytes(data)
 
 
-def test_an_intact_cache_has_no_damage(built: tuple[Corpus, Layout]):
+def test_intact_cache_has_no_damage(built: tuple[Corpus, Layout]):
     assert list(verify.verify(built[1], deep=True)) == []
 
 
 @pytest.mark.parametrize("kind", ["flipped bit", "truncated", "missing", "no marker", "mixed up"])
-def test_planted_damage_is_found_and_refilled(built: tuple[Corpus, Layout], kind: str):
+def test_damage_is_detected_and_rebuilt(built: tuple[Corpus, Layout], kind: str):
     corpus, layout = built
-    before = rows(Path(layout.root.uri))
-    data, marker = file_of(layout, "data", 1), file_of(layout, "markers", 1)
+    before = read_blobs(Path(layout.root.uri))
+    data, marker = find_file(layout, "data", 1), find_file(layout, "markers", 1)
     if kind == "flipped bit":
-        flip(data, data.stat().st_size // 2)
+        flip_bit(data, data.stat().st_size // 2)
     elif kind == "truncated":
         data.write_bytes(data.read_bytes()[:-10])
     elif kind == "missing":
@@ -58,7 +58,7 @@ def test_planted_damage_is_found_and_refilled(built: tuple[Corpus, Layout], kind
     elif kind == "no marker":
         marker.write_text("{")
     else:
-        marker.write_bytes(file_of(layout, "markers", 2).read_bytes())
+        marker.write_bytes(find_file(layout, "markers", 2).read_bytes())
 
     quick = list(verify.verify(layout))
     deep = list(verify.verify(layout, deep=True))
@@ -67,44 +67,47 @@ def test_planted_damage_is_found_and_refilled(built: tuple[Corpus, Layout], kind
     verify.quarantine(layout, deep[0].place, "corpus", 1)
     assert list(verify.verify(layout, deep=True)) == []
 
-    outcome = run(corpus, Path(layout.root.uri), teachers={"energy": energy()})
-    assert outcome.clips == {"energy": 4}
-    assert rows(Path(layout.root.uri)) == before
+    result = run_build(corpus, Path(layout.root.uri), teachers={"energy": energy_teacher()})
+    assert result.clips == {"energy": 4}
+    assert read_blobs(Path(layout.root.uri)) == before
 
 
-def test_a_flipped_bit_is_detected_by_the_reader(built: tuple[Corpus, Layout]):
+def test_flipped_bit_is_detected_by_the_reader(built: tuple[Corpus, Layout]):
     _, layout = built
-    data = file_of(layout, "data", 0)
-    flip(data, data.stat().st_size // 3)
+    data = find_file(layout, "data", 0)
+    flip_bit(data, data.stat().st_size // 3)
     with pytest.raises(OSError, match=r"(?i)crc|checksum"):
-        rows(Path(layout.root.uri))
+        read_blobs(Path(layout.root.uri))
 
 
-def test_failures_alone_are_retried(make_corpus: MakeCorpus, tmp_path: Path):
+def test_retry_failures_computes_only_failed_clips(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8), tmp_path / "cache"
-    run(make_corpus(8), tmp_path / "calm", teachers={"energy": energy()})
+    run_build(make_corpus(8), tmp_path / "undisturbed", teachers={"energy": energy_teacher()})
     broken = Path(corpus.shard(1)[2].uri)
     content = broken.read_bytes()
     broken.unlink()
-    run(corpus, cache, teachers={"energy": energy()})
-    assert "clip0006" not in rows(cache)
+    run_build(corpus, cache, teachers={"energy": energy_teacher()})
+    assert "clip0006" not in read_blobs(cache)
 
     broken.write_bytes(content)
-    outcome = run(corpus, cache, teachers={"energy": energy()}, retry_failures=True)
-    assert outcome.clips == {"energy": 1}
-    assert list(rows(cache).items()) == list(rows(tmp_path / "calm").items())
+    result = run_build(corpus, cache, teachers={"energy": energy_teacher()}, retry_failures=True)
+    assert result.clips == {"energy": 1}
+    assert list(read_blobs(cache).items()) == list(read_blobs(tmp_path / "undisturbed").items())
     assert list(verify.verify(Layout.open(cache), deep=True)) == []
-    assert run(corpus, cache, teachers={"energy": energy()}, retry_failures=True).clips == {}
+    assert (
+        run_build(corpus, cache, teachers={"energy": energy_teacher()}, retry_failures=True).clips
+        == {}
+    )
 
     stored = CacheReader(cache).stream("energy.bands").statistics()
-    calm = CacheReader(tmp_path / "calm").stream("energy.bands").statistics()
-    assert stored.num_frames == calm.num_frames
-    assert np.allclose(stored.mean_D, calm.mean_D)
+    undisturbed = CacheReader(tmp_path / "undisturbed").stream("energy.bands").statistics()
+    assert stored.num_frames == undisturbed.num_frames
+    assert np.allclose(stored.mean_D, undisturbed.mean_D)
     assert maintenance.compact(Layout.open(cache), older_than_hours=0).files == 1
-    assert len(rows(cache)) == 8
+    assert len(read_blobs(cache)) == 8
 
 
-def test_changed_audio_is_detected_and_built_again(built: tuple[Corpus, Layout]):
+def test_changed_audio_is_detected_and_rebuilt(built: tuple[Corpus, Layout]):
     corpus, layout = built
     spec = layout.current()["energy"]
     assert {
@@ -121,26 +124,26 @@ def test_changed_audio_is_detected_and_built_again(built: tuple[Corpus, Layout])
     assert [(finding.clip_id, finding.shard) for finding in changed] == [(clip.clip_id, 2)]
 
     verify.quarantine(layout, spec.key, "corpus", 2)
-    run(corpus, Path(layout.root.uri), teachers={"energy": energy()})
+    run_build(corpus, Path(layout.root.uri), teachers={"energy": energy_teacher()})
     assert {
         f.verdict
         for f in audit(layout, spec, sample=0, content_only=False, seed=0, trust_remote_code=True)
     } == {"same"}
 
 
-def test_targets_that_differ_from_the_expert_are_detected(built: tuple[Corpus, Layout]):
+def test_audit_detects_targets_that_differ_from_the_teachers(built: tuple[Corpus, Layout]):
     _, layout = built
     spec = layout.current()["energy"]
     folder = layout.shards(spec, "corpus")
     marker = shards.read_marker(folder, 0)
     first, second, *others = stored_rows.read_rows(folder, marker, spec)
     swapped = [
-        shards.Row(**{**fields_of(first), "frames": second.frames}),
-        shards.Row(**{**fields_of(second), "frames": first.frames}),
+        shards.Row(**{**row_fields(first), "frames": second.frames}),
+        shards.Row(**{**row_fields(second), "frames": first.frames}),
     ]
     shards.write(
         folder, spec, shard=0, clip_ids=[row.clip_id for row in [first, second, *others]],
-        rows=[*swapped, *others], failures=[], sums=sums_of(marker), extract_seconds=0.0,
+        rows=[*swapped, *others], failures=[], sums=read_sums(marker), extract_seconds=0.0,
         finished="",
     )  # fmt: skip
     verdicts = [
@@ -151,25 +154,31 @@ def test_targets_that_differ_from_the_expert_are_detected(built: tuple[Corpus, L
     assert set(verdicts[2:]) == {"same"}
 
 
-def verdicts_of(layout: Layout, *, sample: int) -> list[str]:
+def audit_verdicts(layout: Layout, *, sample: int) -> list[str]:
     spec = layout.current()["energy"]
     rows = audit(layout, spec, sample=sample, content_only=False, seed=0, trust_remote_code=True)
     return [finding.verdict for finding in rows]
 
 
-def fields_of(row: shards.Row) -> dict:
+def row_fields(row: shards.Row) -> dict:
     return {name: getattr(row, name) for name in shards.Row.__dataclass_fields__}
 
 
-def sums_of(marker: shards.Marker) -> dict[str, shards.Sums]:
+def read_sums(marker: shards.Marker) -> dict[str, shards.Sums]:
     return {name: shards.Sums.from_json(fields) for name, fields in marker.sums.items()}
 
 
-def test_versions_and_coverage(make_corpus: MakeCorpus, tmp_path: Path):
+def test_versions_and_coverage_list_used_versions_and_failures(
+    make_corpus: MakeCorpus, tmp_path: Path
+):
     corpus, cache = make_corpus(6), tmp_path / "cache"
     Path(corpus.shard(0)[3].uri).write_text("no audio")
-    run(corpus, cache, teachers={"energy": energy()})
-    run(corpus, cache, teachers={"energy": energy(settings={"gain": 2.0}), "loud": energy()})
+    run_build(corpus, cache, teachers={"energy": energy_teacher()})
+    run_build(
+        corpus,
+        cache,
+        teachers={"energy": energy_teacher(settings={"gain": 2.0}), "loud": energy_teacher()},
+    )
     layout = Layout.open(cache)
 
     old, *newer = maintenance.versions(layout)
@@ -183,9 +192,9 @@ def test_versions_and_coverage(make_corpus: MakeCorpus, tmp_path: Path):
         (): (1, {"energy: decode unreadable": 1, "loud: decode unreadable": 1}),
     }
 
-    kept = rows(cache, "loud")
+    kept = read_blobs(cache, "loud")
     maintenance.remove(layout, layout.teacher(old.teacher))
     assert [version.teacher for version in maintenance.versions(layout)] == [
         v.teacher for v in newer
     ]
-    assert rows(cache, "loud") == kept
+    assert read_blobs(cache, "loud") == kept

@@ -1,4 +1,4 @@
-"""Tests that repair sets aside only damaged shards."""
+"""Tests that verify, audit and compact set aside or delete only what is damaged or unused."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 from pipeline import cli
-from pipeline.inspect import audit as audits
 from pipeline.inspect import maintenance, verify
+from pipeline.inspect import run_audit as audits
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
-from tests.pipeline.here import commit, fill
+from tests.pipeline.local_cache import commit, fill
 
 
 @pytest.fixture
@@ -42,11 +42,11 @@ def spec(layout: Layout, corpus: Corpus) -> TeacherSpec:
     return fill(layout, corpus)
 
 
-def markers(layout: Layout, spec: TeacherSpec) -> list[int]:
+def committed_shards(layout: Layout, spec: TeacherSpec) -> list[int]:
     return shards.committed(layout.shards(spec, "corpus"))
 
 
-def audit(layout: Layout, **options: bool) -> int:
+def run_audit(layout: Layout, **options: bool) -> int:
     return cli.audit_cache(layout.root.uri, content_only=True, sample=0, **options)
 
 
@@ -55,49 +55,48 @@ def data_file(layout: Layout, spec: TeacherSpec, number: int) -> Path:
     return Path(folder.path(f"data/{shards.read_marker(folder, number).data}"))
 
 
-def test_audit_never_sets_aside_what_it_could_not_reach(
+def test_audit_keeps_shards_with_unreachable_audio(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, capsys: pytest.CaptureFixture
 ):
     audio = Path(corpus.shard(0)[0].uri).parent
     audio.rename(audio.with_name("elsewhere"))
-    assert audit(layout, repair=True) == 1
+    assert run_audit(layout, repair=True) == 1
     assert "missing 12" in capsys.readouterr().out
-    assert markers(layout, spec) == [0, 1, 2]
+    assert committed_shards(layout, spec) == [0, 1, 2]
 
 
-def test_audit_sets_aside_the_shard_of_changed_audio(
+def test_audit_sets_aside_shards_with_changed_audio(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
-    for index, change in ((1, "changed"), (9, "gone")):
+    for index, reverse_audio in ((1, "changed"), (9, "gone")):
         path = Path(corpus.shard(index // 4)[index % 4].uri)
         samples, rate = soundfile.read(path)
         path.unlink()
-        if change == "changed":
+        if reverse_audio == "changed":
             soundfile.write(path, samples / 2, rate)
-    assert audit(layout, repair=True) == 1
-    assert markers(layout, spec) == [1, 2]
+    assert run_audit(layout, repair=True) == 1
+    assert committed_shards(layout, spec) == [1, 2]
 
 
-def test_audit_knows_audio_that_has_grown_and_needs_no_limit_of_the_build(
+def test_audit_decodes_only_as_much_as_the_row_states(
     layout: Layout, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ):
-    """A clip has the length in its row; if it is stated longer than its file, it ends with the
-    file."""
+    """The row gives the clip's duration; a stated duration may exceed the file."""
     known = list(make_corpus(4).clips())
     clips = [dataclasses.replace(clip, duration=None) for clip in known[:3]]
     clips.append(dataclasses.replace(known[3], duration=30.0))
     corpus = build(clips, Path(known[0].uri).parent / "grown", name="corpus", clips_per_shard=4)
     spec = fill(layout, corpus)
-    assert audit(layout) == 0
+    assert run_audit(layout) == 0
     samples, rate = soundfile.read(clips[0].uri)
     soundfile.write(clips[0].uri, np.tile(samples, 40), rate)
-    decode, asked = audio_files.decode, []
+    decode, limits = audio_files.decode, []
 
-    def watched(clip: Clip, *, max_seconds: float) -> audio_files.Waveform:
-        asked.append(max_seconds)
+    def decode_and_record(clip: Clip, *, max_seconds: float) -> audio_files.Waveform:
+        limits.append(max_seconds)
         return decode(clip, max_seconds=max_seconds)
 
-    monkeypatch.setattr("pipeline.inspect.audit.audio.decode", watched)
+    monkeypatch.setattr("pipeline.inspect.audit.audio.decode", decode_and_record)
     verdicts = {
         finding.clip_id: finding.verdict
         for finding in audits.audit(layout, spec, sample=0, content_only=True, seed=0)
@@ -105,25 +104,25 @@ def test_audit_knows_audio_that_has_grown_and_needs_no_limit_of_the_build(
     assert verdicts == {clips[0].clip_id: "content changed"} | {
         clip.clip_id: "same" for clip in clips[1:]
     }
-    assert max(asked) == 31.0, "more was decoded than the clip can have"
+    assert max(limits) == 31.0, "more audio was decoded than the clip can have"
 
 
-def marker(layout: Layout, spec: TeacherSpec, number: int) -> shards.Marker:
+def read_marker(layout: Layout, spec: TeacherSpec, number: int) -> shards.Marker:
     return shards.read_marker(layout.shards(spec, "corpus"), number)
 
 
-def test_a_shard_committed_while_verify_looks_is_no_damage(
+def test_shard_committed_during_verify_is_not_damage(
     layout: Layout, make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch
 ):
     corpus = make_corpus(12)
     spec = fill(layout, corpus, numbers=[0])
-    real = shards.committed
+    original = shards.committed
 
     def committed(folder) -> list[int]:
-        # A build commits right before and right after the markers are listed.
+        # A build commits right before and right after verify lists the markers.
         teacher = Energy("energy", EnergySettings())
         commit(layout, corpus, spec, teacher, 1)
-        numbers = real(folder)
+        numbers = original(folder)
         commit(layout, corpus, spec, teacher, 2)
         return numbers
 
@@ -133,25 +132,25 @@ def test_a_shard_committed_while_verify_looks_is_no_damage(
 
 
 @pytest.mark.parametrize("deep", [False, True])
-def test_a_shard_repaired_meanwhile_is_not_moved(
+def test_shard_repaired_after_verify_is_not_moved(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, deep: bool
 ):
     paths = [data_file(layout, spec, number) for number in (0, 1)]
-    contents = [path.read_bytes() for path in paths]
-    for path, content in zip(paths, contents, strict=True):
+    cache_contents = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, cache_contents, strict=True):
         path.write_bytes(content[:-5])
     result = list(verify.verify(layout, deep=deep))
     assert {damage.shard for damage in result} == {0, 1}
-    paths[0].write_bytes(contents[0])
+    paths[0].write_bytes(cache_contents[0])
     assert verify.repair(layout, result, deep=deep) == (1, 1)
-    assert markers(layout, spec) == [0, 2]
+    assert committed_shards(layout, spec) == [0, 2]
     assert list(verify.verify(layout, deep=True)) == []
 
 
-def test_repair_moves_only_what_the_damaged_marker_names(
+def test_repair_moves_only_files_of_the_damaged_marker(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
-    """The new files of a retry lie beside the damaged ones before its marker is written."""
+    """A retry writes its files next to the damaged ones before it writes its marker."""
     folder = layout.shards(spec, "corpus")
     retried = Path(folder.path("data/0000001-00000000.parquet"))
     retried.write_bytes(b"written by a retry, not yet committed")
@@ -163,17 +162,17 @@ def test_repair_moves_only_what_the_damaged_marker_names(
     assert verify.repair(layout, result, deep=True) == (1, 0)
     assert retried.exists()
     assert other.exists(), "it belongs to shard 2"
-    assert markers(layout, spec) == [0, 2]
+    assert committed_shards(layout, spec) == [0, 2]
 
 
-def test_a_marker_replaced_after_the_check_is_not_moved(
+def test_marker_replaced_after_verify_is_not_moved(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
     assert not verify.quarantine(layout, spec.key, "corpus", 1, b"another marker")
-    assert markers(layout, spec) == [0, 1, 2]
+    assert committed_shards(layout, spec) == [0, 1, 2]
 
 
-def change(corpus: Corpus, index: int) -> str:
+def reverse_audio(corpus: Corpus, index: int) -> str:
     clip = corpus.shard(index // 4)[index % 4]
     samples, rate = soundfile.read(clip.uri)
     soundfile.write(clip.uri, samples[::-1], rate)
@@ -181,7 +180,7 @@ def change(corpus: Corpus, index: int) -> str:
 
 
 def forget_digests(layout: Layout) -> None:
-    """Makes markers as format 1 had them."""
+    """Removes the digests from all markers, as in format 1."""
     for spec in layout.teachers().values():
         folder = layout.shards(spec, "corpus")
         for number in shards.committed(folder):
@@ -192,10 +191,10 @@ def forget_digests(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("is_old", [False, True])
-def test_teachers_that_processed_different_audio_are_detected(
+def test_teachers_with_different_audio_are_detected(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, is_old: bool
 ):
-    clip_id = change(corpus, 6)
+    clip_id = reverse_audio(corpus, 6)
     other = fill(layout, corpus, name="second")
     if is_old:
         forget_digests(layout)
@@ -213,13 +212,11 @@ def test_teachers_that_processed_different_audio_are_detected(
         second.teacher.row(clip_id, "bands")
     with pytest.raises(UserError, match="processed different audio"):
         dict(first)
-    # Alone, each can be read.
+    # Each teacher can be read separately.
     assert clip_id in dict(CacheReader(layout.root.uri).stream("second.bands"))
 
 
-def test_digests_are_compared_by_clip_where_teachers_failed_on_others(
-    layout: Layout, corpus: Corpus
-):
+def test_digests_are_compared_for_clips_that_both_teachers_have(layout: Layout, corpus: Corpus):
     broken = Path(corpus.shard(0)[1].uri)
     content = broken.read_bytes()
     broken.write_text("no audio")
@@ -232,21 +229,24 @@ def test_digests_are_compared_by_clip_where_teachers_failed_on_others(
     ) == {1: "b"}
 
 
-def test_compact_keeps_what_a_reader_that_is_open_needs(
+def test_compact_keeps_recently_replaced_files_for_open_readers(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
     reader = CacheReader(layout.root.uri).stream("energy.bands")
     replaced = data_file(layout, spec, 1)
-    a_month_ago = time.time() - 30 * 86400
+    month_ago = time.time() - 30 * 86400
     for path in Path(layout.root.uri).rglob("*"):
-        os.utime(path, (a_month_ago, a_month_ago))
-    change(corpus, 5)
+        os.utime(path, (month_ago, month_ago))
+    reverse_audio(corpus, 5)
     commit(layout, corpus, spec, Energy("energy", EnergySettings()), 1)
     set_aside = data_file(layout, spec, 2)
     assert verify.quarantine(layout, spec.key, "corpus", 2)
 
     done = maintenance.compact(layout, older_than_hours=24)
-    assert (done.files, done.young_files) == (0, 3)  # The old data; a marker and its data.
+    assert (done.files, done.young_files) == (
+        0,
+        3,
+    )  # The replaced data, and a marker with its data.
     assert replaced.exists()
     assert len(reader["clip0005"].blob) > 0
 
@@ -257,11 +257,11 @@ def test_compact_keeps_what_a_reader_that_is_open_needs(
     assert list(verify.verify(layout, deep=True)) == []
 
 
-def test_compact_leaves_what_a_running_build_has_just_written(
+def test_compact_keeps_new_files_of_a_running_build(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ):
     folder = Path(layout.shards(spec, "corpus").path("data"))
-    (folder / "0000007-01234567.parquet").write_bytes(b"before its marker")
+    (folder / "0000007-01234567.parquet").write_bytes(b"data without a marker")
     (folder / ".tmp-0000008-01234567.parquet-9").write_bytes(b"half")
     (folder / "notes.txt").write_text("not ours")
     assert maintenance.compact(layout, older_than_hours=24).files == 0
@@ -270,10 +270,10 @@ def test_compact_leaves_what_a_running_build_has_just_written(
 
 
 @pytest.mark.parametrize("why", ["adapter", "model"])
-def test_audit_runs_no_code_that_a_cache_names(
+def test_audit_does_not_run_code_named_in_a_cache(
     tmp_path: Path, layout: Layout, corpus: Corpus, spec: TeacherSpec, why: str
 ):
-    """The cache's `spec.json` names a module that would be imported, or a model's Python files."""
+    """A `spec.json` could name any module, or a model with Python files."""
     if why == "model":
         fields = {name: getattr(spec, name) for name in TeacherSpec.__dataclass_fields__}
         layout.add_teacher(
@@ -293,9 +293,7 @@ def test_audit_runs_no_code_that_a_cache_names(
         cli.audit_cache(layout.root.uri, teacher=name)
 
 
-def test_the_index_is_no_part_of_what_is_verified(
-    layout: Layout, corpus: Corpus, spec: TeacherSpec
-):
+def test_verify_ignores_a_damaged_index(layout: Layout, corpus: Corpus, spec: TeacherSpec):
     folder = layout.shards(spec, "corpus")
     assert marker_index.refresh(folder) == 1
     Path(folder.path("index/0000000.parquet")).write_bytes(b"not Parquet")

@@ -1,4 +1,4 @@
-"""`coat-cache show` finds a clip by columns of ids, in one corpus or in all of them."""
+"""Tests for `coat-cache show`: looking up a clip, and the statistics of its streams."""
 
 from __future__ import annotations
 
@@ -14,11 +14,9 @@ from tests.manifests.frames import make_cache
 from tests.pipeline import report_cache
 
 
-def test_a_clip_is_looked_up_without_reading_the_others(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_find_clip_does_not_read_other_clips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_cache(tmp_path)
-    monkeypatch.delattr(Corpus, "clips")  # what it went through, clip by clip
+    monkeypatch.delattr(Corpus, "clips")  # the lookup must not iterate over clips
     reader = CacheReader(tmp_path / "cache")
     for number in (0, 5, 12, 19):
         assert find_clip(reader, f"clip{number:02d}").uri == f"/audio/{number}.wav"
@@ -26,14 +24,14 @@ def test_a_clip_is_looked_up_without_reading_the_others(
         find_clip(reader, "clip99")
 
 
-def test_another_corpus_is_not_searched(tmp_path: Path):
+def test_unknown_corpus_raises_an_error(tmp_path: Path):
     make_cache(tmp_path)
     with pytest.raises(UserError, match="has no corpus 'other'; it has corpus"):
         CacheReader(tmp_path / "cache", corpora=["other"])
 
 
-def test_the_mean_of_f0_is_a_frequency_of_voiced_frames(tmp_path: Path):
-    """The mean over both columns and over unvoiced frames was meaningless."""
+def test_f0_statistics_cover_voiced_frames_only(tmp_path: Path):
+    """A mean over both columns or over unvoiced frames has no meaning."""
     reader = CacheReader(report_cache.make_cache(tmp_path, count=8))
     f0 = describe(reader, find_clip(reader, "clip000"))["teachers"]["pitch"]["streams"]["f0"]
     assert (f0["min"], f0["mean"], f0["max"]) == (220.0, 220.0, 220.0)

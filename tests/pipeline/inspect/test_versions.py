@@ -1,4 +1,4 @@
-"""Which version readers get, corpora that share ids, and the failures of a cache."""
+"""Tests for selecting versions, corpora with shared ids, failures, and plans."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.build import plan, setup
 from pipeline.config import BuildConfig, PlanOptions, TeacherConfig
 from pipeline.inspect import maintenance
 from tests.pipeline.conftest import ENERGY, MakeCorpus, noise_corpus
-from tests.pipeline.here import fill
+from tests.pipeline.local_cache import fill
 
 FIRST, SECOND = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
 
@@ -30,7 +30,7 @@ def layout(tmp_path: Path) -> Layout:
     return Layout.create(tmp_path / "cache")
 
 
-def test_an_interrupted_build_of_other_settings_is_not_what_readers_get(
+def test_readers_get_the_newest_complete_version(
     layout: Layout, make_corpus: MakeCorpus, caplog: pytest.LogCaptureFixture
 ):
     corpus = make_corpus(12)
@@ -47,7 +47,7 @@ def test_an_interrupted_build_of_other_settings_is_not_what_readers_get(
     assert lines == {old.key: (False, "3 of 3 shards"), new.key: (True, "newest complete")}
 
 
-def test_a_version_with_only_failures_is_not_selected(layout: Layout, make_corpus: MakeCorpus):
+def test_version_with_only_failures_is_not_selected(layout: Layout, make_corpus: MakeCorpus):
     corpus = make_corpus(4)
     old = fill(layout, corpus, created=FIRST)
     kept = {clip.uri: Path(clip.uri).read_bytes() for clip in corpus.clips()}
@@ -57,7 +57,7 @@ def test_a_version_with_only_failures_is_not_selected(layout: Layout, make_corpu
     assert layout.current()["energy"] == old
 
 
-def test_going_back_to_earlier_settings_on_a_grown_corpus(
+def test_earlier_settings_are_selected_when_they_cover_more(
     layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
 ):
     old = fill(layout, make_corpus(8), created=FIRST)
@@ -68,7 +68,7 @@ def test_going_back_to_earlier_settings_on_a_grown_corpus(
     assert layout.current()["energy"] == old
 
 
-def test_a_version_can_be_chosen(
+def test_use_command_selects_a_version(
     layout: Layout, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture
 ):
     corpus, cache = make_corpus(8), layout.root.uri
@@ -86,7 +86,7 @@ def test_a_version_can_be_chosen(
     assert layout.current()["energy"] == new
 
 
-def test_corpora_that_share_ids_are_read_one_at_a_time(layout: Layout, tmp_path: Path):
+def test_corpora_with_shared_ids_are_read_separately(layout: Layout, tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     pilot = noise_corpus(tmp_path / "a", 4)
@@ -107,7 +107,7 @@ def test_corpora_that_share_ids_are_read_one_at_a_time(layout: Layout, tmp_path:
         cli.show_clip("clip0001", cache, corpus="other")
 
 
-def test_the_same_rows_by_another_writer_are_the_same_corpus(
+def test_corpus_with_the_same_rows_in_other_files_is_accepted(
     layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
 ):
     corpus = make_corpus(8)
@@ -130,14 +130,14 @@ def test_the_same_rows_by_another_writer_are_the_same_corpus(
         layout.register(Corpus(tmp_path / "corpus"))
 
 
-def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
+def test_updated_labels_are_registered_without_changing_targets(
     layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
 ):
     corpus = make_corpus(8)
     spec = fill(layout, corpus)
     folder = Path(layout.root.path("")) / "teachers"
     targets = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    opened = CacheReader(layout.root.uri)
+    open_reader = CacheReader(layout.root.uri)
 
     clips = list(corpus.clips())
     expected = [replace(clips[0], text="corrected", labels={"sound": "bell"}), *clips[1:]]
@@ -147,10 +147,10 @@ def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
     assert list(layout.corpus("corpus").clips()) == expected
     assert plan.missing(layout, relabelled, [spec]) == {"energy": []}
     assert targets == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert len(opened.stream("energy.bands")) == 8
+    assert len(open_reader.stream("energy.bands")) == 8
     assert len(CacheReader(layout.root.uri).stream("energy.bands")) == 8
 
-    # The same clips as another build of the corpus names its parts: no file is overwritten.
+    # Another build of the corpus names its parts differently, so no file is overwritten.
     (part,) = layout.corpus("corpus").parts
     fresh = build([*clips], tmp_path / "again" / "corpus", clips_per_shard=4)
     layout.register(fresh)
@@ -170,18 +170,18 @@ def test_new_labels_reach_a_cache_and_leave_its_targets_alone(
         "file://host/a.wav",
     ],
 )
-def test_a_manifest_cannot_choose_a_host(uri: str):
+def test_uri_with_a_host_or_credentials_raises_an_error(uri: str):
     with pytest.raises(UserError, match="in the manifest is refused"):
         Clip(clip_id="a", uri=uri)
 
 
 @pytest.mark.parametrize("uri", ["/a?b.wav", "s3://my-data.x/a?b#c%.wav", "gs://b/a b.wav"])
-def test_keys_may_have_any_characters(uri: str):
+def test_object_keys_may_have_any_characters(uri: str):
     assert Clip(clip_id="a", uri=uri).uri == uri
 
 
 @pytest.mark.parametrize("name", ["../../../evil.parquet", "/etc/passwd", "x.parquet", 3])
-def test_a_marker_names_only_files_that_we_write(
+def test_marker_with_an_unexpected_file_name_raises_an_error(
     layout: Layout, make_corpus: MakeCorpus, name: object
 ):
     spec = fill(layout, make_corpus(4))
@@ -192,7 +192,7 @@ def test_a_marker_names_only_files_that_we_write(
         CacheReader(layout.root.uri).teacher("energy")
 
 
-def test_a_teacher_is_named_like_a_folder(layout: Layout, make_corpus: MakeCorpus):
+def test_teacher_name_with_a_path_raises_an_error(layout: Layout, make_corpus: MakeCorpus):
     with pytest.raises(UserError, match="must be letters"):
         fill(layout, make_corpus(4), name="../evil")
 
@@ -208,7 +208,7 @@ def failing(layout: Layout, make_corpus: MakeCorpus) -> Corpus:
     return corpus
 
 
-def test_failures_are_listed_and_exported(
+def test_failures_are_listed_and_exported_as_a_manifest(
     layout: Layout, failing: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture
 ):
     cache, manifest = layout.root.uri, tmp_path / "failed.jsonl"
@@ -225,10 +225,10 @@ def test_failures_are_listed_and_exported(
     assert shown.count("clip0006") == 1
 
     cli.list_failures(cache, export=str(manifest))
-    mended = [json.loads(line) for line in manifest.read_text().splitlines()]
-    assert "unreadable" in json.dumps(mended[0]["labels"]["failures"])
+    failed = [json.loads(line) for line in manifest.read_text().splitlines()]
+    assert "unreadable" in json.dumps(failed[0]["labels"]["failures"])
     again = build(
-        [Clip(clip_id=row["id"], uri=row["audio_filepath"]) for row in mended], tmp_path / "mended"
+        [Clip(clip_id=row["id"], uri=row["audio_filepath"]) for row in failed], tmp_path / "failed"
     )
     assert again.num_clips == 2
 
@@ -237,13 +237,17 @@ def config(corpus: Corpus, cache: str, **options) -> BuildConfig:
     return BuildConfig(corpus=corpus.folder.uri, cache=cache, **options)
 
 
-def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
-    """Settings and adapter come from the cache, if they are trusted."""
+def test_retry_uses_settings_of_the_existing_version(layout: Layout, failing: Corpus):
+    """Settings and adapter come from the cache, if the adapter is trusted."""
     before = layout.teachers()
-    ask = config(failing, layout.root.uri)
-    assert setup.existing_teachers(layout, ask) == []  # Adapters of others need a config.
-    own = {"energy": TeacherConfig(family=ENERGY, settings={"gain": 9.0})}
-    (result,) = setup.existing_teachers(layout, config(failing, layout.root.uri, teacher=own))
+    options = config(failing, layout.root.uri)
+    assert (
+        setup.existing_teachers(layout, options) == []
+    )  # Adapters of other packages need a config.
+    with_config = {"energy": TeacherConfig(family=ENERGY, settings={"gain": 9.0})}
+    (result,) = setup.existing_teachers(
+        layout, config(failing, layout.root.uri, teacher=with_config)
+    )
     assert result.spec.key == layout.teacher("energy").key
     assert result.settings["gain"] == 1.0
     assert layout.teachers() == before
@@ -254,7 +258,7 @@ def test_retrying_never_makes_a_version(layout: Layout, failing: Corpus):
     }
 
 
-def test_plan_refuses_what_build_refuses(layout: Layout, tmp_path: Path, make_corpus: MakeCorpus):
+def test_plan_rejects_what_build_rejects(layout: Layout, tmp_path: Path, make_corpus: MakeCorpus):
     layout.register(make_corpus(8))
     (tmp_path / "b").mkdir()
     other = build([Clip(clip_id="x", uri="/x.wav")], tmp_path / "b" / "corpus", clips_per_shard=4)
@@ -266,10 +270,10 @@ def test_plan_refuses_what_build_refuses(layout: Layout, tmp_path: Path, make_co
         cli.plan_build(options)
 
 
-def test_plan_lists_what_it_cannot_estimate(tmp_path: Path, capsys: pytest.CaptureFixture):
-    own = {"energy": TeacherConfig(family=ENERGY)}
+def test_plan_reports_clips_of_unknown_duration(tmp_path: Path, capsys: pytest.CaptureFixture):
+    with_config = {"energy": TeacherConfig(family=ENERGY)}
     build([Clip(clip_id="x", uri="/x.wav"), Clip(clip_id="y", uri="/y.wav")], tmp_path / "none")
-    options = {"cache": str(tmp_path / "cache"), "preset": "none", "teacher": own}
+    options = {"cache": str(tmp_path / "cache"), "preset": "none", "teacher": with_config}
     cli.plan_build(PlanOptions(corpus=str(tmp_path / "none"), json=True, **options))
     (todo,) = json.loads(capsys.readouterr().out)
     assert (todo["audio_hours"], todo["cache_bytes"], todo["worker_hours"]) == (None, None, None)

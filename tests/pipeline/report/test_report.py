@@ -1,4 +1,4 @@
-"""Tests the data of the cache report. `test_report_page.py` tests its appearance."""
+"""Tests for the data of the cache report. `test_report_page.py` tests its appearance."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_cache(tmp_path_factory.mktemp("report"))
 
 
-def facts(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
-    """The data of a report: the JSON in its page."""
+def report_data(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
+    """Writes a report, and returns the JSON data in its page."""
     config = ReportConfig(cache=str(cache), out=str(out), **options)
     text = page.write(config, Console(quiet=True)).read_text("utf-8")
     result = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)
@@ -34,8 +34,8 @@ def facts(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
     return json.loads(result[1])
 
 
-def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> None:
-    result = facts(cache, tmp_path)
+def test_totals_match_the_markers(cache: Path, tmp_path: Path) -> None:
+    result = report_data(cache, tmp_path)
     by_name = {line["name"]: line for line in result["teachers"]}
     assert list(by_name) == [spec.name for spec in Layout.open(cache).teachers().values()]
     assert (by_name["asr"]["rows"], by_name["asr"]["missing"]) == (24, 0)
@@ -45,19 +45,21 @@ def test_aggregates_are_those_of_the_markers(cache: Path, tmp_path: Path) -> Non
     assert sum(result["durations"]["counts"]) == 24
     [reason] = result["reasons"]
     assert (reason["teacher"], reason["error"], reason["clips"]) == ("music", "expert", 1)
-    assert reason["examples"][0]["message"] == "the expert choked"
+    assert reason["examples"][0]["message"] == "the model failed"
 
 
-def test_warnings_about_audio_are_counted_once_with_their_clips(cache: Path, tmp_path: Path):
-    """The counts are those of the markers, whatever the number of teachers; clips are sampled."""
-    assert facts(cache, tmp_path)["audio_warnings"] == [
+def test_audio_warnings_are_counted_once_for_all_teachers(cache: Path, tmp_path: Path):
+    """The counts come from the markers and do not depend on the number of teachers."""
+    assert report_data(cache, tmp_path)["audio_warnings"] == [
         {"kind": "clipped", "clips": 1, "examples": ["clip002"]},
         {"kind": "silent", "clips": 1, "examples": ["clip001"]},
     ]
 
 
-def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_path: Path) -> None:
-    result = facts(cache, tmp_path)
+def test_findings_name_the_silent_clipped_and_mistranscribed_clips(
+    cache: Path, tmp_path: Path
+) -> None:
+    result = report_data(cache, tmp_path)
     by_kind = {}
     for item in result["findings"]:
         by_kind.setdefault(item["kind"], []).append(item["clip_id"])
@@ -70,29 +72,29 @@ def test_suspicions_name_the_clips_that_were_made_suspicious(cache: Path, tmp_pa
     assert "004.wav" in result["unheard"][0]
 
 
-def test_replaced_audio_is_noticed(tmp_path: Path) -> None:
+def test_replaced_audio_is_detected(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     (tmp_path / "audio" / "009.wav").write_bytes((tmp_path / "audio" / "010.wav").read_bytes())
-    result = facts(cache, tmp_path)
+    result = report_data(cache, tmp_path)
     replaced = [item["clip_id"] for item in result["findings"] if item["kind"] == "other audio"]
     assert replaced == ["clip009"]
 
 
-def test_gallery_shows_the_failed_the_suspicious_and_others(cache: Path, tmp_path: Path) -> None:
-    result = facts(cache, tmp_path, clips=12)
+def test_gallery_shows_failed_suspicious_and_other_clips(cache: Path, tmp_path: Path) -> None:
+    result = report_data(cache, tmp_path, clips=12)
     shown = {clip["clip_id"]: clip for clip in result["clips"]}
     assert len(shown) == 12
     assert {"clip001", "clip002", "clip006"} <= set(shown)
-    assert shown["clip006"]["absent"] == {"music": "extract: expert, the expert choked"}
+    assert shown["clip006"]["absent"] == {"music": "extract: expert, the model failed"}
     assert sum(not clip["findings"] and not clip["failed"] for clip in shown.values()) >= 6
     sources = {track["source"] for track in shown["clip002"]["tracks"]}
     assert sources >= {f"{spec.name}.{item.name}" for spec in TEACHERS for item in spec.streams}
 
 
-def test_same_seed_same_page(cache: Path, tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_page(cache: Path, tmp_path: Path) -> None:
     options = {"sample": 8, "clips": 4}
     first, second, third = (
-        facts(cache, tmp_path / str(turn), seed=seed, **options)
+        report_data(cache, tmp_path / str(turn), seed=seed, **options)
         for turn, seed in enumerate((0, 0, 1))
     )
     for clip in first["clips"] + second["clips"]:
@@ -104,14 +106,14 @@ def test_same_seed_same_page(cache: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_no_failure_and_texts_stay_texts(tmp_path: Path) -> None:
+def test_report_without_failures_keeps_markup_in_texts(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
-    result = facts(cache, tmp_path)
+    result = report_data(cache, tmp_path)
     assert result["reasons"] == []
     assert FOREIGN in [clip["text"] for clip in result["clips"]]
 
 
-def test_sample_reads_the_right_answers(cache: Path) -> None:
+def test_sampler_reads_the_targets_of_each_clip(cache: Path) -> None:
     layout = Layout.open(cache)
     places = sampling.draw([layout.corpus("things")], 10, seed=3)
     assert len(places) == 10
@@ -122,7 +124,7 @@ def test_sample_reads_the_right_answers(cache: Path) -> None:
         assert ("music" in sampled.failures) == (sampled.clip.clip_id == "clip006")
 
 
-def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
+def test_report_reads_only_sampled_shards(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=64, failures=False)
     corpus = Layout.open(cache).corpus("things")
     drawn = {shard for _, shard, _ in sampling.draw([corpus], 16, seed=0)}
@@ -130,23 +132,23 @@ def test_only_the_sampled_shards_are_read(tmp_path: Path) -> None:
     for data in (cache / "teachers").glob("*/things/data/*.parquet"):
         if int(data.name.partition("-")[0]) not in drawn:
             data.unlink()
-    result = facts(cache, tmp_path, sample=16, clips=4)
+    result = report_data(cache, tmp_path, sample=16, clips=4)
     assert result["sampled"] == 16
     assert sum(result["durations"]["counts"]) == 64
 
 
-def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
+def test_damaged_shard_raises_an_error(tmp_path: Path) -> None:
     cache = make_cache(tmp_path, count=8, failures=False)
     [data] = (cache / "teachers").glob("asr@*/things/data/*.parquet")
     content = bytearray(data.read_bytes())
     content[len(content) // 3] ^= 0xFF
     data.write_bytes(content)
     with pytest.raises(UserError, match=f"{data.name}.*verify --deep"):
-        facts(cache, tmp_path)
+        report_data(cache, tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("reference", "received", "rate"),
+    ("reference", "transcript", "rate"),
     [
         ("Good morning.", "good morning", 0.0),
         ("good morning", "", 1.0),
@@ -156,11 +158,13 @@ def test_a_damaged_shard_is_reported(tmp_path: Path) -> None:
         ("今天天气很好我们去公园", "今天天气很好我们去公司", 1 / 11),
     ],
 )
-def test_error_rate(reference: str, received: str, rate: float) -> None:
-    assert words.error_rate(reference, received) == pytest.approx(rate)
+def test_error_rate_counts_words_or_characters(
+    reference: str, transcript: str, rate: float
+) -> None:
+    assert words.error_rate(reference, transcript) == pytest.approx(rate)
 
 
-def test_histograms_keep_every_value() -> None:
+def test_histogram_counts_values_beyond_its_edges() -> None:
     histogram = Histogram.nice(0.0, 7.3, 10)
     histogram.add([-1.0, 0.0, 3.3, 7.9, 100.0])
     reported = histogram.to_json()
@@ -170,16 +174,16 @@ def test_histograms_keep_every_value() -> None:
     assert Histogram.nice(1.0, 1.0).counts.size > 0
 
 
-def test_clipping_is_a_flat_top_not_a_peak() -> None:
+def test_clipping_is_measured_by_flat_tops() -> None:
     time = np.arange(16_000) / 16_000
-    honest = np.sin(2 * np.pi * 3000 * time).astype(np.float32)
-    wave = audio_check.audio.Waveform(honest, 16_000, "")
+    sine = np.sin(2 * np.pi * 3000 * time).astype(np.float32)
+    wave = audio_check.audio.Waveform(sine, 16_000, "")
     assert audio_check.measure("a", wave).clipped == 0.0
-    wave = audio_check.audio.Waveform((honest * 4).clip(-1, 1), 16_000, "")
+    wave = audio_check.audio.Waveform((sine * 4).clip(-1, 1), 16_000, "")
     assert audio_check.measure("a", wave).clipped > 0.3
 
 
-def test_command(
+def test_report_command_writes_a_page_without_external_links(
     cache: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -196,7 +200,7 @@ def test_command(
     )
 
 
-def test_an_empty_cache_is_reported_with_advice(tmp_path: Path) -> None:
+def test_empty_cache_raises_an_error(tmp_path: Path) -> None:
     Layout.create(tmp_path / "cache")
     with pytest.raises(UserError, match="no targets yet"):
-        facts(tmp_path / "cache", tmp_path)
+        report_data(tmp_path / "cache", tmp_path)

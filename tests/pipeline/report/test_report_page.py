@@ -1,4 +1,4 @@
-"""Tests the cache report in a real browser, in both themes and at 400 px."""
+"""Tests for the cache report in a real browser, in both themes and at several widths."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EDGES = """plot => {
             if (apart(level(x, y), level(quiet, y)) > 90) { loud.push(x); break; }
     return [loud[0] / width, (loud[loud.length - 1] + 1) / width];
 }"""
-"""Where a canvas begins and ends to differ from its quiet part, as shares of its width."""
+"""JavaScript that returns where the sound in a canvas starts and ends, as shares of its width."""
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     return report.write(config, Console(quiet=True)).as_uri()
 
 
-def show(page: Any, clip_id: str) -> Any:
-    """The opened card of a clip, with all its streams."""
+def open_card(page: Any, clip_id: str) -> Any:
+    """Opens the card of a clip with all its streams, and returns it."""
     card = page.locator(".clip", has=page.locator(".name", has_text=clip_id))
     face = card.locator(".face")
     if face.get_attribute("aria-expanded") == "false":
@@ -48,7 +48,7 @@ def show(page: Any, clip_id: str) -> Any:
 
 @pytest.mark.parametrize("width", [400, 1280])
 def test_tracks_share_one_time_axis(visit: Any, width: int) -> None:
-    card = show(visit(width=width), "clip000")
+    card = open_card(visit(width=width), "clip000")
     plots = card.locator(".plot").all()
     names = [plot.get_attribute("data-track") for plot in plots]
     assert len(names) == 14, names
@@ -67,9 +67,9 @@ def test_tracks_share_one_time_axis(visit: Any, width: int) -> None:
         assert last * SECONDS == pytest.approx(OFF, abs=slack), name
 
 
-def test_the_playhead_moves_over_all_tracks(visit: Any) -> None:
+def test_playhead_spans_all_tracks_and_follows_playback_and_clicks(visit: Any) -> None:
     page = visit()
-    card = show(page, "clip000")
+    card = open_card(page, "clip000")
     overlay, audio = card.locator(".overlay"), card.locator("audio")
     playhead = card.locator(".playhead")
 
@@ -94,18 +94,18 @@ def test_the_playhead_moves_over_all_tracks(visit: Any) -> None:
     page.wait_for_function("() => document.querySelector('audio').currentTime > 1.2")
     assert audio.evaluate("audio => audio.currentTime") == pytest.approx(1.25, abs=0.01)
     assert share() == pytest.approx(0.625, abs=0.005)
-    said = card.locator(".readout").inner_text()
+    readout = card.locator(".readout").inner_text()
     for part in ("1.25 s", "“tone”", "f0 220 Hz", "Speech 1.00", "C4", "Loudness"):
-        assert part in said
+        assert part in readout
 
 
-def test_the_embedded_sound_is_the_clips(visit: Any) -> None:
-    audio = show(visit(), "clip000").locator("audio")
+def test_embedded_audio_has_the_duration_of_the_clip(visit: Any) -> None:
+    audio = open_card(visit(), "clip000").locator("audio")
     audio.page.wait_for_function("() => document.querySelector('audio').readyState >= 1")
     assert audio.evaluate("audio => audio.duration") == pytest.approx(SECONDS, abs=0.02)
 
 
-def test_search_and_filters(visit: Any) -> None:
+def test_search_and_filters_select_clips(visit: Any) -> None:
     page = visit()
 
     def shown() -> set[str]:
@@ -132,7 +132,7 @@ def test_search_and_filters(visit: Any) -> None:
     assert shown() == {"clip001"}
 
 
-def test_suspicions_lead_to_their_clips(visit: Any) -> None:
+def test_findings_link_to_their_clips(visit: Any) -> None:
     page = visit()
     page.click("#suspicious button[data-kind=clipped]")
     rows = page.locator("#suspicious tbody tr")
@@ -143,32 +143,32 @@ def test_suspicions_lead_to_their_clips(visit: Any) -> None:
     page.wait_for_function(f"() => {top} < 100")
 
 
-def test_clips_without_audio_or_teachers_are_shown(visit: Any) -> None:
+def test_clips_without_audio_or_targets_are_shown(visit: Any) -> None:
     page = visit()
-    gone = show(page, "clip004")
+    gone = open_card(page, "clip004")
     assert "No audio" in gone.inner_text()
     assert gone.locator(".plot[data-track='pitch.f0:pitch']").is_visible()
-    failed = show(page, "clip006")
-    assert "the expert choked" in failed.inner_text()
-    assert "not run yet" in show(page, "clip020").inner_text()
+    failed = open_card(page, "clip006")
+    assert "the model failed" in failed.inner_text()
+    assert "not run yet" in open_card(page, "clip020").inner_text()
 
 
-def test_texts_of_a_corpus_stay_texts(visit: Any) -> None:
+def test_markup_in_texts_is_shown_literally(visit: Any) -> None:
     page = visit()
-    assert "<b>bold</b>" in show(page, "clip005").inner_text()
+    assert "<b>bold</b>" in open_card(page, "clip005").inner_text()
     assert page.evaluate("() => window.foreign") is None
 
 
 @pytest.mark.parametrize("width", [400, 768, 1280])
-def test_nothing_is_wider_than_the_screen(visit: Any, width: int) -> None:
+def test_page_is_not_wider_than_the_screen(visit: Any, width: int) -> None:
     page = visit(width=width)
-    show(page, "clip006")
+    open_card(page, "clip006")
     page.locator("#teachers summary").click()
     page.wait_for_timeout(100)
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
 
 
-def test_themes_follow_the_system_and_the_button(visit: Any) -> None:
+def test_theme_follows_the_system_and_the_button(visit: Any) -> None:
     light, dark = visit(scheme="light"), visit(scheme="dark")
     assert ground(light) > 600 > 200 > ground(dark)
     wave = ".plot[data-track=waveform] canvas"
@@ -180,7 +180,7 @@ def test_themes_follow_the_system_and_the_button(visit: Any) -> None:
     assert light.locator(wave).first.evaluate("canvas => canvas.toDataURL()") != before
 
 
-def test_warnings_about_audio_lead_to_their_clips(visit: Any) -> None:
+def test_audio_warnings_link_to_their_clips(visit: Any) -> None:
     panel = visit(width=1280).locator(".panel", has_text="Warnings about the audio")
     assert panel.locator("tbody tr").all_inner_texts()[0].split()[:2] == ["clipped", "1"]
     assert panel.locator("a", has_text="clip002").get_attribute("href").startswith("#clip-")

@@ -1,4 +1,4 @@
-"""The word error rate of the cache's report is jiwer's."""
+"""Tests that the word error rate of the report matches jiwer."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipeline.report.words import error_rate
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_word_error_rate_is_that_of_jiwer(seed: int):
+def test_word_error_rate_matches_jiwer(seed: int):
     rng = np.random.default_rng(seed)
     reference, transcript = (
         " ".join(rng.choice(["one", "two", "three", "four"], int(rng.integers(1, 15))))

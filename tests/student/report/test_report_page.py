@@ -150,7 +150,7 @@ def test_evaluations_are_shown_where_there_are_any(visit: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [400, 768, 1280])
-def test_nothing_is_wider_than_the_screen(visit: Any, width: int) -> None:
+def test_page_is_not_wider_than_the_screen(visit: Any, width: int) -> None:
     page = visit(width=width)
     page.locator("#evaluation summary").click()
     page.wait_for_timeout(100)
