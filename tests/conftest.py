@@ -1,7 +1,7 @@
-"""Shared fixtures: a real browser, a real S3 API (served by moto), and the count of skipped tests.
+"""Shared fixtures (a browser, emulated object stores), and the option that limits skipped tests.
 
-A test that is skipped tests nothing, and nobody notices. With `--count-skips`, which CI passes, the
-run fails when a file skips more tests than `allowed_skips.txt` grants it.
+Skipped tests are easily overlooked. With `--count-skips`, which CI passes, the run fails when a
+file skips more tests than `allowed_skips.txt` allows.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--count-skips",
         action="store_true",
-        help="fail when a file skips more tests than tests/allowed_skips.txt grants it",
+        help="fail when a file skips more tests than tests/allowed_skips.txt allows",
     )
 
 
@@ -54,26 +54,26 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A running Chromium."""
-    from tests.pages import launched
+    from tests.pages import launch_browser
 
-    with launched() as running:
+    with launch_browser() as running:
         yield running
 
 
 @pytest.fixture
 def visit(browser: Any, address: str) -> Iterator[Any]:
-    """`visit()` opens the page at the module's `address`: see `tests.pages.visiting`."""
-    from tests.pages import visiting
+    """`visit()` opens the page at the module's `address`: see `tests.pages.open_pages`."""
+    from tests.pages import open_pages
 
-    with visiting(browser, address) as open_page:
+    with open_pages(browser, address) as open_page:
         yield open_page
 
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[fs.FileSystem]:
-    """A server with a bucket `data`, and an environment that leads to it.
+    """A server with a bucket `data`, whose address is set in the environment.
 
-    One for all tests: what has connected once keeps the address.
+    All tests share one server, because open connections keep its address.
     """
     pytest.importorskip("moto.server", reason="pip install 'moto[server]' serves the S3 API")
     port = emulators.free_port()
@@ -85,7 +85,7 @@ def s3() -> Iterator[fs.FileSystem]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }
     command = [sys.executable, "-m", "moto.server", "-p", str(port)]
-    with emulators.running(command, port, settings, patience_s=60):
+    with emulators.running(command, port, settings, timeout_s=60):
         store, bucket = fs.FileSystem.from_uri("s3://data?allow_bucket_creation=true")
         store.create_dir(bucket)
         yield store
@@ -95,6 +95,6 @@ def s3() -> Iterator[fs.FileSystem]:
 def store(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
-    """Address of an emulated bucket or container of another cloud, in this environment."""
+    """Address of an emulated bucket or container of Google Cloud or Azure."""
     with getattr(emulators, request.param)(tmp_path_factory.mktemp(request.param)) as address:
         yield address

@@ -1,7 +1,7 @@
-"""Provides real audio with known content from Debian packages; tests skip if there is none.
+"""Provides real audio with known content from Debian packages; tests without it are skipped.
 
-Packages are looked for below $COAT_DEBIAN_ROOT (default: /), so that they need not be installed:
-`apt-get download PACKAGE && dpkg-deb -x PACKAGE_*.deb ROOT` does as well.
+Packages are read below $COAT_DEBIAN_ROOT (default: /), so they need not be installed:
+`apt-get download PACKAGE && dpkg-deb -x PACKAGE_*.deb ROOT` is enough.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Melody:
 
 
 def files(package: str, path: str) -> Path:
-    """A file or folder of a package; skips the test where the package is not there."""
+    """Returns a file or folder of a package; skips the test if the package is missing."""
     result = ROOT / path
     if not result.exists():
         pytest.skip(f"needs {package}: apt-get install -y --no-install-recommends {package}")
@@ -43,7 +43,7 @@ def files(package: str, path: str) -> Path:
 
 
 def prompts(count: int) -> list[tuple[np.ndarray, str]]:
-    """Spoken prompts of at least 4 words and at most 25 s, at 16 kHz, with transcripts."""
+    """Returns spoken prompts of at least 4 words and at most 25 s, at 16 kHz, with transcripts."""
     folder = files("asterisk-core-sounds-en-g722", VOICE)
     listing = files(
         "asterisk-core-sounds-en", "usr/share/doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
@@ -59,13 +59,13 @@ def prompts(count: int) -> list[tuple[np.ndarray, str]]:
 
 
 def sounds(category: str) -> dict[str, Path]:
-    """Files of one category of Scratch's sound library by name: Animal, Human, Effects, ..."""
+    """Returns name -> file of a category of Scratch's sound library: Animal, Human, Effects, ..."""
     folder = files("scratch", f"usr/share/scratch/Media/Sounds/{category}")
     return {file.stem: file for file in sorted(folder.iterdir())}
 
 
 def melodies(*, chords: bool = False, notes_each: int = 12) -> Iterator[Melody]:
-    """Notes of real instruments, in sequence or as chords of three."""
+    """Yields notes of real instruments, in sequence or as chords of three."""
     font = SoundFont(files("timgm6mb-soundfont", "usr/share/sounds/sf2/TimGM6mb.sf2"))
     for index, (instrument, (program, low, high)) in enumerate(INSTRUMENTS.items()):
         rng = np.random.default_rng(index)
@@ -87,7 +87,7 @@ INSTRUMENTS = {
     "clarinet": (71, 52, 86),
     "flute": (73, 62, 94),
 }
-"""Name -> General MIDI program, lowest and highest note that it plays here."""
+"""Name -> (General MIDI program, lowest MIDI note, highest MIDI note)."""
 MELODY_RATE = SAMPLE_RATE
 
 

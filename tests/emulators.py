@@ -22,7 +22,7 @@ AZURITE = "COAT_AZURITE"
 NO_PROXY = ("no_proxy", "NO_PROXY")
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-"""The account and the key that every Azurite has, as its documentation states them."""
+"""Azurite's default key, from its documentation."""
 
 
 @contextlib.contextmanager
@@ -44,11 +44,11 @@ def azure(folder: Path) -> Iterator[str]:
     port = free_port()
     command = [program, "--silent", "--inMemoryPersistence", "--disableTelemetry"]
     command += ["--skipApiVersionCheck", "--blobPort", str(port)]
-    stated = (
+    connection = (
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
     )
-    with running(command, port, {"AZURE_STORAGE_CONNECTION_STRING": stated}, cwd=folder):
+    with running(command, port, {"AZURE_STORAGE_CONNECTION_STRING": connection}, cwd=folder):
         address = f"abfs://data@{ACCOUNT}.dfs.core.windows.net"
         store = connections.connect_azure(address)
         assert isinstance(store, fs.AzureFileSystem)
@@ -57,7 +57,7 @@ def azure(folder: Path) -> Iterator[str]:
 
 
 def free_port() -> int:
-    """A port of this machine at which nothing listens."""
+    """Returns a free port of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return free.getsockname()[1]
@@ -70,16 +70,16 @@ def running(
     settings: dict[str, str],
     *,
     cwd: Path | None = None,
-    patience_s: float = 120,
+    timeout_s: float = 120,
 ) -> Iterator[None]:
-    """Runs a server until the context ends, with an environment that leads to it.
+    """Runs a server until the context ends, with its address in the environment.
 
     Args:
-        command: Its command line.
-        port: Port of this machine at which it listens.
-        settings: Environment variables.
-        cwd: Its working directory.
-        patience_s: Seconds after which a server that does not listen is a failure.
+        command: Command line of the server.
+        port: Port on which the server listens.
+        settings: Environment variables to set meanwhile.
+        cwd: Working directory of the server.
+        timeout_s: Seconds after which a server that does not listen fails the test.
     """
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     server = subprocess.Popen(command, cwd=cwd, **quiet)
@@ -87,8 +87,8 @@ def running(
         with pytest.MonkeyPatch.context() as environment:
             for name, value in {**settings, **dict.fromkeys(NO_PROXY, "127.0.0.1")}.items():
                 environment.setenv(name, value)
-            _forget()
-            deadline = time.monotonic() + patience_s
+            _clear_connections()
+            deadline = time.monotonic() + timeout_s
             while True:
                 with socket.socket() as client:
                     if not client.connect_ex(("127.0.0.1", port)):
@@ -99,9 +99,9 @@ def running(
     finally:
         server.kill()
         server.wait()
-        _forget()
+        _clear_connections()
 
 
-def _forget() -> None:
+def _clear_connections() -> None:
     connections.connect_google.cache_clear()
     connections.connect_azure.cache_clear()

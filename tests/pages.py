@@ -1,4 +1,4 @@
-"""Opens pages in a real headless Chromium, from a file and without a network."""
+"""Opens local pages in a real headless Chromium."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ FLAGS = (
 
 
 @contextmanager
-def launched() -> Iterator[Any]:
-    """A running browser."""
+def launch_browser() -> Iterator[Any]:
+    """Runs a browser, and yields it."""
     with sync_api.sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=CHROMIUM, args=list(FLAGS))
         yield running
@@ -32,17 +32,17 @@ def launched() -> Iterator[Any]:
 
 
 @contextmanager
-def visiting(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Opens a page, and checks that it logged nothing and fetched nothing."""
-    said: list[str] = []
+def open_pages(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Yields a function that opens the page; checks finally that it logged and fetched nothing."""
+    logged: list[str] = []
     fetched: list[str] = []
     pages = []
 
     def open_page(*, width: int = 1280, scheme: str = "light") -> Any:
         view = {"width": width, "height": 900}
         page = browser.new_page(viewport=view, color_scheme=scheme)
-        page.on("console", lambda message: said.append(message.text))
-        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("console", lambda message: logged.append(message.text))
+        page.on("pageerror", lambda error: logged.append(str(error)))
         page.on("request", lambda request: fetched.append(request.url))
         page.goto(address)
         pages.append(page)
@@ -51,11 +51,11 @@ def visiting(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
     yield open_page
     for page in pages:
         page.close()
-    assert said == []
+    assert logged == []
     assert [url for url in fetched if not url.startswith("data:")] == [address] * len(pages)
 
 
-def ground(page: Any) -> int:
-    """Lightness of a page's background, 0 to 765."""
+def background_lightness(page: Any) -> int:
+    """Returns the sum of the red, green and blue values of a page's background, 0 to 765."""
     colour = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
     return sum(int(part) for part in colour.strip("rgb()").split(","))

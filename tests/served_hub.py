@@ -1,5 +1,7 @@
-"""A hub served from a folder over HTTP: the end points that huggingface_hub calls, with commits,
-entity tags and LFS digests as the real one states them."""
+"""Serves a model hub from a folder over HTTP.
+
+It has the endpoints that huggingface_hub calls, with commits, entity tags and LFS digests.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Hub:
         return digest.hexdigest()
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body."""
+        """Returns the status, headers and body for a path."""
         url = urllib.parse.unquote(urllib.parse.urlparse(path).path).strip("/")
         self.requests.append(url)
         if url.startswith("api/models/"):
@@ -75,7 +77,7 @@ class Hub:
 
 @contextmanager
 def serve_hub(folder: Path) -> Iterator[tuple[Hub, str]]:
-    """The hub's repositories, and its address."""
+    """Serves a hub, and yields its repositories and its address."""
     repositories = Hub(folder)
 
     class Handler(http.server.BaseHTTPRequestHandler):

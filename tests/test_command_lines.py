@@ -1,7 +1,7 @@
 """Tests that each `--help`, a completion script, a wrong option and `--version` return quickly.
 
-Times on a shared machine vary, so the test checks which modules were imported: none that reads
-audio, Parquet or weights. It also checks the CPU time, the best of three.
+Times on a shared machine vary, so the tests check that no module that reads audio, Parquet or
+weights is imported, and they measure CPU time as the best of three.
 """
 
 from __future__ import annotations
@@ -50,8 +50,12 @@ print(json.dumps([ends, sorted({{name.partition(".")[0] for name in sys.modules}
 """
 
 
-def ask(program: str, lines: list[list[str]]) -> tuple[list[tuple[int, str, str]], set[str]]:
-    """(exit code, stdout, stderr) of each command line in one process, and what was imported."""
+def run_lines(program: str, lines: list[list[str]]) -> tuple[list[tuple[int, str, str]], set[str]]:
+    """Runs command lines in one process.
+
+    Returns:
+        (exit code, stdout, stderr) of each, and the names of all imported top-level modules.
+    """
     script = SCRIPT.format(module=PROGRAMS[program][0], program=program)
     done = subprocess.run(
         [sys.executable, "-c", script, json.dumps(lines)],
@@ -62,10 +66,10 @@ def ask(program: str, lines: list[list[str]]) -> tuple[list[tuple[int, str, str]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_no_help_imports_anything_heavy(program: str) -> None:
+def test_help_imports_no_heavy_module(program: str) -> None:
     commands = PROGRAMS[program][1]
     lines = [["--help"], *([command, "--help"] for command in commands), ["completion", "bash"]]
-    ends, modules = ask(program, lines)
+    ends, modules = run_lines(program, lines)
     assert [code for code, _, _ in ends] == [0] * len(lines)
     assert all(command in ends[0][1] for command in commands), "a command is missing in this test"
     listed = ends[0][1].partition("{")[2].partition("}")[0].split(",")
@@ -74,16 +78,16 @@ def test_no_help_imports_anything_heavy(program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_no_wrong_option_imports_anything_heavy(program: str) -> None:
+def test_wrong_option_imports_no_heavy_module(program: str) -> None:
     lines = [[command, "--no-such-option"] for command in PROGRAMS[program][1]]
-    ends, modules = ask(program, [*lines, ["no-such-command"], ["--version"]])
+    ends, modules = run_lines(program, [*lines, ["no-such-command"], ["--version"]])
     assert [code for code, _, _ in ends] == [2] * (len(lines) + 1) + [0]
     assert all(err.count("\n") == 1 for _, _, err in ends[:-1])
     assert modules & HEAVY == set()
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_help_takes_less_than_a_second_of_cpu(program: str) -> None:
+def test_help_takes_less_than_a_second_of_cpu_time(program: str) -> None:
     module, (command, *_) = PROGRAMS[program]
     script = f"from {module} import main; main()"
     seconds = []
@@ -99,7 +103,7 @@ def test_a_help_takes_less_than_a_second_of_cpu(program: str) -> None:
     pytest.fail(f"{program} {command} --help took {min(seconds):.1f} s of CPU time")
 
 
-def test_a_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+def test_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
     corpus = build([Clip(clip_id="a", uri="/a.wav", duration=1.0)], tmp_path / "corpus")
     common = ["--model.build", "tiny", "--out", str(tmp_path / "run")]
     lines = [
@@ -107,7 +111,7 @@ def test_a_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: 
         for command in ("train", "arms")
         for folder in (tmp_path / "absent", corpus.folder.uri)
     ]
-    ends, modules = ask("coat-student", lines)
+    ends, modules = run_lines("coat-student", lines)
     assert [code for code, _, _ in ends] == [2] * len(lines)
     assert ["not a complete corpus" in err for _, _, err in ends] == [True, False] * 2
     assert ["not a teacher cache" in err for _, _, err in ends] == [False, True] * 2

@@ -1,4 +1,4 @@
-"""The demo's questions: each has answers in the demo's own labels, and the labels are true."""
+"""Tests for the demo: its questions, its labels, and the answer that it shows at the end."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def notes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     out = tmp_path_factory.mktemp("demo")
     (out / "notes").mkdir()
 
-    def play(program: int, score: Any, seconds: float) -> Any:
+    def play(program: int, notes_to_play: Any, seconds: float) -> Any:
         return np.zeros(100, np.float32)
 
     return [row["labels"] for row in demo._notes(out, play, "none", "CC0-1.0")]
 
 
-def test_every_question_of_the_demo_has_two_answers_at_least(notes: list[dict]) -> None:
+def test_each_question_has_at_least_two_answers(notes: list[dict]) -> None:
     speech = [{"kind": "speech", "source": "speech", "words": demo.number_of_words(text)}
               for text in ("one two three four", " ".join(["word"] * 12))]  # fmt: skip
     for task in load_recipe(ROOT / RECIPE).data.tasks:
@@ -39,7 +39,7 @@ def test_every_question_of_the_demo_has_two_answers_at_least(notes: list[dict]) 
         assert len(answers) >= 2, task.questions
 
 
-def test_the_labels_of_notes_are_true(notes: list[dict]) -> None:
+def test_labels_describe_the_notes(notes: list[dict]) -> None:
     for labels in notes:
         onsets = sorted({onset for onset, _, _ in labels["notes"]})
         first, last = (
@@ -54,7 +54,7 @@ def test_the_labels_of_notes_are_true(notes: list[dict]) -> None:
     assert demo.direction([Note(0, 1, 60), Note(1, 2, 61)]) == "higher"
 
 
-def test_the_demo_ends_with_a_right_answer_to_the_question_that_it_is_best_at(
+def test_right_answer_is_chosen_from_the_best_question(
     tmp_path: Path,
 ) -> None:
     examples = [
@@ -78,10 +78,11 @@ def test_the_demo_ends_with_a_right_answer_to_the_question_that_it_is_best_at(
     }
     run.scores_file("held_out").parent.mkdir()
     run.scores_file("held_out").write_text(json.dumps({"tasks": tasks}))
-    right = {"a/0": False, "b/0": True, "b/1": True, "c/2": True}
+    is_right_by_id = {"a/0": False, "b/0": True, "b/1": True, "c/2": True}
     run.answers_file("held_out").write_text(
         "".join(
-            json.dumps({"id": name, "right": is_right}) + "\n" for name, is_right in right.items()
+            json.dumps({"id": name, "right": is_right}) + "\n"
+            for name, is_right in is_right_by_id.items()
         )
     )
     assert right_answer(tmp_path) == ("/b.wav", "Which?", "dog")

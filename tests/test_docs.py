@@ -1,7 +1,7 @@
 """Tests the documentation: its commands parse or run, its links and messages exist.
 
-Commands are the lines of fenced `sh` and `bash` blocks. Ours are given to the program's own parser,
-so an option that does not exist fails; those that only read are run on a small corpus and cache.
+Commands are the lines of fenced `sh` and `bash` blocks. Commands of this project are parsed, so
+that an unknown option fails; commands that only read also run on a small corpus and cache.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 PROGRAMS = {
     "coat-corpus": manifests.cli, "coat-cache": pipeline.cli, "coat-student": student.cli
 }  # fmt: skip
-FOREIGN = {
+OTHER_PROGRAMS = {
     "ray", "kubectl", "docker", "vllm", "curl", "export", "cd", "source", "aws", "git",
     "tensorboard",
     "apt-get", "helm", "ct2-transformers-converter",
 }  # fmt: skip
-"""Programs that are not ours to check."""
+"""Programs of others, whose options are not checked."""
 RUNNABLE = {
     ("coat-corpus", "build"), ("coat-corpus", "stats"), ("coat-cache", "plan"),
     ("coat-cache", "status"), ("coat-cache", "coverage"), ("coat-cache", "show"),
     ("coat-cache", "report"), ("coat-cache", "verify"), ("coat-cache", "ls"),
     ("coat-cache", "completion"),
 }  # fmt: skip
-"""Commands that need neither Ray nor a model."""
-STAND_INS = {"CLIP_ID": "clip000"}
+"""Commands that run without Ray and without a model."""
+VALUES = {"CLIP_ID": "clip000"}
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Words of every command of a page, one list for each program that is called."""
+    """Returns the words of each command of a page."""
     result = []
     text = page.read_text("utf-8")
     for block in re.findall(r"^```(?:sh|bash)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
@@ -69,7 +69,7 @@ def commands(page: Path) -> list[list[str]]:
 
 
 def programs(page: Path) -> list[list[str]]:
-    """The same without variables and launchers in front of a program."""
+    """Returns the commands of a page without preceding variables and launchers."""
     result = []
     for words in commands(page):
         while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
@@ -90,8 +90,8 @@ def programs(page: Path) -> list[list[str]]:
 ALL = [(page.name, words) for page in PAGES for words in programs(page)]
 
 
-def parser_of(program: str) -> Any:
-    """The program's own parser."""
+def make_parser(program: str) -> Any:
+    """Returns the argument parser of a program of this project."""
     kept: dict[str, Any] = {}
     module = PROGRAMS[program]
     with pytest.MonkeyPatch.context() as patch:
@@ -103,7 +103,7 @@ def parser_of(program: str) -> Any:
     return console.make_parser(name, functions, description=named["description"])[0]
 
 
-def test_there_is_something_to_check() -> None:
+def test_pages_contain_commands_of_all_programs() -> None:
     assert len(ALL) > 40
     assert {words[0] for _, words in ALL} >= set(PROGRAMS)
 
@@ -113,21 +113,23 @@ def test_there_is_something_to_check() -> None:
     [item for item in ALL if item[1][0] in PROGRAMS],
     ids=lambda item: str(item)[:60],
 )
-def test_commands_parse(page: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_of_this_project_parse(
+    page: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(ROOT)
     if "--config" in words:
         place = words.index("--config") + 1
         is_ours = words[place].startswith(("student/", "benchmarks/", "examples/"))
         assert not is_ours or Path(words[place]).is_file(), f"{page}: there is no {words[place]}"
         if not is_ours:
-            # A file that the reader writes: any of the right kind, so that the rest is parsed.
+            # The reader writes this file; other options replace it here.
             words = words[: place - 1] + words[place + 1 :]
             words += ["--model.build", "tiny"] if words[0] == "coat-student" else []
             words += ["--corpus", "c", "--cache", "d"] if words[0] == "coat-cache" else []
-    parser_of(words[0]).parse_args([console._underscored(word) for word in words[1:]])
+    make_parser(words[0]).parse_args([console._underscored(word) for word in words[1:]])
 
 
-def test_other_programs_are_there() -> None:
+def test_other_commands_refer_to_existing_targets() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
@@ -136,7 +138,7 @@ def test_other_programs_are_there() -> None:
     for page, words in ALL:
         program = words[0]
         where = f"{page}: {shlex.join(words)}"
-        if program in PROGRAMS or program in FOREIGN:
+        if program in PROGRAMS or program in OTHER_PROGRAMS:
             continue
         if program == "make":
             assert words[1] in targets, where
@@ -149,15 +151,15 @@ def test_other_programs_are_there() -> None:
             if words[1] == "-m":
                 assert find_spec(words[2]) is not None, where
             else:
-                # The tutorial's programs are written by its reader (tests/test_tutorial.py).
+                # The reader writes the tutorial's programs (tests/test_tutorial.py).
                 written = f"```python\n# {words[1]}\n" in texts[page]
                 assert written or (ROOT / words[1]).is_file(), where
         else:
-            raise AssertionError(f"{where}: is {program} a program? then say so in FOREIGN")
+            raise AssertionError(f"{where}: is {program} a program? then add it to OTHER_PROGRAMS")
 
 
-def test_reading_commands_run(tmp_path: Path) -> None:
-    """In a folder with recordings/, corpus/ and cache/, as the README has them."""
+def test_reading_commands_of_the_readme_run(tmp_path: Path) -> None:
+    """The commands run in a folder with recordings/, corpus/ and cache/, as in the README."""
     make_cache(tmp_path, count=8, failures=False)
     (tmp_path / "corpus").symlink_to("things")
     (tmp_path / "recordings").symlink_to("audio")
@@ -167,7 +169,7 @@ def test_reading_commands_run(tmp_path: Path) -> None:
     for words in programs(ROOT / "README.md"):
         if tuple(words[:2]) not in RUNNABLE or "s3:" in " ".join(words):
             continue
-        words = [STAND_INS.get(word, word) for word in words]
+        words = [VALUES.get(word, word) for word in words]
         if words[:2] == ["coat-corpus", "build"]:
             words[words.index("--out") + 1] = "made"
         done = subprocess.run(
@@ -181,21 +183,21 @@ def test_reading_commands_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_point_to_existing_files(page: Path) -> None:
     text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.DOTALL | re.MULTILINE)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if not target.startswith(("http", "mailto", "#")):
             path = page.parent / target.partition("#")[0]
-            assert path.exists(), f"{page.name} leads to {target}"
+            assert path.exists(), f"{page.name} links to {target}"
 
 
-def test_messages_of_troubleshooting_are_the_real_ones() -> None:
-    """Fixed parts of a quoted message stand in the code in this order, within one raise."""
+def test_messages_in_troubleshooting_exist_in_the_code() -> None:
+    """The fixed parts of a quoted message must occur in the code in this order."""
     code = ""
     for package in ("manifests", "teachers", "pipeline", "student"):
         for path in sorted((ROOT / package).rglob("*.py")):
             code += path.read_text("utf-8")
-    # Neighbouring literals are one text, fields are an ellipsis.
+    # Join adjacent string literals, and replace fields with an ellipsis.
     code = re.sub(r'"\s*\n\s*f?"', "", code)
     code = re.sub(r"(?<!\{)\{(?!\{)[^{}]*(?:\{[^{}]*\}[^{}]*)*\}", "…", code)
     quoted = re.findall(r"^> (.+)$", (ROOT / "docs/troubleshooting.md").read_text("utf-8"), re.M)
@@ -204,8 +206,8 @@ def test_messages_of_troubleshooting_are_the_real_ones() -> None:
         assert message.rstrip("…").strip() in code, message
 
 
-def test_programs_that_read_a_cache_run(tmp_path: Path) -> None:
-    """All Python of the page, one block after the other in one program."""
+def test_python_blocks_of_read_a_cache_run(tmp_path: Path) -> None:
+    """All Python blocks of the page run as one program."""
     clips = report_cache.make_clips(tmp_path / "audio", 10)
     corpus = build(clips, tmp_path / "corpus", clips_per_shard=3)
     layout = Layout.create(tmp_path / "cache")
@@ -227,7 +229,7 @@ def test_programs_that_read_a_cache_run(tmp_path: Path) -> None:
     ):
         layout.add_teacher(spec)
         for number in range(corpus.num_shards):
-            report_cache.write_shard(layout, spec, corpus, number, {"clip005": "it choked"})
+            report_cache.write_shard(layout, spec, corpus, number, {"clip005": "the model failed"})
     page = (ROOT / "docs" / "read_a_cache.md").read_text("utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     assert len(blocks) == 9

@@ -1,4 +1,4 @@
-"""Runs each example as a program, on a small corpus and its cache."""
+"""Tests that each example runs as a program, on a small corpus and its cache."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `things`, a corpus of 24 clips, and `cache`, its teacher cache."""
     folder = tmp_path_factory.mktemp("examples")
     make_cache(folder)
-    # That cache has a clip whose file is gone; who trains needs all of them.
+    # The cache has a clip without a file; training needs all files.
     shutil.copy(folder / "audio" / "006.wav", folder / "audio" / "004.wav")
     return folder
 
 
-def run(*words: str | Path, cwd: Path, **environment: str) -> str:
-    """Stdout of a Python program that ends well."""
+def run_python(*words: str | Path, cwd: Path, **environment: str) -> str:
+    """Runs a Python program that must succeed, and returns its stdout."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         capture_output=True,
@@ -41,15 +41,15 @@ def run(*words: str | Path, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_own_corpus(world: Path, tmp_path: Path) -> None:
+def test_own_corpus_reads_labels_from_folders_and_names(workspace: Path, tmp_path: Path) -> None:
     import soundfile
 
     for name in ("glass-breaking/anna_1.wav", "glass-breaking/bert_1.wav", "rain/1.wav"):
         path = tmp_path / "recordings" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, [0.0] * 8000, 16_000)
-    said = run("-m", "examples.own_corpus", "recordings", "--out", "corpus", cwd=tmp_path)
-    assert said.startswith("corpus: 3 clips")
+    output = run_python("-m", "examples.own_corpus", "recordings", "--out", "corpus", cwd=tmp_path)
+    assert output.startswith("corpus: 3 clips")
     from manifests.corpus.corpus import Corpus
 
     labels = [dict(clip.labels) for clip in Corpus(tmp_path / "corpus").clips()]
@@ -60,33 +60,35 @@ def test_own_corpus(world: Path, tmp_path: Path) -> None:
     ]
 
 
-def test_plain_pytorch_predicts_one_stream_from_another(world: Path) -> None:
+def test_plain_pytorch_predicts_one_stream_from_another(workspace: Path) -> None:
     words = ("--source", "asr.encoder", "--target", "mood.lld", "--epochs", "40")
-    said = run("-m", "examples.plain_pytorch", *words, cwd=world)
-    result = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", said)
-    assert result, said
-    # Both rise where the clip sounds.
+    output = run_python("-m", "examples.plain_pytorch", *words, cwd=workspace)
+    result = re.search(r"explains (-?[\d.]+)% of mood.lld on 4 unseen clips", output)
+    assert result, output
+    # Both streams are non-zero where the clip has sound.
     assert float(result[1]) > 80
 
 
-def test_one_cache_two_backbones(world: Path) -> None:
-    run(
+def test_two_backbones_trains_both_on_one_cache(workspace: Path) -> None:
+    run_python(
         "-m", "examples.two_backbones", "--corpus", "things", "--steps", "2", "--out", "runs",
-        cwd=world,
+        cwd=workspace,
     )  # fmt: skip
     for family in ("qwen2_audio", "audioflamingo3"):
-        report = json.loads((world / "runs" / family / "report.json").read_text())
+        report = json.loads((workspace / "runs" / family / "report.json").read_text())
         assert set(report) == {"before", "align", "joint"}
         assert {"asr.encoder/metric", "sounds.events/metric"} <= set(report["joint"])
 
 
-def test_the_notebook_runs(world: Path, tmp_path: Path) -> None:
+def test_notebook_runs_and_is_stored_without_outputs(workspace: Path, tmp_path: Path) -> None:
     cells = json.loads((ROOT / "examples/walk_through.ipynb").read_text())["cells"]
-    assert not any(cell.get("outputs") for cell in cells), "commit it without outputs"
+    assert not any(cell.get("outputs") for cell in cells), (
+        "the notebook must be committed without outputs"
+    )
     program = tmp_path / "notebook.py"
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
     program.write_text("\n\n".join(code))
-    said = run(program, cwd=world, COAT_CACHE=str(world / "cache"))
+    output = run_python(program, cwd=workspace, COAT_CACHE=str(workspace / "cache"))
     for part in (
         "asr.encoder: features, 20 columns, 50.00 Hz",
         "music: 23 with targets, 1 failed, 0 not run yet",
@@ -94,4 +96,4 @@ def test_the_notebook_runs(world: Path, tmp_path: Path) -> None:
         "the same as through the reader",
         "unchanged",
     ):
-        assert part in said, said
+        assert part in output, output

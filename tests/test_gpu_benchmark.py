@@ -1,4 +1,4 @@
-"""Runs `python -m benchmarks.gpu` at toy size on a machine without a GPU."""
+"""Tests `python -m benchmarks.gpu` with toy sizes on a machine without a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from benchmarks.gpu.record import Record
 ROOT = Path(__file__).parents[1]
 
 
-def call(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def run_benchmark(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(out), *options]
     return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
 
@@ -23,7 +23,7 @@ def call(out: Path, *options: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="toy sizes are for machines without a GPU")
 @pytest.mark.parametrize("section", ["right", "teachers", "job", "student", "evidence"])
 def test_each_section_writes_its_table(section: str, tmp_path: Path) -> None:
-    done = call(tmp_path, "--sections", section)
+    done = run_benchmark(tmp_path, "--sections", section)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     (table,) = tmp_path.rglob(f"{section}.txt")
     assert "no GPU, toy sizes" in table.read_text()
@@ -32,13 +32,13 @@ def test_each_section_writes_its_table(section: str, tmp_path: Path) -> None:
     assert not [row for row in rows if "failed" in row or row.get("right") is False]
 
 
-def test_an_unknown_section_is_one_line(tmp_path: Path) -> None:
-    done = call(tmp_path, "--sections", "wrong")
+def test_unknown_section_prints_one_line(tmp_path: Path) -> None:
+    done = run_benchmark(tmp_path, "--sections", "wrong")
     assert done.returncode == 2
     assert "there is no section 'wrong'; there are right, teachers" in done.stderr
 
 
-def test_rows_are_kept_at_once_and_a_section_goes_on_behind_them(tmp_path: Path) -> None:
+def test_section_resumes_after_the_rows_that_are_stored(tmp_path: Path) -> None:
     def fail() -> dict[str, int]:
         raise RuntimeError("CUDA out of memory\nmore")
 

@@ -1,4 +1,4 @@
-"""The house rules that no linter sees: one root, no experts in the student, examples that run."""
+"""Tests for rules of the code that no linter checks: imports, docstrings, names, dependencies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("manifests", "teachers", "pipeline", "student")
 
 
-def test_the_four_packages_share_one_root():
+def test_four_packages_share_one_root():
     import manifests
     import pipeline
     import student
@@ -32,22 +32,22 @@ def test_the_four_packages_share_one_root():
 
 
 @pytest.mark.parametrize(
-    ("module", "strangers"),
+    ("module", "excluded"),
     [
         ("student.train", ("ray", "teachers", "pipeline", "faster_whisper", "opensmile")),
         ("manifests.cache.reader", ("torch", "transformers", "ray")),
         ("pipeline.job", ("torch", "transformers", "student")),
     ],
 )
-def test_importing_one_room_loads_no_other(module: str, strangers: tuple[str, ...]):
+def test_importing_a_package_does_not_load_the_others(module: str, excluded: tuple[str, ...]):
     code = f"import sys, {module}; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert set(done.stdout.split()).isdisjoint(strangers)
+    assert set(done.stdout.split()).isdisjoint(excluded)
 
 
-def test_inits_hold_a_docstring_and_nothing_else():
+def test_init_files_contain_only_a_docstring():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("__init__.py"):
             text = path.read_text().strip()
@@ -68,8 +68,8 @@ def test_skipped_tests_beyond_the_allowed_number_fail_the_run(tmp_path: Path):
         assert done.returncode == code, done.stdout
 
 
-def test_every_folder_of_tests_is_collected():
-    """By default, pytest skips folders named `build`, and so did CI."""
+def test_every_test_file_is_collected():
+    """By default, pytest does not collect folders named `build`."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--collect-only", "-q", "tests/pipeline", "-p",
          "no:cacheprovider"],
@@ -157,8 +157,8 @@ CALLED_BY_LIBRARIES = {"compute_loss", "to"}
 
 
 @pytest.mark.parametrize("folder", [*PACKAGES])
-def test_flags_are_keyword_only_and_so_are_arguments_past_the_fifth(folder: str):
-    """Commands (`cli.py`), whose parameters become options, are left out."""
+def test_flags_and_arguments_after_the_fifth_are_keyword_only(folder: str):
+    """Commands (`cli.py`) are exempt, because their parameters become options."""
     positional = []
     for path in (path for path in (ROOT / folder).rglob("*.py") if path.name != "cli.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -177,36 +177,36 @@ def test_flags_are_keyword_only_and_so_are_arguments_past_the_fifth(folder: str)
     assert not positional
 
 
-def test_modules_open_with_a_docstring_and_functions_for_others_have_one():
-    silent = []
+def test_modules_and_public_functions_have_docstrings():
+    undocumented = []
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
         tree = ast.parse(path.read_text())
         for node in (tree, *tree.body):
             public = isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_"
             if (public or node is tree) and not ast.get_docstring(node):  # pyright: ignore
-                silent.append(f"{path.relative_to(ROOT)} {getattr(node, 'name', '')}")
-    assert not silent
+                undocumented.append(f"{path.relative_to(ROOT)} {getattr(node, 'name', '')}")
+    assert not undocumented
 
 
-def test_no_pickle_is_read_and_no_except_is_bare():
+def test_no_pickle_is_loaded_and_no_except_is_bare():
     loads = re.compile(r"\bpickle\.loads?\(|allow_pickle=True|weights_only=False|\bexcept:")
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert not [path for path in files if loads.search(path.read_text())]
 
 
-def test_no_file_but_the_records_compares_a_kind_or_a_codec_by_name():
-    """CONTRIBUTING: one record per stream kind and per codec, so that one file changes for one."""
+def test_kinds_and_codecs_are_not_compared_by_name():
+    """Each stream kind and codec has one record, so that a new one changes only this file."""
     names = "|".join([*KINDS, *CODECS])
     compared = re.compile(rf"(kind|codec)\s*(==|!=|in|not in)\s*[(\[{{]?[\"']({names})[\"']")
     files = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     assert not [path for path in files if compared.search(path.read_text())]
 
 
-def test_a_new_kind_or_codec_touches_the_files_that_contributing_names():
-    """A name of a kind or codec stands in no other file, but in the specs of teachers."""
+def test_kinds_and_codecs_are_defined_only_in_their_records():
+    """Names of kinds and codecs may otherwise occur only in the specs of teachers."""
     kinds = {f'"{name}"' for name in KINDS} - {'"features"', '"pitch"'}  # common words
     codec_names = set(CODECS) - set(KINDS)
-    rooms = {"manifests/streams/kinds.py", "student/distill/kinds.py"}
+    record_files = {"manifests/streams/kinds.py", "student/distill/kinds.py"}
     holders: dict[str, set[str]] = {name: set() for name in kinds}
     for package in ("manifests", "pipeline", "student"):
         for path in (ROOT / package).rglob("*.py"):
@@ -214,7 +214,7 @@ def test_a_new_kind_or_codec_touches_the_files_that_contributing_names():
             for name in kinds:
                 if re.search(rf"\bkind={name}|KINDS\[{name}\]|{name}: TrainingKind", text):
                     holders[name].add(path.relative_to(ROOT).as_posix())
-    assert all(files <= rooms for files in holders.values()), holders
+    assert all(files <= record_files for files in holders.values()), holders
     codecs = {
         path.relative_to(ROOT).as_posix()
         for package in ("manifests", "pipeline", "student")
@@ -229,7 +229,7 @@ IMPORT_NAMES = {"pyyaml": "yaml", "huggingface-hub": "huggingface_hub", "mir_eva
 
 
 def imported_by(package: str) -> set[str]:
-    """Top-level modules that a package imports at the head of its files."""
+    """Returns the top-level modules that a package imports at the start of its files."""
     names: set[str] = set()
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.parse(path.read_text()).body:
@@ -241,22 +241,22 @@ def imported_by(package: str) -> set[str]:
 
 
 def declared(requirements: list[str]) -> set[str]:
-    """Modules that a list of requirements brings."""
+    """Returns the modules that a list of requirements provides."""
     names = [re.split(r"[\[><=]", requirement)[0] for requirement in requirements]
     return {IMPORT_NAMES.get(name, name) for name in names}
 
 
-def test_base_dependencies_are_what_the_contract_imports():
+def test_base_dependencies_match_the_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = declared(project["dependencies"])
     imported = imported_by("manifests") - set(sys.stdlib_module_names) - set(PACKAGES)
-    assert imported <= base, "an import that no base dependency brings"
+    assert imported <= base, "an import that no base dependency provides"
     everywhere = set().union(*(imported_by(package) for package in PACKAGES))
     lazily = "\n".join(
         path.read_text() for package in PACKAGES for path in (ROOT / package).rglob("*.py")
     )
-    by_others = {"shtab"}  # jsonargparse makes shell completion with it
-    unused = {name for name in base - everywhere - by_others if f"import {name}" not in lazily}
+    used_by_others = {"shtab"}  # jsonargparse uses it for shell completion
+    unused = {name for name in base - everywhere - used_by_others if f"import {name}" not in lazily}
     assert not unused, "a base dependency that nothing imports"
 
 
@@ -271,8 +271,8 @@ OPTIONS = ("student/config.py", "student/run_options.py", "student/plan/options.
 
 
 @pytest.mark.parametrize("file", OPTIONS)
-def test_options_are_frozen_and_every_one_is_documented(file: str):
-    silent = []
+def test_options_are_frozen_and_documented(file: str):
+    undocumented = []
     for node in ast.parse((ROOT / file).read_text()).body:
         if not isinstance(node, ast.ClassDef):
             continue
@@ -281,23 +281,23 @@ def test_options_are_frozen_and_every_one_is_documented(file: str):
         ], node.name
         for statement, following in zip(node.body, [*node.body[1:], None], strict=True):
             if isinstance(statement, ast.AnnAssign) and not isinstance(following, ast.Expr):
-                silent.append(f"{node.name}.{ast.unparse(statement.target)}")
-    assert not silent
+                undocumented.append(f"{node.name}.{ast.unparse(statement.target)}")
+    assert not undocumented
 
 
-def test_the_student_runs_no_code_of_a_checkpoint():
+def test_student_never_trusts_remote_code():
     files = (ROOT / "student").rglob("*.py")
     assert not [path for path in files if "trust_remote_code" in path.read_text()]
 
 
-def test_nothing_pulls_torchaudio_or_tensorflow():
+def test_torchaudio_and_tensorflow_are_not_installed():
     from importlib import metadata
 
     installed = {str(d.metadata["Name"]).lower() for d in metadata.distributions()}
     assert installed.isdisjoint({"torchaudio", "tensorflow"})
 
 
-def test_the_example_teacher_measures_a_step():
+def test_example_teacher_measures_the_level_of_a_step():
     wave = np.zeros(SAMPLE_RATE, np.float32)
     wave[SAMPLE_RATE // 2 :] = 0.5
     (targets,) = Loudness("loudness", LoudnessSettings()).extract([wave])

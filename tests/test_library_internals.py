@@ -1,6 +1,6 @@
-"""Canaries: private names and texts of other libraries are where the code expects them.
+"""Tests that private names and texts of other libraries still exist.
 
-A failing test here names what a new version of a library has moved. The places to mend are
+A failing test here names what a new version of a library has changed. The files to update are
 `manifests/library_internals.py`, `teachers/library_internals.py`, `student/library_internals.py`
 and `pipeline/build/ray_texts.py`. No other file uses a private name of another library.
 """
@@ -19,7 +19,7 @@ from pipeline.build import ray_texts
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("manifests", "teachers", "pipeline", "student")
-HOMES = {"library_internals.py", "ray_texts.py"}
+ALLOWED_FILES = {"library_internals.py", "ray_texts.py"}
 
 
 @pytest.mark.parametrize(
@@ -30,7 +30,7 @@ HOMES = {"library_internals.py", "ray_texts.py"}
         ("_get_train_sampler", ["self", "train_dataset"], "get_train_dataloader"),
     ],
 )
-def test_the_trainer_calls_the_methods_that_are_overridden(
+def test_trainer_calls_the_overridden_methods(
     method: str, parameters: list[str], caller: str
 ) -> None:
     from transformers import Trainer
@@ -43,7 +43,7 @@ def test_the_trainer_calls_the_methods_that_are_overridden(
     assert f"self.{method}" in uses, f"transformers: Trainer.{caller} no longer uses {method}"
 
 
-def test_the_attention_kernel_of_a_model_is_known() -> None:
+def test_attention_kernel_of_a_model_is_readable() -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     from student.library_internals import attention_kernel
@@ -56,7 +56,7 @@ def test_the_attention_kernel_of_a_model_is_known() -> None:
         assert attention_kernel(model) == kernel, "transformers: config._attn_implementation"
 
 
-def test_a_mixture_of_experts_is_computed_by_grouped_products() -> None:
+def test_grouped_product_operator_counts_the_flops_of_grouped_mm() -> None:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -71,7 +71,7 @@ def test_a_mixture_of_experts_is_computed_by_grouped_products() -> None:
     assert counter.get_total_flops() == 1, "torch: aten._grouped_mm"
 
 
-def test_storages_are_distinguished_on_the_meta_device() -> None:
+def test_storage_identity_distinguishes_storages_on_the_meta_device() -> None:
     import torch
 
     from student.library_internals import storage_identity
@@ -81,7 +81,7 @@ def test_storages_are_distinguished_on_the_meta_device() -> None:
     assert storage_identity(first) != storage_identity(second), "torch: UntypedStorage._cdata"
 
 
-def test_transformers_shows_gguf_tensors_with_a_bar_of_tqdm() -> None:
+def test_silence_gguf_disables_the_progress_bar_of_transformers() -> None:
     from transformers import modeling_gguf_pytorch_utils as gguf
 
     from student.library_internals import silence_gguf
@@ -95,7 +95,7 @@ def test_transformers_shows_gguf_tensors_with_a_bar_of_tqdm() -> None:
         gguf.tqdm = before
 
 
-def test_peft_names_token_rows_as_before() -> None:
+def test_is_token_row_recognises_the_parameter_names_of_peft() -> None:
     import torch
     from peft import TrainableTokensConfig, get_peft_model
     from torch import nn
@@ -111,16 +111,16 @@ def test_peft_names_token_rows_as_before() -> None:
             return self.embed(tokens)
 
     config = TrainableTokensConfig(target_modules=["embed"], token_indices=[1, 2])
-    learnt = [
+    trainable = [
         name
         for name, parameter in get_peft_model(Model(), config).named_parameters()
         if parameter.requires_grad
     ]
-    assert learnt, "peft: trainable_token_indices gives no parameter"
-    assert all(map(is_token_row, learnt)), f"peft: {TOKEN_ROWS} is not in the names {learnt}"
+    assert trainable, "peft: trainable_token_indices gives no parameter"
+    assert all(map(is_token_row, trainable)), f"peft: {TOKEN_ROWS} is not in the names {trainable}"
 
 
-def test_jsonargparse_keeps_the_type_of_a_list_in_its_action(
+def test_is_list_of_strings_reads_the_type_of_a_jsonargparse_action(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     from manifests import console
@@ -140,7 +140,7 @@ def test_jsonargparse_keeps_the_type_of_a_list_in_its_action(
     assert lists[-2:] == [True, False], "jsonargparse: an action's _typehint has moved"
 
 
-def test_jsonargparse_keeps_options_and_subcommands_where_errors_look_for_them() -> None:
+def test_options_and_subcommands_of_jsonargparse_are_readable() -> None:
     from manifests import console
 
     def command(word: str) -> None:
@@ -165,7 +165,7 @@ def test_openai_whisper_lists_its_checkpoints() -> None:
     assert alignment_heads("tiny.en", "0" * 64) is None
 
 
-def test_wav2vec2_gives_the_mask_of_its_frames() -> None:
+def test_frame_mask_uses_the_mask_of_wav2vec2() -> None:
     import torch
     from transformers import Wav2Vec2Config, Wav2Vec2Model
 
@@ -194,8 +194,8 @@ PHRASES = [
 ]
 
 
-def test_ray_words_the_causes_of_lost_workers_as_before() -> None:
-    """The phrases come from Ray's compiled parts; they are looked for in the files themselves."""
+def test_ray_contains_the_expected_texts_for_lost_workers() -> None:
+    """Some phrases are in compiled libraries, so the test searches the files of the package."""
     import ray
 
     folder = Path(ray.__file__).parent
@@ -209,7 +209,7 @@ def test_ray_words_the_causes_of_lost_workers_as_before() -> None:
     for file in files:
         content = file.read_bytes()
         missing -= {phrase for phrase in missing if phrase.encode() in content}
-    assert not missing, f"ray: these texts are not found any more: {sorted(missing)}"
+    assert not missing, f"ray: these texts no longer exist: {sorted(missing)}"
 
 
 @pytest.mark.parametrize(
@@ -223,12 +223,12 @@ def test_ray_words_the_causes_of_lost_workers_as_before() -> None:
         ("something else", None),
     ],
 )
-def test_causes_are_read_from_texts(text: str, cause: str | None) -> None:
+def test_cause_from_text_recognises_each_cause(text: str, cause: str | None) -> None:
     assert ray_texts.cause_from_text(text) == cause
 
 
-def test_no_other_file_uses_a_private_name_of_another_library() -> None:
-    """A private attribute must be defined somewhere in the packages that use it."""
+def test_private_names_of_libraries_are_used_only_in_library_internals() -> None:
+    """Each other private attribute must be defined in the packages of this project."""
     trees = {
         path: ast.parse(path.read_text())
         for package in PACKAGES
@@ -243,9 +243,9 @@ def test_no_other_file_uses_a_private_name_of_another_library() -> None:
                 own.add(node.attr)
             elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
                 own.add(node.id)
-    strangers = []
+    foreign_names = []
     for path, tree in trees.items():
-        if path.name in HOMES:
+        if path.name in ALLOWED_FILES:
             continue
         for node in ast.walk(tree):
             names: list[str] = []
@@ -258,9 +258,9 @@ def test_no_other_file_uses_a_private_name_of_another_library() -> None:
                 is_access = isinstance(target, ast.Name) and target.id in ("getattr", "setattr")
                 if is_access and isinstance(name, ast.Constant):
                     names = [str(name.value)]
-            strangers += [
+            foreign_names += [
                 f"{path.relative_to(ROOT)}:{node.lineno} {name}"  # pyright: ignore
                 for name in names
                 if name.startswith("_") and not name.startswith("__") and name not in own
             ]
-    assert not strangers
+    assert not foreign_names

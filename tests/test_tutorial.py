@@ -1,4 +1,4 @@
-"""The tutorial's commands and programs are run as they stand, on recordings made here."""
+"""Tests that the commands and programs of the tutorial run unchanged, on synthetic recordings."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ RATE = 16_000
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """A working folder with the recordings that the tutorial speaks of."""
+def workdir(tmp_path: Path) -> Path:
+    """A working folder with the recordings that the tutorial uses."""
     (tmp_path / "recordings").mkdir()
     rng = np.random.default_rng(0)
     for number in range(16):
@@ -34,8 +34,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def steps() -> list[tuple[str, str]]:
-    """(kind, text) of the page: files to write (their name and content), and commands to run."""
+def read_steps() -> list[tuple[str, str]]:
+    """Returns the steps of the page: (file name, content) to write, or ("run", command)."""
     result = []
     text = PAGE.read_text("utf-8")
     for language, block in re.findall(r"^```(\w+)\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
@@ -46,18 +46,18 @@ def steps() -> list[tuple[str, str]]:
     return result
 
 
-def follow(place: Path, first: int = 0, last: int | None = None) -> dict[str, str]:
-    """Does some of the steps; command -> what it printed."""
+def run_steps(workdir: Path, first: int = 0, last: int | None = None) -> dict[str, str]:
+    """Runs a range of the steps, and returns command -> output."""
     printed: dict[str, str] = {}
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    for kind, text in steps()[first:last]:
+    for kind, text in read_steps()[first:last]:
         if kind != "run":
-            (place / kind).write_text(text)
+            (workdir / kind).write_text(text)
             continue
         if text.startswith(NOT_RUN):
             continue
         done = subprocess.run(
-            text, shell=True, cwd=place, capture_output=True, text=True, check=False,
+            text, shell=True, cwd=workdir, capture_output=True, text=True, check=False,
             env=os.environ | {"PATH": path, "PYTHONPATH": str(PAGE.parents[1])},
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stderr}"
@@ -65,17 +65,19 @@ def follow(place: Path, first: int = 0, last: int | None = None) -> dict[str, st
     return printed
 
 
-def test_the_first_steps_of_the_tutorial(place: Path) -> None:
-    """The steps up to the plan, which need neither Ray nor training."""
-    plan = next(number for number, (_, text) in enumerate(steps()) if "coat-cache plan" in text)
-    printed = follow(place, last=plan + 1)
-    assert "32 clips (32 new)" in printed[steps()[2][1]]
+def test_tutorial_runs_up_to_the_plan(workdir: Path) -> None:
+    """These steps need neither Ray nor training."""
+    plan = next(
+        number for number, (_, text) in enumerate(read_steps()) if "coat-cache plan" in text
+    )
+    printed = run_steps(workdir, last=plan + 1)
+    assert "32 clips (32 new)" in printed[read_steps()[2][1]]
     assert "bell" in printed["coat-corpus stats corpus/"]
 
 
 @pytest.mark.slow
-def test_the_whole_tutorial(place: Path) -> None:
-    printed = follow(place)
+def test_tutorial_runs_completely(workdir: Path) -> None:
+    printed = run_steps(workdir)
     assert "no clip has failed" in printed["coat-cache failures --cache cache/"]
     assert (
         printed['coat-student generate recordings/bell-00.wav "What is heard?" --run run/']
@@ -83,4 +85,4 @@ def test_the_whole_tutorial(place: Path) -> None:
     )
     assert printed["python ask.py"].strip() == "bell"
     for page in ("cache", "run"):
-        assert (place / "report" / page / "index.html").stat().st_size > 100_000
+        assert (workdir / "report" / page / "index.html").stat().st_size > 100_000

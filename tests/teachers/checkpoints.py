@@ -1,6 +1,6 @@
-"""Tiny checkpoints with random weights, of the true classes, saved as the hub has them.
+"""Tiny checkpoints with random weights of the real model classes, in the hub's format.
 
-Their numbers mean nothing; their files, shapes and code paths are those of the large ones.
+Their outputs are meaningless; files, shapes and code paths are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 WHISPER = Path("/work/shared/models/whisper-tiny.en-hf")
-"""Real weights (MIT), on machines that have them."""
+"""Folder of real weights (MIT); tests that need it are skipped where it is missing."""
 SMALL = {
     "hidden_size": 32,
     "num_hidden_layers": 3,
@@ -44,8 +44,10 @@ def save(folder: Path, model: Any, extractor: Any, **files: Any) -> Path:
     return folder
 
 
-def _waves(kind: str, head: str, folder: Path, *, stable: bool = False, **config: Any) -> Path:
-    """A wav2vec2, HuBERT or WavLM with a head; `stable` are the large ones' layer norms."""
+def _save_waveform_model(
+    kind: str, head: str, folder: Path, *, stable: bool = False, **config: Any
+) -> Path:
+    """Saves a wav2vec2, HuBERT or WavLM with a head; `stable` selects large models' layer norms."""
     torch.manual_seed(0)
     norms = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if stable else {}
     settings = getattr(transformers, f"{kind}Config")(**CONVOLUTIONS, **norms, **config)
@@ -58,26 +60,26 @@ def _waves(kind: str, head: str, folder: Path, *, stable: bool = False, **config
 
 
 def wav2vec2(folder: Path, *, stable: bool = False) -> Path:
-    return _waves("Wav2Vec2", "Model", folder, stable=stable)
+    return _save_waveform_model("Wav2Vec2", "Model", folder, stable=stable)
 
 
 def hubert(folder: Path, *, stable: bool = False) -> Path:
-    return _waves("Hubert", "Model", folder, stable=stable)
+    return _save_waveform_model("Hubert", "Model", folder, stable=stable)
 
 
 def wavlm(folder: Path, *, stable: bool = False) -> Path:
-    return _waves("WavLM", "Model", folder, stable=stable)
+    return _save_waveform_model("WavLM", "Model", folder, stable=stable)
 
 
 def ctc(folder: Path) -> Path:
-    return _waves("Wav2Vec2", "ForCTC", folder, vocab_size=8, pad_token_id=0)
+    return _save_waveform_model("Wav2Vec2", "ForCTC", folder, vocab_size=8, pad_token_id=0)
 
 
 PIECES = ["<unk>", *(f"\u2581{letter}" for letter in "abcdef"), *"abcdef", "<pad>"]
 
 
 def parakeet(folder: Path) -> Path:
-    """A Parakeet CTC with pieces of words."""
+    """Saves a Parakeet CTC with word pieces."""
     torch.manual_seed(0)
     encoder = {**SMALL, "subsampling_conv_channels": 16, "num_mel_bins": 16}
     model = transformers.ParakeetForCTC(
@@ -85,7 +87,7 @@ def parakeet(folder: Path) -> Path:
             vocab_size=len(PIECES), pad_token_id=len(PIECES) - 1, encoder_config=encoder
         )
     )
-    _strengthen(model)
+    _scale_last_layer(model)
     save(folder, model, transformers.ParakeetFeatureExtractor(feature_size=16))
     pieces = models.Unigram([(piece, -float(len(piece) == 1)) for piece in PIECES], unk_id=0)
     tokenizer = Tokenizer(pieces)
@@ -95,13 +97,13 @@ def parakeet(folder: Path) -> Path:
 
 
 def lasr(folder: Path) -> Path:
-    """A LASR CTC; its vocabulary has no names here."""
+    """Saves a LASR CTC without a vocabulary file."""
     torch.manual_seed(0)
     encoder = {**SMALL, "subsampling_conv_channels": 16, "num_mel_bins": 16}
     model = transformers.LasrForCTC(
         transformers.LasrCTCConfig(vocab_size=14, pad_token_id=0, encoder_config=encoder)
     )
-    _strengthen(model)
+    _scale_last_layer(model)
     return save(folder, model, transformers.LasrFeatureExtractor(feature_size=16))
 
 
@@ -113,7 +115,7 @@ ALIGNER_TEMPLATE = (
 
 
 def forced_aligner(folder: Path) -> Path:
-    """A Qwen3 forced aligner with a hundred steps of 80 ms, and the words in `WORDS`."""
+    """Saves a Qwen3 forced aligner with a hundred steps of 80 ms, and the words in `WORDS`."""
     torch.manual_seed(0)
     special = ["<|audio_start|>", "<|audio_pad|>", "<|audio_end|>", "<timestamp>"]
     vocabulary = {word: index for index, word in enumerate([*WORDS, *special])}
@@ -144,7 +146,7 @@ def forced_aligner(folder: Path) -> Path:
 
 
 def speakers(folder: Path) -> Path:
-    """A Nemotron 3 Diarization with chunks of 2.4 s and four speakers."""
+    """Saves a Nemotron 3 Diarization with chunks of 2.4 s and four speakers."""
     torch.manual_seed(0)
     audio = {**SMALL, "num_mel_bins": 16}
     head = {"hidden_size": 16, "num_speakers": 4, "audio_hidden_size": SMALL["hidden_size"]}
@@ -155,7 +157,7 @@ def speakers(folder: Path) -> Path:
             chunk_right_context=4, fifo_length=8, speaker_cache_update_period=10,
         )
     )  # fmt: skip
-    _strengthen(model)
+    _scale_last_layer(model)
     with torch.no_grad():
         model.model.upsampler.conv.weight.add_(
             0.1 * torch.randn(model.model.upsampler.conv.weight.shape)
@@ -165,12 +167,12 @@ def speakers(folder: Path) -> Path:
 
 
 def speaker_frames(folder: Path) -> Path:
-    """A wav2vec2 with a head per frame, for two speakers without names."""
-    return _waves("Wav2Vec2", "ForAudioFrameClassification", folder, num_labels=2)
+    """Saves a wav2vec2 with a head per frame, for two speakers without names."""
+    return _save_waveform_model("Wav2Vec2", "ForAudioFrameClassification", folder, num_labels=2)
 
 
-def _strengthen(model: Any) -> None:
-    """Enlarges the last layer, so that a random network decides for something."""
+def _scale_last_layer(model: Any) -> None:
+    """Scales up the last layer, so that a random network gives confident outputs."""
     with torch.no_grad():
         for name in ("ctc_head", "classifier"):
             head = getattr(model, name, None)
@@ -181,7 +183,7 @@ def _strengthen(model: Any) -> None:
 
 def emotion(folder: Path) -> Path:
     labels = {"id2label": {0: "neutral", 1: "happy", 2: "angry", 3: "sad"}}
-    return _waves(
+    return _save_waveform_model(
         "Hubert", "ForSequenceClassification", folder, classifier_proj_size=16,
         use_weighted_layer_sum=True, **labels,
     )  # fmt: skip
@@ -249,7 +251,7 @@ def pe_audio_frame(folder: Path) -> Path:
     config = transformers.PeAudioConfig(text_config=text, audio_config=audio)
     model = transformers.PeAudioFrameLevelModel(config)
     with torch.no_grad():
-        # The convolutions are drawn so small that little of the audio would reach the frames.
+        # The initial convolutions are so small that the audio would hardly affect the frames.
         for module in model.modules():
             if isinstance(module, torch.nn.Conv1d):
                 module.weight.mul_(0.7 / (0.02 * module.weight[0].numel() ** 0.5))
@@ -260,7 +262,7 @@ def pe_audio_frame(folder: Path) -> Path:
 
 
 def word_tokenizer(folder: Path) -> Path:
-    """A tokenizer of a few words."""
+    """Saves a tokenizer of a few words."""
     words = models.WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>")
     tokenizer = Tokenizer(words)
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -271,7 +273,7 @@ def word_tokenizer(folder: Path) -> Path:
 
 
 def whisper(folder: Path) -> Path:
-    """Multilingual, with the special tokens that the family needs."""
+    """Saves a multilingual Whisper with the special tokens that the family needs."""
     torch.manual_seed(0)
     special = ["<|endoftext|>", "<|startoftranscript|>", "<|en|>", "<|de|>", "<|translate|>",
                "<|transcribe|>", "<|startoflm|>", "<|startofprev|>", "<|nospeech|>",
@@ -326,7 +328,7 @@ MAKERS: dict[str, tuple[Callable[[Path], Path], str, dict[str, Any]]] = {
 
 
 def sound(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
-    """A gliding tone in noise, float32."""
+    """Returns a gliding tone in noise, float32."""
     time = np.arange(round(seconds * rate)) / rate
     tone = np.sin(2 * np.pi * (200 + 90 * np.sin(2.1 * time)) * time) * (1 + np.sin(9 * time))
     noise = np.random.default_rng(seed).normal(size=len(time))
@@ -334,7 +336,7 @@ def sound(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
 
 
 def openai_whisper(path: Path, source: Path | None = None) -> Path:
-    """A `.pt` file of OpenAI's: random weights, or those of a checkpoint of transformers."""
+    """Saves OpenAI's `.pt` file: random weights, or those of a checkpoint of transformers."""
     from whisper.model import ModelDimensions, Whisper
 
     torch.manual_seed(0)
@@ -346,19 +348,19 @@ def openai_whisper(path: Path, source: Path | None = None) -> Path:
     )  # fmt: skip
     model = Whisper(dims)
     if source:
-        theirs = transformers.WhisperForConditionalGeneration.from_pretrained(
+        reference = transformers.WhisperForConditionalGeneration.from_pretrained(
             source, dtype=torch.float32
         )
-        model.load_state_dict(_as_openai(theirs.model.state_dict()), strict=False)
+        model.load_state_dict(_as_openai(reference.model.state_dict()), strict=False)
     torch.save({"dims": vars(dims), "model_state_dict": model.state_dict()}, path)
     return path
 
 
 def _as_openai(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """transformers' names of Whisper's weights in OpenAI's terms."""
+    """Renames Whisper's weights from transformers' names to OpenAI's."""
     renamed = {}
     for name, value in state.items():
-        for theirs, ours in (
+        for reference, ours in (
             ("layers.", "blocks."), ("encoder_attn_layer_norm", "cross_attn_ln"),
             ("self_attn_layer_norm", "attn_ln"), ("encoder_attn", "cross_attn"),
             ("self_attn", "attn"), ("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"),
@@ -368,6 +370,6 @@ def _as_openai(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
             ("encoder.embed_positions.weight", "encoder.positional_embedding"),
             ("decoder.embed_positions.weight", "decoder.positional_embedding"),
         ):  # fmt: skip
-            name = name.replace(theirs, ours)
+            name = name.replace(reference, ours)
         renamed[name] = value
     return renamed

@@ -1,4 +1,4 @@
-"""The embedded experts, loaded once for all tests."""
+"""A fixture that loads each embedded teacher once for all tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Load = Callable[..., Teacher]
 
 @pytest.fixture(scope="session")
 def load() -> Load:
-    """`load(name, **settings)`: a teacher of the embedded preset, ready, with one thread."""
+    """`load(name, **settings)` returns a loaded teacher of the embedded preset with one thread."""
 
     @functools.cache
     def loaded(name: str, **settings: Any) -> Teacher:

@@ -1,4 +1,4 @@
-"""Tests every embedded expert on synthetic sound: shapes, grids, batches, long clips."""
+"""Tests every embedded teacher on synthetic sound: shapes, grids, batches, long clips."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ each_teacher = pytest.mark.parametrize("name", NAMES)
 
 
 def voice(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
-    """Gliding harmonics that swell, in a little noise."""
+    """Returns gliding harmonics of changing loudness with a little noise."""
     time = np.arange(round(seconds * rate)) / rate
     hertz = 150 + 60 * np.sin(2 * np.pi * 0.7 * time) + 30 * np.sin(2 * np.pi * 2.3 * time)
     phase = 2 * np.pi * np.cumsum(hertz) / rate
@@ -31,7 +31,7 @@ def voice(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
     return (0.1 * tone + 0.002 * noise).astype(np.float32)
 
 
-def check(targets: Targets, spec: TeacherSpec, num_samples: int) -> None:
+def check_frames(targets: Targets, spec: TeacherSpec, num_samples: int) -> None:
     assert set(targets.frames) == {stream.name for stream in spec.streams}
     for stream in spec.streams:
         frames_TD = targets.frames[stream.name]
@@ -49,32 +49,32 @@ def check(targets: Targets, spec: TeacherSpec, num_samples: int) -> None:
 
 @each_teacher
 @pytest.mark.parametrize("num_samples", [1, 50, 400, 1_600, 20_001])
-def test_short_and_silent_clips(load: Load, name: str, num_samples: int):
+def test_short_and_silent_clips_give_valid_frames(load: Load, name: str, num_samples: int):
     teacher = load(name)
     spec = teacher.spec()
     noise = voice(2, spec.sample_rate)[:num_samples]
-    for received in teacher.extract([noise, np.zeros(num_samples, np.float32)]):
-        check(received, spec, num_samples)
+    for targets in teacher.extract([noise, np.zeros(num_samples, np.float32)]):
+        check_frames(targets, spec, num_samples)
 
 
 def without_confidence(metadata: dict) -> dict:
-    """Metadata but for the decoder's own numbers, which rounding may change in the last digit."""
+    """Returns metadata without the decoder's confidence, whose last digit depends on rounding."""
     return {key: value for key, value in metadata.items() if key != "confidence"}
 
 
 @each_teacher
-def test_neighbours_do_not_matter(load: Load, name: str):
+def test_targets_do_not_depend_on_other_clips_of_the_batch(load: Load, name: str):
     teacher = load(name)
     rate = teacher.spec().sample_rate
     waves = [voice(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7))]
     together = teacher.extract(waves)
-    for wave, received in zip(waves, together, strict=True):
-        (alone,) = teacher.extract([wave])
-        for stream, frames_TD in received.frames.items():
-            scale = np.abs(alone.frames[stream]).max()
-            assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-3 * scale
-        assert without_confidence(received.metadata) == without_confidence(alone.metadata)
-        numbers = [targets.metadata.get("confidence", {}) for targets in (received, alone)]
+    for wave, targets in zip(waves, together, strict=True):
+        (single,) = teacher.extract([wave])
+        for stream, frames_TD in targets.frames.items():
+            scale = np.abs(single.frames[stream]).max()
+            assert np.abs(frames_TD - single.frames[stream]).max() < 1e-3 * scale
+        assert without_confidence(targets.metadata) == without_confidence(single.metadata)
+        numbers = [targets.metadata.get("confidence", {}) for targets in (targets, single)]
         for key, value in numbers[1].items():
             same = pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
             assert numbers[0][key] == same
@@ -86,35 +86,35 @@ def test_neighbours_do_not_matter(load: Load, name: str):
         ("emotion", 12, 4.0, 1.0, 0),
         ("pitch", 12, 4.0, 1.0, 0),
         ("sound_event", 12, 0.48 * 8, 1.0, 0),
-        # Low keys hear further than the overlap, and loudness is relative to a window's loudest.
+        # Filters of low keys exceed the overlap, and levels are relative to a window's loudest.
         ("music", 24, 256 * 500 / 22_050, 1.0, 0.003),
-        # Where the third window begins: elsewhere, a frame hears other neighbours.
+        # The third window begins here: elsewhere, frames have another context.
         ("asr", 70, 50.0, 2.6, 1e-3),
     ],
 )
-def test_a_long_clip_equals_its_parts(
+def test_long_clip_gives_the_frames_of_its_parts(
     load: Load, name: str, seconds: float, begin: float, edge: float, tolerance: float
 ):
     teacher = load(name)
     spec = teacher.spec()
     wave = voice(seconds, spec.sample_rate)
     part = wave[round(begin * spec.sample_rate) :]
-    (whole,), (alone,) = teacher.extract([wave]), teacher.extract([part])
-    check(whole, spec, len(wave))
+    (whole,), (single,) = teacher.extract([wave]), teacher.extract([part])
+    check_frames(whole, spec, len(wave))
     for stream in spec.streams:
         skip, shift = round(edge / stream.hop_s), round(begin / stream.hop_s)
-        expected = alone.frames[stream.name]
+        expected = single.frames[stream.name]
         inner = slice(skip, len(expected) - skip)
         result = whole.frames[stream.name][shift : shift + len(expected)]
         assert np.abs(result[inner] - expected[inner]).mean() <= tolerance
 
 
 @each_teacher
-def test_the_codec_keeps_the_strongest_pitch(load: Load, name: str):
+def test_codec_loss_of_each_stream_is_below_its_limit(load: Load, name: str):
     teacher = load(name)
     spec = teacher.spec()
-    (received,) = teacher.extract([voice(3, spec.sample_rate)])
+    (targets,) = teacher.extract([voice(3, spec.sample_rate)])
     for stream in spec.streams:
-        kept = encode(received.frames[stream.name], stream)
-        loss = Sums.from_frames(received.frames[stream.name], kept).codec_loss(stream)
+        kept = encode(targets.frames[stream.name], stream)
+        loss = Sums.from_frames(targets.frames[stream.name], kept).codec_loss(stream)
         assert loss < CODECS[stream.codec].max_loss

@@ -1,7 +1,6 @@
-"""Tests the accuracy of the experts on real recordings with known content.
+"""Tests the accuracy of the embedded teachers on real recordings with known content.
 
-Each bound leaves a few points to the value that was measured on the same recordings (in the
-comment).
+The comment after a bound gives the value that was measured on the same recordings.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ ANIMALS = {
 }  # fmt: skip
 
 
-def words(text: str) -> str:
+def normalise_text(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
 def within_half_a_semitone(hertz_T: np.ndarray, times: np.ndarray, melody: Melody) -> list[bool]:
-    """Per frame that lies well inside a note: is its pitch within 50 cents?"""
+    """Returns, for each frame well inside a note, whether its pitch is within 50 cents."""
     result: list[bool] = []
     for note in melody.notes:
         inside = hertz_T[(times > note.onset_s + 0.06) & (times < note.offset_s - 0.06)]
@@ -44,19 +43,19 @@ def within_half_a_semitone(hertz_T: np.ndarray, times: np.ndarray, melody: Melod
     return result
 
 
-def test_whisper_understands_prompts(load: Load):
+def test_whisper_transcribes_prompts_with_few_errors(load: Load):
     spoken = debian_audio.prompts(16)
-    received = load("asr").extract([wave for wave, _ in spoken])
-    said = [words(text) for _, text in spoken]
-    transcripts = [words(targets.metadata["text"]) for targets in received]
-    assert jiwer.wer(said, transcripts) < 0.05  # 0.011
-    for (wave, _), targets in zip(spoken, received, strict=True):
+    results = load("asr").extract([wave for wave, _ in spoken])
+    references = [normalise_text(text) for _, text in spoken]
+    transcripts = [normalise_text(targets.metadata["text"]) for targets in results]
+    assert jiwer.wer(references, transcripts) < 0.05  # 0.011
+    for (wave, _), targets in zip(spoken, results, strict=True):
         times = [time for _, start, end in targets.metadata["words"] for time in (start, end)]
         assert times == sorted(times)
         assert times[-1] <= len(wave) / debian_audio.PROMPT_RATE + 0.02
 
 
-def test_whisper_doubts_the_words_that_it_writes_for_sounds_and_no_others(load: Load):
+def test_whisper_marks_transcripts_of_animal_sounds_as_doubtful(load: Load):
     teacher = load("asr")
     spoken = teacher.extract([wave for wave, _ in debian_audio.prompts(6)])
     assert [Transcript.from_metadata(targets.metadata).doubts for targets in spoken] == [""] * 6
@@ -65,23 +64,27 @@ def test_whisper_doubts_the_words_that_it_writes_for_sounds_and_no_others(load: 
         audio.resample(audio.decode(Clip(clip_id=file.stem, uri=str(file))), 16_000)
         for file in files
     ]
-    received = [Transcript.from_metadata(result.metadata) for result in teacher.extract(waves)]
-    worded = [transcript for transcript in received if transcript.text]
-    assert len(worded) >= 2
-    assert all(transcript.doubts for transcript in worded)  # none is missed
-    assert all(transcript.confidence for transcript in received)
-    assert all(words.confidence.detected_language == "" for words in received if words.confidence)
+    results = [Transcript.from_metadata(result.metadata) for result in teacher.extract(waves)]
+    with_text = [transcript for transcript in results if transcript.text]
+    assert len(with_text) >= 2
+    assert all(transcript.doubts for transcript in with_text)  # none is missed
+    assert all(transcript.confidence for transcript in results)
+    assert all(
+        normalise_text.confidence.detected_language == ""
+        for normalise_text in results
+        if normalise_text.confidence
+    )
 
 
-def test_whisper_transcribes_a_long_clip_completely_and_no_word_twice(load: Load):
+def test_whisper_transcribes_a_long_clip_without_gaps_and_repetitions(load: Load):
     spoken = debian_audio.prompts(16)
     wave = np.concatenate([wave for wave, _ in spoken])[: 55 * debian_audio.PROMPT_RATE]
-    (received,) = load("asr").extract([wave])
-    said = words(" ".join(text for _, text in spoken)).split()
-    result = words(received.metadata["text"]).split()
-    # The clip ends within a prompt, and two windows meet at half a minute.
-    assert jiwer.wer(" ".join(said[: len(result)]), " ".join(result)) < 0.15
-    starts = [start for _, start, _ in received.metadata["words"]]
+    (results,) = load("asr").extract([wave])
+    references = normalise_text(" ".join(text for _, text in spoken)).split()
+    result = normalise_text(results.metadata["text"]).split()
+    # The clip ends within a prompt, and two windows join at 30 s.
+    assert jiwer.wer(" ".join(references[: len(result)]), " ".join(result)) < 0.15
+    starts = [start for _, start, _ in results.metadata["words"]]
     assert starts == sorted(starts)
     assert max(np.diff(starts)) < 4
 
@@ -93,7 +96,7 @@ def test_whisper_words_have_correct_times(load: Load):
     starts = [start for _, start, _ in early.metadata["words"]]
     assert starts
     moved = [start - 3.0 for _, start, _ in later.metadata["words"]]
-    # The first word of a window may begin early: there is nothing before it to align.
+    # The first word of a window may begin early, since nothing precedes it.
     assert np.abs(np.subtract(starts, moved)[1:]).max() < 0.1  # 0.02
 
 
@@ -108,7 +111,7 @@ def test_whisper_frames_agree_across_windows(load: Load):
     assert np.mean((first * second).sum(1) / norms) > 0.92  # 0.947: attention spans the window
 
 
-def test_crepe_and_egemaps_follow_melodies(load: Load):
+def test_crepe_and_egemaps_track_the_pitch_of_melodies(load: Load):
     crepe, egemaps, unvoiced = [], [], []
     for melody in debian_audio.melodies(notes_each=8):
         wave = soxr.resample(melody.samples, MELODY_RATE, 16_000)
@@ -126,13 +129,13 @@ def test_crepe_and_egemaps_follow_melodies(load: Load):
 
 
 @pytest.mark.parametrize(("chords", "bound"), [(False, 0.91), (True, 0.94)])
-def test_basic_pitch_writes_the_notes_down(load: Load, chords: bool, bound: float):
+def test_basic_pitch_transcribes_notes(load: Load, chords: bool, bound: float):
     scores = []
     for melody in debian_audio.melodies(chords=chords):
         wave = soxr.resample(melody.samples, MELODY_RATE, 22_050)
-        received = load("music").extract([wave])[0].metadata["notes"]
-        times = np.array([[onset, offset] for onset, offset, _, _ in received])
-        hertz = np.array([440 * 2 ** ((midi - 69) / 12) for _, _, midi, _ in received])
+        results = load("music").extract([wave])[0].metadata["notes"]
+        times = np.array([[onset, offset] for onset, offset, _, _ in results])
+        hertz = np.array([440 * 2 ** ((midi - 69) / 12) for _, _, midi, _ in results])
         scores.append(
             mir_eval.transcription.precision_recall_f1_overlap(
                 np.array([[note.onset_s, note.offset_s] for note in melody.notes]),
@@ -151,8 +154,8 @@ def test_yamnet_detects_animals(load: Load):
     files = debian_audio.sounds("Animal")
     clips = [Clip(clip_id=name, uri=str(file)) for name, file in files.items()]
     ranked = [
-        [names[index] for index in received.frames["events"].mean(0).argsort()[::-1]]
-        for received in teacher.extract([audio.load(clip, 16_000) for clip in clips])
+        [names[index] for index in results.frames["events"].mean(0).argsort()[::-1]]
+        for results in teacher.extract([audio.load(clip, 16_000) for clip in clips])
     ]
     assert np.mean([bool(ANIMALS & set(order[:5])) for order in ranked]) > 0.65  # 0.75
     assert np.mean([order[0] in ANIMALS for order in ranked]) > 0.45  # 0.56

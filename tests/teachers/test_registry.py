@@ -1,4 +1,4 @@
-"""Tests families, presets and settings, and errors about unknown ones."""
+"""Tests for families, presets and settings, and for errors about unknown ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def fingerprint(name: str, **settings) -> str:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: registry.preset("emmbedded"), "the presets are embedded"),
         (lambda: registry.make("asr", "whisperr", {}), "the families are whisper_ct2"),
@@ -39,26 +39,26 @@ def fingerprint(name: str, **settings) -> str:
         (lambda: registry.make("events", "yamnet", {"hop_s": 0.123}), "multiple of 0.01"),
     ],
 )
-def test_what_is_not_there_is_named(make, says: str):
-    with pytest.raises(UserError, match=says):
+def test_unknown_names_and_invalid_settings_raise_an_error(make, message: str):
+    with pytest.raises(UserError, match=message):
         make()
 
 
-def test_a_teacher_of_ones_own():
+def test_teacher_class_of_another_module_can_be_used():
     teacher = registry.make("mine", "tests.pipeline.fakes:Energy", {"gain": 2.0})
     assert teacher.spec().settings == {"gain": 2.0}
 
 
 @pytest.mark.parametrize(
-    ("name", "knob"),
+    ("name", "option"),
     [
         ("asr", {"batch_windows": 3}),
         ("pitch", {"batch_frames": 100}),
         ("music", {"batch_windows": 3}),
     ],
 )
-def test_runtime_knobs_make_no_new_version(name: str, knob: dict):
-    assert fingerprint(name, **knob) == fingerprint(name)
+def test_runtime_options_do_not_change_the_fingerprint(name: str, option: dict):
+    assert fingerprint(name, **option) == fingerprint(name)
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,11 @@ def test_runtime_knobs_make_no_new_version(name: str, knob: dict):
         ("music", {"onset_threshold": 0.4}),
     ],
 )
-def test_settings_make_a_new_version(name: str, setting: dict):
+def test_settings_change_the_fingerprint(name: str, setting: dict):
     assert fingerprint(name, **setting) != fingerprint(name)
 
 
-def test_a_spec_loads_no_model():
+def test_spec_is_made_without_loading_a_model():
     code = (
         "import sys; from teachers import registry\n"
         "for name, (family, settings) in registry.preset('embedded').items():\n"
@@ -87,8 +87,8 @@ def test_a_spec_loads_no_model():
     assert done.stdout.strip() == ""
 
 
-def test_the_document_lists_every_family_with_its_licence_and_size():
-    """docs/teachers.md is held to the one table of families."""
+def test_document_lists_every_family_with_its_licence_and_memory():
+    """docs/teachers.md must agree with the table of families."""
     text = (Path(__file__).parents[2] / "docs" / "teachers.md").read_text()
     rows = [line.split("|") for line in text.splitlines() if line.startswith("| `")]
     documented = {row[1].strip().strip("`"): row for row in rows}
@@ -99,15 +99,15 @@ def test_the_document_lists_every_family_with_its_licence_and_size():
         assert (f"{family.memory_gb}" if family.memory_gb else "-") == row[5].strip(), family.name
 
 
-def test_every_address_of_the_table_is_a_class_with_settings():
+def test_each_family_of_the_table_has_a_settings_class():
     for family in CATALOGUE:
         if all(importlib.util.find_spec(module) for module in family.needs):
             settings = registry.settings_class(family.name)
             assert dataclasses.is_dataclass(settings), family.name
 
 
-def test_music_of_caches_before_its_threshold_was_raised_can_be_reproduced():
-    """The preset had Basic Pitch's own threshold, which is still the family's default."""
+def test_music_with_the_earlier_onset_threshold_can_be_reproduced():
+    """The preset used to have Basic Pitch's threshold, which is still the family's default."""
     before = registry.make("music", "basic_pitch", {}).spec()
     assert fingerprint("music") != before.fingerprint == "a289082294af"
     assert fingerprint("music", onset_threshold=0.5) == before.fingerprint
@@ -115,8 +115,8 @@ def test_music_of_caches_before_its_threshold_was_raised_can_be_reproduced():
     assert again.fingerprint == before.fingerprint
 
 
-def test_a_version_of_an_earlier_revision_can_be_reproduced():
-    """eGeMAPS as caches of revision 1 have it, to be grown, retried and audited."""
+def test_egemaps_of_revision_1_can_be_reproduced():
+    """Caches of revision 1 can be grown, retried and audited."""
     old = registry.make("emotion", "egemaps", {"revision": 1}).spec()
     new = registry.make("emotion", "egemaps", {}).spec()
     assert old.fingerprint == "869abf8001bf" != new.fingerprint

@@ -6,7 +6,7 @@ import re
 import sys
 from pathlib import Path
 
-from tests.terminal import watch
+from tests.terminal import record_terminal
 
 ROOT = Path(__file__).parents[3]
 SCRIPT = """
@@ -25,7 +25,7 @@ with BuildProgress({"sound_event": 4000, "asr": 4000}, messages) as progress:
 
 
 def test_progress_bar_of_each_teacher_fits_into_80_columns() -> None:
-    session = watch([sys.executable, "-c", SCRIPT], cwd=ROOT)
+    session = record_terminal([sys.executable, "-c", SCRIPT], cwd=ROOT)
     assert session.exit_code == 0, session.last
     lines = session.lines()
     assert [line for line in lines if re.match(r"^ +asr \S+ +0/4,000 loading models", line)], lines

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pipeline.config import ReportConfig
 from pipeline.report import page as report
-from tests.pages import NEEDS_BROWSER, ground
+from tests.pages import NEEDS_BROWSER, background_lightness
 from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
 
 pytestmark = NEEDS_BROWSER
@@ -170,13 +170,13 @@ def test_page_is_not_wider_than_the_screen(visit: Any, width: int) -> None:
 
 def test_theme_follows_the_system_and_the_button(visit: Any) -> None:
     light, dark = visit(scheme="light"), visit(scheme="dark")
-    assert ground(light) > 600 > 200 > ground(dark)
+    assert background_lightness(light) > 600 > 200 > background_lightness(dark)
     wave = ".plot[data-track=waveform] canvas"
     before = light.locator(wave).first.evaluate("canvas => canvas.toDataURL()")
     for name in ("light", "dark"):
         light.click("#theme")
         assert light.locator("#theme").inner_text() == f"Theme: {name}"
-    assert ground(light) == ground(dark)
+    assert background_lightness(light) == background_lightness(dark)
     assert light.locator(wave).first.evaluate("canvas => canvas.toDataURL()") != before
 
 

@@ -92,12 +92,12 @@ def test_another_clip_s_states_come_from_another_clip(
 
     seen = []
 
-    def watch(student: Any, inputs: Any, kind: str, *, source: Any, first_layer: int) -> Any:
+    def record_call(student: Any, inputs: Any, kind: str, *, source: Any, first_layer: int) -> Any:
         del student, kind, first_layer
         seen.append((inputs["input_features"], source["input_features"]))
         return progress("", 1, "")
 
-    monkeypatch.setattr(module, "replaced", watch)
+    monkeypatch.setattr(module, "replaced", record_call)
     monkeypatch.setattr(runner, "batch_size", 1)
     (condition,) = [each for each in CONDITIONS if each.name == "other clip"]
     chosen = questions[:5]

@@ -123,19 +123,19 @@ def test_every_layer_reads_what_it_is_given(
     places_BS = thinking_places(student, inputs["input_ids"])
     entered: list[dict[int, torch.Tensor]] = [{}, {}]
 
-    def watch(pass_number: int):
+    def record_call(pass_number: int):
         def look(layer: int, states_BSH: torch.Tensor) -> torch.Tensor:
             entered[pass_number][layer] = states_BSH[places_BS].view(8, 4, -1)
             return states_BSH
 
         return entering_states(student, look)
 
-    with watch(0):
+    with record_call(0):
         states(runner, inputs)
     source = flipped(inputs) if kind == "other clip" else None
     with (
         replaced(student, inputs, kind, source=source, first_layer=1),  # type: ignore[arg-type]
-        watch(1),
+        record_call(1),
     ):
         states(runner, inputs)
     before, after = entered

@@ -174,12 +174,12 @@ def test_one_model_at_a_time_is_in_memory(
         begin(self, *args, **kwargs)
         students.append(weakref.ref(self.student.base))
 
-    def watch(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def record_call(self: Any, *args: Any, **kwargs: Any) -> Any:
         gone.extend(student() is None for student in students)
         return load(self, *args, **kwargs)
 
     monkeypatch.setattr(TrainedStudent, "__init__", note)
-    monkeypatch.setattr(Qwen2Audio, "load", watch)
+    monkeypatch.setattr(Qwen2Audio, "load", record_call)
     export(runs("qwen2_audio"), tmp_path / "out")
     assert gone == [True]
 

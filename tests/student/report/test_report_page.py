@@ -11,7 +11,7 @@ from rich.console import Console
 
 from student.report import page as report
 from student.train import train
-from tests.pages import NEEDS_BROWSER, ground
+from tests.pages import NEEDS_BROWSER, background_lightness
 
 pytestmark = NEEDS_BROWSER
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6}
@@ -158,4 +158,9 @@ def test_page_is_not_wider_than_the_screen(visit: Any, width: int) -> None:
 
 
 def test_themes(visit: Any) -> None:
-    assert ground(visit(scheme="light")) > 600 > 200 > ground(visit(scheme="dark"))
+    assert (
+        background_lightness(visit(scheme="light"))
+        > 600
+        > 200
+        > background_lightness(visit(scheme="dark"))
+    )

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from student.recipe_files import save_recipe
-from tests.terminal import watch
+from tests.terminal import record_terminal
 
 ROOT = Path(__file__).parents[3]
 TRAIN = [sys.executable, "-m", "student.cli", "train"]
@@ -31,7 +31,7 @@ def words(world: Any, tmp_path: Path) -> list[str]:
 
 
 def test_training_in_a_terminal(words: list[str]) -> None:
-    session = watch(words, cwd=ROOT)
+    session = record_terminal(words, cwd=ROOT)
     assert session.exit_code == 0, session.last
     lines = session.lines()
     # One line holds the stage, a bar, the step, the loss, the speed, the memory and the time left.

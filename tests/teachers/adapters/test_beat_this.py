@@ -1,4 +1,4 @@
-"""Beat This!: the port against the original's numbers, the spectrogram, batches, windows, times."""
+"""Tests for Beat This!: parity with the original, the spectrogram, batches, windows, times."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ RATE = 22_050
 SMALL = {"transformer_dim": 64, "n_layers": 2}
 
 
-def filled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights that a formula gives, so that the original could be given the same."""
+def make_weights(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns weights from a formula, which were also loaded into the original."""
     weights = {}
     for row, (name, weight) in enumerate(sorted(state.items())):
         if not weight.is_floating_point() or name.endswith("freqs"):
@@ -37,10 +37,12 @@ def filled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def checkpoint(path: Path, *, prefix: str = "model.", **extra: Any) -> Path:
-    """A file as the authors' training code saves it."""
+def save_checkpoint(path: Path, *, prefix: str = "model.", **extra: Any) -> Path:
+    """Saves a checkpoint in the format of the authors' training code."""
     network = BeatThis(**SMALL)
-    state = {f"{prefix}{name}": weight for name, weight in filled(network.state_dict()).items()}
+    state = {
+        f"{prefix}{name}": weight for name, weight in make_weights(network.state_dict()).items()
+    }
     hyper = {**SMALL, "head_dim": 32, "fps": 50, "dropout": {"frontend": 0.1}}
     torch.save({"state_dict": state, "hyper_parameters": hyper, "epoch": 99, **extra}, path)
     return path
@@ -48,7 +50,7 @@ def checkpoint(path: Path, *, prefix: str = "model.", **extra: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("beats") / "tiny.ckpt")
+    return save_checkpoint(tmp_path_factory.mktemp("beats") / "tiny.ckpt")
 
 
 def load(path: Path, **settings: Any) -> Teacher:
@@ -73,18 +75,18 @@ def load(path: Path, **settings: Any) -> Teacher:
         ),
     ],
 )
-def test_weights_have_the_original_s_names_and_shapes(shape: dict[str, Any], digest: str):
-    """Digests of the state dicts of beat-this 1.1.0: the published large and small models, and one
-    without the parts that can be left out."""
+def test_weights_have_the_names_and_shapes_of_the_original(shape: dict[str, Any], digest: str):
+    """The digests are those of beat-this 1.1.0: the large and small models, and one without the
+    optional parts."""
     state = BeatThis(**shape).state_dict()
     layout = "\n".join(f"{name} {tuple(weight.shape)}" for name, weight in sorted(state.items()))
     assert hashlib.sha256(layout.encode()).hexdigest() == digest
 
 
-def test_logits_are_the_original_s():
-    """The output of beat-this 1.1.0 for the same weights and input, every eighth frame."""
+def test_logits_match_the_original():
+    """Expected values are the output of beat-this 1.1.0 for the same weights and input."""
     network = BeatThis(**SMALL).eval()
-    network.load_state_dict(filled(network.state_dict()))
+    network.load_state_dict(make_weights(network.state_dict()))
     count = torch.arange(2 * 40 * 128, dtype=torch.float64).view(2, 40, 128)
     spectrogram = 3 * torch.sin(count**1.5 * 0.01).abs().float()
     with torch.inference_mode():
@@ -96,7 +98,7 @@ def test_logits_are_the_original_s():
     assert np.abs(logits[1, ::8].T.numpy() - np.array(expected)).max() < 1e-3
 
 
-def test_a_tone_is_in_its_band():
+def test_log_mel_of_a_tone_peaks_in_its_band():
     time = np.arange(RATE) / RATE
     wave = np.pad(np.sin(2 * np.pi * 1000 * time), 512, mode="reflect").astype(np.float32)
     spectrogram = log_mel(torch.from_numpy(wave)[None], 51)[0]
@@ -108,7 +110,7 @@ def test_a_tone_is_in_its_band():
 
 
 @pytest.mark.parametrize("num_samples", [1, 300, 440, 441, 442, 30_000])
-def test_any_length_gives_frames_that_the_codec_takes(path: Path, num_samples: int):
+def test_clips_of_any_length_give_frames_that_can_be_encoded(path: Path, num_samples: int):
     teacher = load(path)
     wave = sound(2, RATE)[:num_samples]
     for targets in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
@@ -118,19 +120,19 @@ def test_any_length_gives_frames_that_the_codec_takes(path: Path, num_samples: i
             encode(frames_TD, stream)
 
 
-def test_neighbours_and_padding_do_not_matter(path: Path):
+def test_targets_do_not_depend_on_other_clips_of_the_batch(path: Path):
     teacher = load(path)
     waves = [sound(seconds, RATE, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7, 2.9))]
     for wave, targets in zip(waves, teacher.extract(waves), strict=True):
-        (alone,) = teacher.extract([wave])
-        assert targets.metadata == alone.metadata
+        (single,) = teacher.extract([wave])
+        assert targets.metadata == single.metadata
         for stream, frames_TD in targets.frames.items():
-            scale = np.abs(alone.frames[stream]).max()
-            assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-4 * scale
+            scale = np.abs(single.frames[stream]).max()
+            assert np.abs(frames_TD - single.frames[stream]).max() < 1e-4 * scale
 
 
-def test_a_short_clip_is_one_piece_with_borders(path: Path):
-    """As the authors' `split_piece` cuts it: six frames of zeros, the clip, six frames of zeros."""
+def test_short_clip_is_one_window_with_zero_borders(path: Path):
+    """Like the authors' `split_piece`: six frames of zeros, the clip, six frames of zeros."""
     teacher = load(path)
     wave = sound(2.0, RATE)
     (targets,) = teacher.extract([wave])
@@ -143,7 +145,7 @@ def test_a_short_clip_is_one_piece_with_borders(path: Path):
     assert np.abs(targets.frames["posteriors"] - expected[:100]).max() < 1e-5
 
 
-def test_half_precision_is_close(path: Path):
+def test_bfloat16_is_close_to_float32(path: Path):
     wave = sound(2, RATE)
     (full,), (half,) = (
         load(path, dtype=dtype).extract([wave]) for dtype in ("float32", "bfloat16")
@@ -153,7 +155,7 @@ def test_half_precision_is_close(path: Path):
         assert error < 0.1 * np.sqrt(np.square(expected_TD).mean())
 
 
-def test_a_long_clip_shows_no_seam(path: Path):
+def test_long_clip_has_no_jump_between_windows(path: Path):
     (targets,) = load(path).extract([sound(75, RATE)])
     frames_TD = targets.frames["frames"]
     assert len(frames_TD) == 75 * 50
@@ -161,25 +163,27 @@ def test_a_long_clip_shows_no_seam(path: Path):
     assert steps_T.max() < 4 * np.percentile(steps_T, 95)
 
 
-def test_a_click_is_where_it_is(path: Path):
-    """With attention layers that add nothing, a frame depends on four frames to either side."""
+def test_frame_times_match_the_position_of_a_click(path: Path):
+    """With disabled attention layers, a frame depends on four frames to either side."""
     teacher = load(path)
     for name, weight in teacher._network.named_parameters():  # pyright: ignore
         if name.endswith(("to_out.0.weight", "net.4.weight", "net.4.bias")):
             torch.nn.init.zeros_(weight)
-    quiet = 0.01 * sound(4, RATE)
-    late = []
+    background = 0.01 * sound(4, RATE)
+    delays = []
     for index in (2.0, 2.005, 2.013):
-        clicked = quiet.copy()
+        clicked = background.copy()
         clicked[round(index * RATE) - 32 :][:64] += 0.5
-        before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
+        before, after = (
+            teacher.extract([wave])[0].frames["frames"] for wave in (background, clicked)
+        )
         change_T = np.square(after - before).sum(1)
         times_T = HOP / RATE * np.arange(len(change_T))
-        late.append((times_T * change_T).sum() / change_T.sum() - index)
-    assert np.abs(late).max() < 0.02
+        delays.append((times_T * change_T).sum() / change_T.sum() - index)
+    assert np.abs(delays).max() < 0.02
 
 
-def test_beats_are_the_peaks():
+def test_beat_times_are_the_peaks_of_the_posteriors():
     posteriors_TD = np.full((200, 2), 0.05)
     for frame in (25, 50, 75, 100):
         posteriors_TD[frame - 2 : frame + 3, 0] = [0.3, 0.7, 0.9, 0.7, 0.3]
@@ -192,31 +196,31 @@ def test_beats_are_the_peaks():
     assert beat_times(np.zeros((10, 2))) == {"beats": [], "downbeats": []}
 
 
-def test_compiled_checkpoints_load(tmp_path: Path, path: Path):
-    other = checkpoint(tmp_path / "compiled.ckpt", prefix="model._orig_mod.")
+def test_compiled_checkpoint_loads(tmp_path: Path, path: Path):
+    other = save_checkpoint(tmp_path / "compiled.ckpt", prefix="model._orig_mod.")
     wave = sound(1, RATE)
     first, second = (load(each).extract([wave])[0].frames["frames"] for each in (path, other))
     assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ({"state_dict": {}, "hook": Path}, "holds more than tensors"),
         ([1, 2], "has no state_dict"),
         ({"state_dict": {"model.other": torch.zeros(1)}}, "is not a checkpoint of Beat This!"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, content: Any, says: str):
+def test_other_files_raise_an_error(tmp_path: Path, content: Any, message: str):
     path = tmp_path / "other.ckpt"
     torch.save(content, path)
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load(path, features=False)
     with pytest.raises(UserError, match=r"must be a \.ckpt file"):
         load(tmp_path / "none.ckpt")
 
 
-def test_knobs_make_no_new_version_and_settings_do(path: Path):
+def test_fingerprint_depends_on_settings_and_not_on_runtime_options(path: Path):
     def fingerprint(**changes: Any) -> str:
         return registry.make(
             "beats", "beat_this", {"model": str(path), **changes}

@@ -1,4 +1,4 @@
-"""CTC on log-mel inputs, and known texts: transformers' own numbers, words, times."""
+"""Tests for CTC models on log-mel inputs: parity with transformers, words, known texts, times."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def parakeet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("make", [checkpoints.parakeet, checkpoints.lasr])
 @pytest.mark.parametrize("seconds", [0.5, 1.28, 2.345])
-def test_a_padded_clip_has_transformers_own_numbers(tmp_path: Path, make, seconds: float):
+def test_posteriors_of_a_padded_clip_match_transformers(tmp_path: Path, make, seconds: float):
     folder = make(tmp_path)
     wave = sound(seconds, RATE)
     targets, _ = load(folder).extract([wave, sound(3.0, RATE, 1)])
@@ -49,7 +49,7 @@ def test_a_padded_clip_has_transformers_own_numbers(tmp_path: Path, make, second
     assert np.abs(posteriors_TV - expected_TV[: len(posteriors_TV)]).max() < 1e-4
 
 
-def test_text_is_what_the_tokenizer_makes_of_the_best_path(parakeet: Path):
+def test_text_is_the_decoded_best_path(parakeet: Path):
     (targets,) = load(parakeet).extract([sound(6.0, RATE)])
     path_T = targets.frames["posteriors"].argmax(1)
     kept = [
@@ -65,7 +65,7 @@ def test_text_is_what_the_tokenizer_makes_of_the_best_path(parakeet: Path):
     assert times[-1] <= 6.0
 
 
-def test_a_large_vocabulary_is_stored_sparsely(tmp_path: Path, parakeet: Path):
+def test_large_vocabulary_is_stored_with_topk16(tmp_path: Path, parakeet: Path):
     assert load(parakeet).spec().stream("posteriors").codec == "uint8"
     config = transformers.ParakeetCTCConfig(
         vocab_size=100, pad_token_id=99,
@@ -79,18 +79,18 @@ def test_a_large_vocabulary_is_stored_sparsely(tmp_path: Path, parakeet: Path):
     assert teacher.spec().stream("posteriors").codec == "topk16"
 
 
-def test_a_known_text_is_aligned(parakeet: Path):
+def test_known_text_is_aligned(parakeet: Path):
     wave = sound(6.0, RATE)
     teacher = load(parakeet, align=True)
     (free,) = teacher.extract([wave])
-    said = free.metadata["text"]
-    known, unknown = extract_targets(teacher, [wave, wave], [f"{said.upper()} 42!", None])
+    decoded = free.metadata["text"]
+    known, unknown = extract_targets(teacher, [wave, wave], [f"{decoded.upper()} 42!", None])
     assert unknown.metadata == free.metadata
     assert np.array_equal(known.frames["posteriors"], free.frames["posteriors"])
-    # The text that the best path spells is aligned where the best path has it.
+    # The decoded text itself is aligned at the times of the best path.
     words = known.metadata["words"]
-    assert known.metadata["text"] == f"{said.upper()} 42!"
-    assert [word.text for word in words] == [*said.upper().split(), "42!"]
+    assert known.metadata["text"] == f"{decoded.upper()} 42!"
+    assert [word.text for word in words] == [*decoded.upper().split(), "42!"]
     ours, theirs = (
         np.array([word[1:] for word in each]) for each in (words[:-1], free.metadata["words"])
     )
@@ -100,24 +100,24 @@ def test_a_known_text_is_aligned(parakeet: Path):
     assert wrong.metadata == free.metadata
 
 
-def test_a_text_is_no_setting_of_its_own(parakeet: Path):
-    """Without `align` a text changes nothing, and the fingerprint is the one of caches before."""
+def test_text_is_ignored_without_align(parakeet: Path):
+    """Without `align`, a text changes neither targets nor the fingerprint."""
     wave = sound(1.0, RATE)
     teacher = load(parakeet)
-    (free,), (given,) = teacher.extract([wave]), extract_targets(teacher, [wave], ["a b"])
-    assert given.metadata == free.metadata
+    (free,), (with_text,) = teacher.extract([wave]), extract_targets(teacher, [wave], ["a b"])
+    assert with_text.metadata == free.metadata
     assert "align" not in teacher.spec().settings
 
 
-def test_phones_are_not_aligned_with_letters(tmp_path: Path):
+def test_align_with_a_phone_vocabulary_raises_an_error(tmp_path: Path):
     folder = checkpoints.ctc(tmp_path)
     (folder / "vocab.json").write_text('{"<pad>": 0, "a:": 1, "b": 2}')
     with pytest.raises(UserError, match="has phones"):
         load(folder, align=True)
 
 
-def test_a_click_changes_the_frame_around_it(tmp_path: Path):
-    """The input states of the first layer depend on fifteen mel frames."""
+def test_frame_times_match_the_position_of_a_click(tmp_path: Path):
+    """The input of the first layer depends on fifteen mel frames."""
     teacher = load(checkpoints.parakeet(tmp_path), features=True, layer=0)
     for layer in teacher._model.encoder.layers:  # pyright: ignore
         for module in layer.modules():
@@ -125,16 +125,18 @@ def test_a_click_changes_the_frame_around_it(tmp_path: Path):
                 torch.nn.init.zeros_(module.weight)
                 if module.bias is not None:
                     torch.nn.init.zeros_(module.bias)
-    quiet = 0.1 * sound(4.0, RATE)
+    background = 0.1 * sound(4.0, RATE)
     stream = teacher.spec().stream("frames")
-    late = []
+    delays = []
     for index in np.linspace(2.0, 2.14, 8):
-        clicked = quiet.copy()
+        clicked = background.copy()
         clicked[round(index * RATE) - 32 :][:64] += 0.5
-        before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
+        before, after = (
+            teacher.extract([wave])[0].frames["frames"] for wave in (background, clicked)
+        )
         change_T = np.square(after - before).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
         near_T = np.abs(times_T - index) < 0.3
-        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
-    assert abs(np.mean(late)) < 0.02
-    assert np.abs(late).max() < 0.06
+        delays.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
+    assert abs(np.mean(delays)) < 0.02
+    assert np.abs(delays).max() < 0.06

@@ -1,4 +1,4 @@
-"""Qwen3's forced aligner on a tiny checkpoint of its class: transformers' own words, frames."""
+"""Tests for Qwen3's forced aligner on a tiny checkpoint: parity with transformers, frames."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def load(folder: Path, **settings: Any) -> Teacher:
     return teacher
 
 
-def test_words_are_where_transformers_has_them(folder: Path):
+def test_word_times_match_transformers(folder: Path):
     wave, text = sound(8.0, RATE), "This is music, with drums."
     (targets,) = extract_targets(load(folder), [wave], [text])
     processor = transformers.AutoProcessor.from_pretrained(folder)
@@ -54,20 +54,20 @@ def test_words_are_where_transformers_has_them(folder: Path):
     assert targets.metadata["text"] == text
 
 
-def test_neighbours_and_padding_do_not_matter(folder: Path):
+def test_targets_do_not_depend_on_other_clips_of_the_batch(folder: Path):
     teacher = load(folder)
     waves = [sound(seconds, RATE, seed) for seed, seconds in enumerate((8.0, 0.3, 5.5))]
     texts = ["This is a violin", "drums", "a sound of music with drums"]
     together = extract_targets(teacher, waves, texts)
     for wave, text, targets in zip(waves, texts, together, strict=True):
-        (alone,) = extract_targets(teacher, [wave], [text])
-        assert targets.metadata == alone.metadata
-        assert np.array_equal(targets.frames["words"], alone.frames["words"])
-        assert len(alone.frames["words"]) == max(1, round(len(wave) / RATE / 0.08))
+        (single,) = extract_targets(teacher, [wave], [text])
+        assert targets.metadata == single.metadata
+        assert np.array_equal(targets.frames["words"], single.frames["words"])
+        assert len(single.frames["words"]) == max(1, round(len(wave) / RATE / 0.08))
         json.dumps(targets.metadata)
 
 
-def test_half_precision_is_close(folder: Path):
+def test_bfloat16_is_close_to_float32(folder: Path):
     wave, text = sound(8.0, RATE), "This is music"
     processor = transformers.AutoProcessor.from_pretrained(folder)
     logits = []
@@ -80,48 +80,48 @@ def test_half_precision_is_close(folder: Path):
     assert (logits[1] - logits[0]).std() < 0.1 * logits[0].std()
 
 
-class Aligned(ForcedAligner):
-    """Knows the times of the words."""
+class FixedAligner(ForcedAligner):
+    """An aligner that returns fixed times of three words."""
 
     def _align(self, waves: Sequence[np.ndarray], texts: Sequence[str]) -> list[list[Word]]:
         return [[Word("one", 0.16, 0.4), Word("two", 0.4, 0.48), Word("three", 0.88, 0.96)]]
 
 
-def test_frames_are_where_the_words_are(folder: Path):
-    teacher = Aligned("words", ForcedAlignerSettings(model=str(folder)))
+def test_frames_mark_words_and_their_starts(folder: Path):
+    teacher = FixedAligner("words", ForcedAlignerSettings(model=str(folder)))
     teacher.load(device="cpu", num_threads=1)
     (targets,) = teacher.extract_with_texts([sound(0.96, RATE)], ["one two three"])
-    said_T, begins_T = targets.frames["words"].T
-    assert said_T.tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
+    spoken_T, begins_T = targets.frames["words"].T
+    assert spoken_T.tolist() == [0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0, 1]
     assert begins_T.tolist() == [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1]
     stream = teacher.spec().stream("words")
     assert (stream.start_s, stream.hop_s) == (0.04, 0.08)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text", "says"),
+    ("seconds", "text", "message"),
     [(1.0, None, "no text"), (1.0, " ... ", "no text"), (301.0, "a violin", "takes 300 s")],
 )
-def test_what_cannot_be_aligned_is_a_failure(
-    folder: Path, seconds: float, text: str | None, says: str
+def test_missing_text_or_too_long_audio_raises_value_error(
+    folder: Path, seconds: float, text: str | None, message: str
 ):
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=message):
         extract_targets(load(folder), [np.zeros(round(seconds * RATE), np.float32)], [text])
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [({"frame_rate": 10.0}, "drop frame_rate"), ({"language": "ja"}, "pip install nagisa")],
 )
-def test_invalid_settings_are_reported(folder: Path, settings: dict[str, Any], says: str):
-    with pytest.raises(UserError, match=says):
+def test_invalid_settings_raise_an_error(folder: Path, settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
         load(folder, **settings)
 
 
-def test_another_checkpoint_is_refused(tmp_path: Path):
+def test_checkpoint_of_another_model_raises_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="not a Qwen3 forced aligner"):
         load(checkpoints.hubert(tmp_path))
 
 
-def test_the_chat_template_counts_for_the_version(folder: Path):
+def test_chat_template_is_part_of_the_fingerprint(folder: Path):
     assert "chat_template.jinja" in load(folder).spec().weights

@@ -1,4 +1,4 @@
-"""Families of hub checkpoints, on tiny models of true classes: grids, batches, padding, seams."""
+"""Tests for families of hub checkpoints on tiny models: grids, batches, padding, windows."""
 
 from __future__ import annotations
 
@@ -36,35 +36,39 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def load(folders: dict[str, Path]) -> Load:
-    """`load(name, **settings)`: a family on its tiny checkpoint, ready, with one thread."""
-    ready: dict[str, Teacher] = {}
+    """`load(name, **settings)` returns a loaded family with its tiny checkpoint and one thread."""
+    loaded_teachers: dict[str, Teacher] = {}
 
     def loaded(name: str, **settings: Any) -> Teacher:
         key = json.dumps([name, settings])
-        if key not in ready:
-            _, family, own = MAKERS[name]
+        if key not in loaded_teachers:
+            _, family, own_settings = MAKERS[name]
             model = {"model": str(folders[name])}
-            ready[key] = registry.make(name.split()[0], family, {**model, **own, **settings})
-            ready[key].load(device="cpu", num_threads=1)
-        return ready[key]
+            loaded_teachers[key] = registry.make(
+                name.split()[0], family, {**model, **own_settings, **settings}
+            )
+            loaded_teachers[key].load(device="cpu", num_threads=1)
+        return loaded_teachers[key]
 
     return loaded
 
 
-def standardised_error(found_TD: np.ndarray, expected_TD: np.ndarray) -> float:
-    """RMS difference in deviations of the expected."""
-    return float(np.sqrt(np.square(found_TD - expected_TD).mean()) / expected_TD.std())
+def standardised_error(result_TD: np.ndarray, expected_TD: np.ndarray) -> float:
+    """Returns the RMS difference divided by the standard deviation of the expected values."""
+    return float(np.sqrt(np.square(result_TD - expected_TD).mean()) / expected_TD.std())
 
 
 @each_family
 @pytest.mark.parametrize("num_samples", [1, 399, 400, 20_001])
-def test_any_length_gives_frames_that_the_codec_takes(load: Load, name: str, num_samples: int):
+def test_clips_of_any_length_give_frames_that_can_be_encoded(
+    load: Load, name: str, num_samples: int
+):
     teacher = load(name)
     spec = teacher.spec()
     wave = sound(2, spec.sample_rate)[:num_samples]
-    for received in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
+    for targets in teacher.extract([wave, np.zeros(num_samples, np.float32)]):
         for stream in spec.streams:
-            frames_TD = received.frames[stream.name]
+            frames_TD = targets.frames[stream.name]
             assert frames_TD.dtype == np.float32
             last = stream.start_s + (len(frames_TD) - 1) * stream.hop_s
             seconds = num_samples / spec.sample_rate
@@ -72,20 +76,20 @@ def test_any_length_gives_frames_that_the_codec_takes(load: Load, name: str, num
             encode(frames_TD, stream)
             if stream.kind == "distribution":
                 assert np.allclose(frames_TD.sum(1), 1, atol=1e-3)
-        json.dumps(received.metadata)
+        json.dumps(targets.metadata)
 
 
 @each_family
-def test_neighbours_and_padding_do_not_matter(load: Load, name: str):
+def test_targets_do_not_depend_on_other_clips_of_the_batch(load: Load, name: str):
     teacher = load(name)
     rate = teacher.spec().sample_rate
     waves = [sound(seconds, rate, seed) for seed, seconds in enumerate((0.4, 3.1, 1.7, 2.9))]
-    for wave, received in zip(waves, teacher.extract(waves), strict=True):
-        (alone,) = teacher.extract([wave])
-        for stream, frames_TD in received.frames.items():
-            scale = np.abs(alone.frames[stream]).max()
-            assert np.abs(frames_TD - alone.frames[stream]).max() < 1e-4 * scale
-        assert received.metadata == alone.metadata
+    for wave, targets in zip(waves, teacher.extract(waves), strict=True):
+        (single,) = teacher.extract([wave])
+        for stream, frames_TD in targets.frames.items():
+            scale = np.abs(single.frames[stream]).max()
+            assert np.abs(frames_TD - single.frames[stream]).max() < 1e-4 * scale
+        assert targets.metadata == single.metadata
 
 
 @pytest.mark.parametrize(
@@ -93,7 +97,7 @@ def test_neighbours_and_padding_do_not_matter(load: Load, name: str):
     [(kind, stable, layer) for kind in ("wav2vec2", "hubert", "wavlm")
      for stable, layer in ((False, -1), (False, 1), (True, -1))],
 )  # fmt: skip
-def test_padded_waveforms_give_transformers_own_unpadded_states(
+def test_padded_waveforms_match_unpadded_states_of_transformers(
     tmp_path: Path, name: str, stable: bool, layer: int
 ):
     folder = getattr(checkpoints, name)(tmp_path, stable=stable)
@@ -102,15 +106,15 @@ def test_padded_waveforms_give_transformers_own_unpadded_states(
     model = transformers.AutoModel.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     waves = [sound(seconds, 16_000, seed) for seed, seconds in enumerate((0.5, 2.0, 1.1))]
-    for wave, received in zip(waves, teacher.extract(waves), strict=True):
+    for wave, targets in zip(waves, teacher.extract(waves), strict=True):
         inputs = extractor(wave, sampling_rate=16_000, return_tensors="pt").input_values
         with torch.inference_mode():
             expected = model(inputs, output_hidden_states=True).hidden_states[layer][0].numpy()
-        assert received.frames["frames"].shape == expected.shape
-        assert np.abs(received.frames["frames"] - expected).max() < 1e-4
+        assert targets.frames["frames"].shape == expected.shape
+        assert np.abs(targets.frames["frames"] - expected).max() < 1e-4
 
 
-def test_log_mels_on_the_device_are_the_extractor_s():
+def test_log_mels_on_the_device_match_the_feature_extractor():
     from teachers.toolkit.mel import KaldiMel
 
     extractor = transformers.ASTFeatureExtractor()
@@ -122,35 +126,37 @@ def test_log_mels_on_the_device_are_the_extractor_s():
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_clap_frames_are_transformers_own(tmp_path: Path, fused: bool):
+def test_clap_frames_match_transformers(tmp_path: Path, fused: bool):
     folder = checkpoints.clap(tmp_path, fused=fused)
     teacher = registry.make("t", "clap", {"model": str(folder), "labels": ["violin", "drums"]})
     teacher.load(device="cpu", num_threads=1)
     wave = sound(10, 48_000)
-    (received,) = teacher.extract([wave])
+    (targets,) = teacher.extract([wave])
     model = transformers.ClapModel.from_pretrained(folder).eval()
     extractor = transformers.ClapFeatureExtractor.from_pretrained(folder)
     inputs = extractor(wave, sampling_rate=48_000, return_tensors="pt").input_features
     with torch.inference_mode():
         result = model.audio_model(inputs, is_longer=torch.zeros(1, 1, dtype=torch.bool))
     expected = result.last_hidden_state.mean(2)[0].T.numpy()
-    assert np.abs(received.frames["frames"] - expected).max() < 1e-5
-    assert np.allclose(received.frames["frames"].mean(0), result.pooler_output[0], atol=1e-5)
+    assert np.abs(targets.frames["frames"] - expected).max() < 1e-5
+    assert np.allclose(targets.frames["frames"].mean(0), result.pooler_output[0], atol=1e-5)
 
 
-def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path]):
-    """Scores of the second window: what the stock pipeline says about that stretch."""
+def test_posteriors_of_a_window_match_the_transformers_pipeline(
+    load: Load, folders: dict[str, Path]
+):
+    """The pipeline is run on the samples of the second window."""
     wave = sound(6, 16_000)
-    (received,) = load("emotion").extract([wave])
-    stock = transformers.pipeline("audio-classification", model=str(folders["emotion"]))
-    said = {each["label"]: each["score"] for each in stock(wave[16_000 : 5 * 16_000])}
+    (targets,) = load("emotion").extract([wave])
+    pipeline = transformers.pipeline("audio-classification", model=str(folders["emotion"]))
+    scores = {each["label"]: each["score"] for each in pipeline(wave[16_000 : 5 * 16_000])}
     names = load("emotion").spec().stream("posteriors").names
-    assert np.allclose(received.frames["posteriors"][1], [said[name] for name in names], atol=1e-5)
+    assert np.allclose(targets.frames["posteriors"][1], [scores[name] for name in names], atol=1e-5)
     assert load("emotion").spec().stream("posteriors").start_s == 2.0
 
 
-# The networks are random and hear everything everywhere: how alike a frame in two windows is says
-# more about them than about the join. What a seam may add is bounded by neighbours of other frames.
+# The networks are random and have a global context, so frames of two windows differ a lot. The test
+# bounds the step at a join by the steps between other neighbouring frames.
 @pytest.mark.parametrize(
     ("name", "settings", "seconds", "begin"),
     [
@@ -167,7 +173,7 @@ def test_posteriors_are_those_of_the_windows(load: Load, folders: dict[str, Path
         ("whisper", {"transcribe": False}, 70, 25.0),
     ],
 )
-def test_long_clips_match_their_parts_and_show_no_seam(
+def test_long_clip_matches_its_parts_without_jumps_between_windows(
     load: Load, name: str, settings: dict[str, Any], seconds: float, begin: float
 ):
     teacher = load(name, **settings)
@@ -185,7 +191,7 @@ def test_long_clips_match_their_parts_and_show_no_seam(
 
 
 @each_family
-def test_half_precision_is_close(load: Load, name: str):
+def test_bfloat16_is_close_to_float32(load: Load, name: str):
     wave = sound(2, load(name).spec().sample_rate)
     (full,) = load(name, **TEXTLESS.get(name, {})).extract([wave])
     # On CPUs with AMX, oneDNN (torch 2.13) computes bfloat16 convolutions of two channels per group
@@ -202,9 +208,11 @@ TEXTLESS = {"whisper": {"transcribe": False}}
 
 
 @each_family
-def test_knobs_make_no_new_version_and_settings_do(folders: dict[str, Path], name: str):
-    _, family, own = MAKERS[name]
-    settings = {"model": str(folders[name]), **own}
+def test_fingerprint_depends_on_settings_and_not_on_runtime_options(
+    folders: dict[str, Path], name: str
+):
+    _, family, own_settings = MAKERS[name]
+    settings = {"model": str(folders[name]), **own_settings}
 
     def fingerprint(**changes: Any) -> str:
         return registry.make("t", family, {**settings, **changes}).spec().fingerprint
@@ -218,12 +226,12 @@ def test_knobs_make_no_new_version_and_settings_do(folders: dict[str, Path], nam
     assert again.fingerprint == spec.fingerprint
 
 
-def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
+def test_spec_of_hub_teachers_is_made_without_torch(folders: dict[str, Path]):
     import subprocess
     import sys
 
-    requested = {name: [family, {"model": str(folders[name]), **own}]
-              for name, (_, family, own) in MAKERS.items()}  # fmt: skip
+    requested = {name: [family, {"model": str(folders[name]), **own_settings}]
+              for name, (_, family, own_settings) in MAKERS.items()}  # fmt: skip
     code = (
         "import json, sys; from teachers import registry\n"
         f"for name, (family, settings) in json.loads({json.dumps(requested)!r}).items():\n"
@@ -235,7 +243,7 @@ def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "says"),
+    ("name", "settings", "message"),
     [
         ("wav2vec2", {"frame_rate": 12.0}, "must divide the native 50"),
         ("wav2vec2", {"layer": 9}, "has no layer 9"),
@@ -247,23 +255,23 @@ def test_describing_hub_teachers_loads_no_framework(folders: dict[str, Path]):
         ("whisper", {"language": "xx"}, "language"),
     ],
 )
-def test_invalid_settings_are_reported(
-    folders: dict[str, Path], name: str, settings: dict[str, Any], says: str
+def test_invalid_settings_raise_an_error(
+    folders: dict[str, Path], name: str, settings: dict[str, Any], message: str
 ):
-    _, family, own = MAKERS[name]
-    with pytest.raises(UserError, match=says):
-        registry.make("t", family, {"model": str(folders[name]), **own, **settings}).load(
+    _, family, own_settings = MAKERS[name]
+    with pytest.raises(UserError, match=message):
+        registry.make("t", family, {"model": str(folders[name]), **own_settings, **settings}).load(
             device="cpu", num_threads=1
         )
 
 
-def test_a_checkpoint_of_another_kind_is_refused(folders: dict[str, Path]):
+def test_checkpoint_of_another_model_raises_an_error(folders: dict[str, Path]):
     teacher = registry.make("t", "ctc", {"model": str(folders["hubert"])})
     with pytest.raises(UserError, match="has no weights for lm_head"):
         teacher.load(device="cpu", num_threads=1)
 
 
-def test_mert_with_code_of_its_own_needs_leave(tmp_path: Path):
+def test_mert_with_custom_code_raises_an_error_without_trust(tmp_path: Path):
     folder = checkpoints.mert(tmp_path)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"feature_extractor_cqt": True}))
@@ -272,7 +280,7 @@ def test_mert_with_code_of_its_own_needs_leave(tmp_path: Path):
 
 
 @pytest.mark.parametrize(("rate", "frames"), [(16_000, 50), (24_000, 75)])
-def test_mert_has_the_rate_of_its_generation(tmp_path: Path, rate: int, frames: int):
+def test_mert_has_the_sample_rate_of_its_checkpoint(tmp_path: Path, rate: int, frames: int):
     """MERT-v0-public expects 16 kHz, MERT-v1 24 kHz."""
     folder = checkpoints.mert(tmp_path, rate=rate)
     teacher = registry.make("t", "mert", {"model": str(folder), "layer": 2})
@@ -292,18 +300,18 @@ def test_remote_code_runs_only_when_trusted(tmp_path: Path):
     path = folder / "config.json"
     classes = {"AutoConfig": "modeling_MERT.MERTConfig", "AutoModel": "modeling_MERT.MERTModel"}
     path.write_text(json.dumps(json.loads(path.read_text()) | {"auto_map": classes}))
-    received = []
+    targets = []
     for trusted in (False, True):
         teacher = registry.make(
             "t", "mert", {"model": str(folder), "layer": 2, "trust_remote_code": trusted}
         )
         teacher.load(device="cpu", num_threads=1)
-        received.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
-    assert np.abs(received[0] - received[1]).max() < 1e-5
+        targets.append(teacher.extract([sound(1, 24_000)])[0].frames["frames"])
+    assert np.abs(targets[0] - targets[1]).max() < 1e-5
 
 
-def test_tokenizer_files_and_trusted_code_make_another_version(tmp_path: Path):
-    """Tokenizer files and executed Python files change the version, like weights."""
+def test_tokenizer_files_and_trusted_code_change_the_fingerprint(tmp_path: Path):
+    """Tokenizer files and executed Python files count like weights."""
     folder = checkpoints.mert(tmp_path)
     code = folder / "modeling_MERT.py"
     code.write_text("A = 1\n")
@@ -320,19 +328,19 @@ def test_tokenizer_files_and_trusted_code_make_another_version(tmp_path: Path):
             seen.add(fingerprint(trusted=trusted))
             (folder / name).write_text("second")
             seen.add(fingerprint(trusted=trusted))
-        assert len(seen) == 7, "a tokenizer's file is in no fingerprint"
+        assert len(seen) == 7, "a tokenizer's file does not change the fingerprint"
         for name in ("merges.txt", "tokenizer_config.json", "spiece.model"):
             (folder / name).unlink()
     untrusted, trusted = fingerprint(trusted=False), fingerprint(trusted=True)
     code.write_text("A = 2\n")
     (folder / "layers").mkdir()
-    assert fingerprint(trusted=False) == untrusted, "code that is not run is no part of the version"
+    assert fingerprint(trusted=False) == untrusted, "code that is not run changed the fingerprint"
     changed = fingerprint(trusted=True)
     (folder / "layers" / "deep.py").write_text("B = 1\n")
     assert len({trusted, changed, fingerprint(trusted=True)}) == 3
 
 
-def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
+def test_encoder_with_an_unknown_grid_requires_hop_s(tmp_path: Path):
     torch.manual_seed(0)
     config = transformers.Wav2Vec2BertConfig(
         **checkpoints.SMALL, feature_projection_input_dim=160, conv_depthwise_kernel_size=3
@@ -347,37 +355,39 @@ def test_an_encoder_of_unknown_grid_states_its_hop(tmp_path: Path):
     teacher = registry.make("t", family, {"hop_s": 0.02})
     teacher.load(device="cpu", num_threads=1)
     waves = [sound(seconds, 16_000) for seconds in (1.0, 2.5)]
-    for wave, received in zip(waves, teacher.extract(waves), strict=True):
-        (alone,) = teacher.extract([wave])
-        assert np.abs(received.frames["frames"] - alone.frames["frames"]).max() < 1e-4
-        assert abs(len(received.frames["frames"]) - len(wave) / 320) <= 1
+    for wave, targets in zip(waves, teacher.extract(waves), strict=True):
+        (single,) = teacher.extract([wave])
+        assert np.abs(targets.frames["frames"] - single.frames["frames"]).max() < 1e-4
+        assert abs(len(targets.frames["frames"]) - len(wave) / 320) <= 1
 
 
-def test_frames_follow_the_grid():
-    """A click changes the frame whose field it is in, for every stride."""
+def test_windows_start_on_the_frame_grid():
+    """Windows start at multiples of the hop, and the last one ends with the clip."""
     grid = Grid(sample_rate=16_000, hop=320, field=400, centre=200)
     wave = np.zeros(20_000, np.float32)
     (whole,) = cut([wave], grid, size=1000, step=900)
     assert len(whole.samples) == 20_000
-    pieces = cut([wave], grid, size=20, step=15)
-    assert pieces[-1].first + 20 == grid.count(20_000)
-    assert {grid.count(len(piece.samples)) for piece in pieces} == {20}
-    assert all(0 <= piece.first * 320 + len(piece.samples) <= 20_000 for piece in pieces)
+    cut_windows = cut([wave], grid, size=20, step=15)
+    assert cut_windows[-1].first + 20 == grid.count(20_000)
+    assert {grid.count(len(piece.samples)) for piece in cut_windows} == {20}
+    assert all(0 <= piece.first * 320 + len(piece.samples) <= 20_000 for piece in cut_windows)
 
 
-def test_joining_shifted_ramps_gives_the_ramp():
+def test_join_of_overlapping_ramps_gives_the_ramp():
     frames_TD = np.linspace(0, 1, 100, dtype=np.float32)[:, None]
     for size, step in ((40, 30), (40, 10), (60, 50)):
         grid = Grid(sample_rate=100, hop=1, field=1, centre=0)
-        pieces = cut([frames_TD[:, 0]], grid, size=size, step=step)
-        joined = join([(piece.first, piece.samples[:, None]) for piece in pieces])
+        cut_windows = cut([frames_TD[:, 0]], grid, size=size, step=step)
+        joined = join([(piece.first, piece.samples[:, None]) for piece in cut_windows])
         assert np.allclose(joined, frames_TD, atol=1e-6)
-        # A constant error of one window fades out instead of stepping.
-        shifted = [(p.first, p.samples[:, None] + (index % 2)) for index, p in enumerate(pieces)]
+        # A constant offset of a window is faded instead of causing a step.
+        shifted = [
+            (p.first, p.samples[:, None] + (index % 2)) for index, p in enumerate(cut_windows)
+        ]
         assert np.abs(np.diff(join(shifted)[:, 0])).max() <= 0.01 + 2 / (size - step) + 1e-3
 
 
-def test_pooling_keeps_the_mean_and_the_grid():
+def test_pooling_averages_frames_and_adapts_the_grid():
     frames_TD = np.arange(10, dtype=np.float32)[:, None]
     assert pooled(frames_TD, 4)[:, 0].tolist() == [1.5, 5.5, 8.5]
     assert pooled(frames_TD[:9], 4)[:, 0].tolist() == [1.5, 5.5]
@@ -386,7 +396,7 @@ def test_pooling_keeps_the_mean_and_the_grid():
     assert (stream.start_s, stream.hop_s) == (0.05, 0.08)
 
 
-def test_batches_hold_likes_within_the_budget():
+def test_batches_group_similar_lengths_within_the_budget():
     lengths = [5, 1, 9, 2, 8, 30]
     result = list(batches(lengths, 18))
     assert sorted(index for batch in result for index in batch) == list(range(6))
@@ -404,26 +414,26 @@ def test_batches_hold_likes_within_the_budget():
         ("clap", {}, 0.32),
     ],
 )
-def test_a_click_changes_frames_where_it_is(
+def test_frame_times_match_the_position_of_a_click(
     load: Load, name: str, settings: dict[str, Any], tolerance: float
 ):
     teacher = load(name, **settings)
     spec = teacher.spec()
     stream, rate = spec.stream("frames"), spec.sample_rate
-    late = []
+    delays = []
     for index in (2.0, 3.3, 6.05):
-        quiet = 0.01 * sound(9, rate)
-        clicked = quiet.copy()
+        background = 0.01 * sound(9, rate)
+        clicked = background.copy()
         clicked[round(index * rate) - 32 :][:64] += 0.5
-        (before,), (after,) = teacher.extract([quiet]), teacher.extract([clicked])
+        (before,), (after,) = teacher.extract([background]), teacher.extract([clicked])
         change_T = np.square(after.frames["frames"] - before.frames["frames"]).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
         near = np.abs(times_T - index) < max(0.1, 3 * stream.hop_s)
-        late.append((times_T * change_T)[near].sum() / change_T[near].sum() - index)
-    assert np.abs(late).max() <= tolerance
+        delays.append((times_T * change_T)[near].sum() / change_T[near].sum() - index)
+    assert np.abs(delays).max() <= tolerance
 
 
-def test_the_hub_preset_names_what_exists():
+def test_hub_preset_has_only_known_settings():
     for name, (family, settings) in registry.preset("hub").items():
         known = {field.name for field in dataclasses.fields(registry.settings_class(family))}
         assert set(settings) <= known, name

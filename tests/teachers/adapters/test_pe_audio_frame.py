@@ -1,4 +1,4 @@
-"""PE-A-Frame on a tiny checkpoint of its true class: transformers' own numbers, times, phrases."""
+"""Tests for PE-A-Frame on a tiny checkpoint: parity with transformers, times, phrases."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def load(folder: Path, **settings: Any) -> Teacher:
     return teacher
 
 
-def test_posteriors_and_frames_are_transformers_own(folder: Path):
+def test_posteriors_and_frames_match_transformers(folder: Path):
     wave = sound(2.01, RATE)
     (targets,) = load(folder).extract([wave])
     model = transformers.PeAudioFrameLevelModel.from_pretrained(folder).eval()
@@ -50,32 +50,32 @@ def test_posteriors_and_frames_are_transformers_own(folder: Path):
             input_values=torch.as_tensor(values),
         )  # fmt: skip
     expected_TC = output.logits_audio_text[0].sigmoid().T.numpy()
-    # The model's last frame is mostly reflection: its middle lies behind the clip's end.
+    # The model's last frame is left out, since its centre is after the end of the clip.
     assert len(expected_TC) == 51
     assert targets.frames["posteriors"].shape == (50, 2)
     assert np.abs(targets.frames["posteriors"] - expected_TC[:50]).max() < 1e-5
     assert np.abs(targets.frames["frames"] - output.audio_embeds[0, :50].numpy()).max() < 1e-5
 
 
-def test_a_padded_clip_gives_the_unpadded_model_s_last_frames(folder: Path):
-    """transformers itself lets padding reach the last frames of the shorter clip."""
+def test_padded_clip_matches_the_unpadded_clip(folder: Path):
+    """In transformers, padding changes the last frames of the shorter clip."""
     waves = [sound(seconds, RATE, seed) for seed, seconds in enumerate((1.0, 3.0))]
     teacher = load(folder)
-    padded, alone = teacher.extract(waves)[0], teacher.extract(waves[:1])[0]
-    assert np.abs(padded.frames["frames"] - alone.frames["frames"]).max() < 1e-5
+    padded, single = teacher.extract(waves)[0], teacher.extract(waves[:1])[0]
+    assert np.abs(padded.frames["frames"] - single.frames["frames"]).max() < 1e-5
     model = transformers.PeAudioFrameLevelModel.from_pretrained(folder).eval()
     extractor = transformers.AutoFeatureExtractor.from_pretrained(folder)
     inputs = extractor(waves, sampling_rate=RATE, return_tensors="pt")
     with torch.inference_mode():
-        stock = model.get_audio_embeds(
+        reference = model.get_audio_embeds(
             torch.as_tensor(np.asarray(inputs["input_values"])),
             torch.as_tensor(np.asarray(inputs["padding_mask"])),
         )[0, :25].numpy()  # fmt: skip
-    assert np.abs(stock - alone.frames["frames"]).max() > 1e-3
+    assert np.abs(reference - single.frames["frames"]).max() > 1e-3
 
 
-def test_the_group_norm_of_a_padded_batch_works_in_float16(folder: Path):
-    """The sums of a window do not fit into float16: transformers' own norm gives NaN or zeros."""
+def test_group_norm_of_a_padded_batch_works_in_float16(folder: Path):
+    """The sums of a window overflow float16, so transformers' norm gives NaN or zeros."""
     states_BTD = 20 * torch.randn(2, 4000, 32, generator=torch.Generator().manual_seed(0))
     mask_BT = torch.arange(4000) < torch.tensor([[4000], [3000]])
     outputs = []
@@ -88,28 +88,30 @@ def test_the_group_norm_of_a_padded_batch_works_in_float16(folder: Path):
     assert (outputs[1] - outputs[0]).std() < 0.05 * outputs[0].std()
 
 
-def test_a_click_changes_the_frames_around_it(folder: Path):
-    """With a transformer that adds nothing, a frame depends on its own 40 ms and its neighbours."""
+def test_frame_times_match_the_position_of_a_click(folder: Path):
+    """With a disabled transformer, a frame depends on its 40 ms and adjacent frames."""
     teacher = load(folder)
     for layer in teacher._model.audio_encoder.layers:  # pyright: ignore
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
-    quiet = 0.01 * sound(3, RATE)
+    background = 0.01 * sound(3, RATE)
     stream = teacher.spec().stream("frames")
-    late = []
+    delays = []
     for index in np.linspace(1.0, 1.07, 8):
-        clicked = quiet.copy()
+        clicked = background.copy()
         clicked[round(index * RATE) - 32 :][:64] += 0.5
-        before, after = (teacher.extract([wave])[0].frames["frames"] for wave in (quiet, clicked))
+        before, after = (
+            teacher.extract([wave])[0].frames["frames"] for wave in (background, clicked)
+        )
         change_T = np.square(after - before).sum(1)
         times_T = stream.start_s + stream.hop_s * np.arange(len(change_T))
         near_T = np.abs(times_T - index) < 0.2
-        late.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
-    assert abs(np.mean(late)) < 0.01
-    assert np.abs(late).max() < 0.03
+        delays.append((times_T * change_T)[near_T].sum() / change_T[near_T].sum() - index)
+    assert abs(np.mean(delays)) < 0.01
+    assert np.abs(delays).max() < 0.03
 
 
-def test_audioset_s_classes_are_the_phrases_unless_others_are_given(folder: Path):
+def test_phrases_default_to_the_classes_of_audioset(folder: Path):
     names = audioset_classes()
     assert len(names) == 527
     assert (names[0], names[137], names[526]) == ("Speech", "Music", "Field recording")
@@ -121,23 +123,23 @@ def test_audioset_s_classes_are_the_phrases_unless_others_are_given(folder: Path
     assert targets.frames["posteriors"].shape == (12, 527)
 
 
-def test_the_text_encoder_is_let_go(folder: Path):
+def test_text_encoder_is_freed_after_loading(folder: Path):
     assert load(folder)._model.text_model is None  # pyright: ignore
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "message"),
     [
         ({"posteriors": False, "features": False}, "set posteriors or features"),
         ({"phrases": ["a dog", "a dog"]}, "listed twice"),
         ({"frame_rate": 20.0}, "must divide the native 25"),
     ],
 )
-def test_invalid_settings_are_reported(folder: Path, settings: dict[str, Any], says: str):
-    with pytest.raises(UserError, match=says):
+def test_invalid_settings_raise_an_error(folder: Path, settings: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
         load(folder, **settings)
 
 
-def test_another_checkpoint_is_refused(tmp_path: Path):
+def test_checkpoint_of_another_model_raises_an_error(tmp_path: Path):
     with pytest.raises(UserError, match="not a PE-A-Frame checkpoint"):
         load(checkpoints.hubert(tmp_path))

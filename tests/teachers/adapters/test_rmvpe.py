@@ -1,4 +1,4 @@
-"""RMVPE's interface, on networks of its shape: one that is random, one that finds the loudest band.
+"""Tests for RMVPE with two networks of its shape: random, or picking the loudest band.
 
 The published weights are not in a package, so their accuracy is not tested here.
 """
@@ -24,9 +24,8 @@ from teachers.toolkit.mel_bands import mel_bands
 RATE = 16_000
 
 
-class Random(nn.Module):
-    """(B, 128, T) -> (B, T, 360), with a context of one second to either side and 32 frames at a
-    time."""
+class RandomNetwork(nn.Module):
+    """A random network (B, 128, T) -> (B, T, 360), with a context of about a second."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,12 +35,12 @@ class Random(nn.Module):
         self.out = nn.Conv1d(64 + 128, BINS, 9, padding=4)
 
     def forward(self, mel_BMT):
-        around = self.up(self.down(mel_BMT).tanh())
-        return self.out(torch.cat([around, mel_BMT], 1)).sigmoid().transpose(1, 2)
+        context = self.up(self.down(mel_BMT).tanh())
+        return self.out(torch.cat([context, mel_BMT], 1)).sigmoid().transpose(1, 2)
 
 
 class LoudestBand(nn.Module):
-    """Salience of a bin: how loud the mel band is that it lies in, against the others."""
+    """A network whose salience of a bin is the relative level of the bin's mel band."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,8 +61,8 @@ class LoudestBand(nn.Module):
         return (4 * louder[:, self.bands] + 3).sigmoid().transpose(1, 2)
 
 
-def exported(network: nn.Module, path: Path, *, frames: str = "frames") -> Path:
-    """An ONNX file with the names and the shapes of `rmvpe.onnx`."""
+def export_onnx(network: nn.Module, path: Path, *, frames: str = "frames") -> Path:
+    """Exports a network with the names and the shapes of `rmvpe.onnx`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
@@ -82,12 +81,12 @@ def load(path: Path) -> Teacher:
 
 @pytest.fixture(scope="module")
 def random(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load(exported(Random(), tmp_path_factory.mktemp("rmvpe") / "rmvpe.onnx"))
+    return load(export_onnx(RandomNetwork(), tmp_path_factory.mktemp("rmvpe") / "rmvpe.onnx"))
 
 
 @pytest.fixture(scope="module")
 def loudest(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
-    return load(exported(LoudestBand(), tmp_path_factory.mktemp("rmvpe") / "loudest.onnx"))
+    return load(export_onnx(LoudestBand(), tmp_path_factory.mktemp("rmvpe") / "loudest.onnx"))
 
 
 def tone(hertz: np.ndarray | float, seconds: float) -> np.ndarray:
@@ -96,18 +95,18 @@ def tone(hertz: np.ndarray | float, seconds: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hertz", [110.0, 220.0, 440.0, 880.0])
-def test_a_tone_has_the_pitch_of_its_band(loudest: Teacher, hertz: float):
+def test_f0_of_a_tone_is_the_pitch_of_its_band(loudest: Teacher, hertz: float):
     frames = loudest.extract([tone(hertz, 1.0)])[0].frames
     f0_T, voicing_T = frames["f0"][10:-10].T
-    # A band is 26 Hz wide and more.
+    # Bands are at least 26 Hz wide.
     assert np.abs(f0_T - hertz).max() < 30
     assert voicing_T.min() > 0.9
     assert np.array_equal(frames["salience"][:, -1], frames["f0"][:, 1])
 
 
-def test_the_pitch_changes_when_the_tone_does(loudest: Teacher):
+def test_f0_changes_when_the_tone_changes(loudest: Teacher):
     time = np.arange(RATE) / RATE
-    late = []
+    delays = []
     for change in np.linspace(0.5, 0.51, 5):
         wave = tone(np.where(time < change, 300.0, 600.0), 1.0)
         salience_TB = loudest.extract([wave])[0].frames["salience"]
@@ -117,25 +116,25 @@ def test_the_pitch_changes_when_the_tone_does(loudest: Teacher):
         lead_T = salience_TB[:, high] - salience_TB[:, low]
         first = int(np.flatnonzero(lead_T > 0)[0])
         share = lead_T[first] / (lead_T[first] - lead_T[first - 1])
-        late.append(0.01 * (first - share) - change)
-    assert abs(np.mean(late)) < 0.005
-    assert np.abs(late).max() < 0.01
+        delays.append(0.01 * (first - share) - change)
+    assert abs(np.mean(delays)) < 0.005
+    assert np.abs(delays).max() < 0.01
 
 
-def test_short_clips_are_padded_as_rmvpe_onnx_pads(random: Teacher):
-    """The spectrogram of the whole clip, and zeros up to a multiple of 32 frames."""
+def test_short_clip_is_padded_to_a_multiple_of_32_frames(random: Teacher):
+    """The original pads the spectrogram with zeros to a multiple of 32 frames as well."""
     wave = tone(200.0, 1.234)
     (targets,) = random.extract([wave])
     mel = log_mel(wave)
     assert mel.shape == (128, 124)
     with torch.inference_mode():
-        expected = Random()(torch.from_numpy(np.pad(mel, ((0, 0), (0, 4))))[None])[0].numpy()
+        expected = RandomNetwork()(torch.from_numpy(np.pad(mel, ((0, 0), (0, 4))))[None])[0].numpy()
     assert targets.frames["salience"].shape == (124, 361)
     assert np.abs(targets.frames["salience"][:, :-1] - expected[:124]).max() < 1e-5
 
 
 @pytest.mark.parametrize("num_samples", [1, 159, 160, 161, 5000])
-def test_any_length_gives_frames_that_the_codec_takes(random: Teacher, num_samples: int):
+def test_clips_of_any_length_give_frames_that_can_be_encoded(random: Teacher, num_samples: int):
     wave = tone(200.0, 1.0)[:num_samples]
     for targets in random.extract([wave, np.zeros(num_samples, np.float32)]):
         for stream in random.spec().streams:
@@ -145,16 +144,16 @@ def test_any_length_gives_frames_that_the_codec_takes(random: Teacher, num_sampl
             encode(frames_TD, stream)
 
 
-def test_silence_has_no_pitch_and_neighbours_do_not_matter(random: Teacher):
+def test_silence_is_unvoiced_and_clips_are_independent(random: Teacher):
     waves = [tone(200.0, 0.5), np.zeros(RATE, np.float32), tone(250.0, 3.0)]
     together = random.extract(waves)
     assert together[1].frames["salience"].max() == 0
     for wave, targets in zip(waves, together, strict=True):
-        (alone,) = random.extract([wave])
-        assert np.array_equal(alone.frames["salience"], targets.frames["salience"])
+        (single,) = random.extract([wave])
+        assert np.array_equal(single.frames["salience"], targets.frames["salience"])
 
 
-def test_a_long_clip_equals_its_parts(random: Teacher):
+def test_long_clip_gives_the_frames_of_its_parts(random: Teacher):
     time = np.arange(70 * RATE) / RATE
     wave = tone(200 + 40 * np.sin(time), 70)
     begin = 32 * 60
@@ -163,9 +162,9 @@ def test_a_long_clip_equals_its_parts(random: Teacher):
     assert np.abs(first - second).mean() < 0.02
 
 
-def test_other_files_are_refused(tmp_path: Path):
+def test_other_files_raise_an_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"must be RMVPE's \.onnx file"):
         registry.make("pitch", "rmvpe", {})
-    path = exported(nn.Conv1d(128, 12, 1), tmp_path / "other.onnx")
+    path = export_onnx(nn.Conv1d(128, 12, 1), tmp_path / "other.onnx")
     with pytest.raises(UserError, match="RMVPE maps a spectrogram of 128 bands to 360"):
         load(path)

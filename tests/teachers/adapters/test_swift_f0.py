@@ -1,4 +1,4 @@
-"""SwiftF0: pitches that are known, when they change, silence, and clips of any length."""
+"""Tests for SwiftF0: known pitches, pitch changes, silence, and clips of any length."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ def tracker() -> Teacher:
 
 
 def tone(hertz: np.ndarray | float, seconds: float) -> np.ndarray:
-    """Harmonics of a voice, float32."""
+    """Returns a tone with five harmonics, float32."""
     phase = 2 * np.pi * np.cumsum(np.broadcast_to(hertz, round(seconds * RATE))) / RATE
     return sum(0.1 / n * np.sin(n * phase) for n in range(1, 6)).astype(np.float32)
 
 
 @pytest.mark.parametrize("hertz", [80.0, 220.0, 440.0, 1200.0])
-def test_a_tone_has_its_pitch(tracker: Teacher, hertz: float):
+def test_f0_of_a_tone_is_its_pitch(tracker: Teacher, hertz: float):
     frames = tracker.extract([tone(hertz, 1.0)])[0].frames
     f0_T, voicing_T = frames["f0"][5:-5].T
     assert np.abs(1200 * np.log2(f0_T / hertz)).max() < 30
@@ -35,28 +35,28 @@ def test_a_tone_has_its_pitch(tracker: Teacher, hertz: float):
     assert np.abs(1200 * np.log2(frequency(inside) / hertz)).max() < 30
 
 
-def test_the_pitch_changes_when_the_tone_does(tracker: Teacher):
-    late = []
+def test_f0_changes_when_the_tone_changes(tracker: Teacher):
+    delays = []
     for change in np.linspace(0.6, 0.63, 5):
         time = np.arange(RATE) / RATE
         f0_T = tracker.extract([tone(np.where(time < change, 300.0, 400.0), 1.0)])[0].frames["f0"][
             :, 0
         ]
-        late.append(0.016 * np.flatnonzero(f0_T > 346)[0] - 0.008 - change)
-    assert abs(np.mean(late)) <= 0.016
+        delays.append(0.016 * np.flatnonzero(f0_T > 346)[0] - 0.008 - change)
+    assert abs(np.mean(delays)) <= 0.016
 
 
-def test_silence_has_no_pitch_and_neighbours_do_not_matter(tracker: Teacher):
+def test_silence_is_unvoiced_and_clips_are_independent(tracker: Teacher):
     waves = [tone(200, 0.5), np.zeros(RATE, np.float32), tone(300, 0.001), tone(250, 40)]
     together = tracker.extract(waves)
     assert together[1].frames["f0"][:, 1].max() == 0
-    for wave, received in zip(waves, together, strict=True):
-        assert len(received.frames["f0"]) == max(1, len(wave) // 256)
-        (alone,) = tracker.extract([wave])
-        assert (alone.frames["salience"] == received.frames["salience"]).all()
+    for wave, targets in zip(waves, together, strict=True):
+        assert len(targets.frames["f0"]) == max(1, len(wave) // 256)
+        (single,) = tracker.extract([wave])
+        assert (single.frames["salience"] == targets.frames["salience"]).all()
 
 
-def test_a_long_clip_equals_its_parts(tracker: Teacher):
+def test_long_clip_gives_the_frames_of_its_parts(tracker: Teacher):
     time = np.arange(70 * RATE) / RATE
     wave = tone(200 + 40 * np.sin(time), 70)
     begin = 256 * 2000

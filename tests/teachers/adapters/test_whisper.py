@@ -1,4 +1,4 @@
-"""Whisper by transformers and by OpenAI's package, with real weights where a machine has them."""
+"""Tests for Whisper with transformers and OpenAI's package; some need real weights."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ Load = Callable[..., Teacher]
 
 @pytest.fixture(scope="module")
 def load() -> Load:
-    """`load(**settings)`: real tiny.en, ready, with one thread."""
-    ready: dict[str, Teacher] = {}
+    """`load(**settings)` returns a loaded teacher with the real tiny.en and one thread."""
+    loaded_teachers: dict[str, Teacher] = {}
 
     def loaded(family: str = "whisper", **settings: Any) -> Teacher:
         key = f"{family} {settings}"
-        if key not in ready:
-            ready[key] = registry.make("asr", family, {"model": str(WHISPER), **settings})
-            ready[key].load(device="cpu", num_threads=1)
-        return ready[key]
+        if key not in loaded_teachers:
+            loaded_teachers[key] = registry.make("asr", family, {"model": str(WHISPER), **settings})
+            loaded_teachers[key].load(device="cpu", num_threads=1)
+        return loaded_teachers[key]
 
     return loaded
 
 
-def words(text: str) -> str:
+def normalise_text(text: str) -> str:
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
 def cosines(first_TD: np.ndarray, second_TD: np.ndarray) -> np.ndarray:
-    """Per frame, of columns standardised by the first."""
+    """Returns the cosine of each frame pair, with columns standardised by the first."""
     mean_D, deviation_D = first_TD.mean(0), first_TD.std(0)
     first_TD, second_TD = (first_TD - mean_D) / deviation_D, (second_TD - mean_D) / deviation_D
     norms_T = np.linalg.norm(first_TD, axis=1) * np.linalg.norm(second_TD, axis=1)
@@ -54,7 +54,7 @@ def cosines(first_TD: np.ndarray, second_TD: np.ndarray) -> np.ndarray:
 @real
 @pytest.mark.parametrize("seconds", [0.5, 7.3, 30.0])
 @pytest.mark.parametrize("layer", [-1, 2])
-def test_frames_are_transformers_own(load: Load, seconds: float, layer: int):
+def test_frames_match_transformers(load: Load, seconds: float, layer: int):
     wave = sound(seconds, 16_000)
     (received,) = load(transcribe=False, layer=layer).extract([wave])
     model = transformers.WhisperForConditionalGeneration.from_pretrained(
@@ -73,14 +73,16 @@ def test_frames_are_transformers_own(load: Load, seconds: float, layer: int):
 
 @real
 @pytest.mark.debian
-def test_transcripts_reach_the_known_error_and_thinned_silence_keeps_it(load: Load):
+def test_silence_step_changes_neither_transcripts_nor_frames_much(load: Load):
     spoken = debian_audio.prompts(12)
     waves = [wave for wave, _ in spoken]
     exact, thinned = load().extract(waves), load(silence_step=4).extract(waves)
-    said = [words(text) for _, text in spoken]
+    references = [normalise_text(text) for _, text in spoken]
     for received in (exact, thinned):
-        transcripts = [words(targets.metadata["text"]) for targets in received]
-        assert jiwer.wer(said, transcripts) < 0.05  # the same weights: 0.036 on 120 prompts
+        transcripts = [normalise_text(targets.metadata["text"]) for targets in received]
+        assert (
+            jiwer.wer(references, transcripts) < 0.05
+        )  # 0.036 on 120 prompts with the same weights
     similar_T = np.concatenate([
         cosines(first.frames["encoder"], second.frames["encoder"])
         for first, second in zip(exact, thinned, strict=True)
@@ -95,59 +97,62 @@ def test_transcripts_reach_the_known_error_and_thinned_silence_keeps_it(load: Lo
 
 @real
 @pytest.mark.debian
-def test_words_and_frames_agree_with_ctranslate2(load: Load):
+def test_words_and_frames_match_ctranslate2(load: Load):
     waves = [wave for wave, _ in debian_audio.prompts(4)]
     other = registry.make("asr", "whisper_ct2", {})
     other.load(device="cpu", num_threads=1)
-    apart = []
+    distances = []
     for ours, theirs in zip(load().extract(waves), other.extract(waves), strict=True):
-        said, requested = words(ours.metadata["text"]), words(theirs.metadata["text"])
-        assert said == requested
+        references, expected = (
+            normalise_text(ours.metadata["text"]),
+            normalise_text(theirs.metadata["text"]),
+        )
+        assert references == expected
         first, second = (
             np.array([word[1:] for word in each.metadata["words"]]) for each in (ours, theirs)
         )
-        apart.append(np.median(np.abs(first - second)))
+        distances.append(np.median(np.abs(first - second)))
         assert cosines(ours.frames["encoder"], theirs.frames["encoder"]).min() > 0.999
-    assert max(apart) <= 0.02
+    assert max(distances) <= 0.02
 
 
 @real
 @pytest.mark.debian
-def test_openai_s_checkpoint_gives_the_same_transcript(load: Load, tmp_path: Path):
+def test_openai_checkpoint_gives_the_same_transcript(load: Load, tmp_path: Path):
     pytest.importorskip("whisper")
     path = checkpoints.openai_whisper(tmp_path / "tiny.en.pt", WHISPER)
     waves = [wave for wave, _ in debian_audio.prompts(3)]
     teacher = load("openai_whisper", model=str(path))
     assert teacher.spec().streams[0].dim == 384
     for ours, theirs in zip(load().extract(waves), teacher.extract(waves), strict=True):
-        assert words(ours.metadata["text"]) == words(theirs.metadata["text"])
+        assert normalise_text(ours.metadata["text"]) == normalise_text(theirs.metadata["text"])
         assert cosines(ours.frames["encoder"], theirs.frames["encoder"]).mean() > 0.9999
 
 
 @real
 @pytest.mark.debian
-def test_a_long_clip_has_its_words_once(load: Load):
+def test_long_clip_is_transcribed_without_repetitions(load: Load):
     spoken = debian_audio.prompts(16)
     wave = np.concatenate([wave for wave, _ in spoken])[: 55 * 16_000]
     (whole,) = load().extract([wave])
-    alone = [targets.metadata["text"] for targets in load().extract([w for w, _ in spoken])]
-    said = words(" ".join(alone))
-    received = words(whole.metadata["text"])
-    # The cut falls into a prompt, and windows hear other neighbours.
-    assert jiwer.wer(said[: len(received)], received) < 0.15
+    single_texts = [targets.metadata["text"] for targets in load().extract([w for w, _ in spoken])]
+    references = normalise_text(" ".join(single_texts))
+    received = normalise_text(whole.metadata["text"])
+    # The clip ends within a prompt, and windows have another context.
+    assert jiwer.wer(references[: len(received)], received) < 0.15
     starts = [start for _, start, _ in whole.metadata["words"]]
     assert starts == sorted(starts)
     assert starts[-1] > 45
 
 
-def test_warping_finds_the_steps_of_a_staircase():
+def test_warp_returns_the_steps_of_a_staircase():
     score_NT = np.zeros((4, 20))
     for token, (first, end) in enumerate(((0, 3), (3, 9), (9, 10), (10, 20))):
         score_NT[token, first:end] = 1
     assert warp(score_NT).tolist() == [0, 3, 9, 10]
 
 
-def test_a_language_is_detected_for_every_window(tmp_path: Path):
+def test_empty_language_is_detected(tmp_path: Path):
     folder = checkpoints.whisper(tmp_path)
     teacher = registry.make("asr", "whisper", {"model": str(folder), "language": ""})
     teacher.load(device="cpu", num_threads=1)

@@ -1,4 +1,4 @@
-"""The best batch is searched for once per version and card, and remembered."""
+"""Tests for the search of the best batch size, which is cached for each version and device."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from teachers.toolkit.batching import BatchBudget
 from tests.pipeline.fakes import Energy, EnergySettings
 
 CLOCK = [0.0]
-"""The time in seconds, which only the card's work moves on."""
+"""A fake clock in seconds, which `FakeGpu` advances."""
 
 
-class Card(Energy):
-    """A card that takes as long for any batch, and whose memory holds 130 s."""
+class FakeGpu(Energy):
+    """A teacher that takes the same time for any batch, and runs out of memory beyond 130 s."""
 
     def __init__(self, setup_s: float = 0.05) -> None:
         super().__init__("energy", EnergySettings())
@@ -40,13 +40,13 @@ class Card(Energy):
 
 
 @pytest.fixture(autouse=True)
-def home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def isolated_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(batch_search.time, "perf_counter", lambda: CLOCK[0])
 
 
-def test_the_largest_batch_that_fits_and_pays_is_found_once(tmp_path: Path):
-    first, second = Card(), Card()
+def test_best_batch_is_searched_once(tmp_path: Path):
+    first, second = FakeGpu(), FakeGpu()
     for teacher in (first, second):
         batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=600.0)
         assert teacher.budget.seconds == 120.0
@@ -55,39 +55,39 @@ def test_the_largest_batch_that_fits_and_pays_is_found_once(tmp_path: Path):
     assert (tmp_path / "coat-distill" / batch_search.FILE).exists()
 
 
-def test_no_batch_is_larger_than_a_block():
-    teacher = Card()
+def test_batch_is_not_larger_than_a_block():
+    teacher = FakeGpu()
     batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=60.0)
     assert teacher.budget.seconds <= 60.0
 
 
-def test_larger_blocks_are_searched_for_again():
-    """A batch size found with small blocks was also used for larger blocks."""
+def test_larger_blocks_trigger_a_new_search():
+    """The result for small blocks must not be used for larger blocks."""
     for most_seconds, expected in ((60.0, 60.0), (600.0, 120.0), (60.0, 60.0)):
-        teacher = Card()
+        teacher = FakeGpu()
         batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=most_seconds)
         assert teacher.budget.seconds == expected
 
 
-def test_a_larger_batch_that_is_no_faster_is_not_taken(monkeypatch: pytest.MonkeyPatch):
-    teacher = Card()
-    took = iter([1.0, 1.0, 2.0, 4.0, 8.0])
-    monkeypatch.setattr(batch_search, "_trial", lambda *arguments: next(took))
+def test_larger_batch_without_a_gain_is_not_chosen(monkeypatch: pytest.MonkeyPatch):
+    teacher = FakeGpu()
+    durations = iter([1.0, 1.0, 2.0, 4.0, 8.0])
+    monkeypatch.setattr(batch_search, "_trial", lambda *arguments: next(durations))
     assert batch_search.search(teacher, teacher.spec(), teacher.budget, 600.0) == 30.0
 
 
-def test_an_unwritable_home_does_not_stop_a_build(monkeypatch: pytest.MonkeyPatch):
+def test_unwritable_cache_folder_is_ignored(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/dev/null")
-    teacher = Card()
+    teacher = FakeGpu()
     batch_search.tune(teacher, teacher.spec(), device="cpu", most_seconds=600.0)
     assert teacher.budget.seconds == 120.0
 
 
-def test_a_worker_searches_only_where_it_is_asked_to(monkeypatch: pytest.MonkeyPatch):
+def test_worker_searches_only_on_request(monkeypatch: pytest.MonkeyPatch):
     from pipeline.build.setup import TeacherSetup
     from pipeline.config import Resources
 
-    teacher = Card()
+    teacher = FakeGpu()
     setup = TeacherSetup("energy", "none", {}, teacher.spec(), Resources())
     monkeypatch.setattr(TeacherSetup, "make", lambda self: teacher)
     Worker([setup], device="cpu", num_threads=1).start()

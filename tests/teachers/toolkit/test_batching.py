@@ -1,4 +1,4 @@
-"""Batches that do not fit into memory are run in halves, and the budget remembers it."""
+"""Tests for batches that exceed memory: they are halved, and the budget keeps the smaller size."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import torch
 from teachers.toolkit.batching import BatchBudget, is_out_of_memory
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_no_result_is_lost():
-    tried: list[int] = []
+def test_batch_that_exceeds_memory_is_halved_without_losing_results():
+    batch_sizes: list[int] = []
 
     def forward(batch: list[int]) -> list[int]:
-        tried.append(len(batch))
+        batch_sizes.append(len(batch))
         if len(batch) > 3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return [10 * index for index in batch]
 
     budget = BatchBudget(10.0)
     assert budget.run([100] * 10, forward, per_second=100) == [10 * index for index in range(10)]
-    assert tried[:3] == [10, 5, 2]
+    assert batch_sizes[:3] == [10, 5, 2]
     assert budget.seconds == 2.5
     assert budget.run([100] * 4, forward, per_second=100) == [0, 10, 20, 30]
-    assert tried[-2:] == [2, 2], "a batch was tried again that had not fitted"
+    assert batch_sizes[-2:] == [2, 2], "a batch size that had exceeded memory was tried again"
 
 
-def test_slices_that_do_not_fit_are_halved():
+def test_slices_that_exceed_memory_are_halved():
     def forward(part: slice) -> np.ndarray:
         if part.stop - part.start > 30:
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -38,7 +38,7 @@ def test_slices_that_do_not_fit_are_halved():
     assert budget.seconds == 0.25
 
 
-def test_one_window_that_does_not_fit_is_the_callers_business():
+def test_single_window_that_exceeds_memory_raises():
     def forward(batch: list[int]) -> list[int]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
@@ -54,8 +54,8 @@ def test_one_window_that_does_not_fit_is_the_callers_business():
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
         (MemoryError(), True),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
-        (ValueError("this clip talks of being out of memory"), False),
+        (ValueError("the clip's text mentions: out of memory"), False),
     ],
 )
-def test_which_errors_mean_a_lack_of_memory(error: Exception, expected: bool):
+def test_is_out_of_memory_recognises_errors(error: Exception, expected: bool):
     assert is_out_of_memory(error) is expected

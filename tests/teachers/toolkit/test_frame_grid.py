@@ -1,4 +1,4 @@
-"""Frame grids and the windows of long clips."""
+"""Tests for frame grids and for the windows of long clips."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from teachers.toolkit.frame_grid import num_frames, windows
     [(1, 0.0, 0.02, 1), (320, 0.0, 0.02, 1), (321, 0.0, 0.02, 2), (16_000, 0.0, 0.02, 50),
      (16_000, 0.01, 0.02, 50), (16_000, 0.03, 0.01, 97), (100, 0.48, 0.48, 1)],
 )  # fmt: skip
-def test_frames_are_centred_within_the_clip(
+def test_num_frames_counts_frames_centred_within_the_clip(
     num_samples: int, start_s: float, hop_s: float, count: int
 ):
     assert num_frames(num_samples, 16_000, start_s=start_s, hop_s=hop_s) == count

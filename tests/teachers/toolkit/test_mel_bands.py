@@ -1,4 +1,4 @@
-"""Mel filters against transformers', which follow librosa's and torchaudio's."""
+"""Tests the mel filters against transformers, which follows librosa and torchaudio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from teachers.toolkit.mel_bands import mel_bands
     ("sample_rate", "bands", "lowest_hz", "highest_hz"),
     [(16_000, 128, 30.0, 8000.0), (22_050, 128, 30.0, 11_000.0), (16_000, 64, 0.0, 4000.0)],
 )
-def test_filters_are_transformers(
+def test_mel_bands_match_transformers(
     scale, equal_area: bool, sample_rate: int, bands: int, lowest_hz: float, highest_hz: float
 ):
     ours = mel_bands(
