@@ -1,4 +1,4 @@
-"""A `pipeline.build.backend.Backend` whose workers take simulated time, which passes at once."""
+"""A `pipeline.build.backend.Backend` whose workers run in simulated time."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pipeline.build.setup import TeacherSetup
 from pipeline.config import Resources
 
 BYTES_PER_SECOND = 64_000
-"""Of audio at 16 kHz in float32."""
+"""Size of one second of audio at 16 kHz in float32, in bytes."""
 
 
 @dataclass
 class SimulatedWorker:
-    """A worker process, which runs one call after the other."""
+    """A worker process that runs its calls one after the other."""
 
     node_id: str
     has_gpu: bool
@@ -34,8 +34,8 @@ class SimulatedPool:
 
     Args:
         resources: The resources of the node.
-        decode_cost: Worker seconds that decoding takes per second of audio.
-        teacher_cost: The same for the teacher.
+        decode_cost: Worker seconds for decoding one second of audio.
+        teacher_cost: Worker seconds of the teacher for one second of audio.
         variation: Factor of the duration of each call, by its number.
     """
 
@@ -79,11 +79,11 @@ class SimulatedPool:
         call = Call(worker, kept="kept")
         number = next(self._numbers)
         seconds, result = self._work(worker, method, arguments, self.variation(number))
-        began = max(self.now, worker.free_at)
-        worker.free_at = began + seconds
+        start = max(self.now, worker.free_at)
+        worker.free_at = start + seconds
         self.busy[method] += seconds
         if method == "extract":
-            self.first_extract_at = self.first_extract_at or began
+            self.first_extract_at = self.first_extract_at or start
             self.last_extract_at = worker.free_at
         call.result = method, result
         heapq.heappush(self._done, (worker.free_at, number, call))
@@ -111,7 +111,7 @@ class SimulatedPool:
         return 0.0, worker.node_id if method == "place" else 0.0
 
     def completed(self, timeout: float) -> list[Call]:
-        """The calls that are done next; time passes until then."""
+        """Returns the calls that end next, and advances the time until then."""
         if not self._done:
             self.now += timeout
             return []
@@ -143,7 +143,6 @@ class SimulatedPool:
 
     @property
     def busy_share(self) -> float:
-        """Share of the teachers' workers' time between the first and the last call that they
-        worked."""
+        """Share of busy time of the teacher's workers between their first and last call."""
         workers = sum(worker.has_gpu for worker in self._workers)
         return self.busy["extract"] / workers / (self.last_extract_at - self.first_extract_at)

@@ -1,4 +1,4 @@
-"""Rows without audio, and columns of every type: what datasets reads, or a counted warning."""
+"""Tests for rows of Parquet without audio, and for columns of every type."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tests.manifests.corpus.test_parquet import read, wav
 from tests.manifests.corpus.test_tars import flac
 
 CELL = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-WITHOUT: list[Any] = [
+WITHOUT_AUDIO: list[Any] = [
     {"bytes": b"", "path": "own.wav"},
     {"bytes": b"", "path": None},
     {"bytes": None, "path": None},
@@ -39,14 +39,14 @@ GOOD = {"bytes": flac(0), "path": "a.flac"}
 
 
 def write(path: Path, cells: list[Any], **more: Any) -> Path:
-    """A file with two rows in a row group; each row says its number."""
+    """Writes a file with row groups of two rows; the id of a row is its number."""
     ids = [f"row {number}" for number in range(len(cells))]
     table = pa.table({"audio": pa.array(cells, CELL), "id": ids, **more})
     pq.write_table(table, path, row_group_size=2)
     return path
 
 
-@pytest.mark.parametrize("cell", WITHOUT)
+@pytest.mark.parametrize("cell", WITHOUT_AUDIO)
 @pytest.mark.parametrize("form", ["local", "durations stated", "remote"])
 def test_rows_without_audio_are_skipped_in_any_position(
     tmp_path: Path, s3: object, form: str, cell: Any, caplog: pytest.LogCaptureFixture
@@ -56,7 +56,7 @@ def test_rows_without_audio_are_skipped_in_any_position(
     cells = [cell, GOOD, cell, cell, GOOD, cell]
     more = {"duration": [0.1] * len(cells)} if form == "durations stated" else {}
     source = str(write(tmp_path / "a.parquet", cells, **more))
-    if form == "remote" and cell != WITHOUT[4]:
+    if form == "remote" and cell != WITHOUT_AUDIO[4]:
         Folder("s3://data/rows").write_atomic("a.parquet", Path(source).read_bytes())
         source = "s3://data/rows/a.parquet"
     clips = read(source)
@@ -71,7 +71,7 @@ def test_rows_without_audio_are_skipped_in_any_position(
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.dictionary(pa.int32(), pa.binary())])
-def test_empty_bytes_without_a_struct(
+def test_empty_bytes_in_a_plain_column_are_skipped(
     tmp_path: Path, kind: pa.DataType, caplog: pytest.LogCaptureFixture
 ) -> None:
     column = pa.array([b"", flac(0), None])
@@ -85,27 +85,30 @@ def test_empty_bytes_without_a_struct(
 def test_copied_rows_without_audio_are_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    write(tmp_path / "a.parquet", [GOOD, *[each for each in WITHOUT if each != WITHOUT[4]], GOOD])
+    write(
+        tmp_path / "a.parquet",
+        [GOOD, *[each for each in WITHOUT_AUDIO if each != WITHOUT_AUDIO[4]], GOOD],
+    )
     clips = read(f"hf:{tmp_path}", tmp_path / "audio")
     assert [clip.clip_id for clip in clips] == ["row 0", "row 6"]
     assert "skipped 5 rows without audio" in caplog.text
 
 
-def by_arrow(table: pa.Table, path: Path) -> None:
+def write_with_arrow(table: pa.Table, path: Path) -> None:
     pq.write_table(table, path)
 
 
-def by_polars(table: pa.Table, path: Path) -> None:
+def write_with_polars(table: pa.Table, path: Path) -> None:
     polars.DataFrame(polars.from_arrow(table)).write_parquet(path)
 
 
-def by_duckdb(table: pa.Table, path: Path) -> None:
+def write_with_duckdb(table: pa.Table, path: Path) -> None:
     duckdb.from_arrow(table).write_parquet(str(path))
 
 
-@pytest.mark.parametrize("write_table", [by_arrow, by_polars, by_duckdb])
+@pytest.mark.parametrize("write_table", [write_with_arrow, write_with_polars, write_with_duckdb])
 @pytest.mark.parametrize("size", [5, 50_000])
-def test_the_footer_tells_empty_values(
+def test_footer_states_whether_values_are_empty(
     tmp_path: Path, write_table: Callable[[pa.Table, Path], None], size: int
 ) -> None:
     path = tmp_path / "a.parquet"
@@ -119,12 +122,12 @@ def test_the_footer_tells_empty_values(
     assert Footer(pa.OSFile(str(path))).has_empty_values(0, "audio") is None
 
 
-def test_remote_audio_is_read_only_where_the_footer_tells_nothing(
+def test_remote_audio_is_read_only_if_the_footer_has_no_statistics(
     tmp_path: Path, s3: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    read_groups, right = [], parquet.read_audio
+    read_groups, original = [], parquet.read_audio
     monkeypatch.setattr(
-        parquet, "read_audio", lambda *given: read_groups.append(given[1]) or right(*given)
+        parquet, "read_audio", lambda *given: read_groups.append(given[1]) or original(*given)
     )
     for name, statistics in (("told", True), ("untold", False)):
         table = pa.table({"audio": [flac(n, 1.0) for n in range(4)]})
@@ -170,7 +173,9 @@ COLUMNS: dict[str, tuple[Any, pa.DataType, Any]] = {
 }  # fmt: skip
 
 
-def test_columns_of_every_type_as_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_columns_of_every_type_become_labels(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     table = pa.table(
         {
             "audio": [flac(0)],
@@ -188,7 +193,7 @@ def test_columns_of_every_type_as_labels(tmp_path: Path, caplog: pytest.LogCaptu
     assert "left out the columns by.mark, hash, mark, marks, picture;" in caplog.text
 
 
-def test_dates_and_numbers_are_those_that_datasets_reads(tmp_path: Path) -> None:
+def test_dates_and_numbers_match_the_package_datasets(tmp_path: Path) -> None:
     chosen = ("day", "moment", "price", "clock", "days", "word", "fixed", "half", "true")
     columns = {name: pa.array([COLUMNS[name][0]], COLUMNS[name][1]) for name in chosen}
     columns["duration"] = pa.array([decimal.Decimal("0.50")], pa.decimal128(5, 2))
@@ -209,7 +214,7 @@ def test_dates_and_numbers_are_those_that_datasets_reads(tmp_path: Path) -> None
     assert (copied.labels, copied.estimated_duration) == (clip.labels, 0.5)
 
 
-def test_a_second_column_of_audio_is_left_out_and_not_read(
+def test_second_audio_column_is_not_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cells = pa.array([GOOD], CELL)
@@ -218,11 +223,11 @@ def test_a_second_column_of_audio_is_left_out_and_not_read(
         pa.table({"audio": cells, "noisy": cells, "takes": lists, "audio.of": ["x"]}),
         tmp_path / "a.parquet",
     )
-    selected, right = [], pq.ParquetFile.read_row_group
+    selected, original = [], pq.ParquetFile.read_row_group
 
     def read_row_group(self: pq.ParquetFile, group: int, *, columns: list[str]) -> pa.Table:
         selected.extend(columns)
-        return right(self, group, columns=columns)
+        return original(self, group, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", read_row_group)
     (clip,) = read(tmp_path)
@@ -234,7 +239,7 @@ def test_a_second_column_of_audio_is_left_out_and_not_read(
         read(tmp_path)
 
 
-def test_a_date_beyond_the_calendar_is_one_line(tmp_path: Path) -> None:
+def test_date_out_of_range_raises_an_error(tmp_path: Path) -> None:
     late = pa.array([2**60], pa.timestamp("us"))
     pq.write_table(pa.table({"audio": [flac(0)], "when": late}), tmp_path / "a.parquet")
     with pytest.raises(UserError, match="date or time in row group 0 that cannot be read"):

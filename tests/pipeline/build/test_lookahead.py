@@ -1,4 +1,4 @@
-"""Decoding runs as far ahead as the measured speeds require, and no further."""
+"""Tests that decoding runs as far ahead as the measured speeds require, and no further."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from pipeline.build.pools import Pool, WorkerHandle
 from pipeline.build.scheduler import Scheduler
 from pipeline.config import BuildConfig, Resources, TeacherConfig
 from tests.pipeline.conftest import ENERGY
-from tests.pipeline.in_process import Silent
+from tests.pipeline.in_process import NoProgress
 from tests.pipeline.simulated_pool import SimulatedPool
 
 SHARDS, CLIPS, SECONDS = 40, 64, 30.0
 
 
-def arranged(gpus: int, cpus: int) -> tuple[list[Pool], Pool]:
-    """A pool of GPU workers and one that decodes, all ready."""
+def make_pools(gpus: int, cpus: int) -> tuple[list[Pool], Pool]:
+    """Returns a pool of GPU workers and a pool of decoders, all of them ready."""
     on_gpu = SimpleNamespace(name="asr", resources=Resources(num_gpus=1))
     ordered, decoders = pools.arrange([on_gpu], Resources())  # type: ignore[list-item]
     for pool, count in zip(ordered, (gpus, cpus), strict=True):
@@ -36,7 +36,7 @@ def arranged(gpus: int, cpus: int) -> tuple[list[Pool], Pool]:
 
 
 def test_slow_decoding_runs_further_ahead():
-    ordered, decoders = arranged(gpus=1, cpus=16)
+    ordered, decoders = make_pools(gpus=1, cpus=16)
     fast = lookahead.blocks_ahead(ordered, decoders, {"asr": 0.01, "decode": 0.001})
     slow = lookahead.blocks_ahead(ordered, decoders, {"asr": 0.01, "decode": 0.1})
     # Three blocks are queued at the GPU, and each of 16 workers decodes one.
@@ -46,17 +46,17 @@ def test_slow_decoding_runs_further_ahead():
 
 
 def test_unknown_speeds_and_missing_workers_allow_two_blocks_per_decoder():
-    ordered, decoders = arranged(gpus=1, cpus=4)
+    ordered, decoders = make_pools(gpus=1, cpus=4)
     assert lookahead.blocks_ahead(ordered, decoders, {"asr": 0.01}) == 3 + 8
     assert lookahead.blocks_ahead(ordered, decoders, {"decode": 0.01}) == 3 + 8
-    idle, its_decoders = arranged(gpus=0, cpus=4)
-    assert lookahead.blocks_ahead(idle, its_decoders, {"asr": 0.01, "decode": 0.01}) == 8
+    idle, idle_decoders = make_pools(gpus=0, cpus=4)
+    assert lookahead.blocks_ahead(idle, idle_decoders, {"asr": 0.01, "decode": 0.01}) == 8
 
 
 def test_very_slow_decoding_is_bounded():
-    ordered, decoders = arranged(gpus=1, cpus=4)
+    ordered, decoders = make_pools(gpus=1, cpus=4)
     assert lookahead.blocks_ahead(ordered, decoders, {"asr": 0.001, "decode": 0.1}) == 3 + 8
-    ordered, decoders = arranged(gpus=8, cpus=1)
+    ordered, decoders = make_pools(gpus=8, cpus=1)
     assert lookahead.blocks_ahead(ordered, decoders, {"asr": 0.001, "decode": 1.0}) == 24 + 2
 
 
@@ -82,7 +82,7 @@ def simulate(pool: SimulatedPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
             yield ShardWork(number, [clip.clip_id for clip in clips], clips, ["asr"])
 
     folders = {"asr": Folder(str(tmp_path))}
-    Scheduler(pool, setup.teachers(config), work(), folders, config, Silent()).run()
+    Scheduler(pool, setup.teachers(config), work(), folders, config, NoProgress()).run()
     assert pool.busy["extract"] == pytest.approx(
         pool.teacher_cost * SHARDS * CLIPS * SECONDS, rel=0.2
     )
@@ -90,11 +90,11 @@ def simulate(pool: SimulatedPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 @pytest.mark.parametrize("ratio", [0.1, 1.0, 6.0])
-def test_a_gpu_is_busy_and_little_audio_waits(
+def test_gpu_stays_busy_with_little_decoded_audio_waiting(
     ratio: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
-    """One GPU beside eight cores, whose calls vary by half; decoding costs `ratio` times as
-    much as the teacher."""
+    """One GPU and eight cores, with call durations that vary by half; decoding takes `ratio` times
+    as long as the teacher."""
     rng = random.Random(0)
     factors = [rng.uniform(0.5, 1.5) for _ in range(100_000)]
     pool = simulate(
@@ -105,6 +105,6 @@ def test_a_gpu_is_busy_and_little_audio_waits(
         tmp_path,
     )
     assert pool.busy_share > 0.95
-    # Without the measurements, 64 blocks were decoded ahead.
+    # Without measured speeds, 64 blocks would be decoded ahead.
     most = 3 + max(2 * 8, 2 * ratio)
     assert pool.most_decoded_s <= most * 4 * SECONDS

@@ -1,4 +1,4 @@
-"""Clips are looked up in as many reads as the corpus has parts."""
+"""Tests that clips are looked up with one read for each part of the corpus."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def corpus(tmp_path: Path) -> Corpus:
     return corpus
 
 
-def test_clips_are_found_in_the_order_of_the_corpus(corpus: Corpus):
+def test_find_clips_returns_clips_in_corpus_order(corpus: Corpus):
     ids = ["clip11", "clip02", "clip03", "clip04"]
     result = list(find_clips(corpus, [5, 1, 2], ids))
     assert result == [clip for clip in corpus.clips() if clip.clip_id in ids]
@@ -29,7 +29,7 @@ def test_clips_are_found_in_the_order_of_the_corpus(corpus: Corpus):
     assert list(find_clips(corpus, [], [])) == []
 
 
-def test_every_part_is_opened_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
+def test_find_clips_opens_every_part_once(corpus: Corpus, monkeypatch: pytest.MonkeyPatch):
     opened: list[str] = []
     original = Folder.open
 
