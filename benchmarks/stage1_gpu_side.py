@@ -39,6 +39,9 @@ from teachers.toolkit.windowing import pooled
 # Legend: T frames, D columns, B pitch bins, M moves.
 
 FRAMES, WIDTH = 1500, 1280
+CACHED_PASSES = 10
+"""Largest, smallest, difference from the mean, its sum, its squares; ratio, rounded, cast,
+difference, its squares."""
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Shares of an H100 for two cores."""
 
@@ -140,6 +143,25 @@ def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
     ]
 
 
+def memory_limits(pool: int, times: int) -> float:
+    """Milliseconds of one core for the memory alone, with arithmetic that costs nothing.
+
+    The frames are read and their averages written; these are read twice, because the size of a step
+    is known only after all of them, and ten passes over each average stay in the cache.
+    """
+    frames_TD = np.random.default_rng(0).normal(size=(FRAMES, WIDTH)).astype(np.float32)
+    small_TD = pooled(frames_TD, pool)
+    into_TD = np.empty_like(small_TD)
+    rows = 65_536 // WIDTH
+    block_RD, other_RD = np.ones((2, rows, WIDTH), np.float32)
+    blocks = -(-len(small_TD) // rows)
+    read = milliseconds(lambda: frames_TD.sum(), times) if pool > 1 else 0.0
+    write = milliseconds(lambda: into_TD.fill(0), times) if pool > 1 else 0.0
+    again = milliseconds(lambda: small_TD.sum(), times)
+    cached = milliseconds(lambda: np.add(block_RD, block_RD, out=other_RD), times)
+    return read + write + 2 * again + CACHED_PASSES * blocks * cached
+
+
 def salience(seed: int, frames: int) -> np.ndarray:
     """Salience of a pitch that glides and pauses, with noise."""
     rng = np.random.default_rng(seed)
@@ -178,6 +200,7 @@ def cpu_table(times: int) -> Table:
                 add(f"  {name}", before, after)
         title = f"30 s window of 1500 x 1280, stored at {50 / pool:g} Hz"
         add(title, sum(row[1] for row in rows), sum(row[2] for row in rows))
+        table.add_row("  its passes over memory and cache", "", f"{memory_limits(pool, times):.2f}")
         table.add_section()
     for clips, seconds in ((1, 10), (4, 10), (64, 10)):
         add(
