@@ -8,7 +8,7 @@ evaluate the base.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +50,11 @@ def make(out: Path, *, phrases: int = PHRASES) -> list[Row]:
     rows = [row for row in rows if row["duration"] <= MAX_SECONDS]
     training = [row for row in rows if not _is_test(row)]
     _write_lines(source / "base.jsonl", training)
-    _write_lines(out / "questions" / "base.jsonl", questions(filter(_is_test, rows)))
+    known = {
+        name: sorted({str(row["labels"][name]) for row in rows if row["labels"].get(name)})
+        for name in QUESTIONS
+    }
+    _write_lines(out / "questions" / "base.jsonl", questions(filter(_is_test, rows), known))
     return training
 
 
@@ -89,12 +93,18 @@ def named_sounds(out: Path) -> Iterator[Row]:
                          sound=audio.normal(text), caption=text)  # fmt: skip
 
 
-def questions(rows: Iterable[Row], most: int = 100) -> list[dict]:
-    """Questions about other clips: the transcript, or the sound; `most` per task."""
+def questions(
+    rows: Iterable[Row], known: Mapping[str, list[str]], *, most: int = 100
+) -> list[dict]:
+    """Questions about other clips: the transcript, or a label.
+
+    Args:
+        rows: The clips.
+        known: Label -> its values in all clips, those for training included; the choices.
+        most: Maximum number of questions of a task.
+    """
     asked: dict[str, list[dict]] = {}
     shuffled = sorted(rows, key=lambda row: fraction("question", row["id"]))
-    known = {name: sorted({str(row["labels"].get(name)) for row in shuffled} - {"None"})
-             for name in QUESTIONS}  # fmt: skip
     for row in shuffled:
         answers = {"transcription": row["text"], **row["labels"]}
         for task, question in QUESTIONS.items():

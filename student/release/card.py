@@ -24,6 +24,11 @@ SCORES_HEAD = (
     "Greedy answers of this export itself, by `coat-student eval`.\n\n"
     "| questions | number | mean score | 95 % interval |\n| --- | --- | --- | --- |"
 )
+SMALL_PARTS = {
+    "the encoder of Whisper tiny.en": "MIT",
+    "SmolLM2-135M-Instruct": "Apache-2.0",
+}
+"""What `model.build: small` is made of, with licences."""
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
 
@@ -36,15 +41,16 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         inherited: Generation settings that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources
-    base = recipe.model.path or f"a small {recipe.model.tiny.family} randomly initialised"
+    base = _base(recipe)
     parts = [
         _header(recipe),
-        f"# {base}, with continuous audio thinking",
+        f"# {base}, {'with continuous audio thinking' if recipe.has_block else 'fine-tuned'}",
         _what(recipe, base),
         "## Use",
-        "Unmodified `transformers` and vLLM can load it. The chat template "
-        "writes the thinking block, so ask through `apply_chat_template(messages, "
-        "add_generation_prompt=True)` or a chat endpoint.",
+        "Unmodified `transformers` and vLLM can load it. "
+        + ("The chat template writes the thinking block, so ask" if recipe.has_block else "Ask")
+        + " through `apply_chat_template(messages, add_generation_prompt=True)` or a chat "
+        "endpoint.",
         *_several_blocks(recipe),
         _generation(inherited or {}),
         f"Proof of the export: {proof}.{_quantized(recipe)}",
@@ -61,7 +67,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         "prediction, the baseline of a head.",
         _metrics(run, sources),
         "## Licences",
-        _licences(sources, base),
+        _licences(sources, recipe, base),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -161,10 +167,13 @@ def _what(recipe: Recipe, base: str) -> str:
         )
     if not recipe.has_block:
         taught = (
-            ", with its audio tokens trained on the outputs of experts" if recipe.distils else ""
+            "its audio tokens were trained on the outputs of experts"
+            if recipe.distils
+            else "no expert's outputs were used"
         )
         return (
-            f"A control of {METHOD}: {base} fine-tuned on the same data, without a block{taught}."
+            f"{base}, fine-tuned on the data below without a thinking block; {taught}. It is the "
+            f"arm `{recipe.arm}` of {METHOD}, a control."
         )
     tokens = block_tokens(recipe.block.tokens)
     return (
@@ -209,8 +218,21 @@ def _row(name: str, metric: str, baseline: float | None, values: list[float]) ->
     return f"| {name} | {metric} | {shown(baseline)} | {' | '.join(map(shown, values))} |"
 
 
-def _licences(sources: Sources, base: str) -> str:
-    lines = [f"- The weights derive from {base}; its licence holds for them."]
+def _base(recipe: Recipe) -> str:
+    """Names the model that was trained."""
+    if recipe.model.path:
+        return recipe.model.path
+    if recipe.model.build == "small":
+        return " and ".join(SMALL_PARTS)
+    return f"a small {recipe.model.tiny.family} randomly initialised"
+
+
+def _licences(sources: Sources, recipe: Recipe, base: str) -> str:
+    if recipe.model.build == "small" and not recipe.model.path:
+        parts = ", ".join(f"{part}: {licence}" for part, licence in SMALL_PARTS.items())
+        lines = [f"- The weights derive from {parts}."]
+    else:
+        lines = [f"- The weights derive from {base}; its licence holds for them."]
     for teacher in sources.teachers:
         lines.append(
             f"- Trained on the outputs of `{teacher.key.partition('@')[0]}`: {teacher.license}."

@@ -9,6 +9,7 @@ are compared with those of the trained model. A model card describes the sources
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 from dataclasses import dataclass
 from itertools import islice
@@ -234,7 +235,11 @@ def describe(proof: Proof) -> str:
         f"on {proof.prompts} held-out prompts the largest logit difference is "
         f"{proof.largest_difference:.2e} (rounding in {proof.dtype} explains "
         f"{proof.tolerance:.2e}), the mean divergence of the next token is {proof.divergence:.1e} "
-        f"nats, both choose the same token at {proof.same_choice:.1%} of positions, and block "
-        f"tokens are at least {proof.block_margin:.2f} below the best"
+        f"nats, and both choose the same token at {proof.same_choice:.1%} of positions"
+        + (
+            f"; block tokens are at least {proof.block_margin:.2f} below the best"
+            if math.isfinite(proof.block_margin)
+            else ""
+        )
         + ("" if proof.holds else "; this is MORE than rounding errors explain")
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from student.config import ModelConfig, SmallConfig, StageConfig
 from student.model import small
 from student.model.student import load_backbone
 from student.model.tiny import train_tokenizer
+from student.recipe_files import load_recipe, save_recipe
+from student.release.card import model_card
+from student.runs.folder import Run
 from tests.student.conftest import model_of
 
 TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -78,6 +82,16 @@ def test_a_base_checkpoint_improves_on_audio(world: Any, checkpoints: Any, tmp_p
         if not torch.equal(value, before.state_dict()[name])
     }
     assert changed == {"multi_modal_projector", "language_model"}
+    card = (tmp_path / "base/checkpoint/README.md").read_text()
+    assert "without a thinking block; no expert's outputs were used" in card
+    assert "writes the thinking block" not in card
+    assert "block tokens" not in card
+    recipe_file = tmp_path / "base/recipe.yaml"
+    recipe = load_recipe(recipe_file)
+    save_recipe(replace(recipe, model=ModelConfig(build="small")), recipe_file)
+    card = model_card(Run(tmp_path / "base"), "proof")
+    assert "Whisper tiny.en: MIT" in card
+    assert "SmolLM2-135M-Instruct: Apache-2.0" in card
     with pytest.raises(UserError, match="is finished"):
         build_base(options)
     with pytest.raises(UserError, match="set arm: sft"):
