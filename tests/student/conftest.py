@@ -1,7 +1,7 @@
-"""A small corpus of tones and noises with a cache, for training tests.
+"""Fixtures of the student's tests: a corpus of tones and noise with a cache, and trained runs.
 
-The "teacher" computes its targets from the known content of the waveforms, so a student can learn
-them from audio. Corpus and cache are written by the project's own code.
+The toy teacher computes its targets from the known content of the waveforms, so that a student can
+learn them from audio. Corpus and cache are written by the code of this project.
 """
 
 from __future__ import annotations
@@ -68,10 +68,12 @@ SPEC = TeacherSpec(
 )  # fmt: skip
 
 
-torch.set_num_threads(1)  # tiny matrices, and bits that do not depend on a machine's cores
+torch.set_num_threads(
+    1
+)  # the matrices are tiny, and results must not depend on the number of cores
 
-LOST = 2
-"""Clips that the cache lacks."""
+NUM_MISSING = 2
+"""Number of clips without targets in the cache."""
 STREAM_NAMES = ("toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction")
 TASKS = [
     TaskConfig(questions=["What is said?"], answer=["text"]),
@@ -84,15 +86,15 @@ PLACEHOLDERS = {
     "qwen2_audio": "<|AUDIO|>", "qwen2_5_omni": "<|AUDIO|>", "audioflamingo3": "<sound>",
     "musicflamingo": "<sound>", "voxtral": "[AUDIO]", "qwen3_omni_moe": "<|audio_pad|>",
 }  # fmt: skip
-"""Family -> the text that stands for one audio in a rendered prompt."""
+"""Family -> the placeholder for one audio in a rendered prompt."""
 TINY = TinyConfig(
     window_s=2, hidden_size=64, layers=3, feed_forward=96, vocabulary=400,
     tower_width=64, tower_layers=2, whisper_weights=False,
 )  # fmt: skip
 
 
-def sing(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """A tone for half of the time, noise for the other: (wave, note per 10 ms, 4 for noise)."""
+def make_tone(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarray]:
+    """Returns (wave, note for each 10 ms); one half is a tone, the other is noise with note 4."""
     note = int(rng.integers(4))
     times = np.arange(int(seconds * RATE)) / RATE
     tone = 0.4 * np.sin(2 * np.pi * NOTE_HZ[note] * times)
@@ -104,10 +106,10 @@ def sing(rng: np.random.Generator, seconds: float) -> tuple[np.ndarray, np.ndarr
 
 
 def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
-    """The toy teacher's targets, on each stream's own grid."""
+    """Returns the toy teacher's targets, each stream on its own grid."""
     hop = int(0.04 * RATE)
-    pieces = wave[: len(wave) // hop * hop].reshape(-1, hop)
-    power = np.log(np.abs(np.fft.rfft(pieces * np.hanning(hop)))[:, 1:241] ** 2 + 1e-4)
+    windows = wave[: len(wave) // hop * hop].reshape(-1, hop)
+    power = np.log(np.abs(np.fft.rfft(windows * np.hanning(hop)))[:, 1:241] ** 2 + 1e-4)
     one_hot = np.eye(5, dtype=np.float32)
     cents = 1200 * np.log2(np.array([*NOTE_HZ, 100.0]) / 32.70)
     peaks = np.exp(-(((np.arange(360) * 20)[None] - cents[note_T, None]) ** 2) / (2 * 25**2))
@@ -124,10 +126,10 @@ def targets(wave: np.ndarray, note_T: np.ndarray) -> dict[str, np.ndarray]:
 def write_cache(
     cache: Path,
     corpus: corpora.Corpus,
-    received: dict[str, dict[str, np.ndarray]],
+    targets_by_clip: dict[str, dict[str, np.ndarray]],
     spec: TeacherSpec = SPEC,
 ) -> None:
-    """Commits the toy teacher's targets for the clips that it has processed."""
+    """Commits targets; clips that are not in `targets_by_clip` are recorded as failures."""
     layout = Layout.create(cache)
     layout.register(corpus)
     layout.add_teacher(spec)
@@ -136,14 +138,14 @@ def write_cache(
         sums = {stream.name: Sums.zero(stream.dim) for stream in STREAMS}
         rows, failures = [], []
         for clip in clips:
-            if clip.clip_id not in received:
+            if clip.clip_id not in targets_by_clip:
                 failures.append(
                     shards.Failure(clip_id=clip.clip_id, stage="decode", error="lost", message="")
                 )
                 continue
             frames = {}
             for stream in STREAMS:
-                values = received[clip.clip_id][stream.name]
+                values = targets_by_clip[clip.clip_id][stream.name]
                 frames[stream.name] = encode(values, stream)
                 sums[stream.name].add(Sums.from_frames(values, frames[stream.name]))
             rows.append(
@@ -156,7 +158,7 @@ def write_cache(
 
 
 def digest(folder: Path) -> str:
-    """Digest of every file's name, size and modification time."""
+    """Returns a digest of every file's name, content and modification time."""
     state = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         state.update(f"{path.relative_to(folder)} {path.stat().st_mtime_ns}".encode())
@@ -164,17 +166,17 @@ def digest(folder: Path) -> str:
     return state.hexdigest()
 
 
-class World:
+class ToyData:
     """The folders of the toy corpus and its cache."""
 
     def __init__(self, root: Path, num_clips: int) -> None:
         rng = np.random.default_rng(0)
         self.corpus, self.cache = root / "toy", root / "cache"
         self.clips: list[Clip] = []
-        received = {}
+        targets_by_clip = {}
         for number in range(num_clips):
             seconds = 0.6 + 0.1 * (number % 8)
-            wave, note_T = sing(rng, seconds)
+            wave, note_T = make_tone(rng, seconds)
             path = root / f"{number}.wav"
             soundfile.write(path, wave, RATE)
             name = NOTES[note_T[note_T < 4][0]]
@@ -184,13 +186,13 @@ class World:
                 labels={"note": name},
             )  # fmt: skip
             self.clips.append(clip)
-            if number >= LOST:
-                received[clip.clip_id] = targets(wave, note_T)
-        write_cache(self.cache, corpora.build(self.clips, self.corpus), received)
+            if number >= NUM_MISSING:
+                targets_by_clip[clip.clip_id] = targets(wave, note_T)
+        write_cache(self.cache, corpora.build(self.clips, self.corpus), targets_by_clip)
         self.cache_digest = digest(self.cache)
 
     def options(self, out: Path, **changes: Any) -> TrainOptions:
-        """A short training on this world: every stream, two steps of each stage."""
+        """Returns the options of a short training: every stream, two steps of each stage."""
         stage = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
         fields: dict[str, Any] = {
             "model": ModelConfig(build="tiny", tiny=TINY),
@@ -207,13 +209,13 @@ class World:
         )
 
 
-def model_of(checkpoints: Callable[[str], str], family: str) -> ModelConfig:
-    """A family's small checkpoint as a recipe names it."""
+def model_config(checkpoints: Callable[[str], str], family: str) -> ModelConfig:
+    """Returns the model options for a family's small checkpoint."""
     return ModelConfig(path=checkpoints(family), dtype="float32")
 
 
 def states(run: Path) -> dict[str, dict[str, torch.Tensor]]:
-    """Stage -> its trained state."""
+    """Returns stage -> its trained state."""
     return {path.parent.name: load_file(path) for path in run.glob("*/student.safetensors")}
 
 
@@ -227,33 +229,33 @@ def launch(
 ) -> None:
     """Starts one process of `coat-student train` per rank.
 
-    The ranks are started here and not by torchrun, whose workers have sessions of their own: a kill
-    of its group leaves them, and they train to the end.
+    The ranks are started directly and not by torchrun. Its workers have separate sessions, so
+    killing its process group would leave them training to the end.
 
     Args:
         options: Options of the run.
         module: The module that `python -m` runs.
         processes: Number of ranks.
         environment: Variables in addition to those of this process.
-        killed_at: A file of a checkpoint; once it is there, every rank is killed, in the middle of
+        killed_at: A file of a checkpoint. Once it exists, every rank is killed in the middle of
             that checkpoint's stage.
     """
     recipe = Path(f"{options.out}.yaml")
     save_recipe(options.recipe(), recipe)
-    shared = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {})
+    common = os.environ | {"OMP_NUM_THREADS": "1"} | dict(environment or {})
     if processes > 1:
-        shared |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+        common |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}  # fmt: skip
     ranks: list[subprocess.Popen[bytes]] = []
     logs = [Path(f"{options.out}.{rank}.log") for rank in range(processes)]
     for rank, log in enumerate(logs):
-        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
-        with log.open("wb") as said:
+        rank_variables = {"RANK": str(rank), "LOCAL_RANK": str(rank)} if processes > 1 else {}
+        with log.open("wb") as output:
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", module, "train", "--config", str(recipe), "--corpus",
                      options.corpus, "--cache", options.cache, "--out", options.out],
-                    stdout=subprocess.DEVNULL, stderr=said, env=shared | own,
+                    stdout=subprocess.DEVNULL, stderr=output, env=common | rank_variables,
                     start_new_session=True,
                 )
             )  # fmt: skip
@@ -268,11 +270,13 @@ def launch(
                 os.killpg(rank.pid, signal.SIGKILL)
     codes = [rank.wait() for rank in ranks]
     expected = -signal.SIGKILL if killed_at else 0
-    said = "\n".join(log.read_text()[-3000:] for log in logs)
-    assert codes == [expected] * processes, said
+    output = "\n".join(log.read_text()[-3000:] for log in logs)
+    assert codes == [expected] * processes, output
     if killed_at:
-        assert killed_at.is_file(), said
-        assert not (killed_at.parents[1] / "student.safetensors").exists(), "it had finished"
+        assert killed_at.is_file(), output
+        assert not (killed_at.parents[1] / "student.safetensors").exists(), (
+            "the stage had finished before the kill"
+        )
 
 
 def _free_port() -> int:
@@ -282,14 +286,14 @@ def _free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """48 clips of about a second; the cache lacks two of them."""
-    return World(tmp_path_factory.mktemp("world"), 48)
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> ToyData:
+    """48 clips of about a second; two of them have no targets in the cache."""
+    return ToyData(tmp_path_factory.mktemp("world"), 48)
 
 
 @pytest.fixture(scope="session")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Family -> path of a small checkpoint of the true class with random weights."""
+    """Returns family -> path of a small checkpoint of the real class with random weights."""
 
     @functools.cache
     def make(family: str) -> str:
@@ -303,18 +307,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
 
 @pytest.fixture(scope="session")
 def runs(
-    world: World, checkpoints: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
+    toy_data: ToyData, checkpoints: Callable[[str], str], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str], Path]:
-    """Family -> a finished run, far enough from its start that adapters and rows matter."""
+    """Returns family -> a finished run whose adapters and embedding rows have changed."""
 
     @functools.cache
     def make(family: str) -> Path:
         out = tmp_path_factory.mktemp("runs") / family
         stage = {"batch_size": 4, "max_steps": 12, "save_steps": 12, "warmup": 0.0}
         train(
-            world.options(
+            toy_data.options(
                 out,
-                model=model_of(checkpoints, family),
+                model=model_config(checkpoints, family),
                 align=StageConfig(train="embeddings", embeddings_lr=0.03, **stage),
                 joint=StageConfig(train="lora", embeddings_lr=0.03, lr=0.01, **stage),
             )
@@ -332,5 +336,5 @@ def run(request: Any, runs: Callable[[str], Path]) -> Path:
 
 @pytest.fixture(scope="session")
 def trained(run: Path) -> TrainedStudent:
-    """The student of each family's run, ready for questions."""
+    """The loaded student of each family's run."""
     return TrainedStudent(run)

@@ -1,5 +1,8 @@
-"""A disk that is really full: a small file system where one may be mounted, else the limit of the
-operating system on the size of a file, which every write beyond it fails with as well."""
+"""Provides a disk that is really full.
+
+This is a small file system where mounting is allowed. Elsewhere it is the operating system's limit
+on the size of a file, beyond which writes fail as well.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +18,11 @@ FILLER = "filler"
 
 
 class SmallDisk:
-    """A folder that can be full.
+    """A folder that can be filled up.
 
     Args:
-        folder: A folder; a file system is mounted there if that is allowed.
-        mounts: Whether to try it.
+        folder: Path of the folder; a file system is mounted there if that is allowed.
+        mounts: Whether to try to mount a file system.
     """
 
     def __init__(self, folder: Path, *, mounts: bool = True) -> None:
@@ -34,7 +37,7 @@ class SmallDisk:
 
     @contextmanager
     def full(self, leaving: int = 0) -> Iterator[None]:
-        """No room within, but for some bytes; without a mount these are the largest file's."""
+        """Leaves this many bytes free; without a mount, it is the largest size of a file."""
         if not self.is_mounted:
             soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (leaving, hard))
@@ -51,6 +54,6 @@ class SmallDisk:
             filler.unlink()
 
     def close(self) -> None:
-        """Takes the file system away."""
+        """Unmounts the file system."""
         if self.is_mounted:
             subprocess.run(["umount", "--lazy", str(self.folder)], check=True)

@@ -1,7 +1,7 @@
-"""A small hub in this process: the calls by which a folder is published, taken as it takes them.
+"""A small model hub in this process that accepts uploads of folders.
 
-It asks for every file within the commit, as the real one does for small files; large files travel
-by a protocol of their own, which is huggingface_hub's business.
+It asks for every file within the commit, as the real hub does for small files. The protocol for
+large files is not imitated.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from typing import Any
 
 
 class Hub:
-    """Takes repositories and commits until it is left."""
+    """Accepts repositories and commits while it is used as a context."""
 
     def __init__(self) -> None:
-        self.made: dict[str, bool] = {}
-        """Repository -> whether it was made private."""
+        self.created: dict[str, bool] = {}
+        """Repository -> whether it was created private."""
         self.files: dict[str, dict[str, bytes]] = {}
         hub = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
-                self._answer(hub.posted(self.path, self._body()))
+                self._answer(hub.handle_post(self.path, self._body()))
 
             def do_GET(self) -> None:
                 self._answer({"id": "x", "siblings": []})
@@ -61,12 +61,12 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
 
-    def posted(self, path: str, body: bytes) -> Any:
-        """The answer to one call."""
+    def handle_post(self, path: str, body: bytes) -> Any:
+        """Returns the answer to one request."""
         if path == "/api/repos/create":
-            asked = json.loads(body)
-            repo = f"{asked.get('organization') or 'someone'}/{asked['name']}"
-            self.made[repo] = asked.get("private", asked.get("visibility") == "private")
+            request = json.loads(body)
+            repo = f"{request.get('organization') or 'someone'}/{request['name']}"
+            self.created[repo] = request.get("private", request.get("visibility") == "private")
             return {"url": f"{self.address}/{repo}"}
         if "/preupload/" in path:
             return {"files": [

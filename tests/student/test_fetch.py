@@ -1,4 +1,4 @@
-"""`coat-student fetch`, and what the trainer says where a backbone is missing."""
+"""Tests for `coat-student fetch`, and for the error when a backbone is missing."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, str]]:
     folder = tmp_path_factory.mktemp("hub")
     config = TinyConfig(hidden_size=32, layers=1, feed_forward=32, vocabulary=300, tower_width=64,
                         tower_layers=1, whisper_weights=False)  # fmt: skip
-    build_tiny(folder / "owner" / "ears", config, ["a b"], seed=0)
-    (folder / "owner" / "ears" / "code.py").write_text("raise SystemExit")
+    build_tiny(folder / "owner" / "backbone", config, ["a b"], seed=0)
+    (folder / "owner" / "backbone" / "code.py").write_text("raise SystemExit")
     (folder / "owner" / "other").mkdir()
     (folder / "owner" / "other" / "config.json").write_text('{"model_type": "llama"}')
     with serve_hub(folder) as (repositories, address):
@@ -43,26 +43,28 @@ def coat_student(endpoint: str, home: Path, *words: str | Path) -> subprocess.Co
     )  # fmt: skip
 
 
-def test_a_backbone_is_fetched_after_its_sizes_are_printed(
+def test_backbone_is_fetched_after_its_sizes_are_printed(
     hub: tuple[Hub, str], tmp_path: Path
 ) -> None:
     repositories, endpoint = hub
     out = tmp_path / "models"
-    listed = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out, "--list-only")
+    listed = coat_student(
+        endpoint, tmp_path, "fetch", "owner/backbone", "--out", out, "--list-only"
+    )
     assert listed.returncode == 0, listed.stderr
     assert not out.exists()
-    size = (repositories.base / "owner" / "ears" / "model.safetensors").stat().st_size
+    size = (repositories.base / "owner" / "backbone" / "model.safetensors").stat().st_size
     assert f"{size / 1e6:10,.1f} MB  model.safetensors" in listed.stdout
-    assert "owner/ears@" in listed.stdout
+    assert "owner/backbone@" in listed.stdout
     assert "qwen2_audio, licence not stated" in listed.stdout
     assert "code.py" not in listed.stdout
 
-    done = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out)
+    done = coat_student(endpoint, tmp_path, "fetch", "owner/backbone", "--out", out)
     assert done.returncode == 0, done.stderr
-    folder = out / "owner" / "ears"
+    folder = out / "owner" / "backbone"
     assert done.stdout.splitlines()[-1] == f"model.path: {folder}"
     assert done.stdout.index("MB in all") < done.stdout.index("model.path")
-    original = repositories.base / "owner" / "ears"
+    original = repositories.base / "owner" / "backbone"
     fetched = {path.name for path in folder.iterdir() if path.is_file()}
     assert fetched == {path.name for path in original.iterdir()} - {"code.py"}
     assert (folder / "model.safetensors").read_bytes() == (
@@ -70,18 +72,22 @@ def test_a_backbone_is_fetched_after_its_sizes_are_printed(
     ).read_bytes()
     assert registry.backbone_for(str(folder)).audio_end
 
-    # Once more: nothing is missing. Another family is refused before its weights are asked for.
-    again = coat_student(endpoint, tmp_path, "fetch", "owner/ears", "--out", out)
+    # A second call fetches nothing. Another family is rejected before its weights are fetched.
+    again = coat_student(endpoint, tmp_path, "fetch", "owner/backbone", "--out", out)
     assert "0.0 MB of them missing" in again.stdout
     other = coat_student(endpoint, tmp_path, "fetch", "owner/other", "--out", out)
     assert (other.returncode, other.stderr.count("\n")) == (2, 1)
     assert "owner/other is a llama model; there are adapters for qwen2_audio" in other.stderr
 
 
-def test_weights_for_another_loader_are_left_on_the_hub() -> None:
-    """Voxtral's repository has its weights twice, 9 GB each."""
-    taken = ("model-00001-of-00002.safetensors", "model.safetensors.index.json", "tekken.json")
-    assert all(fetch.FILES.fullmatch(name) for name in taken)
+def test_weights_for_another_loader_are_not_fetched() -> None:
+    """Voxtral's repository has its weights in two formats, 9 GB each."""
+    fetched_names = (
+        "model-00001-of-00002.safetensors",
+        "model.safetensors.index.json",
+        "tekken.json",
+    )
+    assert all(fetch.FILES.fullmatch(name) for name in fetched_names)
     assert not fetch.FILES.fullmatch("consolidated.safetensors")
 
 
@@ -94,16 +100,18 @@ def test_missing_space_is_reported_before_the_download(tmp_path: Path) -> None:
         fetch.download(expected)
 
 
-def test_a_missing_backbone_is_one_line_at_once(tmp_path: Path) -> None:
+def test_missing_backbone_folder_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^model.path: there is no folder /nowhere/x$"):
         registry.backbone_for("/nowhere/x")
     with pytest.raises(UserError, match=r"has no config.json, so it is not a checkpoint"):
         registry.backbone_for(str(tmp_path))
 
 
-def test_the_trainer_names_the_command_that_fetches(tmp_path: Path) -> None:
-    """No retries with pauses: the hub is asked once."""
-    script = "from student.model.backbones.registry import backbone_for; backbone_for('own/ears')"
+def test_missing_backbone_error_names_the_fetch_command(tmp_path: Path) -> None:
+    """The hub is asked once, without retries."""
+    script = (
+        "from student.model.backbones.registry import backbone_for; backbone_for('own/backbone')"
+    )
     clean = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=240,
@@ -112,6 +120,7 @@ def test_the_trainer_names_the_command_that_fetches(tmp_path: Path) -> None:
     )  # fmt: skip
     last = done.stderr.splitlines()[-1]
     assert (
-        "coat-student fetch own/ears --out models; then set model.path to models/own/ears" in last
+        "coat-student fetch own/backbone --out models; then set model.path to models/own/backbone"
+        in last
     )
     assert "Retrying" not in done.stderr

@@ -1,4 +1,4 @@
-"""Positions of a fixed length in seconds, and heads with a frame for each audio token."""
+"""Tests for positions of a fixed length in seconds, and for heads with a frame per audio token."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from student.train import step_losses, train
 from tests.student.conftest import RATE, STREAM_NAMES, TASKS, TINY
 
 POSITION_S = 0.3
-"""With K = 4 a block is 1.2 s: the clips of 0.6 to 1.3 s have one block, the longest ones two."""
+"""With K = 4, a block covers 1.2 s: clips of 0.6 to 1.3 s have one block, the longest have two."""
 FIXED: dict[str, Any] = {"block": BlockConfig(tokens=4, position_seconds=POSITION_S)}
 PER_TOKEN: dict[str, Any] = {"heads": HeadConfig(width=32, per_token=True), "arm": "distill"}
 STREAMS = ("toy.bands", "toy.events", RECONSTRUCTION)
 
 
-def prepare(world: Any, tmp_path: Path, **changes: Any) -> tuple[Any, ...]:
-    """Recipe, student, grid, dataset, streams and the tokenizer's padding token."""
-    named = {"streams": {name: StreamConfig() for name in STREAMS}} | changes
-    recipe = world.options(tmp_path / "run", **named).recipe()
-    streams = open_streams([str(world.cache)], recipe.streams)
+def prepare(toy_data: Any, tmp_path: Path, **changes: Any) -> tuple[Any, ...]:
+    """Returns recipe, student, grid, dataset, streams and the tokenizer's padding token."""
+    with_streams = {"streams": {name: StreamConfig() for name in STREAMS}} | changes
+    recipe = toy_data.options(tmp_path / "run", **with_streams).recipe()
+    streams = open_streams([str(toy_data.cache)], recipe.streams)
     folder = tmp_path / "base"
     build_tiny(folder, TINY, ["a low tone"], seed=0)
     backbone, model, processor = load_backbone(recipe.model, str(folder))
     student = build_student(recipe, backbone, model, processor, streams).eval()
     grid = Grid.from_recipe(recipe, streams)
     dataset = ExampleDataset(
-        list(build_examples(world.clips, TASKS))[-8:],
-        {clip.clip_id: clip for clip in world.clips},
+        list(build_examples(toy_data.clips, TASKS))[-8:],
+        {clip.clip_id: clip for clip in toy_data.clips},
         Prompter(backbone, processor, seconds_per_block=recipe.block.span_seconds),
         grid,
         audio_token_id=backbone.audio_token_id(model),
@@ -51,8 +51,8 @@ def prepare(world: Any, tmp_path: Path, **changes: Any) -> tuple[Any, ...]:
     return recipe, student, grid, dataset, streams, processor.tokenizer.pad_token_id
 
 
-def sums(student: Any, batch: Any, recipe: Recipe, streams: Any) -> dict[str, float]:
-    """The losses of a batch, as sums over frames and answer tokens."""
+def loss_sums(student: Any, batch: Any, recipe: Recipe, streams: Any) -> dict[str, float]:
+    """Returns the losses of a batch as sums over frames and answer tokens."""
     counts = {name: torch.ones(1) for name in ("answer", *streams)}
     with torch.no_grad():
         parts, _ = step_losses(
@@ -62,12 +62,12 @@ def sums(student: Any, batch: Any, recipe: Recipe, streams: Any) -> dict[str, fl
 
 
 @pytest.mark.parametrize("arm", ["coat", "distill", "both"])
-def test_a_position_stands_for_the_same_time_in_every_clip(
-    world: Any, tmp_path: Path, arm: str
+def test_position_covers_the_same_time_in_every_clip(
+    toy_data: Any, tmp_path: Path, arm: str
 ) -> None:
-    recipe, student, grid, dataset, streams, pad_id = prepare(world, tmp_path, arm=arm, **FIXED)
+    recipe, student, grid, dataset, streams, pad_id = prepare(toy_data, tmp_path, arm=arm, **FIXED)
     rows = [dataset[index] for index in range(len(dataset))]
-    by_id = {clip.clip_id: clip for clip in world.clips}
+    by_id = {clip.clip_id: clip for clip in toy_data.clips}
     seconds = [by_id[example.clip_ids[-1]].duration for example in dataset.examples]
     assert [row.num_blocks for row in rows] == [1 + (length > 1.2001) for length in seconds]
     assert len({row.num_blocks for row in rows}) == 2
@@ -77,21 +77,21 @@ def test_a_position_stands_for_the_same_time_in_every_clip(
     batch = collate(rows, grid=grid, pad_id=pad_id)
     num_covered = sum(len(row.targets["toy.bands"]) for row in rows)
     assert batch.covered["toy.bands"].sum() == num_covered < batch.covered["toy.bands"].numel()
-    # Frames after the end have no loss, and packing and padding do not matter.
-    whole = sums(student, batch, recipe, streams)
+    # Frames after the end have no loss, and losses do not depend on packing and padding.
+    whole = loss_sums(student, batch, recipe, streams)
     for name, values_BND in batch.targets.items():
         batch.targets[name] = torch.where(batch.covered[name][..., None], values_BND, 0.7)
-    assert sums(student, batch, recipe, streams) == whole
+    assert loss_sums(student, batch, recipe, streams) == whole
     packed = collate(rows, grid=grid, pad_id=pad_id, packed=True)
-    assert sums(student, packed, recipe, streams) == pytest.approx(whole, rel=1e-3)
+    assert loss_sums(student, packed, recipe, streams) == pytest.approx(whole, rel=1e-3)
     with torch.no_grad():
         result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
     covered_BN = stream_targets(batch, result)[RECONSTRUCTION][1]
     assert 0 <= num_covered - int(covered_BN.sum()) <= len(rows)
 
 
-def test_a_frame_for_each_audio_token(world: Any, tmp_path: Path) -> None:
-    recipe, student, grid, dataset, streams, pad_id = prepare(world, tmp_path, **PER_TOKEN)
+def test_per_token_heads_give_a_frame_for_each_audio_token(toy_data: Any, tmp_path: Path) -> None:
+    recipe, student, grid, dataset, streams, pad_id = prepare(toy_data, tmp_path, **PER_TOKEN)
     rows = [dataset[index] for index in range(len(dataset))]
     audio_id = student.backbone.audio_token_id(student.base)
     for row in rows:
@@ -99,12 +99,12 @@ def test_a_frame_for_each_audio_token(world: Any, tmp_path: Path) -> None:
         assert row.audio_weights_NS.argmax(1).tolist() == places
         assert len(row.targets["toy.bands"]) in (len(places), len(places) - 1)
     batch, packed = (collate(rows, grid=grid, pad_id=pad_id, packed=flag) for flag in (False, True))
-    whole = sums(student, batch, recipe, streams)
-    assert sums(student, packed, recipe, streams) == pytest.approx(whole, rel=1e-3)
+    whole = loss_sums(student, batch, recipe, streams)
+    assert loss_sums(student, packed, recipe, streams) == pytest.approx(whole, rel=1e-3)
     singles = [collate([row], grid=grid, pad_id=pad_id) for row in rows]
-    alone = [sums(student, single, recipe, streams) for single in singles]
+    separate = [loss_sums(student, single, recipe, streams) for single in singles]
     for name in STREAMS:
-        assert sum(each[name] for each in alone) == pytest.approx(whole[name], rel=1e-3)
+        assert sum(each[name] for each in separate) == pytest.approx(whole[name], rel=1e-3)
     assert student.head_layer == round(TINY.layers / 2)
     with pytest.raises(UserError, match=r"heads.per_token must be false in other arms"):
         Recipe(**{**vars(recipe), "arm": "coat"})
@@ -113,13 +113,13 @@ def test_a_frame_for_each_audio_token(world: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes", [FIXED, FIXED | {"arm": "distill"}, PER_TOKEN], ids=["coat", "distill", "per token"]
 )
-def test_a_run_trains_and_its_heads_are_read(
-    world: Any, tmp_path: Path, changes: dict[str, Any]
+def test_run_with_fixed_frames_trains_and_its_heads_are_read(
+    toy_data: Any, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    report = train(world.options(tmp_path / "run", **changes))
+    report = train(toy_data.options(tmp_path / "run", **changes))
     assert np.isfinite(report["joint"]["answer_loss"])
-    reading = read_run(tmp_path / "run", [str(world.cache)], pictures=1)
-    assert set(reading["streams"]) == set(STREAM_NAMES)
+    head_report = read_run(tmp_path / "run", [str(toy_data.cache)], pictures=1)
+    assert set(head_report["streams"]) == set(STREAM_NAMES)
     trained = TrainedStudent(tmp_path / "run", heads=True)
     wave = np.zeros(int(0.7 * RATE), np.float32)
     assert len(trained.answer([wave], "What is heard?", max_tokens=4)) == 1

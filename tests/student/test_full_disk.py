@@ -1,5 +1,5 @@
-"""Commands on a disk that is really full: one line, exit code 2, and the same command goes on once
-there is room."""
+"""Tests commands on a full disk: they print one line, exit with code 2, and continue when there is
+space again."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from student import cli as student_cli
 from student.config import StageConfig
 from student.recipe_files import save_recipe
 from student.runs.folder import Run
-from tests.student.conftest import model_of, states
+from tests.student.conftest import model_config, states
 from tests.student.full_disk import SmallDisk
 
 
 @pytest.fixture(params=["disk"])
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
-    """A small file system, or no more than a limit on the size of files."""
+    """A small file system, or a limit on the size of files."""
     small = SmallDisk(tmp_path / "small", mounts=request.param == "disk")
     yield small
     small.close()
@@ -33,7 +33,7 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[SmallDisk]:
 def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Runs a command line; its exit code and what it has written to stderr."""
+    """Runs a command line, and returns its exit code and stderr."""
 
     def run(main: Callable[[], None], *words: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["coat", *map(str, words)])
@@ -45,12 +45,15 @@ def command(
     return run
 
 
-def is_one_line_of_a_full_disk(ended: tuple[int, str]) -> bool:
-    """Whether a command has failed as it should."""
-    code, said = ended
-    lines = [line for line in said.splitlines() if "error: " in line]
+def is_full_disk_error(result: tuple[int, str]) -> bool:
+    """Returns whether a command failed with the one-line error of a full disk."""
+    code, stderr = result
+    lines = [line for line in stderr.splitlines() if "error: " in line]
     return (
-        code == 2 and len(lines) == 1 and "free some space" in lines[0] and "Traceback" not in said
+        code == 2
+        and len(lines) == 1
+        and "free some space" in lines[0]
+        and "Traceback" not in stderr
     )
 
 
@@ -59,14 +62,14 @@ def is_one_line_of_a_full_disk(ended: tuple[int, str]) -> bool:
     [("disk", 0), ("disk", 20_000), ("disk", 400_000), ("limit", 20_000)],
     indirect=["disk"],
 )
-def test_training_goes_on_once_there_is_room(
-    world: Any, tmp_path: Path, checkpoints: Any, disk: SmallDisk, command: Any, leaving: int
+def test_training_on_a_full_disk_resumes_when_there_is_space(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, disk: SmallDisk, command: Any, leaving: int
 ) -> None:
-    """Full from the start, while the examples are written, and while a checkpoint is."""
+    """The disk is full at the start, while writing examples, or while writing a checkpoint."""
     stage = StageConfig(train="lora", batch_size=4, max_steps=2, save_steps=1, warmup=0.0)
-    options = world.options(
+    options = toy_data.options(
         disk.folder / "run",
-        model=model_of(checkpoints, "qwen2_audio"),
+        model=model_config(checkpoints, "qwen2_audio"),
         align=None,
         joint=stage,
     )
@@ -75,7 +78,7 @@ def test_training_goes_on_once_there_is_room(
     words = ["train", "--config", recipe, "--corpus", options.corpus, "--cache", options.cache,
              "--out", options.out]  # fmt: skip
     with disk.full(leaving):
-        assert is_one_line_of_a_full_disk(command(student_cli.main, *words))
+        assert is_full_disk_error(command(student_cli.main, *words))
     assert command(student_cli.main, *words)[0] == 0
     assert Run(options.out).report().keys() == {"before", "joint"}
     assert states(Path(options.out)).keys() == {"joint"}
@@ -83,37 +86,39 @@ def test_training_goes_on_once_there_is_room(
     assert not left
 
 
-def test_what_a_run_writes_afterwards(
+def test_commands_on_a_full_disk_keep_earlier_files(
     runs: Callable[[str], Path], disk: SmallDisk, command: Any
 ) -> None:
-    """Scores, replies, the report page and an export: the earlier files stay whole."""
+    """These are the scores, replies and report page of a run; an export leaves no partial files."""
     run = disk.folder / "run"
     shutil.copytree(runs("qwen2_audio"), run, ignore=shutil.ignore_patterns("checkpoint-*"))
-    asked = ["eval", run, "--limit", "4"]
-    reported = ["report", run, "--out", run / "report"]
-    assert command(student_cli.main, *asked)[0] == 0
-    assert command(student_cli.main, *reported)[0] == 0
+    eval_words = ["eval", run, "--limit", "4"]
+    report_words = ["report", run, "--out", run / "report"]
+    assert command(student_cli.main, *eval_words)[0] == 0
+    assert command(student_cli.main, *report_words)[0] == 0
     files = [*(run / "eval").iterdir(), run / "report" / "index.html"]
     before = {file: file.read_bytes() for file in files}
-    exported = ["export", run, disk.folder / "export"]
+    export_words = ["export", run, disk.folder / "export"]
     with disk.full():
-        for words in (asked, reported, exported):
-            assert is_one_line_of_a_full_disk(command(student_cli.main, *words)), words
+        for words in (eval_words, report_words, export_words):
+            assert is_full_disk_error(command(student_cli.main, *words)), words
         assert {file: file.read_bytes() for file in files} == before
         assert not list(disk.folder.glob("export*"))
-    for words in (asked, reported, exported):
+    for words in (eval_words, report_words, export_words):
         assert command(student_cli.main, *words)[0] == 0, words
     (scores,) = (file for file in files if file.name.endswith("-limit4.json"))
     assert json.loads(scores.read_text())["questions"] == 4
 
 
 @pytest.mark.parametrize("disk", ["disk", "limit"], indirect=True)
-def test_a_corpus(tmp_path: Path, world: Any, disk: SmallDisk, command: Any) -> None:
-    rows = [{"audio_filepath": clip.uri, "duration": clip.duration} for clip in world.clips]
+def test_corpus_build_on_a_full_disk_succeeds_when_there_is_space(
+    tmp_path: Path, toy_data: Any, disk: SmallDisk, command: Any
+) -> None:
+    rows = [{"audio_filepath": clip.uri, "duration": clip.duration} for clip in toy_data.clips]
     manifest = tmp_path / "clips.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = ["build", manifest, "--out", disk.folder / "corpus"]
     with disk.full():
-        assert is_one_line_of_a_full_disk(command(corpus_cli.main, *words))
+        assert is_full_disk_error(command(corpus_cli.main, *words))
     assert command(corpus_cli.main, *words)[0] == 0
     assert command(corpus_cli.main, "stats", disk.folder / "corpus")[0] == 0

@@ -1,7 +1,7 @@
-"""Tests clips that are longer than one window of the audio tower.
+"""Tests for clips that are longer than one window of the audio tower.
 
-The tiny towers have windows of 2 s, Whisper's have 30 s; Audio Flamingo 3 joins windows, and Omni's
-tower takes as many frames as its extractor gives.
+The tiny towers have windows of 2 s instead of Whisper's 30 s. Audio Flamingo 3 joins windows, and
+Omni's tower takes as many frames as its extractor gives.
 """
 
 from __future__ import annotations
@@ -44,25 +44,34 @@ from student.model.tiny import build_tiny
 from student.release.export import export
 from student.runs.folder import Run
 from student.train import train
-from tests.student.conftest import FAMILIES, RATE, TASKS, TINY, World, sing, targets, write_cache
+from tests.student.conftest import (
+    FAMILIES,
+    RATE,
+    TASKS,
+    TINY,
+    ToyData,
+    make_tone,
+    targets,
+    write_cache,
+)
 
 SECONDS = (1.2, 3.1, 4.7, 5.5)
-"""One, two, three and three windows of 2 s."""
+"""Durations of clips: one, two, three and three windows of 2 s."""
 BLOCK_S = 2.0
 STREAMS = {name: StreamConfig() for name in ("toy.bands", "toy.salience", "reconstruction")}
 LONG = ("audioflamingo3", "qwen2_5_omni")
 WINDOWS_S = {"audioflamingo3": 2, "qwen2_5_omni": 10, "qwen3_omni_moe": 2, "musicflamingo": 2,
              "voxtral": 2}  # fmt: skip
-"""Families that take more than one window, with the window of the small checkpoint; that of Omni's
-extractor holds the longest clip."""
+"""Family that takes more than one window -> window of its small checkpoint in seconds. Omni's
+extractor has a window that is longer than the longest clip."""
 ARMS_OF_FAMILIES = [
     *((family, arm) for family in LONG for arm in ("coat", "distill", "both")),
     *((family, "both") for family in WINDOWS_S if family not in LONG),
 ]
 
 
-class LongWorld(World):
-    """16 clips of up to 5.5 s, in a corpus and a cache that covers all but one."""
+class LongToyData(ToyData):
+    """A corpus of 16 clips of up to 5.5 s, and a cache with targets of all but one."""
 
     def __init__(self, root: Path) -> None:
         rng = np.random.default_rng(1)
@@ -70,7 +79,7 @@ class LongWorld(World):
         self.clips, by_clip = [], {}
         for number in range(16):
             seconds = SECONDS[number % len(SECONDS)]
-            wave, note_T = sing(rng, seconds)
+            wave, note_T = make_tone(rng, seconds)
             path = root / f"{number}.wav"
             soundfile.write(path, wave, RATE)
             clip = Clip(
@@ -84,13 +93,13 @@ class LongWorld(World):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> LongWorld:
-    return LongWorld(tmp_path_factory.mktemp("long-world"))
+def toy_data(tmp_path_factory: pytest.TempPathFactory) -> LongToyData:
+    return LongToyData(tmp_path_factory.mktemp("long-world"))
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A checkpoint of each family that takes long audio; Omni's extractor takes 10 s."""
+    """Small checkpoints of the families that take long audio; Omni's extractor takes 10 s."""
     result = {}
     for family, window_s in WINDOWS_S.items():
         result[family] = tmp_path_factory.mktemp(family)
@@ -100,49 +109,49 @@ def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def options(
-    world: LongWorld, paths: dict[str, Path], family: str, out: Path, **changes: Any
+    toy_data: LongToyData, paths: dict[str, Path], family: str, out: Path, **changes: Any
 ) -> Any:
-    made = world.options(out, streams=STREAMS, **changes)
+    base_options = toy_data.options(out, streams=STREAMS, **changes)
     model = dataclasses.replace(
-        made.model, build=None, path=str(paths[family]), dtype="float32", attention="sdpa"
+        base_options.model, build=None, path=str(paths[family]), dtype="float32", attention="sdpa"
     )
     stage = {"batch_size": 4, "max_steps": 8, "save_steps": 8, "warmup": 0.0}
     return dataclasses.replace(
-        made,
+        base_options,
         model=model,
-        block=BlockConfig(tokens=4, seconds=BLOCK_S, placement=made.block.placement),
+        block=BlockConfig(tokens=4, seconds=BLOCK_S, placement=base_options.block.placement),
         align=StageConfig(train="embeddings", embeddings_lr=0.03, **stage),
         joint=StageConfig(train="lora", embeddings_lr=0.03, lr=0.01, **stage),
     )
 
 
-def prepared(world: LongWorld, recipe: Any, path: Path) -> tuple[Any, Any, Any, Any, Any]:
-    streams = open_streams([str(world.cache)], STREAMS)
+def prepare(toy_data: LongToyData, recipe: Any, path: Path) -> tuple[Any, Any, Any, Any, Any]:
+    streams = open_streams([str(toy_data.cache)], STREAMS)
     backbone, model, processor = load_backbone(recipe.model, str(path))
     student = build_student(recipe, backbone, model, processor, streams).eval()
     grid = Grid.from_recipe(recipe, streams)
     prompter = Prompter(backbone, processor, seconds_per_block=recipe.block.seconds)
-    examples = list(build_examples(world.clips, TASKS))[: len(world.clips)]
+    examples = list(build_examples(toy_data.clips, TASKS))[: len(toy_data.clips)]
     dataset = ExampleDataset(
-        examples, {clip.clip_id: clip for clip in world.clips}, prompter, grid,
+        examples, {clip.clip_id: clip for clip in toy_data.clips}, prompter, grid,
         audio_token_id=backbone.audio_token_id(model),
     )  # fmt: skip
     return student, processor, grid, dataset, streams
 
 
 @pytest.mark.parametrize(("family", "arm"), ARMS_OF_FAMILIES)
-def test_each_stretch_has_a_block_and_its_own_targets(
-    world: LongWorld, paths: dict[str, Path], family: str, arm: str, tmp_path: Path
+def test_each_span_of_a_clip_has_a_block_and_its_own_targets(
+    toy_data: LongToyData, paths: dict[str, Path], family: str, arm: str, tmp_path: Path
 ) -> None:
-    recipe = options(world, paths, family, tmp_path / "x", arm=arm).recipe()
-    student, processor, grid, dataset, streams = prepared(world, recipe, paths[family])
+    recipe = options(toy_data, paths, family, tmp_path / "x", arm=arm).recipe()
+    student, processor, grid, dataset, streams = prepare(toy_data, recipe, paths[family])
     rows = [dataset[index] for index in range(4)]
     assert [row.num_blocks for row in rows] == [1, 2, 3, 3]
     if student.block is not None:
         for row in rows:
             content = torch.isin(row.ids_S, torch.tensor(student.block.content_ids))
             assert content.sum() == 4 * row.num_blocks
-    # Targets of a stretch are those of the same stretch of the clip, cut by hand.
+    # Targets of a span are those of the same span of the whole clip.
     duration, encoded = streams["toy.bands"].reader.row("long2")
     whole_ND = student_frames(encoded, duration, 3 * grid.num_frames)
     bands = streams["toy.bands"].statistics
@@ -155,12 +164,14 @@ def test_each_stretch_has_a_block_and_its_own_targets(
     assert batch.covered["toy.bands"].all(1).tolist() == [True] * 6 + [False] * 3
     with torch.no_grad():
         result = student(batch.inputs, batch.labels_BS, batch.audio_weights_BNS)
-    # Together, packed and alone: the same outputs, targets and logits.
+    # A padded batch, a packed batch and single rows give the same outputs, targets and logits.
     packed = collate(rows, grid=grid, pad_id=pad_id, packed=True)
-    alone = [collate([row], grid=grid, pad_id=pad_id) for row in rows]
+    separate = [collate([row], grid=grid, pad_id=pad_id) for row in rows]
     with torch.no_grad():
         as_packed = student(packed.inputs, packed.labels_BS, packed.audio_weights_BNS)
-        singles = [student(item.inputs, item.labels_BS, item.audio_weights_BNS) for item in alone]
+        singles = [
+            student(item.inputs, item.labels_BS, item.audio_weights_BNS) for item in separate
+        ]
     for name in STREAMS:
         frames_BND = result.frames[name]
         assert frames_BND.shape[:2] == (9, grid.num_frames)
@@ -177,18 +188,18 @@ def test_each_stretch_has_a_block_and_its_own_targets(
 
 @pytest.fixture(scope="module", params=LONG)
 def long_run(
-    request: Any, world: LongWorld, paths: dict[str, Path], tmp_path_factory: Any
+    request: Any, toy_data: LongToyData, paths: dict[str, Path], tmp_path_factory: Any
 ) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp("long-runs") / request.param
-    report = train(options(world, paths, request.param, out))
+    report = train(options(toy_data, paths, request.param, out))
     assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
     return request.param, out
 
 
-def test_an_export_is_used_by_transformers_alone(
-    long_run: tuple[str, Path], world: LongWorld, tmp_path: Path
+def test_export_gives_the_same_ids_and_logits_in_transformers(
+    long_run: tuple[str, Path], toy_data: LongToyData, tmp_path: Path
 ) -> None:
-    """Tests the requested number of blocks, and that ids and logits are those of the model."""
+    """The number of blocks is passed to the chat template."""
     family, run = long_run
     out = tmp_path / "export"
     proof = export(run, out)
@@ -196,7 +207,7 @@ def test_an_export_is_used_by_transformers_alone(
     assert proof.largest_difference < 1e-4
     assert "thinking_blocks=math.ceil(seconds / 2)" in (out / "README.md").read_text()
     trained = TrainedStudent(run)
-    path = world.clips[2].uri  # 4.7 s: three blocks
+    path = toy_data.clips[2].uri  # 4.7 s: three blocks
     wave = soundfile.read(path, dtype="float32")[0]
     ours = trained.inputs([ask("What is said?")], [[wave]])
     with torch.no_grad():
@@ -239,7 +250,7 @@ def test_an_export_is_used_by_transformers_alone(
     with torch.no_grad():
         logits = model.eval()(**plain).logits
     torch.testing.assert_close(logits[..., words], expected[..., words], rtol=1e-3, atol=1e-3)
-    # An export is asked and evaluated as it is, and knows its own seconds.
+    # An export can be loaded directly, and contains the seconds per block.
     exported = TrainedStudent(out)
     again = exported.inputs([ask("What is said?")], [[wave]])
     torch.testing.assert_close(again["input_ids"], ours["input_ids"])
@@ -248,37 +259,37 @@ def test_an_export_is_used_by_transformers_alone(
     )
 
 
-def test_commands_support_several_blocks_or_explain_why_not(
-    long_run: tuple[str, Path], world: LongWorld
+def test_commands_support_several_blocks_or_raise_an_error(
+    long_run: tuple[str, Path], toy_data: LongToyData
 ) -> None:
     _, run = long_run
     trained = TrainedStudent(run, heads=True)
-    wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
-    for reading in head_outputs(trained, wave, "What is said?", Run(run).sources.streams):
-        assert len(reading.values_ND) == 3 * 8
-    reading = read_run(run, [str(world.cache)], pictures=0)
-    assert set(reading["streams"]) == set(STREAMS)
-    clips = [clip for clip in world.clips if clip.duration == world.clips[2].duration][:2]
-    for duration in (world.clips[2].duration, None):
-        asked = [
+    wave = soundfile.read(toy_data.clips[2].uri, dtype="float32")[0]
+    for output in head_outputs(trained, wave, "What is said?", Run(run).sources.streams):
+        assert len(output.values_ND) == 3 * 8
+    output = read_run(run, [str(toy_data.cache)], pictures=0)
+    assert set(output["streams"]) == set(STREAMS)
+    clips = [clip for clip in toy_data.clips if clip.duration == toy_data.clips[2].duration][:2]
+    for duration in (toy_data.clips[2].duration, None):
+        questions = [
             Question(id=str(n), kind="label", audio=clip.uri, question="?", answer=str(n),
                      duration=duration)
             for n, clip in enumerate(clips)
         ]  # fmt: skip
         with pytest.raises(UserError, match=r"one block per clip"):
-            ablate(run, asked)
+            ablate(run, questions)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_template_with_several_blocks_is_recognised(
-    checkpoints: Any, family: str, world: LongWorld, tmp_path: Path
+def test_template_with_several_blocks_is_recognised(
+    checkpoints: Any, family: str, toy_data: LongToyData, tmp_path: Path
 ) -> None:
-    """Going on from an export: the same seconds keep the template, others are refused."""
-    made = world.options(tmp_path / "x", streams=STREAMS)
-    model = dataclasses.replace(made.model, build=None, path=checkpoints(family))
+    """Training from an export with the same seconds keeps the template; others raise an error."""
+    base_options = toy_data.options(tmp_path / "x", streams=STREAMS)
+    model = dataclasses.replace(base_options.model, build=None, path=checkpoints(family))
     for placement in ("before_response", "after_audio"):
         block = BlockConfig(tokens=4, seconds=2.5, placement=placement)
-        recipe = dataclasses.replace(made, model=model, block=block).recipe()
+        recipe = dataclasses.replace(base_options, model=model, block=block).recipe()
         backbone, loaded, processor = load_backbone(recipe.model, checkpoints(family))
         original = processor.chat_template
         build_student(recipe, backbone, loaded, processor, {})
@@ -294,18 +305,18 @@ def test_a_template_with_several_blocks_is_recognised(
         assert processor.chat_template == original
 
 
-def test_one_block_per_clip_takes_a_clip_of_several_windows(
-    world: LongWorld, paths: dict[str, Path], tmp_path: Path
+def test_single_block_covers_a_clip_of_several_windows(
+    toy_data: LongToyData, paths: dict[str, Path], tmp_path: Path
 ) -> None:
-    """The default: K positions for the whole clip, 10 minutes of it if need be."""
-    made = options(world, paths, "audioflamingo3", tmp_path / "run")
-    made = dataclasses.replace(made, block=BlockConfig(tokens=4), align=None)
-    train(made)
+    """By default, a block has K positions for the whole clip, even if it lasts 10 minutes."""
+    base_options = options(toy_data, paths, "audioflamingo3", tmp_path / "run")
+    base_options = dataclasses.replace(base_options, block=BlockConfig(tokens=4), align=None)
+    train(base_options)
     trained = TrainedStudent(tmp_path / "run")
-    wave = soundfile.read(world.clips[2].uri, dtype="float32")[0]
+    wave = soundfile.read(toy_data.clips[2].uri, dtype="float32")[0]
     inputs = trained.inputs([ask("?")], [[wave]])
     token = trained.student.backbone.audio_token_id(trained.student.base)
-    assert int((inputs["input_ids"] == token).sum()) == 117  # 25 a second: nothing is cut
+    assert int((inputs["input_ids"] == token).sum()) == 117  # 25 per second: nothing is truncated
     assert len(inputs["input_features"]) == 3
     export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())

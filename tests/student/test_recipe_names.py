@@ -1,4 +1,4 @@
-"""Old names of recipe fields work with a notice; wrong ones are answered at once."""
+"""Tests that old names of recipe fields work with a notice, and that wrong names raise an error."""
 
 from __future__ import annotations
 
@@ -20,8 +20,12 @@ align: {train: rows, rows_lr: 0.5}
 """
 
 
-def run(*words: str) -> tuple[int, str, str]:
-    """(exit code, the program's own lines on stderr, names of the modules that were imported)."""
+def run_student(*words: str) -> tuple[int, str, str]:
+    """Runs a command.
+
+    Returns:
+        The exit code, the program's lines on stderr, and the imported frameworks.
+    """
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "student.cli", *words],
         capture_output=True, text=True,
@@ -32,22 +36,24 @@ def run(*words: str) -> tuple[int, str, str]:
     return done.returncode, own, " ".join(sorted(imported & {"torch", "transformers"}))
 
 
-def test_help_and_wrong_recipes_import_nothing_heavy(tmp_path: Path) -> None:
+def test_help_and_wrong_recipes_import_no_framework(tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("model: {build: tiny}\njoint: {epoch: 3}\n")
-    assert run("--help") == (0, "", "")
-    assert run("train", "--help") == (0, "", "")
-    begun = time.monotonic()
-    code, said, imported = run("train", "--config", str(recipe), "--corpus", "c", "--cache", "k",
-                               "--out", str(tmp_path / "o"))  # fmt: skip
+    assert run_student("--help") == (0, "", "")
+    assert run_student("train", "--help") == (0, "", "")
+    start = time.monotonic()
+    code, message, imported = run_student(
+        "train", "--config", str(recipe), "--corpus", "c", "--cache", "k",
+        "--out", str(tmp_path / "o"),
+    )  # fmt: skip
     assert (code, imported) == (2, "")
-    assert "there is no field joint.epoch; did you mean joint.epochs?" in said
-    assert len(said.splitlines()) == 1
-    assert time.monotonic() - begun < 20, "a second on a quiet machine"
+    assert "there is no field joint.epoch; did you mean joint.epochs?" in message
+    assert len(message.splitlines()) == 1
+    assert time.monotonic() - start < 20, "it takes a second on an idle machine"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("model: {build: tiny}\nstreams: {asr.encoder: {wieght: 2}}\n",
          "streams.asr.encoder.wieght; did you mean streams.asr.encoder.weight"),
@@ -56,22 +62,24 @@ def test_help_and_wrong_recipes_import_nothing_heavy(tmp_path: Path) -> None:
         ("model: {build: tiny}\nzebra: 1\n", "there is no field zebra "),
     ],
 )  # fmt: skip
-def test_a_wrong_key_has_its_place_and_the_nearest_right_one(
-    tmp_path: Path, text: str, said: str
+def test_wrong_key_raises_an_error_with_its_path_and_the_nearest_key(
+    tmp_path: Path, text: str, message: str
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load_recipe(tmp_path / "recipe.yaml")
 
 
-def test_old_names_keep_working(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_old_names_of_fields_keep_working(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "recipe.yaml").write_text(OLD)
     recipe = load_recipe(tmp_path / "recipe.yaml")
     assert recipe.model.cache_audio_tower
     assert recipe.align is not None
     assert (recipe.align.train, recipe.align.embeddings_lr) == ("embeddings", 0.5)
-    said = " ".join(capsys.readouterr().err.split())
-    assert "rows_lr is now called embeddings_lr" in said
+    message = " ".join(capsys.readouterr().err.split())
+    assert "rows_lr is now called embeddings_lr" in message
     assert load_recipe(tmp_path / "recipe.yaml", quiet=True) == recipe
     assert not capsys.readouterr().err
     new = {"model": {"build": "tiny", "cache_audio_tower": True},
@@ -79,19 +87,19 @@ def test_old_names_keep_working(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert parse_recipe(new) == recipe
 
 
-def test_old_options_and_files_keep_working(tmp_path: Path) -> None:
+def test_old_names_in_options_and_files_keep_working(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(OLD)
     words = ["train", "--config", str(tmp_path / "recipe.yaml"), "--joint.rows-lr=0.1",
              "--model.remember-audio", "true", "--out", "rows_lr"]  # fmt: skip
-    settled = settle_arguments(words, {"train": TrainOptions})
-    assert settled[3:] == [
+    arguments = settle_arguments(words, {"train": TrainOptions})
+    assert arguments[3:] == [
         "--joint.embeddings_lr=0.1", "--model.cache_audio_tower", "true", "--out", "rows_lr"
     ]  # fmt: skip
-    assert load_recipe(settled[2]) == load_recipe(tmp_path / "recipe.yaml")
+    assert load_recipe(arguments[2]) == load_recipe(tmp_path / "recipe.yaml")
     assert settle_arguments(["eval", "--config", "x"], {"train": TrainOptions})[2] == "x"
 
 
-def test_a_renamed_field_is_announced_once_per_command(
+def test_renamed_field_is_announced_once_per_command(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "recipe.yaml").write_text(OLD)
@@ -102,8 +110,8 @@ def test_a_renamed_field_is_announced_once_per_command(
     assert " ".join(notice.split()).count("rows_lr is now called embeddings_lr") == 1
 
 
-def test_recipes_are_utf8_whatever_the_locale(tmp_path: Path) -> None:
-    """A question in Hindi could not be written under a Latin locale, nor one in French read."""
+def test_recipes_are_utf8_in_any_locale(tmp_path: Path) -> None:
+    """Under a Latin locale, Hindi could not be written, and French was misread."""
     code = f"""
 import dataclasses, warnings
 from pathlib import Path

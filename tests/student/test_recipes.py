@@ -1,4 +1,4 @@
-"""Tests recipes and the one-line errors of invalid ones."""
+"""Tests for recipes, and for the errors of invalid recipes and options."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ from student.train import train
         ),
     ],
 )
-def test_a_wrong_recipe_is_one_clear_line(values: dict[str, Any], message: str) -> None:
+def test_invalid_recipe_raises_an_error(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_recipe(values)
 
 
-def test_recipes_that_ship_are_valid() -> None:
+def test_shipped_recipes_are_valid() -> None:
     recipes = {path.stem: load_recipe(path) for path in recipes_folder().glob("*.yaml")}
     for family in ("qwen2_audio", "qwen2_5_omni", "audio_flamingo3", "music_flamingo", "voxtral"):
         assert recipes[f"{family}_8x80gb"].model.quantize is None
@@ -52,7 +52,7 @@ def test_recipes_that_ship_are_valid() -> None:
     assert len(recipes) == 5 * 2 + 3
 
 
-def test_accelerate_reads_the_configs_that_ship() -> None:
+def test_accelerate_reads_the_shipped_configs() -> None:
     kinds = {
         path.stem: load_config_from_file(str(path)).distributed_type
         for path in (recipes_folder() / "accelerate").glob("*.yaml")
@@ -63,45 +63,47 @@ def test_accelerate_reads_the_configs_that_ship() -> None:
     }
 
 
-def test_a_stream_that_no_cache_has_is_reported(world: Any, tmp_path: Path) -> None:
+def test_unknown_stream_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
     streams = {"asr.encoder": StreamConfig()}
     with pytest.raises(UserError, match=r"asr\.encoder.*there are .*toy\.bands"):
-        train(world.options(tmp_path / "run", streams=streams))
+        train(toy_data.options(tmp_path / "run", streams=streams))
     assert not (tmp_path / "run").exists()
 
 
-def test_a_curve_is_no_training_target(world: Any, tmp_path: Path) -> None:
+def test_curve_stream_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"toy\.f0 is a curve"):
-        train(world.options(tmp_path / "run", streams={"toy.f0": StreamConfig()}))
+        train(toy_data.options(tmp_path / "run", streams={"toy.f0": StreamConfig()}))
 
 
-def test_cache_and_corpus_without_common_clips(world: Any, tmp_path: Path) -> None:
-    others = [dataclasses.replace(clip, clip_id=f"other-{clip.clip_id}") for clip in world.clips]
+def test_cache_without_clips_of_the_corpus_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
+    others = [dataclasses.replace(clip, clip_id=f"other-{clip.clip_id}") for clip in toy_data.clips]
     build(others, tmp_path / "others")
-    options = dataclasses.replace(world.options(tmp_path / "run"), corpus=str(tmp_path / "others"))
+    options = dataclasses.replace(
+        toy_data.options(tmp_path / "run"), corpus=str(tmp_path / "others")
+    )
     with pytest.raises(UserError, match="for none of the corpus' 48 clips"):
         train(options)
 
 
-def test_another_block_than_the_run_began_with(world: Any, tmp_path: Path) -> None:
-    train(world.options(tmp_path / "run", joint=None))
+def test_changed_block_of_a_run_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
+    train(toy_data.options(tmp_path / "run", joint=None))
     with pytest.raises(UserError, match=r"block\.tokens: 4 in the run, 8 now"):
-        train(world.options(tmp_path / "run", joint=None, block=BlockConfig(tokens=8)))
-    shutil.copytree(tmp_path / "run", tmp_path / "forged")
-    recipe = tmp_path / "forged" / "recipe.yaml"
+        train(toy_data.options(tmp_path / "run", joint=None, block=BlockConfig(tokens=8)))
+    shutil.copytree(tmp_path / "run", tmp_path / "edited")
+    recipe = tmp_path / "edited" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("tokens: 4", "tokens: 8"))
     with pytest.raises(UserError, match="does not fit this recipe's model"):
-        TrainedStudent(tmp_path / "forged")
+        TrainedStudent(tmp_path / "edited")
 
 
-def test_no_clips_to_probe(world: Any, tmp_path: Path) -> None:
+def test_task_without_examples_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
     tasks = [TaskConfig(questions=["?"], answer=["labels.none"])]
     with pytest.raises(UserError, match=r"'\?' has no example: no usable clip has labels\.none"):
-        train(world.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
+        train(toy_data.options(tmp_path / "run", data=DataConfig(tasks=tasks)))
 
 
-class _Greedy:
-    """Stands for a loss that needs more memory than there is: the allocation is real."""
+class _OutOfMemoryLoss:
+    """A loss function that runs out of memory, by a real allocation or with the GPU's error."""
 
     def __init__(self, device_error: bool) -> None:
         self.device_error = device_error
@@ -113,34 +115,36 @@ class _Greedy:
 
 
 @pytest.mark.parametrize("device_error", [False, True])
-def test_out_of_memory_is_reported_with_advice(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_error: bool
+def test_out_of_memory_raises_an_error_with_advice(
+    toy_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device_error: bool
 ) -> None:
-    monkeypatch.setattr("student.train.step_losses", _Greedy(device_error))
+    monkeypatch.setattr("student.train.step_losses", _OutOfMemoryLoss(device_error))
     stage = StageConfig(train="embeddings", batch_size=8, accumulation=3, max_steps=1)
     with pytest.raises(UserError) as caught:
-        train(world.options(tmp_path / "run", align=stage, joint=None))
+        train(toy_data.options(tmp_path / "run", align=stage, joint=None))
     text = str(caught.value)
     assert "out of memory in align with batches of 8" in text
     assert "lower align.batch_size from 8 to 4 and raise align.accumulation from 3 to 6" in text
     assert "align.checkpointing" in text
 
 
-def test_other_failures_keep_their_own_words(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_other_exceptions_of_training_are_not_changed(
+    toy_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*args: Any, **kwargs: Any) -> Any:
         return torch.zeros(2) @ torch.zeros(3)
 
     monkeypatch.setattr("student.train.step_losses", broken)
     with pytest.raises(RuntimeError, match="size"):
-        train(world.options(tmp_path / "run", joint=None))
+        train(toy_data.options(tmp_path / "run", joint=None))
 
 
-def test_audio_shorter_than_a_token(world: Any, tmp_path: Path) -> None:
-    """Such clips are left out of training; if none is left, that is said."""
-    short = [dataclasses.replace(clip, duration=0.05) for clip in world.clips]
+def test_corpus_of_too_short_clips_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
+    """Too short clips are skipped in training; an error is raised if no clip is left."""
+    short = [dataclasses.replace(clip, duration=0.05) for clip in toy_data.clips]
     build(short, tmp_path / "short")
-    options = dataclasses.replace(world.options(tmp_path / "run"), corpus=str(tmp_path / "short"))
+    options = dataclasses.replace(
+        toy_data.options(tmp_path / "run"), corpus=str(tmp_path / "short")
+    )
     with pytest.raises(UserError, match="none of the corpus' 48 clips can be used"):
         train(options)

@@ -1,4 +1,4 @@
-"""Block shuffle: every example once, each shard read by one worker, the same order on resume."""
+"""Tests for the block shuffle: coverage, locality of reads, mixing, and resuming."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from torch.utils.data import BatchSampler, DataLoader
 from student.config import DataConfig
 from student.data.block_shuffle import BlockShuffle
 from student.train import train
-from tests.student.conftest import TASKS, World
+from tests.student.conftest import TASKS, ToyData
 
 SHARDS, PER_SHARD, BATCH, GROUP = 960, 32, 4, 8
 EXAMPLES = np.repeat(np.arange(SHARDS), PER_SHARD)
 
 
-def sampler(world: int, workers: int, **options: object) -> BlockShuffle:
+def sampler(world_size: int, workers: int, **options: object) -> BlockShuffle:
     return BlockShuffle(
         EXAMPLES,
         batch_size=BATCH,
-        lanes=world * workers,
+        lanes=world_size * workers,
         seed=3,
         **options,  # pyright: ignore
     )
 
 
-def batches(order: BlockShuffle, world: int) -> list[list[list[int]]]:
-    """The batches of each process, as accelerate hands them out."""
+def batches(order: BlockShuffle, world_size: int) -> list[list[list[int]]]:
+    """Returns the batches of each process, as accelerate distributes them."""
     whole = BatchSampler(order, BATCH, drop_last=False)
-    return [list(BatchSamplerShard(whole, world, rank)) for rank in range(world)]
+    return [list(BatchSamplerShard(whole, world_size, rank)) for rank in range(world_size)]
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 1), (1, 4), (2, 3), (8, 8)])
-def test_every_example_comes_once_and_epochs_differ(world: int, workers: int) -> None:
-    order = sampler(world, workers)
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 1), (1, 4), (2, 3), (8, 8)])
+def test_each_epoch_has_every_example_once_in_another_order(world_size: int, workers: int) -> None:
+    order = sampler(world_size, workers)
     first = list(order)
     assert sorted(first) == list(range(len(EXAMPLES)))
     assert first == list(order)
@@ -46,29 +46,29 @@ def test_every_example_comes_once_and_epochs_differ(world: int, workers: int) ->
     assert list(order) != first
 
 
-@pytest.mark.parametrize(("world", "workers"), [(1, 4), (2, 3), (2, 8)])
-def test_a_shard_is_read_by_one_worker_and_a_group_once(world: int, workers: int) -> None:
-    """In plain random order each worker reads, to check it, nearly a row group for each clip."""
+@pytest.mark.parametrize(("world_size", "workers"), [(1, 4), (2, 3), (2, 8)])
+def test_each_shard_is_read_by_about_one_worker(world_size: int, workers: int) -> None:
+    """In a plain random order, each worker reads almost one row group for each clip."""
 
     def groups_read(per_rank: list[list[list[int]]]) -> tuple[float, float]:
         readers: dict[int, set] = defaultdict(set)
         groups = set()
-        for rank, own in enumerate(per_rank):
-            for number, batch in enumerate(own):
+        for rank, rank_batches in enumerate(per_rank):
+            for number, batch in enumerate(rank_batches):
                 for example in batch:
                     readers[int(EXAMPLES[example])].add((rank, number % workers))
                     groups.add((example // GROUP, rank, number % workers))
         return len(groups) / (len(EXAMPLES) / GROUP), np.mean([*map(len, readers.values())]).item()
 
-    blocks, readers = groups_read(batches(sampler(world, workers, window=4), world))
+    blocks, readers = groups_read(batches(sampler(world_size, workers, window=4), world_size))
     plain = np.random.default_rng(0).permutation(len(EXAMPLES)).reshape(-1, BATCH)
-    everywhere, _ = groups_read([plain[rank::world].tolist() for rank in range(world)])
+    everywhere, _ = groups_read([plain[rank::world_size].tolist() for rank in range(world_size)])
     assert blocks < 1.3
     assert readers < 1.3
     assert everywhere > 2.5
 
 
-def test_the_clips_of_a_window_are_mixed() -> None:
+def test_clips_of_a_window_are_mixed() -> None:
     first = next(iter(batches(sampler(1, 1), 1)))
     shards = [len({int(EXAMPLES[example]) for example in batch}) for batch in first]
     assert np.mean(shards) > 3.5  # of 4
@@ -77,7 +77,7 @@ def test_the_clips_of_a_window_are_mixed() -> None:
     assert np.abs(np.corrcoef(np.arange(len(everything)), everything)[0, 1]) < 0.2
 
 
-def test_similar_lengths_are_batched_together() -> None:
+def test_examples_of_similar_length_are_batched_together() -> None:
     lengths = np.random.default_rng(1).integers(10, 500, len(EXAMPLES)).tolist()
     order = list(sampler(1, 2, lengths=lengths))
     assert sorted(order) == list(range(len(EXAMPLES)))
@@ -85,15 +85,15 @@ def test_similar_lengths_are_batched_together() -> None:
     assert np.mean(rows.max(1) - rows.min(1)) < 40  # 300 by chance
 
 
-def test_a_resumed_epoch_goes_on_in_the_same_order() -> None:
+def test_resumed_epoch_continues_in_the_same_order() -> None:
     loader = DataLoader(EXAMPLES.tolist(), batch_sampler=BatchSampler(sampler(1, 2), BATCH, False))  # pyright: ignore
     whole = [batch.tolist() for batch in loader]
     resumed = [batch.tolist() for batch in skip_first_batches(loader, 37)]
     assert resumed == whole[37:]
 
 
-def test_a_training_by_blocks_with_workers_runs(world: World, tmp_path: Path) -> None:
-    options = world.options(
+def test_training_with_block_shuffle_and_workers_runs(toy_data: ToyData, tmp_path: Path) -> None:
+    options = toy_data.options(
         tmp_path / "run", align=None,
         data=DataConfig(tasks=TASKS, validation=0.25, shuffle="blocks", workers=2),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Tests the memory for building a run's examples, measured by allocations."""
+"""Tests for building a run's examples: memory, growing arrays, distinct answers, and draws."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ def traced_peak(tmp_path: Path, clips: int) -> int:
     return peak
 
 
-def test_a_further_clip_costs_the_builder_about_a_hundred_bytes(tmp_path: Path) -> None:
-    """It was 313 bytes for each clip at the peak, in lists of small arrays."""
+def test_builder_needs_at_most_120_bytes_per_clip(tmp_path: Path) -> None:
+    """With lists of small arrays, the peak was 313 bytes per clip."""
     few, many = traced_peak(tmp_path, 4_000), traced_peak(tmp_path, 24_000)
     assert (many - few) / 20_000 < 120
 
 
-def test_a_growing_array_keeps_order_over_blocks() -> None:
+def test_growing_array_keeps_its_order_across_blocks() -> None:
     rng = np.random.default_rng(0)
     rows, whole = GrowingArray(np.dtype(np.int64)), []
     for size in (0, 5, BLOCK_ROWS - 6, 3, 2 * BLOCK_ROWS + 1, 0, 7):
-        piece = rng.integers(0, 2**60, size)
-        rows.extend(piece)
-        whole.append(piece)
+        part = rng.integers(0, 2**60, size)
+        rows.extend(part)
+        whole.append(part)
         assert len(rows) == sum(map(len, whole))
     np.testing.assert_array_equal(rows.whole(), np.concatenate(whole))
 
 
-def test_distinct_answers_are_sorted_as_python_sorts_text(monkeypatch) -> None:
+def test_distinct_answers_are_sorted_by_code_point(monkeypatch) -> None:
     monkeypatch.setattr("student.data.corpus_pass.PENDING_ANSWERS", 3)
     texts = [
         "zebra",
@@ -67,7 +67,7 @@ def test_distinct_answers_are_sorted_as_python_sorts_text(monkeypatch) -> None:
     assert answers.sorted().to_pylist() == sorted(set(texts))
 
 
-def test_a_draw_has_the_smallest_keys_of_each_task() -> None:
+def test_draw_by_task_takes_the_smallest_keys_of_each_task() -> None:
     rng = np.random.default_rng(0)
     key_E, task_E = rng.integers(0, 2**63, 500).astype("u8"), rng.integers(0, 3, 500)
     places = draw_by_task(key_E, task_E, 90)

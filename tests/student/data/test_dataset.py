@@ -1,4 +1,4 @@
-"""Examples, labels and batches."""
+"""Tests for examples, conversations, labels and batches."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TASKS = [
 ]
 
 
-def clips(count: int = 200) -> list[Clip]:
+def make_clips(count: int = 200) -> list[Clip]:
     return [
         Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, text="words" if n % 4 == 0 else None,
              labels={"note": ["a", "b"]} if n % 2 else {})
@@ -38,32 +38,32 @@ def clips(count: int = 200) -> list[Clip]:
     ]  # fmt: skip
 
 
-def test_templates_ask_what_a_clip_can_answer() -> None:
-    examples = list(build_examples(clips(), TASKS))
-    said = [example for example in examples if example.answer == "words"]
-    named = [example for example in examples if example.answer == "a, b"]
-    assert (len(said), len(named), len(examples)) == (50, 100, 150)
-    wordings = {example.messages[0]["content"][1]["text"] for example in named}
+def test_templates_make_examples_only_for_clips_with_the_field() -> None:
+    examples = list(build_examples(make_clips(), TASKS))
+    transcriptions = [example for example in examples if example.answer == "words"]
+    label_questions = [example for example in examples if example.answer == "a, b"]
+    assert (len(transcriptions), len(label_questions), len(examples)) == (50, 100, 150)
+    wordings = {example.messages[0]["content"][1]["text"] for example in label_questions}
     assert wordings == {"A?", "B?", "C?"}
-    assert examples == list(build_examples(clips(), TASKS))
+    assert examples == list(build_examples(make_clips(), TASKS))
 
 
-def test_weights_of_a_task_repeat_or_thin_its_examples() -> None:
+def test_task_weight_repeats_or_drops_examples() -> None:
     half = TaskConfig(questions=["?"], answer=["labels.note"], weight=0.5)
     twice = TaskConfig(questions=["?"], answer=["labels.note"], weight=2)
-    assert 30 < len(list(build_examples(clips(), [half]))) < 70
-    assert len(list(build_examples(clips(), [twice]))) == 200
+    assert 30 < len(list(build_examples(make_clips(), [half]))) < 70
+    assert len(list(build_examples(make_clips(), [twice]))) == 200
 
 
-def test_multiple_choice_offers_the_right_answer_among_others() -> None:
+def test_multiple_choice_includes_the_correct_answer() -> None:
     task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=3)
-    received = [
+    labelled_clips = [
         Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, labels={"note": f"note {n % 7}"})
         for n in range(100)
     ]
-    examples = list(build_examples(received, [task]))
+    examples = list(build_examples(labelled_clips, [task]))
     assert len(examples) == 100
-    for clip, example in zip(received, examples, strict=True):
+    for clip, example in zip(labelled_clips, examples, strict=True):
         question, *choices = example.messages[0]["content"][1]["text"].split("\n")
         assert question == "Which?"
         assert [choice[:4] for choice in choices] == ["(A) ", "(B) ", "(C) "]
@@ -71,12 +71,12 @@ def test_multiple_choice_offers_the_right_answer_among_others() -> None:
         assert example.answer in choices
         assert example.answer[4:] == clip.labels["note"]
     assert {example.answer[:3] for example in examples} == {"(A)", "(B)", "(C)"}
-    assert examples == list(build_examples(received, [task]))
+    assert examples == list(build_examples(labelled_clips, [task]))
     with pytest.raises(UserError, match=r"'Which\?' offers 3 choices.*only one answer, 'note 0'"):
-        list(build_examples(received[:1], [task]))
+        list(build_examples(labelled_clips[:1], [task]))
 
 
-def test_conversations_from_json_lines(tmp_path: Path) -> None:
+def test_conversations_are_read_from_json_lines(tmp_path: Path) -> None:
     audio = {"type": "audio", "clip_id": "c1"}
     user = {"role": "user", "content": [audio, {"type": "text", "text": "hm?"}]}
     good = {"messages": [user, {"role": "assistant", "content": "yes"}]}
@@ -100,7 +100,7 @@ def test_conversations_from_json_lines(tmp_path: Path) -> None:
     assert len(list(read_chats(moved, weight=0.5))) == chosen
 
 
-def test_a_conversation_is_trained_on_its_last_turn(world: Any, dataset: Any) -> None:
+def test_labels_of_a_conversation_are_its_last_turn(toy_data: Any, dataset: Any) -> None:
     data, _, _, tokenizer = dataset
     first, second = ({"type": "audio", "clip_id": f"clip{n}"} for n in (5, 6))
     turns = [
@@ -109,7 +109,7 @@ def test_a_conversation_is_trained_on_its_last_turn(world: Any, dataset: Any) ->
         {"role": "user", "content": [second, {"type": "text", "text": "two?"}]},
         {"role": "assistant", "content": "high"},
     ]
-    path = world.corpus.parent / "turns.jsonl"
+    path = toy_data.corpus.parent / "turns.jsonl"
     path.write_text(json.dumps({"messages": turns}))
     ((_, example),) = read_chats(path)
     data.examples = [example]
@@ -122,7 +122,7 @@ def test_a_conversation_is_trained_on_its_last_turn(world: Any, dataset: Any) ->
     assert torch.equal(row.targets["toy.events"], torch.from_numpy(expected))
 
 
-def test_similar_lengths_are_batched_together() -> None:
+def test_examples_of_similar_length_are_batched_together() -> None:
     lengths = [10 * (n % 10) + 10 for n in range(200)]
     sampler = ByLength(lengths, 10, seed=3)
     first = list(sampler)
@@ -136,17 +136,18 @@ def test_similar_lengths_are_batched_together() -> None:
     assert np.mean([max(batch) - min(batch) for batch in batches]) < 30
 
 
-def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
-    """Each from the first cache that has its teacher; clips are joined by their ids."""
+def test_streams_are_opened_from_several_caches(toy_data: Any, tmp_path: Path) -> None:
+    """A stream comes from the first cache with its teacher; clips are matched by their ids."""
     renamed = tmp_path / "other"
     spec = dataclasses.replace(SPEC, name="second")
-    clips = [clip for clip in world.clips if clip.clip_id != "clip7"]
-    received = {
-        clip.clip_id: targets(np.zeros(16_000, np.float32), np.zeros(100, int)) for clip in clips
+    make_clips = [clip for clip in toy_data.clips if clip.clip_id != "clip7"]
+    labelled_clips = {
+        clip.clip_id: targets(np.zeros(16_000, np.float32), np.zeros(100, int))
+        for clip in make_clips
     }
-    write_cache(renamed, build(world.clips, tmp_path / "corpus"), received, spec)
+    write_cache(renamed, build(toy_data.clips, tmp_path / "corpus"), labelled_clips, spec)
     streams = open_streams(
-        [str(world.cache), str(renamed)],
+        [str(toy_data.cache), str(renamed)],
         {"toy.events": StreamConfig(), "second.events": StreamConfig()},
     )
     assert streams["toy.events"].covers("clip7")
@@ -154,7 +155,7 @@ def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
     assert not streams["toy.events"].covers("clip0")
     assert streams["second.events"].covers("clip0")
     assert streams["second.events"].frames("clip8", 4).argmax(1).tolist() == [0] * 4
-    assert set(open_streams([str(world.cache), str(renamed)], None)) == {
+    assert set(open_streams([str(toy_data.cache), str(renamed)], None)) == {
         f"{teacher}.{name}"
         for teacher in ("toy", "second")
         for name in ("bands", "events", "class", "salience")
@@ -162,15 +163,17 @@ def test_streams_of_several_caches(world: Any, tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def dataset(world: Any, checkpoints: Any, tmp_path: Path) -> tuple[ExampleDataset, Grid, Any, Any]:
-    options = world.options(tmp_path / "run")
+def dataset(
+    toy_data: Any, checkpoints: Any, tmp_path: Path
+) -> tuple[ExampleDataset, Grid, Any, Any]:
+    options = toy_data.options(tmp_path / "run")
     path = checkpoints("qwen2_audio")
     backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
-    streams = open_streams([str(world.cache)], options.streams)
+    streams = open_streams([str(toy_data.cache)], options.streams)
     student = build_student(options.recipe(), backbone, model, processor, streams)
     grid = Grid(streams=streams, num_frames=8)
-    examples = list(build_examples(world.clips, options.data.tasks))
-    by_id = {clip.clip_id: clip for clip in world.clips}
+    examples = list(build_examples(toy_data.clips, options.data.tasks))
+    by_id = {clip.clip_id: clip for clip in toy_data.clips}
     token = backbone.audio_token_id(model)
     data = ExampleDataset(
         examples, by_id, Prompter(backbone, processor), grid, audio_token_id=token
@@ -178,7 +181,7 @@ def dataset(world: Any, checkpoints: Any, tmp_path: Path) -> tuple[ExampleDatase
     return data, grid, student, processor.tokenizer
 
 
-def test_labels_are_the_answer_alone(dataset: Any) -> None:
+def test_labels_are_only_the_answer(dataset: Any) -> None:
     data, _, student, tokenizer = dataset
     row = data[0]
     answer = row.labels_S[row.labels_S != IGNORE]
@@ -189,11 +192,11 @@ def test_labels_are_the_answer_alone(dataset: Any) -> None:
     assert (row.labels_S[in_block] == IGNORE).all()
 
 
-def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
+def test_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
     data, grid, _, _ = dataset
     missing = next(position for position, e in enumerate(data.examples) if e.clip_ids == ("clip1",))
-    there = next(position for position, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
-    batch = collate([data[missing], data[there]], grid=grid, pad_id=0)
+    present = next(position for position, e in enumerate(data.examples) if e.clip_ids == ("clip5",))
+    batch = collate([data[missing], data[present]], grid=grid, pad_id=0)
     for name in ("toy.bands", "toy.events", "toy.class", "toy.salience"):
         assert batch.covered[name].all(1).tolist() == [False, True]
         assert batch.covered[name].any(1).tolist() == [False, True]
@@ -203,18 +206,20 @@ def test_a_clip_without_targets_is_masked_in_its_batch(dataset: Any) -> None:
     torch.testing.assert_close(batch.audio_weights_BNS.sum(-1), torch.ones(2, 8))
 
 
-def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
-    """Its tokens at the head layer, averaged over K equal spans; what is asked comes later."""
-    options = world.options(tmp_path / "run", arm="distill")
+def test_heads_without_a_block_read_averaged_audio_tokens(
+    toy_data: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """The inputs are audio tokens at the head layer, averaged over K equal spans."""
+    options = toy_data.options(tmp_path / "run", arm="distill")
     path = checkpoints("qwen2_audio")
     backbone, model, processor = load_backbone(ModelConfig(path=path, dtype="float32"), path)
-    streams = open_streams([str(world.cache)], options.streams)
+    streams = open_streams([str(toy_data.cache)], options.streams)
     student = build_student(options.recipe(), backbone, model, processor, streams).eval()
     token = backbone.audio_token_id(model)
     grid = Grid.from_recipe(options.recipe(), {})
     data = ExampleDataset(
         [Example(("clip0",), ask(question, "clip0"), "low") for question in ("?", "Or which?")],
-        {clip.clip_id: clip for clip in world.clips},
+        {clip.clip_id: clip for clip in toy_data.clips},
         Prompter(backbone, processor),
         grid,
         audio_token_id=token,
@@ -237,10 +242,10 @@ def test_without_a_block_heads_read_the_audio(world: Any, checkpoints: Any, tmp_
     torch.testing.assert_close(read[0][1], expected_KH, rtol=1e-4, atol=1e-5)
 
 
-def test_features_are_standardised_by_the_cache(world: Any) -> None:
-    """Over all clips: zero mean, and at most unit variance (averaging takes some away)."""
-    stream = open_streams([str(world.cache)], {"toy.bands": StreamConfig()})["toy.bands"]
+def test_features_are_standardised_with_the_caches_statistics(toy_data: Any) -> None:
+    """Averaging over frames lowers the variance, so it may be below 1."""
+    stream = open_streams([str(toy_data.cache)], {"toy.bands": StreamConfig()})["toy.bands"]
     frames = [torch.from_numpy(stream.frames(f"clip{n}", 20)) for n in range(2, 48)]
-    every = torch.cat(frames)
-    assert every.mean(0).abs().max() < 0.25
-    assert 0.5 < every.std(0).mean() < 1.1
+    all_frames_TD = torch.cat(frames)
+    assert all_frames_TD.mean(0).abs().max() < 0.25
+    assert 0.5 < all_frames_TD.std(0).mean() < 1.1

@@ -1,4 +1,4 @@
-"""Tests that examples on disk equal those in memory and need almost no memory."""
+"""Tests that examples on disk equal those in memory, need little memory, and skip bad clips."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from student.data.example_table import ExampleTable
 from student.data.examples import build_examples
 from student.distill.streams import open_streams
 from student.model.backbones.registry import backbone_window
-from tests.student.conftest import FAMILIES, TASKS, World
+from tests.student.conftest import FAMILIES, TASKS, ToyData
 
-SAID = TaskConfig(questions=["What is said?"], answer=["text"])
+TRANSCRIBE = TaskConfig(questions=["What is said?"], answer=["text"])
 
 
-def clips(count: int) -> list[Clip]:
+def make_clips(count: int) -> list[Clip]:
     return [
         Clip(clip_id=f"c{n}", uri=f"/{n}.wav", duration=1.0 + n % 7,
              text="words" if n % 4 == 0 else None, labels={"note": f"n{n % 5}"} if n % 2 else {})
@@ -33,23 +33,23 @@ def clips(count: int) -> list[Clip]:
     ]  # fmt: skip
 
 
-def said(count: int) -> list[Clip]:
-    """Clips of 1, 2, ... seconds, each with a text."""
+def make_transcribed_clips(count: int) -> list[Clip]:
+    """Returns clips of 1, 2, ... seconds with a text."""
     return [
         Clip(clip_id=f"s{n}", uri=f"/s{n}.wav", duration=1.0 + n, text="words")
         for n in range(count)
     ]
 
 
-def test_a_table_has_the_examples_that_templates_make(tmp_path: Path) -> None:
-    corpus = build(clips(700), tmp_path / "corpus")
+def test_table_contains_the_examples_of_the_templates(tmp_path: Path) -> None:
+    corpus = build(make_clips(700), tmp_path / "corpus")
     tasks = [
-        SAID,
+        TRANSCRIBE,
         TaskConfig(questions=["A?", "B?"], answer=["labels.note"], choices=3, weight=1.5),
         TaskConfig(questions=["What is said?"], answer=["labels.note"], weight=2),
     ]
     table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=tasks))
-    expected = list(build_examples(clips(700), tasks))
+    expected = list(build_examples(make_clips(700), tasks))
     assert list(table) == expected
     assert [example.task for example in table[::300]] == [e.task for e in expected[::300]]
     seconds = [table.clips[example.clip_ids[0]].duration or 0 for example in expected]
@@ -60,36 +60,38 @@ def test_a_table_has_the_examples_that_templates_make(tmp_path: Path) -> None:
     assert table.shards().tolist() == [shards[example.clip_ids[0]] for example in expected]
 
 
-def test_a_table_is_made_once_and_anew_when_its_sources_change(tmp_path: Path) -> None:
+def test_table_is_rebuilt_only_when_its_sources_change(tmp_path: Path) -> None:
     def opened(count: int, **data: Any) -> tuple[ExampleTable, float]:
-        corpus = build(clips(count), tmp_path / "corpus")
-        table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID], **data))
+        corpus = build(make_clips(count), tmp_path / "corpus")
+        table = open_examples(
+            tmp_path / "examples", corpus, {}, DataConfig(tasks=[TRANSCRIBE], **data)
+        )
         return table, (tmp_path / "examples" / "summary.json").stat().st_mtime_ns
 
-    first, made = opened(100)
-    assert opened(100)[1] == made
-    assert opened(100, workers=2)[1] == made
+    first, clips_with_lengths = opened(100)
+    assert opened(100)[1] == clips_with_lengths
+    assert opened(100, workers=2)[1] == clips_with_lengths
     shorter, changed = opened(100, max_duration=3.0)
-    assert changed > made
+    assert changed > clips_with_lengths
     assert 0 < len(shorter) < len(first)
     assert len(opened(300)[0]) == 75
-    assert len(first) == 25  # what is mapped stays, though the folder was replaced
+    assert len(first) == 25  # a mapped table stays valid after its folder was replaced
 
 
-def test_workers_get_a_table_as_its_path(tmp_path: Path) -> None:
-    corpus = build(clips(3000), tmp_path / "corpus")
-    table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID])).learning()
+def test_table_is_pickled_as_its_path(tmp_path: Path) -> None:
+    corpus = build(make_clips(3000), tmp_path / "corpus")
+    table = open_examples(
+        tmp_path / "examples", corpus, {}, DataConfig(tasks=[TRANSCRIBE])
+    ).learning()
     packed = pickle.dumps(table)
     assert len(packed) < 5 * len(table) + 2000
     assert list(pickle.loads(packed)) == list(table)
 
 
-def test_unusable_clips_and_conversations_about_them_are_left_out(
-    tmp_path: Path, caplog: Any
-) -> None:
+def test_unusable_clips_and_their_conversations_are_skipped(tmp_path: Path, caplog: Any) -> None:
     short = Clip(clip_id="short", uri="/x.wav", duration=0.05)
     long = Clip(clip_id="long", uri="/x.wav", duration=31.0)
-    corpus = build([*clips(9), short, long], tmp_path / "corpus")
+    corpus = build([*make_clips(9), short, long], tmp_path / "corpus")
     path = tmp_path / "chats.jsonl"
 
     def write(*names: str) -> None:
@@ -100,7 +102,7 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
             lines.append(json.dumps({"messages": turns}))
         path.write_text("\n".join(lines) + "\n")
 
-    data = DataConfig(tasks=[SAID], chats={str(path): 2.0})
+    data = DataConfig(tasks=[TRANSCRIBE], chats={str(path): 2.0})
     write("c1", "long", "c2")
     table = open_examples(tmp_path / "examples", corpus, {}, data)
     assert [e.clip_ids[0] for e in table if e.task == "chats"] == ["c1", "c1", "c2", "c2"]
@@ -115,14 +117,14 @@ def test_unusable_clips_and_conversations_about_them_are_left_out(
         open_examples(tmp_path / "examples", corpus, {}, data)
     only = build([short], tmp_path / "only")
     with pytest.raises(UserError, match=r"none of the corpus' 1 clips can be used: .* than 30 s"):
-        open_examples(tmp_path / "examples", only, {}, DataConfig(tasks=[SAID]))
+        open_examples(tmp_path / "examples", only, {}, DataConfig(tasks=[TRANSCRIBE]))
 
 
-def test_a_task_without_examples_is_refused(tmp_path: Path) -> None:
-    """The task was silently left out; a run that was started that way continues."""
-    corpus = build(clips(16), tmp_path / "corpus")
-    asked = TaskConfig(questions=["Which bird?"], answer=["labels.bird", "labels.animal"])
-    data = DataConfig(tasks=[SAID, asked])
+def test_task_without_examples_raises_an_error(tmp_path: Path) -> None:
+    """The task used to be left out silently; a run that was started that way continues."""
+    corpus = build(make_clips(16), tmp_path / "corpus")
+    bird_task = TaskConfig(questions=["Which bird?"], answer=["labels.bird", "labels.animal"])
+    data = DataConfig(tasks=[TRANSCRIBE, bird_task])
     expected = (
         r"'Which bird\?' has no example: no usable clip has labels.bird or labels.animal, and "
         r"the fields of the clips are labels.note \(8 clips\), text \(4 clips\)"
@@ -134,42 +136,44 @@ def test_a_task_without_examples_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("window_s", "kept"), [(10, 7), (3, 3), (30, 8)])
-def test_clips_beyond_the_window_are_left_out(
+def test_clips_longer_than_the_window_are_skipped(
     tmp_path: Path, caplog: Any, window_s: int, kept: int
 ) -> None:
-    """By default a tiny model takes 10 s and clips of up to 30 s were taken: the targets covered
-    the whole clip, and the audio its first 10 s. A run that began so keeps its examples."""
+    """Clips of up to 30 s used to be accepted for a window of 10 s: targets covered the whole clip,
+    and audio its first 10 s. A run that was started that way keeps its examples."""
     long = Clip(clip_id="long", uri="/x.wav", duration=12.0, text="words")
-    corpus = build([*said(7), long], tmp_path / "corpus")
-    data = DataConfig(tasks=[SAID])
+    corpus = build([*make_transcribed_clips(7), long], tmp_path / "corpus")
+    data = DataConfig(tasks=[TRANSCRIBE])
     model = ModelConfig(build="tiny", tiny=TinyConfig(window_s=window_s))
     folder = tmp_path / "examples"
     table = open_examples(folder, corpus, {}, data, window_s=backbone_window(model))
     assert len(table) == len(table.clips) == kept
-    said_so = f"{8 - kept} of 8 clips are skipped: longer than {window_s} s, the window of the"
-    assert (said_so in caplog.text) == (kept < 8)
+    expected = f"{8 - kept} of 8 clips are skipped: longer than {window_s} s, the window of the"
+    assert (expected in caplog.text) == (kept < 8)
     begun = open_examples(folder, corpus, {}, data, window_s=window_s, begun=True)
     assert len(begun) == kept
     older = tmp_path / "older"
     assert len(open_examples(older, corpus, {}, data, window_s=window_s, begun=True)) == 8
 
 
-def test_clips_of_exactly_a_window_are_used(tmp_path: Path) -> None:
-    """A manifest has ends and starts: of 1,000 differences of 30 s, 14 are 30.000000000000004 or
-    more, and these clips were skipped."""
+def test_clips_of_exactly_one_window_are_used(tmp_path: Path) -> None:
+    """Manifests state starts and ends, and some differences are 30.000000000000004 instead of 30;
+    these clips used to be skipped."""
     starts = [round(0.37 * number, 2) for number in range(1000)]
     lengths = [start + 30.0 - start for start in starts]
     assert any(length > 30 for length in lengths)
-    made = [
+    clips_with_lengths = [
         Clip(clip_id=f"c{number}", uri=f"/{number}.wav", duration=length, text="a")
         for number, length in enumerate([*lengths, 30.01])
     ]
-    corpus = build(made, tmp_path / "corpus")
-    table = open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[SAID]), window_s=30)
+    corpus = build(clips_with_lengths, tmp_path / "corpus")
+    table = open_examples(
+        tmp_path / "examples", corpus, {}, DataConfig(tasks=[TRANSCRIBE]), window_s=30
+    )
     assert len(table) == 1000
 
 
-def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
+def test_backbone_window_is_known_without_loading_a_model(checkpoints: Any) -> None:
     assert backbone_window(ModelConfig(build="tiny")) == 10
     for family, window_s in zip(FAMILIES, (2, 2, 2400, 600, 1200, 2400), strict=True):
         assert backbone_window(ModelConfig(path=checkpoints(family))) == window_s
@@ -177,32 +181,32 @@ def test_windows_are_known_before_a_model_is(checkpoints: Any) -> None:
         assert backbone_window(ModelConfig(build="tiny", tiny=tiny)) == window_s
 
 
-def test_unknown_lengths_come_from_the_cache_without_its_frames(
-    world: World, tmp_path: Path, monkeypatch: Any
+def test_unknown_durations_are_read_from_the_cache_without_its_frames(
+    toy_data: ToyData, tmp_path: Path, monkeypatch: Any
 ) -> None:
-    """Every start of every rank read and checked the frames of a whole stream for them.
+    """Reading the frames of a whole stream at every start would be slow.
 
-    A clip that no stream covers was taken for 0.1 s long; now its audio is measured.
+    The duration of a clip without targets is measured from its audio.
     """
     unmeasured = [
         Clip(clip_id=clip.clip_id, uri=clip.uri, text=clip.text, labels=clip.labels)
-        for clip in world.clips
+        for clip in toy_data.clips
     ]
     lost = Clip(clip_id="gone", uri=str(tmp_path / "gone.wav"), text="gone")
     corpus = build([*unmeasured, lost], tmp_path / "corpus")
-    streams = open_streams([str(world.cache)], {"toy.bands": StreamConfig()})
+    streams = open_streams([str(toy_data.cache)], {"toy.bands": StreamConfig()})
     reader = streams["toy.bands"].reader
     assert reader is not None
     monkeypatch.setattr(reader.teacher, "row", None)
     table = open_examples(tmp_path / "examples", corpus, streams, DataConfig(tasks=TASKS))
-    known = {clip.clip_id: clip.duration for clip in world.clips}
-    assert set(table.clips) == set(known)  # the file that is gone is left out
+    known = {clip.clip_id: clip.duration for clip in toy_data.clips}
+    assert set(table.clips) == set(known)  # the missing file is skipped
     by_example = zip(table, table.column("seconds"), strict=True)
     for example, seconds in by_example:
         assert seconds == pytest.approx(known[example.clip_ids[0]], abs=1e-3)
     assert table.summary.covered == {"toy.bands": 46}
     assert table.summary.hours == pytest.approx(
-        sum(clip.duration or 0.0 for clip in world.clips) / 3600, rel=1e-3
+        sum(clip.duration or 0.0 for clip in toy_data.clips) / 3600, rel=1e-3
     )
 
 
@@ -231,16 +235,16 @@ print(len(table), private() - before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="needs Linux")
-def test_a_process_that_maps_a_table_owns_few_bytes_of_it(tmp_path: Path) -> None:
-    """2.2 kB for each clip before, again in every worker that had looked at it."""
-    every = [
+def test_mapped_table_needs_little_private_memory(tmp_path: Path) -> None:
+    """Examples as Python objects took 2.2 kB for each clip, in every worker that had read them."""
+    many_clips = [
         Clip(clip_id=f"clip-{n:09d}", uri=f"/data/recordings/{n}.wav", duration=9.0,
              text=f"some words of the clip with the number {n}", labels={"note": f"n{n % 5}"})
         for n in range(20_000)
     ]  # fmt: skip
-    build(every, tmp_path / "corpus")
+    build(many_clips, tmp_path / "corpus")
     owned = []
-    for _ in range(2):  # the first makes the table
+    for _ in range(2):  # the first run builds the table
         ran = subprocess.run(
             [sys.executable, "-c", MEASURE, str(tmp_path)],
             capture_output=True, text=True, check=True,

@@ -1,4 +1,4 @@
-"""Tests that held-out examples are representative and share no recording with training."""
+"""Tests that held-out examples are representative, and share no recording with training."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from student.data.held_out import (
     write_held_out,
 )
 
-SAID = TaskConfig(questions=["What is said?"], answer=["text"])
-HEARD = TaskConfig(questions=["What is heard?", "Name it."], answer=["labels.sound"])
-CHOICE = TaskConfig(questions=["Which sound?"], answer=["labels.sound"], choices=3)
+TRANSCRIBE = TaskConfig(questions=["What is said?"], answer=["text"])
+NAME_SOUND = TaskConfig(questions=["What is heard?", "Name it."], answer=["labels.sound"])
+CHOOSE_SOUND = TaskConfig(questions=["Which sound?"], answer=["labels.sound"], choices=3)
 
 
 def clip(number: int, **fields: object) -> Clip:
@@ -36,7 +36,7 @@ def clip(number: int, **fields: object) -> Clip:
 
 
 def speech_then_sounds(speech: int, sounds: int) -> list[Clip]:
-    """A corpus as most are: one kind of clip after the other."""
+    """Returns clips of speech followed by clips of sounds."""
     names = ("dog", "rain", "bell", "car")
     return [clip(n, text=f"words {n}") for n in range(speech)] + [
         clip(speech + n, labels={"sound": names[n % 4]}) for n in range(sounds)
@@ -62,9 +62,11 @@ def used_clips(table: ExampleTable) -> set[str]:
     return {clip_id for example in table for clip_id in example.clip_ids}
 
 
-def test_every_task_is_held_out_validated_and_calibrated_on(tmp_path: Path) -> None:
-    """Prefixes showed the first task's first clips alone: 256 of 985 speech, 0 of 1,015 sounds."""
-    table = open_table(tmp_path, speech_then_sounds(1500, 500), tasks=[SAID, HEARD], validation=0.2)
+def test_validation_and_calibration_sample_every_task(tmp_path: Path) -> None:
+    """Taking prefixes would only give the first clips of the first task."""
+    table = open_table(
+        tmp_path, speech_then_sounds(1500, 500), tasks=[TRANSCRIBE, NAME_SOUND], validation=0.2
+    )
     held = table.held_out()
     assert 330 < len(held) < 470
     validated = held.drawn(64)
@@ -72,15 +74,19 @@ def test_every_task_is_held_out_validated_and_calibrated_on(tmp_path: Path) -> N
     count = Counter(example.task for example in validated)
     assert 40 < count["What is said?"] < 52  # three quarters
     numbers = [int(clip_id[1:]) for clip_id in used_clips(validated) if int(clip_id[1:]) < 1500]
-    assert np.mean(numbers) == pytest.approx(750, abs=200)  # from everywhere, not the first clips
+    assert np.mean(numbers) == pytest.approx(
+        750, abs=200
+    )  # from the whole corpus, not the first clips
     calibrated = table.learning().drawn(256)
     count = Counter(example.task for example in calibrated)
     assert 170 < count["What is said?"] < 215
     assert count["What is heard?"] == 256 - count["What is said?"]
 
 
-def test_the_file_has_all_held_out_examples_and_any_prefix_is_fair(tmp_path: Path) -> None:
-    table = open_table(tmp_path, speech_then_sounds(600, 600), tasks=[SAID, CHOICE], validation=0.2)
+def test_held_out_file_is_complete_and_its_prefixes_are_balanced(tmp_path: Path) -> None:
+    table = open_table(
+        tmp_path, speech_then_sounds(600, 600), tasks=[TRANSCRIBE, CHOOSE_SOUND], validation=0.2
+    )
     held = table.held_out()
     write_held_out(tmp_path, held, table.clips)
     rows = list(read_held_out(tmp_path))
@@ -103,7 +109,7 @@ def test_the_file_has_all_held_out_examples_and_any_prefix_is_fair(tmp_path: Pat
     assert {"clip_id", "uri", "offset", "duration"} <= set(line["clips"][0])
 
 
-def test_files_of_older_runs_are_read(tmp_path: Path) -> None:
+def test_held_out_file_of_an_older_run_is_read(tmp_path: Path) -> None:
     clips = [{"clip_id": "c1", "uri": "/1.wav", "offset": 0.0, "duration": 1.0, "text": "a",
               "labels": {}}]  # fmt: skip
     row = {"messages": [{"role": "user", "content": []}], "answer": "(A) dog", "clips": clips}
@@ -112,8 +118,8 @@ def test_files_of_older_runs_are_read(tmp_path: Path) -> None:
     assert (example.answer, example.bare_answer, source.clip_id) == ("(A) dog", "(A) dog", "c1")
 
 
-def test_conversations_are_held_out_by_any_of_their_clips(tmp_path: Path) -> None:
-    """The split looked at the last clip alone: 69 of 1,700 examples had a held-out clip."""
+def test_conversation_is_held_out_if_any_of_its_clips_is(tmp_path: Path) -> None:
+    """Deciding by the last clip alone would train on held-out clips."""
     rng = np.random.default_rng(0)
     pairs = [tuple(rng.choice(2000, 2, replace=False).tolist()) for _ in range(1700)]
     chats = write_chats(tmp_path / "pairs.jsonl", pairs)
@@ -130,15 +136,17 @@ def test_conversations_are_held_out_by_any_of_their_clips(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("by", ["file", "group"])
-def test_recordings_are_on_one_side(tmp_path: Path, by: str) -> None:
-    """Segments of one file, or clips of one `group`, fell on both sides."""
+def test_clips_of_one_recording_are_on_the_same_side(tmp_path: Path, by: str) -> None:
+    """A recording consists of the segments of one file, or of the clips of one `group`."""
 
     def segment(n: int) -> Clip:
         if by == "file":
             return clip(n, uri=f"/{n // 10}.wav", offset=float(n % 10), text="a")
         return clip(n, labels={"group": f"speaker {n // 10}"}, text="a")
 
-    table = open_table(tmp_path, [segment(n) for n in range(1000)], tasks=[SAID], validation=0.2)
+    table = open_table(
+        tmp_path, [segment(n) for n in range(1000)], tasks=[TRANSCRIBE], validation=0.2
+    )
     sides = [
         {int(clip_id[1:]) // 10 for clip_id in used_clips(side)}
         for side in (table.held_out(), table.learning())
@@ -149,17 +157,17 @@ def test_recordings_are_on_one_side(tmp_path: Path, by: str) -> None:
     assert len(table.held_out()) == 10 * len(sides[0])
 
 
-def test_a_task_keeps_a_recording_to_learn_from(tmp_path: Path) -> None:
-    """Two recordings of a task, both drawn by their hashes: it was held out whole."""
+def test_one_recording_of_each_task_stays_for_training(tmp_path: Path) -> None:
+    """By their hashes, both recordings of the task would be held out."""
     clips = [clip(n, labels={"group": f"session {n // 50}"}, text="a") for n in range(100)]
     share = max(fraction("validation", f"c{n}") for n in (0, 50)) + 1e-6
-    table = open_table(tmp_path, clips, tasks=[SAID], validation=share)
+    table = open_table(tmp_path, clips, tasks=[TRANSCRIBE], validation=share)
     assert len(table.learning()) == len(table.held_out()) == 50
 
 
-def test_tiny_tasks_and_groups_that_some_clips_lack(tmp_path: Path) -> None:
-    """Forty small corpora: tasks of one to nine clips, groups that are missing, empty, or
-    numbers, files of several clips. Nothing crosses over, and every task is learnt."""
+def test_tiny_tasks_and_partial_groups_are_split_correctly(tmp_path: Path) -> None:
+    """Forty random corpora have tasks of one to nine clips, missing, empty or numeric groups, and
+    files of several clips. No recording is on both sides, and every task has training examples."""
     for seed in range(40):
         rng = np.random.default_rng(seed)
         clips: list[Clip] = []
@@ -186,12 +194,12 @@ def test_tiny_tasks_and_groups_that_some_clips_lack(tmp_path: Path) -> None:
         assert learnt == {task.questions[0] for task in used}, seed
 
 
-def test_a_task_that_is_completely_held_out_is_refused() -> None:
+def test_completely_held_out_task_raises_an_error() -> None:
     with pytest.raises(UserError, match=r"How is it said\?: all 151 examples .* label"):
         check_sides({"Where?": 700, "How is it said?": 0}, {"How is it said?": 151}, 0.12)
 
 
-def test_far_more_held_out_than_requested_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_far_more_held_out_than_requested_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     check_sides({"a": 368, "b": 900}, {"a": 2089, "b": 0}, 0.03)
     assert "2089 of 3357 examples (62 %) are held out" in caplog.text
     caplog.clear()
@@ -200,33 +208,35 @@ def test_far_more_held_out_than_requested_is_a_warning(caplog: pytest.LogCapture
     assert not caplog.text
 
 
-def test_files_and_groups_that_overlap_are_one_recording() -> None:
+def test_overlapping_files_and_groups_are_one_recording() -> None:
     uri_C = np.array([7, 7, 8, 9, 9, 10])
     group_C = np.array([-1, 3, 3, -1, 4, -1])
     assert recordings(uri_C, group_C).tolist() == [0, 0, 0, 3, 3, 5]
     assert recordings(uri_C, np.full(6, -1)).tolist() == [0, 0, 2, 3, 3, 5]
 
 
-def test_the_split_is_that_of_the_clips_own_hash_and_grows_with_the_corpus(tmp_path: Path) -> None:
+def test_split_of_a_clip_does_not_change_when_the_corpus_grows(tmp_path: Path) -> None:
     clips = [clip(n, text="a") for n in range(1000)]
-    small = open_table(tmp_path / "small", clips[:500], tasks=[SAID], validation=0.2)
-    large = open_table(tmp_path / "large", clips, tasks=[SAID], validation=0.2)
+    small = open_table(tmp_path / "small", clips[:500], tasks=[TRANSCRIBE], validation=0.2)
+    large = open_table(tmp_path / "large", clips, tasks=[TRANSCRIBE], validation=0.2)
     assert used_clips(small.held_out()) < used_clips(large.held_out())
     assert used_clips(large.held_out()) == {
         each.clip_id for each in clips if fraction("validation", each.clip_id) < 0.2
     }
 
 
-def test_a_small_corpus_has_a_clip_of_each_task_held_out(tmp_path: Path) -> None:
+def test_small_corpus_has_one_held_out_clip_of_each_task(tmp_path: Path) -> None:
     for count in range(2, 9):
         clips = speech_then_sounds(count, count)
-        table = open_table(tmp_path / str(count), clips, tasks=[SAID, HEARD], validation=1e-6)
+        table = open_table(
+            tmp_path / str(count), clips, tasks=[TRANSCRIBE, NAME_SOUND], validation=1e-6
+        )
         tasks = Counter(example.task for example in table.held_out())
         assert tasks == {"What is said?": 1, "What is heard?": 1}
         assert len(table.learning()) == 2 * count - 2
 
 
-def test_draws_give_each_task_its_share() -> None:
+def test_draw_by_task_gives_each_task_its_share() -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
         sizes = rng.integers(1, 400, rng.integers(1, 6))
@@ -245,12 +255,12 @@ def test_draws_give_each_task_its_share() -> None:
 
 
 @pytest.mark.parametrize("how", ["folder", "summary.json", "examples.npy", "clips.arrow"])
-def test_a_run_whose_examples_are_lost_or_cut_keeps_its_split(tmp_path: Path, how: str) -> None:
-    """They were built again as an older version had split them: clips that had been held out were
-    trained on, and nothing said so."""
+def test_run_with_lost_or_truncated_examples_keeps_its_split(tmp_path: Path, how: str) -> None:
+    """The examples must not be rebuilt with the split of an older version, because held-out clips
+    would then be trained on."""
     chats = write_chats(tmp_path / "pairs.jsonl", [(n, n + 1) for n in range(0, 300, 2)])
     corpus = build([clip(n, text=f"a {n}") for n in range(301)], tmp_path / "corpus")
-    data = DataConfig(tasks=[SAID], chats={str(chats): 1.0}, validation=0.1)
+    data = DataConfig(tasks=[TRANSCRIBE], chats={str(chats): 1.0}, validation=0.1)
     folder = tmp_path / "examples"
     first = open_examples(folder, corpus, {}, data)
     expected = [[each.id for each in side] for side in (first.learning(), first.held_out())]
@@ -262,10 +272,10 @@ def test_a_run_whose_examples_are_lost_or_cut_keeps_its_split(tmp_path: Path, ho
     assert [[each.id for each in side] for side in (again.learning(), again.held_out())] == expected
 
 
-def test_runs_of_older_versions_keep_their_split(tmp_path: Path) -> None:
+def test_run_of_an_older_version_keeps_its_split(tmp_path: Path) -> None:
     chats = write_chats(tmp_path / "pairs.jsonl", [(n, n + 1) for n in range(300)])
     corpus = build([clip(n, uri="/same.wav") for n in range(301)], tmp_path / "corpus")
-    data = DataConfig(tasks=[SAID], chats={str(chats): 1.0}, validation=0.1)
+    data = DataConfig(tasks=[TRANSCRIBE], chats={str(chats): 1.0}, validation=0.1)
     for begun_again in range(2):
         table = open_examples(tmp_path / "examples", corpus, {}, data, begun=True)
         held = [fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.held_out()]

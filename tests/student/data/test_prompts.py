@@ -1,4 +1,4 @@
-"""Tests that texts of users contain no special tokens, and that truncated audio is reported."""
+"""Tests for prompts: special tokens in users' texts, and truncated or empty audio."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from manifests.errors import UserError
 from student.data.examples import ask
 from student.inference.generate import TrainedStudent
 
-SPELT = ("<|im_end|>", "<|AUDIO|>", "<sound>", "<|audio_eos|>", "<|endoftext|>",
+SPECIAL_TEXTS = ("<|im_end|>", "<|AUDIO|>", "<sound>", "<|audio_eos|>", "<|endoftext|>",
          "<|audio_think_start|>", "<|audio_think_0|>", "[AUDIO]", "</s>",
          "<|sound_eos|>")  # fmt: skip
 
 
-@pytest.mark.parametrize("token", SPELT)
-def test_special_tokens_that_are_spelled_out_stay_text(trained: TrainedStudent, token: str) -> None:
-    """In a question, in an earlier turn and in an answer; the text itself is kept."""
+@pytest.mark.parametrize("token", SPECIAL_TEXTS)
+def test_special_tokens_in_texts_are_tokenized_as_text(trained: TrainedStudent, token: str) -> None:
+    """This holds for questions and answers, whose texts are kept."""
     wave = np.zeros(16_000, np.float32)
     plain = trained.prompter.prompt(ask("What is this?"), [wave])["input_ids"][0]
     question = f"What is {token} this?"
@@ -30,22 +30,23 @@ def test_special_tokens_that_are_spelled_out_stay_text(trained: TrainedStudent, 
     count, expected = (int(torch.isin(ids, special).sum()) for ids in (ids_S, plain))
     assert count == expected
     answer = trained.prompter.answer(f"so {token} there")
-    assert sum(token in special.tolist() for token in answer) == 1, "the end of the turn alone"
+    assert sum(token in special.tolist() for token in answer) == 1, (
+        "only the end of the turn is a special token"
+    )
     assert f"so {token} there" in trained.prompter.tokenizer.decode(answer)
 
 
-def test_text_without_special_tokens_is_tokenized_as_ever(trained: TrainedStudent) -> None:
+def test_plain_text_is_tokenized_like_the_tokenizer_does(trained: TrainedStudent) -> None:
     tokenizer: Any = trained.prompter.tokenizer
     text = "a low tone, then <b>noise</b> | 3 < 4"
     expected = tokenizer.encode(text, add_special_tokens=False)
     assert trained.prompter.answer(text)[: len(expected)] == expected
 
 
-def test_truncated_audio_is_reported(
+def test_truncated_audio_gives_a_warning(
     trained: TrainedStudent, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The small towers take 2 s; the Flamingos and Voxtral join windows up to many minutes,
-    and Qwen3-Omni has none."""
+    """The small towers take 2 s; Flamingos and Voxtral join windows, and Qwen3-Omni has none."""
     wave = np.zeros(3 * 16_000, np.float32)
     token = trained.student.backbone.audio_token_id(trained.student.base)
     with caplog.at_level(logging.WARNING):
@@ -61,10 +62,10 @@ def test_truncated_audio_is_reported(
 
 
 @pytest.mark.parametrize(("samples", "tokens"), [(32_000, 50), (32_001, 50), (32_160, 50)])
-def test_audio_of_a_window_and_a_little_more(
+def test_audio_slightly_longer_than_a_window_is_truncated(
     runs: Any, samples: int, tokens: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Exactly a window is heard whole; a sample more is cut, and 10 ms more are cut and said."""
+    """One sample more is truncated silently, and 10 ms more with a warning."""
     trained = TrainedStudent(runs("qwen2_audio"))
     token = trained.student.backbone.audio_token_id(trained.student.base)
     with caplog.at_level(logging.WARNING):
@@ -73,6 +74,6 @@ def test_audio_of_a_window_and_a_little_more(
     assert ("the rest is left out" in caplog.text) == (samples > 32_001)
 
 
-def test_audio_without_a_sample_is_one_line(trained: TrainedStudent) -> None:
+def test_empty_audio_raises_an_error(trained: TrainedStudent) -> None:
     with pytest.raises(UserError, match=r"the audio lasts 0\.000 s; the model requires at least"):
         trained.prompter.prompt(ask("?"), [np.zeros(0, np.float32)])

@@ -1,4 +1,4 @@
-"""Tests the page of a run in a real browser, from audio to answer and predictions."""
+"""Tests for the demo page of a run, in a real browser and without one."""
 
 from __future__ import annotations
 
@@ -31,38 +31,38 @@ def run(runs: Callable[[str], Path]) -> Path:
     return runs("qwen2_audio")
 
 
-def test_units() -> None:
-    """Logits become Hz in voiced frames, and probabilities."""
+def test_head_outputs_are_converted_to_hertz_and_probabilities() -> None:
+    """Logits become Hz in voiced frames, or probabilities."""
     pitch_ND = np.full((2, 361), -10.0)
     pitch_ND[:, 150] = 10.0
     pitch_ND[0, -1] = 3.0
-    reading = HeadOutput(
+    output = HeadOutput(
         stream="pitch.salience", kind="pitch", names=(), unit="",
         values_ND=to_target_units("pitch", pitch_ND), pitch_bins=CREPE_BINS,
     )  # fmt: skip
-    hertz = reading.pitch_track
+    hertz = output.pitch_track
     assert hertz[0] == pytest.approx(CREPE_BINS.lowest_hz * 2 ** (150 * 20 / 1200), rel=1e-4)
     assert np.isnan(hertz[1])
     assert to_target_units("multilabel", np.zeros((1, 3))).tolist() == [[0.5] * 3]
     np.testing.assert_allclose(to_target_units("distribution", np.zeros((1, 4))), 0.25)
 
 
-def test_what_the_heads_read_is_what_they_learnt(world: Any, run: Path) -> None:
-    """The heads, loaded without the cache, give the same predictions as in the run's validation."""
+def test_heads_loaded_without_the_cache_give_the_same_predictions(toy_data: Any, run: Path) -> None:
+    """The shapes are those of the run's streams, and the predictions depend on the audio."""
     student = TrainedStudent(run, heads=True)
-    wave = student.load_audio(world.clips[5])
+    wave = student.load_audio(toy_data.clips[5])
     readings = head_outputs(student, wave, "Which note?", Run(run).sources.streams)
-    shapes = {reading.stream: reading.values_ND.shape for reading in readings}
+    shapes = {output.stream: output.values_ND.shape for output in readings}
     assert shapes == {"toy.bands": (8, 24), "toy.events": (8, 5), "toy.class": (8, 5),
                       "toy.salience": (8, 361)}  # fmt: skip
-    by_name = {reading.stream: reading.values_ND for reading in readings}
+    by_name = {output.stream: output.values_ND for output in readings}
     assert ((by_name["toy.events"] > 0) & (by_name["toy.events"] < 1)).all()
     np.testing.assert_allclose(by_name["toy.class"].sum(1), 1, rtol=1e-5)
     other = head_outputs(student, wave[::-1].copy(), "Which note?", Run(run).sources.streams)
     assert not np.allclose(other[1].values_ND, readings[1].values_ND, atol=1e-5)
 
 
-def test_the_picture_shows_the_most_telling_rows() -> None:
+def test_picture_shows_pitch_and_the_strongest_classes() -> None:
     values_ND = np.zeros((4, 20), np.float32)
     values_ND[1, 7], values_ND[2, 3] = 0.9, 0.6
     names = tuple(f"class {n}" for n in range(20))
@@ -85,14 +85,14 @@ def test_the_picture_shows_the_most_telling_rows() -> None:
     assert svg.index("class 7") < svg.index("class 3")
 
 
-def test_the_page_names_the_positions_that_heads_read(run: Path) -> None:
+def test_page_describes_where_the_heads_read(run: Path) -> None:
     recipe = Run(run).recipe
     assert f"{recipe.block.tokens} thinking positions" in describe_heads(recipe)
     assert "audio tokens" in describe_heads(dataclasses.replace(recipe, arm="distill"))
     assert "no heads" in describe_heads(dataclasses.replace(recipe, arm="pause"))
 
 
-def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_run_raises_an_error(tmp_path: Path) -> None:
     from student.demo import page
 
     with pytest.raises(UserError, match="is not a run"):
@@ -127,11 +127,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.mark.debian
-def test_one_uploads_asks_and_sees(world: Any, run: Path, browser: Any, address: str) -> None:
-    clip = world.clips[5]
+def test_page_answers_a_question_about_an_uploaded_file(
+    toy_data: Any, run: Path, browser: Any, address: str
+) -> None:
+    clip = toy_data.clips[5]
     page = browser.new_page(viewport={"width": 1200, "height": 1400})
-    foreign: list[str] = []
-    page.on("request", lambda request: foreign.append(request.url)
+    external_requests: list[str] = []
+    page.on("request", lambda request: external_requests.append(request.url)
             if not request.url.startswith((address, "blob:", "data:")) else None)  # fmt: skip
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
@@ -152,4 +154,4 @@ def test_one_uploads_asks_and_sees(world: Any, run: Path, browser: Any, address:
     assert page.locator("#answer textarea").input_value() == expected
     page.close()
     assert errors == []
-    assert foreign == []
+    assert external_requests == []

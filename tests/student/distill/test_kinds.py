@@ -1,4 +1,4 @@
-"""Records of stream kinds in training: complete, one read-out for all, right on any pitch grid."""
+"""Tests for the training records of stream kinds: completeness, and any pitch grid."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ NUM_BINS = 720
 
 
 def salience(hertz_T: np.ndarray) -> np.ndarray:
-    """Frames of a pitch teacher on the grid `BINS`, all voiced."""
+    """Returns voiced frames of a pitch teacher on the grid `BINS`."""
     cents_T = 1200 * np.log2(hertz_T / BINS.lowest_hz)
     cents_TB = BINS.cents(NUM_BINS) - cents_T[:, None]
     voicing_T1 = np.ones((len(hertz_T), 1))
     return np.hstack([np.exp(-((cents_TB / 25) ** 2) / 2), voicing_T1]).astype(np.float32)
 
 
-def test_every_kind_that_can_be_learnt_has_a_record() -> None:
+def test_every_trainable_kind_has_a_record() -> None:
     assert set(TRAINING_KINDS) == {name for name, kind in KINDS.items() if kind.is_trainable}
 
 
 @pytest.mark.parametrize("codec", ["pitch", "fp16"])
-def test_another_pitch_grid_gives_right_hertz_and_accuracy(codec: str) -> None:
-    """10 cents a bin from 50 Hz: codec, targets, accuracy and read-out follow the spec's grid."""
+def test_pitch_metric_and_hertz_follow_the_grid_of_the_spec(codec: str) -> None:
+    """The grid has 10 cents per bin from 50 Hz, which is not CREPE's."""
     spec = StreamSpec(
         name="salience", kind="pitch", dim=NUM_BINS + 1, start_s=0.0, hop_s=0.1, window_s=0.1,
         codec=codec, pitch_bins=BINS,
@@ -51,20 +51,20 @@ def test_another_pitch_grid_gives_right_hertz_and_accuracy(codec: str) -> None:
         name="p.salience", kind="pitch", dim=spec.dim, config=StreamConfig(), pitch_bins=BINS
     )
     for cents_off, score in ((45.0, 1.0), (55.0, 0.0)):
-        said_ND = salience(hertz_T * 2 ** (cents_off / 1200))
-        logits_ND = np.log(said_ND.clip(1e-6))
+        predicted_ND = salience(hertz_T * 2 ** (cents_off / 1200))
+        logits_ND = np.log(predicted_ND.clip(1e-6))
         logits_ND[:, -1] = 10.0
         assert stream_metric(stream, logits_ND, target_ND) == score
-        reading = HeadOutput(
+        output = HeadOutput(
             stream=stream.name, kind="pitch", names=(), unit="",
             values_ND=to_target_units("pitch", logits_ND), pitch_bins=BINS,
         )  # fmt: skip
         np.testing.assert_allclose(
-            1200 * np.log2(reading.pitch_track / hertz_T), cents_off, atol=2.0
+            1200 * np.log2(output.pitch_track / hertz_T), cents_off, atol=2.0
         )
 
 
-def test_a_run_keeps_the_grid_and_runs_without_one_have_crepes() -> None:
+def test_sources_store_the_pitch_grid_and_default_to_crepes() -> None:
     source = StreamSource(kind="pitch", dim=NUM_BINS + 1, covered=1, pitch_bins=BINS)
     sources = Sources(
         corpus="c", caches=[], clips=1, hours=0.0, examples=1, held_out=1, teachers=[],
@@ -78,6 +78,6 @@ def test_a_run_keeps_the_grid_and_runs_without_one_have_crepes() -> None:
     assert old.pitch_bins.cents_per_bin == 20.0
 
 
-def test_report_picture_and_demo_read_a_head_by_one_function() -> None:
-    """Salience differed between the report and the evaluation's picture."""
+def test_report_picture_and_demo_share_paired_tracks() -> None:
+    """With two functions, report and evaluation showed different salience."""
     assert predictions.paired_tracks is pictures.paired_tracks is head_tracks.paired_tracks

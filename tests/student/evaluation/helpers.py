@@ -1,4 +1,4 @@
-"""Helpers of the tests of evaluations: files of questions, and the interval of a mean."""
+"""Helpers for the tests of evaluations: question files, and the interval of a mean."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from student.evaluation.scoring.intervals import RESAMPLES, Draw, Interval, boot
 
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
-    """Writes questions as `read_questions` reads them, with absolute paths."""
+    """Writes a file for `read_questions`, with absolute paths."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8") as file:
         for question in questions:
@@ -24,7 +24,7 @@ def write_questions(path: Path, questions: Iterable[Question]) -> None:
 
 
 def mean_interval(values_SQ: np.ndarray, *, resamples: int = RESAMPLES) -> Interval:
-    """Mean of per-question values (right or wrong) with its interval; one row per seed."""
+    """Returns the mean of per-question values with its interval; one row per seed."""
 
     def mean(seeds: np.ndarray, draw: Draw) -> float:
         return float(values_SQ[seeds][:, draw["all"]].mean())

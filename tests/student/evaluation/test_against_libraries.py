@@ -1,4 +1,4 @@
-"""Ridge regression, bootstrap and word errors beside scipy and jiwer."""
+"""Tests ridge regression, bootstrap and word errors against scipy and jiwer."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from student.evaluation.scoring.scores import read_reply
 
 
 @pytest.mark.parametrize(("rows", "width"), [(120, 12), (40, 90)])
-def test_ridge_is_the_least_squares_solution_of_scipy(rows: int, width: int) -> None:
-    """Ridge regression is least squares with sqrt(penalty) times the identity as further rows."""
+def test_ridge_matches_the_least_squares_solution_of_scipy(rows: int, width: int) -> None:
+    """Ridge regression is least squares with sqrt(penalty) times the identity as extra rows."""
     rng = np.random.default_rng(0)
     states_NH = rng.normal(3.0, rng.uniform(0.5, 4.0, width), (rows, width))
     target_ND = states_NH[:, :2] @ rng.normal(size=(2, 2)) + rng.normal(size=(rows, 2))
@@ -33,7 +33,7 @@ def test_ridge_is_the_least_squares_solution_of_scipy(rows: int, width: int) -> 
     np.testing.assert_allclose(ridge.bias_D, target_ND.mean(0))
 
 
-def test_bootstrap_gives_the_interval_of_scipy() -> None:
+def test_bootstrap_interval_matches_scipy() -> None:
     values_Q = np.random.default_rng(1).random(80)
     ours = bootstrap(
         lambda seeds, draw: float(values_Q[draw["task"]].mean()), {"task": 80}, resamples=4000
@@ -47,7 +47,7 @@ def test_bootstrap_gives_the_interval_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_word_errors_are_those_of_jiwer(seed: int) -> None:
+def test_word_errors_match_jiwer(seed: int) -> None:
     rng = np.random.default_rng(seed)
     vocabulary = np.array(["red", "green", "blue", "one", "two"])
     reference = " ".join(rng.choice(vocabulary, 12))

@@ -1,4 +1,4 @@
-"""Tests asking questions: in every precision and batch, and with bounded memory."""
+"""Tests for answering questions: precision, batch sizes, memory, and unreadable recordings."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from tests.student.conftest import FAMILIES
 
 
 @pytest.fixture(scope="module")
-def questions(world: Any) -> list[Question]:
-    """Which note 32 clips have."""
+def questions(toy_data: Any) -> list[Question]:
+    """Questions about the note of 32 clips."""
     return [
         Question(
             id=clip.clip_id, kind="label", audio=clip.uri, question="Which note?", task="note",
             answer=str(clip.labels["note"]), choices=("low", "middle", "high", "top"),
             clip_id=clip.clip_id, duration=clip.duration,
         )
-        for clip in world.clips[2:34]
+        for clip in toy_data.clips[2:34]
     ]  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def test_every_family_is_evaluated_in_bfloat16(
 
 
 @pytest.mark.parametrize("name", ["other clip", "other audio", "intact", "zero"])
-def test_the_batch_size_does_not_change_answers(
+def test_batch_size_does_not_change_answers(
     name: str, runner: QuestionRunner, questions: list[Question]
 ) -> None:
     from student.evaluation.analysis.ablate import Setting, _ask
@@ -84,20 +84,22 @@ def test_the_batch_size_does_not_change_answers(
         runner.batch_size = 4
 
 
-def test_another_clip_s_states_come_from_another_clip(
+def test_states_of_another_clip_come_from_another_clip(
     runner: QuestionRunner, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In a batch of one, where a partner within the batch would be the clip itself."""
+    """In a batch of one, a partner within the batch would be the clip itself."""
     from student.evaluation.analysis import ablate as module
 
     seen = []
 
-    def record_call(student: Any, inputs: Any, kind: str, *, source: Any, first_layer: int) -> Any:
+    def record_inputs(
+        student: Any, inputs: Any, kind: str, *, source: Any, first_layer: int
+    ) -> Any:
         del student, kind, first_layer
         seen.append((inputs["input_features"], source["input_features"]))
         return progress("", 1, "")
 
-    monkeypatch.setattr(module, "replaced", record_call)
+    monkeypatch.setattr(module, "replaced", record_inputs)
     monkeypatch.setattr(runner, "batch_size", 1)
     (condition,) = [each for each in CONDITIONS if each.name == "other clip"]
     chosen = questions[:5]
@@ -109,7 +111,7 @@ def test_another_clip_s_states_come_from_another_clip(
     assert not any(torch.equal(own, other) for own, other in seen)
 
 
-def test_nothing_of_the_checkpoint_s_generation_config_applies(
+def test_generation_config_of_the_checkpoint_is_ignored(
     runner: QuestionRunner, questions: list[Question]
 ) -> None:
     replies = runner.replies(questions[:4])
@@ -130,28 +132,31 @@ def test_nothing_of_the_checkpoint_s_generation_config_applies(
             config.update(**own)
 
 
-def test_prompts_are_made_when_they_are_needed_and_not_all_kept(
+def test_prompts_are_prepared_lazily_within_a_memory_limit(
     runner: QuestionRunner, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fresh = QuestionRunner(runner.path, batch_size=4)
-    size = fresh.prompt(questions[0]).num_bytes
-    fresh = QuestionRunner(runner.path, batch_size=4, cache_bytes=6 * size)
-    asked = []
-    load = fresh.trained.load_audio
+    new_runner = QuestionRunner(runner.path, batch_size=4)
+    size = new_runner.prompt(questions[0]).num_bytes
+    new_runner = QuestionRunner(runner.path, batch_size=4, cache_bytes=6 * size)
+    loaded = []
+    load = new_runner.trained.load_audio
     monkeypatch.setattr(
-        fresh.trained, "load_audio", lambda clip: (asked.append(clip), load(clip))[1]
+        new_runner.trained, "load_audio", lambda clip: (loaded.append(clip), load(clip))[1]
     )
-    batches = fresh.batches(questions)
-    assert not asked
+    batches = new_runner.batches(questions)
+    assert not loaded
     next(batches)
-    assert len(asked) == 4, "the first batch alone"
+    assert len(loaded) == 4, "more than the first batch was loaded"
     for _ in batches:
-        assert fresh._kept_bytes <= 6 * size
-        assert sum(prompt.num_bytes for prompt in fresh._prompts.values()) == fresh._kept_bytes
-    assert len(asked) == len(questions)
+        assert new_runner._kept_bytes <= 6 * size
+        assert (
+            sum(prompt.num_bytes for prompt in new_runner._prompts.values())
+            == new_runner._kept_bytes
+        )
+    assert len(loaded) == len(questions)
 
 
-def test_cut_replies_are_counted(
+def test_truncated_replies_are_counted(
     runs: Callable[[str], Path], questions: list[Question], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = runs("qwen2_audio")
@@ -165,7 +170,7 @@ def test_cut_replies_are_counted(
     assert all(json.loads(row)["cut"] for row in rows)
 
 
-def test_a_question_about_an_unreadable_recording_is_skipped(
+def test_question_about_an_unreadable_recording_is_skipped(
     runs: Callable[[str], Path], questions: list[Question], tmp_path: Path
 ) -> None:
     run = runs("qwen2_audio")
@@ -181,7 +186,7 @@ def test_a_question_about_an_unreadable_recording_is_skipped(
         evaluate(run, bad, "none", limits=limits)
 
 
-def shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
+def show_progress(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=terminal, width=80, color_system=None)
     monkeypatch.setattr(progress_module, "messages", console)
@@ -194,14 +199,14 @@ def shown(terminal: bool, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = shown(True, monkeypatch)
+    text = show_progress(True, monkeypatch)
     assert "answers of run/coat-0" in text
     assert "40/40" in text
     assert "questions" in text
 
 
-def test_progress_in_a_log_file_is_a_line_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_a_log_file_is_one_line_per_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 30.0, 61.0, 100.0, 130.0, 140.0])
     monkeypatch.setattr(progress_module.time, "monotonic", lambda: next(seconds))
-    text = shown(False, monkeypatch)
+    text = show_progress(False, monkeypatch)
     assert text == "answers of run/coat-0: 20 of 40 questions, about 1 min left\n"

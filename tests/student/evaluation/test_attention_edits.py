@@ -1,4 +1,4 @@
-"""Tests of use: audio or block hidden from a finished student, its attention, its block states."""
+"""Tests for hiding audio or block from a trained student, its attention, and its block states."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from student.evaluation.analysis.attention_edits import (
 from student.inference.generate import TrainedStudent
 
 
-def prompts(world: Any, trained: TrainedStudent, *, noise: bool = False) -> dict[str, torch.Tensor]:
-    """Three questions of different lengths, padded on the left."""
-    waves = [trained.load_audio(clip) for clip in world.clips[:3]]
+def prompts(
+    toy_data: Any, trained: TrainedStudent, *, noise: bool = False
+) -> dict[str, torch.Tensor]:
+    """Returns three prompts of different lengths, padded on the left."""
+    waves = [trained.load_audio(clip) for clip in toy_data.clips[:3]]
     if noise:
         draw = torch.Generator().manual_seed(0)
         waves = [(0.1 * torch.randn(len(wave), generator=draw)).numpy() for wave in waves]
@@ -28,36 +30,38 @@ def prompts(world: Any, trained: TrainedStudent, *, noise: bool = False) -> dict
 
 
 def last_states(trained: TrainedStudent, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """states_BH from which the first word is read."""
+    """Returns states_BH that predict the first token of the answers."""
     student = trained.student
     with torch.no_grad():
         outputs = student.base.model(**inputs, **student.backbone.positions(inputs))
     return outputs.last_hidden_state[:, -1]
 
 
-def test_hidden_audio_reaches_text_through_the_block(world: Any, trained: TrainedStudent) -> None:
+def test_hidden_audio_affects_text_through_the_block(
+    toy_data: Any, trained: TrainedStudent
+) -> None:
     student = trained.student
-    inputs, other = prompts(world, trained), prompts(world, trained, noise=True)
+    inputs, other = prompts(toy_data, trained), prompts(toy_data, trained, noise=True)
     intact = last_states(trained, inputs)
     hidden = []
     for each in (inputs, other):
         with hidden_from_text(student, each, "audio"):
             hidden.append(last_states(trained, each))
     assert not torch.allclose(hidden[0], intact)
-    assert not torch.equal(*hidden)  # the block still hears
+    assert not torch.equal(*hidden)  # the block still attends to the audio
     both = []
     for each in (inputs, other):
         with hidden_from_text(student, each, "audio"), hidden_from_text(student, each, "block"):
             both.append(last_states(trained, each))
-    assert torch.equal(*both)  # nothing is left of the clip
+    assert torch.equal(*both)  # no information about the clip is left
     assert torch.equal(last_states(trained, inputs), intact)
 
 
-def test_what_is_hidden_stays_hidden_while_a_reply_is_made(
-    world: Any, trained: TrainedStudent
+def test_hidden_positions_stay_hidden_during_generation(
+    toy_data: Any, trained: TrainedStudent
 ) -> None:
-    """Step by step with a cache, and in one pass over prompt and reply: the same tokens."""
-    student, inputs = trained.student, prompts(world, trained)
+    """Generation with a cache must give the same tokens as one pass over prompt and reply."""
+    student, inputs = trained.student, prompts(toy_data, trained)
     with hidden_from_text(student, inputs, "audio"), torch.no_grad():
         ids_BS = student.base.generate(**inputs, max_new_tokens=4, do_sample=False, eos_token_id=[])
     mask_BS = torch.nn.functional.pad(inputs["attention_mask"], (0, 4), value=1)
@@ -68,8 +72,8 @@ def test_what_is_hidden_stays_hidden_while_a_reply_is_made(
     assert torch.equal(chosen_BS[:, -5:-1], ids_BS[:, -4:])
 
 
-def test_attention_shares_sum_to_one(world: Any, trained: TrainedStudent) -> None:
-    inputs = prompts(world, trained)
+def test_attention_shares_sum_to_one(toy_data: Any, trained: TrainedStudent) -> None:
+    inputs = prompts(toy_data, trained)
     shares = attention_shares(trained.student, [inputs])
     layers = trained.student.base.config.get_text_config().num_hidden_layers
     assert {len(each) for each in shares.values()} == {layers}
@@ -79,14 +83,16 @@ def test_attention_shares_sum_to_one(world: Any, trained: TrainedStudent) -> Non
 
 
 def test_collapse_distinguishes_constant_from_varying_states(
-    world: Any, trained: TrainedStudent
+    toy_data: Any, trained: TrainedStudent
 ) -> None:
     states = torch.randn(6, 4, 16, generator=torch.Generator().manual_seed(0))
-    dead = collapse(states[:1].expand(6, 4, 16), states[:1].expand(6, 4, 16))
-    assert dead == pytest.approx({"cosine_between_clips": 1.0, "change_with_other_audio": 0.0})
-    alive = collapse(states, states.flip(0))
-    assert abs(alive["cosine_between_clips"]) < 0.3
-    assert alive["change_with_other_audio"] > 1
-    own = block_states(trained.student, prompts(world, trained))
-    assert own.shape[:2] == (3, 4)
-    assert not torch.equal(own, block_states(trained.student, prompts(world, trained, noise=True)))
+    constant = collapse(states[:1].expand(6, 4, 16), states[:1].expand(6, 4, 16))
+    assert constant == pytest.approx({"cosine_between_clips": 1.0, "change_with_other_audio": 0.0})
+    varying = collapse(states, states.flip(0))
+    assert abs(varying["cosine_between_clips"]) < 0.3
+    assert varying["change_with_other_audio"] > 1
+    states_of_clips = block_states(trained.student, prompts(toy_data, trained))
+    assert states_of_clips.shape[:2] == (3, 4)
+    assert not torch.equal(
+        states_of_clips, block_states(trained.student, prompts(toy_data, trained, noise=True))
+    )

@@ -1,4 +1,4 @@
-"""Public benchmarks in the shapes in which they are published, a row or two of each."""
+"""Tests for the loaders of public benchmarks, with one or two rows in the published format."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from student.evaluation.benchmarks import BENCHMARKS, load_benchmark
 CHOICES = {"choice_a": "rain", "choice_b": "wind", "choice_c": "snow", "choice_d": "sun"}
 
 
-def put(path: Path, content: Any) -> None:
+def write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def make(name: str, root: Path) -> None:
-    """A copy of a benchmark with few rows; audio is named, not read."""
+def write_benchmark(name: str, root: Path) -> None:
+    """Writes a copy of a benchmark with few rows and without audio files."""
     if name == "mmau":
         row = {
             "id": "x1",
@@ -31,7 +31,7 @@ def make(name: str, root: Path) -> None:
             "task": "sound",
             "split": "test-mini",
         }
-        put(root / "mmau-test-mini.json", [row])
+        write(root / "mmau-test-mini.json", [row])
     elif name == "mmar":
         row = {
             "id": "m1",
@@ -41,7 +41,7 @@ def make(name: str, root: Path) -> None:
             "answer": "A woman",
             "modality": "speech",
         }
-        put(root / "MMAR-meta.json", [row])
+        write(root / "MMAR-meta.json", [row])
     elif name == "mmsu":
         row = {
             "id": "s1",
@@ -51,7 +51,7 @@ def make(name: str, root: Path) -> None:
             **CHOICES,
             "answer_gt": "B",
         }
-        put(root / "question" / "mmsu.jsonl", json.dumps(row) + "\n")
+        write(root / "question" / "mmsu.jsonl", json.dumps(row) + "\n")
     elif name == "air_bench":
         row = {
             "uniq_id": 7,
@@ -64,29 +64,29 @@ def make(name: str, root: Path) -> None:
             "choice_c": None,
             "answer_gt": "B. wind",
         }
-        put(root / "Foundation_meta.json", [row])
+        write(root / "Foundation_meta.json", [row])
     elif name == "meld":
-        put(root / "test_sent_emo.csv",
+        write(root / "test_sent_emo.csv",
             "Sr No.,Utterance,Speaker,Emotion,Sentiment,Dialogue_ID,Utterance_ID,Season\n"
             '1,"Why, yes.",Ross,joy,positive,3,1,4\n')  # fmt: skip
-        put(root / "output_repeated_splits_test" / "dia3_utt1.mp4", "")
+        write(root / "output_repeated_splits_test" / "dia3_utt1.mp4", "")
     elif name == "iemocap":
-        put(root / "Session5" / "dialog" / "EmoEvaluation" / "Ses05F_impro01.txt",
+        write(root / "Session5" / "dialog" / "EmoEvaluation" / "Ses05F_impro01.txt",
             "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
             "[6.2901 - 8.2357]\tSes05F_impro01_F000\texc\t[2.5, 2.5, 2.5]\n"
             "C-E2:\tNeutral;\t()\n"
             "[9.1 - 9.9]\tSes05F_impro01_F001\txxx\t[2.5, 2.5, 2.5]\n")  # fmt: skip
     elif name == "gtzan":
-        put(root / "genres_original" / "jazz" / "jazz.00001.wav", "")
-        put(root / "genres_original" / "jazz" / "jazz.00054.wav", "")
+        write(root / "genres_original" / "jazz" / "jazz.00001.wav", "")
+        write(root / "genres_original" / "jazz" / "jazz.00054.wav", "")
     elif name == "nsynth":
         note = {"instrument_family_str": "synth_lead", "pitch": 60, "velocity": 100}
-        put(root / "examples.json", {"synth_lead_000-060-100": note})
+        write(root / "examples.json", {"synth_lead_000-060-100": note})
     elif name == "vocalsound":
         rows = {"data": [{"wav": "/data/x/audio_16k/f0003_0_throatclearing.wav", "labels": "/m/1"}]}
-        put(root / "datafiles" / "te.json", rows)
+        write(root / "datafiles" / "te.json", rows)
     else:
-        put(root / "61" / "70968" / "61-70968.trans.txt", "61-70968-0000 HE BEGAN A\n")
+        write(root / "61" / "70968" / "61-70968.trans.txt", "61-70968-0000 HE BEGAN A\n")
 
 
 @pytest.mark.parametrize(
@@ -105,10 +105,10 @@ def make(name: str, root: Path) -> None:
         ("librispeech", "HE BEGAN A", "61/70968/61-70968-0000.flac", None),
     ],
 )  # fmt: skip
-def test_each_benchmark(
+def test_benchmark_is_loaded_as_published(
     name: str, answer: str, audio: str, task: str | None, tmp_path: Path
 ) -> None:
-    make(name, tmp_path)
+    write_benchmark(name, tmp_path)
     first, *others = load_benchmark(name, tmp_path)
     assert first.answer == answer
     assert Path(first.audio) == tmp_path / audio
@@ -116,32 +116,36 @@ def test_each_benchmark(
     assert len(others) == (1 if name == "nsynth" else 0)
 
 
-def test_every_loader_is_tested_above() -> None:
+def test_all_ten_benchmarks_are_tested() -> None:
     assert len(BENCHMARKS) == 10
 
 
-def test_a_wrong_folder_is_one_clear_line(tmp_path: Path) -> None:
+def test_wrong_folder_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a copy of mmau: there is no .*mmau-test-mini.json"):
         load_benchmark("mmau", tmp_path)
     with pytest.raises(UserError, match="nothing was found"):
         load_benchmark("gtzan", tmp_path)
     with pytest.raises(UserError, match="there is no benchmark 'mmu'; known are mmau, mmar"):
         load_benchmark("mmu", tmp_path)
-    put(tmp_path / "MMAR-meta.json", [{"id": "1"}])
+    write(tmp_path / "MMAR-meta.json", [{"id": "1"}])
     with pytest.raises(UserError, match="not mmar as published"):
         load_benchmark("mmar", tmp_path)
 
 
-def test_a_row_that_cannot_be_read_is_skipped(
+def test_invalid_rows_are_skipped_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     row = {"id": "x", "audio_id": "a.wav", "question": "?", "choices": ["rain", "Wind"],
            "answer": "wind", "task": "sound"}  # fmt: skip
     bad = {**row, "id": "bad", "answer": "bird"}
-    lacking = {key: value for key, value in row.items() if key != "choices"} | {"id": "lacking"}
+    incomplete = {key: value for key, value in row.items() if key != "choices"} | {
+        "id": "incomplete"
+    }
     numeric = {**row, "id": 3, "choices": [1, 2], "answer": 2}
-    alike = {**row, "id": "alike", "choices": ["Rain", "rain"], "answer": "rain"}
-    put(tmp_path / "mmau-test-mini.json", [row, bad, lacking, numeric, row, alike, "no row"])
+    ambiguous = {**row, "id": "ambiguous", "choices": ["Rain", "rain"], "answer": "rain"}
+    write(
+        tmp_path / "mmau-test-mini.json", [row, bad, incomplete, numeric, row, ambiguous, "no row"]
+    )
     questions = load_benchmark("mmau", tmp_path)
     assert [(each.id, each.answer) for each in questions] == [("x", "Wind"), ("3", "2")]
     (record,) = caplog.records
@@ -151,8 +155,8 @@ def test_a_row_that_cannot_be_read_is_skipped(
     assert "row 2: it has no 'choices'" in message
 
 
-def test_an_invalid_line_is_skipped(tmp_path: Path) -> None:
-    make("mmsu", tmp_path)
+def test_invalid_json_line_is_skipped(tmp_path: Path) -> None:
+    write_benchmark("mmsu", tmp_path)
     path = tmp_path / "question" / "mmsu.jsonl"
     path.write_text(path.read_text() + '{"id": "s2", "task')
     assert [each.id for each in load_benchmark("mmsu", tmp_path)] == ["s1"]

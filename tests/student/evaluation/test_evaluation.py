@@ -1,4 +1,4 @@
-"""eval, ablate and probe on a run that was trained for a few steps, and on a planted one."""
+"""Tests eval, ablate and probe on a run that was trained for a few steps."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from tests.student.evaluation.helpers import write_questions
 
 
 @pytest.fixture(scope="module")
-def run(world: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A coat run of two steps a stage."""
+def run(toy_data: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A coat run with two steps in each stage."""
     folder = tmp_path_factory.mktemp("runs") / "coat-0"
-    train(world.options(folder))
+    train(toy_data.options(folder))
     return folder
 
 
 @pytest.fixture(scope="module")
-def questions(world: Any) -> list[Question]:
-    """Which note 36 clips have."""
+def questions(toy_data: Any) -> list[Question]:
+    """Questions about the note of 36 clips."""
     notes = ("low", "middle", "high", "top")
     return [
         Question(
@@ -58,7 +58,7 @@ def questions(world: Any) -> list[Question]:
             task="note",
             clip_id=clip.clip_id,
         )
-        for clip in world.clips[2:38]
+        for clip in toy_data.clips[2:38]
     ]
 
 
@@ -67,8 +67,8 @@ def runner(run: Path) -> QuestionRunner:
     return QuestionRunner(run, batch_size=8)
 
 
-def states(runner: QuestionRunner, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    """States of the last layer, hooks included."""
+def last_states(runner: QuestionRunner, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Returns the states of the last layer, with all hooks active."""
     student = runner.trained.student
     with torch.no_grad():
         return student.base.model(
@@ -76,8 +76,8 @@ def states(runner: QuestionRunner, inputs: dict[str, torch.Tensor]) -> torch.Ten
         ).last_hidden_state
 
 
-def flipped(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same prompts in the opposite order."""
+def reverse_batch(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Returns the same prompts in reverse order."""
     return {name: value.flip(0) for name, value in inputs.items()}
 
 
@@ -88,7 +88,7 @@ def test_questions_are_written_and_read_unchanged(
     assert read_questions(tmp_path / "q.jsonl") == questions
 
 
-def test_bad_questions_are_named_by_line(tmp_path: Path) -> None:
+def test_invalid_question_raises_an_error_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     path.write_text('\n{"id": "1", "kind": "label", "audio": "a.wav"}\n')
     with pytest.raises(
@@ -102,20 +102,20 @@ def test_bad_questions_are_named_by_line(tmp_path: Path) -> None:
         read_questions(path)
 
 
-def test_one_replaced_by_oneself_changes_nothing(
+def test_replacing_states_by_themselves_changes_nothing(
     runner: QuestionRunner, questions: list[Question]
 ) -> None:
-    """The strongest check of the hooks: the replaced states are those of the very same pass."""
+    """The replacement takes the states of the same pass, which checks the hooks."""
     student = runner.trained.student
     inputs = next(runner.batches(questions)).inputs
-    intact = states(runner, inputs)
+    intact = last_states(runner, inputs)
     with replaced(student, inputs, "other clip", source=inputs):
-        torch.testing.assert_close(states(runner, inputs), intact)
-    assert torch.equal(states(runner, inputs), intact), "the hooks are gone"
+        torch.testing.assert_close(last_states(runner, inputs), intact)
+    assert torch.equal(last_states(runner, inputs), intact), "the hooks were not removed"
 
 
 @pytest.mark.parametrize("kind", REPLACEMENTS)
-def test_every_layer_reads_what_it_is_given(
+def test_every_layer_reads_the_replaced_states(
     kind: str, runner: QuestionRunner, questions: list[Question]
 ) -> None:
     student = runner.trained.student
@@ -123,21 +123,21 @@ def test_every_layer_reads_what_it_is_given(
     places_BS = thinking_places(student, inputs["input_ids"])
     entered: list[dict[int, torch.Tensor]] = [{}, {}]
 
-    def record_call(pass_number: int):
-        def look(layer: int, states_BSH: torch.Tensor) -> torch.Tensor:
+    def record_layers(pass_number: int):
+        def record_states(layer: int, states_BSH: torch.Tensor) -> torch.Tensor:
             entered[pass_number][layer] = states_BSH[places_BS].view(8, 4, -1)
             return states_BSH
 
-        return entering_states(student, look)
+        return entering_states(student, record_states)
 
-    with record_call(0):
-        states(runner, inputs)
-    source = flipped(inputs) if kind == "other clip" else None
+    with record_layers(0):
+        last_states(runner, inputs)
+    source = reverse_batch(inputs) if kind == "other clip" else None
     with (
         replaced(student, inputs, kind, source=source, first_layer=1),  # type: ignore[arg-type]
-        record_call(1),
+        record_layers(1),
     ):
-        states(runner, inputs)
+        last_states(runner, inputs)
     before, after = entered
     torch.testing.assert_close(after[0], before[0])
     for layer in (1, 2):
@@ -153,18 +153,18 @@ def test_every_layer_reads_what_it_is_given(
             torch.testing.assert_close(new_BKH, intact_BKH[:, :1].expand_as(new_BKH))
 
 
-def test_replacing_states_reaches_the_answer(
+def test_replacing_states_changes_the_answer_position(
     runner: QuestionRunner, questions: list[Question]
 ) -> None:
     inputs = next(runner.batches(questions)).inputs
-    intact = states(runner, inputs)[:, -1]
+    intact = last_states(runner, inputs)[:, -1]
     for kind in REPLACEMENTS:
-        source = flipped(inputs) if kind == "other clip" else None
+        source = reverse_batch(inputs) if kind == "other clip" else None
         with replaced(runner.trained.student, inputs, kind, source=source):
-            assert not torch.allclose(states(runner, inputs)[:, -1], intact, atol=1e-4), kind
+            assert not torch.allclose(last_states(runner, inputs)[:, -1], intact, atol=1e-4), kind
 
 
-def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
+def test_partners_differ_only_in_audio_and_answer(questions: list[Question]) -> None:
     partners = find_partners(questions)
     for question, other in zip(questions, partners.places, strict=True):
         assert questions[other].answer != question.answer
@@ -173,15 +173,15 @@ def test_partners_differ_in_the_answer_alone(questions: list[Question]) -> None:
         assert swapped.answer == question.answer
 
 
-def test_without_audio_answers_do_not_depend_on_it(
+def test_prompt_without_audio_is_the_same_for_all_clips(
     runner: QuestionRunner, questions: list[Question]
 ) -> None:
-    item, two = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
-    assert torch.equal(item.ids_S, two.ids_S)
-    assert not item.audio
+    first, second = (runner.without_audio(runner.prompt(question)) for question in questions[:2])
+    assert torch.equal(first.ids_S, second.ids_S)
+    assert not first.audio
 
 
-def test_ablation_of_a_run(run: Path, questions: list[Question]) -> None:
+def test_ablate_writes_a_report_for_every_condition(run: Path, questions: list[Question]) -> None:
     report = ablate(run, questions, resamples=20)
     assert list(report["conditions"]) == [condition.name for condition in CONDITIONS]
     assert report["layers"] == [0, 1, 2]
@@ -192,7 +192,7 @@ def test_ablation_of_a_run(run: Path, questions: list[Question]) -> None:
     assert (run / "ablation.png").stat().st_size > 1000
 
 
-def test_eval_of_runs(run: Path, questions: list[Question]) -> None:
+def test_evaluate_writes_scores_and_answers(run: Path, questions: list[Question]) -> None:
     report = evaluation.evaluate(run, questions, "notes", batch_size=8)
     assert report["arm"] == "coat"
     assert json.loads((run / "eval" / "notes.json").read_text()) == report
@@ -207,8 +207,10 @@ def test_eval_of_runs(run: Path, questions: list[Question]) -> None:
     assert result["differences"]["coat - sft"]["mean"] == {"score": 0, "low": 0, "high": 0}
 
 
-def test_probes_of_runs(world: Any, run: Path, questions: list[Question]) -> None:
-    result = probe([run, run / "base"], questions, caches=[str(world.cache)], num_spans=4)
+def test_probe_writes_scores_for_labels_and_streams(
+    toy_data: Any, run: Path, questions: list[Question]
+) -> None:
+    result = probe([run, run / "base"], questions, caches=[str(toy_data.cache)], num_spans=4)
     report = result[str(run)]
     assert {"note", "toy.bands", "toy.salience"} <= set(report["targets"])
     scores = report["targets"]["toy.bands"]["scores"]
@@ -225,7 +227,7 @@ def test_probes_of_runs(world: Any, run: Path, questions: list[Question]) -> Non
     assert (run / "probes.png").stat().st_size > 1000
 
 
-def test_a_planted_linear_map_is_found() -> None:
+def test_ridge_recovers_a_linear_map_and_not_noise() -> None:
     rng = np.random.default_rng(0)
     states_NH, noise_NH = rng.standard_normal((400, 20)), rng.standard_normal((400, 20))
     target_ND = 3 + states_NH @ rng.standard_normal((20, 2)) + 0.1 * rng.standard_normal((400, 2))
@@ -240,8 +242,8 @@ def test_a_planted_linear_map_is_found() -> None:
     assert abs(score(noise_NH)) < 0.1
 
 
-def test_reading_of_a_run(world: Any, run: Path) -> None:
-    report = read_run(run, [str(world.cache)], pictures=1)
+def test_read_run_reports_all_streams(toy_data: Any, run: Path) -> None:
+    report = read_run(run, [str(toy_data.cache)], pictures=1)
     assert set(report["streams"]) == {
         *(f"toy.{name}" for name in ("bands", "events", "class", "salience")),
         "reconstruction",
@@ -249,19 +251,21 @@ def test_reading_of_a_run(world: Any, run: Path) -> None:
     assert len(list(run.glob("reading-*.png"))) == 1
 
 
-def test_reading_metrics_by_hand() -> None:
+def test_frame_f1_and_voicing_rates_match_values_by_hand() -> None:
     logits_MD = np.array([[5.0, -5.0], [5.0, 5.0]])
     target_MD = np.array([[1.0, 0.0], [0.0, 1.0]])
-    # Three classes said, two of them right, two present.
+    # Three classes are predicted, two of them correctly; two are present.
     result = frame_f1(logits_MD, target_MD, 0.5)
     assert result == pytest.approx({"frame_precision": 2 / 3, "frame_recall": 1.0, "frame_f1": 0.8})
     rates = voicing_rates(np.array([[1.0], [-1.0], [1.0]]), np.array([[1.0], [1.0], [0.0]]))
     assert rates == {"voicing_recall": 0.5, "voicing_false_alarm": 1.0}
 
 
-def test_a_student_without_block(world: Any, tmp_path: Path, questions: list[Question]) -> None:
-    train(dataclasses.replace(world.options(tmp_path / "sft"), arm="sft"))
+def test_student_without_a_block_has_fewer_conditions_and_no_heads(
+    toy_data: Any, tmp_path: Path, questions: list[Question]
+) -> None:
+    train(dataclasses.replace(toy_data.options(tmp_path / "sft"), arm="sft"))
     report = ablate(tmp_path / "sft", questions, resamples=20)
     assert list(report["conditions"]) == ["intact", "other audio", "no audio"]
     with pytest.raises(UserError, match="no heads to read with"):
-        read_run(tmp_path / "sft", [str(world.cache)])
+        read_run(tmp_path / "sft", [str(toy_data.cache)])

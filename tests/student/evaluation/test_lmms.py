@@ -1,4 +1,4 @@
-"""Tests the plug-in for lmms-eval, with the harness or a copy of its interface."""
+"""Tests the plug-in for lmms-eval, with the harness or a substitute for its interface."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.fixture
 def harness(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The parts of lmms-eval 0.7 that the plug-in uses: a base class, and a registry of models."""
+    """Substitutes the parts of lmms-eval 0.7 that the plug-in uses, if it is not installed."""
     if find_spec("lmms_eval"):
         return
 
@@ -56,8 +56,8 @@ class Request:
 
 
 @pytest.mark.usefixtures("harness")
-def test_the_harness_gets_a_students_replies(world: Any, tmp_path: Path) -> None:
-    train(world.options(tmp_path / "run"))
+def test_plug_in_gives_the_students_replies(toy_data: Any, tmp_path: Path) -> None:
+    train(toy_data.options(tmp_path / "run"))
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, factory = project["entry-points"]["lmms_eval.models"]["coat_distill"].partition(":")
     manifest = getattr(import_module(module), factory)()
@@ -67,7 +67,7 @@ def test_the_harness_gets_a_students_replies(world: Any, tmp_path: Path) -> None
         run=str(tmp_path / "run"), batch_size=2, max_batch_size=None, device="cuda"
     )
 
-    clips = world.clips[2:5]
+    clips = toy_data.clips[2:5]
     docs = []
     for clip in clips:
         samples, rate = soundfile.read(clip.uri, dtype="float32")
@@ -80,16 +80,16 @@ def test_the_harness_gets_a_students_replies(world: Any, tmp_path: Path) -> None
                  lambda doc: [doc["audio"]], index, "toy", "test"))
         for index, length in enumerate(lengths)
     ]  # fmt: skip
-    said = model.generate_until(requests)
+    replies = model.generate_until(requests)
     student = TrainedStudent(tmp_path / "run")
-    for clip, length, text in zip(clips, lengths, said, strict=True):
-        (alone,) = student.answer([clip.uri], "Which note?", max_tokens=length)
-        assert text == alone.partition("\x00")[0].strip()
+    for clip, length, text in zip(clips, lengths, replies, strict=True):
+        (single,) = student.answer([clip.uri], "Which note?", max_tokens=length)
+        assert text == single.partition("\x00")[0].strip()
     sys.modules.pop(path, None)
 
 
 @pytest.mark.usefixtures("harness")
-def test_replies_end_at_the_tasks_strings() -> None:
+def test_replies_end_at_the_stop_strings_of_the_task() -> None:
     module = import_module("student.evaluation.lmms")
     assert module._cut("B\n\nbecause", ["\n\n", ""]) == "B"
     assert module._settings(Request(("", {"until": "x"}))) == (module.MAX_TOKENS, ("x",))

@@ -1,4 +1,4 @@
-"""Tests probes against a plain ridge regression, and the titles of tables."""
+"""Tests for probes: against plain ridge regression, the split by recordings, and titles."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from student.evaluation.questions import Question
 
 
 def plain_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float):
-    """argmin over W of |X W - Y|^2 + penalty * |W|^2, in the textbook form."""
+    """Solves argmin over W of |X W - Y|^2 + penalty * |W|^2 directly."""
     mean_H, scale_H = states_NH.mean(0), states_NH.std(0).clip(1e-6)
     standard_NH = (states_NH - mean_H) / scale_H
     gram_HH = standard_NH.T @ standard_NH + penalty * np.eye(states_NH.shape[1])
@@ -20,7 +20,7 @@ def plain_ridge(states_NH: np.ndarray, target_ND: np.ndarray, penalty: float):
     return lambda rows: (rows - mean_H) / scale_H @ weight_HD + target_ND.mean(0)
 
 
-def plain_choice(states_NH: np.ndarray, target_ND: np.ndarray, groups_N: np.ndarray):
+def fit_with_best_penalty(states_NH: np.ndarray, target_ND: np.ndarray, groups_N: np.ndarray):
     checking_N = groups_N % 4 == 3
 
     def error(penalty: float) -> float:
@@ -32,7 +32,7 @@ def plain_choice(states_NH: np.ndarray, target_ND: np.ndarray, groups_N: np.ndar
 
 @pytest.mark.parametrize(("rows", "width"), [(600, 24), (600, 150), (60, 150)])
 @pytest.mark.parametrize("dtype", [np.float64, np.float16])
-def test_shared_factorisations_give_what_each_alone_gives(
+def test_fit_ridges_matches_separate_ridge_regressions(
     rows: int, width: int, dtype: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("student.evaluation.analysis.linear_probes.CHUNK_ROWS", 128)
@@ -48,26 +48,26 @@ def test_shared_factorisations_give_what_each_alone_gives(
     groups_N = np.arange(rows) // 4
     fresh_NH = 5 + rng.standard_normal((50, width))
     for ridge, target_ND in zip(fit_ridges(states_NH, targets, groups_N), targets, strict=True):
-        expected = plain_choice(wide_NH, target_ND, groups_N)(fresh_NH)
+        expected = fit_with_best_penalty(wide_NH, target_ND, groups_N)(fresh_NH)
         np.testing.assert_allclose(ridge(fresh_NH), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_recordings_of_one_group_are_never_on_both_sides() -> None:
-    """States that name their recording, and labels that hang on nothing else: only a probe that has
-    met the recording could know them."""
+def test_recordings_of_a_group_are_on_the_same_side() -> None:
+    """States identify the recording, and labels are random for each recording. Only a probe that
+    was trained on the same recording can predict them."""
     rng = np.random.default_rng(0)
     group_C = np.repeat(np.arange(40), 5)
     labels = [("x", "y")[int(bit)] for bit in rng.integers(2, size=40)[group_C]]
     states_C1H = np.eye(40)[group_C][:, None] + 0.01 * rng.standard_normal((200, 1, 40))
     targets = label_targets({"t": labels})
     by_group = rng.random(40) < 0.3
-    kept_apart = score(states_C1H, targets, by_group[group_C], group_C)["t"]
+    by_recording = score(states_C1H, targets, by_group[group_C], group_C)["t"]
     mixed = score(states_C1H, targets, rng.random(200) < 0.3, np.arange(200))["t"]
     assert mixed > 0.95
-    assert kept_apart < 0.75
+    assert by_recording < 0.75
 
 
-def test_the_split_knows_files_and_groups_and_no_paths() -> None:
+def test_recordings_depend_on_files_and_groups_and_not_on_folders() -> None:
     def clip(number: int, audio: str, group: str | None = None) -> Question:
         return Question(id=f"c{number}", kind="label", audio=audio, question="?", answer="x",
                         group=group)  # fmt: skip
@@ -92,7 +92,7 @@ def test_the_split_knows_files_and_groups_and_no_paths() -> None:
         (None, None, "36 clips"),
     ],
 )
-def test_titles_describe_the_clips(held_out: int, learnt: int, text: str) -> None:
+def test_title_of_the_table_describes_the_clips(held_out: int, learnt: int, text: str) -> None:
     report = {"clips": 36, "held_out": held_out, "learnt": learnt, "arm": "coat", "seed": 0,
               "targets": {}}  # fmt: skip
     assert describe_clips(report) == text

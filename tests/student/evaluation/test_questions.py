@@ -1,4 +1,4 @@
-"""Tests question files, held-out examples and names of results."""
+"""Tests for question files, held-out examples, and files of results."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from student.recipe_files import save_recipe
 from tests.student.evaluation.helpers import write_questions
 
 
-def question(number: int = 0, **changes: Any) -> Question:
+def make_question(number: int = 0, **changes: Any) -> Question:
     fields: dict[str, Any] = {
         "id": str(number), "kind": "label", "audio": f"{number}.wav", "question": "Which?",
         "answer": "dog", "choices": ("dog", "cat"),
@@ -41,7 +41,7 @@ def question(number: int = 0, **changes: Any) -> Question:
     return Question(**(fields | changes))
 
 
-def put(path: Path, *rows: dict) -> Path:
+def write_rows(path: Path, *rows: dict) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     return path
@@ -51,18 +51,18 @@ ROW = {"audio": "a.wav", "question": "Which?", "answer": "dog"}
 
 
 def test_id_and_kind_have_defaults(tmp_path: Path) -> None:
-    path = put(tmp_path / "q.jsonl", ROW, ROW | {"choices": ["cat", "dog"]})
+    path = write_rows(tmp_path / "q.jsonl", ROW, ROW | {"choices": ["cat", "dog"]})
     first, second = read_questions(path)
     assert (first.id, first.kind, first.task) == ("1", "label", "all (label)")
     assert (second.id, second.kind, second.choices) == ("2", "choice", ("cat", "dog"))
 
 
 @pytest.mark.parametrize("audio", ["s3://bucket/a.wav", "file:///data/a.wav", "gs://b/c.flac"])
-def test_addresses_with_a_scheme_are_left_alone(audio: str, tmp_path: Path) -> None:
-    path = put(tmp_path / "q.jsonl", ROW | {"audio": audio})
-    (read,) = read_questions(path)
-    assert read.audio == read.clip.uri == audio
-    write_questions(tmp_path / "copy.jsonl", [read])
+def test_addresses_with_a_scheme_are_kept(audio: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "q.jsonl", ROW | {"audio": audio})
+    (parsed,) = read_questions(path)
+    assert parsed.audio == parsed.clip.uri == audio
+    write_questions(tmp_path / "copy.jsonl", [parsed])
     assert read_questions(tmp_path / "copy.jsonl")[0].clip.uri == audio
 
 
@@ -79,16 +79,16 @@ def test_addresses_with_a_scheme_are_left_alone(audio: str, tmp_path: Path) -> N
         (ROW | {"choices": "dog"}, "`choices` must be a list"),
     ],
 )
-def test_a_wrong_line_is_one_clear_line(row: dict, message: str, tmp_path: Path) -> None:
-    path = put(tmp_path / "q.jsonl", ROW, row)
+def test_invalid_line_raises_a_one_line_error(row: dict, message: str, tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "q.jsonl", ROW, row)
     with pytest.raises(UserError, match=r"line 2: ") as caught:
         read_questions(path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_broken_json_is_named_as_such(tmp_path: Path) -> None:
-    path = put(tmp_path / "q.jsonl", ROW)
+def test_invalid_json_raises_an_error_with_its_position(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "q.jsonl", ROW)
     path.write_text(path.read_text() + '{"audio": "a.wav", "question": "Wh')
     with pytest.raises(UserError, match=r"line 2: invalid JSON \(Unterminated string .* 32\)"):
         read_questions(path)
@@ -110,27 +110,29 @@ def test_broken_json_is_named_as_such(tmp_path: Path) -> None:
         ("bird", ("dog", "cat"), None),
     ],
 )
-def test_answers_of_files(answer: str, choices: tuple[str, ...], expected: str | None) -> None:
+def test_find_answer_accepts_texts_and_letters(
+    answer: str, choices: tuple[str, ...], expected: str | None
+) -> None:
     assert find_answer(answer, choices) == expected
 
 
-def test_numbers_are_texts(tmp_path: Path) -> None:
-    (read,) = read_questions(
-        put(tmp_path / "q.jsonl", ROW | {"id": 7, "choices": [1, 2], "answer": 2})
+def test_numbers_are_read_as_texts(tmp_path: Path) -> None:
+    (parsed,) = read_questions(
+        write_rows(tmp_path / "q.jsonl", ROW | {"id": 7, "choices": [1, 2], "answer": 2})
     )
-    assert (read.id, read.choices, read.answer) == ("7", ("1", "2"), "2")
-    assert read_reply(read, "It is 2.").right
+    assert (parsed.id, parsed.choices, parsed.answer) == ("7", ("1", "2"), "2")
+    assert read_reply(parsed, "It is 2.").right
 
 
-def test_a_task_of_two_kinds_is_two_tasks() -> None:
-    words = question(1, kind="transcription", choices=(), answer="a b")
-    checked = check_questions([question(0), words])
+def test_task_with_two_kinds_is_split_into_two_tasks() -> None:
+    words = make_question(1, kind="transcription", choices=(), answer="a b")
+    checked = check_questions([make_question(0), words])
     assert [each.task for each in checked] == ["all (label)", "all (transcription)"]
     with pytest.raises(UserError, match="ids are given to several questions: '0'"):
-        check_questions([question(0), question(0)])
+        check_questions([make_question(0), make_question(0)])
 
 
-def held_out(number: int, text: str, answer: str, **more: Any) -> dict:
+def held_out_row(number: int, text: str, answer: str, **more: Any) -> dict:
     clip = {"clip_id": f"c{number}", "uri": f"/a/{number}.wav", "offset": 0.0, "duration": 1.0}
     content = [{"type": "audio", "audio": f"c{number}"}, {"type": "text", "text": text}]
     clips = [clip | {"text": more.pop("spoken", None), "labels": {}}]
@@ -146,7 +148,7 @@ TASKS = [
 
 
 def run_folder(folder: Path, *rows: dict, arm: Any = "coat", seed: int = 0, **changes: Any) -> Path:
-    put(folder / "held_out.jsonl", *rows)
+    write_rows(folder / "held_out.jsonl", *rows)
     recipe = Recipe(
         model=ModelConfig(build="tiny"), joint=StageConfig(train="full"), arm=arm, seed=seed,
         data=DataConfig(tasks=TASKS), **changes,
@@ -156,12 +158,12 @@ def run_folder(folder: Path, *rows: dict, arm: Any = "coat", seed: int = 0, **ch
 
 
 OLD = [
-    held_out(0, "What is said?", "hello there", spoken="hello there"),
-    held_out(1, "Transcribe.", "good day", spoken="good day"),
-    held_out(2, "Which animal?\n(A) dog\n(B) cat", "(B) cat"),
-    held_out(3, "Name it.\n(A) cow\n(B) dog", "(A) cow"),
+    held_out_row(0, "What is said?", "hello there", spoken="hello there"),
+    held_out_row(1, "Transcribe.", "good day", spoken="good day"),
+    held_out_row(2, "Which animal?\n(A) dog\n(B) cat", "(B) cat"),
+    held_out_row(3, "Name it.\n(A) cow\n(B) dog", "(A) cow"),
     # A label that equals the clip's text is a label where the recipe says so.
-    held_out(4, "Which word?", "dog", spoken="dog"),
+    held_out_row(4, "Which word?", "dog", spoken="dog"),
 ]
 
 
@@ -182,55 +184,66 @@ def test_held_out_choices_are_scored_as_choices(tmp_path: Path) -> None:
 
 
 def test_current_held_out_files_store_the_kind(tmp_path: Path) -> None:
-    row = held_out(
+    row = held_out_row(
         0, "Name it.\n(A) dog\n(B) cat", "(B) cat",
         id="c0/1", task="animals", kind="choice", question="Name it.", choices=["dog", "cat"],
     )  # fmt: skip
-    path = put(tmp_path / "held_out.jsonl", row)
-    (read,) = read_questions(path)
-    assert (read.id, read.task, read.kind, read.answer) == ("c0/1", "animals", "choice", "cat")
-    assert read.text == "Name it.\n(A) dog\n(B) cat"
+    path = write_rows(tmp_path / "held_out.jsonl", row)
+    (parsed,) = read_questions(path)
+    assert (parsed.id, parsed.task, parsed.kind, parsed.answer) == (
+        "c0/1",
+        "animals",
+        "choice",
+        "cat",
+    )
+    assert parsed.text == "Name it.\n(A) dog\n(B) cat"
 
 
-def test_a_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
-    row = held_out(0, "Which word?", "dog", spoken="dog", kind="transcription", task="Which word?")
-    (read,) = questions_of_run(run_folder(tmp_path, row))
-    assert read.kind == "label"
+def test_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
+    row = held_out_row(
+        0, "Which word?", "dog", spoken="dog", kind="transcription", task="Which word?"
+    )
+    (parsed,) = questions_of_run(run_folder(tmp_path, row))
+    assert parsed.kind == "label"
 
 
-def test_partners_are_other_recordings_in_any_batch() -> None:
-    same = [question(number, answer="dog") for number in range(3)]
+def test_partners_are_always_other_recordings() -> None:
+    same = [make_question(number, answer="dog") for number in range(3)]
     partners = find_partners(same)
     assert all(other != place for place, other in enumerate(partners.places))
     assert partners.num_untrue == 3
-    # Two questions about one file: neither is another recording to the other.
-    pair = [question(0), question(1, audio="0.wav", answer="cat"), question(2, answer="cat")]
+    # Two questions about one file cannot be partners.
+    pair = [
+        make_question(0),
+        make_question(1, audio="0.wav", answer="cat"),
+        make_question(2, answer="cat"),
+    ]
     assert find_partners(pair).places[0] == 2
     assert find_partners(pair).num_untrue == 1
-    for asked, swapped in zip(pair, swap_audio(pair, find_partners(pair)), strict=True):
-        assert swapped.audio != asked.audio
+    for original, swapped in zip(pair, swap_audio(pair, find_partners(pair)), strict=True):
+        assert swapped.audio != original.audio
     with pytest.raises(UserError, match="all questions are about one recording"):
-        find_partners([question(0), question(1, audio="0.wav")])
+        find_partners([make_question(0), make_question(1, audio="0.wav")])
 
 
-def test_results_of_other_questions_are_never_overwritten(tmp_path: Path) -> None:
-    questions = [question(0), question(1)]
+def test_results_of_other_questions_are_not_overwritten(tmp_path: Path) -> None:
+    questions = [make_question(0), make_question(1)]
     write_answers(tmp_path, "q", questions, [Reply(text="dog"), Reply(text="cat", is_cut=True)])
     write_scores(tmp_path, "q", {"digest": digest(questions)})
     check_name(tmp_path, "q", questions)
     check_name(tmp_path, "q", list(reversed(questions)))
-    changed = [question(0), question(1, answer="cat")]
+    changed = [make_question(0), make_question(1, answer="cat")]
     with pytest.raises(UserError, match=r"q\.json contains answers to other questions.*--name"):
         check_name(tmp_path, "q", changed)
-    # Of an earlier version, which wrote no hash.
+    # Files of an earlier version have no hash.
     write_scores(tmp_path, "q", {})
     check_name(tmp_path, "q", questions)
     with pytest.raises(UserError, match="other questions"):
         check_name(tmp_path, "q", questions[:1])
 
 
-def test_a_question_about_an_unreadable_recording_is_skipped(tmp_path: Path) -> None:
-    questions = [question(0), question(1)]
+def test_question_about_an_unreadable_recording_is_skipped(tmp_path: Path) -> None:
+    questions = [make_question(0), make_question(1)]
     replies = [Reply(text="dog", is_cut=True), Reply(failure="1.wav cannot be read")]
     (answer,) = write_answers(tmp_path, "q", questions, replies)
     assert answer.question == questions[0]
@@ -241,7 +254,7 @@ def test_a_question_about_an_unreadable_recording_is_skipped(tmp_path: Path) -> 
     assert common_answers({"a": [[answer]], "b": [other]})["b"] == [[other[0]]]
 
 
-def test_runs_of_one_arm_and_seed_do_not_overwrite_each_other(tmp_path: Path) -> None:
+def test_runs_of_one_arm_and_seed_become_separate_columns(tmp_path: Path) -> None:
     runs = {
         name: str(run_folder(tmp_path / name, arm=arm, seed=seed, distill_weight=weight))
         for name, arm, seed, weight in (
@@ -264,7 +277,7 @@ def test_runs_of_one_arm_and_seed_do_not_overwrite_each_other(tmp_path: Path) ->
     assert [column.name for column in twice] == ["coat (again)", "coat (coat-0)"] or len(twice) == 2
 
 
-def test_the_documentation_of_the_question_file_is_true(tmp_path: Path) -> None:
+def test_documentation_of_the_question_file_matches_the_code(tmp_path: Path) -> None:
     page = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text("utf-8")
     (lines,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     (tmp_path / "q.jsonl").write_text(lines, encoding="utf-8")
@@ -279,14 +292,14 @@ def test_the_documentation_of_the_question_file_is_true(tmp_path: Path) -> None:
     assert keys == set(KEYS)
 
 
-def test_numbers_that_are_not_defined_are_null() -> None:
+def test_finite_replaces_undefined_numbers_by_none() -> None:
     report = finite({"a": float("nan"), "b": [float("inf"), 1.0], "c": {"d": 2, "e": "x"}})
     assert json.loads(json.dumps(report, allow_nan=False)) == {
         "a": None, "b": [None, 1.0], "c": {"d": 2, "e": "x"},
     }  # fmt: skip
 
 
-def test_an_analysis_of_other_questions_is_kept(
+def test_analysis_of_other_questions_is_renamed_and_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "ablation.json").write_text('{"arm": "coat"}')  # of an earlier version

@@ -1,4 +1,4 @@
-"""Tests parsing of replies of many kinds and languages."""
+"""Tests that replies of many kinds and languages are parsed as in `replies.yaml`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("reads", "choices", "reply", "answer"), ROWS)
-def test_replies_are_parsed_like_the_examples(
+def test_reply_is_parsed_as_in_the_example(
     reads: str, choices: tuple[str, ...], reply: str, answer: str | None
 ) -> None:
     extract = extract_choice if reads == "choice" else extract_label

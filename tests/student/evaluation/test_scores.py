@@ -1,4 +1,4 @@
-"""Extraction, scores and intervals against cases worked out by hand."""
+"""Tests for extraction, scores and intervals against cases computed by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ANIMALS = ("a dog", "a cat", "a cow", "a dog and a cat")
 
 
 @pytest.mark.parametrize(
-    ("reply", "meant"),
+    ("reply", "expected"),
     [
         ("B", "a cat"),
         ("b", "a cat"),
@@ -42,7 +42,7 @@ ANIMALS = ("a dog", "a cat", "a cow", "a dog and a cat")
         ("(D) a dog and a cat", "a dog and a cat"),
         ("A", "a dog"),
         ("A.", "a dog"),
-        # Nothing, or more than one, is said.
+        # The reply names no choice, or more than one.
         ("", None),
         ("A horse", None),
         ("a dog or a cow", None),
@@ -53,12 +53,12 @@ ANIMALS = ("a dog", "a cat", "a cow", "a dog and a cat")
         ("a caterpillar", None),
     ],
 )
-def test_choices(reply: str, meant: str | None) -> None:
-    assert extract_choice(reply, ANIMALS) == meant
+def test_extract_choice_reads_letters_and_texts(reply: str, expected: str | None) -> None:
+    assert extract_choice(reply, ANIMALS) == expected
 
 
 @pytest.mark.parametrize(
-    ("reply", "meant"),
+    ("reply", "expected"),
     [
         ("C", "C"),
         ("C sharp", "C sharp"),
@@ -70,8 +70,8 @@ def test_choices(reply: str, meant: str | None) -> None:
         ("", None),
     ],
 )
-def test_labels(reply: str, meant: str | None) -> None:
-    assert extract_label(reply, ("C", "C sharp", "D")) == meant
+def test_extract_label_prefers_the_longest_label(reply: str, expected: str | None) -> None:
+    assert extract_label(reply, ("C", "C sharp", "D")) == expected
 
 
 def question(kind: str, answer: str, task: str = "t", choices: tuple[str, ...] = ()) -> Question:
@@ -81,35 +81,37 @@ def question(kind: str, answer: str, task: str = "t", choices: tuple[str, ...] =
     )  # type: ignore[arg-type] # fmt: skip
 
 
-def test_transcriptions_are_scored_by_words() -> None:
+def test_transcription_errors_are_counted_by_words() -> None:
     # One substitution, one deletion, one insertion against four words.
     answer = read_reply(question("transcription", "One two, three four!"), "one too four five")
     assert (answer.errors, answer.words) == (3, 4)
     assert read_reply(question("transcription", "Yes."), "yes").right
 
 
-def test_an_open_label_must_match_exactly() -> None:
+def test_open_label_must_match_exactly() -> None:
     assert read_reply(question("label", "snare"), "Snare.").right
     assert not read_reply(question("label", "snare"), "a snare").right
 
 
-def test_macro_f1() -> None:
+def test_macro_f1_matches_values_by_hand() -> None:
     # a: precision 1/1, recall 1/2, F1 2/3. b: precision 1/2, recall 1, F1 2/3. Mean 2/3.
     assert macro_f1(["a", "a", "b"], ["a", "b", "b"]) == pytest.approx(2 / 3)
-    # A parse failure costs recall alone: a has F1 2/3, b 1.
+    # A parse failure only lowers recall: a has F1 2/3, b 1.
     assert macro_f1(["a", "a", "b"], ["a", None, "b"]) == pytest.approx(5 / 6)
 
 
-def test_scores_by_task() -> None:
+def test_score_answers_scores_each_task_over_seeds() -> None:
     labels = ("x", "y")
-    asked = [
+    questions = [
         question("label", "x", "label", labels),
         question("label", "y", "label", labels),
         question("transcription", "a b c d", "words"),
     ]
-    item = [read_reply(q, said) for q, said in zip(asked, ["x", "x", "a b c"], strict=True)]
-    two = [read_reply(q, said) for q, said in zip(asked, ["x", "?", "a b c d"], strict=True)]
-    scores = score_answers([item, two], resamples=50)
+    first = [read_reply(q, reply) for q, reply in zip(questions, ["x", "x", "a b c"], strict=True)]
+    second = [
+        read_reply(q, reply) for q, reply in zip(questions, ["x", "?", "a b c d"], strict=True)
+    ]
+    scores = score_answers([first, second], resamples=50)
     label, words = scores["tasks"]["label"], scores["tasks"]["words"]
     assert label["score"] == 0.5
     assert label["chance"] == label["majority"] == 0.5
@@ -119,12 +121,12 @@ def test_scores_by_task() -> None:
     assert scores["mean"]["score"] == pytest.approx((0.5 + 0.875) / 2)
 
 
-def test_word_error_rates_above_one_score_zero() -> None:
+def test_word_error_rate_above_one_scores_zero() -> None:
     answers = [read_reply(question("transcription", "a"), "b c d")]
     assert score_answers([answers], resamples=10)["tasks"]["t"]["score"] == 0.0
 
 
-def test_an_interval_of_a_mean_has_the_expected_width() -> None:
+def test_interval_of_a_mean_has_the_expected_width() -> None:
     values_SQ = np.random.default_rng(1).random((1, 400)) < 0.7
     interval = mean_interval(values_SQ, resamples=4000)
     mean = values_SQ.mean()
@@ -134,13 +136,13 @@ def test_an_interval_of_a_mean_has_the_expected_width() -> None:
     assert interval.high == pytest.approx(mean + half, abs=0.01)
 
 
-def test_seeds_that_differ_widen_an_interval() -> None:
-    alike, apart = np.full((3, 100), 0.5), np.repeat([[0.2], [0.5], [0.8]], 100, axis=1)
-    assert mean_interval(alike).high == 0.5
-    assert mean_interval(apart).low < 0.35 < 0.65 < mean_interval(apart).high
+def test_different_seeds_widen_an_interval() -> None:
+    equal, different = np.full((3, 100), 0.5), np.repeat([[0.2], [0.5], [0.8]], 100, axis=1)
+    assert mean_interval(equal).high == 0.5
+    assert mean_interval(different).low < 0.35 < 0.65 < mean_interval(different).high
 
 
-def test_every_task_keeps_its_number_of_questions() -> None:
+def test_bootstrap_keeps_the_number_of_questions_of_each_task() -> None:
     def check(seeds: np.ndarray, draw: dict) -> float:
         assert len(draw["a"]) == 3
         assert len(draw["b"]) == 5
@@ -150,7 +152,7 @@ def test_every_task_keeps_its_number_of_questions() -> None:
     bootstrap(check, {"a": 3, "b": 5}, num_seeds=2, resamples=20)
 
 
-def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
+def test_paired_interval_is_narrower_than_separate_intervals() -> None:
     rng = np.random.default_rng(0)
     hard_Q = rng.random(300) < 0.5
     ours = [
@@ -164,12 +166,12 @@ def test_a_paired_difference_is_sharper_than_two_intervals() -> None:
     paired = paired_interval(task_tables([theirs]), task_tables([ours]), resamples=500)
     assert paired.value == pytest.approx(better_Q.mean() - hard_Q.mean())
     assert paired.low > 0
-    alone = score_answers([ours], resamples=500)["mean"]
-    assert paired.high - paired.low < 0.7 * (alone["high"] - alone["low"])
+    separate = score_answers([ours], resamples=500)["mean"]
+    assert paired.high - paired.low < 0.7 * (separate["high"] - separate["low"])
 
 
-def test_mcnemar() -> None:
-    # Five questions gained, none lost: p = 2 / 2^5. One gained, two lost: p = 1.
+def test_mcnemar_matches_values_by_hand() -> None:
+    # Five questions improve and none gets worse: p = 2 / 2^5. One improves, two get worse: p = 1.
     ours, theirs = np.array([1] * 5 + [1] * 4), np.array([0] * 5 + [1] * 4)
     assert mcnemar(ours, theirs) == pytest.approx(2 / 32)
     assert mcnemar(np.array([1, 0, 0]), np.array([0, 1, 1])) == 1.0
@@ -179,7 +181,7 @@ def test_mcnemar() -> None:
 @pytest.mark.parametrize(
     ("reference", "reply", "errors", "words"),
     [
-        # As jiwer's reports #98 and #108 ask: a reference without words has a defined rate.
+        # A reference without words has a defined rate (jiwer#98 and jiwer#108).
         ("\u266a", "", 0, 0),
         ("\u266a", "la la", 2, 0),
         ("", "", 0, 0),
@@ -195,7 +197,9 @@ def test_mcnemar() -> None:
         ("แม่ ซื้อ ไหม ใหม่", "แม ซือ ไหม ใหม", 3, 4),
     ],
 )
-def test_transcriptions_at_the_edges(reference: str, reply: str, errors: int, words: int) -> None:
+def test_transcriptions_without_words_have_defined_scores(
+    reference: str, reply: str, errors: int, words: int
+) -> None:
     answer = read_reply(question("transcription", reference), reply)
     assert (answer.errors, answer.words) == (errors, words)
     scores = score_answers([[answer, answer]], resamples=10)
@@ -204,14 +208,14 @@ def test_transcriptions_at_the_edges(reference: str, reply: str, errors: int, wo
     assert scores["tasks"]["t"]["score"] == max(0, 1 - errors / max(words, 1 / 2))
 
 
-def test_labels_without_words_are_compared_as_they_are() -> None:
+def test_labels_without_words_are_compared_literally() -> None:
     assert read_reply(question("label", "!", choices=("!", "?")), "!").right
     assert not read_reply(question("label", "!", choices=("!", "?")), "?").right
     assert read_reply(question("label", "\u266a"), "\u266a").right
     assert not read_reply(question("label", "\u266a"), "\u266b").right
 
 
-def test_one_question_has_no_interval() -> None:
+def test_single_question_has_no_interval() -> None:
     answers = [read_reply(question("label", "x"), "x")]
     scores = score_answers([answers], resamples=10)
     assert scores["tasks"]["t"]["score"] == 1
@@ -219,7 +223,7 @@ def test_one_question_has_no_interval() -> None:
     assert scores["mean"]["low"] is None
 
 
-def test_one_question_is_drawn_without_whiskers(tmp_path: Path) -> None:
+def test_picture_of_a_single_question_has_no_error_bars(tmp_path: Path) -> None:
     scores = score_answers([[read_reply(question("label", "x"), "x")]], resamples=10)
     report = {"arm": "sft", "seed": 0, "conditions": {"intact": scores, "no audio": scores}}
     draw_ablation(tmp_path / "a.png", [report])
@@ -227,7 +231,9 @@ def test_one_question_is_drawn_without_whiskers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("reply", "low", "high"), [("x", 0.9964, 1), ("y", 0, 0.0036)])
-def test_all_right_and_all_wrong_are_not_certain(reply: str, low: float, high: float) -> None:
+def test_interval_of_all_right_or_all_wrong_has_a_width(
+    reply: str, low: float, high: float
+) -> None:
     """EleutherAI/lm-evaluation-harness#4070; 1 - 0.025 ** (1 / 1000) is 0.0037."""
     answers = [read_reply(question("label", "x"), reply)] * 1000
     task = score_answers([answers], resamples=10)["tasks"]["t"]

@@ -1,4 +1,4 @@
-"""Normalisation against unicodedata: every mark, quote and apostrophe, not a few of them."""
+"""Tests for text normalisation against unicodedata, with all marks, quotes and apostrophes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BY_CATEGORY = {char: unicodedata.category(char) for char in CHARS}
 
 
 def caseless(text: str) -> str:
-    """Unicode's canonical caseless form (D145), composed."""
+    """Returns Unicode's canonical caseless form (D145), composed."""
     folded = unicodedata.normalize("NFD", unicodedata.normalize("NFD", text).casefold())
     return unicodedata.normalize("NFC", folded)
 
@@ -27,7 +27,7 @@ def is_variation_selector(char: str) -> bool:
     return "\ufe00" <= char <= "\ufe0f" or "\U000e0100" <= char <= "\U000e01ef"
 
 
-def test_every_combining_mark_stays_with_its_letter() -> None:
+def test_every_combining_mark_is_kept_with_its_letter() -> None:
     marks = [
         char
         for char, category in BY_CATEGORY.items()
@@ -39,7 +39,7 @@ def test_every_combining_mark_stays_with_its_letter() -> None:
         assert normalise(f"x{mark}y") != "xy", hex(ord(mark))
 
 
-def test_every_letter_and_digit_stays() -> None:
+def test_every_letter_and_digit_is_kept() -> None:
     for char, category in BY_CATEGORY.items():
         if category[0] in "LN" and not APOSTROPHES & set(caseless(char)):
             assert normalise(char) == caseless(char), hex(ord(char))
@@ -51,31 +51,31 @@ def test_composed_and_decomposed_texts_are_equal() -> None:
             assert normalise(f"a{unicodedata.normalize(form, char)}") == normalise(f"a{char}")
 
 
-def test_what_is_normalised_is_in_nfc_and_stays_as_it_is() -> None:
+def test_normalise_returns_nfc_and_is_idempotent() -> None:
     for start in range(0, len(CHARS), 40):
         text = normalise(" ".join(CHARS[start : start + 40]))
         assert unicodedata.is_normalized("NFC", text)
         assert normalise(text) == text
 
 
-def test_every_quote_and_bracket_around_a_word_is_no_part_of_it() -> None:
+def test_every_quote_and_bracket_around_a_word_is_removed() -> None:
     for char, category in BY_CATEGORY.items():
         if category in ("Pi", "Pf", "Ps", "Pe") or char in APOSTROPHES or char in '"＂„‚':
             assert normalise(f"{char}dog{char}") == "dog", hex(ord(char))
 
 
 @pytest.mark.parametrize("apostrophe", sorted(APOSTROPHES))
-def test_every_apostrophe_within_a_word_is_the_plain_one(apostrophe: str) -> None:
+def test_every_apostrophe_within_a_word_becomes_the_plain_one(apostrophe: str) -> None:
     assert normalise(f"don{apostrophe}t") == "don't"
     assert normalise(f"צ{apostrophe}ק") == "צ'ק"
 
 
 @pytest.mark.parametrize("hyphen", sorted(HYPHENS))
-def test_every_hyphen_within_a_word_is_the_plain_one(hyphen: str) -> None:
+def test_every_hyphen_within_a_word_becomes_the_plain_one(hyphen: str) -> None:
     assert normalise(f"hip{hyphen}hop") == "hip-hop"
 
 
-def test_punctuation_and_symbols_alone_are_no_words() -> None:
+def test_punctuation_and_symbols_alone_are_removed() -> None:
     for char, category in BY_CATEGORY.items():
         if category[0] in "PSZC":
             assert normalise(char) == "", hex(ord(char))
@@ -83,12 +83,12 @@ def test_punctuation_and_symbols_alone_are_no_words() -> None:
                 assert normalise(f"one {char} two") == "one two", hex(ord(char))
 
 
-def test_numbers_are_not_cut_at_their_points() -> None:
+def test_numbers_are_not_split_at_their_points() -> None:
     assert split_words("3.5, 1,000 and 10:30.") == ["3.5", "1,000", "and", "10:30"]
     assert split_words("−5 or -5") == ["-5", "or", "-5"]
 
 
-def test_scripts_without_spaces_are_counted_by_characters() -> None:
+def test_scripts_without_spaces_are_split_into_characters() -> None:
     assert split_words("今日は dogs です") == ["今", "日", "は", "dogs", "で", "す"]
     assert split_words("か\u3099") == ["が"]
     assert split_words("ฉันรัก แมว") == ["ฉันรัก", "แมว"]

@@ -1,4 +1,4 @@
-"""Tests answers: batches, no block tokens, several turns, and the command line."""
+"""Tests for answers: batches, block tokens, several turns, and the command line."""
 
 from __future__ import annotations
 
@@ -22,50 +22,50 @@ from student.inference.generate import TrainedStudent, reply_ends
 from tests.student.conftest import RATE
 
 
-def waves(world: Any, trained: TrainedStudent, count: int = 3) -> list[np.ndarray]:
-    return [trained.load_audio(clip) for clip in world.clips[:count]]
+def load_waves(toy_data: Any, trained: TrainedStudent, count: int = 3) -> list[np.ndarray]:
+    return [trained.load_audio(clip) for clip in toy_data.clips[:count]]
 
 
-def test_batched_answers_equal_single_ones(world: Any, trained: TrainedStudent) -> None:
-    """Prompts of different lengths: the batch is padded on the left."""
-    received = waves(world, trained)
-    assert len({len(wave) for wave in received}) == 3
-    together = trained.answer(received, "What is said?", max_tokens=8)
-    alone = [trained.answer([wave], "What is said?", max_tokens=8)[0] for wave in received]
-    assert together == alone
+def test_batched_answers_equal_single_answers(toy_data: Any, trained: TrainedStudent) -> None:
+    """The prompts have different lengths, so the batch is padded on the left."""
+    audio = load_waves(toy_data, trained)
+    assert len({len(wave) for wave in audio}) == 3
+    together = trained.answer(audio, "What is said?", max_tokens=8)
+    single = [trained.answer([wave], "What is said?", max_tokens=8)[0] for wave in audio]
+    assert together == single
 
 
-def test_answers_depend_on_the_audio(world: Any, trained: TrainedStudent) -> None:
-    """Another audio of the same length gives other logits."""
-    wave = waves(world, trained, 1)[0]
+def test_answers_depend_on_the_audio(toy_data: Any, trained: TrainedStudent) -> None:
+    """Other audio of the same length must give other logits."""
+    wave = load_waves(toy_data, trained, 1)[0]
     logits = []
-    for received in (wave, wave[::-1].copy()):
-        inputs = trained.inputs([ask("?")], [[received]])
+    for audio in (wave, wave[::-1].copy()):
+        inputs = trained.inputs([ask("?")], [[audio]])
         with torch.no_grad():
             logits.append(trained.student.base(**inputs).logits[:, -1])
     assert not torch.allclose(logits[0], logits[1], atol=1e-4)
 
 
-def test_an_answer_has_no_block_tokens(world: Any, trained: TrainedStudent) -> None:
+def test_answer_has_no_block_tokens(toy_data: Any, trained: TrainedStudent) -> None:
     block = trained.student.block
     assert block is not None
     head = trained.student.base.lm_head.weight
     kept = head.detach().clone()
-    with torch.no_grad():  # a model that wants nothing but the block
+    with torch.no_grad():  # the model prefers the tokens of the block
         head[list(block.ids)] = 100 * head[list(block.ids)]
-    inputs = trained.inputs([ask("?")], [waves(world, trained, 1)])
+    inputs = trained.inputs([ask("?")], [load_waves(toy_data, trained, 1)])
     model: Any = trained.student.base
-    free = model.generate(**inputs, max_new_tokens=6, do_sample=False)
-    free = free[0, inputs["input_ids"].shape[1] :]
-    answer = trained.answer(waves(world, trained, 1), "?", max_tokens=6)
+    unrestricted = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+    unrestricted = unrestricted[0, inputs["input_ids"].shape[1] :]
+    answer = trained.answer(load_waves(toy_data, trained, 1), "?", max_tokens=6)
     with torch.no_grad():
         head.copy_(kept)
-    assert set(free.tolist()) & set(block.ids)
+    assert set(unrestricted.tolist()) & set(block.ids)
     assert "audio_think" not in answer[0]
 
 
-def test_several_turns(world: Any, trained: TrainedStudent) -> None:
-    first, second = waves(world, trained, 2)
+def test_reply_accepts_several_turns(toy_data: Any, trained: TrainedStudent) -> None:
+    first, second = load_waves(toy_data, trained, 2)
     turns = [
         *ask("one?"),
         {"role": "assistant", "content": [{"type": "text", "text": "low"}]},
@@ -80,22 +80,24 @@ def test_several_turns(world: Any, trained: TrainedStudent) -> None:
         assert len(trained.reply([both], [[first, second]], max_tokens=3)) == 1
 
 
-def test_no_such_audio(trained: TrainedStudent) -> None:
+def test_missing_audio_file_raises_an_error(trained: TrainedStudent) -> None:
     with pytest.raises(UserError, match="there is no audio file"):
         trained.answer(["/nowhere.wav"], "What is said?")
 
 
-def test_a_folder_is_answered_in_batches(world: Any, trained: TrainedStudent) -> None:
-    folder = str(Path(world.clips[0].uri).parent)
+def test_folder_of_audio_is_answered_in_batches(toy_data: Any, trained: TrainedStudent) -> None:
+    folder = str(Path(toy_data.clips[0].uri).parent)
     asked = about(folder, "What is said?")[:5]
     together = list(answers(trained, asked, batch_size=2, max_tokens=4))
-    alone = list(answers(trained, asked, batch_size=1, max_tokens=4))
-    assert together == alone
+    single = list(answers(trained, asked, batch_size=1, max_tokens=4))
+    assert together == single
     assert [Path(line["audio"]).suffix for line in together] == [".wav"] * 5
 
 
-def test_conversations_from_a_file(world: Any, trained: TrainedStudent, tmp_path: Path) -> None:
-    audio = {"type": "audio", "audio": world.clips[0].uri}
+def test_conversations_are_read_from_a_file(
+    toy_data: Any, trained: TrainedStudent, tmp_path: Path
+) -> None:
+    audio = {"type": "audio", "audio": toy_data.clips[0].uri}
     first = [{"role": "user", "content": [audio, {"type": "text", "text": "which?"}]}]
     second = [*first, {"role": "assistant", "content": "low"}, {"role": "user", "content": "sure?"}]
     path = tmp_path / "chats.jsonl"
@@ -107,46 +109,48 @@ def test_conversations_from_a_file(world: Any, trained: TrainedStudent, tmp_path
         read_conversations(str(path))
 
 
-def test_a_conversation_keeps_its_earlier_turns(
-    world: Any, trained: TrainedStudent, capsys: pytest.CaptureFixture[str]
+def test_talk_keeps_earlier_turns(
+    toy_data: Any, trained: TrainedStudent, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The second turn is answered as the same conversation would be at once, and streamed."""
-    (asked,) = about(world.clips[0].uri, "which?")
+    """The second answer equals the reply to the whole conversation."""
+    (asked,) = about(toy_data.clips[0].uri, "which?")
     first, second = talk(trained, asked, io.StringIO("sure?\n\nnever asked\n"), max_tokens=3)
     turns = [
         *ask("which?"),
         {"role": "assistant", "content": [{"type": "text", "text": first}]},
         {"role": "user", "content": [{"type": "text", "text": "sure?"}]},
     ]
-    wave = trained.load_audio(world.clips[0])
+    wave = trained.load_audio(toy_data.clips[0])
     assert [second] == trained.reply([turns], [[wave]], max_tokens=3)
     assert first.strip() in capsys.readouterr().out
 
 
-def test_the_command_prints_only_the_answer(world: Any, runs: Callable[[str], Path]) -> None:
-    """No bars, no warnings of libraries: what is on stdout can be piped."""
+def test_generate_command_prints_only_the_answer(
+    toy_data: Any, runs: Callable[[str], Path]
+) -> None:
+    """Progress bars and warnings of libraries must not appear."""
     done = subprocess.run(
-        [sys.executable, "-m", "student.cli", "generate", world.clips[0].uri, "What is said?",
+        [sys.executable, "-m", "student.cli", "generate", toy_data.clips[0].uri, "What is said?",
          "--run", str(runs("qwen2_audio")), "--max-tokens", "4"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     expected = TrainedStudent(runs("qwen2_audio")).answer(
-        [world.clips[0].uri], "What is said?", max_tokens=4
+        [toy_data.clips[0].uri], "What is said?", max_tokens=4
     )
     assert done.stdout == f"{expected[0]}\n"
 
 
-def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
+def test_folder_that_is_not_a_run_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         TrainedStudent(tmp_path)
 
 
-def test_replies_end_where_the_template_ends_a_turn(
+def test_replies_end_with_the_end_of_turn_of_the_template(
     trained: TrainedStudent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A checkpoint whose generation config names another end went on to the limit of tokens, and so
-    did its exports on a server."""
+    """Otherwise, a checkpoint whose generation config names another end token generates up to the
+    limit of tokens, also on a server."""
     tokenizer = trained.processor.tokenizer
     end = tokenizer.convert_tokens_to_ids(trained.student.backbone.special_tokens[2])
     other = tokenizer.pad_token_id

@@ -1,4 +1,4 @@
-"""The block: its rows, its place in the prompt, its end in generation."""
+"""Tests for the block: its embedding rows, its place in the prompt, and the end of the answer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def loaded(checkpoints: Checkpoints):
     )
 
 
-def test_there_is_an_adapter_for_each_family() -> None:
+def test_every_family_has_an_adapter() -> None:
     assert set(FAMILIES) <= set(BACKBONES)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_base_rows_keep_their_bits(loaded, family: str) -> None:
+def test_add_block_keeps_existing_rows_bit_by_bit(loaded, family: str) -> None:
     _, model, processor = loaded(family)
     before = model.get_input_embeddings().weight.clone()
     head_before = model.lm_head.weight.clone()
@@ -43,7 +43,7 @@ def test_base_rows_keep_their_bits(loaded, family: str) -> None:
     assert processor.tokenizer.convert_ids_to_tokens(list(block.ids)) == block_tokens(6)
 
 
-def test_a_shorter_block_than_the_checkpoint_has_is_refused(loaded) -> None:
+def test_shorter_block_than_in_the_checkpoint_raises_an_error(loaded) -> None:
     _, model, processor = loaded()
     add_block(model, processor.tokenizer, 6)
     with pytest.raises(UserError, match=r"block of 6 positions, and block.tokens is 4"):
@@ -64,7 +64,7 @@ def test_each_word_of_the_block_is_one_token(loaded, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("placement", ["before_response", "after_audio"])
-def test_only_the_turn_that_is_asked_for_has_the_block(loaded, family: str, placement: str) -> None:
+def test_only_the_turn_to_generate_has_a_block(loaded, family: str, placement: str) -> None:
     backbone, _, processor = loaded(family)
     original = processor.chat_template
     changed = template_with_block(original, 2, placement=placement, audio_end=backbone.audio_end)
@@ -75,24 +75,26 @@ def test_only_the_turn_that_is_asked_for_has_the_block(loaded, family: str, plac
     ]
 
     processor.chat_template = changed
-    asked = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    assert asked.count(START) == asked.count(END) == 1
+    prompt = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert prompt.count(START) == prompt.count(END) == 1
     block = "".join(block_tokens(2))
     processor.chat_template = original
-    assert asked.replace(block, "") == processor.apply_chat_template(
+    assert prompt.replace(block, "") == processor.apply_chat_template(
         turns, tokenize=False, add_generation_prompt=True
     )
-    where = asked.index(block)
-    assert where > asked.index("ONE")
-    begins = "[/INST]" if family == "voxtral" else "assistant\n"
-    assert asked[:where].endswith(begins if placement == "before_response" else backbone.audio_end)
-    assert (where > asked.index("two?")) == (placement == "before_response")
+    position = prompt.index(block)
+    assert position > prompt.index("ONE")
+    expected_start = "[/INST]" if family == "voxtral" else "assistant\n"
+    assert prompt[:position].endswith(
+        expected_start if placement == "before_response" else backbone.audio_end
+    )
+    assert (position > prompt.index("two?")) == (placement == "before_response")
     processor.chat_template = changed
     assert START not in processor.apply_chat_template(turns, tokenize=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_answer_ends_where_the_template_ends_the_turn(loaded, family: str) -> None:
+def test_answer_ends_with_the_end_of_turn_of_the_template(loaded, family: str) -> None:
     backbone, _, processor = loaded(family)
     prompter = Prompter(backbone, processor)
     tokens = processor.tokenizer.convert_ids_to_tokens(prompter.answer("low"))

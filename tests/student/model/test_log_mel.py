@@ -1,4 +1,4 @@
-"""Features are those of the stock processors, at the cost of the audio and not of the window."""
+"""Tests that features match the original processors, at the cost of the audio only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.student.conftest import FAMILIES, PLACEHOLDERS, RATE
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.5013, 1.0, 1.97, 2.0, 2.5])
-def test_a_filled_window_equals_the_extractors(seconds: float) -> None:
+def test_filled_window_equals_the_extractors_output(seconds: float) -> None:
     extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=2)
     rng = np.random.default_rng(0)
     for wave in (
@@ -35,10 +35,10 @@ def test_a_filled_window_equals_the_extractors(seconds: float) -> None:
 
 
 @pytest.mark.parametrize("family", [name for name in FAMILIES if name != "qwen3_omni_moe"])
-def test_inputs_are_those_of_padded_windows(
+def test_inputs_match_those_of_padded_windows(
     family: str, checkpoints: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The tokens, the masks, and what the language model gets from the tower."""
+    """This covers tokens, masks, and the logits of the model."""
     config = ModelConfig(path=checkpoints(family), dtype="float32")
     backbone, model, processor = load_backbone(config, checkpoints(family))
     rng = np.random.default_rng(1)
@@ -69,7 +69,7 @@ def test_inputs_are_those_of_padded_windows(
         assert batch["feature_attention_mask"].sum(-1).tolist() == [70, 131]
 
 
-def test_the_extractor_has_what_is_relied_on() -> None:
+def test_extractor_has_the_expected_constants() -> None:
     extractor = WhisperFeatureExtractor()
     numbers = extractor.hop_length, extractor.n_fft, extractor.n_samples, extractor.nb_max_frames
     assert numbers == (160, 400, 480_000, 3000)

@@ -1,4 +1,4 @@
-"""bitsandbytes' private switch, which `student.model.quantized` turns off, is still there."""
+"""Tests that the private switch of bitsandbytes that `student.model.quantized` sets exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from student.model.quantized import PACKS_ON_CPU, keep_weights_unpacked
 
 
-def test_the_switch_that_packs_weights_on_a_cpu_is_turned_off() -> None:
+def test_packing_of_weights_on_cpu_is_turned_off() -> None:
     bitsandbytes = pytest.importorskip("bitsandbytes")
     layer = bitsandbytes.nn.Linear4bit(64, 64)
     assert hasattr(layer, PACKS_ON_CPU), "bitsandbytes has renamed it: see student.model.quantized"

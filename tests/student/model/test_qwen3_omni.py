@@ -1,4 +1,4 @@
-"""Qwen3-Omni differs in two ways: a tower that works in seconds, and a mixture of experts."""
+"""Tests for what is special in Qwen3-Omni: a tower with chunks of a second, and experts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from student.model.backbones.qwen3_omni import Qwen3Omni, count_tokens
 from student.model.student import build_student, load_backbone
 from student.release.export import export
 from student.train import train
-from tests.student.conftest import RATE, model_of, states
+from tests.student.conftest import RATE, model_config, states
 
 FAMILY = "qwen3_omni_moe"
 STAGE = {"batch_size": 4, "max_steps": 3, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
@@ -47,17 +47,17 @@ def noise(seconds: float) -> np.ndarray:
     return rng.standard_normal(int(seconds * RATE)).astype(np.float32)
 
 
-def test_the_tower_makes_as_many_tokens_as_are_counted() -> None:
+def test_count_tokens_matches_the_tower() -> None:
     frames = torch.arange(1, 501)
     expected = modeling_qwen3_omni_moe._get_feat_extract_output_lengths(frames)
     assert [count_tokens(int(number)) for number in frames] == expected.tolist()
 
 
 @pytest.mark.parametrize("seconds", [0.613, 1.0, 7.3])
-def test_stock_classes_make_the_same_inputs(
+def test_original_classes_make_the_same_inputs(
     loaded: Loaded, checkpoints: Any, seconds: float
 ) -> None:
-    """As docs/serve.md shows it, also beyond the window of the extractor, which is 2 s here."""
+    """The code is that of docs/serve.md; the audio may exceed the extractor's window of 2 s."""
     backbone, _, processor = loaded
     tokenizer = AutoTokenizer.from_pretrained(checkpoints(FAMILY))
     extractor = WhisperFeatureExtractor.from_pretrained(checkpoints(FAMILY))
@@ -76,7 +76,7 @@ def test_stock_classes_make_the_same_inputs(
     assert torch.equal(ours["feature_attention_mask"], audio["attention_mask"].long())
 
 
-def test_two_audios_of_a_prompt_are_those_of_two_prompts(loaded: Loaded) -> None:
+def test_two_audios_in_a_prompt_give_the_features_of_single_ones(loaded: Loaded) -> None:
     backbone, model, processor = loaded
     waves = [noise(0.6), noise(1.9)]
     part = "<|audio_start|><|audio_pad|><|audio_end|>"
@@ -84,21 +84,21 @@ def test_two_audios_of_a_prompt_are_those_of_two_prompts(loaded: Loaded) -> None
     assert both["feature_attention_mask"].sum(-1).tolist() == [60, 190]
     with torch.no_grad():
         result = model.get_audio_features(**_audio(both)).last_hidden_state
-        alone = [
+        separate = [
             model.get_audio_features(
                 **_audio(backbone.prepare(processor, f"a {part}", [wave]))
             ).last_hidden_state
             for wave in waves
         ]
-    torch.testing.assert_close(result, torch.cat(alone), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, torch.cat(separate), rtol=1e-4, atol=1e-5)
 
 
 def _audio(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: value for name, value in inputs.items() if name != "input_ids"}
 
 
-def test_checkpoints_are_written_as_they_are_published(checkpoints: Callable[[str], str]) -> None:
-    """transformers has the experts of a layer in one tensor, files and servers each by itself."""
+def test_checkpoint_has_the_names_of_published_weights(checkpoints: Callable[[str], str]) -> None:
+    """transformers stacks the experts of a layer in one tensor; files have separate tensors."""
     weights = load_file(f"{checkpoints(FAMILY)}/model.safetensors")
     names = {name.replace(".0.", ".N.") for name in weights if ".layers.0." in name}
     for name in (
@@ -114,9 +114,9 @@ def test_checkpoints_are_written_as_they_are_published(checkpoints: Callable[[st
 
 
 @pytest.mark.parametrize("experts", [False, True])
-def test_lora_is_where_the_recipe_puts_it(loaded: Loaded, experts: bool) -> None:
-    """PEFT turns a regular expression into last parts of names for such models, and so put LoRA
-    into the audio tower, too."""
+def test_lora_is_only_in_the_language_model(loaded: Loaded, experts: bool) -> None:
+    """For such models, PEFT matches the last parts of names, which would put LoRA into the audio
+    tower, too."""
     backbone, model, _ = loaded
     wrapped = add_lora(model, backbone, LoraSettings(rank=2, dropout=0.0, experts=experts))
     adapted = {name for name, value in wrapped.named_parameters() if value.requires_grad}
@@ -128,45 +128,49 @@ def test_lora_is_where_the_recipe_puts_it(loaded: Loaded, experts: bool) -> None
     assert not any("mlp.gate" in part for part in parts)
 
 
-def test_experts_with_lora_train_go_on_and_are_exported(
-    world: Any, checkpoints: Any, tmp_path: Any
+def test_lora_on_experts_trains_and_is_exported(
+    toy_data: Any, checkpoints: Any, tmp_path: Any
 ) -> None:
-    options = world.options(
+    options = toy_data.options(
         tmp_path / "run",
-        model=model_of(checkpoints, FAMILY),
+        model=model_config(checkpoints, FAMILY),
         lora=LoraSettings(rank=2, alpha=16, dropout=0.0, experts=True),
         align=None,
         joint=StageConfig(train="lora", lr=0.01, checkpointing=True, **STAGE),
     )
     report = train(options)
     assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
-    learnt = {name: value for name, value in states(tmp_path / "run")["joint"].items()
+    lora_B = {name: value for name, value in states(tmp_path / "run")["joint"].items()
               if ".experts." in name and "lora_B" in name}  # fmt: skip
-    assert len(learnt) == 3 * 2
-    assert all(value.any() for value in learnt.values())
+    assert len(lora_B) == 3 * 2
+    assert all(value.any() for value in lora_B.values())
     proof = export(tmp_path / "run", tmp_path / "out")
     assert proof.largest_difference < 1e-4
     trained = TrainedStudent(tmp_path / "run")
-    clip = world.clips[5]  # above a second: below one, stock classes pad the tower's chunk less
+    clip = toy_data.clips[
+        5
+    ]  # longer than a second: the original classes pad shorter audio differently
     assert clip.duration > 1
     inputs = trained.inputs([ask("Which note?")], [[trained.load_audio(clip)]])
-    stock: Any = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(tmp_path / "out")
+    exported_model: Any = Qwen3OmniMoeThinkerForConditionalGeneration.from_pretrained(
+        tmp_path / "out"
+    )
     block = trained.student.block
     assert block is not None
     with torch.no_grad():
         expected = trained.student.base(**inputs).logits[..., : min(block.ids)]
-        result = stock.eval()(**inputs).logits[..., : min(block.ids)]
+        result = exported_model.eval()(**inputs).logits[..., : min(block.ids)]
     torch.testing.assert_close(result, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_experts_are_not_loaded_in_four_bits(checkpoints: Callable[[str], str]) -> None:
-    """The rest would be, and a 24 GB card would be out of memory far into a download."""
+def test_four_bit_experts_raise_an_error(checkpoints: Callable[[str], str]) -> None:
+    """Only the other weights could be stored in 4 bits, which would exceed a 24 GB card."""
     path = checkpoints(FAMILY)
     with pytest.raises(UserError, match=r"cannot store the experts of .*; remove model\.quantize"):
         load_backbone(ModelConfig(path=path, quantize="4bit"), path)
 
 
-def test_experts_need_no_dropout_and_a_mixture(checkpoints: Callable[[str], str]) -> None:
+def test_lora_on_experts_requires_experts_and_no_dropout(checkpoints: Callable[[str], str]) -> None:
     with pytest.raises(UserError, match=r"lora.dropout must be 0 with lora.experts; found 0.05"):
         LoraSettings(experts=True)
     path = checkpoints("voxtral")
@@ -175,12 +179,12 @@ def test_experts_need_no_dropout_and_a_mixture(checkpoints: Callable[[str], str]
         add_lora(model, backbone, LoraSettings(experts=True, dropout=0.0))
 
 
-def test_a_full_training_leaves_the_router_alone(
-    world: Any, checkpoints: Any, tmp_path: Any
+def test_full_training_keeps_the_router_frozen(
+    toy_data: Any, checkpoints: Any, tmp_path: Any
 ) -> None:
-    """No loss here balances the experts, so what selects them stays as it was."""
-    options = world.options(
-        tmp_path, model=model_of(checkpoints, FAMILY), joint=StageConfig(train="full", **STAGE)
+    """No loss balances the experts, so their router must not change."""
+    options = toy_data.options(
+        tmp_path, model=model_config(checkpoints, FAMILY), joint=StageConfig(train="full", **STAGE)
     )
     recipe = dataclasses.replace(options, align=None).recipe()
     loaded = load_backbone(recipe.model, recipe.model.path or "")

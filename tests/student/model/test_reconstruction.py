@@ -1,4 +1,4 @@
-"""The target of `reconstruction`: exact also where the rest is computed in half precision."""
+"""Tests that the target of `reconstruction` is exact in training with half precision."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from student.batch import IGNORE
 from student.config import StreamConfig
 from student.distill.streams import open_streams
 from student.model.student import build_student, load_backbone
-from tests.student.conftest import model_of
+from tests.student.conftest import model_config
 
 
-def test_the_target_is_averaged_in_full_precision(
-    world: Any, checkpoints: Any, tmp_path: Any
+def test_reconstruction_target_is_averaged_in_full_precision(
+    toy_data: Any, checkpoints: Any, tmp_path: Any
 ) -> None:
-    """A mean of 20 and a spread of 0.05: bfloat16, which autocast takes for products, has a step of
-    0.125 there, so the standardised target was off by more than its spread."""
+    """With a mean of 20 and a deviation of 0.05, the step of bfloat16 is 0.125. Averages under
+    autocast would therefore be off by more than the deviation."""
     expected = {"reconstruction": StreamConfig()}
-    options = world.options(tmp_path, model=model_of(checkpoints, "qwen2_audio"), streams=expected)
+    options = toy_data.options(
+        tmp_path, model=model_config(checkpoints, "qwen2_audio"), streams=expected
+    )
     recipe = dataclasses.replace(options.recipe(), arm="coat")
     streams = open_streams([], expected)
     backbone, model, processor = load_backbone(recipe.model, checkpoints("qwen2_audio"))

@@ -1,4 +1,4 @@
-"""Tests the small student with pretrained weights, and the error without its packages."""
+"""Tests for the small student with pretrained weights, and for the error without its packages."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from student.model.tiny import train_tokenizer
 from student.recipe_files import load_recipe, save_recipe
 from student.release.card import model_card
 from student.runs.folder import Run
-from tests.student.conftest import model_of
+from tests.student.conftest import model_config
 
 TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 
 def fake_language_model() -> tuple[Any, Any]:
-    """A Llama of two layers that ties its tables, as SmolLM2 does."""
+    """Returns a Llama of two layers with tied embeddings, like SmolLM2, and its tokenizer."""
     tokenizer = train_tokenizer(["What is said? a tone"], 300, TOKENS)
     config = LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
@@ -38,7 +38,7 @@ def fake_language_model() -> tuple[Any, Any]:
     return LlamaForCausalLM(config), tokenizer
 
 
-def test_the_language_model_keeps_its_words(
+def test_small_student_keeps_the_logits_of_its_language_model(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     language_model, tokenizer = fake_language_model()
@@ -58,7 +58,7 @@ def test_the_language_model_keeps_its_words(
     assert not json.loads((tmp_path / "small/config.json").read_text())["tie_word_embeddings"]
 
 
-def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_packages_raise_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise packaged_weights.metadata.PackageNotFoundError(name)
 
@@ -67,11 +67,13 @@ def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
         small.load_language_model()
 
 
-def test_a_base_checkpoint_improves_on_audio(world: Any, checkpoints: Any, tmp_path: Path) -> None:
-    """Projector and adapters learn, and the result loads as any checkpoint does."""
+def test_base_training_changes_projector_and_language_model(
+    toy_data: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """The result loads like any checkpoint."""
     stage = StageConfig(train="projector+lora", max_steps=3, batch_size=4, lr=0.01, warmup=0.0)
-    model = model_of(checkpoints, "qwen2_audio")
-    options = world.options(tmp_path / "base", model=model, arm="sft", align=None, joint=stage)
+    model = model_config(checkpoints, "qwen2_audio")
+    options = toy_data.options(tmp_path / "base", model=model, arm="sft", align=None, joint=stage)
     assert build_base(options).holds
     path = str(tmp_path / "base/checkpoint")
     _, before, _ = load_backbone(model, str(model.path))
@@ -95,4 +97,4 @@ def test_a_base_checkpoint_improves_on_audio(world: Any, checkpoints: Any, tmp_p
     with pytest.raises(UserError, match="is finished"):
         build_base(options)
     with pytest.raises(UserError, match="set arm: sft"):
-        build_base(world.options(tmp_path / "coat", arm="coat"))
+        build_base(toy_data.options(tmp_path / "coat", arm="coat"))

@@ -1,4 +1,4 @@
-"""Voxtral differs in two ways: Mistral's tokens and template, and windows that are filled."""
+"""Tests for what is special in Voxtral: Mistral's tokens and template, and padded windows."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def noise(seconds: float) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose tokens are in a `tekken.json` alone, as Mistral gives them."""
+    """A checkpoint that has its tokens only in Mistral's `tekken.json`."""
     folder = tmp_path_factory.mktemp("mistral")
-    named = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 11: "<pad>",
+    specials = {0: "<unk>", 1: "<s>", 2: "</s>", 3: "[INST]", 4: "[/INST]", 11: "<pad>",
              17: "[SYSTEM_PROMPT]", 18: "[/SYSTEM_PROMPT]", 24: "[AUDIO]",
              25: "[BEGIN_AUDIO]"}  # fmt: skip
     tekken = {
@@ -52,7 +52,7 @@ def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                    "default_vocab_size": 286, "default_num_special_tokens": 30, "version": "v7"},
         "vocab": [{"rank": byte, "token_bytes": base64.b64encode(bytes([byte])).decode(),
                    "token_str": None} for byte in range(256)],
-        "special_tokens": [{"rank": rank, "token_str": named.get(rank, f"<SPECIAL_{rank}>"),
+        "special_tokens": [{"rank": rank, "token_str": specials.get(rank, f"<SPECIAL_{rank}>"),
                             "is_control": True} for rank in range(30)],
     }  # fmt: skip
     (folder / "tekken.json").write_text(json.dumps(tekken))
@@ -61,9 +61,9 @@ def mistral_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_prompt_is_what_mistral_common_encodes(mistral_folder: Path) -> None:
-    """Ids as mistral-common 1.13.1 gives them, of a byte each for text; 375 for a second of audio,
-    because the window is filled. Special tokens that are spelt out stay text."""
+def test_prompt_ids_match_mistral_common(mistral_folder: Path) -> None:
+    """The ids are those of mistral-common 1.13.1: one for each byte of text, and 375 for a second
+    of audio, because the window is padded. Special tokens in texts stay text."""
     backbone = Voxtral()
     processor = backbone.load_processor(str(mistral_folder))
     prompter = Prompter(backbone, processor)
@@ -71,12 +71,12 @@ def test_a_prompt_is_what_mistral_common_encodes(mistral_folder: Path) -> None:
     ids = prompter.prompt(ask("What?"), [wave])["input_ids"][0].tolist()
     assert ids == [1, 3, 25, *[24] * 375, *(30 + byte for byte in b"What?"), 4]
     assert prompter.answer("so") == [30 + ord("s"), 30 + ord("o"), 2]
-    spelt = prompter.prompt(ask("[AUDIO]"), [wave])["input_ids"][0].tolist()
-    assert spelt == [1, 3, 25, *[24] * 375, *(30 + byte for byte in b"[AUDIO]"), 4]
+    text_ids = prompter.prompt(ask("[AUDIO]"), [wave])["input_ids"][0].tolist()
+    assert text_ids == [1, 3, 25, *[24] * 375, *(30 + byte for byte in b"[AUDIO]"), 4]
 
 
-def test_the_template_is_mistral_s_version_7(mistral_folder: Path) -> None:
-    """The strings are those that mistral-common 1.13.1 printed for the same conversations."""
+def test_template_matches_mistrals_version_7(mistral_folder: Path) -> None:
+    """The strings are the output of mistral-common 1.13.1 for the same conversations."""
     processor = Voxtral().load_processor(str(mistral_folder))
     first = {"role": "user", "content": [{"type": "text", "text": "First:"}, {"type": "audio"},
                                          {"type": "text", "text": "What is said?"}]}  # fmt: skip
@@ -90,8 +90,8 @@ def test_the_template_is_mistral_s_version_7(mistral_folder: Path) -> None:
     assert processor.chat_template == CHAT_TEMPLATE
 
 
-def test_stock_classes_make_the_same_inputs(loaded: Loaded, checkpoints: Any) -> None:
-    """As docs/serve.md shows it: 25 placeholders for the small model's window of 2 s."""
+def test_original_classes_make_the_same_inputs(loaded: Loaded, checkpoints: Any) -> None:
+    """The code is that of docs/serve.md; the small model's window of 2 s has 25 placeholders."""
     backbone, _, processor = loaded
     tokenizer = AutoTokenizer.from_pretrained(checkpoints("voxtral"), mistral_format=False)
     extractor = WhisperFeatureExtractor.from_pretrained(checkpoints("voxtral"))
@@ -107,7 +107,7 @@ def test_stock_classes_make_the_same_inputs(loaded: Loaded, checkpoints: Any) ->
     torch.testing.assert_close(ours["input_features"], features, rtol=0, atol=2e-5)
 
 
-def test_long_audio_is_computed_as_a_whole_and_then_cut(loaded: Loaded) -> None:
+def test_long_audio_is_transformed_as_a_whole_and_then_split(loaded: Loaded) -> None:
     backbone, _, processor = loaded
     wave = noise(3.3)
     inputs = backbone.prepare(processor, "<s>[INST][BEGIN_AUDIO][AUDIO]?[/INST]", [wave])
@@ -122,13 +122,13 @@ def test_long_audio_is_computed_as_a_whole_and_then_cut(loaded: Loaded) -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.5, 1.97, 2.0])
-def test_targets_leave_out_the_silence_that_fills_a_window(
-    loaded: Loaded, world: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
+def test_padding_of_a_window_has_no_weight_in_targets(
+    loaded: Loaded, toy_data: Any, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """25 tokens fill two seconds; only those that begin within the audio have a weight."""
+    """Two seconds have 25 tokens; only those that begin within the audio have a weight."""
     backbone, model, processor = loaded
     monkeypatch.setattr("manifests.audio.load", lambda clip, rate: noise(seconds))
-    clip = world.clips[0]
+    clip = toy_data.clips[0]
     example = Example(messages=ask("?"), answer="low", clip_ids=(clip.clip_id,), task="t")
     reconstruction: Any = SimpleNamespace(name=RECONSTRUCTION)
     dataset = ExampleDataset(
@@ -146,7 +146,7 @@ def test_targets_leave_out_the_silence_that_fills_a_window(
     torch.testing.assert_close(row.audio_weights_NS.sum(1), torch.ones(4))
 
 
-def test_a_tower_that_answers_from_memory_gives_the_same_states(loaded: Loaded) -> None:
+def test_cached_tower_outputs_give_the_same_logits(loaded: Loaded) -> None:
     backbone, model, processor = loaded
     inputs = backbone.prepare(processor, "<s>[INST][BEGIN_AUDIO][AUDIO]?[/INST]", [noise(3.0)])
     tower = backbone.audio_tower(model)

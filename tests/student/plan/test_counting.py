@@ -1,4 +1,4 @@
-"""Counts on the meta device against what is known of the checkpoints, and against arithmetic."""
+"""Tests the counts of parameters, operations and bytes against checkpoints and arithmetic."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ BILLIONS = {
     "mistralai/Voxtral-Mini-3B-2507": 4.676,
     "Qwen/Qwen3-Omni-30B-A3B-Instruct": 31.719,
 }
-"""Parameters in the published weights (for Omni those of the Thinker), 10^9. Music Flamingo's and
-Voxtral's are sums of the shapes in transformers' default configs for these checkpoints; those of
-Qwen3-Omni are of Qwen3-30B-A3B with the towers of its report. Their files were not seen."""
+"""Parameters in the published weights (for Omni those of the Thinker), 10^9. For Music Flamingo and
+Voxtral, they are sums of shapes in transformers' default configs, and for Qwen3-Omni those of
+Qwen3-30B-A3B with the towers of its report; they were not checked against the files."""
 WIDTH, INNER, LAYERS, VOCABULARY, TOKENS = 64, 160, 3, 300, 50
 EXPERTS = 5
 
 
-def small(model_type: str) -> tuple[str, dict[str, Any]]:
-    """A config of the class, small enough to count by hand: attention without grouped heads."""
+def small_config(model_type: str) -> tuple[str, dict[str, Any]]:
+    """Returns a config that is small enough to count by hand, without grouped heads."""
     text = {"hidden_size": WIDTH, "intermediate_size": INNER, "num_hidden_layers": LAYERS,
             "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": VOCABULARY,
             "model_type": "qwen2"}  # fmt: skip
@@ -59,7 +59,7 @@ def small(model_type: str) -> tuple[str, dict[str, Any]]:
         values["vision_config"] = {"depth": 1, "hidden_size": 32, "intermediate_size": 64,
                                    "num_heads": 2, "out_hidden_size": WIDTH}  # fmt: skip
     if model_type == "qwen3_omni_moe_thinker":
-        # Two experts of half the inner width are as much as one dense layer.
+        # Two active experts of half the inner width count like one dense layer.
         text |= {"model_type": "qwen3_omni_moe_text", "num_experts": EXPERTS,
                  "num_experts_per_tok": 2, "moe_intermediate_size": INNER // 2,
                  "rope_parameters": {"rope_type": "default", "rope_theta": 1e6,
@@ -72,7 +72,7 @@ def small(model_type: str) -> tuple[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("path", KNOWN)
-def test_the_kept_sizes_are_those_of_the_published_weights(path: str) -> None:
+def test_sizes_match_the_published_weights(path: str) -> None:
     model = empty_model(ModelConfig(path=path, dtype="bfloat16"))
     backbone = named_backbone(model.config.model_type)
     projections, others = count_model(model, backbone)
@@ -82,10 +82,8 @@ def test_the_kept_sizes_are_those_of_the_published_weights(path: str) -> None:
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
-def test_operations_are_those_of_arithmetic(
-    model_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(KNOWN, "x", small(model_type))
+def test_operations_match_the_arithmetic(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KNOWN, "x", small_config(model_type))
     precision = "float32" if model_type == "qwen3_omni_moe_thinker" else "bfloat16"
     model = empty_model(ModelConfig(path="x", dtype=precision))  # a sharded mixture is float32
     backbone = named_backbone(model_type)
@@ -116,32 +114,32 @@ def test_operations_are_those_of_arithmetic(
     assert with_lora.backward > counts.backward + 2 * 2 * TOKENS * adapters * 0.9
 
 
-def test_bytes_that_are_kept_are_those_of_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same hook on a model with weights, in the kernel that keeps no attention weights."""
-    monkeypatch.setitem(KNOWN, "x", small("qwen2_audio"))
+def test_saved_bytes_match_a_real_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference is the same hook on a model with weights."""
+    monkeypatch.setitem(KNOWN, "x", small_config("qwen2_audio"))
     model = empty_model(ModelConfig(path="x", dtype="float32"))
     counted = count_step(
         model, named_backbone("qwen2_audio"), nn.ModuleList(),
         num_positions=4, tokens=TOKENS, answer_tokens=5, clip_s=2,
     ).kept  # fmt: skip
     real: Any = type(model)(model.config).requires_grad_(False)
-    own = {value.untyped_storage().data_ptr() for value in real.parameters()}
+    parameter_storages = {value.untyped_storage().data_ptr() for value in real.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
-    def keep(value: torch.Tensor) -> torch.Tensor:
+    def record_storage(value: torch.Tensor) -> torch.Tensor:
         storage = value.untyped_storage()
-        if storage.data_ptr() not in own:
+        if storage.data_ptr() not in parameter_storages:
             kept[storage.data_ptr()] = storage
         return value
 
     embedded = torch.randn(1, TOKENS, WIDTH, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+    with torch.autograd.graph.saved_tensors_hooks(record_storage, lambda value: value):
         states = real.model.language_model(inputs_embeds=embedded, use_cache=False)
         real.lm_head(states.last_hidden_state[:, -5:]).float().sum()
     assert counted == pytest.approx(sum(each.nbytes() for each in kept.values()), rel=0.15)
 
 
-def test_a_tower_of_one_layer_is_counted_by_hand() -> None:
+def test_count_tower_matches_a_value_by_hand() -> None:
     class Layer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -153,13 +151,13 @@ def test_a_tower_of_one_layer_is_counted_by_hand() -> None:
     assert count_tower(layers, 10, 2, 50) == positions * (2 * (64 + 256) + 4 * 100 * 8)
 
 
-def test_windows_are_filled_where_the_tower_takes_whole_ones() -> None:
+def test_padded_seconds_round_up_to_whole_windows() -> None:
     padded = {name: family.padded_seconds(31) for name, family in FAMILIES.items()}
     assert padded == {"qwen2_audio": 60, "audioflamingo3": 60, "musicflamingo": 60, "voxtral": 60,
                       "qwen2_5_omni_thinker": 31, "qwen3_omni_moe_thinker": 31}  # fmt: skip
 
 
-def test_a_config_of_another_family_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_config_of_another_family_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(model_type="bert")
     monkeypatch.setattr(AutoConfig, "from_pretrained", lambda path, **options: config)
     with pytest.raises(checkpoints.UserError, match="bert model; known are qwen2_audio"):

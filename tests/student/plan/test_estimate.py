@@ -1,4 +1,4 @@
-"""Tests the command `coat-student plan` and the values on which its numbers depend."""
+"""Tests for the command `coat-student plan` and the values on which its numbers depend."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ STREAMS = {"asr.encoder": 384, "pitch.salience": 361}
 
 
 def options(recipe: str, **values: object) -> PlanOptions:
-    """A shipped recipe with options of a plan."""
+    """Returns a shipped recipe with options of a plan."""
     loaded = load_recipe(recipes_folder() / recipe)
-    own = {item.name: getattr(loaded, item.name) for item in fields(Recipe)}
-    return PlanOptions(**(own | values))
+    recipe_fields = {item.name: getattr(loaded, item.name) for item in fields(Recipe)}
+    return PlanOptions(**(recipe_fields | values))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def on_24_gb() -> Plan:
     return build_plan(options("qwen2_audio_1x24gb.yaml", gpu="rtx4090"), streams=STREAMS)
 
 
-def test_the_small_card_holds_its_recipe_and_not_the_large_one(on_24_gb: Plan) -> None:
+def test_recipe_for_24_gb_fits_and_the_one_for_80_gb_does_not(on_24_gb: Plan) -> None:
     for stage in on_24_gb.stages:
         assert stage.memory.total < 24e9
         assert stage.largest_batch >= 1
@@ -39,7 +39,7 @@ def test_the_small_card_holds_its_recipe_and_not_the_large_one(on_24_gb: Plan) -
     assert any(stage.memory.total > 17e9 for stage in whole.stages)
 
 
-def test_four_bits_are_counted_for_projections_alone(on_24_gb: Plan) -> None:
+def test_four_bits_are_counted_only_for_projections(on_24_gb: Plan) -> None:
     bf16 = build_plan(
         replace(options("qwen2_audio_1x24gb.yaml"),
                 model=replace(options("qwen2_audio_1x24gb.yaml").model, quantize=None)),
@@ -59,33 +59,33 @@ def test_hours_follow_from_operations(on_24_gb: Plan) -> None:
     assert double.gpu_hours == pytest.approx(on_24_gb.gpu_hours, rel=0.01)
 
 
-def test_sharding_divides_what_is_frozen() -> None:
+def test_sharding_divides_the_frozen_parameters() -> None:
     recipe = "audio_flamingo3_8x80gb.yaml"
-    alone = build_plan(options(recipe, gpus=8), streams={})
-    cut = build_plan(options(recipe, gpus=8, sharded=True), streams={})
-    assert cut.stages[0].memory.frozen == pytest.approx(alone.stages[0].memory.frozen * 2 / 8)
+    replicated = build_plan(options(recipe, gpus=8), streams={})
+    sharded = build_plan(options(recipe, gpus=8, sharded=True), streams={})
+    assert sharded.stages[0].memory.frozen == pytest.approx(
+        replicated.stages[0].memory.frozen * 2 / 8
+    )
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [({"gpu": "v100"}, "not known; there are b200"), ({"gpus": 0}, "at least 1"),
      ({"utilisation": 1.5}, r"in \(0, 1\]")],
 )  # fmt: skip
-def test_wrong_options_are_refused_before_anything_is_counted(
-    changed: dict[str, object], said: str
-) -> None:
-    with pytest.raises(UserError, match=said):
+def test_wrong_options_raise_an_error(changed: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         build_plan(options("qwen2_audio_1x24gb.yaml", **changed), streams={})
 
 
-def plan(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
+def run_plan(*arguments: str | int | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "student.cli", "plan", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_the_command_prints_memory_hours_and_price() -> None:
+def test_plan_command_prints_memory_hours_and_price() -> None:
     recipe = recipes_folder() / "qwen2_5_omni_1x24gb.yaml"
-    done = plan(
+    done = run_plan(
         "--config", recipe, "--gpu", "l4", "--examples", "1000", "--price-per-gpu-hour", "1"
     )
     assert done.returncode == 0, done.stderr
@@ -96,7 +96,7 @@ def test_the_command_prints_memory_hours_and_price() -> None:
     assert "price" in shown
 
 
-def test_a_recipe_that_builds_its_model_is_a_one_line_error() -> None:
-    done = plan("--config", recipes_folder() / "demo.yaml")
+def test_recipe_that_builds_its_model_prints_one_line() -> None:
+    done = run_plan("--config", recipes_folder() / "demo.yaml")
     assert done.returncode == 2
     assert "model.build: tiny makes a small model on the spot" in " ".join(done.stderr.split())

@@ -1,4 +1,4 @@
-"""Tests exports: loading with unmodified classes, model cards, and uploads."""
+"""Tests for exports: loading with original classes, model cards, and uploads."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ from student.release.push import describe, push
 from tests.student.hub import Hub
 
 
-def test_an_export_is_the_trained_model(run: Path, trained: TrainedStudent, tmp_path: Path) -> None:
-    """Loaded by stock classes alone."""
+def test_export_equals_the_trained_model(
+    run: Path, trained: TrainedStudent, tmp_path: Path
+) -> None:
+    """The export is checked with original classes only."""
     proof = export(run, tmp_path / "out")
     assert proof.prompts == 4
     assert proof.largest_difference < 1e-4
@@ -61,7 +63,7 @@ def test_an_export_is_the_trained_model(run: Path, trained: TrainedStudent, tmp_
         export(run, tmp_path / "out")
 
 
-def test_the_lora_pattern_spares_the_audio_tower(trained: TrainedStudent) -> None:
+def test_lora_is_not_applied_to_the_audio_tower(trained: TrainedStudent) -> None:
     adapted = [name for name, _ in trained.student.named_parameters() if ".lora_A" in name]
     has_experts = bool(trained.student.backbone.expert_parameters)
     assert len(adapted) == 3 * (4 if has_experts else 7)
@@ -78,19 +80,19 @@ def checkpoint(runs: Callable[[str], Path], tmp_path_factory: Any) -> Path:
     return out
 
 
-def test_the_card_lists_the_sources(checkpoint: Path) -> None:
+def test_card_lists_the_sources(checkpoint: Path) -> None:
     text = (checkpoint / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
-    for said in (
+    for part in (
         "block of 4 thinking positions", "2606.18273", "the largest logit difference is",
         "Corpus `toy`: 48 clips", "held out by clip", "`toy@", "tests:Toy",
         "| answer | loss | - |", "| `toy.salience` | raw pitch accuracy |", "## Licences",
         "Trained on the outputs of `toy`: none",
     ):  # fmt: skip
-        assert said in text, said
+        assert part in text, part
 
 
-def test_the_snippet_of_the_documentation_answers(
+def test_snippet_of_the_documentation_answers(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
     text = (Path(__file__).parents[3] / "docs/serve.md").read_text()
@@ -107,10 +109,10 @@ def test_the_snippet_of_the_documentation_answers(
     assert "sampling_rate" not in printed.err
 
 
-def test_scores_of_an_export_go_into_its_card_and_stay_here(
+def test_scores_of_an_export_are_added_to_its_card_and_not_uploaded(
     checkpoint: Path, runs: Callable[[str], Path]
 ) -> None:
-    """Cards only had metrics of the trained run, which has other weights in QLoRA."""
+    """Metrics of the trained run differ, since an export of QLoRA has other weights."""
     questions = questions_of_run(runs("qwen2_audio"))[:4]
     assert "None yet" in (checkpoint / "README.md").read_text()
     for name in ("one", "two", "one"):
@@ -127,8 +129,8 @@ def test_scores_of_an_export_go_into_its_card_and_stay_here(
     assert not [name for name in push(checkpoint, "someone/student").files if "eval" in name]
 
 
-def test_nothing_is_uploaded_unless_asked_for(checkpoint: Path) -> None:
-    """An address where nobody listens: a push that dialled would fail."""
+def test_nothing_is_uploaded_without_upload(checkpoint: Path) -> None:
+    """Nothing listens at the address, so a push that connects would fail."""
     listed = push(checkpoint, "someone/student", endpoint="http://127.0.0.1:9")
     assert listed.url is None
     assert {"README.md", "config.json", "model.safetensors"} <= listed.files.keys()
@@ -146,17 +148,17 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield running
 
 
-def test_a_hub_gets_every_file_as_it_is(checkpoint: Path, hub: Hub) -> None:
+def test_hub_receives_every_file_unchanged(checkpoint: Path, hub: Hub) -> None:
     done = push(checkpoint, "someone/student", upload=True, endpoint=hub.address)
     assert done.url == f"{hub.address}/someone/student"
-    assert hub.made == {"someone/student": True}
+    assert hub.created == {"someone/student": True}
     result = {name: len(content) for name, content in hub.files["someone/student"].items()}
     assert result == done.files
     model = (checkpoint / "model.safetensors").read_bytes()
     assert hub.files["someone/student"]["model.safetensors"] == model
 
 
-def test_what_cannot_be_pushed(checkpoint: Path, tmp_path: Path) -> None:
+def test_push_rejects_other_folders_and_invalid_names(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not an exported checkpoint"):
         push(tmp_path, "someone/student")
     with pytest.raises(UserError, match="cannot be a repository"):

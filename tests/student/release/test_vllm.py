@@ -1,7 +1,7 @@
-"""vLLM's own loader reads what we export, for the classes that it serves, where there is a vLLM.
+"""Tests that vLLM loads exports of the classes that it serves, if vLLM is available.
 
-Set COAT_VLLM_PYTHON to an interpreter that has it (it pins a torch of its own, so it is best kept
-in an environment of its own), or install it beside us.
+Set COAT_VLLM_PYTHON to an interpreter with vLLM, or install vLLM in this environment. A separate
+environment is preferable, since vLLM pins its version of torch.
 """
 
 from __future__ import annotations
@@ -33,15 +33,13 @@ SERVED = {
     "qwen3_omni_moe": "Qwen3OmniMoeThinkerForConditionalGeneration",
     "audioflamingo3": "AudioFlamingo3ForConditionalGeneration",
 }
-"""Family -> the class that serves it. vLLM 0.33 has dropped Music Flamingo's class, and its class
-of Voxtral takes Mistral's tokenizer alone (docs/serve.md)."""
+"""Family -> vLLM's class. vLLM 0.33 has no class for Music Flamingo, and its class for Voxtral only
+supports Mistral's tokenizer (docs/serve.md)."""
 
 
 @pytest.mark.skipif(PYTHON is None, reason="needs: COAT_VLLM_PYTHON=/env/with/vllm/bin/python")
 @pytest.mark.parametrize("family", SERVED)
-def test_every_weight_finds_its_place(
-    family: str, runs: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_vllm_loads_every_weight(family: str, runs: Callable[[str], Path], tmp_path: Path) -> None:
     run = runs(family)
     out = tmp_path / "out"
     export(run, out)
@@ -59,9 +57,9 @@ def test_every_weight_finds_its_place(
 
 
 @pytest.mark.parametrize("placement", ["before_response", "after_audio"])
-def test_a_server_hands_the_number_of_blocks_on(placement: Any) -> None:
-    """vLLM drops `chat_template_kwargs` that the template does not use by jinja's own account, and
-    renders in a sandbox."""
+def test_number_of_blocks_can_be_passed_to_the_template(placement: Any) -> None:
+    """vLLM drops `chat_template_kwargs` that jinja does not find in the template, and renders in a
+    sandbox."""
     template = template_with_block(
         "{% for m in messages %}{% for part in m.content %}{% if part.type == 'audio' %}<a></a>"
         "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}",
@@ -70,15 +68,15 @@ def test_a_server_hands_the_number_of_blocks_on(placement: Any) -> None:
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     assert BLOCKS_ARGUMENT in meta.find_undeclared_variables(environment.parse(template))
     content = [{"type": "audio"}, {"type": "text", "text": "What is heard?"}]
-    for given, count in (({}, 1), ({BLOCKS_ARGUMENT: 3}, 3)):
+    for arguments, count in (({}, 1), ({BLOCKS_ARGUMENT: 3}, 3)):
         text = environment.from_string(template).render(
-            messages=[{"role": "user", "content": content}], add_generation_prompt=True, **given
+            messages=[{"role": "user", "content": content}], add_generation_prompt=True, **arguments
         )
         assert text.count("<|audio_think_0|>") == count
 
 
-def test_the_template_takes_what_a_server_gives_it(run: Path, tmp_path: Path) -> None:
-    """Content as vLLM's `openai` format hands it over: typed parts, audio without its data."""
+def test_template_accepts_typed_content_parts(run: Path, tmp_path: Path) -> None:
+    """vLLM's `openai` format has typed parts, and audio without data."""
     out = tmp_path / "out"
     export(run, out)
     tokenizer = AutoTokenizer.from_pretrained(out)

@@ -1,9 +1,9 @@
-"""Loads an exported checkpoint by vLLM's own code, and says as JSON what came of it.
+"""Loads an exported checkpoint with vLLM, and prints a summary as JSON.
 
     python tests/student/release/vllm_load.py CHECKPOINT
 
-Run by an interpreter that has vLLM. Without a GPU its models are built on its CPU platform, which
-needs none of its compiled kernels for that.
+The interpreter must have vLLM. Without a GPU, models are built on vLLM's CPU platform, which does
+not need compiled kernels for this.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 import torch
 
 if torch.version.cuda is None:
-    # Beside a CPU build of torch, torchvision's wheel has no kernels, and stops at these two.
+    # With a CPU build of torch, torchvision has no kernels and fails to register these two.
     operators = torch.library.Library("torchvision", "DEF")
     for name in ("nms", "qnms"):
         operators.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
@@ -43,22 +43,22 @@ from vllm.renderers.hf import resolve_chat_template_content_format
 
 
 def main(checkpoint: str) -> dict[str, Any]:
-    """Builds the model that vLLM chooses for a checkpoint, and gives it the weights."""
-    stated = json.loads((Path(checkpoint) / "config.json").read_text())["architectures"][0]
-    # Imported here not looked at by a process of vLLM's, which would lack what is said above.
-    ModelRegistry.register_model(stated, ModelRegistry.models[stated].load_model_cls())
+    """Builds the model that vLLM selects for a checkpoint, and loads the weights."""
+    architecture = json.loads((Path(checkpoint) / "config.json").read_text())["architectures"][0]
+    # The import happens in this process, since a subprocess of vLLM would lack the settings above.
+    ModelRegistry.register_model(architecture, ModelRegistry.models[architecture].load_model_cls())
     config = ModelConfig(model=checkpoint, tokenizer=checkpoint, dtype="float32", max_model_len=512)
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     weights = load_file(Path(checkpoint) / "model.safetensors")
-    whole = VllmConfig(model_config=config)
-    with set_current_vllm_config(whole), tempfile.TemporaryDirectory() as folder:
+    vllm_config = VllmConfig(model_config=config)
+    with set_current_vllm_config(vllm_config), tempfile.TemporaryDirectory() as folder:
         init_distributed_environment(
             world_size=1, rank=0, local_rank=0, backend="gloo",
             distributed_init_method=f"file://{folder}/store",
         )  # fmt: skip
         initialize_model_parallel(1, 1)
         torch.set_default_dtype(torch.float32)
-        model = initialize_model(vllm_config=whole)
+        model = initialize_model(vllm_config=vllm_config)
         loaded = model.load_weights(iter(weights.items()))
     parameters = dict(model.named_parameters())
     (table,) = (value for name, value in parameters.items() if name.endswith("embed_tokens.weight"))

@@ -1,4 +1,4 @@
-"""Tests the data of the report of runs. `test_report_page.py` tests its appearance."""
+"""Tests for the data of the report of runs. `test_report_page.py` tests its appearance."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ from student.train import train
 
 
 @pytest.fixture(scope="module")
-def trained(world, tmp_path_factory) -> Path:
-    """A folder of two arms, trained for two steps a stage."""
+def trained(toy_data, tmp_path_factory) -> Path:
+    """A folder of two arms that were trained for two steps in each stage."""
     folder = tmp_path_factory.mktemp("runs")
     for arm in ("coat", "sft"):
-        train(world.options(folder / f"{arm}-0", arm=arm))
+        train(toy_data.options(folder / f"{arm}-0", arm=arm))
     return folder
 
 
-def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str, Any]:
-    """The data of a report: the JSON in its page."""
+def report_data(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str, Any]:
+    """Writes a report, and returns the JSON data in its page."""
     written = page.write(
         [str(path) for path in paths], str(out), caches=caches, clips=3, console=Console(quiet=True)
     )
@@ -43,19 +43,21 @@ def facts(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dict[str,
     return json.loads(result[1])
 
 
-def test_a_folder_of_runs_gives_all_its_runs(trained: Path, tmp_path: Path) -> None:
-    listed = facts([trained], tmp_path)
-    assert [run["name"] for run in listed["runs"]] == ["coat-0", "sft-0"]
-    assert [run["group"] for run in listed["runs"]] == ["coat", "sft"]
-    assert listed["clips"] == []
+def test_report_of_a_folder_lists_all_its_runs(trained: Path, tmp_path: Path) -> None:
+    data = report_data([trained], tmp_path)
+    assert [run["name"] for run in data["runs"]] == ["coat-0", "sft-0"]
+    assert [run["group"] for run in data["runs"]] == ["coat", "sft"]
+    assert data["clips"] == []
     with pytest.raises(UserError, match="neither a run nor a folder of runs"):
         find_runs([str(tmp_path)])
 
 
-def test_libraries_print_nothing(trained: Path, world: Any, tmp_path: Path) -> None:
+def test_report_command_prints_nothing_to_stderr(
+    trained: Path, toy_data: Any, tmp_path: Path
+) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "student.cli", "report", str(trained), "--cache", str(world.cache),
-         "--out", str(tmp_path), "--clips", "1"],
+        [sys.executable, "-m", "student.cli", "report", str(trained), "--clips", "1",
+         "--cache", str(toy_data.cache), "--out", str(tmp_path)],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -76,7 +78,7 @@ def test_curves_continue_across_stages(trained: Path) -> None:
     assert sft.boundaries == [("joint", 0)]
 
 
-def test_a_repeated_step_counts_once(trained: Path, tmp_path: Path) -> None:
+def test_repeated_step_counts_once(trained: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(trained / "sft-0", again)
     lines = (again / "metrics.jsonl").read_text().splitlines()
@@ -117,12 +119,12 @@ def test_runs_with_different_recipes_are_separate_groups(trained: Path, tmp_path
     assert [run.validation for run in result[1:]] == [{}, {}]
 
 
-def test_predictions_are_the_outputs_of_the_heads(trained: Path, world, tmp_path: Path) -> None:
-    listed = facts([trained], tmp_path, [str(world.cache)])
-    assert listed["predicting"] == "coat-0"
-    assert listed["metrics"]["toy.salience"] == "raw pitch accuracy"
-    assert len(listed["clips"]) == 3
-    for clip in listed["clips"]:
+def test_predictions_are_the_outputs_of_the_heads(trained: Path, toy_data, tmp_path: Path) -> None:
+    data = report_data([trained], tmp_path, [str(toy_data.cache)])
+    assert data["predicting"] == "coat-0"
+    assert data["metrics"]["toy.salience"] == "raw pitch accuracy"
+    assert len(data["clips"]) == 3
+    for clip in data["clips"]:
         kinds = [(track["source"], track["data"]["who"]) for track in clip["tracks"]]
         streams = list(dict.fromkeys(source for source, _ in kinds))
         assert streams == ["toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"]
@@ -145,10 +147,10 @@ def test_runs_with_a_block_are_preferred_for_predictions(trained: Path, tmp_path
     assert (chosen.arm, page._read_from(chosen)) == ("coat", "the thinking block")
 
 
-def test_scores_equal_those_of_validation(trained: Path, world) -> None:
-    """Over all held-out clips, the frames shown give the metric that training reported."""
+def test_metrics_of_shown_frames_equal_those_of_validation(trained: Path, toy_data) -> None:
+    """The frames of all held-out clips must give the metric that training reported."""
     run = trained / "coat-0"
-    streams = page.open_streams([str(world.cache)], load_recipe(run / "recipe.yaml").streams)
+    streams = page.open_streams([str(toy_data.cache)], load_recipe(run / "recipe.yaml").streams)
     student = predictions.TrainedStudent(run, heads=True)
     grid = Grid.from_recipe(student.recipe, streams)
     outputs, targets = [], []

@@ -1,4 +1,4 @@
-"""Tests the report of runs in a real browser, in both themes and at 400 px."""
+"""Tests for the report of runs in a real browser, in both themes and at several widths."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ SCORES = {
 
 
 @pytest.fixture(scope="module")
-def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A page of two arms; one was evaluated."""
+def address(toy_data: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Address of a page of two arms, one of which was evaluated."""
     folder: Path = tmp_path_factory.mktemp("page")
     for arm in ("coat", "pause"):
-        train(world.options(folder / "runs" / f"{arm}-0", arm=arm))
+        train(toy_data.options(folder / "runs" / f"{arm}-0", arm=arm))
     (folder / "runs/coat-0/ablation.json").write_text(json.dumps(ABLATION))
     (folder / "runs/coat-0/probes.json").write_text(json.dumps(PROBES))
     (folder / "runs/coat-0/eval").mkdir()
@@ -64,14 +64,14 @@ def address(world: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     written = report.write(
         [str(folder / "runs")],
         str(folder / "report"),
-        caches=[str(world.cache)],
+        caches=[str(toy_data.cache)],
         clips=3,
         console=Console(quiet=True),
     )
     return written.as_uri()
 
 
-def test_every_command_exists(visit: Any) -> None:
+def test_page_has_all_sections_and_charts(visit: Any) -> None:
     page = visit()
     headings = page.locator("h2").all_inner_texts()
     assert headings == [
@@ -86,7 +86,7 @@ def test_every_command_exists(visit: Any) -> None:
     assert page.locator("#cost tbody tr").count() == 4
 
 
-def test_curves_begin_and_end_where_the_steps_do(visit: Any) -> None:
+def test_curves_start_and_end_at_the_positions_of_their_steps(visit: Any) -> None:
     chart = visit().locator("#curves .panel", has_text="toy.bands").locator("svg[role=img]")
     dots = chart.locator("circle").evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
     assert len(dots) == 3
@@ -99,7 +99,7 @@ def test_curves_begin_and_end_where_the_steps_do(visit: Any) -> None:
     assert xs[0] - dots[0] == pytest.approx(xs[1] - xs[0], abs=0.2)
 
 
-def test_another_run_can_be_chosen(visit: Any) -> None:
+def test_another_run_can_be_selected(visit: Any) -> None:
     page = visit()
     table = page.locator("#streams tbody tr")
     assert table.count() == 6
@@ -127,7 +127,7 @@ def test_pairs_share_one_time_axis(visit: Any, width: int) -> None:
     assert card.locator(".playhead").evaluate("mark => mark.style.left").startswith(("49", "50"))
 
 
-def test_held_out_answers_stand_beside_chance_and_the_commonest_answer(visit: Any) -> None:
+def test_held_out_answers_are_shown_with_chance_and_majority(visit: Any) -> None:
     section = visit().locator("#answers")
     rows = [row.split("\t") for row in section.locator("tbody tr").all_inner_texts()]
     assert rows[0][:5] == ["Which tone?", "12", "0.25", "0.40", "0.75 (0.50 to 0.90)"]
@@ -137,14 +137,14 @@ def test_held_out_answers_stand_beside_chance_and_the_commonest_answer(visit: An
     assert "pause-0" not in section.inner_text()
 
 
-def test_evaluations_are_shown_where_there_are_any(visit: Any) -> None:
+def test_existing_evaluations_are_shown(visit: Any) -> None:
     page = visit()
     section = page.locator("#evaluation")
     section.locator("summary").click()
-    said = section.inner_text()
+    text = section.inner_text()
     for part in ("zero", "-0.200", "-0.300 to -0.100", "25%", "2 (heads)", "0.70",
                  "cosine of block states between clips 0.87", "0.42"):  # fmt: skip
-        assert part in said, part
+        assert part in text, part
     section.locator("button[data-kind=audio]").click()
     assert "0.90" in section.inner_text()
 
@@ -157,7 +157,7 @@ def test_page_is_not_wider_than_the_screen(visit: Any, width: int) -> None:
     assert page.evaluate("() => document.documentElement.scrollWidth") == width
 
 
-def test_themes(visit: Any) -> None:
+def test_page_has_a_light_and_a_dark_theme(visit: Any) -> None:
     assert (
         background_lightness(visit(scheme="light"))
         > 600

@@ -1,6 +1,6 @@
-"""A run that was written at commit 652e439 opens: for answers, evaluation, a report and an export.
+"""Tests that a run of commit 652e439 can still be used for answers, evaluation, report and export.
 
-`expected.json` beside it has the answers and logits that the code of that commit gave.
+`expected.json` in the run's folder has the answers and logits of that commit.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def old_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_its_folder_is_read(old_run: Path) -> None:
+def test_old_run_folder_is_read(old_run: Path) -> None:
     run = Run.open(old_run)
     assert run.recipe.model.cache_audio_tower
     assert run.finished_stages() == ["align", "joint"]
@@ -43,20 +43,22 @@ def test_its_folder_is_read(old_run: Path) -> None:
     assert result.num_held_out == 2
 
 
-def test_it_answers_as_it_did(old_run: Path) -> None:
+def test_old_run_gives_the_same_answers(old_run: Path) -> None:
     trained = TrainedStudent(old_run, heads=True)
     expected = json.loads((SAMPLE / "expected.json").read_text())
-    for (example, clips), then in zip(Run(old_run).held_out(), expected, strict=True):
+    for (example, clips), expected_row in zip(Run(old_run).held_out(), expected, strict=True):
         waves = [trained.load_audio(clip) for clip in clips]
         inputs = trained.inputs([example.messages], [waves])
         with torch.no_grad():
             best = trained.student.base(**inputs).logits[0, -1].topk(5)
-        assert best.indices.tolist() == then["best"]
-        torch.testing.assert_close(best.values, torch.tensor(then["logits"]), rtol=0, atol=1e-3)
-        assert trained.reply([example.messages], [waves], max_tokens=5) == [then["answer"]]
+        assert best.indices.tolist() == expected_row["best"]
+        torch.testing.assert_close(
+            best.values, torch.tensor(expected_row["logits"]), rtol=0, atol=1e-3
+        )
+        assert trained.reply([example.messages], [waves], max_tokens=5) == [expected_row["answer"]]
 
 
-def test_it_is_evaluated_and_exported(old_run: Path, tmp_path: Path) -> None:
+def test_old_run_is_evaluated_and_exported(old_run: Path, tmp_path: Path) -> None:
     questions = questions_of_run(old_run)
     assert evaluate(old_run, questions, "held_out")["questions"] == 2
     assert Run(old_run).scores_file("held_out").is_file()

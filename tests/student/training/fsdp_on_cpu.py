@@ -1,7 +1,7 @@
-"""`coat-student` with a backbone that is cut over CPU processes, for tests without GPUs.
+"""Runs `coat-student` with a backbone that is sharded over CPU processes, for tests without GPUs.
 
-torch shards tensors on CPUs as on GPUs; accelerate alone offers FSDP to none but GPUs, by the kind
-of its process group, which is therefore renamed here.
+torch can shard tensors on CPUs, but accelerate offers FSDP only for process groups on GPUs. This
+module therefore changes the name of the process group's type.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from accelerate.utils import DistributedType
 from student import cli, train
 from student.training.trainer import StudentTrainer
 
-begin, step = PartialState.__init__, StudentTrainer.training_step
-build = train.build_student
+original_init, original_step = PartialState.__init__, StudentTrainer.training_step
+original_build = train.build_student
 MEMORY_FILE = "COAT_TEST_MEMORY_FILE"
-"""Names the file to which each rank writes its memory once its student is built."""
+"""Environment variable with the file to which each rank writes its memory after building."""
 
 
-def as_on_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
-    """`PartialState.__init__`, under the other name."""
-    begin(self, *args, **kwargs)
+def init_like_on_gpus(self: PartialState, *args: Any, **kwargs: Any) -> None:
+    """`PartialState.__init__` that reports GPU processes."""
+    original_init(self, *args, **kwargs)
     if self.distributed_type == DistributedType.MULTI_CPU:
         self._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
-def shard_group(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
-    """`StudentTrainer.training_step`, which must find the student cut."""
+def step_with_check(self: StudentTrainer, *args: Any, **kwargs: Any) -> Any:
+    """`StudentTrainer.training_step` that checks that the student is sharded."""
     assert self.student.is_sharded
-    return step(self, *args, **kwargs)
+    return original_step(self, *args, **kwargs)
 
 
-def measured(*args: Any, **kwargs: Any) -> Any:
-    """`build_student`, after which this process' own memory is written down, in bytes."""
-    student = build(*args, **kwargs)
+def build_and_measure(*args: Any, **kwargs: Any) -> Any:
+    """`build_student` that writes the private memory of the process, in kB, to a file."""
+    student = original_build(*args, **kwargs)
     fields = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     own = next(line for line in fields if line.startswith("Anonymous:"))
     Path(f"{os.environ[MEMORY_FILE]}.{os.environ['RANK']}").write_text(own.split()[1])
@@ -46,7 +46,7 @@ def measured(*args: Any, **kwargs: Any) -> Any:
 
 if __name__ == "__main__":
     if MEMORY_FILE in os.environ:
-        train.build_student = measured
-    PartialState.__init__ = as_on_gpus
-    StudentTrainer.training_step = shard_group
+        train.build_student = build_and_measure
+    PartialState.__init__ = init_like_on_gpus
+    StudentTrainer.training_step = step_with_check
     cli.main()

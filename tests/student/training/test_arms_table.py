@@ -1,4 +1,4 @@
-"""The table at the end of `coat-student arms`, and what is said before each training."""
+"""Tests the output of `coat-student arms`: the final table, and the counts of examples."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from student.arms import run_arms
 from student.run_options import ArmsOptions
 
 
-def test_the_table_shows_the_steps_of_each_arm(world: Any, tmp_path: Path, capsys: Any) -> None:
-    """sft has no `align`; the docs said that all arms have the same steps."""
-    options = world.options(tmp_path / "arms")
+def test_table_shows_the_steps_of_each_arm(toy_data: Any, tmp_path: Path, capsys: Any) -> None:
+    """The arm sft has no stage `align`, so it has fewer steps."""
+    options = toy_data.options(tmp_path / "arms")
     common = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
     table = run_arms(ArmsOptions(**common, arms=["sft", "coat"], seeds=[0]))
     cells = {str(column.header): list(column.cells) for column in table.columns}
     assert cells["arm"] == ["sft", "coat"]
     assert cells["align steps"] == ["0", "2"]
     assert cells["joint steps"] == ["2", "2"]
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for task, count in (("What is said", 24), ("Which note", 48)):
-        counts = re.search(rf"{task}\?: (\d+) examples, (\d+) held out", said)
+        counts = re.search(rf"{task}\?: (\d+) examples, (\d+) held out", output)
         assert counts is not None
         assert int(counts[1]) + int(counts[2]) == count

@@ -1,4 +1,4 @@
-"""Tests the progress of a training in a terminal of 80 columns and in a log file."""
+"""Tests for the progress of a training in a terminal of 80 columns and in a log file."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ TRAIN = [sys.executable, "-m", "student.cli", "train"]
 
 
 @pytest.fixture
-def words(world: Any, tmp_path: Path) -> list[str]:
-    """A short training as a command."""
-    options = world.options(tmp_path / "run")
+def words(toy_data: Any, tmp_path: Path) -> list[str]:
+    """The command of a short training."""
+    options = toy_data.options(tmp_path / "run")
     save_recipe(options.recipe(), tmp_path / "recipe.yaml")
     return [
         *TRAIN, "--config", str(tmp_path / "recipe.yaml"), "--corpus", str(options.corpus),
-        "--cache", str(world.cache), "--out", str(tmp_path / "run"),
+        "--cache", str(toy_data.cache), "--out", str(tmp_path / "run"),
         "--joint.max_steps=6", "--joint.log_steps=1", "--align.max_steps=2",
         "--trainer.disable_tqdm=false",
     ]  # fmt: skip
 
 
-def test_training_in_a_terminal(words: list[str]) -> None:
+def test_training_in_a_terminal_shows_a_bar(words: list[str]) -> None:
     session = record_terminal(words, cwd=ROOT)
     assert session.exit_code == 0, session.last
     lines = session.lines()
-    # One line holds the stage, a bar, the step, the loss, the speed, the memory and the time left.
+    # One line has the stage, a bar, the step, the loss, the speed, the memory and the time left.
     bar = re.compile(
         r"^joint \S+ +\d/6 +loss \d+\.\d{3}, \d+\.\d examples/s, \d+\.\d GB +(\d+:\d\d|--:--)$"
     )
     assert [line for line in lines if bar.match(line)], sorted(lines)
     assert [line for line in lines if re.match(r"^validation \S+ +\d+/\d+ batches", line)]
     assert not [line for line in lines if "\N{HORIZONTAL ELLIPSIS}" in line]
-    assert not re.search(r"^joint .*/6", session.last, re.MULTILINE), "the bar is taken away"
+    assert not re.search(r"^joint .*/6", session.last, re.MULTILINE), "the bar was not removed"
     assert "joint" in session.last
 
 
 @pytest.mark.slow
-def test_training_in_a_log_file(words: list[str]) -> None:
+def test_training_in_a_log_file_prints_lines(words: list[str]) -> None:
     script = (
         "import student.training.progress as p, sys; p.SECONDS_BETWEEN_LINES = 0;"
         "from student.cli import main; main()"

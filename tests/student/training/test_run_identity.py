@@ -1,5 +1,4 @@
-"""Tests that a run is resumed only with the same data, by one training at a time, and its
-errors."""
+"""Tests for resuming runs: same data, one training at a time, damaged checkpoints, and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +29,7 @@ from student.runs.lock import training_lock
 from student.train import step_losses, train
 from student.training.reading import SkippingDataset
 from student.training.trainer import StudentTrainer, training_arguments
-from tests.student.conftest import SPEC, model_of, write_cache
+from tests.student.conftest import SPEC, model_config, write_cache
 
 STAGE = {"batch_size": 4, "max_steps": 4, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
@@ -40,29 +39,29 @@ class _Stopped(Exception):
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends a training as a kill would, once a step is done and saved."""
-    whole = StudentTrainer.training_step
+    """Ends a training like a kill after a step that was saved."""
+    original = StudentTrainer.training_step
 
     def training_step(self: Any, *args: Any, **kwargs: Any) -> Any:
         if self.state.global_step == step:
             raise _Stopped
-        return whole(self, *args, **kwargs)
+        return original(self, *args, **kwargs)
 
     monkeypatch.setattr(StudentTrainer, "training_step", training_step)
 
 
-def joint_only(world: Any, out: Path, checkpoints: Any, **changes: Any) -> Any:
-    return world.options(
+def joint_only(toy_data: Any, out: Path, checkpoints: Any, **changes: Any) -> Any:
+    return toy_data.options(
         out,
-        model=model_of(checkpoints, "qwen2_audio"),
+        model=model_config(checkpoints, "qwen2_audio"),
         align=None,
         joint=StageConfig(train="lora", **STAGE),
         **changes,
     )
 
 
-def stopped_run(world: Any, out: Path, checkpoints: Any) -> Any:
-    options = joint_only(world, out, checkpoints)
+def stopped_run(toy_data: Any, out: Path, checkpoints: Any) -> Any:
+    options = joint_only(toy_data, out, checkpoints)
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
         with pytest.raises(_Stopped):
@@ -70,52 +69,58 @@ def stopped_run(world: Any, out: Path, checkpoints: Any) -> Any:
     return options
 
 
-def test_joint_has_one_order_in_every_arm(world: Any, tmp_path: Path, checkpoints: Any) -> None:
-    """sft has no `align`; its joint stage has the seed of the others all the same."""
+def test_joint_stage_has_the_same_seed_in_every_arm(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    """This holds although the arm sft has no stage `align`."""
     orders = {}
     for arm in ("sft", "coat"):
         seeds = []
         original = StudentTrainer.__init__
 
-        def note(
+        def record_seeds(
             self: Any, *args: Any, _original: Any = original, _seeds: Any = seeds, **kw: Any
         ) -> None:
             _original(self, *args, **kw)
             _seeds.append((self.args.seed, self.args.data_seed))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(StudentTrainer, "__init__", note)
+            patch.setattr(StudentTrainer, "__init__", record_seeds)
             train(
-                world.options(tmp_path / arm, arm=arm, model=model_of(checkpoints, "qwen2_audio"))
+                toy_data.options(
+                    tmp_path / arm, arm=arm, model=model_config(checkpoints, "qwen2_audio")
+                )
             )
         orders[arm] = seeds
     assert orders["sft"] == orders["coat"][1:] == [(STAGE_SEEDS["joint"],) * 2]
 
 
-def test_another_corpus_is_refused(world: Any, tmp_path: Path, checkpoints: Any) -> None:
-    options = stopped_run(world, tmp_path / "run", checkpoints)
-    build(world.clips[:40], tmp_path / "toy")
+def test_changed_corpus_of_a_run_raises_an_error(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    options = stopped_run(toy_data, tmp_path / "run", checkpoints)
+    build(toy_data.clips[:40], tmp_path / "toy")
     other = dataclasses.replace(options, corpus=str(tmp_path / "toy"))
     with pytest.raises(UserError, match="started with other data: the corpus has other clips"):
         train(other)
 
 
-def test_a_new_version_of_a_teacher_is_left_aside(
-    world: Any, tmp_path: Path, checkpoints: Any
+def test_run_keeps_the_teacher_version_that_it_started_with(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
 ) -> None:
-    """The run keeps the version that it was begun with."""
+    """A newer version in the cache is ignored."""
     import numpy as np
 
     from manifests.corpus.corpus import Corpus
-    from tests.student.conftest import sing, targets
+    from tests.student.conftest import make_tone, targets
 
     rng = np.random.default_rng(0)
-    received = {clip.clip_id: targets(*sing(rng, clip.duration)) for clip in world.clips}
+    received = {clip.clip_id: targets(*make_tone(rng, clip.duration)) for clip in toy_data.clips}
     cache = tmp_path / "cache"
-    corpus = Corpus(str(world.corpus))
+    corpus = Corpus(str(toy_data.corpus))
     write_cache(cache, corpus, received)
     options = dataclasses.replace(
-        joint_only(world, tmp_path / "run", checkpoints), cache=str(cache)
+        joint_only(toy_data, tmp_path / "run", checkpoints), cache=str(cache)
     )
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
@@ -130,46 +135,50 @@ def test_a_new_version_of_a_teacher_is_left_aside(
 @pytest.mark.parametrize(
     ("processes", "expected"), [(1, (4, 4)), (2, (4, 2)), (8, (2, 1)), (16, (1, 1))]
 )
-def test_a_stage_is_fitted_to_other_processes(processes: int, expected: tuple[int, int]) -> None:
+def test_batch_size_is_fitted_to_the_number_of_processes(
+    processes: int, expected: tuple[int, int]
+) -> None:
     stage = fit_stage("joint", StageConfig(batch_size=4), 16, num_processes=processes)
     assert (stage.batch_size, stage.accumulation) == expected
     assert stage.batch_size * stage.accumulation * processes == 16
 
 
-def test_processes_that_cannot_share_a_step_are_refused() -> None:
+def test_indivisible_number_of_processes_raises_an_error() -> None:
     with pytest.raises(UserError, match="16 examples per step, which 3 processes cannot share"):
         fit_stage("joint", StageConfig(batch_size=4), 16, num_processes=3)
 
 
-def test_what_an_older_version_has_not_written_is_not_compared() -> None:
+def test_fields_missing_in_an_older_run_are_not_compared() -> None:
     Identity(corpus="x", teachers=["a@1"]).check_same(Identity(teachers=["a@1"]))
     with pytest.raises(UserError, match="the teachers were a@1 and are a@2"):
         Identity(corpus="x", teachers=["a@2"]).check_same(Identity(teachers=["a@1"]))
 
 
-def test_one_training_per_folder(world: Any, tmp_path: Path) -> None:
+def test_second_training_in_a_folder_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
     with training_lock(tmp_path / "run"), pytest.raises(UserError, match="another training"):
-        train(world.options(tmp_path / "run"))
-    assert not (tmp_path / "run").exists(), "nothing was trained, so nothing is left"
+        train(toy_data.options(tmp_path / "run"))
+    assert not (tmp_path / "run").exists(), "the rejected training created the folder"
 
 
-def test_a_lock_file_of_a_dead_process_has_no_effect(tmp_path: Path) -> None:
-    """On this machine or another; and who holds a lock is said."""
+def test_lock_file_of_a_dead_process_has_no_effect(tmp_path: Path) -> None:
+    """The error of an active lock names the process that holds it."""
     (tmp_path / "training.lock").write_text("process 1 on another-host")
     with training_lock(tmp_path):
-        mine = f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(UserError, match=re.escape(mine)), training_lock(tmp_path):
+        owner = f"process {os.getpid()} on {socket.gethostname()}"
+        with pytest.raises(UserError, match=re.escape(owner)), training_lock(tmp_path):
             pass
-        assert (tmp_path / "training.lock").read_text() == mine, "a refused one leaves it alone"
+        assert (tmp_path / "training.lock").read_text() == owner, (
+            "the rejected training changed the lock file"
+        )
     with training_lock(tmp_path):
         pass
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(
+def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, code: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Some network mounts have none: the run trains, and its user is warned."""
+    """Some network file systems have no locks; the training runs there."""
 
     def no_lock(*args: Any) -> None:
         raise OSError(code, "not here")
@@ -182,11 +191,11 @@ def test_a_file_system_without_locks(
     assert (tmp_path / "trained").exists()
 
 
-def test_an_out_that_cannot_be_a_folder(world: Any, tmp_path: Path) -> None:
+def test_out_path_that_is_a_file_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match="cannot be used as a folder"):
-            train(world.options(out))
+            train(toy_data.options(out))
 
 
 FILES = ("student.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
@@ -194,7 +203,7 @@ FILES = ("student.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth",
 
 
 def damage(file: Path, how: str) -> None:
-    """Leaves a file as a full disk, a kill or a lost power supply does."""
+    """Damages a file like a full disk, a kill or a power cut."""
     content = file.read_bytes()
     if how == "missing":
         file.unlink()
@@ -210,10 +219,10 @@ def damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("how", ["missing", "empty", "one byte", "half", "all but a byte"])
-def test_a_checkpoint_with_a_truncated_file_is_not_used(
+def test_checkpoint_with_a_damaged_file_is_not_used(
     stopped: Path, tmp_path: Path, how: str, listed: bool
 ) -> None:
-    """With the list of its files, and as earlier versions wrote it, without."""
+    """Earlier versions wrote no list of a checkpoint's files."""
     for name in FILES:
         run = Run(shutil.copytree(stopped, tmp_path / name))
         first, last = run.checkpoints("joint")
@@ -221,8 +230,8 @@ def test_a_checkpoint_with_a_truncated_file_is_not_used(
         damage(last / name, how)
         if not listed:
             (last / "files.json").unlink(missing_ok=True)
-        # Without a list nobody knows of a file that is not there, but for the two that must be; and
-        # the last byte of that JSON is the end of its line.
+        # Without a list, only two of the files are known to be required; and the last byte of that
+        # JSON file is a newline.
         unknown = not listed and (
             (how == "missing" and name not in FILES[::4])
             or (how == "all but a byte" and name == "trainer_state.json")
@@ -234,36 +243,36 @@ def test_a_checkpoint_with_a_truncated_file_is_not_used(
 
 
 @pytest.fixture(scope="module")
-def stopped(world: Any, checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that was stopped after two steps, each with a checkpoint."""
-    return Path(stopped_run(world, tmp_path_factory.mktemp("stopped") / "run", checkpoints).out)
+def stopped(toy_data: Any, checkpoints: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a run that was stopped after two steps, each with a checkpoint."""
+    return Path(stopped_run(toy_data, tmp_path_factory.mktemp("stopped") / "run", checkpoints).out)
 
 
-def test_an_incomplete_checkpoint_does_not_block_resuming(
-    world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
+def test_incomplete_checkpoint_does_not_block_resuming(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Left twice, as a full disk does: each time the run goes on from the one before."""
+    """A full disk leaves one twice; each time, the run resumes from the checkpoint before it."""
     joint = tmp_path / "run" / "joint"
     for _ in range(2):
-        options = stopped_run(world, tmp_path / "run", checkpoints)
-        half = joint / "checkpoint-3"
-        half.mkdir()
-        (half / "trainer_state.json").write_text('{"half":')
+        options = stopped_run(toy_data, tmp_path / "run", checkpoints)
+        partial = joint / "checkpoint-3"
+        partial.mkdir()
+        (partial / "trainer_state.json").write_text('{"half":')
     (joint / "unfinished-checkpoint-3").mkdir()
     damage(joint / "checkpoint-2" / "optimizer.pt", "half")
     capsys.readouterr()
     train(options)
-    said = capsys.readouterr().out
-    assert "joint: checkpoint-2 is removed: its optimizer.pt is missing or was not" in said
-    assert "resuming from step 1 of 4" in said
+    output = capsys.readouterr().out
+    assert "joint: checkpoint-2 is removed: its optimizer.pt is missing or was not" in output
+    assert "resuming from step 1 of 4" in output
     left = {path.name for path in joint.iterdir()}
     assert left == {"checkpoint-3", "checkpoint-4", "student.safetensors"}
 
 
-def test_a_stage_that_was_killed_while_it_wrote_its_state_is_not_finished(
-    world: Any, tmp_path: Path, checkpoints: Any
+def test_stage_killed_while_writing_its_state_is_not_finished(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
 ) -> None:
-    """The state of a stage appears whole, and so does the recipe, with which a run begins."""
+    """The state of a stage is written to a temporary file first."""
     seen: list[list[str]] = []
 
     def cut(tensors: Any, path: Path) -> None:
@@ -273,7 +282,7 @@ def test_a_stage_that_was_killed_while_it_wrote_its_state_is_not_finished(
             seen.append([file.name for file in path.parent.glob("student*")])
             raise _Stopped
 
-    options = joint_only(world, tmp_path / "run", checkpoints)
+    options = joint_only(toy_data, tmp_path / "run", checkpoints)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("student.training.trainer.save_file", cut)
         with pytest.raises(_Stopped):
@@ -285,7 +294,7 @@ def test_a_stage_that_was_killed_while_it_wrote_its_state_is_not_finished(
     assert run.finished_stages() == ["joint"]
 
 
-def test_a_truncated_log_line_is_skipped(tmp_path: Path) -> None:
+def test_truncated_log_line_is_skipped(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.append_log({"step": 1})
     with run.log_file.open("a") as file:
@@ -294,10 +303,10 @@ def test_a_truncated_log_line_is_skipped(tmp_path: Path) -> None:
     assert run.log() == [{"step": 1}, {"step": 3}]
 
 
-def test_a_recipe_may_change_until_something_is_trained(
-    world: Any, tmp_path: Path, checkpoints: Any
+def test_recipe_may_change_until_the_first_checkpoint(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
 ) -> None:
-    options = joint_only(world, tmp_path / "run", checkpoints)
+    options = joint_only(toy_data, tmp_path / "run", checkpoints)
     with pytest.MonkeyPatch.context() as patch:
         stop_at(0, patch)
         with pytest.raises(_Stopped):
@@ -313,10 +322,10 @@ def test_a_recipe_may_change_until_something_is_trained(
         train(options)
 
 
-def test_divergence_stops_with_a_message(
-    world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+def test_divergence_raises_an_error_and_keeps_checkpoints(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whole checkpoints stay, and no log line has a number that JSON has not."""
+    """Complete checkpoints are kept, and log lines contain no NaN."""
 
     def diverging(*args: Any, **options: Any) -> tuple[Any, Tensor]:
         parts, total = step_losses(*args, **options)
@@ -326,7 +335,7 @@ def test_divergence_stops_with_a_message(
     diverging.calls = 0
     monkeypatch.setattr("student.train.step_losses", diverging)
     with pytest.raises(UserError, match="joint has diverged: the loss is nan at step 3"):
-        train(joint_only(world, tmp_path / "run", checkpoints))
+        train(joint_only(toy_data, tmp_path / "run", checkpoints))
     run = Run(tmp_path / "run")
     assert [path.name for path in run.checkpoints("joint")] == ["checkpoint-1", "checkpoint-2"]
     assert "NaN" not in run.log_file.read_text()
@@ -343,18 +352,18 @@ def test_undefined_numbers_are_null_in_json(tmp_path: Path) -> None:
 
 
 def test_full_disk_prints_one_line(
-    world: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+    toy_data: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: Any, **kwargs: Any) -> None:
         raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=r"the disk of .*run is full; free some space"):
-        train(joint_only(world, tmp_path / "run", checkpoints))
+        train(joint_only(toy_data, tmp_path / "run", checkpoints))
 
 
 class _Examples:
-    """Stands for a dataset: some examples cannot be prepared, a store answers the second time."""
+    """A data set in which some examples fail always, and others fail once with a busy store."""
 
     def __init__(self, bad: set[int], busy: set[int]) -> None:
         self.bad, self.busy = bad, busy
@@ -371,7 +380,7 @@ class _Examples:
         return index
 
 
-def test_a_bad_clip_is_left_out_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_clips_are_skipped_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("student.training.reading.RETRY_SECONDS", (0.0, 0.0))
     data = SkippingDataset(_Examples({3, 4}, {7}))  # pyright: ignore[reportArgumentType]
     assert [data[index] for index in (2, 3, 7)] == [2, 5, 7]
@@ -381,34 +390,34 @@ def test_a_bad_clip_is_left_out_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -
         data[0]
 
 
-def test_one_process_uses_one_gpu(
-    world: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_single_process_uses_one_gpu(
+    toy_data: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The stock trainer would wrap the student in DataParallel."""
+    """The original trainer would wrap the student in DataParallel."""
     from transformers import TrainingArguments
 
-    recipe = world.options(tmp_path).recipe()
+    recipe = toy_data.options(tmp_path).recipe()
     arguments = training_arguments(recipe, StageConfig(), tmp_path / "joint", seed=0)
     monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda self: 8))
     assert arguments.n_gpu == 1
 
 
-def test_a_wrong_trainer_argument_is_one_line(world: Any, tmp_path: Path) -> None:
-    options = dataclasses.replace(world.options(tmp_path), trainer={"bf61": True})
+def test_wrong_trainer_argument_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
+    options = dataclasses.replace(toy_data.options(tmp_path), trainer={"bf61": True})
     with pytest.raises(UserError, match=r"recipe: trainer: .*bf61"):
         training_arguments(options.recipe(), StageConfig(), tmp_path / "joint", seed=0)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs: a machine without GPU")
-def test_bf16_without_a_gpu_is_one_line(world: Any, tmp_path: Path) -> None:
-    options = dataclasses.replace(world.options(tmp_path / "run"), trainer={"bf16": True})
+def test_bf16_without_a_gpu_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
+    options = dataclasses.replace(toy_data.options(tmp_path / "run"), trainer={"bf16": True})
     with pytest.raises(UserError, match=r"trainer.bf16 needs a GPU"):
         train(options)
 
 
-def test_a_broken_recipe_file_is_one_line(world: Any, tmp_path: Path) -> None:
-    """A tab in RUN/recipe.yaml, through the command line."""
-    options = world.options(tmp_path / "run")
+def test_broken_recipe_file_prints_one_line(toy_data: Any, tmp_path: Path) -> None:
+    """The file RUN/recipe.yaml has a tab."""
+    options = toy_data.options(tmp_path / "run")
     save_recipe(options.recipe(), tmp_path / "recipe.yaml")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "recipe.yaml").write_text("model:\n\tbuild: tiny\n")
@@ -422,13 +431,13 @@ def test_a_broken_recipe_file_is_one_line(world: Any, tmp_path: Path) -> None:
     assert len(done.stderr.strip().splitlines()) == 1
 
 
-def test_a_resumed_run_prints_its_step(
-    world: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
+def test_resumed_run_prints_its_step(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = stopped_run(world, tmp_path / "run", checkpoints)
+    options = stopped_run(toy_data, tmp_path / "run", checkpoints)
     examples = Run(options.out).examples_folder
     before = (examples / "examples.npy").read_bytes()
-    shutil.rmtree(examples)  # it is built again, with the same examples on the same sides
+    shutil.rmtree(examples)  # the examples are rebuilt with the same split
     train(options)
     assert (examples / "examples.npy").read_bytes() == before
     assert "joint: resuming from step 2 of 4" in capsys.readouterr().out

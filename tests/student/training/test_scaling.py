@@ -1,4 +1,4 @@
-"""Tests options that change only memory and speed: checkpointing, precision, processes."""
+"""Tests for options that only change memory and speed: checkpointing, precision, processes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from student.model.tiny import build_tiny
 from student.recipe_files import recipes_folder
 from student.runs.folder import Run
 from student.train import train
-from tests.student.conftest import FAMILIES, TINY, launch, model_of, states
+from tests.student.conftest import FAMILIES, TINY, launch, model_config, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
 PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
-"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+"""Options of plain gradient descent; Adam amplifies rounding errors of gradients near zero."""
 WEIGHTS = "model.safetensors"
 ADAM = {"report_to": [], "disable_tqdm": True, "adam_epsilon": 1e-4}
-"""AdamW, whose state a resume must bring back, with an epsilon that is above rounding."""
+"""Options of AdamW, whose state must be restored, with an epsilon above rounding errors."""
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_activation_checkpointing_changes_nothing_but_memory(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str
+def test_activation_checkpointing_gives_the_same_weights(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
     for name in ("kept", "recomputed"):
         stage = StageConfig(train="lora", checkpointing=name == "recomputed", **STAGE)
         train(
-            world.options(
+            toy_data.options(
                 tmp_path / name,
-                model=model_of(checkpoints, family),
+                model=model_config(checkpoints, family),
                 align=None,
                 joint=stage,
                 trainer=PLAIN_DESCENT,
@@ -52,18 +52,18 @@ def test_activation_checkpointing_changes_nothing_but_memory(
 @pytest.mark.parametrize(
     ("attention", "arm"), [("sdpa", "coat"), ("eager", "coat"), ("sdpa", "distill")]
 )
-def test_packing_changes_nothing_but_the_padding(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str, attention: str, arm: Arm
+def test_packing_gives_the_same_losses_and_weights(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str, attention: str, arm: Arm
 ) -> None:
-    """Clips of 0.6 to 1.3 s in one row: every loss, and what is learnt, as with a row each."""
+    """Rows contain several clips of 0.6 to 1.3 s instead of one."""
     reports = {}
     for name in ("padded", "packed"):
-        options = world.options(
+        options = toy_data.options(
             tmp_path / name,
             arm=arm,
-            model=dataclasses.replace(model_of(checkpoints, family), attention=attention),
+            model=dataclasses.replace(model_config(checkpoints, family), attention=attention),
             align=None,
-            lora=dataclasses.replace(world.options(tmp_path).lora, dropout=0.0),
+            lora=dataclasses.replace(toy_data.options(tmp_path).lora, dropout=0.0),
             joint=StageConfig(train="lora", **STAGE),
             trainer=PLAIN_DESCENT,
         )
@@ -77,16 +77,18 @@ def test_packing_changes_nothing_but_the_padding(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_training_in_bfloat16(world: Any, checkpoints: Any, tmp_path: Path, family: str) -> None:
-    """The frozen backbone in bfloat16, what learns in float32, and nearly the same losses."""
+def test_training_in_bfloat16_gives_similar_losses(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str
+) -> None:
+    """The frozen backbone is bfloat16, and trained weights are float32."""
     losses = {}
     for dtype in ("float32", "bfloat16"):
-        model = dataclasses.replace(model_of(checkpoints, family), dtype=dtype)
+        model = dataclasses.replace(model_config(checkpoints, family), dtype=dtype)
         stage = StageConfig(train="lora", **STAGE)
         half = dtype == "bfloat16"
         trainer = {"report_to": [], "disable_tqdm": True, "use_cpu": True, "bf16": half}
         out = tmp_path / dtype
-        train(world.options(out, model=model, align=None, joint=stage, trainer=trainer))
+        train(toy_data.options(out, model=model, align=None, joint=stage, trainer=trainer))
         logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses[dtype] = [log["loss"] for log in logs if "loss" in log]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=0.02)
@@ -95,26 +97,28 @@ def test_training_in_bfloat16(world: Any, checkpoints: Any, tmp_path: Path, fami
     }
 
 
-def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -> None:
-    """QLoRA, as far as a CPU goes: the language model's projections are stored in 4 bits, adapters
-    and rows learn, and an export has the weights in full."""
+def test_backbone_in_four_bits_trains_and_is_exported(
+    toy_data: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """QLoRA on a CPU: the language model's projections are stored in 4 bits, adapters and rows are
+    trained, and an export has full weights."""
     pytest.importorskip("bitsandbytes", reason="pip install 'coat-distill[quantize]'")
     from student.evaluation.evaluate import evaluate
     from student.evaluation.question_files import questions_of_run
     from student.inference.generate import TrainedStudent
     from student.release.export import export
 
-    model = dataclasses.replace(model_of(checkpoints, "qwen2_audio"), quantize="4bit")
+    model = dataclasses.replace(model_config(checkpoints, "qwen2_audio"), quantize="4bit")
     stage = StageConfig(train="lora", checkpointing=True, **(STAGE | {"max_steps": 6}), lr=1e-2)
     out = tmp_path / "run"
-    report = train(world.options(out, model=model, align=None, joint=stage))
+    report = train(toy_data.options(out, model=model, align=None, joint=stage))
     assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
     trained = TrainedStudent(out)
     kinds = {type(module).__name__ for name, module in trained.student.base.named_modules()
              if name.endswith("gate_proj.base_layer")}  # fmt: skip
     assert kinds == {"Linear4bit"}
     assert export(out, tmp_path / "export").prompts == 4
-    # The card says which weights each number is of, and has the export's own once it is scored.
+    # The card states the weights behind each number, and gets the export's scores.
     card = tmp_path / "export" / "README.md"
     assert "of the student as it was trained, with its backbone in 4 bits" in card.read_text()
     questions = questions_of_run(Run(out).folder)[:6]
@@ -123,12 +127,14 @@ def test_a_backbone_in_four_bits(world: Any, checkpoints: Any, tmp_path: Path) -
     assert row in card.read_text()
 
 
-def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -> None:
-    """Losses are normalised over all processes: 2 processes of 2 give the steps of one of 4."""
-    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
-    options = world.options(
+def test_two_processes_give_the_results_of_one(
+    toy_data: Any, checkpoints: Any, tmp_path: Path
+) -> None:
+    """Losses are normalised over all processes: 2 batches of 2 give the steps of one batch of 4."""
+    lora_without_dropout = dataclasses.replace(toy_data.options(tmp_path).lora, dropout=0.0)
+    options = toy_data.options(
         tmp_path / "1",
-        model=model_of(checkpoints, "qwen2_audio"),
+        model=model_config(checkpoints, "qwen2_audio"),
         lora=lora_without_dropout,
         align=None,
         joint=StageConfig(train="lora", **STAGE),
@@ -141,7 +147,7 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
     expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-5)
-    # Every loss is logged as it is over all processes: it was a share of the first one's.
+    # Logged losses are those over all processes.
     logs = [
         [line for line in Run(tmp_path / name).log() if "loss/answer" in line]
         for name in ("1", "2")
@@ -152,25 +158,29 @@ def test_two_processes_equal_one(world: Any, checkpoints: Any, tmp_path: Path) -
         assert len(parts) == 7
         for name in parts:
             assert theirs[name] == pytest.approx(ours[name], rel=1e-3), name
-    # Each process validates its part of the held-out clips, and the numbers are those of all.
-    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(item["before"], rel=1e-4, abs=1e-5, nan_ok=True)
-    assert two["joint"] == pytest.approx(item["joint"], rel=1e-2, abs=1e-3, nan_ok=True)
+    # Each process validates a part of the held-out clips, and metrics cover all of them.
+    one_process, two_processes = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two_processes["before"] == pytest.approx(
+        one_process["before"], rel=1e-4, abs=1e-5, nan_ok=True
+    )
+    assert two_processes["joint"] == pytest.approx(
+        one_process["joint"], rel=1e-2, abs=1e-3, nan_ok=True
+    )
 
 
 @pytest.mark.slow
-def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -> None:
-    """FSDP on 8 GPUs took 8 copies of a 7B model in the memory of the host, and validated it whole
-    on every GPU. The steps and all numbers are those of one process."""
+def test_only_the_first_process_loads_a_sharded_model(toy_data: Any, tmp_path: Path) -> None:
+    """Otherwise, FSDP on 8 GPUs would need 8 copies of the model in the host's memory. Steps and
+    metrics must be those of one process."""
     large = dataclasses.replace(TINY, hidden_size=640, feed_forward=2560, layers=4)
     base = tmp_path / "base"
     build_tiny(base, large, ["What is said? a low middle high top tone"], seed=0)
-    # As checkpoints are: in half precision, hence not mapped from the file but converted.
+    # Like published checkpoints, the weights are in half precision, so loading converts them.
     weights = {name: value.bfloat16() for name, value in load_file(base / WEIGHTS).items()}
     save_file(weights, base / WEIGHTS, metadata={"format": "pt"})
     size = 4 * sum(value.numel() for value in weights.values())
-    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
-    options = world.options(
+    lora_without_dropout = dataclasses.replace(toy_data.options(tmp_path).lora, dropout=0.0)
+    options = toy_data.options(
         tmp_path / "1",
         model=ModelConfig(path=str(base), dtype="float32"),
         lora=lora_without_dropout,
@@ -187,8 +197,10 @@ def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -
     first, second = (1024 * int(Path(f"{memory}.{rank}").read_text()) for rank in range(2))
     print(f"own memory once built: {first / 1e6:.0f} and {second / 1e6:.0f} MB of {size / 1e6:.0f}")
     assert first - second > 0.8 * size
-    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(item["before"], rel=1e-3, abs=1e-4, nan_ok=True)
+    one_process, two_processes = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two_processes["before"] == pytest.approx(
+        one_process["before"], rel=1e-3, abs=1e-4, nan_ok=True
+    )
     expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-4)
@@ -196,15 +208,15 @@ def test_the_first_process_alone_loads_what_is_cut(world: Any, tmp_path: Path) -
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_backbone_sharded_over_two_processes(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str
+def test_sharded_backbone_gives_the_results_of_one_process(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
     """FSDP 2 takes the steps of one process in both stages, also when every rank is killed in the
-    middle of the second stage, and the run goes on from its checkpoint."""
-    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
-    options = world.options(
+    second stage and the run resumes from its checkpoint."""
+    lora_without_dropout = dataclasses.replace(toy_data.options(tmp_path).lora, dropout=0.0)
+    options = toy_data.options(
         tmp_path / "1",
-        model=model_of(checkpoints, family),
+        model=model_config(checkpoints, family),
         lora=lora_without_dropout,
         align=StageConfig(train="embeddings", **STAGE),
         joint=StageConfig(train="lora", **(STAGE | {"max_steps": 8, "save_steps": 1})),
@@ -221,18 +233,21 @@ def test_a_backbone_sharded_over_two_processes(
     launch(options, processes=2, killed_at=joint / "checkpoint-2" / "trainer_state.json", **sharded)
     launch(options, processes=2, **sharded)
     first_steps = [line for line in Run(tmp_path / "2").log() if line["step"] == 1]
-    assert [line["stage"] for line in first_steps] == ["align", "joint"], "it began anew"
+    assert [line["stage"] for line in first_steps] == ["align", "joint"], (
+        "the run started again instead of resuming"
+    )
     expected, result = (states(tmp_path / name)["joint"] for name in ("1", "2"))
     for name, value in expected.items():
         torch.testing.assert_close(result[name], value, rtol=1e-3, atol=1e-4)
-    # The untrained student was measured once it was cut, and gave the same numbers.
-    item, two = (Run(tmp_path / name).report() for name in ("1", "2"))
-    assert two["before"] == pytest.approx(item["before"], rel=1e-3, abs=1e-4, nan_ok=True)
+    # The metrics of the untrained, sharded student are the same as well.
+    one_process, two_processes = (Run(tmp_path / name).report() for name in ("1", "2"))
+    assert two_processes["before"] == pytest.approx(
+        one_process["before"], rel=1e-3, abs=1e-4, nan_ok=True
+    )
 
 
 def fsdp_environment() -> dict[str, str]:
-    """The environment that `accelerate launch --config_file fsdp_8gpu.yaml` sets for its
-    processes."""
+    """Returns the environment that `accelerate launch --config_file fsdp_8gpu.yaml` sets."""
     config = yaml.safe_load((recipes_folder() / "accelerate" / "fsdp_8gpu.yaml").read_text())
     fields = {name.removeprefix("fsdp_").upper(): value
               for name, value in config["fsdp_config"].items()}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Validation and calibration: each process has its share, and a bad clip ends nothing."""
+"""Tests for shared validation and calibration, and for unreadable held-out clips."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from student.config import DataConfig, StageConfig
 from student.runs.folder import Run
 from student.train import train
 from student.training.sharing import SharedBatches, rows_of_all_processes, sum_over_processes
-from tests.student.conftest import World
+from tests.student.conftest import ToyData
 
 
 @pytest.mark.parametrize("count", [1, 5, 8, 17])
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
-def test_processes_share_batches_and_have_as_many(count: int, processes: int) -> None:
+def test_processes_share_examples_in_equally_many_batches(count: int, processes: int) -> None:
     rounds, counted = set(), []
     for rank in range(processes):
         process: Any = SimpleNamespace(process_index=rank, num_processes=processes)
@@ -32,11 +32,11 @@ def test_processes_share_batches_and_have_as_many(count: int, processes: int) ->
         assert len(batches) == len(shared)
         rounds.add(len(batches))
         counted += [example for batch, counts in batches if counts for example in batch]
-    assert len(rounds) == 1  # a sharded model is put together by all of them in each pass
+    assert len(rounds) == 1  # a sharded model needs all processes in each pass
     assert sorted(counted) == list(range(count))
 
 
-def test_one_process_keeps_its_sums_and_rows() -> None:
+def test_single_process_keeps_its_sums_and_rows() -> None:
     values = [torch.tensor([1.0, 2.0]), torch.tensor([[3.0]])]
     for result, value in zip(sum_over_processes(values), values, strict=True):
         torch.testing.assert_close(result, value.double())
@@ -44,12 +44,12 @@ def test_one_process_keeps_its_sums_and_rows() -> None:
     assert rows_of_all_processes(rows_MD).equal(rows_MD)
 
 
-def test_a_missing_held_out_clip_is_skipped_and_counted(
+def test_missing_held_out_clip_is_skipped_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It ended the training, after hours, at the first validation."""
-    world = World(tmp_path, 48)
-    options = world.options(tmp_path / "run", align=None)
+    """A missing clip must not end the training at its first validation."""
+    toy_data = ToyData(tmp_path, 48)
+    options = toy_data.options(tmp_path / "run", align=None)
     stage = StageConfig(train="lora", batch_size=4, max_steps=1, save_steps=9)
     options = dataclasses.replace(options, joint=stage)
     whole = train(options)

@@ -1,4 +1,4 @@
-"""Tests training: changed and unchanged weights, resuming, arms, and learning."""
+"""Tests for training: changed and unchanged weights, resuming, arms, and learning."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from student.model.student import build_student, load_backbone
 from student.runs.folder import Run
 from student.train import train
 from student.training.trainer import StudentTrainer
-from tests.student.conftest import FAMILIES, TINY, digest, launch, model_of, states
+from tests.student.conftest import FAMILIES, TINY, digest, launch, model_config, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
 
-def test_both_stages_train_rows_adapters_and_heads_alone(
-    world: Any, checkpoints: Any, tmp_path: Path, run: Path
+def test_both_stages_train_only_rows_adapters_and_heads(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, run: Path
 ) -> None:
-    """And the base's weights, its rows of the embedding table among them, keep their bits."""
-    config = model_of(checkpoints, run.name)
+    """All weights of the base, including its embedding rows, stay the same bit by bit."""
+    config = model_config(checkpoints, run.name)
     before = load_backbone(config, config.path or "")[1].state_dict()
     report = json.loads((run / "report.json").read_text())
     assert list(report) == ["before", "align", "joint"]
     for name in ("toy.events", "toy.salience"):
         assert report["align"][f"{name}/loss"] < report["before"][f"{name}/loss"]
-    # Music Flamingo's rotated features take longer than these few steps.
+    # For Music Flamingo's rotated features, one of the stages is too short.
     after = min(report[stage]["reconstruction/loss"] for stage in ("align", "joint"))
     assert after < report["before"]["reconstruction/loss"]
     assert report["joint"]["answer_loss"] < report["align"]["answer_loss"]
@@ -57,23 +57,29 @@ def test_both_stages_train_rows_adapters_and_heads_alone(
     for name, value in before.items():
         assert torch.equal(after[name][: len(value)] if value.ndim else after[name], value), name
 
-    recipe = world.options(tmp_path / "x", model=config).recipe()
+    recipe = toy_data.options(tmp_path / "x", model=config).recipe()
     start = build_student(recipe, *load_backbone(config, config.path or ""), {})
-    assert rows(student).shape[0] == recipe.block.tokens + 2
-    assert not torch.equal(rows(student), rows(start)), "the block's rows must have learnt"
+    assert embedding_rows(student).shape[0] == recipe.block.tokens + 2
+    assert not torch.equal(embedding_rows(student), embedding_rows(start)), (
+        "the block's rows were not trained"
+    )
 
 
-def rows(student: Any) -> torch.Tensor:
-    """The trained rows of the embedding table."""
+def embedding_rows(student: Any) -> torch.Tensor:
+    """Returns the trained rows of the embedding table."""
     (delta,) = (value for name, value in student.named_parameters() if "trainable_tokens" in name)
     return delta.detach()
 
 
-def test_one_cache_serves_every_backbone(world: Any, runs: Callable[[str], Path]) -> None:
-    """Students of all classes learn from the same bytes, and leave them alone."""
-    learnt = {family: states(runs(family))["joint"] for family in FAMILIES}
-    assert digest(world.cache) == world.cache_digest
-    heads = [{name for name in state if name.startswith("heads.")} for state in learnt.values()]
+def test_one_cache_serves_every_backbone_unchanged(
+    toy_data: Any, runs: Callable[[str], Path]
+) -> None:
+    """Students of all families train from the same cache, which stays unchanged."""
+    joint_states = {family: states(runs(family))["joint"] for family in FAMILIES}
+    assert digest(toy_data.cache) == toy_data.cache_digest
+    heads = [
+        {name for name in state if name.startswith("heads.")} for state in joint_states.values()
+    ]
     assert all(names == heads[0] for names in heads)
     assert len({name.split(".")[1] for name in heads[0]}) == 5
 
@@ -102,43 +108,42 @@ class _KillAt(TrainerCallback):
         ("voxtral", ("align", 3)),
     ],
 )
-def test_a_killed_run_ends_at_the_same_bits(
-    world: Any,
+def test_killed_run_ends_with_the_same_weights(
+    toy_data: Any,
     checkpoints: Any,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     family: str,
     killed: tuple[str, int],
 ) -> None:
-    """Also within an epoch, in another than the first, with dropout, with accumulation, and with
-    batches by length."""
+    """The runs are killed in various epochs, with dropout, accumulation, and batches by length."""
     stage = STAGE | {"max_steps": 4, "accumulation": 2, "batch_size": 12, "eval_steps": 2}
     data = dataclasses.replace(
-        world.options(tmp_path).data, group_by_length=family != "qwen2_audio"
+        toy_data.options(tmp_path).data, group_by_length=family != "qwen2_audio"
     )
     changes = {
-        "model": model_of(checkpoints, family),
+        "model": model_config(checkpoints, family),
         "data": data,
         "align": StageConfig(train="embeddings", **stage),
         "joint": StageConfig(train="lora", **stage),
     }
     whole = tmp_path / "whole"
-    train(world.options(whole, **changes))
+    train(toy_data.options(whole, **changes))
 
-    begin = StudentTrainer.__init__
+    original_init = StudentTrainer.__init__
 
-    def with_killer(self: StudentTrainer, *args: Any, **kwargs: Any) -> None:
-        begin(self, *args, **kwargs)
+    def init_with_kill(self: StudentTrainer, *args: Any, **kwargs: Any) -> None:
+        original_init(self, *args, **kwargs)
         if Path(str(self.args.output_dir)).name == killed[0]:
             self.add_callback(_KillAt(killed[1]))
 
     broken = tmp_path / "broken"
     with monkeypatch.context() as patch:
-        patch.setattr(StudentTrainer, "__init__", with_killer)
+        patch.setattr(StudentTrainer, "__init__", init_with_kill)
         with pytest.raises(_Killed):
-            train(world.options(broken, **changes))
+            train(toy_data.options(broken, **changes))
     torch.manual_seed(12345)  # a new process would start elsewhere
-    train(world.options(broken, **changes))
+    train(toy_data.options(broken, **changes))
 
     for name, expected in states(whole).items():
         result = states(broken)[name]
@@ -147,11 +152,11 @@ def test_a_killed_run_ends_at_the_same_bits(
             assert torch.equal(result[key], value), (name, key)
 
 
-def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Path) -> None:
-    """SIGKILL, while a checkpoint may be half written; and by the same command again."""
+def test_killed_process_ends_with_the_same_weights(toy_data: Any, tmp_path: Path) -> None:
+    """SIGKILL comes while a checkpoint is written, and the same command resumes."""
     stage = StageConfig(train="full", **(STAGE | {"max_steps": 8}))
     for name in ("whole", "killed"):
-        options = world.options(tmp_path / name, align=None, joint=stage)
+        options = toy_data.options(tmp_path / name, align=None, joint=stage)
         if name == "killed":
             joint = tmp_path / name / "joint"
             killed_at = joint / "checkpoint-3" / "student.safetensors"
@@ -162,23 +167,23 @@ def test_a_process_that_is_killed_ends_at_the_same_bits(world: Any, tmp_path: Pa
         assert torch.equal(result[key], value), key
 
 
-def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_path: Path) -> None:
-    reports = {arm: train(world.options(tmp_path / arm, arm=arm)) for arm in ARMS}
+def test_arms_differ_only_in_block_and_distillation(toy_data: Any, tmp_path: Path) -> None:
+    reports = {arm: train(toy_data.options(tmp_path / arm, arm=arm)) for arm in ARMS}
     saved = {arm: states(tmp_path / arm) for arm in reports}
     assert list(reports["sft"]) == ["before", "joint"]
     for arm in ARMS[1:]:
         assert list(reports[arm]) == ["before", "align", "joint"]
     adapters = {arm: {name for name in saved[arm]["joint"] if ".lora_" in name} for arm in saved}
     assert all(adapters[arm] == adapters["sft"] for arm in ARMS)
-    rows, heads = (
+    embedding_rows, heads = (
         {arm for arm in ARMS if any(part in name for name in saved[arm]["joint"])}
         for part in ("trainable_tokens", "heads.")
     )
-    assert rows == set(WITH_BLOCK)
+    assert embedding_rows == set(WITH_BLOCK)
     assert heads == set(WITH_HEADS) == {"distill", "coat", "coat+bottleneck", "both"}
-    at_audio = {name for name in saved["both"]["joint"] if name.startswith("audio_heads.")}
-    at_block = {name for name in saved["both"]["joint"] if name.startswith("heads.")}
-    assert {name.removeprefix("audio_") for name in at_audio} == at_block
+    audio_heads = {name for name in saved["both"]["joint"] if name.startswith("audio_heads.")}
+    block_heads = {name for name in saved["both"]["joint"] if name.startswith("heads.")}
+    assert {name.removeprefix("audio_") for name in audio_heads} == block_heads
     before = {arm: reports[arm]["before"]["answer_loss"] for arm in ARMS}
     assert before["coat"] == pytest.approx(before["pause"], rel=1e-5)
     assert before["distill"] == pytest.approx(before["sft"], rel=1e-5)
@@ -186,14 +191,13 @@ def test_arms_differ_by_the_block_and_the_distillation_alone(world: Any, tmp_pat
     assert len(set(answered.values())) == len(ARMS)
 
 
-def test_a_student_learns_every_stream_on_held_out_clips(world: Any, tmp_path: Path) -> None:
-    """After training, metrics on held-out clips are better than before and than the mean
-    predictor."""
+def test_student_improves_on_every_stream_of_held_out_clips(toy_data: Any, tmp_path: Path) -> None:
+    """Metrics must exceed those before training and those of the mean predictor."""
     tiny = dataclasses.replace(
         TINY, hidden_size=128, tower_width=384, tower_layers=4, whisper_weights=True
     )
     report = train(
-        world.options(
+        toy_data.options(
             tmp_path / "run",
             model=ModelConfig(build="tiny", tiny=tiny, cache_audio_tower=True),
             align=StageConfig(train="embeddings", epochs=2, batch_size=8),
@@ -207,7 +211,7 @@ def test_a_student_learns_every_stream_on_held_out_clips(world: Any, tmp_path: P
     assert last["answer_loss"] < first["answer_loss"] / 2
 
 
-def test_an_arm_without_heads_needs_no_cache(world: Any, tmp_path: Path) -> None:
-    """The recipe's streams were looked for all the same."""
-    options = dataclasses.replace(world.options(tmp_path / "run", arm="pause"), cache=[])
+def test_arm_without_heads_needs_no_cache(toy_data: Any, tmp_path: Path) -> None:
+    """The recipe's streams must be ignored in such an arm."""
+    options = dataclasses.replace(toy_data.options(tmp_path / "run", arm="pause"), cache=[])
     assert set(train(options)) >= {"before", "joint"}

@@ -1,6 +1,5 @@
-"""The eight traps of the three classes (checked against transformers 5.23), a test each.
-
-A trainer for these models can get them wrong without any error, only with wrong numbers.
+"""Tests for eight pitfalls of the model classes in transformers 5.23, which cause wrong results
+without any error.
 """
 
 from __future__ import annotations
@@ -29,41 +28,41 @@ from student.model.block import add_block
 from student.model.student import load_backbone
 from student.release.export import export
 from student.train import train
-from tests.student.conftest import FAMILIES, model_of, states
+from tests.student.conftest import FAMILIES, model_config, states
 
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 9, "log_steps": 1, "warmup": 0.0}
 PLAIN_DESCENT = {"report_to": [], "disable_tqdm": True, "optim": "sgd"}
-"""Where rounding must not count: Adam blows it up where a gradient is nearly zero."""
+"""Options of plain gradient descent; Adam amplifies rounding errors of gradients near zero."""
 
 
-def rows_of(world: Any, trained: TrainedStudent, scored: int) -> list[PreparedExample]:
-    """Prompts of three lengths, the last tokens of which are labels."""
+def make_rows(toy_data: Any, trained: TrainedStudent, num_labels: int) -> list[PreparedExample]:
+    """Returns prompts of three lengths, whose last tokens are labels."""
     rows = []
-    for number, clip in enumerate(world.clips[:3]):
+    for number, clip in enumerate(toy_data.clips[:3]):
         question = "Which note?" + " Say it." * number  # Voxtral's audio has one length
         prompt = trained.prompter.prompt(ask(question), [trained.load_audio(clip)])
         ids_S = prompt.pop("input_ids")[0]
         labels_S = torch.full_like(ids_S, IGNORE)
-        labels_S[-scored:] = ids_S[-scored:]
+        labels_S[-num_labels:] = ids_S[-num_labels:]
         rows.append(PreparedExample(ids_S=ids_S, labels_S=labels_S, audio=prompt))
     return rows
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_1_accumulated_batches_are_exact(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str
+def test_1_accumulated_batches_equal_one_batch(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
-    """Qwen2-Audio's own loss ignores `num_items_in_batch`; ours is normalised over the whole
-    accumulated batch: four batches of one give the step that one batch of four gives."""
-    lora_without_dropout = dataclasses.replace(world.options(tmp_path).lora, dropout=0.0)
-    ends = []
+    """Qwen2-Audio's loss ignores `num_items_in_batch`. The trainer normalises over the accumulated
+    batch, so four batches of one example give the step of one batch of four."""
+    lora_without_dropout = dataclasses.replace(toy_data.options(tmp_path).lora, dropout=0.0)
+    results_by_batch = []
     for batch_size, accumulation in ((4, 1), (1, 4)):
         stage = STAGE | {"batch_size": batch_size, "accumulation": accumulation}
         out = tmp_path / f"{batch_size}x{accumulation}"
         train(
-            world.options(
+            toy_data.options(
                 out,
-                model=model_of(checkpoints, family),
+                model=model_config(checkpoints, family),
                 lora=lora_without_dropout,
                 align=None,
                 joint=StageConfig(train="lora", **stage),
@@ -73,16 +72,16 @@ def test_1_accumulated_batches_are_exact(
         logs = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
         losses = [log["loss"] for log in logs if "loss" in log]
         norms = [log["grad_norm"] for log in logs if "grad_norm" in log]
-        ends.append((losses, norms, states(out)["joint"]))
-    (losses, norms, expected), (losses_4, norms_4, results) = ends
+        results_by_batch.append((losses, norms, states(out)["joint"]))
+    (losses, norms, expected), (losses_4, norms_4, results) = results_by_batch
     assert losses_4 == pytest.approx(losses, rel=1e-4)
     assert norms_4 == pytest.approx(norms, rel=1e-3)
     for name, value in expected.items():
         torch.testing.assert_close(results[name], value, rtol=1e-3, atol=1e-5)
 
 
-def test_2_audio_of_a_single_token_is_refused(trained: TrainedStudent) -> None:
-    """With no two audio tokens side by side, Qwen2-Audio merges by an older way."""
+def test_2_audio_of_a_single_token_raises_an_error(trained: TrainedStudent) -> None:
+    """Without two adjacent audio tokens, Qwen2-Audio switches to a legacy way of merging."""
     with pytest.raises(UserError, match=r"0\.050 s.*requires at least 0\.1 s"):
         trained.answer([np.zeros(800, np.float32)], "What is said?")
     at_least = trained.prompter.prompt(ask("?"), [np.zeros(1600, np.float32)])
@@ -91,9 +90,9 @@ def test_2_audio_of_a_single_token_is_refused(trained: TrainedStudent) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_3_the_table_never_shrinks(checkpoints: Any, family: str) -> None:
-    """Checkpoints may have more rows than their tokenizer has tokens, as Qwen2-Audio has."""
-    config = model_of(checkpoints, family)
+def test_3_embedding_table_never_shrinks(checkpoints: Any, family: str) -> None:
+    """Checkpoints such as Qwen2-Audio may have more rows than their tokenizer has tokens."""
+    config = model_config(checkpoints, family)
     _, model, processor = load_backbone(config, config.path or "")
     model.resize_token_embeddings(len(processor.tokenizer) + 100)
     rows = len(model.get_input_embeddings().weight)
@@ -103,19 +102,19 @@ def test_3_the_table_never_shrinks(checkpoints: Any, family: str) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_4_tied_or_not_the_head_never_generates_the_block(
-    world: Any, checkpoints: Any, tmp_path: Path, family: str
+def test_4_exported_head_never_generates_the_block(
+    toy_data: Any, checkpoints: Any, tmp_path: Path, family: str
 ) -> None:
-    """Tying differs: only the Omnis' heads can share the table, and only the top-level flag counts.
-    An export silences the block in the head; where the two are one, its inputs must survive."""
+    """An export sets the block's rows of the head to zero. Omni's head and embeddings can be tied,
+    but the rows of the embeddings must be kept."""
     folder = tmp_path / "tied"
-    _tie(Path(checkpoints(family)), folder)
+    _write_tied_checkpoint(Path(checkpoints(family)), folder)
     config = ModelConfig(path=str(folder), dtype="float32")
     _, model, _ = load_backbone(config, str(folder))
     shared = model.lm_head.weight is model.get_input_embeddings().weight
     assert shared == ("omni" in family)
     stage = StageConfig(train="lora", embeddings_lr=0.03, **STAGE)
-    train(world.options(tmp_path / "run", model=config, align=None, joint=stage))
+    train(toy_data.options(tmp_path / "run", model=config, align=None, joint=stage))
     proof = export(tmp_path / "run", tmp_path / "out")
     assert proof.largest_difference < 1e-4
 
@@ -132,19 +131,19 @@ def test_4_tied_or_not_the_head_never_generates_the_block(
     torch.testing.assert_close(table[list(block.ids)], expected)
 
 
-def _tie(source: Path, folder: Path) -> None:
-    """The checkpoint with every flag of its config set, and a head that equals the table."""
+def _write_tied_checkpoint(source: Path, folder: Path) -> None:
+    """Copies a checkpoint with all flags for tying set, and a head that equals the embeddings."""
     folder.mkdir()
     for path in source.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
 
-    def flagged(config: dict[str, Any]) -> dict[str, Any]:
-        inner = {key: flagged(config[key]) for key in ("text_config", "thinker_config")
+    def set_flags(config: dict[str, Any]) -> dict[str, Any]:
+        inner = {key: set_flags(config[key]) for key in ("text_config", "thinker_config")
                  if key in config}  # fmt: skip
         return config | inner | {"tie_word_embeddings": True}
 
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(flagged(config)))
+    (folder / "config.json").write_text(json.dumps(set_flags(config)))
     weights = load_file(folder / "model.safetensors")
     (table,) = (name for name in weights if name.endswith("embed_tokens.weight"))
     (head,) = (name for name in weights if name.endswith("lm_head.weight"))
@@ -152,9 +151,9 @@ def _tie(source: Path, folder: Path) -> None:
               metadata={"format": "pt"})  # fmt: skip
 
 
-def test_5_inputs_are_what_each_class_wants(world: Any, runs: Callable[[str], Path]) -> None:
-    """Audio Flamingo 3: one audio, `input_features_mask`, windows of 2 * max_source_positions mel
-    frames. Omni: `vision_start_token_id` in the config, and positions on three axes."""
+def test_5_inputs_have_the_form_of_each_class(toy_data: Any, runs: Callable[[str], Path]) -> None:
+    """Audio Flamingo 3 takes one audio, `input_features_mask`, and windows of 2 *
+    max_source_positions mel frames. Omni needs `vision_start_token_id` and positions on 3 axes."""
     flamingo = TrainedStudent(runs("audioflamingo3"))
     window = 2 * flamingo.student.base.config.audio_config.max_source_positions
     for seconds, windows in ((0.5, 1), (2.0, 1), (3.0, 2)):  # the tiny model's window is 2 s
@@ -171,15 +170,15 @@ def test_5_inputs_are_what_each_class_wants(world: Any, runs: Callable[[str], Pa
     seen = []
     rotary = omni.student.base.model.language_model.rotary_emb
     handle = rotary.register_forward_pre_hook(lambda module, args: seen.append(args[1].shape))
-    inputs = omni.inputs([ask("?")] * 2, [[omni.load_audio(clip)] for clip in world.clips[:2]])
+    inputs = omni.inputs([ask("?")] * 2, [[omni.load_audio(clip)] for clip in toy_data.clips[:2]])
     omni.student.base(**inputs)
     handle.remove()
     assert seen == [(3, *inputs["input_ids"].shape)]
 
 
-def test_6_the_head_is_applied_at_answers_only(world: Any, trained: TrainedStudent) -> None:
-    """Logits at every position are what fills memory."""
-    batch = collate(rows_of(world, trained, 5), grid=Grid(streams={}, num_frames=0), pad_id=0)
+def test_6_head_is_applied_only_to_answers(toy_data: Any, trained: TrainedStudent) -> None:
+    """Logits at every position would need most of the memory."""
+    batch = collate(make_rows(toy_data, trained, 5), grid=Grid(streams={}, num_frames=0), pad_id=0)
     seen = []
     handle = trained.student.base.lm_head.register_forward_hook(
         lambda *args: seen.append(args[2].shape)
@@ -189,21 +188,21 @@ def test_6_the_head_is_applied_at_answers_only(world: Any, trained: TrainedStude
     assert [shape[0] for shape in seen] == [15] == [len(result.labels_A)]
 
 
-def test_7_nothing_pulls_torchaudio() -> None:
+def test_7_no_dependency_requires_torchaudio() -> None:
     """With a CPU build of torch, an installed torchaudio breaks `transformers.audio_utils`."""
-    pulled: set[str] = set()
-    waiting = [("coat-distill", frozenset({"student", "demo", "quantize"}))]
-    while waiting:
-        package, extras = waiting.pop()
+    required: set[str] = set()
+    queue = [("coat-distill", frozenset({"student", "demo", "quantize"}))]
+    while queue:
+        package, extras = queue.pop()
         for line in _requirements(package):
             requested = Requirement(line)
             if any(_applies(requested, extra) for extra in extras | {""}):
                 key = requested.name.lower().replace("_", "-")
-                if key not in pulled:
-                    pulled.add(key)
-                    waiting.append((requested.name, frozenset(requested.extras)))
-    assert {"torch", "transformers", "peft", "gradio"} <= pulled
-    assert not {"torchaudio", "torchvision", "torchcodec"} & pulled
+                if key not in required:
+                    required.add(key)
+                    queue.append((requested.name, frozenset(requested.extras)))
+    assert {"torch", "transformers", "peft", "gradio"} <= required
+    assert not {"torchaudio", "torchvision", "torchcodec"} & required
     modules = "student.train, student.release.export, student.inference.generate"
     code = f"import sys, {modules}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -214,15 +213,17 @@ def _requirements(package: str) -> list[str]:
     try:
         return metadata.requires(package) or []
     except metadata.PackageNotFoundError:
-        return []  # of another platform
+        return []  # a dependency of another platform
 
 
 def _applies(requested: Requirement, extra: str) -> bool:
     return requested.marker is None or requested.marker.evaluate({"extra": extra})
 
 
-def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: TrainedStudent) -> None:
-    rows = rows_of(world, trained, 12)
+def test_8_left_and_right_padding_give_the_same_logits(
+    toy_data: Any, trained: TrainedStudent
+) -> None:
+    rows = make_rows(toy_data, trained, 12)
     assert len({len(row.ids_S) for row in rows}) == 3
     grid = Grid(streams={}, num_frames=0)
     right = collate(rows, grid=grid, pad_id=0)
@@ -234,7 +235,7 @@ def test_8_padding_left_and_right_give_the_same_states(world: Any, trained: Trai
     torch.testing.assert_close(results, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_8_audio_has_as_many_tokens_as_the_class_makes(trained: TrainedStudent) -> None:
+def test_8_number_of_audio_tokens_matches_the_class(trained: TrainedStudent) -> None:
     token = trained.student.backbone.audio_token_id(trained.student.base)
     for seconds in (0.5, 1.0, 1.7):
         wave = np.zeros(int(16_000 * seconds), np.float32)
@@ -242,7 +243,7 @@ def test_8_audio_has_as_many_tokens_as_the_class_makes(trained: TrainedStudent) 
         mel = int(100 * seconds)
         expected = ((mel - 1) // 2 - 1) // 2 + 1
         if trained.student.backbone.pads_audio:
-            expected = 25  # of the window of 2 s
+            expected = 25  # for the window of 2 s
         if trained.student.backbone.tokens_per_second == 13:  # Qwen3-Omni: in chunks of a second
             expected = {0.5: 7, 1.0: 13, 1.7: 22}[seconds]
         assert int((ids == token).sum()) == expected
