@@ -28,7 +28,7 @@ SMALL_PARTS = {
     "the encoder of Whisper tiny.en": "MIT",
     "SmolLM2-135M-Instruct": "Apache-2.0",
 }
-"""What `model.build: small` is made of, with licences."""
+"""Components of `model.build: small`, with licences."""
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
 

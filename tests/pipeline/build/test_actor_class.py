@@ -1,4 +1,4 @@
-"""All workers of a build are actors of one Ray class, which Ray exports to the cluster once."""
+"""Tests that all workers of a build are actors of one Ray class, which Ray exports once."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.config import Resources
 
 
 class RecordedClass:
-    """Stands for what `ray.remote` returns; every one made is an export to the cluster."""
+    """Replaces the result of `ray.remote`; each instance counts as an export to the cluster."""
 
-    made = 0
+    num_created = 0
 
     def __init__(self, wrapped: type) -> None:
-        type(self).made += 1
+        type(self).num_created += 1
         self.wrapped = wrapped
         self.started: list[dict[str, Any]] = []
 
@@ -29,15 +29,15 @@ class RecordedClass:
         return self
 
 
-def test_a_thousand_workers_are_one_class(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(RecordedClass, "made", 0)
+def test_thousand_workers_share_one_actor_class(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(RecordedClass, "num_created", 0)
     monkeypatch.setattr(ray, "remote", RecordedClass)
     backend = cluster.RayBackend()
     workers = {
         backend.start_worker(Resources(num_cpus=1 + place % 2), [], node_id=f"{place:056x}")
         for place in range(1000)
     }
-    assert RecordedClass.made == 1
+    assert RecordedClass.num_created == 1
     (actor_class,) = workers
     assert actor_class.wrapped is cluster.WorkerActor
     assert len(actor_class.started) == 1000
