@@ -77,10 +77,19 @@ def make_base(out: Path, number: int | None) -> Path:
         for name in ("base", "base-blind")
     }
     (RESULTS / "base.json").write_text(json.dumps(scores, indent=1))
+    (RESULTS / "base.md").write_text(write_card(checkpoint))
     for name, report in scores.items():
         shown = ", ".join(f"{task} {part['score']:.2f}" for task, part in report["tasks"].items())
         print(f"{name}: {shown}")
     return checkpoint
+
+
+def write_card(checkpoint: Path) -> str:
+    """The card of the base, with the licences of its audio."""
+    rows = [f"| `{package}` | {licence} |" for package, licence in base_corpus.LICENCES.items()]
+    table = "\n".join(["| Debian package | licence |", "| --- | --- |", *rows])
+    card = (checkpoint / "README.md").read_text(encoding="utf-8")
+    return f"{card}\n## Audio\n\n{table}\n"
 
 
 if __name__ == "__main__":

@@ -31,6 +31,15 @@ QUESTIONS = {
     "kind": "Is it speech, music or a sound?",
 }
 """Task (`transcription`, or a label) -> question."""
+LICENCES = {
+    "asterisk-core-sounds-en-g722": "CC-BY-SA-3.0",
+    "tuxpaint-stamps-default": "GPL-2",
+    "hydrogen-drumkits": "GPL-2+ and others by drum kit",
+    "hydrogen-data": "GPL-2+",
+    "timgm6mb-soundfont": "GPL-2",
+    "flite": "a BSD-like licence, GPL-2 in parts",
+}
+"""Debian package that the audio comes from -> its licence, by the package's `copyright` file."""
 
 
 def make(out: Path, *, phrases: int = PHRASES) -> list[Row]:

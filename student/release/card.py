@@ -25,7 +25,7 @@ SCORES_HEAD = (
     "| questions | number | mean score | 95 % interval |\n| --- | --- | --- | --- |"
 )
 SMALL_PARTS = {
-    "the encoder of Whisper tiny.en": "MIT",
+    "Whisper tiny.en's encoder": "MIT",
     "SmolLM2-135M-Instruct": "Apache-2.0",
 }
 """Components of `model.build: small`, with licences."""
@@ -125,8 +125,8 @@ def record_score(folder: Path, name: str, count: int, mean: Mapping[str, float |
 
 def _measured_weights(recipe: Recipe) -> str:
     if recipe.model.quantize is None:
-        return "the trained student, which these weights are"
-    return "the student as it was trained, with its backbone in 4 bits"
+        return "the trained student, which has these weights,"
+    return "the student as it was trained, with its backbone in 4 bits,"
 
 
 def _quantized(recipe: Recipe) -> str:

@@ -92,7 +92,7 @@ def test_base_training_changes_projector_and_language_model(
     recipe = load_recipe(recipe_file)
     save_recipe(replace(recipe, model=ModelConfig(build="small")), recipe_file)
     card = model_card(Run(tmp_path / "base"), "proof")
-    assert "Whisper tiny.en: MIT" in card
+    assert "Whisper tiny.en's encoder: MIT" in card
     assert "SmolLM2-135M-Instruct: Apache-2.0" in card
     with pytest.raises(UserError, match="is finished"):
         build_base(options)
