@@ -63,7 +63,7 @@ def _zstd(data: bytes) -> int:
 
 
 def cosine(first_TD: np.ndarray, second_TD: np.ndarray) -> float:
-    """Mean over frames that are not all zero."""
+    """Returns the mean cosine over frames that are not zero."""
     norms_T = np.linalg.norm(first_TD, axis=1) * np.linalg.norm(second_TD, axis=1)
     products_T = (first_TD * second_TD).sum(1)
     return float((products_T[norms_T > 0] / norms_T[norms_T > 0]).mean())
@@ -82,15 +82,15 @@ def average_precision_lost(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
     return 1 - float(np.mean(scores)) if scores else 0.0
 
 
-def strongest_moved(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
-    """Share of voiced frames whose strongest pitch bin changes."""
+def strongest_bin_changes(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
+    """Returns the share of voiced frames whose strongest pitch bin changes."""
     voiced_T = truth_TD[:, -1] >= VOICED
     moved_T = truth_TD[:, :-1].argmax(1) != kept_TD[:, :-1].argmax(1)
     return float(moved_T[voiced_T].mean()) if voiced_T.any() else 0.0
 
 
 def fidelity(truth_TD: np.ndarray, kept_TD: np.ndarray, spec: StreamSpec) -> str:
-    """The measures of fidelity for a kind."""
+    """Returns the measures of fidelity for a kind."""
     lost_TD = np.abs(truth_TD - kept_TD)
     if KINDS[spec.kind].is_physical:
         lost_TD /= np.abs(truth_TD).max(0).clip(1e-12)
@@ -98,7 +98,7 @@ def fidelity(truth_TD: np.ndarray, kept_TD: np.ndarray, spec: StreamSpec) -> str
     if KINDS[spec.kind].has_classes:
         text += f", mAP -{average_precision_lost(truth_TD, kept_TD):.4f}"
     if KINDS[spec.kind].has_pitch_bins:
-        text += f", moved {strongest_moved(truth_TD, kept_TD):.2%}"
+        text += f", moved {strongest_bin_changes(truth_TD, kept_TD):.2%}"
     return text
 
 

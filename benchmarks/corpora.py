@@ -3,17 +3,17 @@ read them.
 
     python -m benchmarks.corpora [--minutes 60] [--members 100000] [--clips 2000] [--keep FOLDER]
 
-1. Recordings in WAV, FLAC, MP3 and Opus lie on a local server that answers HEAD and ranged GET as
-   S3 does (moto copies the whole object for each range). Each is cut into clips of 10 s, which are
-   decoded block by block as a build's worker does. Fetched bytes are stated as a multiple of the
+1. Recordings in WAV, FLAC, MP3 and Opus are on a local server that answers HEAD and ranged GET
+   like S3 (moto copies the whole object for each range). Each is cut into clips of 10 s, which are
+   decoded block by block like in a build. Fetched bytes are stated as a multiple of the
    file, processor time as a multiple of decoding the whole file once. The bytes of a single clip in
    the middle of the file are stated as a multiple of its share of the file.
 2. Members of tars indexed per minute and core, corpus rows included.
 3. Clips decoded from tars per second, compared with the package webdataset with soundfile, and from
    Parquet, compared with the package datasets with soundfile.
 
-With --keep, each row is kept in a folder once it is measured, and a run that was cut off goes on
-behind it; give each machine and each size a folder of its own.
+With --keep, each measured row is stored in a folder, and an interrupted run resumes after it; use a
+separate folder for each machine and size.
 
 Targets (issue 17): 1.1 x the file or 1.2 x the share, 1.2 x the time, 100,000 members, at least as
 fast. Processor time is used because other programs share this machine.
@@ -44,7 +44,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from benchmarks.hardware import describe
-from benchmarks.kept import kept
+from benchmarks.stored_results import load_or_measure
 from manifests import audio
 from manifests.clips import Clip
 from manifests.corpus.sources import detect
@@ -77,21 +77,27 @@ def main() -> None:
     keep = options.keep
     print(describe())
     print(f"load {os.getloadavg()[0]:.0f} at the start")
-    with tempfile.TemporaryDirectory() as name, served(Path(name)):
+    with tempfile.TemporaryDirectory() as name, serve_bucket(Path(name)):
         folder = Path(name)
         print(f"\n{options.minutes:g} min in cuts of {CUT_S:g} s, blocks of {BLOCK_CLIPS}")
         print(f"{'form':16} {'MB':>6} {'bytes/file':>10} {'one cut/share':>13} {'time/whole':>10}")
         for form in FORMS:
-            row = kept(keep, f"cuts of {form}", partial(cut_recording, folder, form, options))
+            row = load_or_measure(
+                keep, f"cuts of {form}", partial(cut_recording, folder, form, options)
+            )
             print(f"{form:16} {row}", flush=True)
-        print(kept(keep, "index", partial(index_tars, folder, options.members)), flush=True)
+        print(
+            load_or_measure(keep, "index", partial(index_tars, folder, options.members)), flush=True
+        )
         for form in ("tar", "parquet"):
-            row = kept(keep, f"clips of {form}", partial(read_clips, folder, form, options.clips))
+            row = load_or_measure(
+                keep, f"clips of {form}", partial(read_clips, folder, form, options.clips)
+            )
             print(row, flush=True)
 
 
 def speech_like(seconds: float, seed: int) -> np.ndarray:
-    """Coloured noise in bursts of a syllable's length."""
+    """Returns coloured noise in bursts of a syllable's length."""
     rng = np.random.default_rng(seed)
     count = int(seconds * RATE)
     noise = np.convolve(rng.standard_normal(count), np.hanning(9), "same").astype(np.float32)
@@ -100,15 +106,15 @@ def speech_like(seconds: float, seed: int) -> np.ndarray:
 
 
 def processor_seconds(call: Callable[[], Any]) -> float:
-    """Processor time of this process for a call."""
-    began = time.process_time()
+    """Returns the processor time of this process for a call."""
+    start = time.process_time()
     call()
-    return time.process_time() - began
+    return time.process_time() - start
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[None]:
-    """Serves a folder as a bucket of S3, to which this process's environment leads."""
+def serve_bucket(folder: Path) -> Iterator[None]:
+    """Serves a folder as a bucket of S3, and sets its address in the environment."""
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0), partial(ObjectServer, directory=str(folder))
     )
@@ -128,7 +134,7 @@ def served(folder: Path) -> Iterator[None]:
 
 
 def cut_recording(folder: Path, form: str, options: argparse.Namespace) -> str:
-    """Part 1: a recording in one form; the row of its figures."""
+    """Part 1: measures a recording in one form, and returns the row of its figures."""
     minutes = options.minutes
     source = folder / "long.wav"
     if not source.exists():
@@ -142,11 +148,11 @@ def cut_recording(folder: Path, form: str, options: argparse.Namespace) -> str:
         Clip(clip_id=str(number), uri=uri, offset=CUT_S * number, duration=CUT_S)
         for number in range(round(minutes * 60 / CUT_S))
     ]
-    with counted_bytes() as fetched:
-        forget()
+    with count_bytes() as fetched:
+        clear_caches()
         audio.decode(clips[len(clips) // 2])
         share = sum(fetched) / (size / len(clips))
-        forget()
+        clear_caches()
         fetched.clear()
         blocks = cut(clips, max_clips=BLOCK_CLIPS, max_seconds=240)
         in_cuts = processor_seconds(lambda: [decode(block) for block in blocks])
@@ -157,7 +163,7 @@ def cut_recording(folder: Path, form: str, options: argparse.Namespace) -> str:
 
 
 class ObjectServer(http.server.SimpleHTTPRequestHandler):
-    """Objects of a bucket in a folder, whole or by ranges."""
+    """Serves files of a folder as objects of a bucket, whole or by ranges."""
 
     protocol_version = "HTTP/1.1"
 
@@ -193,21 +199,21 @@ def decode(block: list[Clip]) -> None:
         assert isinstance(wave, audio.Waveform), wave
 
 
-def forget() -> None:
-    """Clears what this process has cached of files."""
+def clear_caches() -> None:
+    """Clears all caches of file contents in this process."""
     ranged._kept.clear()
     seeking._seen.clear()
     open_decoders._kept.clear()
 
 
 @contextlib.contextmanager
-def counted_bytes() -> Iterator[list[int]]:
-    """A list that grows by the size of each ranged request."""
+def count_bytes() -> Iterator[list[int]]:
+    """Yields a list to which the size of each ranged request is appended."""
     sizes: list[int] = []
-    right = ranged._open_object
+    original = ranged._open_object
 
     def counting(file: str, part: Any) -> Any:
-        blocks = right(file, part)
+        blocks = original(file, part)
         read = blocks.read
 
         def counted(position: int, count: int) -> bytes:
@@ -221,11 +227,11 @@ def counted_bytes() -> Iterator[list[int]]:
     try:
         yield sizes
     finally:
-        ranged._open_object = right
+        ranged._open_object = original
 
 
 def index_tars(folder: Path, members: int) -> str:
-    """Part 2."""
+    """Part 2: measures the time of indexing tars."""
     (folder / "many").mkdir()
     data = flac(0.05, 0)
     for tar in range(20):
@@ -239,7 +245,7 @@ def index_tars(folder: Path, members: int) -> str:
 
 
 def read_clips(folder: Path, form: str, count: int) -> str:
-    """Part 3, for one of the two forms."""
+    """Part 3: measures decoding of clips in one of the two forms."""
     parts = [flac(5.0, seed) for seed in range(20)]
     source = folder / f"clips.{form}"
     if form == "tar":
@@ -269,7 +275,7 @@ def read_clips(folder: Path, form: str, count: int) -> str:
 
 
 def read_by_webdataset(source: Path) -> int:
-    """Decodes all clips of a tar as a user of webdataset does."""
+    """Decodes all clips of a tar with webdataset and soundfile."""
     import webdataset
 
     stream = webdataset.WebDataset(str(source), shardshuffle=False)
@@ -277,7 +283,7 @@ def read_by_webdataset(source: Path) -> int:
 
 
 def read_by_datasets(source: Path) -> int:
-    """Decodes all clips of a Parquet file as a user of datasets does."""
+    """Decodes all clips of a Parquet file with datasets and soundfile."""
     import datasets
 
     datasets.disable_progress_bars()
@@ -287,25 +293,25 @@ def read_by_datasets(source: Path) -> int:
 
 
 def read(source: str) -> Iterator[Clip]:
-    """The clips of a source."""
+    """Returns the clips of a source."""
     return detect.clips(source, Folder("/nowhere"))
 
 
 def samples(data: bytes) -> np.ndarray:
-    """Decodes like a user of the other package: float32, mono."""
+    """Decodes to float32, mono, with soundfile."""
     wave, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
     return wave.mean(1)
 
 
 def flac(seconds: float, seed: int) -> bytes:
-    """A short recording."""
+    """Returns a short recording in FLAC."""
     sink = io.BytesIO()
     soundfile.write(sink, speech_like(seconds, seed), RATE, format="FLAC")
     return sink.getvalue()
 
 
 def write_tar(path: Path, indices: range, data: Callable[[int], bytes]) -> None:
-    """A tar of audio and JSON members."""
+    """Writes a tar of audio and JSON members."""
     with tarfile.open(path, "w") as tar:
         for index in indices:
             meta = json.dumps({"text": f"words {index}", "duration": 5.0}).encode()

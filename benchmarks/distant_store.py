@@ -19,12 +19,12 @@ from manifests import storage
 
 LATENCY_S = 0.040
 PAGE = 1000
-"""Entries that one listing request returns, as of S3."""
+"""Entries that one listing request returns, as in S3."""
 
 _lock = threading.Lock()
 requests = 0
 waited_s = 0.0
-"""Seconds in which at least one request was waiting, however many there were at the same time."""
+"""Seconds in which at least one request was waiting."""
 _waits_until = 0.0
 
 
@@ -40,7 +40,7 @@ def _wait(count: int = 1) -> None:
 
 
 class _DistantFile(io.RawIOBase):
-    """A file whose every read is a request."""
+    """A file for which every read is a request."""
 
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: SIM115
@@ -73,8 +73,10 @@ class _DistantFile(io.RawIOBase):
 
 
 class _Handler(fs.FileSystemHandler):
-    """Reads a local folder with the latency of a distant store. Keys are paths without their first
-    slash."""
+    """A file system handler that reads a local folder with the latency of a distant store.
+
+    Keys are paths without their first slash.
+    """
 
     def __init__(self) -> None:
         self._local = fs.LocalFileSystem()
@@ -111,7 +113,7 @@ class _Handler(fs.FileSystemHandler):
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
 
 
-def plant() -> None:
+def install() -> None:
     """Redirects every `s3://` address to the local path of its key, with a latency of 40 ms."""
     distant = fs.PyFileSystem(_Handler())
     storage._connect = lambda uri: (  # pyright: ignore[reportAttributeAccessIssue]

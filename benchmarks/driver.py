@@ -37,7 +37,7 @@ CORES_PER_NODE = 16
 
 
 class InstantCluster:
-    """A `pipeline.build.backend.Backend` whose workers are done at once."""
+    """A `pipeline.build.backend.Backend` whose workers return immediately."""
 
     def __init__(self, workers: int, block_clips: int) -> None:
         resources = {"CPU": CORES_PER_NODE, "object_store_memory": 1e12}
@@ -98,13 +98,13 @@ class InstantCluster:
 
 
 def read(number: int) -> list[Clip]:
-    """A shard of the corpus, after the store's latency."""
+    """Reads a shard of the corpus after the store's latency."""
     time.sleep(LATENCY_S)
     return [Clip(clip_id=f"{number}-{place}", uri="/x.wav") for place in range(CLIPS_PER_SHARD)]
 
 
 def measure(workers: int, block_clips: int, shards: int) -> tuple[float, float]:
-    """(blocks a second, blocks per second of the driver's processor time)."""
+    """Returns (blocks per second, blocks per second of the driver's processor time)."""
     config = BuildConfig(
         corpus="corpus",
         cache="cache",

@@ -1,11 +1,11 @@
-"""The embedded preset's experts held against the others that wheels carry: who wins, and by what.
+"""Compares the experts of the embedded preset with alternatives from wheels, and selects one.
 
     python -m benchmarks.embedded_choice
 
 It reads the committed results of `benchmarks.embedded_experts` and `benchmarks.pitch_mixtures` and
-runs no expert. The rule: another expert, or another setting, replaces the preset's if it is better
-or equal in every measured quality, better in one, and not slower by more than a tenth, by which
-repeated measurements on a busy machine differ.
+runs no expert. Another expert or setting replaces the preset's if it is better or
+equal in every measured quality, better in at least one, and at most a tenth slower, which is the
+variation of repeated measurements on a busy machine.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from rich.table import Table
 RESULTS = Path(__file__).parent / "results"
 NOISE = 1.1
 """Ratio of costs that counts as equal."""
-CONTENDERS = {
+CANDIDATES = {
     "speech": ("Whisper tiny.en, float32", "Whisper tiny.en, int8"),
     "pitch": ("CREPE tiny", "SwiftF0"),
     "events": ("YAMNet, every 0.48 s", "YAMNet, every 0.24 s"),
     "notes": ("Basic Pitch, onset_threshold 0.5", "Basic Pitch, onset_threshold 0.6"),
 }
-"""Task -> the expert that the preset had when the comparison was made, and the best other one."""
+"""Task -> (expert of the preset at the time of the comparison, best alternative)."""
 MIXTURES = ("+ speech", "+ drums", "+ speech + drums")
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """Qualities of an expert, each of them the better the larger, and its cost."""
+class Measurements:
+    """Qualities of an expert (larger is better), and its cost."""
 
     qualities: Mapping[str, float]
     cost: float
@@ -45,26 +45,28 @@ def main() -> None:
     table = Table(title="embedded preset: better in every quality and not slower wins")
     for heading in ("task", "preset", "other", "qualities, preset -> other", "cost", "choice"):
         table.add_column(heading)
-    for task, (first, second) in CONTENDERS.items():
-        ours, other = measured(task, first), measured(task, second)
+    for task, (first, second) in CANDIDATES.items():
+        ours, other = read_measurements(task, first), read_measurements(task, second)
         qualities = "\n".join(
             f"{name} {value:.3f} -> {other.qualities[name]:.3f}"
             for name, value in ours.qualities.items()
         )
         cost = f"{ours.cost:.3f} -> {other.cost:.3f}"
-        table.add_row(task, first, second, qualities, cost, second if wins(other, ours) else first)
+        table.add_row(
+            task, first, second, qualities, cost, second if should_replace(other, ours) else first
+        )
     Console(highlight=False, width=150).print(table)
 
 
-def wins(other: Measured, ours: Measured) -> bool:
-    """Whether the other expert replaces the preset's."""
+def should_replace(other: Measurements, ours: Measurements) -> bool:
+    """Returns whether the other expert replaces the preset's."""
     differences = [other.qualities[name] - value for name, value in ours.qualities.items()]
     better = min(differences) >= 0 and max(differences) > 0
     return better and other.cost <= NOISE * ours.cost
 
 
-def measured(task: str, expert: str) -> Measured:
-    """The numbers of one expert in the committed results."""
+def read_measurements(task: str, expert: str) -> Measurements:
+    """Reads the numbers of one expert from the committed results."""
     text = (RESULTS / "embedded_experts.txt").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines()]
     (row,) = (row for row in rows if row[:2] == [task, expert])
@@ -77,11 +79,11 @@ def measured(task: str, expert: str) -> Measured:
         qualities = {"right first": numbers[0], "among five": numbers[1]}
     else:
         qualities = {"single notes": numbers[0], "chords": numbers[1]}
-    return Measured(qualities, float(row[3]))
+    return Measurements(qualities, float(row[3]))
 
 
 def _in_mixtures(expert: str) -> dict[str, float]:
-    """Mixture -> share of frames within 50 cents."""
+    """Returns mixture -> share of frames within 50 cents."""
     text = (RESULTS / "pitch_mixtures.txt").read_text(encoding="utf-8")
     rows = [[cell.strip() for cell in line.split("│")] for line in text.splitlines()]
     return {row[1]: float(row[4]) for row in rows if row[2:3] == [expert] and row[1] in MIXTURES}

@@ -63,12 +63,12 @@ class Timed:
 
 
 def words(text: str) -> str:
-    """Lower case, without punctuation."""
+    """Returns a text in lower case without punctuation."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
 def speech() -> Iterator[tuple[str, str, str]]:
-    """Whisper tiny.en, the only recogniser in a wheel, in both of its precisions."""
+    """Measures Whisper tiny.en, the only recogniser in a wheel, in two precisions."""
     spoken = debian_audio.prompts(12)
     for compute in ("float32", "int8"):
         expert = Timed("whisper_ct2", {"compute_type": compute})
@@ -80,7 +80,7 @@ def speech() -> Iterator[tuple[str, str, str]]:
 
 
 def pitch() -> Iterator[tuple[str, str, str]]:
-    """Pitch trackers on single notes; CREPE full, thirty times slower, is in `benchmarks.pitch`."""
+    """Measures pitch trackers on single notes; `benchmarks.pitch` has CREPE full, which is slow."""
     trackers = {
         "CREPE tiny": ("crepe", {"model": "tiny"}, 6),
         "SwiftF0": ("swift_f0", {}, 6),
@@ -117,7 +117,7 @@ def _pitch_scores(track: Track, notes_each: int) -> str:
 
 
 def events() -> Iterator[tuple[str, str, str]]:
-    """YAMNet at its own step, a finer one and a coarser one."""
+    """Measures YAMNet with its default step, a finer one and a coarser one."""
     files = debian_audio.sounds("Animal")
     clips = [Clip(clip_id=name, uri=str(file)) for name, file in files.items()]
     waves = [audio.load(clip, RATE) for clip in clips]
@@ -136,7 +136,7 @@ def events() -> Iterator[tuple[str, str, str]]:
 
 
 def notes() -> Iterator[tuple[str, str, str]]:
-    """Basic Pitch by its thresholds."""
+    """Measures Basic Pitch with different thresholds."""
     for onset in (0.4, 0.5, 0.6):
         expert = Timed("basic_pitch", {"onset_threshold": onset})
         scores = []
@@ -165,7 +165,7 @@ def _note_f1(expert: Timed, melody: Melody) -> float:
 
 
 def voice() -> Iterator[tuple[str, str, str]]:
-    """openSMILE's descriptors: no wheel has a network for emotion."""
+    """Measures openSMILE's descriptors; no wheel has a network for emotion."""
     expert = Timed("egemaps", {})
 
     def track(wave: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:

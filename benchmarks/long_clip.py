@@ -24,7 +24,7 @@ WINDOW_S, OVERLAP_S = 30, 5
 
 
 def peak_gb() -> float:
-    """Peak memory of this process in GB."""
+    """Returns the peak memory of this process in GB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 

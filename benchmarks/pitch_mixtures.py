@@ -44,7 +44,7 @@ MIXTURES = {
 
 
 def drum_beat(seconds: float) -> np.ndarray:
-    """Kick on one and three, snare on two and four, hi-hat on every eighth."""
+    """Plays a kick on one and three, a snare on two and four, and a hi-hat on every eighth."""
     font = SoundFont(files("timgm6mb-soundfont", "usr/share/sounds/sf2/TimGM6mb.sf2"), bank=DRUMS)
     notes = []
     for eighth in range(int(seconds / (BEAT_S / 2))):
@@ -54,8 +54,10 @@ def drum_beat(seconds: float) -> np.ndarray:
     return soxr.resample(font.play(0, notes, seconds), MELODY_RATE, RATE)
 
 
-def mixed(notes_each: int, speech: float, drums: float) -> Iterator[tuple[np.ndarray, Melody]]:
-    """Melodies mixed with speech and drums, at 16 kHz."""
+def mix_melodies(
+    notes_each: int, speech: float, drums: float
+) -> Iterator[tuple[np.ndarray, Melody]]:
+    """Yields melodies mixed with speech and drums, at 16 kHz."""
     spoken = np.concatenate([wave for wave, _ in prompts(24)])
     for row, melody in enumerate(melodies(notes_each=notes_each)):
         wave = soxr.resample(melody.samples, MELODY_RATE, RATE)
@@ -72,13 +74,13 @@ def mixed(notes_each: int, speech: float, drums: float) -> Iterator[tuple[np.nda
 
 
 def rms(wave: np.ndarray) -> float:
-    """The root mean square of the samples that are not silent."""
+    """Returns the root mean square of the samples that are not silent."""
     loud = np.abs(wave) > 1e-3 * np.abs(wave).max()
     return float(np.sqrt(np.square(wave[loud]).mean()))
 
 
 def scores(teacher: Any, clips: Iterator[tuple[np.ndarray, Melody]]) -> tuple[float, ...]:
-    """Raw pitch accuracy, voicing in notes, false alarms between them, CPU s per s of audio."""
+    """Returns raw pitch accuracy, voicing in notes, false alarms, and CPU s per s of audio."""
     hop_s = teacher.spec().stream("f0").hop_s
     near, voiced, alarms = [], [], []
     heard_s = taken_s = 0.0
@@ -123,7 +125,7 @@ def main() -> None:
         teacher.load(device="cpu", num_threads=1)
         for mixture in mixtures:
             speech, drums = MIXTURES[mixture]
-            near, voiced, alarms, cost = scores(teacher, mixed(notes, speech, drums))
+            near, voiced, alarms, cost = scores(teacher, mix_melodies(notes, speech, drums))
             print(name, mixture, f"{near:.3f} {voiced:.3f} {alarms:.3f}", file=sys.stderr)
             shown.add_row(
                 mixture, name, str(7 * notes), f"{near:.3f}", f"{voiced:.3f}",

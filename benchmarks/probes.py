@@ -35,7 +35,7 @@ MEASURED_CLIPS, MEASURED_WIDTH = 250, 1024
 
 
 def work(clips: int, width: int, *, shared: bool) -> float:
-    """Multiply-adds of one layer and group."""
+    """Counts the multiply-adds of one layer and group."""
     rows = clips * LEARNING * POSITIONS
     columns = STREAMS * COLUMNS
     gram, solve = rows * width**2, width**3 / 3
@@ -49,7 +49,7 @@ def work(clips: int, width: int, *, shared: bool) -> float:
 
 
 def measure(*, shared: bool) -> float:
-    """Seconds on one core for one layer and group at the measured size."""
+    """Measures the seconds on one core for one layer and group at the measured size."""
     rng = np.random.default_rng(0)
     clips = int(MEASURED_CLIPS * LEARNING)
     states_NH = rng.standard_normal((clips * POSITIONS, MEASURED_WIDTH)).astype(np.float16)

@@ -89,7 +89,7 @@ def make_cache(folder: Path, clips: int, frames: int) -> Layout:
 
 
 def best(first: Callable[[], int], second: Callable[[], int]) -> tuple[float, float]:
-    """Targets per second of both: the best of five alternating passes."""
+    """Returns the targets per second of both readers, the best of five alternating passes."""
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
         for run, speed in zip((first, second), speeds, strict=True):

@@ -4,12 +4,12 @@
     python -m benchmarks.scale --part markers      only the first
     python -m benchmarks.scale --part store        five teachers on an object store 40 ms away
 
-Part one: synthetic corpora and the commit markers of one teacher (384 columns, 256 clips to a
-shard), every step in a process of its own, whose peak memory is what the operating system says.
+Part one: synthetic corpora and the commit markers of one teacher (384 columns, 256 clips per
+shard). Every step runs in a separate process, whose peak memory comes from the operating system.
 Part "store" is in `benchmarks.scale_store`.
 Part two: a real build on a local Ray cluster that claims 64 CPUs, with a teacher that sleeps. Its
-efficiency is the share of the workers' time that the teacher had, from the moment when all 64 were
-ready to the last commit; decoding, writing, waiting for the driver and the tail are the rest.
+efficiency is the teacher's share of the workers' time, from the moment when all 64 are ready to the
+last commit; the rest is decoding, writing, waiting for the driver, and the tail.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ BLOCK_SECONDS = 4.0
 
 
 def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
-    """A corpus of rows that name no real audio, written part by part.
+    """Builds a corpus whose rows refer to no real audio, part by part.
 
     Args:
         folder: Folder to write to.
@@ -98,7 +98,7 @@ def make_corpus(folder: Path, clips: int, *, labelled: bool = False) -> Corpus:
 
 
 FAILED = 2
-"""Clips of every shard that have no targets."""
+"""Number of clips without targets in every shard."""
 
 
 def make_markers(layout: Layout, corpus: Corpus) -> None:
@@ -152,7 +152,7 @@ def measure(step: str, address: str) -> None:
 
 
 class Measurement(NamedTuple):
-    """The cost of one step in a process of its own."""
+    """The cost of one step in a separate process."""
 
     seconds: float
     core_seconds: float
@@ -163,15 +163,15 @@ class Measurement(NamedTuple):
     """Seconds in which at least one request was waiting."""
 
 
-def measured(step: str, cache: Path | str) -> Measurement:
-    """Runs a step in a process of its own."""
+def measure_in_process(step: str, cache: Path | str) -> Measurement:
+    """Runs a step in a separate process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--measure", step, "--cache", str(cache)]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return Measurement(*json.loads(said))
 
 
 def markers(sizes: list[int]) -> None:
-    """Part one."""
+    """Part one: measures the steps on commit markers."""
     table = Table(title="Planning, resuming, status: seconds and peak memory of the process")
     table.add_column("")
     for clips in sizes:
@@ -185,13 +185,15 @@ def markers(sizes: list[int]) -> None:
         layout.add_teacher(SPEC)
         steps = {"nothing (imports)": "nothing", "plan, nothing done": "plan"}
         for name, step in steps.items():
-            timings.setdefault(name, []).append(measured(step, folder))
+            timings.setdefault(name, []).append(measure_in_process(step, folder))
         make_markers(layout, corpus)
-        timings.setdefault("status, all done", []).append(measured("status", folder))
+        timings.setdefault("status, all done", []).append(measure_in_process("status", folder))
         inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
         for number in range(0, corpus.num_shards, 2):
             (inside / shards.marker_name(number)).unlink()
-        timings.setdefault("resume, every second done", []).append(measured("resume", folder))
+        timings.setdefault("resume, every second done", []).append(
+            measure_in_process("resume", folder)
+        )
         shutil.rmtree(folder)
     for name, results in timings.items():
         growth = results[-1].seconds / max(results[0].seconds, 1e-9)
@@ -207,7 +209,7 @@ class Watch:
         self._workers = workers
         self.all_ready_at = 0.0
         self.done: list[tuple[float, float]] = []
-        """(when, audio seconds)."""
+        """Collects (time, audio seconds) of every finished block."""
 
     def workers(self, count: int, loading_seconds: float) -> None:
         """See `ProgressListener`."""
@@ -229,8 +231,8 @@ class Watch:
         """See `ProgressListener`."""
 
 
-def busy(workers: int, clips: int) -> None:
-    """Part two."""
+def measure_efficiency(workers: int, clips: int) -> None:
+    """Part two: measures the efficiency of a build with many workers."""
     import ray
 
     from pipeline.build.cluster import RayBackend
@@ -316,7 +318,7 @@ def main() -> None:
     if options.part in ("store", "all"):
         scale_store.store(max(options.clips))
     if options.part in ("busy", "all"):
-        busy(options.workers, options.busy_clips)
+        measure_efficiency(options.workers, options.busy_clips)
 
 
 if __name__ == "__main__":

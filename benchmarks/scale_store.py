@@ -1,12 +1,12 @@
-"""Ten million clips and five teachers on an object store whose every request takes 40 ms.
+"""Measures ten million clips and five teachers on an object store with 40 ms per request.
 
     python -m benchmarks.scale --part store
 
 "Before" is arithmetic: the requests per shard and teacher of commit 652e439, counted by
 instrumenting its store, times 40 ms, over its parallel requests. "Now" is measured: each step in a
-process of its own against `benchmarks.distant_store`. Core seconds are what the step computes, and
-"waiting" is the time in which at least one of its requests was under way. A free core needs at most
-their sum; where other programs share the machine, the clock says more.
+separate process with `benchmarks.distant_store`. Core seconds are the step's computation, and
+"waiting" is the time in which at least one of its requests was pending. An idle core needs at most
+their sum; other programs on the machine increase the wall-clock time.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ ids of a shard 1; every shard has failures here."""
 
 
 def specs() -> list[TeacherSpec]:
-    """Five teachers that differ in name."""
+    """Returns the specs of five teachers that differ in name."""
     return [replace(SPEC, name=f"teacher{index}") for index in range(TEACHERS)]
 
 
 def before_seconds(step: str, num_shards: int) -> float | None:
-    """The time of a step at 652e439, by its requests alone; None if it had no such command."""
+    """Computes the time of a step at 652e439 from its requests; None without such a command."""
     step = step.removesuffix(", no index")
     if step == "failures":
         return None
@@ -64,8 +64,8 @@ def before_seconds(step: str, num_shards: int) -> float | None:
 
 
 def run_step(step: str, cache: str) -> None:
-    """One step against the store that is far away."""
-    distant_store.plant()
+    """Runs one step with the distant store."""
+    distant_store.install()
     layout = Layout.open(cache)
     step = step.removesuffix(", no index")
     if step in ("plan", "resume", "resume, part 2/8"):
@@ -118,7 +118,7 @@ def store(clips: int) -> None:
     )
 
     def measure(step: str) -> None:
-        now = scale.measured(f"distant {step}", f"s3://{str(folder)[1:]}")
+        now = scale.measure_in_process(f"distant {step}", f"s3://{str(folder)[1:]}")
         before = before_seconds(step, corpus.num_shards)
         console.print(
             f"{step:<20}{'-' if before is None else f'{before:,.0f} s':>17}"

@@ -24,14 +24,14 @@ from teachers.toolkit.windowing import Window, pooled
 
 WIDTH, LAYERS, WINDOW_FRAMES, MELS = 1280, 32, 1500, 128
 H100_FLOPS = 989e12
-"""Dense half precision of the SXM card, by its data sheet."""
+"""Dense half-precision operations per second of the SXM card, from its data sheet."""
 UTILISATION = 0.5
 """Assumed utilisation of the encoder."""
 POOL = 2
 
 
 def flops_per_window() -> float:
-    """Operations of the encoder for 30 s: layers, attention and the two convolutions."""
+    """Counts the operations of the encoder for 30 s: layers, attention and two convolutions."""
     layers = 24 * WINDOW_FRAMES * LAYERS * WIDTH**2
     attention = 4 * WINDOW_FRAMES**2 * LAYERS * WIDTH
     first = 2 * 3 * MELS * WIDTH * 2 * WINDOW_FRAMES
@@ -95,7 +95,7 @@ class Simulated:
 
 
 def read_log(folder: Path) -> tuple[float, float, int]:
-    """(seconds in the network, seconds from its first call to its last, windows)."""
+    """Returns (seconds in the network, seconds from its first call to its last, windows)."""
     calls = [
         tuple(map(float, line.split()))
         for path in folder.glob("*.log")

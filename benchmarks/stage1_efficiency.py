@@ -36,8 +36,8 @@ from teachers.protocol import Teacher
 console = Console(highlight=False, width=110)
 
 
-def loaded(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]]:
-    """(sample rate, expert), ready to extract."""
+def load_teachers(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]]:
+    """Loads the experts, and returns (sample rate, expert) pairs."""
     seconds = []
     for setup in setups:
         teacher = setup.make()
@@ -54,9 +54,9 @@ def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str
 
 
 def bare_loop(clips: list[Clip], setups: list[TeacherSetup], threads: int) -> tuple[float, float]:
-    """(seconds of loading, seconds of extraction without writing)."""
+    """Returns (seconds of loading, seconds of extraction without writing)."""
     began = time.perf_counter()
-    experts = loaded(setups, threads)
+    experts = load_teachers(setups, threads)
     ready = time.perf_counter()
     for clip in clips:
         for _ in extract(clip, experts):
@@ -68,14 +68,14 @@ _EXPERTS: list[tuple[int, Teacher]] = []
 
 
 def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> float:
-    """Seconds of `map` over as many processes as cores and of `to_parquet`, loading included."""
+    """Returns the seconds of `map` with one process per core and of `to_parquet`, with loading."""
     import datasets
 
     datasets.disable_progress_bars()
 
     def extract_row(row: dict) -> dict:
         if not _EXPERTS:
-            _EXPERTS.extend(loaded(setups, 1))
+            _EXPERTS.extend(load_teachers(setups, 1))
         clip = Clip(clip_id=row["clip_id"], uri=row["uri"], duration=row["duration"])
         frames = [frames for targets in extract(clip, _EXPERTS) for frames in targets.values()]
         return {f"frames{place}": value.astype(np.float16) for place, value in enumerate(frames)}
@@ -91,7 +91,7 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
 def one_round(
     corpus: Corpus, clips: list[Clip], setups: list[TeacherSetup], cores: int
 ) -> tuple[tuple[float, float, float], BuildResult]:
-    """Seconds of the three alternatives, and the job's result, on the same clips."""
+    """Returns the seconds of the three alternatives, and the job's result, on the same clips."""
     load_one, single = bare_loop(clips, setups, 1)
     _, default = bare_loop(clips, setups, cores)
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as out:

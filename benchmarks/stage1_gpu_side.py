@@ -10,7 +10,7 @@ and paths are bit-identical, sums agree to 1e-6.
 Second table: `coat-cache build` on a local Ray cluster whose one GPU is simulated
 (`benchmarks.simulated_gpu`): it sleeps for as long as an H100, or a share of one, needs for the
 encoder's operations. "busy" is the network's share of the time from its first call to its last.
-"series" runs the same with nothing beside the network.
+"series" runs the same without overlap.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
-    """`pooled` at 652e439."""
+    """The function `pooled` of commit 652e439."""
     if times == 1:
         return frames_TD
     groups = max(1, int(len(frames_TD) / times + 0.5))
@@ -56,7 +56,7 @@ def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
 
 
 def old_encode(frames_TD: np.ndarray) -> bytes:
-    """`encode` for int8 at 652e439."""
+    """The function `encode` of commit 652e439, for int8."""
     assert np.isfinite(frames_TD).all()
     largest_D = np.abs(np.maximum(frames_TD.max(0), -frames_TD.min(0)))
     scale_D = (largest_D / 127).astype("<f4")
@@ -69,7 +69,7 @@ def old_encode(frames_TD: np.ndarray) -> bytes:
 
 
 def old_sums(frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
-    """`Sums.from_frames` at 652e439."""
+    """The function `Sums.from_frames` of commit 652e439."""
     kept_TD = kept.decode()
     part_TD = frames_TD.astype(np.float64)
     lost_TD = (frames_TD - kept_TD).astype(np.float64)
@@ -80,7 +80,7 @@ def old_sums(frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
 
 
 def old_path(salience_TB: np.ndarray) -> np.ndarray:
-    """`best_path` at 652e439."""
+    """The function `best_path` of commit 652e439."""
     log_TB = np.log(salience_TB + 1e-6)
     num_frames, num_bins = log_TB.shape
     moves = np.arange(-GLIDE_BINS, GLIDE_BINS + 1)
@@ -105,7 +105,7 @@ def old_path(salience_TB: np.ndarray) -> np.ndarray:
 
 
 def milliseconds(work: Callable[[], object], times: int) -> float:
-    """Processor time of one call on this thread, the best of several."""
+    """Returns the processor time of one call on this thread, the best of several."""
     best = float("inf")
     for _ in range(times):
         began = time.thread_time()
@@ -115,7 +115,7 @@ def milliseconds(work: Callable[[], object], times: int) -> float:
 
 
 def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
-    """(step, ms before, ms after) for a window whose frames are averaged `pool` by `pool`."""
+    """Returns (step, ms before, ms after) for a window whose frames are averaged in groups."""
     frames_TD = np.random.default_rng(0).normal(size=(FRAMES, WIDTH)).astype(np.float32)
     spec = StreamSpec(
         name="encoder", kind="features", dim=WIDTH, start_s=0.0, hop_s=0.02 * pool, window_s=0.045,
@@ -144,10 +144,10 @@ def window_times(pool: int, times: int) -> list[tuple[str, float, float]]:
 
 
 def memory_limits(pool: int, times: int) -> float:
-    """Milliseconds of one core for the memory alone, with arithmetic that costs nothing.
+    """Returns the milliseconds of one core for memory accesses only.
 
-    The frames are read and their averages written; these are read twice, because the size of a step
-    is known only after all of them, and ten passes over each average stay in the cache.
+    The frames are read and their averages written. The averages are read twice, because the size of
+    a step depends on all of them; ten more passes over each average stay in the cache.
     """
     frames_TD = np.random.default_rng(0).normal(size=(FRAMES, WIDTH)).astype(np.float32)
     small_TD = pooled(frames_TD, pool)
@@ -163,7 +163,7 @@ def memory_limits(pool: int, times: int) -> float:
 
 
 def salience(seed: int, frames: int) -> np.ndarray:
-    """Salience of a pitch that glides and pauses, with noise."""
+    """Returns the salience of a pitch that glides and pauses, with noise."""
     rng = np.random.default_rng(seed)
     centre_T = (180 + rng.normal(0, 3, frames).cumsum()).clip(5, 350)
     peak_TB = np.exp(-0.5 * ((np.arange(360) - centre_T[:, None]) / 2) ** 2)
@@ -173,7 +173,7 @@ def salience(seed: int, frames: int) -> np.ndarray:
 
 
 def path_times(clips: int, seconds: int, times: int) -> tuple[float, float]:
-    """Ms per audio second of the best path, before and after, for clips of one block."""
+    """Returns the ms per audio second of the best path, before and after, for clips of a block."""
     saliences = [salience(seed, 100 * seconds) for seed in range(clips)]
     before = milliseconds(lambda: old_path(saliences[0]), min(times, 3)) / seconds
     after = milliseconds(lambda: best_paths(saliences), min(times, 5)) / (clips * seconds)
@@ -183,7 +183,7 @@ def path_times(clips: int, seconds: int, times: int) -> tuple[float, float]:
 
 
 def cpu_table(times: int) -> Table:
-    """Processor time around the network."""
+    """Builds the table of processor time around the network."""
     table = Table(title="Processor time beside the network, one core (ms)")
     table.add_column("work")
     for heading in ("before", "after", "ratio"):

@@ -27,7 +27,7 @@ from student.recipe_files import load_recipe, recipes_folder
 
 WIDTHS = {name: width for name, (_, width) in STREAMS.items()}
 CARDS = {"1x24gb": ("rtx4090", 1), "8x80gb": ("h100", 8)}
-"""Part of a recipe's name -> the GPU that it is for."""
+"""Part of a recipe's name -> its GPU."""
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def arms_table() -> Table:
-    """Operations and kept bytes of one example, for every backbone and the arms that differ."""
+    """Builds the table of operations and saved bytes of one example, for backbones and arms."""
     table = Table(title="one example of 10 s in the joint stage, LoRA rank 16")
     for heading in ("backbone", "arm", "tokens", "10^12 operations", "step / sft", "kept, GB",
                     "with checkpointing, GB"):  # fmt: skip
@@ -66,13 +66,13 @@ def arms_table() -> Table:
 
 
 def joint_flops(path: str, arm: str) -> float:
-    """Operations of one example of 10 s in the joint stage, nothing recomputed."""
+    """Returns the operations of one example of 10 s in the joint stage, without recomputation."""
     plan = build_plan(_options(path, arm, checkpointing=False), streams=WIDTHS)
     return next(stage.flops_per_example for stage in plan.stages if stage.name == "joint")
 
 
 def recipes_table() -> Table:
-    """Memory of each shipped recipe on its GPU."""
+    """Builds the table of memory of each shipped recipe on its GPU."""
     table = Table(title="shipped recipes, 100,000 examples of 10 s per epoch, utilisation 0.4")
     for heading in ("recipe", "card", "stage", "batch_size", "largest", "memory, GB", "of",
                     "hours"):  # fmt: skip

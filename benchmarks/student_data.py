@@ -4,20 +4,20 @@
 
 The columns "before" stand for commit 652e439, and are computed in this run, by this code:
 
-- targets: the dense weights and products of that commit, copied here, on today's `decode()`;
-- features: the call of transformers that it made, which pads to the whole window;
-- order: a permutation of all clips, which was its order. Reads are counted, not timed.
+- targets: the dense weights and products of that commit, copied here, with the current `decode()`;
+- features: its call of transformers, which pads to the whole window;
+- order: a permutation of all clips. Reads are counted, not timed.
 
-The peer is what one writes with `datasets` and torch's DataLoader over the same Parquet files: it
-joins teachers by row number, which is right only while no clip has failed, and averages with
-`adaptive_avg_pool1d`: whole frames, unvoiced ones included.
+The peer uses `datasets` and torch's DataLoader on the same Parquet files. It joins teachers by row
+number, which is only correct while no clip has failed, and averages whole frames, including
+unvoiced ones, with `adaptive_avg_pool1d`.
 
 Times are CPU seconds of one process, with one thread in BLAS and torch, the best of some passes.
 (`datasets` and pyarrow may use more threads where they open files; those count too.) The table of
-examples is that of `benchmarks.student_examples`, which says what it measures.
+examples is that of `benchmarks.student_examples`.
 
-With `--keep FOLDER` each table is kept there once it is measured, and a run that was cut off goes
-on with the next one.
+With `--keep FOLDER`, each measured table is stored there, and an interrupted run resumes with the
+next one.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import WhisperFeatureExtractor
 
 from benchmarks.hardware import describe
-from benchmarks.kept import print_kept
+from benchmarks.stored_results import print_stored
 from benchmarks.student_examples import examples_table
 from manifests.cache import shards
 from manifests.cache.encoded_frames import EncodedFrames, encode
@@ -81,7 +81,7 @@ FED = tuple(STREAMS)[:3]
 
 
 def milliseconds(run: Callable[[], object], times: int = 7) -> float:
-    """CPU time of the best of some runs."""
+    """Returns the CPU time of the best of some runs, in milliseconds."""
     taken = []
     for _ in range(times):
         began = time.process_time()
@@ -91,7 +91,7 @@ def milliseconds(run: Callable[[], object], times: int = 7) -> float:
 
 
 def make_clips(count: int) -> list[Clip]:
-    """Clips with a text and a label."""
+    """Returns clips with a text and a label."""
     return [
         Clip(
             clip_id=f"clip-{n:09d}",
@@ -132,7 +132,7 @@ def dense_frames(encoded: EncodedFrames) -> np.ndarray:
 
 
 def stream_spec(name: str) -> StreamSpec:
-    """One of `STREAMS`."""
+    """Returns the spec of one of `STREAMS`."""
     kind, codec, dim, hop_s = STREAMS[name]
     return StreamSpec(
         name=name.partition(".")[2], kind=kind, dim=dim, codec=codec,
@@ -141,14 +141,14 @@ def stream_spec(name: str) -> StreamSpec:
 
 
 def noise(spec: StreamSpec, seconds: float, *, seed: int) -> EncodedFrames:
-    """Frames of noise, some of them voiced if it is pitch."""
+    """Returns frames of noise; for pitch, some of them are voiced."""
     shape = int(seconds / spec.hop_s), spec.dim
     frames_TD = np.random.default_rng(seed).uniform(0, 1, shape).astype(np.float32)
     return encode(frames_TD, spec)
 
 
 def targets_table() -> Table:
-    """Milliseconds for the targets of a clip of 30 s."""
+    """Measures the milliseconds for the targets of a clip of 30 s."""
     table = Table(title=f"Targets of a clip of 30 s on {NUM_SPANS} student frames, ms")
     for heading in ("", "before: dense", "sparse", "ratio"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -169,7 +169,7 @@ def targets_table() -> Table:
 
 
 def features_table() -> Table:
-    """Milliseconds for the features of a clip of 10 s."""
+    """Measures the milliseconds for the features of a clip of 10 s."""
     table = Table(title="Features of a clip of 10 s, 128 bands, ms")
     for heading in ("window", "before: padded", "of what is there", "ratio"):
         table.add_column(heading, justify="right")
@@ -190,7 +190,7 @@ def features_table() -> Table:
 
 
 def order_table(clips: int) -> Table:
-    """Bytes that are read and pages that are checked, counted over the places of all clips.
+    """Counts the bytes that are read and the pages that are checked for all clips.
 
     A worker reads a row group of 8 clips once in an epoch, as its window of shards fits in memory,
     and a page is checked once by the workers of a process.
@@ -221,7 +221,7 @@ def order_table(clips: int) -> Table:
 
 
 def preparing_table(clips: int) -> Table:
-    """Time that a worker takes for a whole example: audio, features, tokens, targets."""
+    """Measures a worker's time for a whole example: audio, features, tokens, targets."""
     table = Table(title=f"Examples of clips of 10 s, 16-bit WAV, {', '.join(FED)}, one core")
     for heading in ("backbone", "ms an example", "clips/s", "8 cores, computed"):
         table.add_column(heading, justify="right" if heading != "backbone" else "left")
@@ -255,7 +255,7 @@ def preparing_table(clips: int) -> Table:
 
 
 def make_cache(folder: Path, clips: int) -> Path:
-    """A cache of the first three streams of `STREAMS`, a teacher each, for clips of 10 s."""
+    """Writes a cache of the first three streams of `STREAMS`, a teacher each, for clips of 10 s."""
     corpus = build(make_clips(clips), folder / "fed")
     layout = Layout.create(folder / "cache")
     layout.register(corpus)
@@ -316,7 +316,7 @@ def pool_rows(rows: dict[str, list], streams: dict[str, Stream]) -> dict[str, li
 
 
 def feeding_table(clips: int) -> Table:
-    """Clips per second of shuffled batches of targets, by our reader and by the peer."""
+    """Measures clips per second of shuffled batches of targets, with our reader and the peer."""
     import datasets
 
     table = Table(title=f"Shuffled batches of 8 clips of 10 s, targets of {', '.join(FED)}")
@@ -387,7 +387,7 @@ def main() -> None:
         "examples": functools.partial(examples_table, options.clips, options.keep),
     }
     for name, build_table in tables.items():
-        print_kept(console, options.keep, name, build_table)
+        print_stored(console, options.keep, name, build_table)
 
 
 if __name__ == "__main__":

@@ -2,16 +2,16 @@
 
     python -m benchmarks.student_examples --clips 10000000
 
-A corpus of rows that name no audio, two tasks, and a cache of six teachers of one stream each, of
-which every shard is committed and no frames are stored: opening looks at none. Each process is
-measured in itself: CPU seconds, and anonymous memory, which is what it owns, at the end and at its
-peak. Mapped files are not counted: the kernel keeps one copy of them for all processes, and may
-drop it. "Before" are clips and examples as Python objects, as commit 652e439 kept them, made by
-today's `build_examples` from at most 100,000 clips, and scaled; that commit itself was not run. The
-peer is `datasets` on the corpus' Parquet files, which has clips but neither examples nor targets.
+A corpus of rows that name no audio, two tasks, and a cache of six teachers of one stream each,
+whose shards are committed without frames, since opening reads none. CPU seconds and anonymous
+memory (at the end and at its peak) are measured for each process. Mapped files are not counted: the kernel
+keeps one copy of them for all processes, and may drop it. "Before" stands for clips and examples as
+Python objects, as in commit 652e439; they are made by the current `build_examples` from at most
+100,000 clips, and scaled. The peer is `datasets` on the corpus' Parquet files, which has clips but
+neither examples nor targets.
 
-With `--keep FOLDER` each row, and the corpus and cache that it needs, are kept there, and a run
-that was cut off goes on with the next row.
+With `--keep FOLDER`, each row, its corpus and its cache are stored there, and an interrupted run
+resumes with the next row.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.hardware import describe
-from benchmarks.kept import kept
 from benchmarks.reader import SPEC, STREAM
 from benchmarks.scale import make_corpus, make_markers
+from benchmarks.stored_results import load_or_measure
 from manifests.cache import marker_index
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
@@ -62,7 +62,7 @@ READ_BY_A_WORKER = 20_000
 
 
 def anonymous() -> int:
-    """Bytes that this process owns: its heap, without mapped files."""
+    """Returns the private bytes of this process: its heap, without mapped files."""
     text = Path("/proc/self/smaps_rollup").read_text()
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     return 1024 * int(fields["Anonymous"].split()[0])
@@ -91,7 +91,7 @@ class Watch:
 
 
 def make_cache(folder: Path, clips: int) -> None:
-    """A corpus, and a cache of six teachers that have targets for nearly all its clips."""
+    """Makes a corpus, and a cache of six teachers that have targets for nearly all its clips."""
     corpus = make_corpus(folder / "corpora" / "corpus", clips, labelled=True)
     layout = Layout.create(folder)
     layout.add_teacher(SPEC)
@@ -106,7 +106,7 @@ def make_cache(folder: Path, clips: int) -> None:
 
 
 def open_as_a_rank(folder: Path) -> Any:
-    """The work of each rank before its model: streams, examples, the order of an epoch."""
+    """Does the work of each rank before its model: streams, examples, the order of an epoch."""
     streams = open_streams([str(folder)], None)
     assert len(streams) == TEACHERS
     corpus = Corpus(folder / "corpora" / "corpus")
@@ -118,24 +118,24 @@ def open_as_a_rank(folder: Path) -> Any:
     return streams, table, learning, drawn, order
 
 
-def work(kept: Any) -> None:
-    """The work of a worker: builds examples, and looks up their targets."""
-    streams, _, learning, _, _ = kept
+def work(objects: Any) -> None:
+    """Does the work of a data worker: builds examples, and looks up their targets."""
+    streams, _, learning, _, _ = objects
     stream = streams[f"teacher0.{STREAM.name}"]
     for place in np.random.default_rng(0).integers(len(learning), size=READ_BY_A_WORKER).tolist():
         stream.covers(learning[place].clip_ids[0])
 
 
 def measure(step: str, folder: Path) -> list[float]:
-    """(CPU seconds, bytes at the end, bytes at the peak) of one step, in this process."""
+    """Returns (CPU seconds, bytes at the end, bytes at the peak) of one step in this process."""
     corpus = Corpus(folder / "corpora" / "corpus")
     if step == "worker":
-        kept = open_as_a_rank(folder)
+        objects = open_as_a_rank(folder)
         reading, writing = os.pipe()
         if os.fork() == 0:
             before = _private()
             with Watch() as watch:
-                work(kept)
+                work(objects)
             own = _private() - before
             os.write(writing, json.dumps([watch.seconds, own, own]).encode())
             os._exit(0)
@@ -146,29 +146,29 @@ def measure(step: str, folder: Path) -> list[float]:
         datasets.disable_progress_bars()
         files = sorted(map(str, (folder / "corpora" / "corpus").glob("*.parquet")))
         with Watch() as watch:
-            kept: Any = datasets.load_dataset(
+            objects: Any = datasets.load_dataset(
                 "parquet", data_files=files, split="train", cache_dir=str(folder / "datasets")
             )
     elif step == "objects":
         with Watch() as watch:
             clips = {clip.clip_id: clip for clip in corpus.clips()}
-            kept = clips, list(build_examples(clips.values(), TASKS))
+            objects = clips, list(build_examples(clips.values(), TASKS))
     else:
         with Watch() as watch:
-            kept = open_as_a_rank(folder)
-    del kept
+            objects = open_as_a_rank(folder)
+    del objects
     return [watch.seconds, watch.memory, watch.peak]
 
 
 def _private() -> int:
-    """Bytes that no other process shares, the parent's included."""
+    """Returns the bytes that this process shares with no other process."""
     text = Path("/proc/self/smaps_rollup").read_text()
     fields = dict(line.split(":", 1) for line in text.splitlines()[1:])
     return 1024 * int(fields["Private_Dirty"].split()[0])
 
 
-def measured(step: str, folder: Path) -> list[float]:
-    """The same, in a separate process."""
+def run_in_process(step: str, folder: Path) -> list[float]:
+    """Runs `measure` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.student_examples", "--measure", step]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     ran = subprocess.run(
@@ -179,7 +179,7 @@ def measured(step: str, folder: Path) -> list[float]:
 
 
 def examples_table(clips: int, keep: Path | None = None) -> Table:
-    """Time and memory of each process that opens the examples.
+    """Builds the table of time and memory of each process that opens the examples.
 
     Args:
         clips: Clips of the corpus.
@@ -199,7 +199,7 @@ def examples_table(clips: int, keep: Path | None = None) -> Table:
             make_cache(folder, clips)
             return "corpus and cache are there"
 
-        kept(rows, "made", make)
+        load_or_measure(rows, "made", make)
         factor = clips / min(clips, MOST_OBJECTS)
         scaled = "" if factor == 1 else f" (scaled from {MOST_OBJECTS:,})"
         steps = [
@@ -211,8 +211,8 @@ def examples_table(clips: int, keep: Path | None = None) -> Table:
             ("datasets", "peer: every other one", folder, 1),
         ]
         for number, (step, label, where, scale) in enumerate(steps):
-            measure_step = functools.partial(measured, step, where)
-            values = kept(rows, f"{number}-{step}", measure_step)
+            measure_step = functools.partial(run_in_process, step, where)
+            values = load_or_measure(rows, f"{number}-{step}", measure_step)
             seconds, memory, peak = (scale * value for value in values)
             table.add_row(
                 label, f"{seconds:,.1f}", f"{memory / 1e6:,.0f}", f"{peak / 1e6:,.0f}",

@@ -72,8 +72,8 @@ def build_recipe(arm: str) -> Recipe:
                   block=BlockConfig(tokens=POSITIONS))  # fmt: skip # pyright: ignore[reportArgumentType]
 
 
-def built(arm: str | None) -> tuple[Student | Any, Prompter]:
-    """An arm's student on random weights; the bare model for `base`."""
+def build_student_for(arm: str | None) -> tuple[Student | Any, Prompter]:
+    """Returns an arm's student with random weights, or the bare model if `arm` is None."""
     backbone = named_backbone("qwen2_audio")
     torch.manual_seed(0)
     tokenizer = train_tokenizer([QUESTION, SYSTEM], 900, backbone.special_tokens)
@@ -90,15 +90,15 @@ def built(arm: str | None) -> tuple[Student | Any, Prompter]:
 
 
 def prompt(prompter: Prompter) -> dict[str, torch.Tensor]:
-    """The inputs of one clip and question."""
+    """Returns the inputs of one clip and question."""
     inputs = prompter.prompt(ask(QUESTION), [wave()])
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     return {name: value.to(DEVICE) for name, value in inputs.items()}
 
 
-def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Functions for (seconds of one optimizer step, bytes that it needs) of an arm."""
-    student, prompter = built(arm)
+def make_step(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Returns functions for the seconds and the bytes of one optimizer step of an arm."""
+    student, prompter = build_student_for(arm)
     student.train()
     recipe = build_recipe(arm)
     batch, streams = build_batch(student, prompter, recipe, 2).to(DEVICE), build_streams(recipe)
@@ -112,11 +112,11 @@ def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
                                stage="joint")[1]  # fmt: skip
 
     def seconds() -> float:
-        begun = now()
+        begun = read_clock()
         loss().backward()
         optimizer.step()
         optimizer.zero_grad()
-        return now() - begun
+        return read_clock() - begun
 
     def memory() -> float:
         if ON_GPU:
@@ -139,9 +139,9 @@ def stepper(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
     return seconds, memory
 
 
-def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
-    """(seconds to the first token, seconds of a whole answer) of an arm; prompt's length."""
-    student, prompter = built(arm)
+def make_answer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
+    """Returns a function for (seconds to the first token, seconds of an answer), and a length."""
+    student, prompter = build_student_for(arm)
     model = student if arm is None else student.model.merge_and_unload().eval()
     inputs = prompt(prompter)
 
@@ -149,16 +149,16 @@ def answerer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int]:
     def seconds() -> tuple[float, float]:
         took = []
         for tokens in (1, ANSWER):
-            begun = now()
+            begun = read_clock()
             model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
-            took.append(now() - begun)
+            took.append(read_clock() - begun)
         return took[0], took[1]
 
     return seconds, inputs["input_ids"].shape[1]
 
 
-def now() -> float:
-    """Wall-clock seconds after synchronising a GPU, or CPU seconds of this thread."""
+def read_clock() -> float:
+    """Returns wall-clock seconds after synchronising a GPU, or CPU seconds of this thread."""
     if ON_GPU:
         torch.cuda.synchronize()
         return time.perf_counter()
@@ -177,7 +177,7 @@ def main() -> None:
     for heading in ("", "without block", "with block", "ratio", "target"):
         table.add_column(heading, justify="left" if not heading else "right")
 
-    sides = {arm: stepper(arm) for arm in ("sft", "coat")}
+    sides = {arm: make_step(arm) for arm in ("sft", "coat")}
     times = defaultdict(list)
     for _ in range(rounds + 1):
         for arm, (seconds, _) in sides.items():
@@ -188,7 +188,7 @@ def main() -> None:
     row(table, "training memory (sft)", sft, coat, "MB", "")
     del sides
 
-    asked = {"base": answerer(None), "coat": answerer("coat")}
+    asked = {"base": make_answer(None), "coat": make_answer("coat")}
     first, whole_answer = defaultdict(list), defaultdict(list)
     for _ in range(rounds + 1):
         for side, (seconds, _) in asked.items():
@@ -220,19 +220,18 @@ def main() -> None:
         f"{SIZES.tower_width} x {SIZES.tower_layers}, window {SIZES.window_s} s"
     )
     for name, window in (("Qwen2-Audio, Audio Flamingo 3 (30 s windows)", 30), ("Omni", SECONDS)):
-        prefill, step = by_operations(lengths["base"], window)
+        prefill, step = operations_ratio(lengths["base"], window)
         console.print(f"at 7B by operations, {name}: prefill {prefill:.3f}, LoRA step {step:.3f}")
 
 
 def row(table: Table, what: str, without: float, with_block: float, unit: str, target: str) -> None:
-    """One ratio."""
+    """Adds the row of one ratio."""
     table.add_row(what, f"{without:,.3f} {unit}", f"{with_block:,.3f} {unit}",
                   f"{with_block / without:.3f}", target)  # fmt: skip
 
 
-def by_operations(tokens: int, window_s: float) -> tuple[float, float]:
-    """Ratio of the multiplications of a 7B model with and without the block, in prefill and LoRA
-    step.
+def operations_ratio(tokens: int, window_s: float) -> tuple[float, float]:
+    """Computes the ratio of multiplications of a 7B model with and without the block.
 
     The tower (Whisper large-v3's size: 1280 wide, 32 deep) processes the whole window at 50 Hz, and
     has no backward pass; that of a frozen language model costs what its forward pass costs.

@@ -1,4 +1,4 @@
-"""The clip, question and streams with which steps of students are measured and computed."""
+"""Provides the clip, question and streams for measuring and computing steps of students."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SYSTEM = "system\nYou are a helpful assistant. user\nAudio 1: assistant\n"
 
 
 def build_streams(recipe: Recipe) -> dict[str, Stream]:
-    """The streams of an arm."""
+    """Returns the streams of an arm."""
     if not recipe.distils:
         return {}
     return {
@@ -37,7 +37,7 @@ def build_streams(recipe: Recipe) -> dict[str, Stream]:
 
 
 def wave(seconds: float = SECONDS) -> np.ndarray:
-    """Noise at 16 kHz."""
+    """Returns noise at 16 kHz."""
     samples = np.random.default_rng(0).standard_normal(int(16_000 * seconds))
     return samples.astype(np.float32) * 0.1
 
@@ -45,7 +45,7 @@ def wave(seconds: float = SECONDS) -> np.ndarray:
 def build_batch(
     student: Student, prompter: Prompter, recipe: Recipe, size: int, *, packed: bool = False
 ) -> Batch:
-    """A training batch of one example, `size` times, with targets as wide as the experts'."""
+    """Returns a training batch of `size` equal examples, with targets as wide as the experts'."""
     inputs = prompter.prompt(ask(QUESTION), [wave()])
     prompt_S = inputs.pop("input_ids")[0]
     answer_S = torch.arange(20, 20 + ANSWER)
@@ -67,7 +67,7 @@ def build_batch(
 
 
 def _spans(is_audio_S: Tensor, num_frames: int) -> Tensor:
-    """weights_NS that average audio tokens over equal spans."""
+    """Returns weights_NS that average audio tokens over equal spans."""
     weights_NS = torch.zeros(num_frames, len(is_audio_S))
     tokens = is_audio_S.nonzero()[:, 0]
     for frame in range(num_frames):

@@ -40,7 +40,7 @@ THREADS = len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class RunTimes:
     """Times of a run in seconds."""
 
     wall: float
@@ -48,16 +48,16 @@ class Taken:
     audio: float
 
 
-def timed(run: Callable[[], Any], audio_s: float) -> tuple[Taken, Any]:
-    """Runs and measures."""
+def measure_run(run: Callable[[], Any], audio_s: float) -> tuple[RunTimes, Any]:
+    """Runs a function, and returns its times and its result."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = run()
-    return Taken(time.perf_counter() - wall, time.process_time() - cpu, audio_s), result
+    return RunTimes(time.perf_counter() - wall, time.process_time() - cpu, audio_s), result
 
 
-def tried(
+def run_teacher(
     name: str, family: str, settings: dict[str, Any], clips: Sequence[Any]
-) -> tuple[Taken, list[Targets]]:
+) -> tuple[RunTimes, list[Targets]]:
     """Runs a teacher over clips, sixteen at a time."""
     teacher = registry.make(name, family, settings)
     teacher.load(device="cpu", num_threads=THREADS)
@@ -65,14 +65,14 @@ def tried(
     waves = [audio.load(clip, rate) for clip in clips]
     teacher.extract(waves[:1])
     blocks = [waves[first : first + 16] for first in range(0, len(waves), 16)]
-    return timed(
+    return measure_run(
         lambda: [targets for block in blocks for targets in teacher.extract(block)],
         sum(map(len, waves)) / rate,
     )
 
 
-def true_sizes(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Checkpoints of the published sizes with random weights: name -> family, settings."""
+def make_full_size_checkpoints(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Saves checkpoints of the published sizes with random weights; name -> (family, settings)."""
     made: dict[str, tuple[Callable[[], Any], Any, str, dict[str, Any]]] = {
         "ctc, wav2vec2-base": (
             lambda: transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config()),
@@ -101,25 +101,25 @@ def true_sizes(folder: Path) -> dict[str, tuple[str, dict[str, Any]]]:
 
 
 def words(text: str) -> str:
-    """Lower case, without punctuation."""
+    """Returns a text in lower case without punctuation."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
-def plain_loop(folder: str, clips: Sequence[Any], **options: Any) -> tuple[Taken, list[str]]:
+def plain_loop(folder: str, clips: Sequence[Any], **options: Any) -> tuple[RunTimes, list[str]]:
     """Runs transformers' own pipeline clip by clip; returns its times and texts."""
     stock = transformers.pipeline("automatic-speech-recognition", model=folder, **options)
     waves = [audio.load(clip, 16_000) for clip in clips]
     stock(waves[0].copy())
     seconds = sum(map(len, waves)) / 16_000
-    return timed(lambda: [stock(wave.copy())["text"] for wave in waves], seconds)
+    return measure_run(lambda: [stock(wave.copy())["text"] for wave in waves], seconds)
 
 
 def whisper(folder: str, clips: Sequence[Any]) -> None:
-    """Prints Whisper by our family against the plain loop."""
+    """Prints the comparison of our Whisper family with the plain loop."""
     said = [words(clip.text) for clip in clips]
     greedy = {"dtype": torch.float32, "generate_kwargs": {"num_beams": 1}}
     loop, texts = plain_loop(folder, clips, return_timestamps="word", **greedy)
-    rows: list[tuple[str, Taken, list[str], str]] = [
+    rows: list[tuple[str, RunTimes, list[str], str]] = [
         ("pipeline, float32, greedy: words with times", loop, texts, "-"),
         ("pipeline, float32, greedy: text alone", *plain_loop(folder, clips, **greedy), "-"),
         ("pipeline as it comes: text alone", *plain_loop(folder, clips), "-"),
@@ -127,7 +127,7 @@ def whisper(folder: str, clips: Sequence[Any]) -> None:
     reference = np.zeros(0)
     for step in (1, 2, 4):
         settings = {"model": folder, "silence_step": step, "batch_seconds": 240}
-        taken, results = tried("asr", "whisper", settings, clips)
+        taken, results = run_teacher("asr", "whisper", settings, clips)
         frames_TD = np.concatenate([targets.frames["encoder"] for targets in results])
         reference = reference if len(reference) else frames_TD
         name = f"ours, silence_step {step}: frames, words with times"
@@ -147,7 +147,7 @@ def whisper(folder: str, clips: Sequence[Any]) -> None:
 
 
 def cosine(first_TD: np.ndarray, second_TD: np.ndarray) -> float:
-    """Mean over frames, columns standardised by the first."""
+    """Returns the mean cosine over frames, with columns standardised by the first."""
     mean_D, deviation_D = first_TD.mean(0), first_TD.std(0)
     first_TD, second_TD = (first_TD - mean_D) / deviation_D, (second_TD - mean_D) / deviation_D
     norms_T = np.linalg.norm(first_TD, axis=1) * np.linalg.norm(second_TD, axis=1)
@@ -174,7 +174,7 @@ def main() -> None:
         shown.add_column(heading, justify="right")
 
     def add(name: str, family: str, settings: dict[str, Any], results: Sequence[Any]) -> None:
-        taken, _ = tried("t", family, settings, results)
+        taken, _ = run_teacher("t", family, settings, results)
         shown.add_row(
             name, f"{taken.audio:.0f}", f"{taken.audio / taken.wall:.2f}",
             f"{taken.cpu / taken.audio:.3f}",
@@ -185,7 +185,7 @@ def main() -> None:
     add("swift_f0", "swift_f0", {}, mixed)
     add("crepe, full", "crepe", {"model": "full"}, mixed[:1])
     with tempfile.TemporaryDirectory() as folder:
-        for name, (family, settings) in true_sizes(Path(folder)).items():
+        for name, (family, settings) in make_full_size_checkpoints(Path(folder)).items():
             add(f"{name}, random weights", family, settings, mixed[:6])
     console.print(shown)
     console.print(describe())

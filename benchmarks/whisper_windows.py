@@ -5,7 +5,7 @@
 Whisper was trained on windows of 30 s, and a 1 s clip padded to one costs as much as a full one.
 Against that default: shorter windows (`window_step_s`), and several clips packed into one window
 with silence between them. The same clips, English prompts of 1 to 6 s, for all; cosines are to the
-default's frames, each column standardised by its mean and deviation, as the student's loss does.
+default's frames, each column standardised by its mean and deviation, as in the student's loss.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ GAP_S = 3
 
 
 def words(text: str) -> str:
-    """Lower case, without punctuation."""
+    """Returns a text in lower case without punctuation."""
     return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower()).split())
 
 
-def loaded(**settings: int | bool) -> Teacher:
-    """The packaged Whisper with one thread."""
+def load_whisper(**settings: int | bool) -> Teacher:
+    """Loads the packaged Whisper with one thread."""
     teacher = registry.make("asr", "whisper_ct2", settings)
     teacher.load(device="cpu", num_threads=1)
     return teacher
 
 
-def packed(teacher: Teacher, waves: list[np.ndarray]) -> list[np.ndarray]:
-    """Frames of clips that share windows of 30 s."""
+def extract_packed(teacher: Teacher, waves: list[np.ndarray]) -> list[np.ndarray]:
+    """Returns the frames of clips that are packed into windows of 30 s."""
     groups: list[list[int]] = [[]]
     filled = 0
     for place, wave in enumerate(waves):
@@ -90,12 +90,12 @@ def main() -> None:
     reference: list[np.ndarray] = []
     full_s = 0.0
     for step in (30, 15, 10, 0):
-        teacher = loaded(window_step_s=step or 30, transcribe=False)
+        teacher = load_whisper(window_step_s=step or 30, transcribe=False)
         began = time.perf_counter()
         if step:
             frames = [results.frames["encoder"] for results in teacher.extract(waves)]
         else:
-            frames = packed(teacher, waves)
+            frames = extract_packed(teacher, waves)
         taken_s = time.perf_counter() - began
         if not reference:
             reference, full_s = frames, taken_s
@@ -108,7 +108,7 @@ def main() -> None:
         cosine_T = (first_TD * second_TD).sum(1) / norms_T
         error = "-"
         if step:
-            results = loaded(window_step_s=step).extract(waves)
+            results = load_whisper(window_step_s=step).extract(waves)
             transcripts = [words(targets.metadata["text"]) for targets in results]
             error = f"{jiwer.wer(said, transcripts):.1%}"
         table.add_row(

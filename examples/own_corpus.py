@@ -20,7 +20,7 @@ from manifests.corpus.sources import folder
 
 
 def clips(recordings: str | Path) -> Iterator[Clip]:
-    """All recordings in a fixed order, with labels from their paths.
+    """Yields all recordings in a fixed order, with labels from their paths.
 
     Args:
         recordings: Folder of folders of audio; a `.txt` file beside a recording is its transcript.

@@ -37,7 +37,7 @@ class Loudness:
         self._settings = settings
 
     def spec(self) -> TeacherSpec:
-        """One stream of one column; the centre of frame 0 is 5 ms."""
+        """Describes one stream of one column; the centre of frame 0 is at 5 ms."""
         hop_s = HOP / SAMPLE_RATE
         level = StreamSpec(
             name="level", kind="features", dim=1, codec="fp16", names=("level",), unit="dB",
@@ -58,7 +58,7 @@ class Loudness:
         """Does nothing, because there is no model."""
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
-        """Levels of each waveform."""
+        """Computes the levels of each waveform."""
         return [Targets({"level": self._levels(wave)}) for wave in waves]
 
     def _levels(self, wave: np.ndarray) -> np.ndarray:

@@ -48,13 +48,13 @@ class Pairs(Dataset):
 
 
 def frames_at(frames: EncodedFrames, times_T: np.ndarray) -> np.ndarray:
-    """The frame that is nearest to each time: frame i describes `start_s + i * hop_s`."""
+    """Returns the frame nearest to each time: frame i describes `start_s + i * hop_s`."""
     nearest_T = np.rint((times_T - frames.spec.start_s) / frames.spec.hop_s).astype(int)
     return frames.decode()[nearest_T.clip(0, frames.num_frames - 1)]
 
 
 def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """source_BTS, target_BTD, and where there are frames, bool_BT."""
+    """Returns source_BTS, target_BTD, and mask_BT of existing frames."""
     sources, targets = zip(*pairs, strict=True)
     there = [torch.ones(len(target), dtype=torch.bool) for target in targets]
     return (
@@ -65,7 +65,7 @@ def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]
 
 
 def explained(model: nn.Module, batches: DataLoader) -> float:
-    """R², over all frames and columns."""
+    """Returns R² over all frames and columns."""
     lost = whole = 0.0
     with torch.no_grad():
         for source_BTS, target_BTD, there_BT in batches:

@@ -32,7 +32,7 @@ QUESTIONS = [
 
 
 def options(family: str, *, corpus: str, cache: str, out: str, steps: int) -> TrainOptions:
-    """The same recipe for each backbone; every stream of the cache that can be learnt."""
+    """Returns the same recipe for each backbone, with every trainable stream of the cache."""
     stage = {"batch_size": 8, "max_steps": steps, "log_steps": max(1, steps // 10)}
     return TrainOptions(
         model=ModelConfig(

@@ -1,4 +1,4 @@
-"""Students on random weights: the three classes at their true sizes on a GPU, as toys on a CPU."""
+"""Students with random weights: three classes at real size on a GPU, or at toy size on a CPU."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from student.model.tiny import train_tokenizer
 from student.plan.checkpoints import FAMILIES, KNOWN, load_config
 
 PATHS = {load_config(path).model_type: path for path in KNOWN}
-"""`model_type` -> the checkpoint whose sizes are taken."""
+"""`model_type` -> the checkpoint that gives the sizes."""
 TOY = {"hidden_size": 64, "layers": 2, "attention_heads": 4, "feed_forward": 128,
        "tower_width": 32, "tower_layers": 2, "window_s": 10, "whisper_weights": False}  # fmt: skip
 
 
 def build_recipe(arm: str, *, toy: bool) -> Recipe:
-    """K = 32 and the default heads; small heads for a toy."""
+    """Returns a recipe with K = 32 and the default heads, or small heads for a toy."""
     heads = HeadConfig(width=32, layers=1) if toy else HeadConfig()
     block = BlockConfig(tokens=4 if toy else POSITIONS)
     return Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=heads, block=block)  # pyright: ignore[reportArgumentType]
 
 
-def bare(
+def load_bare(
     model_type: str, *, toy: bool, attention: str = "", four_bits: bool = False
 ) -> tuple[Any, Any, Any]:
-    """Backbone, model on the device, and processor."""
+    """Returns the backbone, the model on the device, and the processor."""
     backbone = named_backbone(model_type)
     torch.manual_seed(0)
     tokenizer = train_tokenizer([QUESTION, SYSTEM], 900, backbone.special_tokens)
@@ -69,7 +69,7 @@ def _true_size(model_type: str, audio_token_id: int, attention: str, four_bits: 
 
 
 def _in_four_bits(model: Any) -> Any:
-    """The language model's projections replaced by 4-bit ones, as `model.quantize` loads them."""
+    """Replaces the language model's projections by 4-bit ones, as with `model.quantize`."""
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
 
     config = quantization_config()
@@ -84,8 +84,10 @@ def _in_four_bits(model: Any) -> Any:
 def build(
     model_type: str, arm: str, *, toy: bool, attention: str = "", four_bits: bool = False
 ) -> tuple[Student, Prompter, Recipe]:
-    """An arm's student with LoRA, ready for a step of `joint`."""
-    backbone, model, processor = bare(model_type, toy=toy, attention=attention, four_bits=four_bits)
+    """Returns an arm's student with LoRA for a step of `joint`."""
+    backbone, model, processor = load_bare(
+        model_type, toy=toy, attention=attention, four_bits=four_bits
+    )
     recipe = build_recipe(arm, toy=toy)
     student = build_student(recipe, backbone, model, processor, build_streams(recipe)).to(device())
     student.train_only("lora")

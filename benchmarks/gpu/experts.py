@@ -1,4 +1,4 @@
-"""Checkpoints of the families at true size with random weights, or at toy size.
+"""Makes checkpoints of the families with random weights, at real or toy size.
 
 Random weights take as long as real ones. Whisper does not transcribe (`transcribe: false`), because
 random words never end.
@@ -42,7 +42,7 @@ WHISPER_TOY = {"d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 4,
 
 
 def experts(*, toy: bool) -> dict[str, Expert]:
-    """Name -> expert."""
+    """Returns name -> expert."""
     whisper = WHISPER_TOY if toy else WHISPER_LARGE
     waves = WAVES_TOY if toy else WAVES_LARGE
     # The family reads layer 7.
@@ -77,12 +77,12 @@ def experts(*, toy: bool) -> dict[str, Expert]:
     }  # fmt: skip
 
 
-def saved(expert: Expert, folder: Path, *, half: torch.dtype | None) -> dict[str, Any]:
-    """The settings of a teacher, its checkpoint written if it needs one.
+def save_checkpoint(expert: Expert, folder: Path, *, half: torch.dtype | None) -> dict[str, Any]:
+    """Returns the settings of a teacher, and writes its checkpoint if it needs one.
 
     Args:
         expert: Family and size.
-        folder: Where its checkpoint goes.
+        folder: Folder for its checkpoint.
         half: Precision to run in; None for float32.
     """
     settings = dict(expert.settings)

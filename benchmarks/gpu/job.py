@@ -1,7 +1,7 @@
 """Measures a whole build with GPU workers: audio hours per hour, and utilisation of the GPU.
 
 Synthetic recordings of 30 s in FLAC go through `coat-cache build` with GPU workers, for an expert
-of features (Whisper large-v3's size), one of pitch, and both on one card. Goal: the card is busy
+of features (Whisper large-v3's size), one of pitch, and both on one GPU. Goal: the GPU is busy
 0.9 of the time between the first block and the last. Needs Ray.
 """
 
@@ -24,14 +24,14 @@ import soundfile
 import torch
 import yaml
 
-from benchmarks.gpu.experts import experts, saved
+from benchmarks.gpu.experts import experts, save_checkpoint
 from benchmarks.gpu.record import Record, half
 
 BIN = Path(sys.executable).parent
 CLIP_S = 30.0
 HOURS, TOY_HOURS = 4.0, 0.02
 DISTINCT = 64
-"""Different recordings; the corpus repeats them under other names."""
+"""Number of different recordings, which the corpus repeats under other names."""
 
 
 def run(record: Record, *, toy: bool) -> None:
@@ -55,7 +55,9 @@ def _build(names: list[str], *, toy: bool) -> dict[str, Any]:
         teachers: dict[str, Any] = {}
         for number, name in enumerate(names):
             expert = experts(toy=toy)[name]
-            settings = saved(expert, folder / f"expert{number}", half=half() if has_gpu else None)
+            settings = save_checkpoint(
+                expert, folder / f"expert{number}", half=half() if has_gpu else None
+            )
             resources = {"num_gpus": 1 / len(names)} if has_gpu else {}
             teachers[f"expert{number}"] = {
                 "family": expert.family, "settings": settings, "resources": resources
@@ -113,7 +115,7 @@ def _call(*command: str | Path) -> None:
 
 
 def _sample(busy: list[float], over: threading.Event) -> None:
-    """Share of each half second in which a kernel ran, according to the driver."""
+    """Samples the share of each half second in which a kernel ran, according to the driver."""
     program = shutil.which("nvidia-smi")
     while program and not over.wait(0.5):
         asked = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]

@@ -43,7 +43,7 @@ class Record:
         return self.folder / f"{self.section}.txt"
 
     def rows(self) -> list[dict[str, Any]]:
-        """Rows that were measured so far."""
+        """Returns the rows that were measured so far."""
         if not self._rows.is_file():
             return []
         return [json.loads(line) for line in self._rows.read_text("utf-8").splitlines()]
@@ -91,17 +91,17 @@ class Record:
 
 
 def card() -> str:
-    """The GPU's name, or a note that sizes are those of toys."""
+    """Returns the GPU's name, or a note that sizes are toy sizes."""
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU, toy sizes"
 
 
 def device() -> str:
-    """The device."""
+    """Returns the device."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def half() -> torch.dtype:
-    """The half precision that the device supports."""
+    """Returns the half precision that the device supports."""
     return torch.float16 if torch.cuda.is_available() else torch.bfloat16
 
 
@@ -112,7 +112,7 @@ def synchronize() -> None:
 
 
 def measure_seconds(run: Callable[[], Any], rounds: int) -> float:
-    """Time of the fastest of some rounds, after a warm-up."""
+    """Returns the time of the fastest of some rounds, after a warm-up."""
     fastest = float("inf")
     for number in range(rounds + 1):
         synchronize()

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from benchmarks.gpu.backbones import build
-from benchmarks.gpu.experts import Expert, experts, saved
+from benchmarks.gpu.experts import Expert, experts, save_checkpoint
 from benchmarks.gpu.record import Record, device, half
 from benchmarks.gpu.teachers import sounds
 from benchmarks.student_setup import build_batch, build_streams
@@ -53,7 +53,7 @@ def _expert(expert: Expert, folder: Path) -> dict[str, Any]:
     waves = sounds(3, 16_000, 3.0)
     streams: dict[str, dict[str, list[np.ndarray]]] = {}
     for where, precision in (("cpu", None), (device(), half())):
-        settings = saved(expert, folder, half=precision)
+        settings = save_checkpoint(expert, folder, half=precision)
         teacher = registry.make("t", expert.family, settings)
         teacher.load(device=where, num_threads=2)
         for targets in teacher.extract(waves):
@@ -76,7 +76,7 @@ def _losses(student: Student, batch: Batch, recipe: Any, *, where: str) -> torch
 
 
 def _step(family: str) -> dict[str, Any]:
-    """Loss and gradient norm of one step, here and in float32 on the CPU."""
+    """Compares loss and gradient norm of one step on the device and in float32 on the CPU."""
     student, prompter, recipe = build(family, "coat", toy=True)
     batch = build_batch(student, prompter, recipe, 2)
     numbers = []
@@ -96,7 +96,7 @@ def _step(family: str) -> dict[str, Any]:
 
 
 def _resume(family: str) -> dict[str, Any]:
-    """Weights after some steps in one go, against a state that was saved and loaded halfway."""
+    """Compares weights after uninterrupted steps with those of a run that was saved and resumed."""
 
     def trained(stop_at: int | None) -> dict[str, torch.Tensor]:
         student, prompter, recipe = build(family, "coat", toy=True)
@@ -124,7 +124,7 @@ def _resume(family: str) -> dict[str, Any]:
 
 
 def _export(family: str) -> dict[str, Any]:
-    """Largest KL divergence of a merged bfloat16 model and the same read again by its class."""
+    """Computes the largest KL divergence of a reloaded export from its merged bfloat16 model."""
     student, prompter, recipe = build(family, "coat", toy=True)
     batch = build_batch(student, prompter, recipe, 2).to(device())
     merged: Any = student.model.merge_and_unload().to(torch.bfloat16).eval()  # pyright: ignore

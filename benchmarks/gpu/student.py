@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.backbones import PATHS, bare, build, build_recipe
+from benchmarks.gpu.backbones import PATHS, build, build_recipe, load_bare
 from benchmarks.gpu.record import Record, card, device, measure_seconds
 from benchmarks.student_computed import joint_flops
 from benchmarks.student_setup import ANSWER, QUESTION, build_batch, build_streams, wave
@@ -57,7 +57,7 @@ def run(record: Record, *, toy: bool) -> None:
         for family in FAMILIES:
             record.measure(
                 {"backbone": family, "what": f"step, coat, 4 bits in {CAP_GB:g} GB", "batch": 1},
-                lambda: _capped(family),  # noqa: B023
+                lambda: _measure_capped(family),  # noqa: B023
             )
     for family, arm, count in itertools.product(varied, ("base", "coat"), counts):
         record.measure({"backbone": family, "what": f"answer, {arm}", "batch": count},
@@ -109,7 +109,7 @@ def _step(
 
 
 def _peak_flops() -> float | None:
-    """The card's bfloat16 peak, if the table has it."""
+    """Returns the GPU's bfloat16 peak, if the table has it."""
     name = card().lower()
     known = {"h200": "h200", "h100 pcie": "h100-pcie", "h100": "h100", "a100-sxm4-80": "a100-80",
              "a100": "a100-40", "l40s": "l40s", "rtx 4090": "rtx4090", "rtx 3090": "rtx3090",
@@ -120,19 +120,19 @@ def _peak_flops() -> float | None:
     return None
 
 
-def _capped(family: str) -> dict[str, Any]:
-    """A QLoRA step, whose peak must fit into a small GPU."""
+def _measure_capped(family: str) -> dict[str, Any]:
+    """Measures a QLoRA step, whose peak must fit into a small GPU."""
     result = _step(family, "coat", 1, toy=False, checkpointing=True, four_bits=True)
     return result | {"fits": bool(result["peak GB"] + CONTEXT_GB < CAP_GB)}
 
 
 def _answer(family: str, arm: str, count: int, *, toy: bool) -> dict[str, Any]:
-    """Seconds to the first token, and per further one."""
+    """Measures the seconds to the first token, and per further token."""
     if arm == "coat":
         student, prompter, _ = build(family, arm, toy=toy)
         model = student.model.merge_and_unload().eval()  # pyright: ignore
     else:
-        backbone, model, processor = bare(family, toy=toy)
+        backbone, model, processor = load_bare(family, toy=toy)
         set_template(processor, build_recipe("sft", toy=toy), backbone.audio_end)
         prompter = Prompter(backbone, processor)
     prepared = prompter.prompt(ask(QUESTION), [wave()])

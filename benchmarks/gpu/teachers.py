@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks.gpu.experts import Expert, experts, saved
+from benchmarks.gpu.experts import Expert, experts, save_checkpoint
 from benchmarks.gpu.record import Record, device, half, measure_seconds, synchronize
 from teachers import registry
 
@@ -54,14 +54,14 @@ def run(record: Record, *, toy: bool) -> None:
 
 
 def sounds(count: int, rate: int, seconds: float = CLIP_S) -> list[np.ndarray]:
-    """Noise."""
+    """Returns noise."""
     rng = np.random.default_rng(0)
     return [rng.normal(scale=0.1, size=int(seconds * rate)).astype(np.float32)
             for _ in range(count)]  # fmt: skip
 
 
 def _extract(expert: Expert, folder: Path, batch_s: float, clips: int) -> dict[str, Any]:
-    settings = saved(expert, folder, half=half())
+    settings = save_checkpoint(expert, folder, half=half())
     knob = {"batch_frames": int(batch_s * 100)} if expert.family == "crepe" else {
         "batch_seconds": batch_s
     }  # fmt: skip
@@ -86,9 +86,9 @@ def _extract(expert: Expert, folder: Path, batch_s: float, clips: int) -> dict[s
 
 
 def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
-    """The network alone, on inputs that are already on the device."""
+    """Measures only the network, on inputs that are already on the device."""
     assert expert.make is not None
-    saved(expert, folder, half=half())
+    save_checkpoint(expert, folder, half=half())
     model, extractor = expert.make()
     model = model.to(device(), half()).eval()
     if hasattr(model, "get_encoder") and "Whisper" in type(model).__name__:
@@ -110,8 +110,8 @@ def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
 
 
 def _pipeline(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
-    """transformers' own pipeline, which classifies whole clips."""
-    saved(expert, folder, half=half())
+    """Measures transformers' pipeline, which classifies whole clips."""
+    save_checkpoint(expert, folder, half=half())
     pipe = transformers.pipeline("audio-classification", model=str(folder), device=device(),
                                  dtype=half(), batch_size=16)  # fmt: skip
     waves = sounds(clips, 16_000)
@@ -120,7 +120,7 @@ def _pipeline(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
 
 
 def _busy(work: Any) -> float:
-    """Share of the wall time in which a kernel runs."""
+    """Measures the share of the wall time in which a kernel runs."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
         began = time.perf_counter()
@@ -132,7 +132,7 @@ def _busy(work: Any) -> float:
 
 @contextlib.contextmanager
 def _watts() -> Iterator[list[float]]:
-    """The GPU's power while the context runs, sampled; empty if the driver does not report it."""
+    """Samples the GPU's power during the context; empty if the driver does not report it."""
     samples: list[float] = []
     over = threading.Event()
 

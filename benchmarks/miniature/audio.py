@@ -18,7 +18,7 @@ import av
 import numpy as np
 import soundfile
 
-from examples.demo.debian import unpacked
+from examples.demo.debian import unpack
 from examples.demo.soundfont import SAMPLE_RATE, Note, SoundFont
 
 Row = dict[str, Any]
@@ -66,12 +66,12 @@ FONTS = {
 
 
 def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
-    """Telephone prompts of up to 4 s, one voice, with transcripts."""
+    """Yields telephone prompts of up to 4 s, one voice, with transcripts."""
     text_file = "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
-    listing = gzip.decompress((unpacked("asterisk-core-sounds-en") / text_file).read_bytes())
+    listing = gzip.decompress((unpack("asterisk-core-sounds-en") / text_file).read_bytes())
     clips = []
     for key, colon, text in (line.partition(": ") for line in listing.decode().splitlines()):
-        file = unpacked(PROMPTS) / "asterisk/sounds" / VOICE / f"{key}.g722"
+        file = unpack(PROMPTS) / "asterisk/sounds" / VOICE / f"{key}.g722"
         said = normal(text)
         is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", text.strip()) and len(said.split()) >= 2
         if colon and is_plain and file.exists() and file.stat().st_size / 8000 <= MAX_SECONDS - 0.1:
@@ -82,8 +82,8 @@ def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
 
 
 def spoken_digits(out: Path, count: int) -> Iterator[Row]:
-    """Three or four recorded digits in a row, each at a speed and loudness of its own."""
-    folder = unpacked(PROMPTS) / "asterisk/sounds" / VOICE / "digits"
+    """Yields three or four recorded digits in a row, with different speeds and levels."""
+    folder = unpack(PROMPTS) / "asterisk/sounds" / VOICE / "digits"
     spoken = [_trimmed(_g722(folder / f"{digit}.g722")) for digit in range(10)]
     for number in range(count):
         rng = random.Random(f"digits {number}")
@@ -101,12 +101,13 @@ def spoken_digits(out: Path, count: int) -> Iterator[Row]:
 
 
 def languages(out: Path, each: int) -> Iterator[Row]:
-    """Names of things in eight languages; the word is the key, so that a word is held out in all
-    languages.
+    """Yields names of things in eight languages.
+
+    The word is the key, so that it is held out in all languages.
 
     There are few speakers per language, so the language or its speakers are distinguished.
     """
-    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    stamps = unpack("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
     for code, language in LANGUAGES.items():
         files = [
             file
@@ -122,11 +123,11 @@ def languages(out: Path, each: int) -> Iterator[Row]:
 
 
 def drums(out: Path, *, new_kits: bool) -> Iterator[Row]:
-    """Drum hits of Hydrogen's kits, cut to a second and a half."""
+    """Yields drum hits of Hydrogen's kits, cut to 1.5 s."""
     files = [
         file
         for package in ("hydrogen-data", "hydrogen-drumkits")
-        for file in sorted((unpacked(package) / "hydrogen/data/drumkits").rglob("*"))
+        for file in sorted((unpack(package) / "hydrogen/data/drumkits").rglob("*"))
         if file.suffix.lower() in (".wav", ".flac", ".aiff")
         and (file.parent.name in NEW_KITS) == new_kits
     ]
@@ -144,7 +145,7 @@ def drums(out: Path, *, new_kits: bool) -> Iterator[Row]:
 
 
 def notes(out: Path, font_name: str, count: int) -> Iterator[Row]:
-    """Single notes of eight instruments."""
+    """Yields single notes of eight instruments."""
     font = _font(font_name)
     for number in range(count):
         rng = random.Random(f"note {font_name} {number}")
@@ -158,7 +159,7 @@ def notes(out: Path, font_name: str, count: int) -> Iterator[Row]:
 
 
 def melodies(out: Path, font_name: str, count: int) -> Iterator[Row]:
-    """Three notes of one instrument that go up or down by two to nine semitones."""
+    """Yields three notes of one instrument that go up or down by two to nine semitones."""
     font = _font(font_name)
     for number in range(count):
         rng = random.Random(f"melody {font_name} {number}")
@@ -180,9 +181,9 @@ def melodies(out: Path, font_name: str, count: int) -> Iterator[Row]:
 
 
 def other_sounds(out: Path, count: int) -> Iterator[Row]:
-    """Animals, machines and the like: sounds that are neither speech nor music."""
-    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
-    scratch = unpacked("scratch") / "scratch" / "Media" / "Sounds"
+    """Yields sounds that are neither speech nor music, such as animals and machines."""
+    stamps = unpack("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    scratch = unpack("scratch") / "scratch" / "Media" / "Sounds"
     files = [
         file
         for file in sorted([*stamps.rglob("*.ogg"), *stamps.rglob("*.wav")])
@@ -221,18 +222,18 @@ def write(
 
 
 def normal(text: str) -> str:
-    """Lower case, without punctuation except apostrophes, because words are scored."""
+    """Returns a text in lower case without punctuation except apostrophes, for scoring words."""
     return " ".join(re.sub(r"[^a-z' ]+", " ", text.lower()).split())
 
 
 def shuffled(items: list, seed: str) -> list:
-    """The items in an order that depends only on the seed."""
+    """Returns the items in an order that depends only on the seed."""
     return random.Random(seed).sample(items, len(items))
 
 
 def _font(name: str) -> SoundFont:
     package, file = FONTS[name]
-    return SoundFont(unpacked(package) / "sounds" / "sf2" / file)
+    return SoundFont(unpack(package) / "sounds" / "sf2" / file)
 
 
 def _g722(file: Path) -> np.ndarray:

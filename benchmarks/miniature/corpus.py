@@ -2,7 +2,8 @@
 
 Three corpora share one teacher cache: `train` (of which the trainer holds out its validation
 share), `test` (other clips of the same sources) and `sources` (a soundfont and drum kits that
-training never meets). Questions with answers go to JSON lines, as `coat-student eval` reads them.
+are not used for training). Questions with answers are written as JSON lines for
+`coat-student eval`.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ STUDIES = {"labels": TASKS, "hearing": hearing.TASKS}
 
 
 def task_configs(study: str) -> list[TaskConfig]:
-    """The tasks as templates of the trainer's recipe."""
+    """Returns the tasks as templates of the trainer's recipe."""
     return [
         TaskConfig(
             questions=[task.question],
@@ -129,7 +130,7 @@ def _label_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
 
 
 def questions(rows: Iterable[Row], study: str) -> list[dict]:
-    """Questions for `coat-student eval`: every task for which a clip has an answer."""
+    """Returns questions for `coat-student eval`: every task for which a clip has an answer."""
     asked = []
     for name, task in STUDIES[study].items():
         for row in rows:
@@ -153,8 +154,7 @@ def questions(rows: Iterable[Row], study: str) -> list[dict]:
 
 
 def validation_rows(rows: Sequence[Row]) -> list[Row]:
-    """The rows that the trainer holds out: the number of a group is drawn by its first clip's
-    id."""
+    """Returns the rows that the trainer holds out, by a hash of the first clip of each group."""
     first: dict[str, str] = {}
     for row in rows:
         first.setdefault(row["labels"]["group"], row["id"])
@@ -169,7 +169,7 @@ def _is_test(row: Row) -> bool:
 
 
 def _thinned(rows: Iterable[Row], sizes: Sizes) -> list[Row]:
-    """All drums, or every third if the other groups are small, too."""
+    """Returns all drums, or every third if the other groups are small, too."""
     rows = list(rows)
     return rows if sizes.prompts else rows[::3]
 

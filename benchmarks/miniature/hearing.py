@@ -19,7 +19,7 @@ from benchmarks.miniature import audio
 from benchmarks.miniature.audio import FONTS, SAMPLE_RATE, Note, Row, SoundFont, write
 from benchmarks.miniature.speech import NOUNS, RATE, Manner, say
 from benchmarks.miniature.task import Task
-from examples.demo.debian import unpacked
+from examples.demo.debian import unpack
 
 GLIDES = {"up": (1,), "down": (-1,), "up then down": (1, -1), "down then up": (-1, 1)}
 INTERVALS = {"the same note": 0, "a third": 4, "a fifth": 7, "an octave": 12}
@@ -45,7 +45,7 @@ TASKS = {
 
 
 def known_rows(out: Path, each: int) -> Iterator[Row]:
-    """Clips for training and testing, `each` per kind of sound."""
+    """Yields clips for training and testing, `each` per kind of sound."""
     yield from glides(out, each)
     yield from intervals(out, "TimGM6mb", each)
     yield from hits(out, each, new_kits=False)
@@ -55,7 +55,7 @@ def known_rows(out: Path, each: int) -> Iterator[Row]:
 
 
 def new_rows(out: Path, each: int) -> Iterator[Row]:
-    """Clips of sources that training never meets: another soundfont, other kits, another voice."""
+    """Yields clips of sources that are not used for training: other soundfont, kits and voice."""
     yield from intervals(out, "FluidR3", each)
     yield from hits(out, each, new_kits=True)
     yield from speakers(out, NEW_VOICES, each)
@@ -64,7 +64,7 @@ def new_rows(out: Path, each: int) -> Iterator[Row]:
 
 
 def glides(out: Path, count: int) -> Iterator[Row]:
-    """Harmonic tones whose pitch moves by four to twelve semitones."""
+    """Yields harmonic tones whose pitch moves by four to twelve semitones."""
     for number in range(count):
         rng = random.Random(f"glide {number}")
         name, signs = list(GLIDES.items())[number % len(GLIDES)]
@@ -83,7 +83,7 @@ def glides(out: Path, count: int) -> Iterator[Row]:
 
 
 def intervals(out: Path, font_name: str, count: int) -> Iterator[Row]:
-    """Two notes of one instrument, the second above or below the first."""
+    """Yields two notes of one instrument, the second above or below the first."""
     font = _font(font_name)
     for number in range(count):
         rng = random.Random(f"interval {font_name} {number}")
@@ -101,7 +101,7 @@ def intervals(out: Path, font_name: str, count: int) -> Iterator[Row]:
 
 
 def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
-    """Two to four drum hits in a row, at even or uneven distances."""
+    """Yields two to four drum hits in a row, at even or uneven distances."""
     samples: dict[str, list[Path]] = {name: [] for name in HITS}
     for row in audio.drums(out, new_kits=new_kits):
         if row["labels"]["drum"] in samples:
@@ -125,7 +125,7 @@ def hits(out: Path, count: int, *, new_kits: bool) -> Iterator[Row]:
 
 
 def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
-    """Two words, spoken by one voice or by two."""
+    """Yields two words, spoken by one voice or by two."""
     for number in range(count):
         rng = random.Random(f"speakers {voices} {number}")
         name = SPEAKERS[number % len(SPEAKERS)]
@@ -140,8 +140,7 @@ def speakers(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
 
 
 def manners(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
-    """A phrase that is spoken calmly, excitedly or sadly (rate, pitch, spread of the pitch,
-    loudness)."""
+    """Yields phrases that are spoken calmly, excitedly or sadly, by rate, pitch and level."""
     settings = {"calm": (1.0, 1.0, 12.0, 0.6), "excited": (0.8, 1.3, 35.0, 0.9),
                 "sad": (1.3, 0.88, 5.0, 0.35)}  # fmt: skip
     for number in range(count):
@@ -159,7 +158,7 @@ def manners(out: Path, voices: tuple[str, ...], count: int) -> Iterator[Row]:
 
 
 def mixtures(out: Path, font_name: str, count: int) -> Iterator[Row]:
-    """A piano note and one of another instrument, at once."""
+    """Yields a piano note together with a note of another instrument."""
     font = _font(font_name)
     for number in range(count):
         rng = random.Random(f"mixture {font_name} {number}")
@@ -178,7 +177,7 @@ def mixtures(out: Path, font_name: str, count: int) -> Iterator[Row]:
 
 def _font(name: str) -> SoundFont:
     package, file = FONTS[name]
-    return SoundFont(unpacked(package) / "sounds" / "sf2" / file)
+    return SoundFont(unpack(package) / "sounds" / "sf2" / file)
 
 
 def _level(wave: np.ndarray) -> np.ndarray:

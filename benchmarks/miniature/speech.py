@@ -1,4 +1,4 @@
-"""Speech of known words from a synthesiser: flite, whose Debian packages carry four voices."""
+"""Synthesises speech with flite, whose Debian packages include four voices."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import numpy as np
 import soundfile
 
 from benchmarks.miniature.audio import Row, write
-from examples.demo.debian import unpacked
+from examples.demo.debian import unpack
 
 RATE = 16000
 VOICES = ("slt", "rms", "awb", "kal16")
-"""A woman and three men."""
+"""Name -> voice of flite: one woman and three men."""
 DETERMINERS = ("the", "a", "my", "your", "one", "this", "every", "no")
 ADJECTIVES = (
     "red", "old", "small", "happy", "quiet", "green", "heavy", "clean", "young", "broken", "warm",
@@ -49,7 +49,7 @@ class Manner:
 
 
 def say(text: str, voice: str, manner: Manner | None = None) -> np.ndarray:
-    """The waveform of a text in a voice, 16 kHz."""
+    """Returns the waveform of a text in a voice, 16 kHz."""
     manner = manner or Manner()
     settings = {"duration_stretch": manner.stretch, "int_f0_target_mean": manner.pitch_hz,
                 "int_f0_target_stddev": manner.pitch_spread_hz}  # fmt: skip
@@ -60,11 +60,11 @@ def say(text: str, voice: str, manner: Manner | None = None) -> np.ndarray:
         for word in ("--setf", f"{name}={value}")
     ]
     libraries = [
-        str(next((unpacked(package).parent / "lib").glob("*-linux-gnu")))
+        str(next((unpack(package).parent / "lib").glob("*-linux-gnu")))
         for package in ("libflite1", "libasound2")
     ]
     environment = os.environ | {"LD_LIBRARY_PATH": ":".join(libraries)}
-    program = unpacked("flite").parent / "bin" / "flite"
+    program = unpack("flite").parent / "bin" / "flite"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "said.wav"
         command = [str(program), "-voice", voice, *options, "-t", text, "-o", str(path)]
@@ -75,7 +75,7 @@ def say(text: str, voice: str, manner: Manner | None = None) -> np.ndarray:
 
 
 def phrase(rng: random.Random) -> str:
-    """Two to six plain words."""
+    """Returns a phrase of two to six common words."""
     thing = f"{rng.choice(DETERMINERS)} {rng.choice(ADJECTIVES)} {rng.choice(NOUNS)}"
     short = f"{rng.choice(DETERMINERS)} {rng.choice(NOUNS)}"
     return rng.choice([
@@ -88,7 +88,7 @@ def phrase(rng: random.Random) -> str:
 
 
 def spoken_phrases(out: Path, count: int) -> Iterator[Row]:
-    """Phrases in four voices, at a speed and loudness of their own."""
+    """Yields phrases in four voices with different speeds and levels."""
     for number in range(count):
         rng = random.Random(f"phrase {number}")
         text = phrase(rng)

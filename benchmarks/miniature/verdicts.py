@@ -1,4 +1,4 @@
-"""The questions of the second edition, written down before its first run, and their answers.
+"""Pre-registered questions of the second edition, and their answers.
 
 Pre-registered on 26 November 2026, before any arm was trained on the tasks of `hearing.py`:
 
@@ -8,7 +8,7 @@ Pre-registered on 26 November 2026, before any arm was trained on the tasks of `
 - "The block helps": the paired difference of an arm with a block to `distill` on held-out clips,
   over all seeds, lies above 0 with its whole 95 % interval.
 
-Shares of the bottleneck, K, the head layer and lambda are varied on validation questions alone.
+Shares of the bottleneck, K, the head layer and lambda are only varied on validation questions.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 USED_COST = 1 / 3
-"""Least share of the gain that another clip's states must cost."""
+"""Minimum share of the gain that is lost with another clip's states."""
 USED_LEFT = 1 / 2
-"""Share of the gain that must be left, and more, with audio hidden from text."""
+"""Share of the gain that must be exceeded with audio hidden from text."""
 
 
 def describe_use(arm: str, reports: Sequence[Mapping]) -> str:
-    """Whether an arm uses its block, by the ablations of its seeds, in one sentence."""
+    """Describes in one sentence whether an arm uses its block, from the ablations of its seeds."""
 
     def score(condition: str) -> float:
         means = [report["conditions"][condition]["mean"]["score"] for report in reports]
@@ -43,7 +43,7 @@ def describe_use(arm: str, reports: Sequence[Mapping]) -> str:
 
 
 def describe_benefit(arm: str, difference: Mapping) -> str:
-    """Whether an arm's block helps, by its paired difference to `distill`, in one sentence."""
+    """Describes in one sentence whether an arm's block helps, from its difference to `distill`."""
     helps = difference["low"] > 0
     return (
         f"{arm}: the block {'helps' if helps else 'does not help'}: {difference['score']:+.3f} "

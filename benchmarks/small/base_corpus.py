@@ -17,7 +17,7 @@ import soundfile
 from benchmarks.miniature import audio
 from benchmarks.miniature.audio import Row
 from benchmarks.miniature.speech import spoken_phrases
-from examples.demo.debian import unpacked
+from examples.demo.debian import unpack
 from student.data.examples import fraction
 
 MAX_SECONDS = 3.0
@@ -74,8 +74,8 @@ def _write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def spoken_names(out: Path) -> Iterator[Row]:
-    """English names of things (Tux Paint), with transcripts."""
-    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    """Yields English names of things (Tux Paint), with transcripts."""
+    stamps = unpack("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
     for file in sorted(stamps.rglob("*_desc.ogg")):
         wave, rate = soundfile.read(file, dtype="float32", always_2d=True)
         text = _first_line(file.with_name(file.name.replace("_desc.ogg", ".txt")))
@@ -86,8 +86,8 @@ def spoken_names(out: Path) -> Iterator[Row]:
 
 
 def named_sounds(out: Path) -> Iterator[Row]:
-    """Animals, machines and the like, with the sentence that Tux Paint has for each."""
-    stamps = unpacked("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
+    """Yields sounds of animals, machines and so on, with Tux Paint's sentence for each."""
+    stamps = unpack("tuxpaint-stamps-default") / "tuxpaint" / "stamps"
     for file in sorted([*stamps.rglob("*.ogg"), *stamps.rglob("*.wav")]):
         place = file.relative_to(stamps).parts
         text = _first_line(file.with_suffix(".txt"))
@@ -105,7 +105,7 @@ def named_sounds(out: Path) -> Iterator[Row]:
 def questions(
     rows: Iterable[Row], known: Mapping[str, list[str]], *, most: int = 100
 ) -> list[dict]:
-    """Questions about other clips: the transcript, or a label.
+    """Returns questions about other clips: the transcript, or a label.
 
     Args:
         rows: The clips.
@@ -135,14 +135,14 @@ def questions(
 
 
 def _captioned(rows: Iterable[Row], sentence: str, label: str) -> Iterator[Row]:
-    """Rows with a caption that names one of their labels."""
+    """Returns rows with a caption that names one of their labels."""
     for row in rows:
         caption = sentence.format(row["labels"][label])
         yield {**row, "labels": {**row["labels"], "caption": caption}}
 
 
 def _first_line(path: Path) -> str:
-    """The English description of a stamp; empty if there is none."""
+    """Returns the English description of a stamp; empty if there is none."""
     if not path.is_file():
         return ""
     return path.read_text(encoding="utf-8", errors="replace").splitlines()[0].strip()

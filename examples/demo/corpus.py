@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 from examples.demo import synthetic
-from examples.demo.debian import PackageUnavailable, unpacked
+from examples.demo.debian import PackageUnavailable, unpack
 from examples.demo.soundfont import SAMPLE_RATE, Note, SoundFont, additive
 
 Item = TypeVar("Item")
@@ -56,15 +56,15 @@ PLAYED = {
     "clarinet": "blown",
     "flute": "blown",
 }
-"""Name -> the way it sounds; a guitar's plucked string dies away as a piano's does."""
+"""Name -> how it is played; a guitar's string decays like a piano's."""
 
 
 def speech(out: Path) -> Iterator[Row]:
-    """Prompts of 1 to 6 s with four words and more, at 16 kHz."""
+    """Yields prompts of 1 to 6 s with at least four words, at 16 kHz."""
     package = "asterisk-core-sounds-en-g722"
-    prompts = unpacked(package) / "asterisk" / "sounds" / VOICE
+    prompts = unpack(package) / "asterisk" / "sounds" / VOICE
     listing = (
-        unpacked("asterisk-core-sounds-en") / "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
+        unpack("asterisk-core-sounds-en") / "doc/asterisk-core-sounds-en/core-sounds-en.txt.gz"
     )
     lines = gzip.decompress(listing.read_bytes()).decode("utf-8-sig").splitlines()
     items = []
@@ -85,7 +85,7 @@ def speech(out: Path) -> Iterator[Row]:
 
 
 def synthetic_speech(out: Path) -> Iterator[Row]:
-    """Sentences by espeak-ng."""
+    """Yields sentences by espeak-ng."""
     espeak = synthetic.Espeak()
     for number, text in enumerate(synthetic.SENTENCES[:NUM_SPEECH]):
         path = out / "speech" / f"espeak-{number:02d}.wav"
@@ -96,9 +96,9 @@ def synthetic_speech(out: Path) -> Iterator[Row]:
 
 
 def sounds(out: Path) -> Iterator[Row]:
-    """Animals, people, things: unchanged wav and mp3 files."""
+    """Yields sounds of animals, people and things: unchanged wav and mp3 files."""
     package = "scratch"
-    library = unpacked(package) / "scratch" / "Media" / "Sounds"
+    library = unpack(package) / "scratch" / "Media" / "Sounds"
     files = [
         file
         for category in SOUND_CATEGORIES
@@ -115,7 +115,7 @@ def sounds(out: Path) -> Iterator[Row]:
 
 
 def synthetic_sounds(out: Path) -> Iterator[Row]:
-    """Noise, beeps and the like."""
+    """Yields noise, beeps and similar sounds."""
     for number in range(NUM_SOUNDS):
         name = synthetic.SOUNDS[number % len(synthetic.SOUNDS)]
         path = out / "sounds" / f"{name.replace(' ', '-')}-{number:02d}.wav"
@@ -126,14 +126,14 @@ def synthetic_sounds(out: Path) -> Iterator[Row]:
 
 
 def notes(out: Path) -> Iterator[Row]:
-    """Melodies, and every fifth clip chords, played by a soundfont's instruments."""
+    """Yields melodies, and chords in every fifth clip, played by a soundfont's instruments."""
     package = "timgm6mb-soundfont"
-    font = SoundFont(unpacked(package) / "sounds" / "sf2" / "TimGM6mb.sf2")
+    font = SoundFont(unpack(package) / "sounds" / "sf2" / "TimGM6mb.sf2")
     yield from _notes(out, font.play, package, "GPL-2.0-only")
 
 
 def synthetic_notes(out: Path) -> Iterator[Row]:
-    """The same notes by additive synthesis."""
+    """Yields the same notes by additive synthesis."""
     yield from _notes(out, lambda _, score, seconds: additive(score, seconds), "none", "CC0-1.0")
 
 
@@ -158,7 +158,7 @@ def _notes(
 
 
 def _score(rng: random.Random, *, chords: bool) -> list[Note]:
-    """About five seconds of notes."""
+    """Returns about five seconds of notes."""
     score = []
     time = 0.2
     while time < 4.5:
@@ -171,12 +171,12 @@ def _score(rng: random.Random, *, chords: bool) -> list[Note]:
 
 
 def number_of_words(text: str) -> str:
-    """Whether a sentence has few or many words; each is true of half of the prompts."""
+    """Returns whether a sentence has few or many words; each applies to half of the prompts."""
     return "eight or more" if len(text.split()) >= 8 else "seven or fewer"
 
 
 def direction(score: Sequence[Note]) -> str:
-    """Whether the last note, or the last chord's lowest one, is higher than the first."""
+    """Returns whether the last note, or the last chord's lowest, is higher than the first."""
     first, last = (
         min(note.midi for note in score if note.onset_s == end)
         for end in (score[0].onset_s, score[-1].onset_s)

@@ -17,13 +17,13 @@ class PackageUnavailable(Exception):
 
 
 def downloads() -> Path:
-    """The folder of downloaded packages: $COAT_DEMO_DOWNLOADS, or a folder in ~/.cache."""
+    """Returns the folder of downloaded packages: $COAT_DEMO_DOWNLOADS, or a folder in ~/.cache."""
     default = Path.home() / ".cache" / "coat-distill" / "demo"
     return Path(os.environ.get("COAT_DEMO_DOWNLOADS", default)).absolute()
 
 
-def unpacked(package: str) -> Path:
-    """The root of a package's files; downloads and unpacks it if necessary.
+def unpack(package: str) -> Path:
+    """Returns the root of a package's files; downloads and unpacks it if necessary.
 
     Raises:
         PackageUnavailable: there is no apt, or apt cannot find or download the package.

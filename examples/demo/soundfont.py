@@ -18,7 +18,7 @@ import numpy as np
 
 SAMPLE_RATE = 44100
 DRUMS = 128
-"""The bank of drum kits: a note's key is the drum."""
+"""Number of the bank of drum kits, in which each key is a drum."""
 FADE_S = 0.03
 """Length of the fade after a note's end, so that the note ends at the stated time."""
 
@@ -37,10 +37,10 @@ RECORDS = {
     b"igen": np.dtype("<u2, <u2"),
     b"shdr": np.dtype("S20, <u4, <u4, <u4, <u4, <u4, u1, i1, <u2, <u2"),
 }
-"""Chunk -> record, section 7."""
+"""Chunk -> struct of its records (section 7)."""
 
 Zone = dict[int, int]
-"""Generator -> amount."""
+"""Generators of a zone: generator -> amount."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class SoundFont:
         }
 
     def play(self, program: int, notes: Sequence[Note], seconds: float) -> np.ndarray:
-        """A waveform of `SAMPLE_RATE` in which an instrument plays some notes: float32, mono."""
+        """Returns a waveform of `SAMPLE_RATE` in which an instrument plays notes: float32, mono."""
         wave = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
         for note in notes:
             sound = self._sound(program, note)
@@ -102,7 +102,7 @@ class SoundFont:
         return np.interp(place, np.arange(len(wave)), wave, right=0.0) * _envelope(zone, time)
 
     def _zones(self, program: int, midi: int) -> list[Zone]:
-        """The zones of the instruments' samples that sound for a key."""
+        """Returns the zones of the instruments' samples that a key plays."""
         regions = []
         for preset in self._bags(b"p", self._presets[program], INSTRUMENT):
             if _covers(preset, midi):
@@ -116,7 +116,7 @@ class SoundFont:
         return regions
 
     def _bags(self, level: bytes, place: int, target: int) -> list[Zone]:
-        """Zones of a preset or an instrument, over the defaults of its first, global zone."""
+        """Returns the zones of a preset or instrument, with the defaults of its global zone."""
         owner, column = (b"phdr", "f3") if level == b"p" else (b"inst", "f1")
         first, last = self._records[owner][column][place : place + 2]
         bags = self._records[level + b"bag"]["f0"]
@@ -137,7 +137,7 @@ class SoundFont:
 
 
 def additive(notes: Sequence[Note], seconds: float) -> np.ndarray:
-    """The same notes by additive synthesis: eight harmonics that decay like a plucked string."""
+    """Plays notes by additive synthesis: eight harmonics that decay like a plucked string."""
     wave = np.zeros(round(seconds * SAMPLE_RATE), np.float32)
     for note in notes:
         start, end = (round(place * SAMPLE_RATE) for place in (note.onset_s, note.offset_s))
@@ -153,7 +153,7 @@ def additive(notes: Sequence[Note], seconds: float) -> np.ndarray:
 
 
 def _chunks(data: bytes) -> dict[bytes, bytes]:
-    """RIFF chunks by name, those within lists included."""
+    """Returns RIFF chunks by name, including those within lists."""
     regions: dict[bytes, bytes] = {}
     lists = [(12, len(data))]
     while lists:
@@ -177,7 +177,7 @@ def _covers(zone: Zone, midi: int, velocity: int = 100) -> bool:
 
 
 def _envelope(zone: Zone, time: np.ndarray) -> np.ndarray:
-    """Linear attack, hold, then decay that is linear in decibels (section 9.1.7)."""
+    """Returns a linear attack, a hold, and a decay that is linear in decibels (section 9.1.7)."""
     attack, hold, decay = (2 ** (zone.get(key, -12000) / 1200) for key in (ATTACK, HOLD, DECAY))
     fallen_db = 100 * np.maximum(time - attack - hold, 0) / decay
     sustain_db = zone.get(SUSTAIN, 0) / 10

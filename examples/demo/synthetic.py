@@ -49,7 +49,7 @@ class Espeak:
             raise PackageUnavailable(f"{ESPEAK} does not start here")
 
     def say(self, text: str) -> np.ndarray:
-        """Speech as int16 samples of `sample_rate`."""
+        """Returns speech as int16 samples of `sample_rate`."""
         parts: list[np.ndarray] = []
         samples = ctypes.POINTER(ctypes.c_short)
 
@@ -68,7 +68,7 @@ class Espeak:
 
 
 def sound(name: str, seconds: float, seed: int) -> np.ndarray:
-    """One of `SOUNDS`: float32 samples of `SAMPLE_RATE`."""
+    """Returns one of `SOUNDS`: float32 samples of `SAMPLE_RATE`."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     noise = rng.standard_normal(len(time))

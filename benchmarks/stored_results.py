@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 
-def kept(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
+def load_or_measure(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
     """Returns the stored value of a part, or measures and stores it (as JSON).
 
     Args:
@@ -31,7 +31,7 @@ def kept(folder: Path | None, name: str, measure: Callable[[], Any]) -> Any:
     return value
 
 
-def print_kept(
+def print_stored(
     console: Console, folder: Path | None, name: str, build_table: Callable[[], Table]
 ) -> None:
     """Prints a table, which is built unless its text is stored."""
@@ -41,4 +41,4 @@ def print_kept(
             console.print(build_table())
         return captured.get()
 
-    console.print(kept(folder, name, text), end="", markup=False)
+    console.print(load_or_measure(folder, name, text), end="", markup=False)
