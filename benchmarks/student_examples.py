@@ -4,11 +4,11 @@
 
 A corpus of rows that name no audio, two tasks, and a cache of six teachers of one stream each,
 whose shards are committed without frames, since opening reads none. CPU seconds and anonymous
-memory (at the end and at its peak) are measured for each process. Mapped files are not counted: the kernel
-keeps one copy of them for all processes, and may drop it. "Before" stands for clips and examples as
-Python objects, as in commit 652e439; they are made by the current `build_examples` from at most
-100,000 clips, and scaled. The peer is `datasets` on the corpus' Parquet files, which has clips but
-neither examples nor targets.
+memory (at the end and at its peak) are measured for each process. Mapped files are not counted: the
+kernel keeps one copy of them for all processes, and may drop it. "Before" stands for clips and
+examples as Python objects, as in commit 652e439; they are made by the current `build_examples` from
+at most 100,000 clips, and scaled. The peer is `datasets` on the corpus' Parquet files, which has
+clips but neither examples nor targets.
 
 With `--keep FOLDER`, each row, its corpus and its cache are stored there, and an interrupted run
 resumes with the next row.
