@@ -42,7 +42,8 @@ from manifests.cache.layout import Layout
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.clips import SCHEMA, Clip
-from manifests.corpus.corpus import CLIPS_PER_PART, Corpus, CorpusIndex, Part, build
+from manifests.corpus.corpus import Corpus, build
+from manifests.corpus.corpus_index import CLIPS_PER_PART, CorpusIndex, Part
 from pipeline.build import plan
 from pipeline.inspect.status import status
 

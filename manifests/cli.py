@@ -8,9 +8,11 @@ from __future__ import annotations
 import json as json_format
 import time
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Literal, TypeVar
 
 from manifests.console import as_fields, console, messages, run_command
+from manifests.errors import UserError
 
 Item = TypeVar("Item")
 
@@ -50,6 +52,7 @@ def build(
 
     began = time.monotonic()
     folder = Folder(out)
+    _check_apart(source, out)
     before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
     with open_build(folder) as index:
         clips = _watched(detect.clips(source, folder.child("audio"), index), "clips read")
@@ -87,15 +90,20 @@ def segment(
     from manifests.corpus import corpus
     from manifests.corpus import segment as cutting
     from manifests.corpus.build_folder import open_build
-    from manifests.errors import UserError
     from manifests.storage import Folder
 
     if not 1.0 <= max_seconds <= 3600.0:
         raise UserError(f"max_seconds must be 1 to 3600, found {max_seconds}")
     opened = corpus.Corpus(path)
+    _check_apart(path, out)
     with open_build(Folder(out)) as index:
         parts = cutting.segment(opened.clips(), index, max_seconds=max_seconds, by=by)
         made = corpus.build(_watched(parts, "clips cut"), out, name=name)
+    if made.num_clips == opened.num_clips:
+        console.print(
+            f"{out}: none of the {opened.num_clips:,} clips is longer than {max_seconds:g} s"
+        )
+        return
     console.print(
         f"{out}: {opened.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
         "s; texts were cut where words have times, other clips that were cut have no text"
@@ -119,6 +127,14 @@ def corpus_stats(path: str, json: bool = False) -> None:
         return
     console.print(f"corpus {opened.name}, {opened.num_shards:,} shards, digest {opened.digest}")
     console.print(stats.build_table(result))
+
+
+def _check_apart(source: str, out: str) -> None:
+    """Rejects the source as the folder of the new corpus, which would become a part of itself."""
+    is_remote = "://" in source or "://" in out
+    same = source.rstrip("/") == out.rstrip("/")
+    if same or (not is_remote and Path(source).resolve() == Path(out).resolve()):
+        raise UserError(f"--out {out} is the source itself; choose another folder")
 
 
 def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:

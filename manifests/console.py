@@ -285,6 +285,8 @@ def _configure_logging(verbose: bool) -> None:
         format="%(message)s",
         handlers=[RichHandler(console=messages, show_path=False, show_time=verbose)],
     )
+    # The hub's client prints its messages itself, too.
+    logging.getLogger("huggingface_hub").propagate = False
     if not verbose:
         warnings.simplefilter("ignore")
 

@@ -193,6 +193,10 @@ class Folder:
         if self._fs.get_file_info(bucket).type == fs.FileType.NotFound:
             raise UserError(f"there is no bucket {bucket}; create it, or correct {self.uri}")
 
+    def is_file(self) -> bool:
+        """Whether the address is that of a file."""
+        return self._fs.get_file_info(self._path).is_file
+
     def child(self, name: str) -> Folder:
         """The folder `name` within this one."""
         return Folder(f"{self.uri}/{name}")

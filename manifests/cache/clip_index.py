@@ -18,7 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.shards import digest_ids
-from manifests.corpus.corpus import Corpus, Part
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import Part
 from manifests.errors import UserError
 from manifests.storage import in_parallel
 

@@ -27,8 +27,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import marker_index, shards
+from manifests.cache.new_folder import check_is_free
 from manifests.clips import from_table
-from manifests.corpus.corpus import Corpus, Part, next_part_file
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import Part, next_part_file
 from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
 from manifests.storage import Folder, in_parallel
@@ -96,6 +98,7 @@ class Layout:
         layout = cls(uri)
         version = layout._format()
         if version is None:
+            layout.root.check_bucket()
             raise UserError(
                 f"{uri} is not a teacher cache (it has no cache.json); "
                 "check the path, or make one with: coat-cache build --corpus CORPUS --cache CACHE"
@@ -120,16 +123,20 @@ class Layout:
         """The cache at an address, which does not have to exist yet. Nothing is written.
 
         Raises:
-            UserError: its format is newer than this version reads, or its bucket does not exist.
+            UserError: its format is newer than this version reads, its bucket does not exist, or
+                it is a folder of other files.
         """
         layout = cls(uri)
         layout.root.check_bucket()
-        return layout if layout._format() is None else cls.open(uri)
+        if layout._format() is not None:
+            return cls.open(uri)
+        check_is_free(layout.root)
+        return layout
 
     def _format(self) -> int | None:
         try:
             version = json.loads(self.root.read_bytes("cache.json"))["format"]
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             version = None
@@ -296,7 +303,8 @@ class Layout:
     def _current(self, specs: list[TeacherSpec], corpora: Sequence[str]) -> CurrentVersion:
         newest = specs[-1]
         if len(specs) == 1:
-            return CurrentVersion(spec=newest, why="only version", newest=newest, progress={})
+            why = "chosen" if self.chosen(newest.name) == newest.key else "only version"
+            return CurrentVersion(spec=newest, why=why, newest=newest, progress={})
         done = {
             (spec.key, corpus): len(shards.committed(self.shards(spec, corpus)))
             for spec in specs

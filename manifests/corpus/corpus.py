@@ -15,12 +15,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-import json
 import logging
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,113 +26,24 @@ import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table, likely_durations, to_table
 from manifests.corpus import relabel, shard_sizes
+from manifests.corpus.corpus_index import (
+    CLIPS_PER_PART,
+    CLIPS_PER_SHARD,
+    CorpusIndex,
+    Part,
+    is_part,
+    next_part_file,
+)
 from manifests.corpus.duplicate_index import DuplicateIndex
 from manifests.errors import UserError
 from manifests.storage import Folder
 
 log = logging.getLogger(__name__)
 
-FORMAT = 3
-"""Version of the corpus's format. A reader rejects newer versions. Since version 2, rows
-distinguish a stated duration from an estimate. Parts of format 1 are never rewritten, even if parts
-of a newer format follow them. Since version 3, a part can have its own number of clips per shard;
-a corpus without such a part is written as version 2."""
-EVEN_FORMAT = 2
-"""The format of a corpus whose parts all have the corpus's number of clips per shard."""
-CLIPS_PER_SHARD = 256
-CLIPS_PER_PART = 65536
 OPEN_FILES = 16
 """Parts kept open by a corpus (footers parsed, memory-mapped where local)."""
 BATCH = 4096
 """Number of clips that a build processes together."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One Parquet file of a corpus."""
-
-    file: str
-    clips: int
-    shards: int
-    first_shard: int
-    seconds: float
-    """Sum of the stated or estimated durations."""
-    bytes: int
-    sha256: str
-    clips_per_shard: int | None = None
-    """Clips in every shard but the last; None for the corpus's own number."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CorpusIndex:
-    """The content of corpus.json."""
-
-    name: str
-    """Also the corpus's folder name in a cache."""
-    clips_per_shard: int = CLIPS_PER_SHARD
-    """The most clips in a shard; also their number, unless the part says otherwise."""
-    parts: tuple[Part, ...] = ()
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise UserError(
-                f"the corpus name {self.name!r} must be letters, digits, '_', '-' and '.'; "
-                "choose another with --name"
-            )
-        if not 1 <= self.clips_per_shard <= CLIPS_PER_PART:
-            raise UserError(
-                f"clips_per_shard must be 1 to {CLIPS_PER_PART}, found {self.clips_per_shard}"
-            )
-
-    def shard_size(self, part: Part) -> int:
-        """The number of clips in every shard of a part but the last."""
-        return part.clips_per_shard or self.clips_per_shard
-
-    def to_bytes(self) -> bytes:
-        """The content of corpus.json."""
-        fields = asdict(self)
-        for part in fields["parts"]:
-            if part["clips_per_shard"] is None:
-                del part["clips_per_shard"]
-        is_even = all(part.clips_per_shard is None for part in self.parts)
-        version = EVEN_FORMAT if is_even else FORMAT
-        return json.dumps({"format": version, **fields}, indent=1, ensure_ascii=False).encode()
-
-    @classmethod
-    def read(cls, folder: Folder) -> CorpusIndex:
-        """Reads corpus.json and checks that every part is present in its full size.
-
-        Raises:
-            UserError: there is no corpus, an incomplete one, or one of a newer format.
-        """
-        sizes = folder.sizes()
-        if "corpus.json" not in sizes:
-            content = "an unfinished one" if any(map(_is_part, sizes)) else "no corpus.json"
-            raise UserError(
-                f"{folder.uri} is not a complete corpus (found {content}); check the path, or run: "
-                f"coat-corpus build SOURCE --out {folder.uri}"
-            )
-        try:
-            fields = json.loads(folder.read_bytes("corpus.json"))
-            version = fields.pop("format")
-            if version > FORMAT:
-                raise UserError(
-                    f"{folder.uri} has corpus format {version}, this version reads up to {FORMAT}; "
-                    "upgrade coat-distill"
-                )
-            parts = tuple(Part(**part) for part in fields.pop("parts"))
-            contents = cls(**fields, parts=parts)
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder.uri}/corpus.json is not what coat-corpus writes ({error}); restore it"
-            ) from None
-        for part in parts:
-            if sizes.get(part.file) != part.bytes:
-                raise UserError(
-                    f"{folder.uri}/{part.file} should have {part.bytes} bytes, found "
-                    f"{sizes.get(part.file, 'no such file')}; restore it from a copy of the corpus"
-                )
-        return contents
 
 
 class Corpus:
@@ -360,11 +269,6 @@ def _write_part(
     return part
 
 
-def next_part_file(files: Iterable[str]) -> str:
-    """The name of a new part, whose number is larger than those of all these files."""
-    return f"clips-{max(map(_number, files), default=-1) + 1:05d}.parquet"
-
-
 def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
     """Rewrites the parts of these rows with new texts and labels, and returns the new contents."""
     contents = corpus.contents
@@ -388,13 +292,5 @@ def _delete_replaced(folder: Folder, before: CorpusIndex, after: CorpusIndex) ->
     """
     named = {part.file for part in (*before.parts, *after.parts)}
     for file in folder.sizes():
-        if _is_part(file) and file not in named:
+        if is_part(file) and file not in named:
             folder.delete(file)
-
-
-def _number(file: str) -> int:
-    return int(re.sub(r"\D", "", file.removesuffix(".parquet")))
-
-
-def _is_part(name: str) -> bool:
-    return re.fullmatch(r"clips-\d+\.parquet", name) is not None

@@ -102,6 +102,12 @@ class DuplicateIndex:
                 "own order, and new clips follow at its end",
                 num_moved,
             )
+        absent = len(self._met) - len(rows)
+        if absent and len(rows):
+            log.warning(
+                "%s clips of the corpus are not in the source any more; the corpus keeps them",
+                f"{absent:,}",
+            )
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)
         order = keys.argsort(kind="stable")

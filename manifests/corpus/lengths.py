@@ -1,13 +1,15 @@
 """Reads the lengths of clips from the files' headers if the source does not state them.
 
 Headers are read in many threads; of remote files, only ranges are fetched, in few requests. A file
-that cannot be read gets no length, and stage 1 will report the reason. The build stops only if none
-of the first files exists: a disk is not mounted, or paths are relative to another folder.
+that cannot be read gets no length, and stage 1 will report the reason. Missing files are counted in
+a warning. The build stops only if none of the first files exists: a disk is not mounted, or paths
+are relative to another folder.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -19,6 +21,8 @@ from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.decoders import probe
 from manifests.errors import StoreError, UserError
 from manifests.storage import REQUESTS, identity, in_parallel
+
+log = logging.getLogger(__name__)
 
 BATCH = 1024
 """Number of clips whose files are read together."""
@@ -41,16 +45,23 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
     """
     remaining = iter(clips)
     is_first = True
+    missing: dict[str, None] = {}
     while batch := list(itertools.islice(remaining, BATCH)):
         if is_first:
-            _check_presence(batch, source)
+            missing |= _missing_files(batch, source)
         is_first = False
         uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
-        lengths = _lengths(list(uris), index)
+        lengths = _lengths(list(uris), index, missing)
         for clip in batch:
             length = lengths.get(clip.uri) if _is_unknown(clip) else None
             rest = None if length is None else length - clip.offset
             yield replace(clip, estimated_duration=rest) if rest and rest > 0 else clip
+    if missing:
+        log.warning(
+            "%s: %s of the audio files do not exist, the first: %s; a build of a cache records "
+            "their clips as failed (missing)",
+            source, f"{len(missing):,}", next(iter(missing)),
+        )  # fmt: skip
 
 
 def _is_unknown(clip: Clip) -> bool:
@@ -61,8 +72,10 @@ def _is_unknown(clip: Clip) -> bool:
     return not (isinstance(part, ParquetRow) and "://" in file)
 
 
-def _lengths(uris: Sequence[str], index: SourceIndex) -> dict[str, float | None]:
-    """The length of each audio; None where it is not known."""
+def _lengths(
+    uris: Sequence[str], index: SourceIndex, missing: dict[str, None]
+) -> dict[str, float | None]:
+    """The length of each audio; None where it is not known. Adds the files that do not exist."""
     lengths: dict[str, float | None] = {}
     for is_remote, requests in ((True, REQUESTS), (False, LOCAL_THREADS)):
         group = [uri for uri in uris if ("://" in uri) == is_remote]
@@ -70,6 +83,10 @@ def _lengths(uris: Sequence[str], index: SourceIndex) -> dict[str, float | None]
         states = dict(
             zip(files, in_parallel(partial(_state, index), files, requests=requests), strict=True)
         )
+        # A web server may name no state of a file that it has.
+        missing |= {
+            file: None for file in files if states[file] is None and not file.startswith("http")
+        }
         measured = in_parallel(partial(_length, index, states), group, requests=requests)
         lengths |= zip(group, measured, strict=True)
     return lengths
@@ -95,13 +112,18 @@ def _length(index: SourceIndex, states: Mapping[str, str | None], uri: str) -> f
     return known[0] if known else None
 
 
-def _check_presence(batch: Sequence[Clip], source: str) -> None:
+def _missing_files(batch: Sequence[Clip], source: str) -> dict[str, None]:
+    """The local audio files of a batch that do not exist.
+
+    Raises:
+        UserError: none of them exists.
+    """
     files = dict.fromkeys(split_address(clip.uri)[0] for clip in batch)
-    if len(files) < FEWEST or any("://" in file or Path(file).exists() for file in files):
-        return
-    first = next(iter(files))
+    missing = {file: None for file in files if "://" not in file and not Path(file).exists()}
+    if len(missing) < max(FEWEST, len(files)):
+        return missing
     raise UserError(
-        f"{source}: none of the first {len(files):,} audio files exists (the first: {first}); "
-        "relative paths count from the manifest's folder; mount the disk, correct the paths, or "
-        "move the manifest to where its paths lead"
+        f"{source}: none of the first {len(files):,} audio files exists (the first: "
+        f"{next(iter(files))}); relative paths count from the manifest's folder; mount the disk, "
+        "correct the paths, or move the manifest to where its paths lead"
     )

@@ -17,7 +17,8 @@ from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.totals import Totals, totals
 from manifests.clips import Clip, likely_durations
-from manifests.corpus.corpus import Corpus, Part
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import Part
 from manifests.storage import in_parallel
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec

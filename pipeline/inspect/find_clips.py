@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from manifests.clips import Clip, from_table
-from manifests.corpus.corpus import Corpus, Part
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import Part
 from manifests.storage import in_parallel
 
 PARTS_AT_ONCE = 8

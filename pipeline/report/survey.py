@@ -21,7 +21,8 @@ from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.cache.totals import Totals
 from manifests.clips import likely_durations
-from manifests.corpus.corpus import Corpus, Part
+from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import Part
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 

@@ -112,3 +112,32 @@ def test_installed_command_reports_an_empty_folder(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"coat-corpus: error: {tmp_path} holds no audio files")
     assert "Traceback" not in done.stderr
+
+
+def test_source_cannot_be_the_folder_of_the_corpus(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, source: Path, tmp_path: Path
+) -> None:
+    assert run(monkeypatch, "build", source, "--out", f"{source}/") == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert not (source / "corpus.json").exists()
+    assert run(monkeypatch, "build", source, "--out", tmp_path / "c") == 0
+    assert run(monkeypatch, "segment", tmp_path / "c", "--out", tmp_path / "c") == 2
+    assert "is the source itself" in capsys.readouterr().err
+    assert Corpus(tmp_path / "c").num_clips == 10
+    assert run(monkeypatch, "build", tmp_path / "c", "--out", tmp_path / "d") == 2
+    assert "is a corpus, expected a source of one" in capsys.readouterr().err
+
+
+def test_file_instead_of_a_corpus_is_reported_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, source: Path
+) -> None:
+    assert run(monkeypatch, "stats", source / "clips.jsonl") == 2
+    assert "is a file, expected the folder of a corpus" in capsys.readouterr().err
+
+
+def test_segment_states_that_no_clip_was_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, source: Path, tmp_path: Path
+) -> None:
+    run(monkeypatch, "build", source, "--out", tmp_path / "c")
+    assert run(monkeypatch, "segment", tmp_path / "c", "--out", tmp_path / "d") == 0
+    assert "none of the 10 clips is longer than 30 s" in capsys.readouterr().out

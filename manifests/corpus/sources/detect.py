@@ -86,6 +86,12 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
             f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"
         )
+    if kind == fs.FileType.Directory and Folder(source).exists("corpus.json"):
+        raise UserError(
+            f"{source} is a corpus, expected a source of one; use it as it is: coat-cache build "
+            f"--corpus {source}. If a build wrote it into a folder of recordings, delete its "
+            "corpus.json, clips-*.parquet and source_index"
+        )
     if kind == fs.FileType.Directory and kaldi.is_data_folder(Folder(source)):
         return kaldi.clips(source)
     if kind == fs.FileType.Directory:

@@ -74,6 +74,11 @@ def clips(source: str, index: SourceIndex | None = None) -> Iterator[Clip]:
         )
     if walk.passed_over():
         log.warning("%s: skipped %s", source, walk.passed_over())
+    if walk.unused_rows:
+        log.warning(
+            "%s: %s rows of its tables name no audio file that is there, the first: %s",
+            source, f"{len(walk.unused_rows):,}", next(iter(walk.unused_rows)),
+        )  # fmt: skip
 
 
 class _Walk:
@@ -83,6 +88,8 @@ class _Walk:
         self._index = index
         self.others: Counter[str] = Counter()
         """Extension -> files that were skipped."""
+        self.unused_rows: dict[str, None] = {}
+        """Files that a table names, and that the walk has not met."""
         self._visited: set[str] = set()
 
     def passed_over(self) -> str:
@@ -113,13 +120,16 @@ class _Walk:
         rows = dict(rows or {})
         for table in METADATA:
             if table in names:
-                rows |= _table(folder, table)
+                own = _table(folder, table)
+                self.unused_rows |= dict.fromkeys(own)
+                rows |= own
         texts = {name for name in names if name.endswith(".txt")}
         used: set[str] = set(METADATA)
         for name in names:
             if PurePosixPath(name).suffix.lower() in AUDIO:
                 used.add(f"{PurePosixPath(name).stem}.txt")
                 clip = _clip(folder, name, texts, rows)
+                self.unused_rows.pop(folder.path(name), None)
                 self._index.note_identity(clip.uri, name_state(*stamps[name]))
                 yield clip
         for name in names:

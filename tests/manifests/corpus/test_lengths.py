@@ -72,6 +72,36 @@ def test_manifest_without_any_existing_file_raises_an_error(tmp_path: Path):
     assert len(read(manifest)) == 3
 
 
+def test_missing_files_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """One warning covers files with a stated duration and files whose header is read."""
+    write_reference(tmp_path / "a.wav", 1.0)
+    rows = [{"audio_filepath": "a.wav"}, {"audio_filepath": "b.wav", "duration": 1.0}]
+    assert len(read(write_manifest(tmp_path / "m.jsonl", rows))) == 2
+    assert "1 of the audio files do not exist, the first: " in caplog.text
+    assert "b.wav" in caplog.text
+    caplog.clear()
+    read(write_manifest(tmp_path / "m.jsonl", [{"audio_filepath": "c.wav"}]))
+    assert "c.wav" in caplog.text
+    caplog.clear()
+    read(write_manifest(tmp_path / "m.jsonl", rows[:1]))
+    assert not caplog.text
+
+
+def test_clips_that_left_the_source_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    rows = []
+    for number in range(3):
+        write_reference(tmp_path / f"{number}.wav", 0.5 + number / 10)
+        rows.append({"audio_filepath": f"{number}.wav"})
+    manifest, out = tmp_path / "m.jsonl", tmp_path / "corpus"
+    corpus.build(read(write_manifest(manifest, rows)), out)
+    corpus.build(read(write_manifest(manifest, rows[1:])), out)
+    assert "1 clips of the corpus are not in the source any more" in caplog.text
+    caplog.clear()
+    write_reference(tmp_path / "3.wav", 2.0)
+    corpus.build(read(write_manifest(manifest, [{"audio_filepath": "3.wav"}])), out)
+    assert not caplog.text, "another source is added"
+
+
 def test_reordered_source_is_reported_and_a_grown_one_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

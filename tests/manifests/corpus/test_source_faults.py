@@ -174,6 +174,16 @@ def test_audio_folder_metadata_gives_texts_and_labels(tmp_path: Path, name: str,
         read(tmp_path)
 
 
+def test_rows_of_a_table_without_a_file_are_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    write_reference(tmp_path / "a.wav", 1.0)
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,x\nb.wav,y\nc.wav,z\n")
+    assert len(read(tmp_path)) == 1
+    assert "2 rows of its tables name no audio file that is there, the first: " in caplog.text
+    assert "b.wav" in caplog.text
+
+
 def test_field_named_recording_is_a_label(tmp_path: Path):
     row = {"audio_filepath": "a.wav", "recording": "session 4", "type": "DirectorsCut"}
     (clip,) = read(write_lines(tmp_path / "m.jsonl", row))

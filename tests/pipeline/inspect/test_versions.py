@@ -296,3 +296,25 @@ def test_plan_reports_clips_of_unknown_duration(tmp_path: Path, capsys: pytest.C
     shown = capsys.readouterr().out
     assert "all" in shown
     assert "1 clips have no stated length" in shown
+
+
+def test_folder_of_other_files_does_not_become_a_cache(tmp_path: Path):
+    """A mistyped `--cache recordings/` would otherwise put a cache among the recordings."""
+    (tmp_path / "recordings").mkdir()
+    (tmp_path / "recordings" / "a.wav").touch()
+    with pytest.raises(UserError, match=r"holds other files \(a.wav\); give a new or an empty"):
+        Layout.create(tmp_path / "recordings")
+    with pytest.raises(UserError, match="is a file, expected the folder of a cache"):
+        Layout.create(tmp_path / "recordings" / "a.wav")
+    (tmp_path / "disk" / "lost+found").mkdir(parents=True)
+    (tmp_path / "disk" / ".hidden").touch()
+    assert Layout.create(tmp_path / "disk").root.exists("cache.json")
+
+
+def test_selected_version_is_shown_as_chosen_even_if_it_is_the_only_one(
+    layout: Layout, make_corpus: MakeCorpus
+):
+    spec = fill(layout, make_corpus(4), created=FIRST)
+    assert layout.current_versions()["energy"].why == "only version"
+    layout.use(spec)
+    assert layout.current_versions()["energy"].why == "chosen"
