@@ -70,7 +70,7 @@ def cosine(first_TD: np.ndarray, second_TD: np.ndarray) -> float:
 
 
 def average_precision_lost(truth_TD: np.ndarray, kept_TD: np.ndarray) -> float:
-    """1 - mean over columns of the average precision of `kept_TD` for `truth_TD` >= 0.5."""
+    """Returns 1 - mean over columns of the average precision of `kept_TD` for `truth_TD` >= 0.5."""
     scores = []
     for truth_T, kept_T in zip(truth_TD.T >= POSITIVE, kept_TD.T, strict=True):
         if 0 < truth_T.sum() < len(truth_T):

@@ -134,7 +134,7 @@ def serve_bucket(folder: Path) -> Iterator[None]:
 
 
 def cut_recording(folder: Path, form: str, options: argparse.Namespace) -> str:
-    """Part 1: measures a recording in one form, and returns the row of its figures."""
+    """Measures a recording in one form for part 1, and returns the row of its figures."""
     minutes = options.minutes
     source = folder / "long.wav"
     if not source.exists():
@@ -231,7 +231,7 @@ def count_bytes() -> Iterator[list[int]]:
 
 
 def index_tars(folder: Path, members: int) -> str:
-    """Part 2: measures the time of indexing tars."""
+    """Measures the time of indexing tars for part 2."""
     (folder / "many").mkdir()
     data = flac(0.05, 0)
     for tar in range(20):
@@ -245,7 +245,7 @@ def index_tars(folder: Path, members: int) -> str:
 
 
 def read_clips(folder: Path, form: str, count: int) -> str:
-    """Part 3: measures decoding of clips in one of the two forms."""
+    """Measures the decoding of clips in one of the two forms for part 3."""
     parts = [flac(5.0, seed) for seed in range(20)]
     source = folder / f"clips.{form}"
     if form == "tar":

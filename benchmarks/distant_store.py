@@ -51,19 +51,19 @@ class _DistantFile(io.RawIOBase):
         return self._file.read(size)
 
     def readable(self) -> bool:
-        """Files are opened for reading."""
+        """Returns True, because files are opened for reading."""
         return True
 
     def seekable(self) -> bool:
-        """Ranged reads are supported."""
+        """Returns True, because ranged reads are supported."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Costs nothing."""
+        """Moves or returns the position, which needs no request."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
-        """Costs nothing."""
+        """Moves or returns the position, which needs no request."""
         return self._file.tell()
 
     def close(self) -> None:

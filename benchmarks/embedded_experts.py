@@ -178,7 +178,7 @@ def voice() -> Iterator[tuple[str, str, str]]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     tasks = {
         "speech": speech, "pitch": pitch, "voice": voice, "events": events, "notes": notes
     }  # fmt: skip

@@ -31,7 +31,7 @@ TRACKERS: dict[str, tuple[str, dict[str, Any], int]] = {
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     shown = Table("tracker", title="Pitch on rendered notes, one thread")
     for heading in (
         "notes",

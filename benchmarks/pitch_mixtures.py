@@ -102,7 +102,7 @@ def scores(teacher: Any, clips: Iterator[tuple[np.ndarray, Melody]]) -> tuple[fl
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rmvpe", default="", help="RMVPE's .onnx file, to measure it too")
     parser.add_argument("--notes", type=int, default=4, help="notes of each instrument")

@@ -172,7 +172,7 @@ def measure_in_process(step: str, cache: Path | str) -> Measurement:
 
 
 def markers(sizes: list[int]) -> None:
-    """Part one: measures the steps on commit markers."""
+    """Measures the steps on commit markers for part one."""
     table = Table(title="Planning, resuming, status: seconds and peak memory of the process")
     table.add_column("")
     for clips in sizes:
@@ -233,7 +233,7 @@ class Watch:
 
 
 def measure_efficiency(workers: int, clips: int) -> None:
-    """Part two: measures the efficiency of a build with many workers."""
+    """Measures the efficiency of a build with many workers for part two."""
     import ray
 
     from pipeline.build.cluster import RayBackend

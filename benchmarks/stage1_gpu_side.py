@@ -47,7 +47,7 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 
 
 def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
-    """The function `pooled` of commit 652e439."""
+    """Averages frames like `pooled` of commit 652e439."""
     if times == 1:
         return frames_TD
     groups = max(1, int(len(frames_TD) / times + 0.5))
@@ -56,7 +56,7 @@ def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
 
 
 def old_encode(frames_TD: np.ndarray) -> bytes:
-    """The function `encode` of commit 652e439, for int8."""
+    """Encodes as int8 like `encode` of commit 652e439."""
     assert np.isfinite(frames_TD).all()
     largest_D = np.abs(np.maximum(frames_TD.max(0), -frames_TD.min(0)))
     scale_D = (largest_D / 127).astype("<f4")
@@ -69,7 +69,7 @@ def old_encode(frames_TD: np.ndarray) -> bytes:
 
 
 def old_sums(frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
-    """The function `Sums.from_frames` of commit 652e439."""
+    """Computes sums like `Sums.from_frames` of commit 652e439."""
     kept_TD = kept.decode()
     part_TD = frames_TD.astype(np.float64)
     lost_TD = (frames_TD - kept_TD).astype(np.float64)
@@ -80,7 +80,7 @@ def old_sums(frames_TD: np.ndarray, kept: EncodedFrames) -> Sums:
 
 
 def old_path(salience_TB: np.ndarray) -> np.ndarray:
-    """The function `best_path` of commit 652e439."""
+    """Computes the path like `best_path` of commit 652e439."""
     log_TB = np.log(salience_TB + 1e-6)
     num_frames, num_bins = log_TB.shape
     moves = np.arange(-GLIDE_BINS, GLIDE_BINS + 1)

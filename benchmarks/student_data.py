@@ -105,7 +105,7 @@ def make_clips(count: int) -> list[Clip]:
 
 
 def load_parquet(paths: list[str], folder: str) -> object:
-    """A `datasets` view of Parquet files; the first one copies them to Arrow files of its own."""
+    """Opens Parquet files with `datasets`; the first call copies them to Arrow files."""
     import datasets
 
     cache_dir = str(Path(folder) / "datasets")
@@ -299,7 +299,7 @@ class Targets(Dataset):
 
 
 def pool_rows(rows: dict[str, list], streams: dict[str, Stream]) -> dict[str, list[torch.Tensor]]:
-    """The peer's transform: decodes each blob and averages its frames."""
+    """Decodes each blob and averages its frames, as the peer's transform."""
     pooled = {}
     for name, stream in streams.items():
         spec, statistics = stream_spec(name), stream.statistics

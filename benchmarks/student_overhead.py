@@ -67,7 +67,7 @@ THOUGHTS = (32, 128, 512)
 
 
 def build_recipe(arm: str) -> Recipe:
-    """K positions and the heads' sizes."""
+    """Returns a recipe with K positions and the heads' sizes."""
     return Recipe(model=ModelConfig(build="tiny"), arm=arm, heads=HEADS,
                   block=BlockConfig(tokens=POSITIONS))  # fmt: skip # pyright: ignore[reportArgumentType]
 

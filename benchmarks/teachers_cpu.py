@@ -155,7 +155,7 @@ def cosine(first_TD: np.ndarray, second_TD: np.ndarray) -> float:
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(description="x real time of every teacher on this CPU.")
     parser.add_argument("--corpus", default="demo/corpus", help="folder of a corpus")
     parser.add_argument("--clips", type=int, default=16, help="clips, drawn evenly")

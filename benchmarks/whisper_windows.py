@@ -71,7 +71,7 @@ def extract_packed(teacher: Teacher, waves: list[np.ndarray]) -> list[np.ndarray
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(description="Windows of Whisper: fidelity against cost.")
     parser.add_argument("--clips", type=int, default=45, help="prompts, at most 45")
     count = parser.parse_args().clips

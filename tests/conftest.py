@@ -29,13 +29,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def read_allowed_skips(text: str) -> dict[str, int]:
-    """File -> number of tests that it may skip, from lines `NUMBER FILE  REASON`."""
+    """Reads file -> number of tests that it may skip, from lines `NUMBER FILE  REASON`."""
     rows = [line.split(maxsplit=2) for line in text.splitlines() if line and line[0] != "#"]
     return {file: int(number) for number, file, _ in rows}
 
 
 def count_excess_skips(files: list[str], allowed: dict[str, int]) -> dict[str, int]:
-    """File -> number of skipped tests, for the files that skip more than they may."""
+    """Returns file -> number of skipped tests, for the files that skip more than they may."""
     return {file: n for file, n in Counter(files).items() if n > allowed.get(file, 0)}
 
 

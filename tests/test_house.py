@@ -87,13 +87,13 @@ def test_no_file_is_longer_than_four_hundred_lines():
 
 
 DIALECT = re.compile(r"(Of|What|Whom|Whose|How|That)\b")
-"""First words of docstrings that have no subject of their own (CONTRIBUTING, "Plain English")."""
+"""First words of docstrings without a subject (CONTRIBUTING, "Plain English")."""
 NO_NAMES = {"found", "at", "one", "heard", "told", "wanted", "tap", "of"}
-ENTRY = re.compile(r"^\s+\w+: (Of|What|Whom|Whose|How|That)\b", re.M)
+DIALECT_ENTRY = re.compile(r"^\s+\w+: (Of|What|Whom|Whose|How|That)\b", re.M)
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, text) of the docstrings of a module, also of those below fields and constants."""
+    """Yields (line, text) of all docstrings of a module, including those of fields."""
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if not isinstance(body, list):
@@ -105,7 +105,7 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
 
 
 def bound_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
-    """(line, name) of every variable, parameter, function and class."""
+    """Yields (line, name) of every variable, parameter, function and class."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             yield node.lineno, node.id
@@ -123,7 +123,7 @@ def test_names_and_docstrings_are_plain_english(folder: str):
         dialect += [
             f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
             for line, text in docstrings(tree)
-            if DIALECT.match(text) or ENTRY.search(text)
+            if DIALECT.match(text) or DIALECT_ENTRY.search(text)
         ]
         dialect += [
             f"{path.relative_to(ROOT)}:{line} {name}"
@@ -131,6 +131,54 @@ def test_names_and_docstrings_are_plain_english(folder: str):
             if name.strip("_") in NO_NAMES or re.match(r"_*of_", name)
         ]
     assert not dialect
+
+
+NO_SUBJECT = re.compile(r"test_(an?|the|its?|what|which|who|whom|whose|where|when|how|that)_")
+"""Starts of test names that do not name the tested unit."""
+VERB = re.compile(r"[A-Z][\w.`]*s\b|See |`")
+"""Start of a function's docstring: "Returns", "Writes", "See `Teacher`"."""
+WITHOUT_VERB = {"fixture", "property", "contextmanager"}
+
+
+def is_named_for_a_thing(node: ast.FunctionDef) -> bool:
+    """Returns whether a function is described by a noun, like a fixture or a property."""
+    return any(
+        word in ast.unparse(decorator) for decorator in node.decorator_list for word in WITHOUT_VERB
+    )
+
+
+def test_names_of_tests_state_unit_and_behaviour():
+    """A name has at least three words and starts with its subject, without an article."""
+    unclear = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}"
+        for path in (ROOT / "tests").rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef)
+        and node.name.startswith("test_")
+        and (NO_SUBJECT.match(node.name) or node.name.count("_") < 3)
+    ]
+    assert not unclear
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "examples", "tests"])
+def test_docstrings_of_functions_start_with_a_verb(folder: str):
+    """Docstrings of test modules start with "Tests"; tests and fixtures are exempt."""
+    fragments = []
+    for path in (ROOT / folder).rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        text = ast.get_docstring(tree) or ""
+        if path.name.startswith("test_") and not text.startswith("Tests"):
+            fragments.append(f"{path.relative_to(ROOT)}:1 {text}")
+        fragments += [
+            f"{path.relative_to(ROOT)}:{node.lineno} {text.splitlines()[0]}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.FunctionDef)
+            and not node.name.startswith("test_")
+            and not is_named_for_a_thing(node)
+            and (text := ast.get_docstring(node))
+            and not VERB.match(text)
+        ]
+    assert not fragments
 
 
 @pytest.mark.parametrize("folder", [*PACKAGES])

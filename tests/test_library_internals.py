@@ -133,7 +133,7 @@ def test_is_list_of_strings_reads_the_type_of_a_jsonargparse_action(
         return is_list
 
     def command(words: list[str], number: list[int]) -> None:
-        """A command."""
+        """Does nothing."""
 
     monkeypatch.setattr(console, "is_list_of_strings", spy)
     console._Parser().add_function_arguments(command, as_positional=True)
@@ -144,7 +144,7 @@ def test_options_and_subcommands_of_jsonargparse_are_readable() -> None:
     from manifests import console
 
     def command(word: str) -> None:
-        """A command."""
+        """Does nothing."""
 
     parser, _ = console.make_parser("tool", {"look": command}, description="x")
     assert set(subcommands_of(parser)) == {"look", "completion"}, "jsonargparse: subcommands"

@@ -26,7 +26,7 @@ RESULT_FOLDERS = {"labels": "miniature", "hearing": "miniature-hearing"}
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.miniature")
     parser.add_argument("--study", choices=tuple(corpus.STUDIES), default="hearing")
     parser.add_argument("--quick", action="store_true", help="one seed, fewer clips and steps")

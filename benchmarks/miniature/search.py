@@ -44,7 +44,7 @@ SEEDS = (0, 1, 2)
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     common = ("--config", DATA / "recipe.yaml", "--corpus", DATA / "corpora/train",
               "--cache", DATA / "cache")  # fmt: skip
     for name, options in SETTINGS.items():

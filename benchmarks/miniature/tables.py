@@ -178,5 +178,5 @@ def _json(path: Path) -> dict:
 
 
 def _number(value: float | None) -> str:
-    """A score, or a dash if it is undefined."""
+    """Formats a score, or a dash if it is undefined."""
     return "-" if value is None else f"{value:.3f}"

@@ -27,7 +27,7 @@ STUDY = "hearing"
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of base and runs")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the miniature's data")
@@ -85,7 +85,7 @@ def make_base(out: Path, number: int | None) -> Path:
 
 
 def write_card(checkpoint: Path) -> str:
-    """The card of the base, with the licences of its audio."""
+    """Writes the card of the base, with the licences of its audio."""
     rows = [f"| `{package}` | {licence} |" for package, licence in base_corpus.LICENCES.items()]
     table = "\n".join(["| Debian package | licence |", "| --- | --- |", *rows])
     card = (checkpoint / "README.md").read_text(encoding="utf-8")

@@ -226,7 +226,7 @@ def make(out: Path) -> list[Row]:
 
 
 def main() -> None:
-    """Entry point."""
+    """Runs the program."""
     parser = argparse.ArgumentParser(description="Make the demo's audio and its manifest.")
     parser.add_argument("--out", type=Path, default=Path("demo/source"), help="folder to write")
     out = parser.parse_args().out

@@ -49,7 +49,7 @@ def test_rows_and_failures_are_read_back_in_order(tmp_path: Path):
     )
 
 
-def test_a_marker_lists_the_files_of_its_shard(tmp_path: Path):
+def test_marker_lists_the_files_of_its_shard(tmp_path: Path):
     folder = shards_folder(make_cache(tmp_path))
     marker = shards.read_marker(folder, 0)
     data = folder.read_bytes(f"data/{marker.data}")
