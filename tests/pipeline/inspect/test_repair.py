@@ -20,8 +20,8 @@ from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 from pipeline import cli
-from pipeline.inspect import maintenance, verify
 from pipeline.inspect import audit as audits
+from pipeline.inspect import maintenance, verify
 from tests.pipeline.conftest import MakeCorpus
 from tests.pipeline.fakes import Energy, EnergySettings
 from tests.pipeline.local_cache import commit, fill
