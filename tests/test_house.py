@@ -89,7 +89,7 @@ def test_no_file_is_longer_than_four_hundred_lines():
 DIALECT = re.compile(r"(Of|What|Whom|Whose|How|That)\b")
 """First words of docstrings without a subject (CONTRIBUTING, "Plain English")."""
 NO_NAMES = {"found", "at", "one", "heard", "told", "wanted", "tap", "of"}
-DIALECT_ENTRY = re.compile(r"^\s+\w+: (Of|What|Whom|Whose|How|That)\b", re.M)
+ENTRY = re.compile(r"^\s+\w+: (Of|What|Whom|Whose|How|That)\b", re.M)
 
 
 def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
@@ -123,7 +123,7 @@ def test_names_and_docstrings_are_plain_english(folder: str):
         dialect += [
             f"{path.relative_to(ROOT)}:{line} {text.splitlines()[0]}"
             for line, text in docstrings(tree)
-            if DIALECT.match(text) or DIALECT_ENTRY.search(text)
+            if DIALECT.match(text) or ENTRY.search(text)
         ]
         dialect += [
             f"{path.relative_to(ROOT)}:{line} {name}"
