@@ -23,6 +23,7 @@ from pyarrow import fs
 from manifests import web
 from manifests.connections import connect_azure, connect_google, connect_hub
 from manifests.errors import UserError
+from manifests.uploads import upload
 
 REQUESTS = 64
 """Number of parallel requests when many small files of an object store are read."""
@@ -232,9 +233,7 @@ class Folder:
             data: Its content, or an open file that is copied piece by piece.
         """
         if not self.is_local:
-            with self._fs.open_output_stream(self.path(name)) as stream:
-                for piece in _pieces(data):
-                    stream.write(piece)
+            upload(self._fs, self.path(name), _pieces(data))
             return
         target = Path(self.path(name))
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -170,7 +170,8 @@ def _clip(
         digest = hashlib.blake2b(data, digest_size=8).hexdigest()
         name = f"{split}/{index // FILES_PER_FOLDER:05d}/{index:08d}-{digest}"
         name += PurePosixPath(path).suffix
-        if not audio.exists(name):
+        # Earlier versions could leave a part of an object in a store when they were interrupted.
+        if audio.size(name) != len(data):
             audio.write_atomic(name, data)
         uri = audio.path(name) if audio.is_local else f"{audio.uri}/{name}"
         estimate = probe.seconds(AudioFile(io.BytesIO(data), len(data)))
