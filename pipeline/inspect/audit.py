@@ -93,7 +93,10 @@ def audit(
                 continue
             clips = {clip.clip_id: clip for clip in corpus.shard(marker.shard)}
             # Only the marker itself has the sums with which differences are compared.
-            marker = shards.read_marker(folder, marker.shard)
+            try:
+                marker = shards.read_marker(folder, marker.shard)
+            except FileNotFoundError:
+                continue  # The shard has been set aside meanwhile.
             stored = stored_rows.read_rows(folder, marker, spec)
             for place in sorted(places):
                 if place >= len(stored):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 import time
 from collections import Counter, defaultdict
@@ -17,9 +18,11 @@ from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shards import DATA_NAME
 from manifests.cache.totals import totals_of_all
-from manifests.storage import TEMPORARY
+from manifests.storage import TEMPORARY, Folder
 from manifests.streams.specs import TeacherSpec
 from pipeline.inspect.verify import QUARANTINE
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,11 +128,10 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
     """Deletes data that no marker refers to, temporary files of killed jobs, and quarantined
     shards.
 
-    A reader that was opened before a shard was replaced still reads the old data. The age of
-        such a
+    A reader that was opened before a shard was replaced still reads the old data. The age of such a
     file therefore counts from the replacement of its shard's marker, the age of a quarantined file
-    from the time it was set aside, and the age of other files from their last change. Also updates
-    the marker index.
+    from the time it was set aside, and the age of other files from their last change. Then updates
+    the marker index; where that fails, a warning says so, because the index only saves time.
 
     Args:
         layout: The cache.
@@ -138,9 +140,11 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
     """
     files = size = young_files = young_bytes = indexes = 0
     before = time.time_ns() - int(older_than_hours * 3600e9)
+    folders: list[Folder] = []
     for spec in layout.teachers().values():
         for corpus in layout.corpora():
             folder = layout.shards(spec, corpus)
+            folders.append(folder)
             # Files are listed before markers, so that files committed in between are not deleted.
             kept = {
                 f"{part}/{name}": stamp
@@ -160,7 +164,12 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
                     files, size = files + 1, size + bytes_
                 else:
                     young_files, young_bytes = young_files + 1, young_bytes + bytes_
+    # A full disk has room for the index only after everything is deleted.
+    for folder in folders:
+        try:
             indexes += marker_index.refresh(folder)
+        except OSError as error:
+            log.warning("the marker index of %s was not written: %s", folder.uri, error)
     return Compacted(
         files=files,
         freed_bytes=size,

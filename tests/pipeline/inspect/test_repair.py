@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import time
 from pathlib import Path
@@ -18,6 +19,7 @@ from manifests.cache.reader import CacheReader
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
+from manifests.storage import Folder
 from manifests.streams.specs import TeacherSpec
 from pipeline import cli
 from pipeline.inspect import audit as audits
@@ -267,6 +269,42 @@ def test_compact_keeps_new_files_of_a_running_build(
     assert maintenance.compact(layout, older_than_hours=24).files == 0
     assert maintenance.compact(layout, older_than_hours=-1).files == 2
     assert (folder / "notes.txt").exists()
+
+
+def test_compact_frees_a_full_disk_before_it_writes_the_index(
+    layout: Layout, corpus: Corpus, spec: TeacherSpec, monkeypatch: pytest.MonkeyPatch
+):
+    later = dataclasses.replace(spec, name="later")
+    layout.add_teacher(later)
+    folder = Path(layout.shards(later, "corpus").path("data"))
+    folder.mkdir(parents=True)
+    unneeded = folder / "0000000-01234567.parquet"
+    unneeded.write_bytes(b"what fills the disk")
+    refresh = marker_index.refresh
+
+    def refresh_on_disk(place: Folder) -> int:
+        if unneeded.exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return refresh(place)
+
+    monkeypatch.setattr(marker_index, "refresh", refresh_on_disk)
+    done = maintenance.compact(layout, older_than_hours=-1)
+    assert (done.files, done.indexes) == (1, 1)
+
+
+def test_compact_without_room_for_the_index_still_reports_what_it_freed(
+    layout: Layout, spec: TeacherSpec, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):  # fmt: skip
+    def refuse(place: Folder) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    Path(layout.shards(spec, "corpus").path("data/0000007-01234567.parquet")).write_bytes(b"half")
+    monkeypatch.setattr(marker_index, "refresh", refuse)
+    done = maintenance.compact(layout, older_than_hours=-1)
+    assert (done.files, done.indexes) == (1, 0)
+    assert "the marker index of" in caplog.text
+    assert "No space left" in caplog.text
 
 
 @pytest.mark.parametrize("why", ["adapter", "model"])
