@@ -18,6 +18,9 @@ from teachers.protocol import Teacher
 
 log = logging.getLogger(__name__)
 
+STEPS = ("decode", "commit")
+"""Steps of a build, which are queued, measured and counted beside the teachers, by name."""
+
 
 @dataclass(frozen=True, slots=True)
 class TeacherSetup:
@@ -48,11 +51,16 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
                 f"unknown teacher {name!r}; preset {config.preset} and the configuration have "
                 f"{', '.join(chosen)}"
             )
+        if name in STEPS:
+            raise UserError(
+                f"a teacher cannot be named {name!r}, because a build has a step of that name; "
+                "choose another name"
+            )
     return [_setup(name, chosen[name], config.weights_dir) for name in names]
 
 
 def _listed(names: str) -> list[str]:
-    return [name.strip() for name in names.split(",") if name.strip()]
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
