@@ -38,6 +38,7 @@ from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
 from student.runs.lock import training_lock
 from student.runs.sources import build_sources
+from student.training.determinism import deterministic_kernels
 from student.training.failures import explained_disk, explained_memory
 from student.training.processes import (
     loads_weights,
@@ -71,7 +72,10 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     console.quiet = not process.is_main_process
     run = Run(options.out)
     lock = training_lock(run.folder) if process.is_main_process else contextlib.nullcontext()
-    with explained_disk(run.folder), lock:
+    kernels = deterministic_kernels(
+        enabled=bool(options.trainer.get("full_determinism")), seed=options.seed
+    )
+    with explained_disk(run.folder), lock, kernels:
         return _train(options, run, process)
 
 

@@ -34,6 +34,7 @@ from pipeline.build.messages import (
 )
 from pipeline.build.setup import TeacherSetup
 from teachers.toolkit import batch_search
+from teachers.toolkit.device import use_exact_float32
 
 QUICK_TRIES = 3
 """Number of attempts while a store does not respond, before the block is retried later."""
@@ -71,6 +72,7 @@ class Worker:
                 "that "
                 "all nodes share under one path, or at an address such as s3://BUCKET/KEY"
             )
+        use_exact_float32(self._device)
         for setup in self._setups.values():
             teacher = setup.make()
             teacher.load(device=self._device, num_threads=self._num_threads)

@@ -1,4 +1,5 @@
-"""Lets threads of a worker take turns on a device, and copies arrays to and from it.
+"""Lets threads of a worker take turns on a device, copies arrays to and from it, and sets its
+arithmetic.
 
 A worker with a GPU runs two blocks at a time, each in a thread of its own. Only one of them
 computes on the device; meanwhile the other pads its next batch, or converts finished frames to
@@ -9,6 +10,7 @@ afterwards. It declares this with the class attribute `overlaps = True` (`teache
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +25,23 @@ def turn() -> Iterator[None]:
     """Context in which only this thread of the process submits work to the device."""
     with _TURN:
         yield
+
+
+def use_exact_float32(device: str) -> None:
+    """Makes a GPU compute float32 networks in float32, with deterministic kernels of cuDNN.
+
+    By default, PyTorch rounds the factors of float32 convolutions on a GPU to TF32, which has 10
+    bits as float16 has, and the frames of an expert would depend on the kind of its device. Experts
+    with `half` or `dtype` are not affected. The settings are those of the process.
+    """
+    if not device.startswith("cuda") or importlib.util.find_spec("torch") is None:
+        return
+    import torch
+
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
 
 
 def on_device(array: Any, device: Any) -> Any:
