@@ -32,9 +32,9 @@ def _wait(count: int = 1) -> None:
     global requests, waited_s, _waits_until
     with _lock:
         requests += count
-        began = time.perf_counter()
-        until = began + LATENCY_S * count
-        waited_s += max(0.0, until - max(began, _waits_until))
+        start = time.perf_counter()
+        until = start + LATENCY_S * count
+        waited_s += max(0.0, until - max(start, _waits_until))
         _waits_until = max(until, _waits_until)
     time.sleep(LATENCY_S * count)
 

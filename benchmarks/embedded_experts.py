@@ -50,9 +50,9 @@ class Timed:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        began = time.process_time()
+        start = time.process_time()
         targets = self.teacher.extract(waves)
-        self._cpu_s += time.process_time() - began
+        self._cpu_s += time.process_time() - start
         self._audio_s += sum(map(len, waves)) / self.rate
         return targets
 
@@ -72,10 +72,10 @@ def speech() -> Iterator[tuple[str, str, str]]:
     spoken = debian_audio.prompts(12)
     for compute in ("float32", "int8"):
         expert = Timed("whisper_ct2", {"compute_type": compute})
-        said = [
+        transcripts = [
             words(targets.metadata["text"]) for targets in expert.extract([w for w, _ in spoken])
         ]
-        error = jiwer.wer([words(text) for _, text in spoken], said)
+        error = jiwer.wer([words(text) for _, text in spoken], transcripts)
         yield f"Whisper tiny.en, {compute}", f"word errors {error:.1%}", expert.cost
 
 

@@ -49,9 +49,9 @@ def main() -> None:
         heard_s = taken_s = 0.0
         for melody in melodies(notes_each=notes_each):
             wave = soxr.resample(melody.samples, MELODY_RATE, RATE).astype(np.float32)
-            began = time.perf_counter()
+            start = time.perf_counter()
             f0_T, voicing_T = teacher.extract([wave])[0].frames["f0"].T
-            taken_s += time.perf_counter() - began
+            taken_s += time.perf_counter() - start
             heard_s += len(wave) / RATE
             times_T = np.arange(len(f0_T)) * hop_s
             silent += (voicing_T[times_T < 0.2] < 0.5).tolist()

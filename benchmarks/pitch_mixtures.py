@@ -85,9 +85,9 @@ def scores(teacher: Any, clips: Iterator[tuple[np.ndarray, Melody]]) -> tuple[fl
     near, voiced, alarms = [], [], []
     heard_s = taken_s = 0.0
     for wave, melody in clips:
-        began = time.process_time()
+        start = time.process_time()
         f0_T, voicing_T = teacher.extract([wave])[0].frames["f0"].T
-        taken_s += time.process_time() - began
+        taken_s += time.process_time() - start
         heard_s += len(wave) / RATE
         times_T = np.arange(len(f0_T)) * hop_s
         is_note_T = np.zeros(len(f0_T), bool)

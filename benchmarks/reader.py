@@ -93,9 +93,9 @@ def best(first: Callable[[], int], second: Callable[[], int]) -> tuple[float, fl
     speeds: tuple[list[float], list[float]] = ([], [])
     for _ in range(5):
         for run, speed in zip((first, second), speeds, strict=True):
-            began = time.perf_counter()
+            start = time.perf_counter()
             count = run()
-            speed.append(count / (time.perf_counter() - began))
+            speed.append(count / (time.perf_counter() - start))
     return max(speeds[0]), max(speeds[1])
 
 

@@ -135,7 +135,7 @@ def make_markers(layout: Layout, corpus: Corpus) -> None:
 def measure(step: str, address: str) -> None:
     """Prints the `Measurement` of one step, as JSON."""
     cache = Path(address)
-    began, busy_before = time.perf_counter(), time.process_time()
+    start, busy_before = time.perf_counter(), time.process_time()
     if step.startswith("distant "):
         scale_store.run_step(step.removeprefix("distant "), address)
     elif step in ("plan", "resume"):
@@ -145,7 +145,7 @@ def measure(step: str, address: str) -> None:
             pass
     elif step == "status":
         status(Layout.open(cache))
-    seconds, core_seconds = time.perf_counter() - began, time.process_time() - busy_before
+    seconds, core_seconds = time.perf_counter() - start, time.process_time() - busy_before
     # The peak of this program; ru_maxrss would include the parent's.
     (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     costs = [seconds, core_seconds, int(peak) / 1024, distant_store.requests]
@@ -167,8 +167,8 @@ class Measurement(NamedTuple):
 def measure_in_process(step: str, cache: Path | str) -> Measurement:
     """Runs a step in a separate process."""
     command = [sys.executable, "-m", "benchmarks.scale", "--measure", step, "--cache", str(cache)]
-    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return Measurement(*json.loads(said))
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return Measurement(*json.loads(output))
 
 
 def markers(sizes: list[int]) -> None:
@@ -267,7 +267,7 @@ def measure_efficiency(workers: int, clips: int) -> None:
     watch = Watch(workers)
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
              logging_level="ERROR")  # fmt: skip
-    began = time.perf_counter()
+    start = time.perf_counter()
     lacking = plan.missing(layout, corpus, [setups[0].spec])
     folders = {"sleeper": layout.shards(setups[0].spec, corpus.name)}
     driver = time.process_time()
@@ -291,11 +291,11 @@ def measure_efficiency(workers: int, clips: int) -> None:
     console.print(
         f"{workers} workers of a teacher that sleeps {BLOCK_SECONDS:g} s per block, "
         f"{clips:,} clips on {len(os.sched_getaffinity(0))} real cores\n"
-        f"all ready after {watch.all_ready_at - began:.1f} s, then {window:.1f} s to the last "
+        f"all ready after {watch.all_ready_at - start:.1f} s, then {window:.1f} s to the last "
         f"commit ({ended - last:.1f} s after the last block)\n"
         f"efficiency {asleep / (workers * window):.3f} with the tail; "
         f"{steady / (workers * (steady_until - watch.all_ready_at)):.3f} until the last round of "
-        f"blocks; driver {driver / (ended - began):.1%} of one core"
+        f"blocks; driver {driver / (ended - start):.1%} of one core"
     )
     shutil.rmtree(folder)
 

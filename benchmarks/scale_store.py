@@ -101,10 +101,10 @@ def store(clips: int) -> None:
     layout = Layout.create(folder)
     layout.add_teacher(SPEC)
     scale.make_markers(layout, corpus)
-    began = time.process_time()
+    start = time.process_time()
     marker_index.refresh(layout.shards(SPEC, corpus.name))
     console.print(f"marker index of one teacher, from its markers on this disk: "
-                  f"{time.process_time() - began:.1f} core seconds")  # fmt: skip
+                  f"{time.process_time() - start:.1f} core seconds")  # fmt: skip
     first = Path(layout.root.path(f"teachers/{SPEC.key}"))
     for spec in specs():
         layout.add_teacher(spec)

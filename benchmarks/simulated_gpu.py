@@ -83,12 +83,12 @@ class Simulated:
 
     def _forward_batch(self, windows: Sequence[Window], padded_frames: int) -> list[WindowResult]:
         with device.turn():
-            began = time.time()
+            start = time.time()
             time.sleep(len(windows) * self._settings.seconds_per_window)
             ended = time.time()
             if self._settings.log:
                 with open(Path(self._settings.log, f"{os.getpid()}.log"), "a") as file:
-                    file.write(f"{began} {ended} {len(windows)}\n")
+                    file.write(f"{start} {ended} {len(windows)}\n")
         counts = [GRID.count(len(window.samples)) for window in windows]
         # A copy, like that from the device.
         return [WindowResult(self._frames_TD[:count].copy(), [], "") for count in counts]
@@ -101,6 +101,6 @@ def read_log(folder: Path) -> tuple[float, float, int]:
         for path in folder.glob("*.log")
         for line in path.read_text().splitlines()
     ]
-    busy = sum(ended - began for began, ended, _ in calls)
-    span = max(ended for _, ended, _ in calls) - min(began for began, *_ in calls)
+    busy = sum(ended - start for start, ended, _ in calls)
+    span = max(ended for _, ended, _ in calls) - min(start for start, *_ in calls)
     return busy, span, int(sum(windows for *_, windows in calls))

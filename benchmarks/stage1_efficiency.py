@@ -55,13 +55,13 @@ def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str
 
 def bare_loop(clips: list[Clip], setups: list[TeacherSetup], threads: int) -> tuple[float, float]:
     """Returns (seconds of loading, seconds of extraction without writing)."""
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     experts = load_teachers(setups, threads)
     ready = time.perf_counter()
     for clip in clips:
         for _ in extract(clip, experts):
             pass
-    return ready - began, time.perf_counter() - ready
+    return ready - start_s, time.perf_counter() - ready
 
 
 _EXPERTS: list[tuple[int, Teacher]] = []
@@ -82,10 +82,10 @@ def datasets_map(clips: list[Clip], setups: list[TeacherSetup], out: Path) -> fl
 
     rows = [{"clip_id": c.clip_id, "uri": c.uri, "duration": c.duration} for c in clips]
     dataset = datasets.Dataset.from_list(rows)
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     done = dataset.map(extract_row, num_proc=os.cpu_count(), writer_batch_size=16)
     done.to_parquet(str(out / "targets.parquet"))
-    return time.perf_counter() - began
+    return time.perf_counter() - start_s
 
 
 def one_round(

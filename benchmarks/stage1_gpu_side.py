@@ -108,9 +108,9 @@ def milliseconds(work: Callable[[], object], times: int) -> float:
     """Returns the processor time of one call on this thread, the best of several."""
     best = float("inf")
     for _ in range(times):
-        began = time.thread_time()
+        start = time.thread_time()
         work()
-        best = min(best, time.thread_time() - began)
+        best = min(best, time.thread_time() - start)
     return 1e3 * best
 
 

@@ -82,12 +82,12 @@ FED = tuple(STREAMS)[:3]
 
 def milliseconds(run: Callable[[], object], times: int = 7) -> float:
     """Returns the CPU time of the best of some runs, in milliseconds."""
-    taken = []
+    durations = []
     for _ in range(times):
-        began = time.process_time()
+        start = time.process_time()
         run()
-        taken.append(time.process_time() - began)
-    return 1000 * min(taken)
+        durations.append(time.process_time() - start)
+    return 1000 * min(durations)
 
 
 def make_clips(count: int) -> list[Clip]:
@@ -325,14 +325,14 @@ def feeding_table(clips: int) -> Table:
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as name:
         folder = Path(name)
         cache = make_cache(folder, clips)
-        began = time.process_time()
+        start = time.process_time()
         streams = open_streams([str(cache)], None)
         ids = next(iter(streams.values())).reader.ids  # pyright: ignore[reportOptionalMemberAccess]
-        opened = time.process_time() - began
+        opened = time.process_time() - start
         order = BlockShuffle(np.arange(clips) // 256, batch_size=8, lanes=1, seed=0)
         ours = DataLoader(Targets(streams, ids), 8, sampler=order)
 
-        began = time.process_time()
+        start = time.process_time()
         columns = [
             load_parquet(
                 sorted(str(path) for path in cache.glob(f"teachers/{teacher}@*/*/data/*.parquet")),
@@ -343,16 +343,16 @@ def feeding_table(clips: int) -> Table:
         joined = datasets.concatenate_datasets(columns, axis=1)
         transformed = joined.with_transform(functools.partial(pool_rows, streams=streams))
         theirs = DataLoader(transformed, 8, shuffle=True)  # pyright: ignore[reportArgumentType]
-        peer_opened = time.process_time() - began
+        peer_opened = time.process_time() - start
         copied = sum(path.stat().st_size for path in folder.rglob("*.arrow"))
 
-        taken = {"peer": [], "ours": []}
+        times = {"peer": [], "ours": []}
         for _ in range(3):
-            for who, loader in (("peer", theirs), ("ours", ours)):
-                taken[who].append(milliseconds(functools.partial(exhaust, loader), 1) / clips)
+            for side, loader in (("peer", theirs), ("ours", ours)):
+                times[side].append(milliseconds(functools.partial(exhaust, loader), 1) / clips)
     for label, ms, opening, copy in (
-        ("peer: datasets + DataLoader", min(taken["peer"]), peer_opened, f"{copied / 1e6:,.0f} MB"),
-        ("ours, shuffled by blocks", min(taken["ours"]), opened, "nothing"),
+        ("peer: datasets + DataLoader", min(times["peer"]), peer_opened, f"{copied / 1e6:,.0f} MB"),
+        ("ours, shuffled by blocks", min(times["ours"]), opened, "nothing"),
     ):
         table.add_row(label, f"{1000 / ms:,.0f}", f"{ms:.2f}", f"{1000 * opening:,.0f}", copy)
     return table

@@ -112,29 +112,29 @@ def make_step(arm: str) -> tuple[Callable[[], float], Callable[[], float]]:
                                stage="joint")[1]  # fmt: skip
 
     def seconds() -> float:
-        begun = read_clock()
+        start = read_clock()
         loss().backward()
         optimizer.step()
         optimizer.zero_grad()
-        return read_clock() - begun
+        return read_clock() - start
 
     def memory() -> float:
         if ON_GPU:
             torch.cuda.reset_peak_memory_stats()
             seconds()
             return float(torch.cuda.max_memory_allocated())
-        kept: dict[int, int] = {}
+        saved_bytes: dict[int, int] = {}
         weights = {each.untyped_storage().data_ptr() for each in student.parameters()}
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
+        def record_storage(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
-                kept[storage.data_ptr()] = storage.nbytes()
+                saved_bytes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(record_storage, lambda tensor: tensor):
             loss()
-        return float(sum(kept.values()))
+        return float(sum(saved_bytes.values()))
 
     return seconds, memory
 
@@ -147,12 +147,12 @@ def make_answer(arm: str | None) -> tuple[Callable[[], tuple[float, float]], int
 
     @torch.no_grad()
     def seconds() -> tuple[float, float]:
-        took = []
+        durations = []
         for tokens in (1, ANSWER):
-            begun = read_clock()
+            start = read_clock()
             model.generate(**inputs, do_sample=False, min_new_tokens=tokens, max_new_tokens=tokens)
-            took.append(read_clock() - begun)
-        return took[0], took[1]
+            durations.append(read_clock() - start)
+        return durations[0], durations[1]
 
     return seconds, inputs["input_ids"].shape[1]
 
@@ -188,16 +188,16 @@ def main() -> None:
     row(table, "training memory (sft)", sft, coat, "MB", "")
     del sides
 
-    asked = {"base": make_answer(None), "coat": make_answer("coat")}
+    answer_functions = {"base": make_answer(None), "coat": make_answer("coat")}
     first, whole_answer = defaultdict(list), defaultdict(list)
     for _ in range(rounds + 1):
-        for side, (seconds, _) in asked.items():
+        for side, (seconds, _) in answer_functions.items():
             prefill, answer = seconds()
             first[side].append(prefill)
             whole_answer[side].append(answer)
-    ttft = {side: min(first[side][1:]) for side in asked}
-    whole = {side: min(whole_answer[side][1:]) for side in asked}
-    step = {side: (whole[side] - ttft[side]) / (ANSWER - 1) for side in asked}
+    ttft = {side: min(first[side][1:]) for side in answer_functions}
+    whole = {side: min(whole_answer[side][1:]) for side in answer_functions}
+    step = {side: (whole[side] - ttft[side]) / (ANSWER - 1) for side in answer_functions}
     row(table, "time to first token (base)", ttft["base"], ttft["coat"], "s", "1.10")
     row(table, "per further token (base)", step["base"], step["coat"], "s", "1.00")
     row(table, f"answer of {ANSWER} tokens (base)", whole["base"], whole["coat"], "s", "")
@@ -212,7 +212,7 @@ def main() -> None:
             "",
         )
     console.print(table)
-    lengths = {side: length for side, (_, length) in asked.items()}
+    lengths = {side: length for side, (_, length) in answer_functions.items()}
     audio_tokens = SECONDS * TOKENS_PER_SECOND
     console.print(
         f"prompt: {lengths['base']} tokens ({audio_tokens} of audio), {lengths['coat']} with the "

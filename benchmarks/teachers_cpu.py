@@ -116,32 +116,33 @@ def plain_loop(folder: str, clips: Sequence[Any], **options: Any) -> tuple[RunTi
 
 def whisper(folder: str, clips: Sequence[Any]) -> None:
     """Prints the comparison of our Whisper family with the plain loop."""
-    said = [words(clip.text) for clip in clips]
+    references = [words(clip.text) for clip in clips]
     greedy = {"dtype": torch.float32, "generate_kwargs": {"num_beams": 1}}
     loop, texts = plain_loop(folder, clips, return_timestamps="word", **greedy)
     rows: list[tuple[str, RunTimes, list[str], str]] = [
         ("pipeline, float32, greedy: words with times", loop, texts, "-"),
-        ("pipeline, float32, greedy: text alone", *plain_loop(folder, clips, **greedy), "-"),
-        ("pipeline as it comes: text alone", *plain_loop(folder, clips), "-"),
+        ("pipeline, float32, greedy: text only", *plain_loop(folder, clips, **greedy), "-"),
+        ("pipeline as it comes: text only", *plain_loop(folder, clips), "-"),
     ]
     reference = np.zeros(0)
     for step in (1, 2, 4):
         settings = {"model": folder, "silence_step": step, "batch_seconds": 240}
-        taken, results = run_teacher("asr", "whisper", settings, clips)
+        times, results = run_teacher("asr", "whisper", settings, clips)
         frames_TD = np.concatenate([targets.frames["encoder"] for targets in results])
         reference = reference if len(reference) else frames_TD
         name = f"ours, silence_step {step}: frames, words with times"
         texts = [targets.metadata["text"] for targets in results]
-        rows.append((name, taken, texts, f"{cosine(reference, frames_TD):.4f}"))
+        rows.append((name, times, texts, f"{cosine(reference, frames_TD):.4f}"))
     shown = Table("Whisper", title=f"{len(clips)} spoken clips, {loop.audio:.0f} s, {folder}")
     headings = ("wall s", "CPU s", "x real time", "loop: wall", "CPU", "errors", "cosine")
     for heading in headings:
         shown.add_column(heading, justify="right")
-    for name, taken, texts, alike in rows:
-        error = jiwer.wer(said, [words(text) for text in texts])
+    for name, times, texts, similarity in rows:
+        error = jiwer.wer(references, [words(text) for text in texts])
         shown.add_row(
-            name, f"{taken.wall:.1f}", f"{taken.cpu:.1f}", f"{taken.audio / taken.wall:.1f}",
-            f"{loop.wall / taken.wall:.2f}", f"{loop.cpu / taken.cpu:.2f}", f"{error:.1%}", alike,
+            name, f"{times.wall:.1f}", f"{times.cpu:.1f}", f"{times.audio / times.wall:.1f}",
+            f"{loop.wall / times.wall:.2f}", f"{loop.cpu / times.cpu:.2f}", f"{error:.1%}",
+            similarity,
         )  # fmt: skip
     console.print(shown)
 
@@ -174,10 +175,10 @@ def main() -> None:
         shown.add_column(heading, justify="right")
 
     def add(name: str, family: str, settings: dict[str, Any], results: Sequence[Any]) -> None:
-        taken, _ = run_teacher("t", family, settings, results)
+        times, _ = run_teacher("t", family, settings, results)
         shown.add_row(
-            name, f"{taken.audio:.0f}", f"{taken.audio / taken.wall:.2f}",
-            f"{taken.cpu / taken.audio:.3f}",
+            name, f"{times.audio:.0f}", f"{times.audio / times.wall:.2f}",
+            f"{times.cpu / times.audio:.3f}",
         )  # fmt: skip
 
     for family, settings in registry.preset("embedded").values():

@@ -83,7 +83,7 @@ def main() -> None:
             for row in rows
         ]
         waves = [audio.load(clip, RATE) for clip in clips]
-    said = [words(clip.text or "") for clip in clips]
+    references = [words(clip.text or "") for clip in clips]
 
     table = Table("window", "cosine, mean", "5th percentile", "encoder time", "word error rate")
     mean_D = deviation_D = np.zeros(0)
@@ -91,12 +91,12 @@ def main() -> None:
     full_s = 0.0
     for step in (30, 15, 10, 0):
         teacher = load_whisper(window_step_s=step or 30, transcribe=False)
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         if step:
             frames = [results.frames["encoder"] for results in teacher.extract(waves)]
         else:
             frames = extract_packed(teacher, waves)
-        taken_s = time.perf_counter() - began
+        taken_s = time.perf_counter() - start_s
         if not reference:
             reference, full_s = frames, taken_s
             stacked_TD = np.concatenate(frames)
@@ -110,7 +110,7 @@ def main() -> None:
         if step:
             results = load_whisper(window_step_s=step).extract(waves)
             transcripts = [words(targets.metadata["text"]) for targets in results]
-            error = f"{jiwer.wer(said, transcripts):.1%}"
+            error = f"{jiwer.wer(references, transcripts):.1%}"
         table.add_row(
             f"{step} s" if step else f"packed, {GAP_S} s apart",
             f"{cosine_T.mean():.4f}",

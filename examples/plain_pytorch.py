@@ -54,25 +54,25 @@ def frames_at(frames: EncodedFrames, times_T: np.ndarray) -> np.ndarray:
 
 
 def collate(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns source_BTS, target_BTD, and mask_BT of existing frames."""
+    """Returns source_BTS, target_BTD, and is_frame_BT, which is False for padding."""
     sources, targets = zip(*pairs, strict=True)
-    there = [torch.ones(len(target), dtype=torch.bool) for target in targets]
+    is_frame = [torch.ones(len(target), dtype=torch.bool) for target in targets]
     return (
         pad_sequence(sources, batch_first=True),
         pad_sequence(targets, batch_first=True),
-        pad_sequence(there, batch_first=True),
+        pad_sequence(is_frame, batch_first=True),
     )
 
 
 def explained(model: nn.Module, batches: DataLoader) -> float:
     """Returns R² over all frames and columns."""
-    lost = whole = 0.0
+    residual = total = 0.0
     with torch.no_grad():
-        for source_BTS, target_BTD, there_BT in batches:
-            target_ND = target_BTD[there_BT]
-            lost += float((model(source_BTS[there_BT]) - target_ND).square().sum())
-            whole += float(target_ND.square().sum())
-    return 1 - lost / whole
+        for source_BTS, target_BTD, is_frame_BT in batches:
+            target_ND = target_BTD[is_frame_BT]
+            residual += float((model(source_BTS[is_frame_BT]) - target_ND).square().sum())
+            total += float(target_ND.square().sum())
+    return 1 - residual / total
 
 
 def main() -> None:
@@ -94,8 +94,8 @@ def main() -> None:
     model = nn.Linear(source_TS.shape[1], target_TD.shape[1])
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(options.epochs):
-        for source_BTS, target_BTD, there_BT in batches:
-            loss = (model(source_BTS[there_BT]) - target_BTD[there_BT]).square().mean()
+        for source_BTS, target_BTD, is_frame_BT in batches:
+            loss = (model(source_BTS[is_frame_BT]) - target_BTD[is_frame_BT]).square().mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -68,10 +68,10 @@ def _build(names: list[str], *, toy: bool) -> dict[str, Any]:
         over = threading.Event()
         sampler = threading.Thread(target=_sample, args=(busy, over), daemon=True)
         sampler.start()
-        began = time.monotonic()
+        start_s = time.monotonic()
         _call("coat-cache", "build", "--config", folder / "build.yaml", "--corpus",
               folder / "corpus", "--cache", folder / "cache")  # fmt: skip
-        took_s = time.monotonic() - began
+        took_s = time.monotonic() - start_s
         over.set()
         megabytes = sum(file.stat().st_size for file in (folder / "cache").rglob("*.parquet")) / 1e6
     result: dict[str, Any] = {
@@ -118,7 +118,13 @@ def _sample(busy: list[float], over: threading.Event) -> None:
     """Samples the share of each half second in which a kernel ran, according to the driver."""
     program = shutil.which("nvidia-smi")
     while program and not over.wait(0.5):
-        asked = [program, "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0"]
-        said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-        if said.isdigit():
-            busy.append(int(said) / 100)
+        command = [
+            program,
+            "--query-gpu=utilization.gpu",
+            "--format=csv,noheader,nounits",
+            "-i",
+            "0",
+        ]
+        output = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        if output.isdigit():
+            busy.append(int(output) / 100)

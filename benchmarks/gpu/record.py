@@ -58,14 +58,14 @@ class Record:
         if time.monotonic() > self._until:
             self.cut = True
             return
-        began = time.monotonic()
+        start = time.monotonic()
         try:
             values = dict(run())
         except Exception as error:  # noqa: BLE001  (out of memory, a missing kernel, a driver)
             values = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        row = {**key, **values, "took_s": round(time.monotonic() - began, 1)}
+        row = {**key, **values, "took_s": round(time.monotonic() - start, 1)}
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._rows.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
@@ -116,11 +116,11 @@ def measure_seconds(run: Callable[[], Any], rounds: int) -> float:
     fastest = float("inf")
     for number in range(rounds + 1):
         synchronize()
-        began = time.perf_counter()
+        start = time.perf_counter()
         run()
         synchronize()
         if number:
-            fastest = min(fastest, time.perf_counter() - began)
+            fastest = min(fastest, time.perf_counter() - start)
     return fastest
 
 

@@ -123,10 +123,10 @@ def _busy(work: Any) -> float:
     """Measures the share of the wall time in which a kernel runs."""
     activities = [torch.profiler.ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=activities) as profile:
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         work()
         synchronize()
-        wall_s = time.perf_counter() - began
+        wall_s = time.perf_counter() - start_s
     return sum(event.self_device_time_total for event in profile.key_averages()) / 1e6 / wall_s
 
 

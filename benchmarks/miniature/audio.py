@@ -72,13 +72,15 @@ def spoken_prompts(out: Path, count: int) -> Iterator[Row]:
     clips = []
     for key, colon, text in (line.partition(": ") for line in listing.decode().splitlines()):
         file = unpack(PROMPTS) / "asterisk/sounds" / VOICE / f"{key}.g722"
-        said = normal(text)
-        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", text.strip()) and len(said.split()) >= 2
+        transcript = normal(text)
+        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", text.strip()) and len(transcript.split()) >= 2
         if colon and is_plain and file.exists() and file.stat().st_size / 8000 <= MAX_SECONDS - 0.1:
-            clips.append((key, said, file))
-    for key, said, file in shuffled(clips, "prompts")[:count]:
+            clips.append((key, transcript, file))
+    for key, transcript, file in shuffled(clips, "prompts")[:count]:
         path = out / "prompts" / f"{key.replace('/', '-')}.wav"
-        yield write(path, _g722(file), PROMPT_RATE, collection="prompts", text=said, kind="speech")
+        yield write(
+            path, _g722(file), PROMPT_RATE, collection="prompts", text=transcript, kind="speech"
+        )
 
 
 def spoken_digits(out: Path, count: int) -> Iterator[Row]:

@@ -131,14 +131,14 @@ def _label_rows(source: Path, sizes: Sizes) -> tuple[list[Row], list[Row]]:
 
 def questions(rows: Iterable[Row], study: str) -> list[dict]:
     """Returns questions for `coat-student eval`: every task for which a clip has an answer."""
-    asked = []
+    items = []
     for name, task in STUDIES[study].items():
         for row in rows:
             answer = row["text"] if task.label == "text" else row["labels"].get(task.label)
             skipped = name == "kind" and fraction("kind", row["id"]) >= KIND_SHARE
             if answer is None or skipped:
                 continue
-            asked.append(
+            items.append(
                 {
                     "id": f"{name}/{row['id']}",
                     "task": name,
@@ -150,7 +150,7 @@ def questions(rows: Iterable[Row], study: str) -> list[dict]:
                     "clip_id": row["id"],
                 }
             )
-    return asked
+    return items
 
 
 def validation_rows(rows: Sequence[Row]) -> list[Row]:

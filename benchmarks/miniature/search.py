@@ -69,9 +69,12 @@ def main() -> None:
         console.print(f"python -m benchmarks.miniature.search; {hardware.describe()}")
         console.print(_settings_table(searched))
         for questions in ("test", "sources"):
-            asked = read_questions(DATA / f"questions/{questions}.jsonl")
+            asked_questions = read_questions(DATA / f"questions/{questions}.jsonl")
             answers = {
-                arm: [read_answers(chosen / f"{arm}-{seed}", asked, questions) for seed in SEEDS]
+                arm: [
+                    read_answers(chosen / f"{arm}-{seed}", asked_questions, questions)
+                    for seed in SEEDS
+                ]
                 for arm in CHOSEN_ARMS
             }
             table = build_table(compare(answers, against=("distill",)))

@@ -25,11 +25,11 @@ def run(*command: str | Path) -> None:
     """Prints and runs one command of this project."""
     words = [str(word) for word in command]
     print(f"\n$ {shlex.join(words)}", flush=True)
-    began = time.monotonic()
+    start = time.monotonic()
     done = subprocess.run([str(BIN / words[0]), *words[1:]], check=False)
     if done.returncode:
         sys.exit(done.returncode)
-    print(f"({time.monotonic() - began:.0f} s)", flush=True)
+    print(f"({time.monotonic() - start:.0f} s)", flush=True)
 
 
 def prepare(out: Path, sizes: corpus.Sizes, study: str) -> None:
@@ -89,18 +89,35 @@ def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
     }
     test = data / "questions" / "test.jsonl"
     for name in ("test", "sources"):
-        asked = data / "questions" / f"{name}.jsonl"
-        waiting = _without([base, *folders.values()], f"eval/{name}.json")
-        if waiting:
-            run("coat-student", "eval", *waiting, "--questions", asked, "--batch-size", "32")
-    deaf = [folder for (_, arm), folder in folders.items() if arm == "coat"]
-    deaf = _without(deaf, "eval/test-blind.json")
-    if deaf:
-        run("coat-student", "eval", *deaf, "--questions", test, "--blind", "--batch-size", "32")
+        question_file = data / "questions" / f"{name}.jsonl"
+        unfinished = _without([base, *folders.values()], f"eval/{name}.json")
+        if unfinished:
+            run(
+                "coat-student",
+                "eval",
+                *unfinished,
+                "--questions",
+                question_file,
+                "--batch-size",
+                "32",
+            )
+    without_audio = [folder for (_, arm), folder in folders.items() if arm == "coat"]
+    without_audio = _without(without_audio, "eval/test-blind.json")
+    if without_audio:
+        run(
+            "coat-student",
+            "eval",
+            *without_audio,
+            "--questions",
+            test,
+            "--blind",
+            "--batch-size",
+            "32",
+        )
     with_block = [folder for (_, arm), folder in folders.items() if SWITCHES[arm].block]
-    waiting = _without(with_block, "ablation.json")
-    if waiting:
-        run("coat-student", "ablate", *waiting, "--questions", test, "--batch-size", "32")
+    unfinished = _without(with_block, "ablation.json")
+    if unfinished:
+        run("coat-student", "ablate", *unfinished, "--questions", test, "--batch-size", "32")
     probed = [base, *(folders[seeds[0], arm] for arm in ARMS)]
     if _without(probed, "probes.json"):
         run("coat-student", "probe", *probed, "--cache", data / "cache", "--questions", test)

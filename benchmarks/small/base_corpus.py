@@ -112,14 +112,14 @@ def questions(
         known: Label -> its values in all clips, those for training included; the choices.
         most: Maximum number of questions of a task.
     """
-    asked: dict[str, list[dict]] = {}
+    by_task: dict[str, list[dict]] = {}
     shuffled = sorted(rows, key=lambda row: fraction("question", row["id"]))
     for row in shuffled:
         answers = {"transcription": row["text"], **row["labels"]}
         for task, question in QUESTIONS.items():
-            if answers.get(task) and len(asked.setdefault(task, [])) < most:
+            if answers.get(task) and len(by_task.setdefault(task, [])) < most:
                 is_speech = task == "transcription"
-                asked[task].append(
+                by_task[task].append(
                     {
                         "id": f"{task}/{row['id']}",
                         "task": task,
@@ -131,7 +131,7 @@ def questions(
                         "clip_id": row["id"],
                     }
                 )
-    return [question for each in asked.values() for question in each]
+    return [question for each in by_task.values() for question in each]
 
 
 def _captioned(rows: Iterable[Row], sentence: str, label: str) -> Iterator[Row]:

@@ -35,17 +35,17 @@ def run(*command: str | Path) -> float:
     console.print(f"\n[bold]$ {shlex.join(words)}[/bold]")
     if words[0].startswith("coat-"):
         words[0] = str(BIN / words[0])
-    began = time.monotonic()
+    start = time.monotonic()
     done = subprocess.run(words, check=False)
     if done.returncode:
         sys.exit(done.returncode)
-    return time.monotonic() - began
+    return time.monotonic() - start
 
 
 def main() -> None:
     """Runs all steps of the demo, and prints the tables."""
     corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
-    cache_report, learnt = OUT / "reports" / "cache", OUT / "reports" / "student"
+    cache_report, student_report = OUT / "reports" / "cache", OUT / "reports" / "student"
     seconds = {
         "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
         + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
@@ -55,7 +55,7 @@ def main() -> None:
                        "--cache", cache, "--out", student),
         "held-out answers": run("coat-student", "eval", student),
         "reports": run("coat-cache", "report", "--cache", cache, "--out", cache_report)
-        + run("coat-student", "report", student, "--cache", cache, "--out", learnt),
+        + run("coat-student", "report", student, "--cache", cache, "--out", student_report),
     }  # fmt: skip
     console.print()
     console.print(cache_table(cache))
@@ -66,7 +66,7 @@ def main() -> None:
     console.print(
         f"\ncorpus   {corpus}\ncache    {cache}   (coat-cache status --cache {cache})"
         f"\nstudent  {student}   (tensorboard --logdir {student})"
-        f"\nreports  {cache_report}/index.html, {learnt}/index.html"
+        f"\nreports  {cache_report}/index.html, {student_report}/index.html"
         "\n\nLook at one clip:  "
         f"coat-cache show {first_clip(cache)} --cache {cache}"
         "\nAsk the student about a recording that it was not trained on:",
@@ -160,13 +160,13 @@ def right_answer(student: Path) -> tuple[str, str, str]:
     run = Run(student)
     tasks = json.loads(run.scores_file("held_out").read_text())["tasks"]
     lines = run.answers_file("held_out").read_text("utf-8").splitlines()
-    right = {row["id"] for row in map(json.loads, lines) if row["right"]}
+    correct_ids = {row["id"] for row in map(json.loads, lines) if row["right"]}
     ranked = sorted(tasks, key=lambda task: tasks[task]["majority"] - tasks[task]["score"])
-    asked = sorted(
+    candidates = sorted(
         (example for example in read_held_out(student) if not example[0].choices),
-        key=lambda example: (example[0].id not in right, ranked.index(example[0].task)),
+        key=lambda example: (example[0].id not in correct_ids, ranked.index(example[0].task)),
     )
-    example, (clip, *_) = asked[0]
+    example, (clip, *_) = candidates[0]
     return clip.uri, example.question, example.answer
 
 

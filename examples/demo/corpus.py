@@ -70,18 +70,18 @@ def speech(out: Path) -> Iterator[Row]:
     items = []
     for key, colon, text in (line.partition(": ") for line in lines):
         file = prompts / f"{key}.g722"
-        said = " ".join(text.strip(" .").split())
-        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", said) and len(said.split()) >= 4
+        transcript = " ".join(text.strip(" .").split())
+        is_plain = re.fullmatch(r"[A-Za-z' ,.;?!-]+", transcript) and len(transcript.split()) >= 4
         if colon and is_plain and file.exists() and 1 <= file.stat().st_size / 8000 <= 6:
-            items.append((file, key.replace("/", "-"), said))
-    for file, key, said in _spread(sorted(items), NUM_SPEECH):
+            items.append((file, key.replace("/", "-"), transcript))
+    for file, key, transcript in _spread(sorted(items), NUM_SPEECH):
         path = out / "speech" / f"{key}.wav"
         with av.open(str(file), format="g722") as container:
             frames = [frame.to_ndarray()[0] for frame in container.decode(audio=0)]
         soundfile.write(path, np.concatenate(frames), 16000, subtype="PCM_16")
         labels = {"kind": "speech", "sound": "speech", "source": "speech", "language": "en",
-                  "speaker": "Allison Smith", "words": number_of_words(said)}  # fmt: skip
-        yield _row(path, said, labels, package, "CC-BY-SA-3.0")
+                  "speaker": "Allison Smith", "words": number_of_words(transcript)}  # fmt: skip
+        yield _row(path, transcript, labels, package, "CC-BY-SA-3.0")
 
 
 def synthetic_speech(out: Path) -> Iterator[Row]:

@@ -49,5 +49,5 @@ def _run(command: list[str], folder: Path) -> None:
     except FileNotFoundError:
         raise PackageUnavailable(f"this machine has no {command[0]}") from None
     if done.returncode:
-        said = (done.stderr.strip() or "no message").splitlines()[-1]
-        raise PackageUnavailable(f"{' '.join(command[:3])} failed: {said}")
+        message = (done.stderr.strip() or "no message").splitlines()[-1]
+        raise PackageUnavailable(f"{' '.join(command[:3])} failed: {message}")

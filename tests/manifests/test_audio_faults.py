@@ -73,7 +73,7 @@ def test_flac_with_unknown_or_wrong_length_is_decoded_to_its_end(tmp_path: Path,
     ffmpeg("-i", reference, "-f", "flac", "-", stdout=piped)
     run("flac", "--silent", "-o", wrong_header, reference)
     original = wrong_header.read_bytes()
-    short = RATE.to_bytes(5, "big")  # the header says 1 s of 6
+    short = RATE.to_bytes(5, "big")  # the header states 1 s of 6
     wrong_header.write_bytes(
         original[:21] + bytes([original[21] & 0xF0]) + short[1:] + original[26:]
     )

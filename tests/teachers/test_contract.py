@@ -74,7 +74,7 @@ def test_targets_do_not_depend_on_other_clips_of_the_batch(load: Load, name: str
             scale = np.abs(single.frames[stream]).max()
             assert np.abs(frames_TD - single.frames[stream]).max() < 1e-3 * scale
         assert without_confidence(targets.metadata) == without_confidence(single.metadata)
-        numbers = [targets.metadata.get("confidence", {}) for targets in (targets, single)]
+        numbers = [each.metadata.get("confidence", {}) for each in (targets, single)]
         for key, value in numbers[1].items():
             same = pytest.approx(value, abs=2e-3) if isinstance(value, float) else value
             assert numbers[0][key] == same

@@ -119,17 +119,17 @@ def test_interrupted_build_leaves_the_corpus_unchanged(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("small_parts")
-@pytest.mark.parametrize("apart", [1, 150], ids=["same part", "another part"])
-def test_duplicate_clip_id_error_names_both_clips(tmp_path: Path, apart: int) -> None:
+@pytest.mark.parametrize("distance", [1, 150], ids=["same part", "another part"])
+def test_duplicate_clip_id_error_names_both_clips(tmp_path: Path, distance: int) -> None:
     clips = make_clips(200)
     duplicate = replace(clips[20], uri="s3://bucket/other.wav", offset=9.0)
-    clips.insert(20 + apart, duplicate)
+    clips.insert(20 + distance, duplicate)
     with pytest.raises(UserError) as error:
         build(clips, tmp_path / "c", clips_per_shard=10)
     message = str(error.value)
     assert "'clip-20' occurs twice" in message
     assert "clip 21 of the source (/audio/clip/20.wav from 5 s" in message
-    assert f"clip {21 + apart} (s3://bucket/other.wav from 9 s" in message
+    assert f"clip {21 + distance} (s3://bucket/other.wav from 9 s" in message
     with pytest.raises(UserError, match="unfinished"):
         Corpus(tmp_path / "c")
 

@@ -100,11 +100,11 @@ def test_word_times_of_lhotse_cuts_are_segmented_with_the_audio(recording: Path,
     from lhotse.supervision import AlignmentItem
 
     items = [AlignmentItem(f"w{n}", 1.0 * n, 0.5) for n in range(24)]
-    said = lhotse.SupervisionSegment(
+    supervision = lhotse.SupervisionSegment(
         "s", "r", 0.0, 24.0, text=" ".join(item.symbol for item in items), speaker="anna"
     ).with_alignment("word", items)
     whole = lhotse.Recording.from_file(recording, recording_id="r").to_cut()
-    whole.supervisions = [said]
+    whole.supervisions = [supervision]
     later = whole.truncate(offset=4.0, duration=18.0)  # lhotse does not move the word times.
     lhotse.CutSet.from_cuts([later]).to_file(tmp_path / "cuts.jsonl")
     (clip,) = detect.clips(str(tmp_path / "cuts.jsonl"), Folder(tmp_path))

@@ -98,17 +98,23 @@ def make_window(start: float, supervision: dict) -> dict:
 
 def test_labels_of_a_cut_are_limited_to_its_audio(tmp_path: Path):
     words = ["one", "two", "three", "four", "five", "six"]
-    said = {"id": "s", "start": 0.0, "duration": 3.0, "text": " ".join(words), "speaker": "anna"}
+    supervision = {
+        "id": "s",
+        "start": 0.0,
+        "duration": 3.0,
+        "text": " ".join(words),
+        "speaker": "anna",
+    }
     times = [[word, 0.5 * position, 0.5, 1.0] for position, word in enumerate(words)]
     later = [[word, start - 2.0, length, score] for word, start, length, score in times]
     plain, rest, first, second, outside = read(
         write_lines(
             tmp_path / "windows.jsonl",
-            make_window(0.0, said),
-            make_window(2.0, said | {"start": -2.0}),
-            make_window(0.1, said | {"alignment": {"word": times}}),
-            make_window(2.1, said | {"start": -2.0, "alignment": {"word": later}}),
-            make_window(5.0, said | {"start": -4.0}),
+            make_window(0.0, supervision),
+            make_window(2.0, supervision | {"start": -2.0}),
+            make_window(0.1, supervision | {"alignment": {"word": times}}),
+            make_window(2.1, supervision | {"start": -2.0, "alignment": {"word": later}}),
+            make_window(5.0, supervision | {"start": -4.0}),
         )
     )
     assert plain.text is rest.text is outside.text is None

@@ -177,5 +177,5 @@ def test_every_clip_is_processed_or_fails_with_its_reason(tmp_path: Path):
     assert line.complete
     counted = {error: list(BAD.values()).count(error) for error in BAD.values()}
     assert line.failures == counted
-    # The first sample of the tone, alone, is 0 and so "silent" too.
+    # The clip with one sample has the value 0, and is therefore "silent", too.
     assert line.warnings == {"silent": 2, "short": 1, "truncated": 1, "clipped": 1}

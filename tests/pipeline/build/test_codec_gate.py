@@ -96,8 +96,7 @@ def test_lossless_codec_raises_no_error_about_itself():
 def test_small_new_shard_is_compared_with_the_existing_version(
     make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
-    """A clip with nearly constant bands is an outlier alone, but not compared with earlier
-    clips."""
+    """A clip with nearly constant bands is only an outlier without earlier clips."""
     layout = Layout.create(tmp_path / "cache")
     corpus = make_corpus(8)
     spec = fill(layout, corpus)
@@ -108,9 +107,12 @@ def test_small_new_shard_is_compared_with_the_existing_version(
     steady_TD = (known.mean_D + steps_TD).astype(np.float32)
     part = make_marker(steady_TD, steady_TD + 0.02 * known.std_D)
     part = replace(part, sums={stream.name: part.sums["s"]})
-    alone, beside = CodecGate({"energy": spec}), CodecGate({"energy": spec}, {"energy": folder})
-    alone.add("energy", part)
+    without_version, with_version = (
+        CodecGate({"energy": spec}),
+        CodecGate({"energy": spec}, {"energy": folder}),
+    )
+    without_version.add("energy", part)
     assert "codec int8 loses" in caplog.text
     caplog.clear()
-    beside.add("energy", part)
+    with_version.add("energy", part)
     assert not caplog.records

@@ -115,16 +115,16 @@ def fail_decoding_while(condition: Callable[[], bool], action: Callable[[], None
     return fault
 
 
-def raise_(error: BaseException) -> None:
+def raise_error(error: BaseException) -> None:
     raise error
 
 
 def test_temporarily_unreachable_store_loses_no_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus = make_corpus(12)
     InProcessBuild(corpus, tmp_path / "undisturbed").go()
-    back = time.monotonic() + 0.3
+    available_again = time.monotonic() + 0.3
     unreachable = fail_decoding_while(
-        lambda: time.monotonic() < back, lambda: raise_(StoreError("timed out"))
+        lambda: time.monotonic() < available_again, lambda: raise_error(StoreError("timed out"))
     )
     InProcessBuild(corpus, tmp_path / "cache", unreachable).go()
     assert cache_contents(tmp_path / "cache") == cache_contents(tmp_path / "undisturbed")
@@ -134,7 +134,7 @@ def test_permanently_unreachable_store_stops_the_build_without_failed_clips(
     make_corpus: MakeCorpus, tmp_path: Path
 ):
     corpus = make_corpus(12)
-    unreachable = fail_decoding_while(lambda: True, lambda: raise_(StoreError("ExpiredToken")))
+    unreachable = fail_decoding_while(lambda: True, lambda: raise_error(StoreError("ExpiredToken")))
     with pytest.raises(UserError, match=r"ExpiredToken.*no clip is recorded.*same command"):
         InProcessBuild(corpus, tmp_path / "cache", unreachable).go()
     assert count_committed(tmp_path / "cache") == 0
@@ -184,7 +184,7 @@ def broken_worker(number: int, error: Exception) -> Fault:
     def fault(process: Process, method: str, arguments: tuple) -> None:
         if process.number == number and method == "extract":
             teacher = next(iter(process.worker._runners.values())).teacher
-            teacher.extract = lambda waves: raise_(error)  # type: ignore[method-assign]
+            teacher.extract = lambda waves: raise_error(error)  # type: ignore[method-assign]
 
     return fault
 

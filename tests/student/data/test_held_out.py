@@ -52,8 +52,8 @@ def write_chats(path: Path, pairs: list[tuple[int, ...]]) -> Path:
     with path.open("w") as file:
         for pair in pairs:
             parts = [{"type": "audio", "clip_id": f"c{number}"} for number in pair]
-            asked = {"role": "user", "content": [*parts, {"type": "text", "text": "same?"}]}
-            line = {"messages": [asked, {"role": "assistant", "content": "no"}]}
+            user = {"role": "user", "content": [*parts, {"type": "text", "text": "same?"}]}
+            line = {"messages": [user, {"role": "assistant", "content": "no"}]}
             file.write(json.dumps(line) + "\n")
     return path
 
@@ -119,7 +119,7 @@ def test_held_out_file_of_an_older_run_is_read(tmp_path: Path) -> None:
 
 
 def test_conversation_is_held_out_if_any_of_its_clips_is(tmp_path: Path) -> None:
-    """Deciding by the last clip alone would train on held-out clips."""
+    """Checking only the last clip would train on held-out clips."""
     rng = np.random.default_rng(0)
     pairs = [tuple(rng.choice(2000, 2, replace=False).tolist()) for _ in range(1700)]
     chats = write_chats(tmp_path / "pairs.jsonl", pairs)
@@ -190,8 +190,8 @@ def test_tiny_tasks_and_partial_groups_are_split_correctly(tmp_path: Path) -> No
         for key in (lambda c: c.uri, lambda c: str(c.labels.get("group") or c.clip_id)):
             kept, held = ({key(c) for c in clips if c.clip_id in side} for side in sides)
             assert not kept & held, seed
-        learnt = {example.task for example in table.learning()}
-        assert learnt == {task.questions[0] for task in used}, seed
+        trained_tasks = {example.task for example in table.learning()}
+        assert trained_tasks == {task.questions[0] for task in used}, seed
 
 
 def test_completely_held_out_task_raises_an_error() -> None:
@@ -279,8 +279,14 @@ def test_run_of_an_older_version_keeps_its_split(tmp_path: Path) -> None:
     for begun_again in range(2):
         table = open_examples(tmp_path / "examples", corpus, {}, data, begun=True)
         held = [fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.held_out()]
-        learnt = [fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.learning()]
-        assert (all(held), any(learnt), len(held) + len(learnt)) == (True, False, 300), begun_again
+        trained_tasks = [
+            fraction("validation", each.clip_ids[-1]) < 0.1 for each in table.learning()
+        ]
+        assert (all(held), any(trained_tasks), len(held) + len(trained_tasks)) == (
+            True,
+            False,
+            300,
+        ), begun_again
         first = [example.clip_ids[-1] for example in table.held_out().drawn(9)]
         drawn = [f"c{n}" for n in range(1, 301) if fraction("validation", f"c{n}") < 0.1]
         assert first == drawn[:9]

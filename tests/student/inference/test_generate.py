@@ -87,9 +87,9 @@ def test_missing_audio_file_raises_an_error(trained: TrainedStudent) -> None:
 
 def test_folder_of_audio_is_answered_in_batches(toy_data: Any, trained: TrainedStudent) -> None:
     folder = str(Path(toy_data.clips[0].uri).parent)
-    asked = about(folder, "What is said?")[:5]
-    together = list(answers(trained, asked, batch_size=2, max_tokens=4))
-    single = list(answers(trained, asked, batch_size=1, max_tokens=4))
+    questions = about(folder, "What is said?")[:5]
+    together = list(answers(trained, questions, batch_size=2, max_tokens=4))
+    single = list(answers(trained, questions, batch_size=1, max_tokens=4))
     assert together == single
     assert [Path(line["audio"]).suffix for line in together] == [".wav"] * 5
 
@@ -113,8 +113,8 @@ def test_talk_keeps_earlier_turns(
     toy_data: Any, trained: TrainedStudent, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The second answer equals the reply to the whole conversation."""
-    (asked,) = about(toy_data.clips[0].uri, "which?")
-    first, second = talk(trained, asked, io.StringIO("sure?\n\nnever asked\n"), max_tokens=3)
+    (questions,) = about(toy_data.clips[0].uri, "which?")
+    first, second = talk(trained, questions, io.StringIO("sure?\n\nnever asked\n"), max_tokens=3)
     turns = [
         *ask("which?"),
         {"role": "assistant", "content": [{"type": "text", "text": first}]},

@@ -128,7 +128,7 @@ def test_predictions_are_the_outputs_of_the_heads(trained: Path, toy_data, tmp_p
         kinds = [(track["source"], track["data"]["who"]) for track in clip["tracks"]]
         streams = list(dict.fromkeys(source for source, _ in kinds))
         assert streams == ["toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"]
-        assert [who for _, who in kinds] == ["cached", "predicted"] * (len(kinds) // 2)
+        assert [label for _, label in kinds] == ["cached", "predicted"] * (len(kinds) // 2)
         assert clip["question"] in ("What is said?", "Which note?", "Name the note.")
         assert clip["audio"].startswith("data:audio/ogg")
         assert clip["absent"] == []
