@@ -63,6 +63,21 @@ def count_model(model: PreTrainedModel, backbone: Backbone) -> tuple[int, int]:
     return projections, sum(value.numel() for _, value in named) - projections
 
 
+def train_own_weights(model: PreTrainedModel, backbone: Backbone, what: str) -> tuple[int, int]:
+    """Lets the backbone's own weights learn that a stage trains, and counts them: those of the
+    language model's projections, and all others."""
+    own = {"full": backbone.trained_in_full, "projector+lora": backbone.projector}.get(what)
+    if own is None:
+        return 0, 0
+    chosen, projection = re.compile(own), re.compile(backbone.lora_pattern + r"\.weight")
+    counts = [0, 0]
+    for name, value in model.named_parameters():
+        if chosen.fullmatch(name):
+            value.requires_grad_(True)
+            counts[projection.fullmatch(name) is None] += value.numel()
+    return counts[0], counts[1]
+
+
 def empty_heads(
     dims: Mapping[str, int], *, hidden_size: int, num_positions: int, config: HeadConfig
 ) -> nn.ModuleList:

@@ -18,7 +18,13 @@ from student.config import StageConfig
 from student.model.adapters import add_lora, count_expert_adapters
 from student.model.backbones.registry import named_backbone
 from student.plan.checkpoints import FAMILIES, empty_model
-from student.plan.counting import StepCounts, count_model, count_step, empty_heads
+from student.plan.counting import (
+    StepCounts,
+    count_model,
+    count_step,
+    empty_heads,
+    train_own_weights,
+)
 from student.plan.gpus import Gpu, named_gpu
 from student.plan.options import PlanOptions
 
@@ -131,23 +137,29 @@ def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
     stages: list[StagePlan] = []
     learnt: dict[str, int] = {}
     for name, stage in recipe.stages().items():
-        if stage.train != "embeddings":
+        if "lora" in stage.train:
             # PEFT's adapters of experts do not run on the meta device: their weights are counted by
             # hand, and their operations, a few per cent, are left out.
             with torch.device("meta"):
                 add_lora(model, backbone, replace(recipe.lora, experts=False))
-        adapters = count_expert_adapters(model, backbone, recipe.lora) + sum(
-            value.numel() for key, value in model.named_parameters() if ".lora_" in f".{key}"
-        )
-        learnt[name] = num_heads + rows + (adapters if stage.train != "embeddings" else 0)
+        learnt[name] = num_heads + rows
+        if "lora" in stage.train:
+            learnt[name] += count_expert_adapters(model, backbone, recipe.lora) + sum(
+                value.numel() for key, value in model.named_parameters() if ".lora_" in f".{key}"
+            )
+        trained = train_own_weights(model, backbone, stage.train)
+        learnt[name] += sum(trained)
         counts = count_step(
             model, backbone, heads,
             num_positions=num_positions, tokens=tokens,
             answer_tokens=options.answer_tokens, clip_s=options.seconds,
         )  # fmt: skip
         stages.append(
-            _plan_stage(name, stage, options, gpu, counts, frozen=(projections, others),
-                        learnt=learnt[name], tokens=tokens)
+            _plan_stage(
+                name, stage, options, gpu, counts,
+                frozen=(projections - trained[0], others - trained[1]),
+                learnt=learnt[name], tokens=tokens,
+            )
         )  # fmt: skip
     return Plan(path=str(recipe.model.path), gpu=gpu, gpus=options.gpus,
                 frozen=projections + others, learnt=learnt, tokens=tokens, stages=stages,

@@ -46,7 +46,10 @@ def _verdict(plan: Plan, stage: StagePlan) -> str:
             f"set {stage.name}.batch_size to {stage.largest_batch} and raise accumulation by the "
             "same factor, which changes nothing else"
         )
-    return need + "set model.quantize: 4bit, --sharded over several GPUs, or take a larger card"
+    return (
+        need
+        + "set model.quantize: 4bit (with LoRA), --sharded over several GPUs, or take a larger card"
+    )
 
 
 _ROWS = {

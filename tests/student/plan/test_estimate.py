@@ -59,6 +59,25 @@ def test_hours_follow_from_operations(on_24_gb: Plan) -> None:
     assert double.gpu_hours == pytest.approx(on_24_gb.gpu_hours, rel=0.01)
 
 
+def test_weights_that_learn_are_counted_with_their_moments() -> None:
+    """Full training was planned as LoRA: 23 GB where the weights alone need 130."""
+    made = {}
+    for what in ("lora", "projector+lora", "full"):
+        loaded = options("qwen2_audio_8x80gb.yaml", align=None)
+        assert loaded.joint is not None
+        joint = replace(loaded.joint, train=what)
+        made[what] = build_plan(replace(loaded, joint=joint), streams={})
+    projector = 1280 * 4096 + 4096
+    learnt = {what: plan.learnt["joint"] for what, plan in made.items()}
+    assert learnt["projector+lora"] == learnt["lora"] + projector
+    assert 7.5e9 < learnt["full"] < 8e9
+    (lora,), (full,) = (made[what].stages for what in ("lora", "full"))
+    assert full.memory.learnt == 16 * learnt["full"]
+    assert full.memory.frozen == pytest.approx(lora.memory.frozen - 2 * learnt["full"], rel=0.01)
+    assert full.largest_batch == 0
+    assert full.flops_per_example > 1.3 * lora.flops_per_example
+
+
 def test_sharding_divides_the_frozen_parameters() -> None:
     recipe = "audio_flamingo3_8x80gb.yaml"
     replicated = build_plan(options(recipe, gpus=8), streams={})
