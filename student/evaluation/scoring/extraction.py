@@ -3,17 +3,29 @@
 A reply that names no option, or more than one, is a parse failure and counts as wrong. The rate of
 parse failures is reported with every score, because lenient parsing can turn arbitrary text into a
 score. tests/student/evaluation/replies.yaml lists accepted and rejected examples.
+
+The time grows linearly with the length of a reply, because a student that was trained for a few
+steps may repeat itself until the token limit. The bounds below are far beyond what an answer has.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections import deque
 from collections.abc import Sequence
 
 from student.evaluation.questions import LETTERS
 from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, named_labels
 from student.evaluation.scoring.text import is_invisible, normalise, tokenise
+
+MAX_CHARACTERS = 40_000
+"""Of a longer reply, only the first and the last half of these characters are read."""
+_MAX_SENTENCE = 2_000
+_MAX_STATEMENTS = 32
+"""Statements such as `The answer is` that are looked at, from the last one backwards."""
+_WORDS_OF_DENIAL = 9
+"""More words than a negation reaches across."""
 
 _ANSWER = (
     r"\b(?:answer|ans\b\.?|antwort|lösung|réponse|respuesta|risposta|resposta|antwoord|svar|odpowiedź"
@@ -38,7 +50,7 @@ _STATEMENTS = tuple(re.compile(rf"(?:{words}){_IS}", re.IGNORECASE) for words in
 _IS_WRONG = re.compile(r"\)?\s+(?:is|are|was|seems?|would be|can be)\s+(?:\w+\s+)?"
                        r"(?:wrong|incorrect|false|not|excluded|ruled)\b")  # fmt: skip
 _LETTERS = (
-    r"\(?[A-Z]\)?(?:(?:\s*[,/&]\s*|\s*\b(?:or|and|nor|und|oder|et|ou|y|o)\b\s*)+\(?[A-Z]\)?)*"
+    r"\(?[A-Z]\)?(?:(?:\s*(?:[,/&]|\b(?:or|and|nor|und|oder|et|ou|y|o)\b))+\s*\(?[A-Z]\)?){0,25}"
     r"(?![\w'’])"
 )
 _REJECTED = re.compile(
@@ -86,6 +98,9 @@ _IS_RIGHT = re.compile(
 )
 _BECAUSE = re.compile(r"[.;!?\n。]|\b(?:because|since|as|rather than|instead of|weil|car)\b")
 _ARTICLES = "AIEOUYaieouy"
+_NEXT_WORD = re.compile(r"\s+\w")
+_CUT_END, _CUT_START = re.compile(r"(?<!\w)\w+\Z"), re.compile(r"\A\w+")
+_AFTER_BUT = re.compile(r"\b(?:but|sondern|mais|sino)\s+(?=\(?[A-Z]\)?[.!]?\s*$)")
 _FOLLOWERS = re.compile(rf"\s+(?:{'|'.join(sorted(LETTER_FOLLOWERS))})\b", re.IGNORECASE)
 
 
@@ -99,12 +114,14 @@ def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
     not count.
     """
     text = _plain(reply)
-    exact = [choice for choice in choices if normalise(choice) == normalise(text)]
+    said = normalise(text)
+    exact = [choice for choice in choices if normalise(choice) == said]
     is_letter = len(exact) == 1 and len(normalise(exact[0])) == 1
     if len(exact) == 1 and not is_letter:
         return exact[0]
     for pattern in _STATEMENTS:
-        for statement in reversed(list(pattern.finditer(text))):
+        statements = deque(pattern.finditer(text), maxlen=_MAX_STATEMENTS)
+        for statement in reversed(statements):
             named = _stated(text, statement, choices)
             if named:
                 return _only(named)
@@ -116,10 +133,11 @@ def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
 
 def _stated(text: str, statement: re.Match[str], choices: Sequence[str]) -> set[str]:
     """Choices in a statement such as `The answer is ...`."""
-    sentence = _until(_BECAUSE, text[statement.end() :])
+    following = text[statement.end() : statement.end() + _MAX_SENTENCE]
+    sentence = _until(_BECAUSE, following)
     letters = _letters_at(text, statement.end(), choices)
     if letters and not _is_denied_at(text, statement.start(), statement.end()):
-        if _IS_WRONG.match(text[statement.end() :].lstrip("(")[1:]):
+        if _IS_WRONG.match(following.lstrip("(")[1:]):
             return set()
         return {choices[LETTERS.index(letter)] for letter in letters} | _texts(sentence, choices)
     named = named_labels(statement[0] + sentence, choices)
@@ -144,20 +162,27 @@ def extract_label(reply: str, labels: Sequence[str]) -> str | None:
 
 def _plain(reply: str) -> str:
     """Removes markup from a reply, and normalises brackets and letters."""
-    reply = _THOUGHTS.sub(" ", reply)
+    reply = _shortened(_THOUGHTS.sub(" ", reply))
     text = re.sub(r"\\(?:boxed|text|mathrm)\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"(\1)", reply)
     text = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"</?[A-Za-z]+>|<\|\w+\|>|[\\$]", " ", text)
     text = re.sub(r"\*+|`+", "", text)
     text = re.sub(r"^[ \t]*[->#]+[ \t]+", "", text, flags=re.MULTILINE)
-    text = "".join(
-        unicodedata.normalize("NFKC", char) if "！" <= char <= "～" else char
-        for char in text
-        if not is_invisible(char)
-    )
+    chars = set(text)
+    wide = {char: unicodedata.normalize("NFKC", char) for char in chars if "！" <= char <= "～"}
+    invisible = dict.fromkeys(filter(is_invisible, chars), "")
+    text = text.translate(str.maketrans(wide | invisible))
     text = re.sub(r"[\[({]\s*([A-Za-z])\s*[\])}]", r"(\1)", text)
     text = re.sub(r"[\"'“”‘’«»„]([A-Za-z])[\"'“”‘’«»]", r"\1", text)
     return _OPENING.sub("", _REJECTION.sub("\n", text).strip())
+
+
+def _shortened(reply: str) -> str:
+    """The first and the last part of a reply that is too long, without the words at the cuts."""
+    if len(reply) <= MAX_CHARACTERS:
+        return reply
+    half = MAX_CHARACTERS // 2
+    return _CUT_END.sub("", reply[:half]) + "\n" + _CUT_START.sub("", reply[-half:])
 
 
 def _texts(text: str, choices: Sequence[str]) -> set[str]:
@@ -171,15 +196,17 @@ def _letters_at(text: str, place: int, choices: Sequence[str]) -> set[str]:
     if match is None:
         return set()
     bracketed, bare = match.groups()
-    rest = text[match.end() :]
-    is_word = bare and re.match(r"\s+\w", rest) and not _FOLLOWERS.match(rest)
+    end = match.end()
+    is_word = bare and _NEXT_WORD.match(text, end) and not _FOLLOWERS.match(text, end)
     if is_word and (bare in _ARTICLES or bare.islower()):
         return set()
     letters = {(bracketed or bare).upper()}
-    place = match.end()
-    while further := _FURTHER.match(text, place):
+    for _ in LETTERS:
+        further = _FURTHER.match(text, end)
+        if further is None:
+            break
         letters.add(further[1] or further[2])
-        place = further.end()
+        end = further.end()
     return _offered(letters, choices)
 
 
@@ -201,7 +228,7 @@ def _marked_letters(text: str, choices: Sequence[str]) -> set[str]:
     for place in places:
         if not _is_denied_at(text, 0, place):
             letters |= _letters_at(text, place, choices)
-    for match in re.finditer(r"\b(?:but|sondern|mais|sino)\s+(?=\(?[A-Z]\)?[.!]?\s*$)", text):
+    for match in _AFTER_BUT.finditer(text):
         letters |= _letters_at(text, match.end(), choices)
     return letters
 
@@ -220,8 +247,12 @@ def _offered(letters: set[str], choices: Sequence[str]) -> set[str]:
 
 def _is_denied_at(text: str, start: int, place: int) -> bool:
     """Whether a negation in `text[start:place]` applies to the following text."""
-    tokens = tokenise(text[start:place] + " x")
-    return is_denied(tokens, len(tokens) - 1)
+    length = 64
+    while True:
+        tokens = tokenise(text[max(start, place - length) : place] + " x")
+        if len(tokens) > _WORDS_OF_DENIAL or place - length <= start:
+            return is_denied(tokens, len(tokens) - 1)
+        length *= 4
 
 
 def _until(pattern: re.Pattern[str], text: str) -> str:

@@ -7,6 +7,7 @@ first, and matched text is not matched again, so that `C sharp` is not `C`.
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,9 +36,11 @@ CONTRASTS = _words(
     "ma bensì mas а но maar men ale"
 )
 """Words that end the scope of an earlier negation."""
-_UNSPACED_NEGATION = re.compile(r"不是|不|没有|没|沒有|沒|并非|並非|非|无|無")
+_NEGATING_CHARACTER = re.compile("[不没沒非无無]")
+"""Part of every negation in scripts without spaces: `不是`, `没有`, `并非`."""
 _JAPANESE_NEGATION = re.compile(r"(が|で?は|じゃ)?(な[いくし]|ありません|あらず)")
 _KOREAN_PARTICLES = re.compile(r"(은|는|이|가|을|를|도|입니다|이다|예요|이에요|이야|야)(?=\s|$)")
+_POSSESSIVE = re.compile(r"'s(?=\s|$)")
 _ELISION = re.compile(r"(?:^|\s)\w{1,5}'$")
 """L'orage, dell'acqua, qu'un."""
 _LONG, _SHORT = 6, 3
@@ -95,12 +98,18 @@ def _mentions(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) ->
     starts = [0]
     for token in tokens:
         starts.append(starts[-1] + len(token.text) + 1)
+    negations = [match.start() for match in _NEGATING_CHARACTER.finditer(said)]
     free = said
     for text in sorted(by_text, key=len, reverse=True):
+        kept, end = [], 0
         for place in _places(free, text, starts):
-            free = free[: place.start] + "|" * len(text) + free[place.end :]
             if _counts(tokens, place, text):
-                yield _Mention(place, text, _is_denied(said, tokens, place, starts))
+                is_denied = _is_denied(said, tokens, place, starts, negations)
+                yield _Mention(place, text, is_denied)
+            kept.append(free[end : place.start])
+            kept.append("|" * (place.end - max(end, place.start)))
+            end = max(end, place.end)
+        free = "".join([*kept, free[end:]])
 
 
 def _deny_lists(mentions: Sequence[_Mention], tokens: Sequence[Token]) -> None:
@@ -108,21 +117,24 @@ def _deny_lists(mentions: Sequence[_Mention], tokens: Sequence[Token]) -> None:
 
     Without `or` it is no such list: `not a dog, a cat`.
     """
-    for number, first in enumerate(mentions):
-        if not first.is_denied:
-            continue
-        listed = [first]
-        joined = False
-        for mention in mentions[number + 1 :]:
-            between = [
-                token.text for token in tokens[listed[-1].place.last + 1 : mention.place.first]
-            ]
-            if not set(between) <= LIST_WORDS:
-                break
-            joined = joined or not LIST_ENDS.isdisjoint(between)
-            listed.append(mention)
-        for mention in listed if joined else []:
-            mention.is_denied = True
+    listed: list[_Mention] = []
+    joined = False
+    for mention in mentions:
+        if listed:
+            first, last = listed[-1].place.last + 1, mention.place.first
+            between = [token.text for token in tokens[first:last]]
+            if set(between) <= LIST_WORDS:
+                joined = joined or not LIST_ENDS.isdisjoint(between)
+                listed.append(mention)
+                continue
+            _deny(listed if joined else [])
+        listed, joined = [mention] if mention.is_denied else [], False
+    _deny(listed if joined else [])
+
+
+def _deny(mentions: Sequence[_Mention]) -> None:
+    for mention in mentions:
+        mention.is_denied = True
 
 
 def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
@@ -130,8 +142,8 @@ def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
     while start >= 0:
         end = start + len(text)
         if _is_whole(said, start, end):
-            first = sum(place <= start for place in starts) - 1
-            last = sum(place < end for place in starts) - 1
+            first = bisect_right(starts, start) - 1
+            last = bisect_left(starts, end) - 1
             yield _Place(start, end, first, last)
         start = said.find(text, start + 1)
 
@@ -142,13 +154,13 @@ def _is_whole(said: str, start: int, end: int) -> bool:
     begins = (
         before == " "
         or _is_script_edge(before, said[start])
-        or (end - start > 1 and _ELISION.search(said[:start]) is not None)
+        or (end - start > 1 and _ELISION.search(said, max(0, start - 7), start) is not None)
     )
     ends = (
         after == " "
         or (_is_script_edge(said[end - 1], after) and not is_mark(after))
-        or (end - start > 1 and re.match(r"'s(?=\s|$)", said[end:]) is not None)
-        or _KOREAN_PARTICLES.match(said[end:]) is not None
+        or (end - start > 1 and _POSSESSIVE.match(said, end) is not None)
+        or _KOREAN_PARTICLES.match(said, end) is not None
     )
     return begins and ends
 
@@ -190,20 +202,28 @@ def _counts(tokens: Sequence[Token], place: _Place, text: str) -> bool:
     return True
 
 
-def _is_denied(said: str, tokens: Sequence[Token], place: _Place, starts: Sequence[int]) -> bool:
-    within = said[starts[place.first] : place.start]
-    if _UNSPACED_NEGATION.search(within) or _JAPANESE_NEGATION.match(said[place.end :]):
+def _is_denied(
+    said: str,
+    tokens: Sequence[Token],
+    place: _Place,
+    starts: Sequence[int],
+    negations: Sequence[int],
+) -> bool:
+    negation = bisect_left(negations, starts[place.first])
+    is_within = negation < len(negations) and negations[negation] < place.start
+    if is_within or _JAPANESE_NEGATION.match(said, place.end):
         return True
     following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
     if following is not None and following.text in DENIED_BEFORE:
         return True
-    return _is_called_wrong(tokens[place.last + 1 :]) or is_denied(tokens, place.first)
+    next_words = tokens[place.last + 1 : place.last + 6]
+    return _is_called_wrong(next_words) or is_denied(tokens, place.first)
 
 
 def _is_called_wrong(following: Sequence[Token]) -> bool:
     """Whether what follows a label in its clause calls it wrong: `(the dog) option is wrong`."""
     words: list[str] = []
-    for token in following[:5]:
+    for token in following:
         if token.starts_clause:
             break
         words.append(token.text)

@@ -9,6 +9,7 @@ between words, note signs and invisible characters are not words.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -34,6 +35,8 @@ _UNSPACED = (
     (0x20000, 0x3FFFF),
 )
 _SYLLABARIES = _UNSPACED[4:]
+_PIECES = re.compile(r"[A-Za-z0-9]+|.", re.DOTALL)
+"""Runs of plain letters and digits, which are always parts of words, and other characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +64,21 @@ def split_words(text: str) -> list[str]:
     """
     words: list[str] = []
     for token in tokenise(text):
-        run = ""
-        for char in token.text:
+        if token.text.isascii():
+            words.append(token.text)
+            continue
+        start = 0
+        for place, char in enumerate(token.text):
             if not _within(char, _SYLLABARIES):
-                run += char
-            elif unicodedata.category(char)[0] == "M" and words and not run:
+                continue
+            is_mark_of_last = is_mark(char) and words and start == place
+            words += [token.text[start:place]] if start < place else []
+            if is_mark_of_last:
                 words[-1] += char
             else:
-                words += [run, char] if run else [char]
-                run = ""
-        words += [run] if run else []
+                words.append(char)
+            start = place + 1
+        words += [token.text[start:]] if start < len(token.text) else []
     return words
 
 
@@ -87,37 +95,51 @@ def is_mark(char: str) -> bool:
 def tokenise(text: str) -> list[Token]:
     """Splits a text into words, in order."""
     composed = unicodedata.normalize("NFC", text)
-    chars = [char for char in composed if not is_invisible(char)]
+    if not composed.isascii():
+        invisible = dict.fromkeys(map(ord, filter(is_invisible, set(composed))))
+        composed = composed.translate(invisible)
+    composed += " "
     tokens: list[Token] = []
-    raw = kept = ""
+    start, kept = 0, []
     new_clause = starts_clause = True
-    for place, char in enumerate([*chars, " "]):
-        before = chars[place - 1] if place else " "
-        after = chars[place + 1] if place + 1 < len(chars) else " "
-        written = _kept_form(char, before, after, kept)
+    for match in _PIECES.finditer(composed):
+        piece, place = match[0], match.start()
+        if len(piece) > 1 or (piece.isascii() and piece.isalnum()):
+            written = piece
+        else:
+            before = composed[place - 1] if place else " "
+            after = composed[place + 1] if place + 1 < len(composed) else " "
+            written = _kept_form(piece, before, after, bool(kept))
         if written:
-            if not raw:
-                starts_clause = new_clause
-            raw, kept = raw + char, kept + written
+            if not kept:
+                start, starts_clause = place, new_clause
+            kept.append(written)
             continue
-        if raw:
-            if folded := _folded(kept):
-                tokens.append(Token(folded, raw, starts_clause))
-            new_clause = _is_quote(char)
-            raw = kept = ""
-        if char in CLAUSE_ENDS or (char in HYPHENS and after.isspace()):
+        if kept:
+            if folded := _folded("".join(kept)):
+                tokens.append(Token(folded, composed[start:place], starts_clause))
+            new_clause = _is_quote(piece)
+            kept = []
+        if piece in CLAUSE_ENDS or (piece in HYPHENS and composed[place + 1 : place + 2].isspace()):
             new_clause = True
     return tokens
 
 
-def _kept_form(char: str, before: str, after: str, kept: str) -> str:
-    """Replacement for a character of a word; nothing if it separates words."""
+def _kept_form(char: str, before: str, after: str, kept: bool) -> str:
+    """Replacement for a character of a word; nothing if it separates words.
+
+    Args:
+        char: The character.
+        before: The character before it.
+        after: The character after it.
+        kept: Whether the word has begun.
+    """
     category = unicodedata.category(char)
     if category[0] in "LN" and char not in APOSTROPHES:
         return char
     if category[0] == "M":
         return char if kept or before.isspace() else ""
-    follows_word = bool(kept) and (_is_wordlike(before) or before in "#+")
+    follows_word = kept and (_is_wordlike(before) or before in "#+")
     if char in APOSTROPHES:
         return "'" if follows_word and _is_wordlike(after) else ""
     if char in HYPHENS and follows_word:
@@ -152,6 +174,8 @@ def is_invisible(char: str) -> bool:
 
 
 def _folded(text: str) -> str:
+    if text.isascii():
+        return text.lower().strip("'")
     decomposed = unicodedata.normalize("NFD", text)
     folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", decomposed.casefold()))
     return folded.replace("ʼ", "'").strip("'")
