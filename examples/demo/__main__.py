@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from manifests.cache.layout import Layout
+from manifests.json_lines import read_lines
 from pipeline.inspect.status import status
 from student.data.held_out import read_held_out
 from student.runs.folder import Run
@@ -159,8 +160,8 @@ def right_answer(student: Path) -> tuple[str, str, str]:
     """
     run = Run(student)
     tasks = json.loads(run.scores_file("held_out").read_text())["tasks"]
-    lines = run.answers_file("held_out").read_text("utf-8").splitlines()
-    correct_ids = {row["id"] for row in map(json.loads, lines) if row["right"]}
+    answers = [json.loads(line) for _, line in read_lines(run.answers_file("held_out"))]
+    correct_ids = {row["id"] for row in answers if row["right"]}
     ranked = sorted(tasks, key=lambda task: tasks[task]["majority"] - tasks[task]["score"])
     candidates = sorted(
         (example for example in read_held_out(student) if not example[0].choices),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
+from manifests.json_lines import read_lines
 from student.evaluation.questions import LETTERS, Question, check_questions, find_answer
 
 logger = logging.getLogger(__name__)
@@ -154,8 +155,8 @@ def _mmar(folder: Path, row: dict[str, Any]) -> Question:
 
 def _mmsu_rows(folder: Path) -> Iterator[Row]:
     """MMSU (Wang et al. 2025): `question/mmsu.jsonl`, and the audio that it names."""
-    lines = (folder / "question" / "mmsu.jsonl").read_text(encoding="utf-8").splitlines()
-    return ((f"line {number}", line) for number, line in enumerate(lines, 1) if line.strip())
+    lines = read_lines(folder / "question" / "mmsu.jsonl")
+    return ((f"line {number}", line) for number, line in lines)
 
 
 def _mmsu(folder: Path, row: dict[str, Any]) -> Question:

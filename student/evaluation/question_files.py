@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
+from manifests.json_lines import read_lines
 from student.config import TaskConfig
 from student.evaluation.questions import (
     LETTERS,
@@ -41,9 +42,7 @@ def read_questions(path: str | Path) -> list[Question]:
         raise UserError(f"there is no question file {path}")
     tasks = _tasks(path.parent)
     questions: dict[str, Question] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
+    for number, line in read_lines(path):
         try:
             row = json.loads(line)
             if not isinstance(row, dict):

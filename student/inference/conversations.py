@@ -15,6 +15,7 @@ from typing import Any
 from manifests.clips import Clip
 from manifests.corpus.sources import folder
 from manifests.errors import UserError
+from manifests.json_lines import read_lines
 from student.data.examples import Message, ask
 from student.inference.generate import TrainedStudent, to_clip
 
@@ -52,8 +53,7 @@ def read_conversations(source: str) -> list[Conversation]:
     path = Path(source)
     if not path.is_file():
         raise UserError(f"there is no file {path}")
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [_conversation(path, number, line) for number, line in enumerate(lines, 1)]
+    return [_conversation(path, number, line) for number, line in read_lines(path)]
 
 
 def _conversation(path: Path, number: int, line: str) -> Conversation:

@@ -311,3 +311,27 @@ def test_analysis_of_other_questions_is_renamed_and_kept(
         "ablation.json": {"digest": "bb"},
     }
     assert capsys.readouterr().err.count("was computed from other questions; it is kept as") == 2
+
+
+def test_separators_inside_strings_are_no_line_ends(tmp_path: Path) -> None:
+    """A reply with such a character ended an evaluation after its last question."""
+    question = Question(
+        id="1\u2028", kind="label", audio="a.wav", question="a\u0085b\u2029", answer="c\x1c"
+    )
+    write_questions(tmp_path / "q.jsonl", [question])
+    assert read_questions(tmp_path / "q.jsonl")[0].question == question.question
+    replies = [Reply(text="d\u2028e\u0085")]
+    write_answers(tmp_path, "q", [question], replies)
+    assert [answer.reply for answer in read_answers(tmp_path, [question], "q")] == [
+        "d\u2028e\u0085"
+    ]
+
+
+def test_a_file_of_another_encoding_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    row = '{"audio": "a.wav", "question": "?", "answer": "%s"}\n'
+    path.write_bytes((row % "né").encode("latin-1"))
+    with pytest.raises(UserError, match="is not UTF-8"):
+        read_questions(path)
+    path.write_text(row % "né", encoding="utf-8-sig")
+    assert read_questions(path)[0].answer == "né"
