@@ -35,6 +35,8 @@ MODES = ("do_sample", "num_beams", "return_dict_in_generate")
 """Settings that decide whether other settings have an effect."""
 PROMPTS = 4
 """Number of held-out prompts on which an export is verified."""
+MAX_TRIED = 64
+"""Held-out examples that are tried, because the audio of some may be unreadable."""
 FLOAT32_TOLERANCE = 1e-4
 """Maximum difference of a float32 logit."""
 ROUNDINGS = 8
@@ -88,7 +90,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
         out: Folder of the checkpoint, which must not exist.
 
     Raises:
-        UserError: the run has no finished stage, `out` exists, or the held-out audio is missing.
+        UserError: the run has no finished stage, `out` exists, or no held-out audio can be read.
     """
     out = Path(out)
     if out.exists():
@@ -107,10 +109,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
 def _export(run: str | Path, out: Path, part: Path, advance: Advance) -> Proof:
     trained = TrainedStudent(run, quantize=False)
     files, backbone = trained.run, trained.student.backbone
-    prompts = [
-        trained.inputs([example.messages], [[trained.load_audio(clip) for clip in clips]])
-        for example, clips in islice(files.held_out(), PROMPTS)
-    ]
+    prompts = _held_out_prompts(trained)
     expected = [_logits(trained.student.base, inputs) for inputs in prompts]
     advance()
     block_ids = list(trained.student.block.ids) if trained.student.block else []
@@ -129,6 +128,27 @@ def _export(run: str | Path, out: Path, part: Path, advance: Advance) -> Proof:
     part.rename(out)
     advance()
     return proof
+
+
+def _held_out_prompts(trained: TrainedStudent) -> list[dict[str, Tensor]]:
+    """The first held-out prompts whose audio can be read."""
+    prompts: list[dict[str, Tensor]] = []
+    unreadable = ""
+    for example, clips in islice(trained.run.held_out(), MAX_TRIED):
+        try:
+            waves = [trained.load_audio(clip) for clip in clips]
+        except UserError as error:
+            unreadable = unreadable or str(error)
+            continue
+        prompts.append(trained.inputs([example.messages], [waves]))
+        if len(prompts) == PROMPTS:
+            break
+    if not prompts:
+        raise UserError(
+            f"{trained.run.held_out_file} has no example on which the export can be verified: "
+            f"{unreadable or 'it is empty'}"
+        )
+    return prompts
 
 
 def _write(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,29 @@ def test_export_equals_the_trained_model(
     assert prompt.endswith("<|audio_think_end|>")
     with pytest.raises(UserError, match="exists"):
         export(run, tmp_path / "out")
+
+
+def test_an_unreadable_clip_does_not_prevent_an_export(
+    runs: Callable[[str], Path], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs("qwen2_audio"), run, ignore=shutil.ignore_patterns("checkpoint-*"))
+    rows = [json.loads(line) for line in (run / "held_out.jsonl").read_text("utf-8").splitlines()]
+
+    def lose(count: int) -> None:
+        for row in rows[:count]:
+            for clip in row["clips"]:
+                clip["uri"] = str(tmp_path / "absent.wav")
+        (run / "held_out.jsonl").write_text(
+            "".join(f"{json.dumps(row)}\n" for row in rows), "utf-8"
+        )
+
+    lose(2)
+    assert export(run, tmp_path / "out").prompts == 4
+    lose(len(rows))
+    with pytest.raises(UserError, match=r"no example on which the export can be verified.*absent"):
+        export(run, tmp_path / "other")
+    assert not list(tmp_path.glob("other*"))
 
 
 def test_lora_is_not_applied_to_the_audio_tower(trained: TrainedStudent) -> None:
