@@ -38,6 +38,7 @@ def eval_runs(
     limits: TokenLimits | None = None,
 ) -> None:
     """Evaluates runs on a set of questions, and prints a table of arms over their seeds."""
+    _check_numbers(limit, batch_size, limits)
     available = _questions(runs[0], questions, benchmark, data)
     selected = _limited(available, limit)
     name = name or benchmark or (Path(questions).stem if questions else "held_out")
@@ -69,6 +70,7 @@ def ablate_runs(
     limits: TokenLimits | None = None,
 ) -> None:  # fmt: skip
     """Runs the ablations: prints tables, writes RUN/ablation.json and a plot in the first run."""
+    _check_numbers(limit, batch_size, limits)
     selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = []
     for run in dict.fromkeys(runs):
@@ -90,6 +92,7 @@ def probe_runs(
     batch_size: int,
 ) -> None:
     """Probes runs on the same clips: writes RUN/probes.json, and one heat map in the first run."""
+    _check_numbers(limit, batch_size, None)
     selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = probe(list(dict.fromkeys(runs)), selected, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
@@ -110,6 +113,19 @@ def _questions(run: str, path: str | None, benchmark: str, data: str) -> list[Qu
             raise UserError(f"--benchmark {benchmark} needs --data, the folder of your local copy")
         return load_benchmark(benchmark, Path(data))
     return read_questions(path) if path else questions_of_run(Path(run))
+
+
+def _check_numbers(limit: int, batch_size: int, limits: TokenLimits | None) -> None:
+    limits = limits or TokenLimits()
+    least = {
+        "--limit": (limit, 0),
+        "--batch-size": (batch_size, 1),
+        "--max-tokens": (limits.answer, 1),
+        "--max-transcript-tokens": (limits.transcription, 1),
+    }
+    for option, (value, smallest) in least.items():
+        if value < smallest:
+            raise UserError(f"{option} must be at least {smallest}; it is {value}")
 
 
 def _limited(questions: list[Question], limit: int) -> list[Question]:

@@ -20,7 +20,7 @@ from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, nam
 from student.evaluation.scoring.text import is_invisible, normalise, tokenise
 
 MAX_CHARACTERS = 40_000
-"""Of a longer reply, only the first and the last half of these characters are read."""
+"""Characters that are read: the first and the last half of these if a reply is longer."""
 _MAX_SENTENCE = 2_000
 _MAX_STATEMENTS = 32
 """Statements such as `The answer is` that are looked at, from the last one backwards."""

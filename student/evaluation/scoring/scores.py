@@ -207,10 +207,8 @@ def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
         (_key(answer), _key(said) if said is not None else None)
         for answer, said in zip(answers, extracted, strict=True)
     ]
-    scores = []
-    for label in sorted({answer for answer, _ in pairs}):
-        hits = sum(answer == said == label for answer, said in pairs)
-        named = sum(said == label for _, said in pairs)
-        expected = sum(answer == label for answer, _ in pairs)
-        scores.append(2 * hits / (named + expected))
+    hits = Counter(answer for answer, said in pairs if answer == said)
+    named = Counter(said for _, said in pairs)
+    expected = Counter(answer for answer, _ in pairs)
+    scores = [2 * hits[label] / (named[label] + expected[label]) for label in sorted(expected)]
     return float(np.mean(scores))
