@@ -8,7 +8,7 @@ the unmodified model (`RUN/base`) or an export.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from manifests.console import messages
 from manifests.errors import UserError
 from manifests.progress import progress
 from student.evaluation.questions import Question
@@ -120,11 +121,21 @@ class QuestionRunner:
         return prompt
 
     def batches(
-        self, questions: Sequence[Question], edit_prompt: PromptEdit | None = None
+        self,
+        questions: Sequence[Question],
+        edit_prompt: PromptEdit | None = None,
+        *,
+        done: Container[int] = (),
     ) -> Iterator[QuestionBatch]:
         """Yields batches, ordered by kind and task, longest first.
 
         Questions whose audio cannot be read are skipped and added to `failures`.
+
+        Args:
+            questions: The questions.
+            edit_prompt: Applied to every prompt.
+            done: Positions of questions that are left out. The others are in the same batches as
+                without it, so their replies are equal to the last bit.
         """
         for kind in sorted({question.kind for question in questions}):
             order = [place for place, each in enumerate(questions) if each.kind == kind]
@@ -132,7 +143,9 @@ class QuestionRunner:
                 key=lambda place: (questions[place].task, -_estimated_length(questions[place]))
             )
             for start in range(0, len(order), self.batch_size):
-                batch = self._batch(questions, order[start : start + self.batch_size], edit_prompt)
+                chunk = order[start : start + self.batch_size]
+                places = [place for place in chunk if place not in done]
+                batch = self._batch(questions, places, edit_prompt)
                 if batch is not None:
                     yield batch
 
@@ -152,6 +165,8 @@ class QuestionRunner:
         edit_prompt: PromptEdit | None = None,
         edit_states: StateEdit | None = None,
         description: str = "answers",
+        kept: Mapping[str, Reply] | None = None,
+        keep: Callable[[Mapping[str, Reply]], None] | None = None,
     ) -> list[Reply]:
         """Asks all questions, and returns one reply for each.
 
@@ -160,15 +175,30 @@ class QuestionRunner:
             edit_prompt: Applied to every prompt.
             edit_states: Applied to the model while it processes a batch of prompts.
             description: Label of the progress bar.
+            kept: Question id -> its reply, for questions that are not asked again.
+            keep: Receives the replies of each batch as soon as they are made.
         """
-        replies = [Reply()] * len(questions)
-        with progress(description, len(questions), "questions") as advance:
-            for batch in self.batches(questions, edit_prompt):
+        kept = kept or {}
+        replies = [kept.get(question.id, Reply()) for question in questions]
+        done = {place for place, question in enumerate(questions) if question.id in kept}
+        if len(done) == len(questions):
+            return replies
+        if done:
+            messages.print(
+                f"{description}: {len(done):,} of {len(questions):,} replies are kept from before",
+                markup=False,
+            )
+        with progress(description, len(questions) - len(done), "questions") as advance:
+            for batch in self.batches(questions, edit_prompt, done=done):
                 limit = self.limits.limit(batch.questions[0].kind)
                 with edit_states(batch) if edit_states else nullcontext():
                     generated = self.trained.generate(batch.inputs, max_tokens=limit)
+                made = {}
                 for place, reply in zip(batch.places, generated, strict=True):
                     replies[place] = Reply(text=reply.text, is_cut=reply.is_cut)
+                    made[questions[place].id] = replies[place]
+                if keep:
+                    keep(made)
                 advance(len(batch.places))
         return [
             Reply(failure=self.failures[question]) if question in self.failures else reply

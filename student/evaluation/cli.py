@@ -18,6 +18,8 @@ def evaluate(
 ) -> None:
     """Score runs on questions with known answers, and compare arms, with intervals.
 
+    Replies are kept as they are made. After an interruption, run the same command again.
+
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.
         questions: JSON-lines file of questions (docs/evaluate.md describes the keys). The default,
@@ -56,6 +58,8 @@ def ablate(
 ) -> None:
     """Test whether answers depend on the block: replace or remove it or the audio, and ask again.
 
+    Replies are kept as they are made. After an interruption, run the same command again.
+
     Args:
         runs: Folders of runs. Several runs are plotted side by side.
         questions: JSON-lines file of questions. The default is the held-out examples of the first
@@ -86,6 +90,8 @@ def probe(
     batch_size: int = 16,
 ) -> None:
     """Fit linear probes for the experts' streams and for labels, by layer and position.
+
+    States and scores are kept as they are made. After an interruption, run the same command again.
 
     Args:
         runs: Folders of runs, or plain checkpoints such as RUN/base.

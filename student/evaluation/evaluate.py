@@ -6,17 +6,27 @@ are made afterwards from these files.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 from manifests.console import messages
 from manifests.errors import UserError
 from student.evaluation.answering import QuestionRunner, TokenLimits
+from student.evaluation.journal import build_identity, open_journal
 from student.evaluation.questions import Question, digest
-from student.evaluation.results import check_name, write_answers, write_scores
+from student.evaluation.results import (
+    check_name,
+    read_kept_replies,
+    remove_scores,
+    write_answers,
+    write_scores,
+)
 from student.evaluation.scoring.scores import score_answers
 from student.release.card import record_score
 from student.runs.folder import Run
+
+PART = "replies"
 
 
 def evaluate(
@@ -38,37 +48,58 @@ def evaluate(
         blind: Ask without audio, to measure what can be guessed from the questions.
         limits: Maximum lengths of replies.
 
+    Replies are kept as they are made. The next evaluation with the same checkpoint, questions and
+    settings asks only the remaining questions, and those whose audio could not be read. If none
+    remain, the student is not loaded.
+
     Returns:
         `arm`, `seed`, `questions`, `unreadable` (questions that are skipped, because their audio
-        cannot be read), `digest` of the questions, `max_tokens`, and the scores (see
-        `score_answers`).
+        cannot be read), `digest` of the questions, `max_tokens`, `identity` (see `build_identity`)
+        and the scores (see `score_answers`).
 
     Raises:
         UserError: results with this name are about other questions, or no audio can be read.
     """
     check_name(run, name, questions)
     limits = limits or TokenLimits()
-    runner = QuestionRunner(run, batch_size=batch_size, limits=limits)
-    edit = runner.without_audio if blind else None
-    replies = runner.replies(questions, edit_prompt=edit, description=str(run))
-    failures = [reply.failure for reply in replies if reply.failure]
-    if len(failures) == len(questions):
-        raise UserError(
-            f"the audio of none of {len(questions)} questions can be read: {failures[0]}"
-        )
-    answers = write_answers(run, name, questions, replies)
-    report = {
-        "name": name,
-        "arm": runner.trained.recipe.arm if Run(run).exists else "base",
-        "seed": runner.trained.recipe.seed,
-        "blind": blind,
-        "questions": len(answers),
-        "unreadable": len(failures),
-        "digest": digest(questions),
-        "max_tokens": {"answer": limits.answer, "transcription": limits.transcription},
-        **score_answers([answers]),
-    }
-    write_scores(run, name, report)
+    max_tokens = {"answer": limits.answer, "transcription": limits.transcription}
+    identity = build_identity(run, digest(questions), max_tokens=max_tokens, blind=blind)
+    with open_journal(Run(run).unfinished_answers_file(name), identity) as journal:
+        kept = read_kept_replies(run, name, identity) | journal.replies(PART)
+        if all(question.id in kept for question in questions):
+            messages.print(
+                f"{run}: all {len(questions):,} replies are kept from before", markup=False
+            )
+            replies = [kept[question.id] for question in questions]
+        else:
+            runner = QuestionRunner(run, batch_size=batch_size, limits=limits)
+            replies = runner.replies(
+                questions,
+                edit_prompt=runner.without_audio if blind else None,
+                description=str(run),
+                kept=kept,
+                keep=functools.partial(journal.keep_replies, PART),
+            )
+        failures = [reply.failure for reply in replies if reply.failure]
+        if len(failures) == len(questions):
+            raise UserError(
+                f"the audio of none of {len(questions)} questions can be read: {failures[0]}"
+            )
+        remove_scores(run, name)  # those of other replies, so that they are never mixed
+        answers = write_answers(run, name, questions, replies)
+        report = {
+            "name": name,
+            "arm": Run(run).recipe.arm if Run(run).exists else "base",
+            "seed": Run(run).recipe.seed if Run(run).exists else 0,
+            "blind": blind,
+            "questions": len(answers),
+            "unreadable": len(failures),
+            "digest": digest(questions),
+            "max_tokens": max_tokens,
+            "identity": identity,
+            **score_answers([answers]),
+        }
+        write_scores(run, name, report)
     if not Run(run).exists:
         record_score(Path(run), name, len(answers), report["mean"])
     if failures:

@@ -14,19 +14,33 @@ from typing import Any
 
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.json_lines import read_lines
 from student.evaluation.answering import Reply
+from student.evaluation.journal import Identity, read_identity
 from student.evaluation.questions import Question, digest
 from student.evaluation.scoring.scores import Answer, read_reply
 from student.runs.folder import Run, replace_text
 
 
 def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> None:
-    """Checks that the results of a name are not about other questions.
+    """Checks that a name can be that of a file, and that its results are not about other questions.
 
     Raises:
-        UserError: the run has answers to other questions under this name.
+        UserError: the name is not plain, or the run has answers to other questions under it.
     """
+    if not name.strip() or "/" in name or "\0" in name or name.startswith(".") or len(name) > 200:
+        raise UserError(
+            f"--name {name!r} cannot be a file name: use up to 200 characters without '/' that do "
+            "not begin with '.'"
+        )
     folder = Run(run)
+    unfinished = folder.unfinished_answers_file(name)
+    begun = read_identity(unfinished)
+    if begun is not None and begun.get("questions") != digest(questions):
+        raise UserError(
+            f"{unfinished} contains replies to other questions than these {len(questions)}; keep "
+            "them by giving these another name with --name, or delete that file"
+        )
     if not folder.answers_file(name).is_file():
         return
     scores = folder.scores_file(name)
@@ -38,8 +52,7 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
     if not is_same:
         raise UserError(
             f"{scores} contains answers to other questions than these {len(questions)}; keep them "
-            "by "
-            "giving these another name with --name, or delete that file"
+            "by giving these another name with --name, or delete that file"
         )
 
 
@@ -72,6 +85,27 @@ def write_answers(
     return [answer for reply, answer in answers if not reply.failure]
 
 
+def read_kept_replies(run: str | Path, name: str, identity: Identity) -> dict[str, Reply]:
+    """Question id -> reply of a finished evaluation with the same identity; questions that could
+    not be asked are left out."""
+    folder = Run(run)
+    scores = folder.scores_file(name)
+    if not scores.is_file() or not folder.answers_file(name).is_file():
+        return {}
+    if json.loads(scores.read_text("utf-8")).get("identity") != identity:
+        return {}
+    return {
+        row["id"]: Reply(text=row["reply"], is_cut=row["cut"])
+        for row in _rows(folder, name)
+        if not row.get("failure")
+    }
+
+
+def remove_scores(run: str | Path, name: str) -> None:
+    """Removes the scores of a set of questions, before its answers are replaced."""
+    Run(run).scores_file(name).unlink(missing_ok=True)
+
+
 def finite(value: Any) -> Any:
     """Replaces undefined numbers by None, because JSON has no NaN."""
     if isinstance(value, Mapping):
@@ -85,6 +119,19 @@ def write_scores(run: str | Path, name: str, report: dict) -> None:
     """Writes the scores of a set of questions."""
     file = Run(run).scores_file(name)
     replace_text(file, json.dumps(report, indent=1, allow_nan=False))
+
+
+def read_analysis(run: str | Path, name: str, identity: Identity) -> dict | None:
+    """The results of a finished analysis with the same identity, for which all audio was read; None
+    if there is none."""
+    file = Run(run).analysis_file(name)
+    report = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if report.get("identity") != identity or report.get("unreadable"):
+        return None
+    messages.print(
+        f"{file} has these results already; to compute them again, delete it", markup=False
+    )
+    return report
 
 
 def write_analysis(run: str | Path, name: str, report: dict) -> None:
@@ -123,5 +170,4 @@ def read_answers(run: str | Path, questions: Sequence[Question], name: str) -> l
 
 
 def _rows(folder: Run, name: str) -> list[dict]:
-    lines = folder.answers_file(name).read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    return [json.loads(line) for _, line in read_lines(folder.answers_file(name))]

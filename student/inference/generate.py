@@ -223,15 +223,11 @@ def load_student(
     if not run.exists and (run.folder / "config.json").is_file():
         return _load_checkpoint(run.folder)
     run = Run.open(run.folder)
-    recipe, finished = run.recipe, run.finished_stages()
-    if not finished:
-        raise UserError(
-            f"{run.folder} has no finished stage yet; run the same coat-student train again"
-        )
+    recipe, state = run.recipe, run.last_state()
     config = recipe.model if quantize else dataclasses.replace(recipe.model, quantize=None)
     backbone, model, processor = load_backbone(config, run.base)
     student = build_student(recipe, backbone, model, processor, run.streams() if heads else {})
-    student.load(run.state(finished[-1]))
+    student.load(state)
     student.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     return recipe, student, processor
 

@@ -6,6 +6,7 @@ Without `upload`, the files are only listed and nothing is sent.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from huggingface_hub import HfApi
@@ -19,8 +20,9 @@ from huggingface_hub.utils import validate_repo_id
 from manifests.errors import UserError
 
 NEEDED = ("config.json", "README.md")
-KEPT_HERE = "eval"
-"""Folder of an export that is not published: the questions and answers of its evaluations."""
+KEPT_HERE = ("eval/*", "*.part.jsonl", "probes.states/*")
+"""Files of an export that are not published: questions and answers of its evaluations, and those of
+unfinished evaluations."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,8 @@ def push(
         raise UserError(f"{repo!r} cannot be a repository: {error}") from None
     paths = sorted(
         path for path in folder.rglob("*")
-        if path.is_file() and path.relative_to(folder).parts[0] != KEPT_HERE
+        if path.is_file()
+        and not any(fnmatch(path.relative_to(folder).as_posix(), kept) for kept in KEPT_HERE)
     )  # fmt: skip
     files = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
     if not upload:
@@ -77,7 +80,7 @@ def push(
         commit = hub.upload_folder(
             repo_id=repo,
             folder_path=folder,
-            ignore_patterns=f"{KEPT_HERE}/*",
+            ignore_patterns=[*KEPT_HERE],
             commit_message="Exported by coat-student",
         )
     except LocalTokenNotFoundError:

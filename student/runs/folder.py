@@ -9,8 +9,10 @@ RUN/base/              the checkpoint of a small student, if the recipe builds o
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
 RUN/metrics.jsonl      every log line
 RUN/report.json        validation before and after each stage
-RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply
-RUN/ablation.json, probes.json, reading.json    results of the analyses
+RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply, and
+                       NAME.part.jsonl those of an unfinished evaluation
+RUN/ablation.json, probes.json, reading.json    results of the analyses; ablation.part.jsonl,
+                       probes.part.jsonl and probes.states/ belong to unfinished ones
 
 A folder with an exported or unmodified checkpoint is not a run, but stores evaluations in the same
 way.
@@ -215,6 +217,19 @@ class Run:
         """Names of the finished stages, in order."""
         return [name for name in self.recipe.stages() if self.state(name).is_file()]
 
+    def last_state(self) -> Path:
+        """File with the trained state of the last finished stage.
+
+        Raises:
+            UserError: no stage is finished.
+        """
+        finished = self.finished_stages()
+        if not finished:
+            raise UserError(
+                f"{self.folder} has no finished stage yet; run the same coat-student train again"
+            )
+        return self.state(finished[-1])
+
     def checkpoints(self, stage: str) -> list[Path]:
         """Complete checkpoints of a stage, oldest first."""
         folders = self.stage(stage).glob(f"{CHECKPOINT}*")
@@ -279,6 +294,14 @@ class Run:
     def answers_file(self, name: str) -> Path:
         """The file with all replies to a set of questions."""
         return self.folder / "eval" / f"{name}.answers.jsonl"
+
+    def unfinished_answers_file(self, name: str) -> Path:
+        """The file with the replies of an unfinished evaluation."""
+        return self.folder / "eval" / f"{name}.part.jsonl"
+
+    def unfinished_analysis_file(self, name: str) -> Path:
+        """The file with the parts of an unfinished analysis."""
+        return self.folder / f"{name}.part.jsonl"
 
 
 def find_runs(paths: Sequence[str | Path]) -> list[Run]:

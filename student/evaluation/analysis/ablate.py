@@ -46,9 +46,10 @@ from student.evaluation.answering import (
     StateEdit,
     TokenLimits,
 )
+from student.evaluation.journal import Journal, build_identity, open_journal
 from student.evaluation.partners import Partners, find_partners, swap_audio
 from student.evaluation.questions import Question, digest
-from student.evaluation.results import write_analysis
+from student.evaluation.results import read_analysis, write_analysis
 from student.evaluation.scoring.scores import (
     Answer,
     paired_interval,
@@ -56,6 +57,7 @@ from student.evaluation.scoring.scores import (
     score_answers,
     task_tables,
 )
+from student.runs.folder import Run
 
 FILE = "ablation"
 MEASURED_QUESTIONS = 64
@@ -155,7 +157,10 @@ def ablate(
     resamples: int = 1000,
     limits: TokenLimits | None = None,
 ) -> dict:
-    """Measures a run under every condition and writes RUN/ablation.json and .png.
+    """Measures a run under every condition and writes RUN/ablation.json.
+
+    Replies are kept as they are made, so a killed ablation resumes. A finished one with the same
+    checkpoint, questions and settings is returned as it is.
 
     Args:
         run: Folder of a run.
@@ -175,14 +180,37 @@ def ablate(
     Raises:
         UserError: the layer does not exist, or all questions are about one recording.
     """
-    runner = QuestionRunner(run, batch_size=batch_size, limits=limits or TokenLimits())
+    limits = limits or TokenLimits()
+    identity = build_identity(
+        run,
+        digest(questions),
+        max_tokens={"answer": limits.answer, "transcription": limits.transcription},
+        first_layer=first_layer,
+        resamples=resamples,
+    )
+    if finished := read_analysis(run, FILE, identity):
+        return finished
+    with open_journal(Run(run).unfinished_analysis_file(FILE), identity) as journal:
+        runner = QuestionRunner(run, batch_size=batch_size, limits=limits)
+        report = _measure(runner, questions, journal, first_layer, resamples)
+        write_analysis(run, FILE, report | {"identity": identity})
+    return report | {"identity": identity}
+
+
+def _measure(
+    runner: QuestionRunner,
+    questions: Sequence[Question],
+    journal: Journal,
+    first_layer: int,
+    resamples: int,
+) -> dict:
     check_one_block(runner.trained, questions)
     student = runner.trained.student
     num_layers = student.base.config.get_text_config().num_hidden_layers
     if student.block is not None and not 0 <= first_layer < num_layers:
         raise UserError(f"there is no decoder layer {first_layer}; the last is {num_layers - 1}")
     find_partners(questions)  # before any question is asked
-    intact = runner.replies(questions, description="intact")
+    intact = _ask_and_keep(runner, questions, journal, name="intact")
     questions, intact = _readable(questions, intact)
     partners = find_partners(questions)
     setting = Setting(
@@ -192,7 +220,7 @@ def ablate(
     answers = {"intact": _read(questions, intact)}
     for condition in conditions:
         if condition.name not in answers:
-            answers[condition.name] = _read(questions, _ask(setting, condition))
+            answers[condition.name] = _read(questions, _ask(setting, condition, journal))
     tables = {name: task_tables([given]) for name, given in answers.items()}
     scores = {}
     for name, given in answers.items():
@@ -201,7 +229,7 @@ def ablate(
             "change": {"score": change.value, "low": change.low, "high": change.high},
             "same_reply": _share_of_same_replies(given, answers["intact"]),
         }
-    report = {
+    return {
         "arm": runner.trained.recipe.arm,
         "seed": runner.trained.recipe.seed,
         "questions": len(questions),
@@ -213,8 +241,6 @@ def ablate(
         "conditions": scores,
         **_measure_block(setting),
     }
-    write_analysis(run, FILE, report)
-    return report
 
 
 def _measure_block(setting: Setting) -> dict:
@@ -239,13 +265,39 @@ def _measure_block(setting: Setting) -> dict:
     return {"attention": attention_shares(student, own), "block_states": collapse(*states)}
 
 
-def _ask(setting: Setting, condition: Condition) -> list[Reply]:
+def _ask(setting: Setting, condition: Condition, journal: Journal | None = None) -> list[Reply]:
     questions = condition.questions(setting) if condition.questions else setting.questions
-    return setting.runner.replies(
+    partners = swap_audio(setting.questions, setting.partners)
+    return _ask_and_keep(
+        setting.runner,
         questions,
+        journal,
+        name=condition.name,
+        # If other audio can be read after a kill, questions have other partners.
+        depends_on=digest(partners if condition.uses_partners else setting.questions),
         edit_prompt=condition.edit_prompt(setting) if condition.edit_prompt else None,
         edit_states=condition.edit_states(setting) if condition.edit_states else None,
-        description=condition.name,
+    )
+
+
+def _ask_and_keep(
+    runner: QuestionRunner,
+    questions: Sequence[Question],
+    journal: Journal | None,
+    *,
+    name: str,
+    depends_on: str = "",
+    edit_prompt: PromptEdit | None = None,
+    edit_states: StateEdit | None = None,
+) -> list[Reply]:
+    part = f"{name} {depends_on}".strip()
+    return runner.replies(
+        questions,
+        edit_prompt=edit_prompt,
+        edit_states=edit_states,
+        description=name,
+        kept=journal.replies(part) if journal else None,
+        keep=functools.partial(journal.keep_replies, part) if journal else None,
     )
 
 

@@ -9,7 +9,7 @@ scoring.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,16 @@ from student.evaluation.analysis.probe_targets import Target, label_targets, sco
 from student.evaluation.analysis.state_edits import check_one_block
 from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
+from student.evaluation.journal import Journal, build_identity, open_journal
 from student.evaluation.questions import Question, absolute, digest
-from student.evaluation.results import write_analysis
+from student.evaluation.results import read_analysis, write_analysis
 from student.runs.folder import Run
 
 # Legend: C clips.
 
 FILE = "probes"
+STATES = "probes.states"
+LAYER_SCORES = "layer scores"
 TEST_SHARE = 0.3
 NEUTRAL = "What is heard?"
 
@@ -46,6 +49,9 @@ def probe(
     batch_size: int = 16,
 ) -> dict[str, dict]:
     """Probes runs on the same clips and writes RUN/probes.json.
+
+    States and scores are kept as they are made, so a killed probe resumes. Finished results with
+    the same checkpoint, questions, targets and settings are returned as they are.
 
     Args:
         runs: Runs or plain checkpoints.
@@ -83,17 +89,31 @@ def probe(
         block = runner.trained.student.block
         spans = len(block.content_ids) if block else num_spans
         targets = label_targets(labels) | stream_targets(streams, clips, spans)
-        report = {
-            "arm": runner.trained.recipe.arm if Run(run).exists else "base",
-            "seed": runner.trained.recipe.seed,
-            "clips": len(clips),
-            "digest": digest(questions),
-            **_origin(Run(run), clips, streams.values()),
-            "head_layer": runner.trained.student.head_layer,
-            "targets": _probed(runner, clips, targets, spans, testing_C, group_C),
-        }
-        report["description"] = describe_clips(report)
-        write_analysis(run, FILE, report)
+        origin = _origin(Run(run), clips, streams.values())
+        identity = build_identity(
+            run,
+            digest(questions),
+            spans=spans,
+            origin=origin,
+            targets={name: target.digest for name, target in targets.items()},
+        )
+        if finished := read_analysis(run, FILE, identity):
+            reports[str(run)] = finished
+            continue
+        with open_journal(Run(run).unfinished_analysis_file(FILE), identity) as journal:
+            report = {
+                "arm": runner.trained.recipe.arm if Run(run).exists else "base",
+                "seed": runner.trained.recipe.seed,
+                "clips": len(clips),
+                "digest": digest(questions),
+                **origin,
+                "head_layer": runner.trained.student.head_layer,
+                "targets": _probed(runner, clips, targets, spans, testing_C, group_C, journal),
+                "identity": identity,
+            }
+            report["description"] = describe_clips(report)
+            write_analysis(run, FILE, report)
+            shutil.rmtree(Path(run) / STATES)
         console.print(f"{run}: {len(targets)} targets probed", markup=False)
         reports[str(run)] = report
     return reports
@@ -106,19 +126,26 @@ def _probed(
     spans: int,
     testing_C: np.ndarray,
     group_C: np.ndarray,
+    journal: Journal,
 ) -> dict[str, dict]:
-    """Target -> its description and scores."""
+    """Target -> its description and scores. States and scores that are kept from before are not
+    computed again."""
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in targets}
-    with tempfile.TemporaryDirectory(dir=runner.path, prefix="states-") as folder:
-        groups = collect(runner, clips, Path(folder), num_spans=spans)
-        total = sum(len(states.layers) for states in groups.values())
-        with progress(f"probes of {runner.path}", total, "layers") as advance:
-            for group, states in groups.items():
-                for values_CKH in states.layers:
-                    layer = score(values_CKH, targets, testing_C, group_C)
-                    for name, value in layer.items():
-                        scores[name].setdefault(group, []).append(round(value, 4))
+    folder = Path(runner.path) / STATES
+    groups = collect(runner, clips, folder, journal, num_spans=spans)
+    kept = {(group, layer): values for group, layer, values in journal.entries(LAYER_SCORES)}
+    total = sum(len(states.layers) for states in groups.values()) - len(kept)
+    with progress(f"probes of {runner.path}", total, "layers") as advance:
+        for group, states in groups.items():
+            for layer, values_CKH in enumerate(states.layers):
+                values = kept.get((group, layer))
+                if values is None:
+                    computed = score(values_CKH, targets, testing_C, group_C)
+                    values = {name: round(value, 4) for name, value in computed.items()}
+                    journal.append(LAYER_SCORES, [group, layer, values])
                     advance()
+                for name, value in values.items():
+                    scores[name].setdefault(group, []).append(value)
     return {
         name: {"metric": target.metric, "floor": target.floor, "n": target.num_known,
                "scores": scores[name]}

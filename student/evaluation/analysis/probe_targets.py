@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,13 @@ class Target:
     def num_known(self) -> int:
         """Number of clips that have it."""
         return int(self.known_C.sum())
+
+    @property
+    def digest(self) -> str:
+        """A hash of the clips that have it and of its values."""
+        state = hashlib.blake2b(self.known_C.tobytes(), digest_size=8)
+        state.update(np.ascontiguousarray(self.values).tobytes())
+        return state.hexdigest()
 
 
 def label_targets(labels: Mapping[str, Sequence[str | None]]) -> dict[str, Target]:
