@@ -20,7 +20,7 @@ REPEATED = (
 
 
 def seconds(parse: Callable[[str], object], text: str, *, calls: int = 1) -> float:
-    """Processor time of the fastest of some calls."""
+    """Returns the processor time of the fastest of some calls."""
     times = []
     for _ in range(calls):
         start = time.process_time()
@@ -30,7 +30,7 @@ def seconds(parse: Callable[[str], object], text: str, *, calls: int = 1) -> flo
 
 
 @pytest.mark.parametrize("text", REPEATED)
-def test_a_reply_of_a_megabyte_is_parsed_at_once(text: str) -> None:
+def test_parsing_a_megabyte_takes_seconds(text: str) -> None:
     """Quadratic parsing of a megabyte takes from minutes to days."""
     reply = (text * (1_000_000 // len(text) + 1))[:1_000_000]
     assert seconds(lambda reply: extract_choice(reply, CHOICES), reply) < 5
@@ -52,14 +52,14 @@ def test_connectives_without_letters_do_not_stop_the_parser() -> None:
 
 
 @pytest.mark.parametrize("reply", ["{answer} {noise}", "{noise} {answer}"])
-def test_the_answer_may_be_at_either_end(reply: str) -> None:
+def test_answers_at_either_end_of_long_replies_are_read(reply: str) -> None:
     noise = "and on " * MAX_CHARACTERS
     text = reply.format(answer="The answer is B.", noise=noise)
     assert extract_choice(text, CHOICES) == "cat"
     assert extract_label(reply.format(answer="It is a dog.", noise=noise), CHOICES) == "dog"
 
 
-def test_a_word_at_a_cut_is_not_read() -> None:
+def test_words_at_a_cut_are_not_read() -> None:
     half = MAX_CHARACTERS // 2
     text = "x" * (half - 4) + " category " + "y" * MAX_CHARACTERS
     assert text[:half].endswith(" cat")

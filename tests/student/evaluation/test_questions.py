@@ -327,7 +327,7 @@ def test_separators_inside_strings_are_no_line_ends(tmp_path: Path) -> None:
     ]
 
 
-def test_a_file_of_another_encoding_is_one_line(tmp_path: Path) -> None:
+def test_files_of_another_encoding_are_reported_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "q.jsonl"
     row = '{"audio": "a.wav", "question": "?", "answer": "%s"}\n'
     path.write_bytes((row % "né").encode("latin-1"))

@@ -1,5 +1,5 @@
-"""A killed evaluation resumes: its replies are kept, and the result is that of one that was not
-killed."""
+"""Tests that a killed evaluation resumes: its replies are kept, and the result is that of one that
+was not killed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def base(checkpoints: Callable[[str], str], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def questions(world: Any, tmp_path: Path) -> list[Question]:
+def questions(toy_data: Any, tmp_path: Path) -> list[Question]:
     """Which note 32 clips have, as a file has them."""
     asked = [
         Question(
@@ -61,7 +61,7 @@ def questions(world: Any, tmp_path: Path) -> list[Question]:
             answer=str(clip.labels["note"]), choices=("low", "middle", "high", "top"),
             clip_id=clip.clip_id, duration=clip.duration,
         )
-        for clip in world.clips[2:34]
+        for clip in toy_data.clips[2:34]
     ]  # fmt: skip
     write_questions(tmp_path / "notes.jsonl", asked)
     return read_questions(tmp_path / "notes.jsonl")
@@ -98,12 +98,12 @@ def killed_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
 
 
 def results(run: Path, name: str = "notes") -> tuple[str, dict]:
-    """The answers and the scores of an evaluation."""
+    """Returns the answers and the scores of an evaluation."""
     scores = json.loads((run / "eval" / f"{name}.json").read_text())
     return (run / "eval" / f"{name}.answers.jsonl").read_text(), scores
 
 
-def test_a_killed_process_loses_one_batch_at_most(
+def test_killed_process_loses_one_batch_at_most(
     run: Path, base: Path, questions: list[Question], tmp_path: Path, asked: list[int]
 ) -> None:
     """Two students in one command; the process is killed in the middle of the second."""
@@ -182,7 +182,7 @@ def test_unfinished_replies_to_other_questions_are_not_discarded(
 
 
 def test_unreadable_audio_is_tried_again(
-    run: Path, questions: list[Question], world: Any, tmp_path: Path, asked: list[int]
+    run: Path, questions: list[Question], toy_data: Any, tmp_path: Path, asked: list[int]
 ) -> None:
     absent = tmp_path / "absent.wav"
     both = [replace(questions[0], audio=str(absent)), *questions[1:6]]
@@ -193,7 +193,7 @@ def test_unreadable_audio_is_tried_again(
     assert (report["unreadable"], report["questions"], asked) == (0, 6, [1])
 
 
-def test_a_killed_ablation_resumes(
+def test_killed_ablation_resumes_with_its_replies(
     run: Path, questions: list[Question], asked: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "resamples": 5, "limits": LIMITS}
@@ -216,12 +216,12 @@ def test_a_killed_ablation_resumes(
     assert other["layers"] == [1, 2]
 
 
-def test_killed_probes_resume(
-    run: Path, world: Any, questions: list[Question], asked: list[int],
+def test_killed_probes_resume_with_states_and_scores(
+    run: Path, toy_data: Any, questions: list[Question], asked: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(states_module, "SECONDS_BETWEEN_RECORDS", 0.0)
-    settings: dict[str, Any] = {"caches": [str(world.cache)], "num_spans": 4, "batch_size": 8}
+    settings: dict[str, Any] = {"caches": [str(toy_data.cache)], "num_spans": 4, "batch_size": 8}
     mend = killed_after(2, monkeypatch)
     with pytest.raises(Killed):
         probe([run], questions, **settings)
@@ -272,7 +272,7 @@ def test_two_processes_do_not_write_one_journal(run: Path) -> None:
         pass
 
 
-def test_a_journal_reads_what_it_wrote(tmp_path: Path) -> None:
+def test_journal_reads_the_replies_that_it_wrote(tmp_path: Path) -> None:
     path = tmp_path / "a.part.jsonl"
     replies = {"é\u2028": Reply(text='"\n\u2028', is_cut=True), "b": Reply(text="")}
     with suppress(Killed), open_journal(path, {"questions": "q"}) as journal:
@@ -306,13 +306,13 @@ def test_numbers_out_of_range_are_one_line(
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../recipe", "", ".hidden", "x" * 300])
-def test_a_name_is_that_of_a_file_in_the_run(name: str, tmp_path: Path) -> None:
+def test_names_that_are_no_file_names_are_refused(name: str, tmp_path: Path) -> None:
     question = Question(id="1", kind="label", audio="a.wav", question="?", answer="x")
     with pytest.raises(UserError, match="cannot be a file name"):
         evaluate(tmp_path, [question], name)
 
 
-def test_a_wrong_folder_gets_no_files(tmp_path: Path) -> None:
+def test_wrong_folders_get_no_files(tmp_path: Path) -> None:
     question = Question(id="1", kind="label", audio="a.wav", question="?", answer="x")
     for folder in (tmp_path / "absent", tmp_path):
         with pytest.raises(UserError, match="is not a run"):

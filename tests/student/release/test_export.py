@@ -64,7 +64,7 @@ def test_export_equals_the_trained_model(
         export(run, tmp_path / "out")
 
 
-def test_an_unreadable_clip_does_not_prevent_an_export(
+def test_unreadable_clips_do_not_prevent_an_export(
     runs: Callable[[str], Path], tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
