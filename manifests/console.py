@@ -90,7 +90,13 @@ class _Parser(ArgumentParser):
             name, kind, value = wrong.groups()
             kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
             kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
-            last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
+            last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}{_form(kind, value)}"
+        elif no_file := re.search(r"Parser key \"(.*?)\": File does not exist: '?(.*?)'?$", last):
+            last = f"{_dashed(f'--{no_file[1]}')}: there is no file {no_file[2]}"
+        elif key := re.search(r"Subcommand '(.*?)' does not accept option '(.*?)'", last):
+            command, program = key[1], f"{program} {key[1]}"
+            known = [name.lstrip("-") for name in options_of(subcommands_of(self).get(command))]
+            last = f"the configuration has the unknown key {key[2]!r}{_suggestion(key[2], known)}"
         elif unknown := re.fullmatch(r"unrecognized arguments: (\S+)(.*)", last):
             option = _dashed(unknown[1])
             known = [_dashed(known) for known in options_of(self)]
@@ -259,6 +265,16 @@ _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool":
 def _suggestion(word: str, known: Iterable[str]) -> str:
     nearest = difflib.get_close_matches(word, list(known), n=1)
     return f"; did you mean {nearest[0]}?" if nearest else ""
+
+
+def _form(kind: str, value: str) -> str:
+    """A hint on writing a list, in an option that takes a text or one that takes a list."""
+    if kind == "a text" and value.startswith("["):
+        words = re.findall(r"[\w.@/-]+", value)
+        return f"; separate several by commas: {','.join(words)}"
+    if kind == "list":
+        return f"; write a list, such as '{json.dumps([value])}'"
+    return ""
 
 
 def _dashed(text: str) -> str:

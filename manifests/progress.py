@@ -109,11 +109,15 @@ class _Lines:
         left = (now - self._start) / self._done * (self._total - self._done)
         messages.print(
             f"{self._description}: {self._done:,} of {self._total:,} {self._unit}, "
-            f"about {_spelt(left)} left",
+            f"about {describe_time(left)} left",
             markup=False,
         )
 
 
-def _spelt(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(minutes, 1)} min"
+def describe_time(seconds: float, *, short: bool = False) -> str:
+    """A duration in hours and minutes, at least one minute: `2 h 5 min`, or `2:05 h`."""
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours}:{rest:02d} h" if short else f"{hours} h {rest} min"

@@ -150,6 +150,13 @@ class PlanOptions(BuildConfig):
     json: bool = False
     """Print JSON instead of a table."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.price_per_core_hour >= 0:
+            raise UserError(
+                f"price_per_core_hour must not be negative; found {self.price_per_core_hour}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:

@@ -97,7 +97,9 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
     totals = {name: clips for name, clips in totals.items() if clips}
     setups = [teacher for teacher in setups if teacher.name in totals]
     folders = {teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups}
-    with BuildProgress(totals, console) as progress:
+    known = corpus.num_clips - plan.unknown_lengths(corpus)
+    mean_seconds = corpus.seconds / known if known else None
+    with BuildProgress(totals, console, mean_seconds=mean_seconds) as progress:
         if setups:
             stop = environment.StopSignal()
             environment.prepare(local=not config.ray_address)

@@ -1,20 +1,24 @@
 """Merges `--teacher` on the command line with the teachers of `--config` files.
 
+`--teacher.NAME.settings.model VALUE` stands for the mapping `{NAME: {settings: {model: VALUE}}}`.
 Independent of the order of the options, the command line takes precedence over the file, setting by
 setting: a setting of `asr` that the command line does not mention keeps its value from the file.
-jsonargparse alone would replace the whole mapping with the later one.
+jsonargparse alone would replace the whole mapping with the later one, and its messages about a
+mapping within a mapping name neither the teacher nor the file.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from manifests.errors import UserError
+from pipeline.config import Resources, TeacherConfig
 
 COMMANDS = ("build", "plan", "retry-failures")
 """The commands that have both options."""
@@ -29,16 +33,17 @@ def merge_teacher_options(words: Sequence[str]) -> list[str]:
     words = list(words)
     if not any(word in COMMANDS for word in words[:2]):
         return words
+    words = _expand(words)
     configs = _values(words, "--config")
     given = _values(words, "--teacher")
-    if not given or len(configs) + len(given) < 2:
-        return words
     merged: dict[str, Any] = {}
     for _, value in configs:
         content = _read_yaml(value, f"--config {value}")
-        merged = _merge(merged, content.get("teacher") or {})
+        merged = _merge(merged, _checked(content.get("teacher") or {}, f"teacher in {value}"))
     for _, value in given:
-        merged = _merge(merged, _read_yaml(value, "--teacher"))
+        merged = _merge(merged, _checked(_read_yaml(value, "--teacher"), "--teacher"))
+    if not given or len(configs) + len(given) < 2:
+        return words
     last = max(place for place, _ in (*configs, *given))
     dropped = {index for place, _ in given for index in _places(words, place)}
     after = [index for index in range(len(words)) if index not in dropped and index > last]
@@ -48,6 +53,60 @@ def merge_teacher_options(words: Sequence[str]) -> list[str]:
         f"--teacher={json.dumps(merged)}",
         *(words[index] for index in after),
     ]
+
+
+def _expand(words: Sequence[str]) -> list[str]:
+    """Replaces all `--teacher.NAME.FIELD VALUE` by one `--teacher` with a mapping."""
+    others: list[str] = []
+    changes: dict[str, Any] = {}
+    rest = iter(words)
+    for word in rest:
+        option, equals, value = word.partition("=")
+        path = option.removeprefix("--teacher.").split(".")
+        if not option.startswith("--teacher.") or path == ["help"]:
+            others.append(word)
+            continue
+        if not equals:
+            value = next(rest, None)
+            if value is None:
+                raise UserError(f"{option} needs a value")
+        inner = changes
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+            if not isinstance(inner, dict):
+                raise UserError(f"{option}: {key} has a value already")
+        inner[path[-1]] = _parse(value, option)
+    if changes:
+        others.append(f"--teacher={json.dumps(changes, default=str)}")
+    return others
+
+
+def _checked(teachers: Any, source: str) -> dict[str, Any]:
+    """A mapping of teachers, whose fields and resources exist.
+
+    Raises:
+        UserError: it is none, or has an unknown field.
+    """
+    if not isinstance(teachers, dict):
+        raise UserError(
+            f"{source} must be a mapping, such as "
+            '\'{"asr": {"settings": {"model": "/models/whisper"}}}\'; ' + f"found {teachers!r}"
+        )
+    for name, teacher in teachers.items():
+        if not isinstance(teacher, Mapping):
+            raise UserError(f"{source}: {name} must be a mapping of fields; found {teacher!r}")
+        resources = teacher.get("resources")
+        for what, mapping, kind in (
+            (f"teacher {name} has", teacher, TeacherConfig),
+            (f"the resources of teacher {name} have", resources, Resources),
+        ):
+            known = [field.name for field in fields(kind)]
+            unknown = [key for key in mapping or {} if key not in known]
+            if isinstance(mapping, Mapping) and unknown:
+                raise UserError(
+                    f"{what} no field {unknown[0]!r}; the fields are {', '.join(known)}"
+                )
+    return teachers
 
 
 def _values(words: Sequence[str], option: str) -> list[tuple[int, str]]:
@@ -71,10 +130,7 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
     if source.startswith("--config") and not is_file:
         raise UserError(f"{source}: there is no such file")
     text = Path(value).read_text("utf-8") if is_file else value
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
+    content = _parse(text, source)
     if content is None:
         return {}
     if not isinstance(content, dict):
@@ -83,6 +139,13 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
             '\'{"asr": {"settings": {"model": "/models/whisper"}}}\'; ' + f"found {content!r}"
         )
     return content
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{source} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def write(
 
     Args:
         out: Folder for the page, `index.html`.
-        sections: Section id (also the link at the top of the page) -> heading, in order.
+        sections: Section id -> heading, which is also the link at the top, in order.
         package: Package with the report's own scripts.
         scripts: Their names, in the order in which they run.
         facts: The data of the page as JSON fields; NaN is not allowed.
@@ -39,7 +39,7 @@ def write(
     code = [(shared / name).read_text("utf-8") for name in SHARED]
     code += [(own / name).read_text("utf-8") for name in scripts]
     data = json.dumps(as_fields(facts), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    links = (f'<a href="#{key}">{key.capitalize()}</a>' for key in sections)
+    links = (f'<a href="#{key}">{escape(heading)}</a>' for key, heading in sections.items())
     bodies = (
         f'<section id="{key}"><h2>{escape(heading)}</h2></section>'
         for key, heading in sections.items()

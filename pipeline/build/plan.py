@@ -64,8 +64,8 @@ class Estimate:
     """Expected size after compression in Parquet."""
     worker_hours: float | None
     is_provisional: bool
-    """Whether the worker hours come from the table in docs/cluster.md, because this cache has no
-    measurements of the teacher."""
+    """Whether the worker hours come from another version of the teacher or from the table in
+    docs/cluster.md, because this version has no measurements in this cache."""
     price: float | None
     """Price of the workers' cores; None if no price per core hour is given."""
 
@@ -171,7 +171,7 @@ def estimate(
     """
     sizes = corpus.shard_sizes()
     clips = sum(sizes[number] for number in numbers)
-    measured = _measured(layout, corpus, spec)
+    version, measured = _measured(layout, corpus, spec)
     known = corpus.num_clips - unknown
     if known:
         mean = corpus.seconds / known
@@ -179,8 +179,7 @@ def estimate(
         mean = measured.seconds / measured.rows if measured.rows else None
     seconds = None if mean is None and clips else (mean or 0.0) * clips
     rate = sum(stored_bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
-    is_provisional = not measured.seconds
-    if is_provisional:
+    if not measured.seconds or (version is not None and version.family != spec.family):
         core_seconds = CORE_SECONDS.get(spec.family)
         speed = None if core_seconds is None else core_seconds / max(num_cpus, 1.0)
     else:
@@ -195,7 +194,7 @@ def estimate(
         audio_hours=None if seconds is None else seconds / 3600,
         cache_bytes=None if seconds is None else seconds * rate,
         worker_hours=hours,
-        is_provisional=is_provisional,
+        is_provisional=version is None or version.key != spec.key,
         price=hours * num_cpus * price_per_core_hour if priced and hours is not None else None,
     )
 
@@ -241,7 +240,10 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
             else f"{unknown:,} clips have no stated length, so hours and bytes are unknown"
         )
     if any(todo.is_provisional and todo.worker_hours for _, todo in every):
-        notes.append("~ nothing measured here yet: estimated from the table in docs/cluster.md")
+        notes.append(
+            "~ not measured here yet: estimated from another version of the teacher, or from the "
+            "table in docs/cluster.md"
+        )
     shown.caption = "\n".join(notes) or None
     return shown
 
@@ -262,14 +264,20 @@ def stored_bytes_per_frame(stream: StreamSpec) -> float:
     return codec.bytes_per_frame(stream) * codec.compressed_share
 
 
-def _measured(layout: Layout, corpus: Corpus, spec: TeacherSpec) -> Totals:
-    """Totals of a teacher over the corpus so far, from its newest version with measurements."""
-    for known in reversed(layout.teachers().values()):
-        if known.name == spec.name:
-            total = totals(layout.shards(known, corpus.name))
-            if total.seconds:
-                return total
-    return Totals()
+def _measured(
+    layout: Layout, corpus: Corpus, spec: TeacherSpec
+) -> tuple[TeacherSpec | None, Totals]:
+    """The totals of a teacher over the corpus so far, and the version that they describe.
+
+    This is the planned version, else the newest version of its family, else the newest one.
+    """
+    versions = [known for known in layout.teachers().values() if known.name == spec.name]
+    versions.sort(key=lambda known: (known.key == spec.key, known.family == spec.family))
+    for known in reversed(versions):
+        total = totals(layout.shards(known, corpus.name))
+        if total.seconds:
+            return known, total
+    return None, Totals()
 
 
 def _price(value: float | None) -> str:

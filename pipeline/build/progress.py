@@ -11,9 +11,11 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from manifests.cache.shards import Marker
+from manifests.progress import describe_time
+from pipeline.build.time_left import TimeLeft
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +44,14 @@ class ProgressListener(Protocol):
 class BuildProgress:
     """Clips, audio hours, speed, failures and time left, per teacher: a `ProgressListener`."""
 
-    def __init__(self, totals: Mapping[str, int], console: Console) -> None:
+    def __init__(
+        self, totals: Mapping[str, int], console: Console, *, mean_seconds: float | None = None
+    ) -> None:
         """
         Args:
             totals: Maps teachers to the number of clips to process.
             console: Progress is shown here.
+            mean_seconds: Mean length of the corpus's clips; None if it is not known.
         """
         self.began = time.monotonic()
         self.started_at: float | None = None
@@ -60,18 +65,19 @@ class BuildProgress:
         self._console = console
         self._totals = dict(totals)
         self._printed_at = self.began
+        self._left = {name: TimeLeft(clips, mean_seconds) for name, clips in totals.items()}
         self._bars = Progress(
             TextColumn("{task.description:>12}"),
             BarColumn(bar_width=8),
             TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
             TextColumn("{task.fields[detail]}"),
-            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[left]}"),
             console=console,
             refresh_per_second=4,
             disable=not console.is_terminal,
         )
         self._rows: dict[str, TaskID] = {
-            name: self._bars.add_task(name, total=total, detail="loading models")
+            name: self._bars.add_task(name, total=total, detail="loading models", left="")
             for name, total in totals.items()
         }
 
@@ -120,13 +126,32 @@ class BuildProgress:
 
     def tick(self) -> None:
         """See `ProgressListener`."""
-        for name, row in self._rows.items():
-            self._bars.update(row, completed=self.clips[name], detail=self._detail(name))
         now = time.monotonic()
+        if self.started_at is not None:
+            for name, left in self._left.items():
+                left.update(now, self.clips[name], self.seconds[name])
+        for name, row in self._rows.items():
+            left = self._left[name].seconds
+            self._bars.update(
+                row,
+                completed=self.clips[name],
+                detail=self._detail(name),
+                left="" if left is None else describe_time(left, short=True),
+            )
         if not self._console.is_terminal and now - self._printed_at > PLAIN_EVERY_S:
             self._printed_at = now
             parts = [f"{name} {self.clips[name]}/{self._totals[name]}" for name in self._totals]
-            self._console.print(f"{now - self.began:6.0f} s  clips: {', '.join(parts)}")
+            self._console.print(
+                f"{now - self.began:6.0f} s  clips: {', '.join(parts)}{self._time_left()}"
+            )
+
+    def _time_left(self) -> str:
+        """The time that the slowest teacher still needs; empty if it is unknown for one."""
+        left = [estimate.seconds for estimate in self._left.values()]
+        known = [seconds for seconds in left if seconds is not None]
+        if not any(known) or len(known) < len(left):
+            return ""
+        return f"; about {describe_time(max(known))} left"
 
     def _detail(self, name: str) -> str:
         if not self.clips[name] and not self.failures[name]:

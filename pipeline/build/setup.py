@@ -56,6 +56,11 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
                 f"a teacher cannot be named {name!r}, because a build has a step of that name; "
                 "choose another name"
             )
+    if not names:
+        raise UserError(
+            "there is no teacher to run: preset none has none, and the configuration names none; "
+            "add one as teacher.NAME.family, or choose another preset"
+        )
     return [_setup(name, chosen[name], config.weights_dir) for name in names]
 
 

@@ -148,7 +148,7 @@ class _Builder:
         """Writes the folder."""
         clips = self._read_corpus(corpus)
         report_skipped(
-            corpus.num_clips, clips.num_usable, clips.num_beyond_window,
+            corpus.num_clips, clips.num_usable, clips.skipped,
             self._data.max_duration, self._longest_s,
         )  # fmt: skip
         if not begun:

@@ -20,6 +20,7 @@ from manifests import audio
 from manifests.cache.clip_index import clip_keys
 from manifests.clips import Clip, from_table, likely_durations
 from student.config import DataConfig, TaskConfig
+from student.data.coverage import SKIPPED, SkippedClips
 from student.data.examples import find_answer, fraction, times_shown
 from student.data.held_out import GROUP
 from student.data.prompts import MIN_SECONDS, ROUNDING_S
@@ -155,7 +156,8 @@ class CorpusPass:
         self._longest_s = longest_s
         self._num_clips = 0
         self.num_usable = 0
-        self.num_beyond_window = 0
+        self.skipped = {reason: SkippedClips() for reason in SKIPPED}
+        """Reason -> the clips that are not used."""
         self.tasks = [TaskExamples() for _ in data.tasks]
         self.fields: Counter[str] = Counter()
         """`text` or `labels.KEY` -> number of usable clips that have it."""
@@ -181,8 +183,11 @@ class CorpusPass:
             seconds_N = self._measured(table, key_N, seconds_N)
         longest_s = self._longest_s + ROUNDING_S
         usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= longest_s)
-        within_N = seconds_N <= self._data.max_duration + ROUNDING_S
-        self.num_beyond_window += int((within_N & (seconds_N > longest_s)).sum())
+        is_long_N = seconds_N > self._data.max_duration + ROUNDING_S
+        self.skipped["unreadable"].add(ids, np.isnan(seconds_N))
+        self.skipped["short"].add(ids, seconds_N < MIN_SECONDS)
+        self.skipped["long"].add(ids, is_long_N)
+        self.skipped["window"].add(ids, (seconds_N > longest_s) & ~is_long_N)
         self.hours += float(seconds_N[usable_N].sum()) / 3600
         self.seconds_C[here] = seconds_N
         self.row_C[here] = np.where(usable_N, self.num_usable + np.cumsum(usable_N) - 1, -1)

@@ -17,35 +17,65 @@ from student.distill.streams import Stream
 KEYS_AT_ONCE = 1 << 16
 """Number of clips that are looked up together; a look-up needs some hundred bytes per clip."""
 
+NAMED = 5
+"""Number of skipped clips whose ids are logged."""
+
 logger = logging.getLogger(__name__)
 
 
+class SkippedClips:
+    """The clips that are not used for one reason: their number, and the first few ids."""
+
+    def __init__(self) -> None:
+        self.num = 0
+        self.first: list[str] = []
+
+    def add(self, ids: Sequence[str], is_skipped_N: np.ndarray) -> None:
+        """Adds the clips of a table that are skipped."""
+        rows = np.flatnonzero(is_skipped_N)
+        self.num += len(rows)
+        self.first += [ids[row] for row in rows[: NAMED - len(self.first)].tolist()]
+
+    def __str__(self) -> str:
+        more = f" and {self.num - len(self.first):,} more" if self.num > len(self.first) else ""
+        return ", ".join(self.first) + more
+
+
+SKIPPED = ("unreadable", "short", "long", "window")
+"""Reasons for which a clip is not used."""
+
+
 def report_skipped(
-    num_clips: int, num_usable: int, num_beyond: int, max_duration: float, longest_s: float
+    num_clips: int,
+    num_usable: int,
+    skipped: Mapping[str, SkippedClips],
+    max_duration: float,
+    longest_s: float,
 ) -> None:
-    """Logs how many clips are skipped, and why.
+    """Logs how many clips are skipped, why, and the first ones.
 
     Args:
         num_clips: Number of clips in the corpus.
         num_usable: Number of usable clips.
-        num_beyond: Number of clips within `max_duration` but longer than the backbone's window.
+        skipped: Reason (`SKIPPED`) -> the clips. `long` are those beyond `max_duration`, `window`
+            those within it but longer than the backbone's window.
         max_duration: The limit in the recipe.
         longest_s: The smaller of `max_duration` and the window.
 
     Raises:
         UserError: no clip is left.
     """
-    if num_beyond:
-        logger.warning(
-            "%d of %d clips are skipped: longer than %g s, the window of the backbone",
-            num_beyond, num_clips, longest_s,
-        )  # fmt: skip
-    others = num_clips - num_usable - num_beyond
-    if others:
-        logger.warning(
-            "%d of %d clips are skipped: shorter than %s s, longer than %s s or not readable",
-            others, num_clips, MIN_SECONDS, max_duration,
-        )  # fmt: skip
+    reasons = {
+        "unreadable": "their audio cannot be read (coat-cache failures gives the reasons)",
+        "short": f"shorter than {MIN_SECONDS:g} s",
+        "long": f"longer than {max_duration:g} s, data.max_duration",
+        "window": f"longer than {longest_s:g} s, the window of the backbone",
+    }
+    for name, reason in reasons.items():
+        if clips := skipped[name].num:
+            logger.warning(
+                "%d of %d clips are skipped: %s: %s", clips, num_clips, reason, skipped[name]
+            )
     if not num_usable:
         raise UserError(
             f"none of the corpus' {num_clips} clips can be used: each is shorter than "

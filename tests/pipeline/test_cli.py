@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -187,6 +188,60 @@ def test_teacher_option_with_another_family_replaces_the_settings() -> None:
     assert merge_teacher_options(["build", "--teacher", "{}"]) == ["build", "--teacher", "{}"]
     with pytest.raises(UserError, match="--teacher must be a mapping"):
         merge_teacher_options(["build", "--teacher", "asr", "--teacher", "{}"])
+
+
+def test_teacher_option_can_name_one_setting() -> None:
+    words = ["plan", "--teacher.pitch.settings.model", "full", "--teacher.pitch.family=crepe"]
+    merged = merge_teacher_options([*words, "--part", "1/2"])
+    assert json.loads(merged[-1].partition("=")[2]) == {
+        "pitch": {"settings": {"model": "full"}, "family": "crepe"}
+    }
+    assert merged[:-1] == ["plan", "--part", "1/2"]
+    assert merge_teacher_options(["build", "--teacher.help"]) == ["build", "--teacher.help"]
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"pitch": {"setting": {}}}, "teacher pitch has no field 'setting'; the fields are family"),
+        ({"pitch": {"resources": {"cpus": 1}}}, "the resources of teacher pitch have no field"),
+        ({"pitch": "full"}, "pitch must be a mapping of fields; found 'full'"),
+        (["pitch"], "must be a mapping"),
+    ],
+)
+@pytest.mark.parametrize("in_file", [True, False])
+def test_unknown_field_of_a_teacher_is_reported_with_its_name(
+    tmp_path: Path, option: object, message: str, *, in_file: bool
+) -> None:
+    file = tmp_path / "build.yaml"
+    file.write_text(json.dumps({"teacher": option}))
+    words = ["--config", str(file)] if in_file else ["--teacher", json.dumps(option)]
+    with pytest.raises(UserError, match=re.escape(message)):
+        merge_teacher_options(["build", *words])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("teacherss: pitch\n", "the configuration has the unknown key 'teacherss'; did you mean"),
+        ("teachers: [asr, pitch]\n", "separate several by commas: asr,pitch"),
+        ("py_modules: mine\n", "write a list, such as '[\"mine\"]'"),
+        ("corpus: x\n cache: y\n", "build.yaml is not YAML"),
+        ("price_per_core_hour: -1\n", "price_per_core_hour must not be negative"),
+        ("preset: none\n", "there is no teacher to run"),
+        (None, "build.yaml: there is no such file"),
+    ],
+)
+def test_mistake_in_a_config_file_is_reported_in_one_line(
+    cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, content: str, message: str
+) -> None:
+    file = tmp_path / "build.yaml"
+    if content:
+        file.write_text(content)
+    corpus = ("--corpus", cache.parent / "things", "--cache", tmp_path / "new")
+    code, _, err = run_command(capsys, "plan", *corpus, "--config", file)
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
 
 
 def test_rm_without_a_fingerprint_lists_the_versions(

@@ -30,7 +30,7 @@ def test_progress_bar_of_each_teacher_fits_into_80_columns() -> None:
     lines = session.lines()
     assert [line for line in lines if re.match(r"^ +asr \S+ +0/4,000 loading models", line)], lines
     full = re.compile(
-        r"^ sound_event \S+ +\d,\d00/4,000 \d\.00 h, [\d,.]+ x real time, \d+ failed +\d+:\d\d$"
+        r"^ sound_event \S+ +\d,\d00/4,000 \d\.00 h, [\d,.]+ x real time, \d+ failed +\d+ min$"
     )
     assert [line for line in lines if full.match(line)], lines
     assert not [line for line in lines if "\N{HORIZONTAL ELLIPSIS}" in line], lines

@@ -6,6 +6,7 @@ import json
 import logging
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -318,3 +319,27 @@ def test_selected_version_is_shown_as_chosen_even_if_it_is_the_only_one(
     assert layout.current_versions()["energy"].why == "only version"
     layout.use(spec)
     assert layout.current_versions()["energy"].why == "chosen"
+
+
+def test_plan_marks_estimates_that_another_version_measured(
+    layout: Layout, tmp_path: Path, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture
+):
+    corpus = make_corpus(8)
+    fill(layout, corpus, created=FIRST, numbers=[0])
+
+    def estimate(**teacher: Any) -> dict[str, Any]:
+        config = {"energy": TeacherConfig(**teacher)}
+        options = {"cache": layout.root.uri, "preset": "none", "teacher": config}
+        cli.plan_build(PlanOptions(corpus=corpus.folder.uri, json=True, **options))
+        return json.loads(capsys.readouterr().out)[0]
+
+    same = estimate(family=ENERGY, settings={"gain": 1.0})
+    assert not same["is_provisional"]
+    assert same["worker_hours"] is not None
+    changed = estimate(family=ENERGY, settings={"gain": 2.0})
+    assert changed["is_provisional"]
+    assert changed["worker_hours"] is not None
+    other = estimate(family="crepe")
+    assert other["is_provisional"]
+    hours = other["audio_hours"] * plan.CORE_SECONDS["crepe"]
+    assert other["worker_hours"] == pytest.approx(hours)

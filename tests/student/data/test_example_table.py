@@ -110,7 +110,8 @@ def test_unusable_clips_and_their_conversations_are_skipped(tmp_path: Path, capl
     assert set(table.clips) == {f"c{n}" for n in range(9)}
     with pytest.raises(KeyError):
         table.clips["long"]
-    assert "2 of 11 clips are skipped" in caplog.text
+    assert "1 of 11 clips are skipped: shorter than 0.1 s: short" in caplog.text
+    assert "1 of 11 clips are skipped: longer than 30 s, data.max_duration: long" in caplog.text
     assert "1 conversations with skipped clips are skipped, too" in caplog.text
     write("c1", "nowhere")
     with pytest.raises(UserError, match=r"chats.jsonl, line 2.*no clip 'nowhere'"):
@@ -154,6 +155,23 @@ def test_clips_longer_than_the_window_are_skipped(
     assert len(begun) == kept
     older = tmp_path / "older"
     assert len(open_examples(older, corpus, {}, data, window_s=window_s, begun=True)) == 8
+
+
+def test_skipped_clips_are_named_with_the_reason(tmp_path: Path, caplog: Any) -> None:
+    (tmp_path / "notes.wav").write_text("no audio")
+    bad = [
+        Clip(clip_id=f"bad-{number}", uri=str(tmp_path / "notes.wav"), text="a")
+        for number in range(7)
+    ]
+    short = Clip(clip_id="tiny", uri="/x.wav", duration=0.005, text="a")
+    long = Clip(clip_id="hour", uri="/x.wav", duration=3600.0, text="a")
+    corpus = build([*make_transcribed_clips(7), *bad, short, long], tmp_path / "corpus")
+    open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[TRANSCRIBE]))
+    named = "bad-0, bad-1, bad-2, bad-3, bad-4 and 2 more"
+    assert "7 of 16 clips are skipped: their audio cannot be read (coat-" in caplog.text
+    assert f"): {named}\n" in caplog.text
+    assert "1 of 16 clips are skipped: shorter than 0.1 s: tiny\n" in caplog.text
+    assert "1 of 16 clips are skipped: longer than 30 s, data.max_duration: hour\n" in caplog.text
 
 
 def test_clips_of_exactly_one_window_are_used(tmp_path: Path) -> None:

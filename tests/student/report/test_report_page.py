@@ -78,6 +78,7 @@ def test_page_has_all_sections_and_charts(visit: Any) -> None:
         "Arms", "Training curves", "Before and after", "Held-out answers",
         "Predicted against cached", "Is the block used?", "Cost",
     ]  # fmt: skip
+    assert page.locator("nav a").all_inner_texts() == headings
     charts = page.locator("#curves .panel h3").all_inner_texts()
     assert charts[0] == "answer"
     assert set(charts[1:]) == {
