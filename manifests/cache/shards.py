@@ -14,7 +14,6 @@ import hashlib
 import itertools
 import json
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -27,6 +26,7 @@ import pyarrow.parquet as pq
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
+from manifests.spool import Spool
 from manifests.storage import PIECE, Folder
 from manifests.streams.codecs import CODECS
 from manifests.streams.pitch_bins import CREPE_BINS
@@ -282,7 +282,7 @@ def write(
         versions: Library -> version in the processes that made the rows.
     """
     written = _Written([], [], 0.0)
-    with tempfile.SpooledTemporaryFile(SPOOL_BYTES) as file:
+    with Spool(SPOOL_BYTES) as file:
         _write_rows(written.watch(rows), spec, file)
         accounted = sorted(written.clip_ids + [failure.clip_id for failure in failures])
         assert accounted == sorted(clip_ids), "every clip must be in exactly one row or failure"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.shards import SPOOL_BYTES, Row
+from manifests.spool import Spool
 from manifests.streams.specs import StreamSpec
 
 
@@ -30,7 +30,7 @@ class RowSpool:
     """
 
     def __init__(self) -> None:
-        self._file: IO[bytes] = tempfile.SpooledTemporaryFile(SPOOL_BYTES)  # noqa: SIM115
+        self._file = Spool(SPOOL_BYTES)
         self._places: dict[str, _Place] = {}
 
     def __enter__(self) -> RowSpool:

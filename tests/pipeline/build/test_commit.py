@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
@@ -84,3 +87,27 @@ def test_repairing_a_missing_shard_raises_an_error(tmp_path: Path):
         commit_shard(
             make_request(Folder(tmp_path), ["1", "2"], done=["1"]), iter([make_part(["1"], 4)])
         )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs: Linux's /dev/full")
+@pytest.mark.parametrize("first", ["rows", "shard"])
+def test_full_temporary_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+):
+    """The cache's disk has room: the message must not send the user there."""
+    ids = [str(index) for index in range(4)]
+    if first == "rows":
+        monkeypatch.setattr("pipeline.build.row_spool.SPOOL_BYTES", 1 << 10)
+    else:
+        monkeypatch.setattr(shards, "SPOOL_BYTES", 1 << 10)
+
+    def open_full(**_: object) -> IO[bytes]:
+        return Path("/dev/full").open("w+b")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", open_full)
+    monkeypatch.setattr(tempfile, "tempdir", "/small/disk")
+    request = make_request(Folder(tmp_path / "cache"), ids)
+    with pytest.raises(OSError, match=r"No space left .* /small/disk.*TMPDIR") as failed:
+        commit_shard(request, iter([make_part(ids, 30)]))
+    assert failed.value.errno == errno.ENOSPC
+    assert not (tmp_path / "cache" / "markers").exists()
