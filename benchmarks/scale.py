@@ -140,8 +140,8 @@ def measure(step: str, address: str) -> None:
         scale_store.run_step(step.removeprefix("distant "), address)
     elif step in ("plan", "resume"):
         corpus = Corpus(cache / "corpora" / "corpus")
-        lacking = plan.missing(Layout.open(cache), corpus, [SPEC])
-        for _, _ in zip(plan.work(corpus, lacking), range(64), strict=False):
+        missing_shards = plan.missing(Layout.open(cache), corpus, [SPEC])
+        for _, _ in zip(plan.work(corpus, missing_shards), range(64), strict=False):
             pass
     elif step == "status":
         status(Layout.open(cache))
@@ -268,10 +268,10 @@ def measure_efficiency(workers: int, clips: int) -> None:
     ray.init("local", num_cpus=workers, include_dashboard=False, log_to_driver=False,
              logging_level="ERROR")  # fmt: skip
     start = time.perf_counter()
-    lacking = plan.missing(layout, corpus, [setups[0].spec])
+    missing_shards = plan.missing(layout, corpus, [setups[0].spec])
     folders = {"sleeper": layout.shards(setups[0].spec, corpus.name)}
     driver = time.process_time()
-    work = plan.work(corpus, lacking)
+    work = plan.work(corpus, missing_shards)
     Scheduler(RayBackend(), setups, work, folders, config, watch).run()
     driver = time.process_time() - driver
     ended = time.perf_counter()

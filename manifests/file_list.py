@@ -1,4 +1,4 @@
-"""The list of a local folder's files and their sizes, by which a folder is known to be complete.
+"""List of a local folder's files and their sizes, which shows whether the folder is complete.
 
 After a power failure or a kill, a file may exist without its content. The list is written last,
 once all files are on the disk.
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 FILE_LIST = "files.json"
-"""Name -> bytes of every file of a folder."""
+"""File that stores the bytes of every file of its folder, by name."""
 
 
 def write_file_list(folder: Path) -> None:
@@ -27,7 +27,7 @@ def write_file_list(folder: Path) -> None:
 
 
 def find_cut_file(folder: Path) -> str | None:
-    """The name of a file that is missing or has another size; None if there is none, or no list."""
+    """Finds a file that is missing or has another size; None if there is none, or no list."""
     try:
         sizes: dict[str, int] = json.loads((folder / FILE_LIST).read_text("utf-8"))
     except (OSError, ValueError):

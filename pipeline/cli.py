@@ -83,7 +83,7 @@ def plan_build(config: PlanOptions) -> None:
     warn_of_languages(corpus, [teacher.spec for teacher in teachers])
     lacking = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
     unknown = plan.unknown_lengths(corpus)
-    every = [
+    estimates = [
         (
             teacher.spec,
             plan.estimate(
@@ -99,9 +99,9 @@ def plan_build(config: PlanOptions) -> None:
         for teacher in teachers
     ]
     if config.json:
-        print_json([{"version": spec.key} | as_fields(todo) for spec, todo in every])
+        print_json([{"version": spec.key} | as_fields(todo) for spec, todo in estimates])
         return
-    console.print(plan.table(corpus.name, every))
+    console.print(plan.table(corpus.name, estimates))
 
 
 def list_teachers(weights_dir: str = "", json: bool = False) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from examples.demo import corpus as demo
-from examples.demo.__main__ import RECIPE, answers_table, right_answer
+from examples.demo.__main__ import RECIPE, answers_table, correct_answer
 from examples.demo.soundfont import Note
 from student.recipe_files import load_recipe
 from student.runs.folder import Run
@@ -54,7 +54,7 @@ def test_labels_describe_the_notes(notes: list[dict]) -> None:
     assert demo.direction([Note(0, 1, 60), Note(1, 2, 61)]) == "higher"
 
 
-def test_right_answer_is_chosen_from_the_best_question(
+def test_correct_answer_is_chosen_from_the_best_question(
     tmp_path: Path,
 ) -> None:
     examples = [
@@ -85,5 +85,5 @@ def test_right_answer_is_chosen_from_the_best_question(
             for name, is_right in is_right_by_id.items()
         )
     )
-    assert right_answer(tmp_path) == ("/b.wav", "Which?", "dog")
+    assert correct_answer(tmp_path) == ("/b.wav", "Which?", "dog")
     assert answers_table(tmp_path).row_count == 3

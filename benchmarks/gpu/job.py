@@ -65,14 +65,14 @@ def _build(names: list[str], *, toy: bool) -> dict[str, Any]:
         config = {"teachers": ",".join(teachers), "teacher": teachers}
         (folder / "build.yaml").write_text(yaml.safe_dump(config))
         busy: list[float] = []
-        over = threading.Event()
-        sampler = threading.Thread(target=_sample, args=(busy, over), daemon=True)
+        stopped = threading.Event()
+        sampler = threading.Thread(target=_sample, args=(busy, stopped), daemon=True)
         sampler.start()
         start_s = time.monotonic()
         _call("coat-cache", "build", "--config", folder / "build.yaml", "--corpus",
               folder / "corpus", "--cache", folder / "cache")  # fmt: skip
         took_s = time.monotonic() - start_s
-        over.set()
+        stopped.set()
         megabytes = sum(file.stat().st_size for file in (folder / "cache").rglob("*.parquet")) / 1e6
     result: dict[str, Any] = {
         "audio hours": hours,
@@ -117,7 +117,7 @@ def _call(*command: str | Path) -> None:
 def _sample(busy: list[float], over: threading.Event) -> None:
     """Samples the share of each half second in which a kernel ran, according to the driver."""
     program = shutil.which("nvidia-smi")
-    while program and not over.wait(0.5):
+    while program and not stopped.wait(0.5):
         command = [
             program,
             "--query-gpu=utilization.gpu",

@@ -73,7 +73,7 @@ def main() -> None:
         "\nAsk the student about a recording that it was not trained on:",
         soft_wrap=True,
     )
-    audio, question, answer = right_answer(student)
+    audio, question, answer = correct_answer(student)
     run("coat-student", "generate", audio, question, "--run", student)
     console.print(f"(the label of this recording: {answer})")
 
@@ -86,23 +86,23 @@ def cache_table(cache: Path) -> Table:
         table.add_column(heading, justify="right")
     lines = status(Layout.open(cache))
     for line in lines:
-        cache_report = line.audio_hours * 3600
+        audio_s = line.audio_hours * 3600
         table.add_row(
             line.teacher,
             str(line.rows),
             f"{line.audio_hours:.3f}",
-            f"{cache_report / line.extract_seconds:.1f}" if line.extract_seconds else "-",
+            f"{audio_s / line.extract_seconds:.1f}" if line.extract_seconds else "-",
             f"{line.cache_bytes / 1e6 / line.audio_hours:.1f}" if line.audio_hours else "-",
             str(line.failures.total()),
         )
-    cache_report = max(line.audio_hours for line in lines) * 3600
+    audio_s = max(line.audio_hours for line in lines) * 3600
     table.add_section()
     table.add_row(
         "all, one worker",
         str(max(line.rows for line in lines)),
-        f"{cache_report / 3600:.3f}",
-        f"{cache_report / sum(line.extract_seconds for line in lines):.1f}",
-        f"{sum(line.cache_bytes for line in lines) / 1e6 / (cache_report / 3600):.1f}",
+        f"{audio_s / 3600:.3f}",
+        f"{audio_s / sum(line.extract_seconds for line in lines):.1f}",
+        f"{sum(line.cache_bytes for line in lines) / 1e6 / (audio_s / 3600):.1f}",
         str(sum(line.failures.total() for line in lines)),
     )
     return table
@@ -139,9 +139,11 @@ def first_clip(cache: Path) -> str:
 def answers_table(student: Path) -> Table:
     """Renders the scores of the student's answers with chance and the most common answer."""
     tasks = json.loads(Run(student).scores_file("held_out").read_text())["tasks"]
-    table = Table(title="Stage 2: the student's answers about held-out clips, share that is right")
+    table = Table(
+        title="Stage 2: the student's answers about held-out clips, share of correct answers"
+    )
     table.add_column("question")
-    for heading in ("asked", "chance", "commonest answer", "student"):
+    for heading in ("asked", "chance", "most frequent answer", "student"):
         table.add_column(heading, justify="right")
     for task, scores in tasks.items():
         chance = f"{scores['chance']:.2f}" if scores["kind"] == "choice" else "-"
@@ -152,7 +154,7 @@ def answers_table(student: Path) -> Table:
     return table
 
 
-def right_answer(student: Path) -> tuple[str, str, str]:
+def correct_answer(student: Path) -> tuple[str, str, str]:
     """Selects a held-out recording, an open question about it, and its answer, which the student
     gave.
 

@@ -56,9 +56,9 @@ def check(samples: Samples, wave: np.ndarray) -> None:
     if channels > 1 and mean < OPPOSITE_POWER / channels * whole:
         samples.warn(
             "opposite-phase",
-            "has channels of opposite phase, which cancel in their mean; give one channel alone",
+            "has channels of opposite phase, which cancel in their mean; give only one channel",
         )
     elif peak < SILENT_PEAK:
-        samples.warn("silent", "holds silence alone")
+        samples.warn("silent", "holds only silence")
     if peak >= FULL_SCALE and (share := clipped_share(wave)) > CLIPPED_SHARE:
         samples.warn("clipped", f"is clipped: {share:.1%} of its samples are at full scale")

@@ -25,7 +25,7 @@ from manifests.streams.specs import StreamSpec, TeacherSpec
 from pipeline.build.read_ahead import read_shards
 
 Missing = Mapping[str, Sequence[int]]
-"""Teacher -> numbers of the shards that it lacks, ascending."""
+"""Numbers of the shards that each teacher lacks, ascending."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,16 +73,16 @@ class Estimate:
 def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
     """Finds shards without a commit marker, by teacher name."""
     folders = [layout.shards(spec, corpus.name) for spec in specs]
-    lacking = {}
+    missing_shards = {}
     for spec, numbers in zip(specs, in_parallel(shards.committed, folders), strict=True):
         done = set(numbers)
-        lacking[spec.name] = [number for number in range(corpus.num_shards) if number not in done]
-    return lacking
+        missing_shards[spec.name] = [number for number in range(corpus.num_shards) if number not in done]
+    return missing_shards
 
 
-def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
+def work(corpus: Corpus, missing_shards: Missing) -> Iterator[ShardWork]:
     """Yields the missing shards in order, read in threads shortly before they are needed."""
-    by_teacher = {name: set(numbers) for name, numbers in lacking.items()}
+    by_teacher = {name: set(numbers) for name, numbers in missing_shards.items()}
     numbers = sorted(set().union(*by_teacher.values()))
     for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
@@ -94,7 +94,7 @@ def work(corpus: Corpus, lacking: Missing) -> Iterator[ShardWork]:
 def failed(
     layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]
 ) -> dict[str, dict[int, frozenset[str]]]:
-    """Teacher -> shard -> ids of the failed clips of committed shards."""
+    """Finds the ids of the failed clips of committed shards, by teacher and shard."""
 
     def failed_clips(spec: TeacherSpec) -> dict[int, frozenset[str]]:
         return {
@@ -114,11 +114,11 @@ def rework(
     numbers = sorted(set().union(*failures.values()))
     for number, clips in zip(numbers, read_shards(corpus, numbers), strict=True):
         ids = [clip.clip_id for clip in clips]
-        alike: dict[frozenset[str], list[str]] = {}
+        by_failed_ids: dict[frozenset[str], list[str]] = {}
         for name, by_shard in failures.items():
             if number in by_shard:
-                alike.setdefault(by_shard[number], []).append(name)
-        for failed_ids, names in alike.items():
+                by_failed_ids.setdefault(by_shard[number], []).append(name)
+        for failed_ids, names in by_failed_ids.items():
             yield ShardWork(number, ids, [c for c in clips if c.clip_id in failed_ids], names)
 
 
@@ -199,18 +199,18 @@ def estimate(
     )
 
 
-def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
+def table(corpus: str, estimates: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
     """Renders the estimates and their sum as a table."""
     shown = Table(
         "teacher", "version", title=f"To do for corpus {corpus}", box=box.SIMPLE_HEAD, padding=0,
         caption_justify="left",
     )  # fmt: skip
-    has_price = any(todo.price is not None for _, todo in every)
+    has_price = any(todo.price is not None for _, todo in estimates)
     for heading in ("shards", "clips", "audio h", "cache MB", "worker h"):
         shown.add_column(heading, justify="right")
     if has_price:
         shown.add_column("price", justify="right")
-    for spec, todo in every:
+    for spec, todo in estimates:
         hours = _number(todo.worker_hours, 3)
         shown.add_row(
             spec.name,
@@ -222,8 +222,8 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
             f"~{hours}" if todo.is_provisional and todo.worker_hours else hours,
             *([_price(todo.price)] if has_price else []),
         )
-    if len(every) > 1:
-        todos = [todo for _, todo in every]
+    if len(estimates) > 1:
+        todos = [todo for _, todo in estimates]
         size = _sum(todo.cache_bytes for todo in todos)
         shown.add_section()
         shown.add_row(
@@ -232,14 +232,14 @@ def table(corpus: str, every: Sequence[tuple[TeacherSpec, Estimate]]) -> Table:
             *([_price(_sum(todo.price for todo in todos))] if has_price else []),
         )  # fmt: skip
     notes = []
-    unknown = max((todo.clips_of_unknown_length for _, todo in every), default=0)
+    unknown = max((todo.clips_of_unknown_length for _, todo in estimates), default=0)
     if unknown:
         notes.append(
             f"{unknown:,} clips have no stated length: the average of the others is assumed"
-            if every[0][1].audio_hours is not None
+            if estimates[0][1].audio_hours is not None
             else f"{unknown:,} clips have no stated length, so hours and bytes are unknown"
         )
-    if any(todo.is_provisional and todo.worker_hours for _, todo in every):
+    if any(todo.is_provisional and todo.worker_hours for _, todo in estimates):
         notes.append(
             "~ not measured here yet: estimated from another version of the teacher, or from the "
             "table in docs/cluster.md"
@@ -267,7 +267,7 @@ def stored_bytes_per_frame(stream: StreamSpec) -> float:
 def _measured(
     layout: Layout, corpus: Corpus, spec: TeacherSpec
 ) -> tuple[TeacherSpec | None, Totals]:
-    """The totals of a teacher over the corpus so far, and the version that they describe.
+    """Reads a teacher's totals over the corpus, and the version that they describe.
 
     This is the planned version, else the newest version of its family, else the newest one.
     """
@@ -281,5 +281,5 @@ def _measured(
 
 
 def _price(value: float | None) -> str:
-    """Two decimals, or more where these would be 0.00."""
+    """Formats a price with two decimals, or with more where these would be 0.00."""
     return "unknown" if value is None else f"{value:,.2f}" if value >= 0.01 else f"{value:.2g}"

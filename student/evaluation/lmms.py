@@ -1,4 +1,4 @@
-"""Students in lmms-eval, the standard harness, so that public tables can be reproduced.
+"""Plug-in that evaluates students with lmms-eval, to reproduce public result tables.
 
     lmms-eval --model coat_distill --model_args run=run/coat-0 --tasks mmau --batch_size 8
 
@@ -34,10 +34,11 @@ class CoatStudent(lmms):
     """A trained student behind the harness' interface.
 
     Args:
-        run: Folder of a run or of a plain checkpoint (such as the unmodified model). batch_size:
-            Requests per forward pass. max_batch_size, device: Arguments that the harness passes to
-            every model; they are ignored: batches have a fixed size, and a student uses the GPU if
-            there is one.
+        run: Folder of a run or of a plain checkpoint (such as the unmodified model).
+        batch_size: Requests per forward pass.
+        max_batch_size: Passed by the harness to every model; ignored, as batches have a fixed size.
+        device: Passed by the harness to every model; ignored, as a student uses the GPU if there
+            is one.
     """
 
     is_simple = True

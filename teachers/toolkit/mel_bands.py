@@ -18,7 +18,7 @@ def mel_bands(
     *, sample_rate: int, fft: int, bands: int, lowest_hz: float, highest_hz: float,
     scale: Literal["htk", "slaney"], equal_area: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """(F, M) float32 filters for magnitudes or powers of `fft` // 2 + 1 bins.
+    """Computes (F, M) float32 filters for magnitudes or powers of `fft` // 2 + 1 bins.
 
     Args:
         sample_rate: In Hz.

@@ -128,8 +128,10 @@ def _probed(
     group_C: np.ndarray,
     journal: Journal,
 ) -> dict[str, dict]:
-    """Target -> its description and scores. States and scores that are kept from before are not
-    computed again."""
+    """Computes the description and scores of each target, by its name.
+
+    States and scores that the journal already has are not computed again.
+    """
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in targets}
     folder = Path(runner.path) / STATES
     groups = collect(runner, clips, folder, journal, num_spans=spans)
@@ -203,7 +205,7 @@ def describe_clips(report: Mapping) -> str:
         return f"{total:,} held-out clips"
     rest = f"{learnt:,} trained on" if learnt else "the others possibly trained on"
     if learnt == 0:
-        rest = f"{total - held:,} of elsewhere"
+        rest = f"{total - held:,} from elsewhere"
     return f"{total:,} clips: {held:,} held out, {rest}"
 
 

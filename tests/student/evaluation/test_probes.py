@@ -88,7 +88,7 @@ def test_recordings_depend_on_files_and_groups_and_not_on_folders() -> None:
         (36, 0, "36 held-out clips"),
         (10, 26, "36 clips: 10 held out, 26 trained on"),
         (10, None, "36 clips: 10 held out, the others possibly trained on"),
-        (0, 0, "36 clips: 0 held out, 36 of elsewhere"),
+        (0, 0, "36 clips: 0 held out, 36 from elsewhere"),
         (None, None, "36 clips"),
     ],
 )
