@@ -20,12 +20,12 @@ def module_name(path: Path) -> str:
 
 @pytest.mark.parametrize("path", FILES, ids=module_name)
 def test_every_benchmark_can_be_imported(path: Path) -> None:
-    """A renamed function of the project breaks a script that nobody runs for months."""
+    """Guards scripts that are rarely run against renamed functions."""
     importlib.import_module(module_name(path))
 
 
 @pytest.mark.parametrize("path", WITH_OPTIONS, ids=module_name)
-def test_help_of_benchmarks_lists_their_options(
+def test_benchmark_help_lists_its_options(
     path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", [path.stem, "--help"])

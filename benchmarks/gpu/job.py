@@ -114,7 +114,7 @@ def _call(*command: str | Path) -> None:
         raise RuntimeError(f"{' '.join(words[:2])}: {(done.stderr or done.stdout).strip()[-200:]}")
 
 
-def _sample(busy: list[float], over: threading.Event) -> None:
+def _sample(busy: list[float], stopped: threading.Event) -> None:
     """Samples the share of each half second in which a kernel ran, according to the driver."""
     program = shutil.which("nvidia-smi")
     while program and not stopped.wait(0.5):

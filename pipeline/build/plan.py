@@ -76,7 +76,9 @@ def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dic
     missing_shards = {}
     for spec, numbers in zip(specs, in_parallel(shards.committed, folders), strict=True):
         done = set(numbers)
-        missing_shards[spec.name] = [number for number in range(corpus.num_shards) if number not in done]
+        missing_shards[spec.name] = [
+            number for number in range(corpus.num_shards) if number not in done
+        ]
     return missing_shards
 
 

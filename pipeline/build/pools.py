@@ -162,10 +162,10 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
         needs = requested(pool.resources)
         needed = ", ".join(f"{name} {need:g}" for name, need in needs.items())
         names = ", ".join(setup.name for setup in pool.setups)
-        asking = f"a worker of teacher {names}" if names else "a worker that decodes"
+        worker = f"a worker of teacher {names}" if names else "a worker that decodes"
         if Account(nodes).place(pool.resources) is not None:
             raise UserError(
-                f"{asking} asks for {needed}, which the Ray cluster has not left beside one worker of "
+                f"{worker} asks for {needed}, which the Ray cluster has not left beside one worker of "
                 "each other kind; lower the resources, or let teachers and decoding request the "
                 "same: then they share workers"
             )
@@ -174,6 +174,6 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
             for name in needs
         )
         raise UserError(
-            f"{asking} asks for {needed}, more than any node of the Ray cluster has ({largest}); "
+            f"{worker} asks for {needed}, more than any node of the Ray cluster has ({largest}); "
             "lower its resources, or set max_workers if an autoscaler will add such nodes"
         )

@@ -1,5 +1,4 @@
-"""Tests that a killed evaluation resumes: its replies are kept, and the result is that of one that
-was not killed."""
+"""Tests that a killed evaluation resumes with its stored replies and ends with the same result."""
 
 from __future__ import annotations
 
@@ -41,21 +40,21 @@ class Killed(Exception):
 
 @pytest.fixture
 def run(runs: Callable[[str], Path], tmp_path: Path) -> Path:
-    """A finished run of its own, without results."""
+    """Copies a finished run without its results."""
     ignored = shutil.ignore_patterns("checkpoint-*", "eval", "*.png", "ablation*", "probes*")
     return Path(shutil.copytree(runs("qwen2_audio"), tmp_path / "run", ignore=ignored))
 
 
 @pytest.fixture
 def base(checkpoints: Callable[[str], str], tmp_path: Path) -> Path:
-    """A plain checkpoint of its own."""
+    """Copies a plain checkpoint."""
     return Path(shutil.copytree(checkpoints("qwen2_audio"), tmp_path / "base"))
 
 
 @pytest.fixture
 def questions(toy_data: Any, tmp_path: Path) -> list[Question]:
-    """Which note 32 clips have, as a file has them."""
-    asked = [
+    """Writes questions about the notes of 32 clips to a file, and reads them."""
+    listed = [
         Question(
             id=clip.clip_id, kind="label", audio=clip.uri, question="Which note?", task="note",
             answer=str(clip.labels["note"]), choices=("low", "middle", "high", "top"),
@@ -63,13 +62,13 @@ def questions(toy_data: Any, tmp_path: Path) -> list[Question]:
         )
         for clip in toy_data.clips[2:34]
     ]  # fmt: skip
-    write_questions(tmp_path / "notes.jsonl", asked)
+    write_questions(tmp_path / "notes.jsonl", listed)
     return read_questions(tmp_path / "notes.jsonl")
 
 
 @pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The number of prompts of every batch for which a student generates replies."""
+def batch_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Records the number of prompts of every batch for which a student generates replies."""
     sizes: list[int] = []
     replies = QuestionRunner.batches
 
@@ -82,8 +81,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
-def killed_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """Lets the journal fail after a number of lines; returns what ends this."""
+def fail_after(batches: int, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Lets the journal fail after a number of lines; returns a function that restores it."""
     from student.evaluation import journal
 
     append, count = journal.Journal.append, iter(range(batches))
@@ -103,8 +102,8 @@ def results(run: Path, name: str = "notes") -> tuple[str, dict]:
     return (run / "eval" / f"{name}.answers.jsonl").read_text(), scores
 
 
-def test_killed_process_loses_one_batch_at_most(
-    run: Path, base: Path, questions: list[Question], tmp_path: Path, asked: list[int]
+def test_killed_process_loses_at_most_one_batch(
+    run: Path, base: Path, questions: list[Question], tmp_path: Path, batch_sizes: list[int]
 ) -> None:
     """Two students in one command; the process is killed in the middle of the second."""
     words = [str(run), str(base), "--questions", str(tmp_path / "notes.jsonl"),
@@ -120,20 +119,20 @@ def test_killed_process_loses_one_batch_at_most(
             os.killpg(process.pid, signal.SIGKILL)
             break
         time.sleep(0.002)
-    assert process.wait() == -signal.SIGKILL, "it was to be killed in the middle"
+    assert process.wait() == -signal.SIGKILL, "the process ended before it was killed"
     kept = sum(len(json.loads(line)[1]) for line in unfinished.read_text().splitlines()[1:-1])
-    assert 4 <= kept < len(questions), "it had finished"
+    assert 4 <= kept < len(questions), "the evaluation was already complete"
     assert not (run / "eval" / "notes.json").exists()
     with unfinished.open("ab") as file:
         file.write(b'["replies", {"clip')  # as a kill may truncate a line
 
-    first = results(base)
+    before = results(base)
     commands.eval_runs(
         words[:2], words[3], name="", benchmark="", data="", limit=0, batch_size=2, blind=False,
         limits=TokenLimits(answer=3),
     )  # fmt: skip
-    assert results(base) == first, "the first student had finished and is not asked again"
-    assert sum(asked) <= len(questions) - kept
+    assert results(base) == before, "the finished student is not evaluated again"
+    assert sum(batch_sizes) <= len(questions) - kept
     assert not unfinished.exists()
     resumed = results(run)
     shutil.rmtree(run / "eval")
@@ -142,74 +141,74 @@ def test_killed_process_loses_one_batch_at_most(
 
 
 def test_finished_results_are_used_again_without_the_student(
-    run: Path, questions: list[Question], asked: list[int], monkeypatch: pytest.MonkeyPatch
+    run: Path, questions: list[Question], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = evaluate(run, questions, "notes", limits=LIMITS)
-    asked.clear()
+    batch_sizes.clear()
     monkeypatch.setattr("student.evaluation.evaluate.QuestionRunner", None)
     assert evaluate(run, questions, "notes", limits=LIMITS) == first
-    assert not asked
+    assert not batch_sizes
 
 
 @pytest.mark.parametrize("change", ["limits", "blind", "weights", "recipe"])
-def test_replies_of_another_evaluation_are_not_mixed_in(
-    change: str, run: Path, questions: list[Question], asked: list[int],
+def test_replies_of_another_evaluation_are_discarded(
+    change: str, run: Path, questions: list[Question], batch_sizes: list[int],
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    mend = killed_after(3, monkeypatch)
+    restore = fail_after(3, monkeypatch)
     with pytest.raises(Killed):
         evaluate(run, questions, "notes", batch_size=2, limits=LIMITS)
-    mend()
-    asked.clear()
+    restore()
+    batch_sizes.clear()
     limits = TokenLimits(answer=4) if change == "limits" else LIMITS
-    touched = {"weights": run / "joint" / "student.safetensors", "recipe": run / "recipe.yaml"}
-    if change in touched:
-        os.utime(touched[change], ns=(1, 1))
+    changed_file = {"weights": run / "joint" / "student.safetensors", "recipe": run / "recipe.yaml"}
+    if change in changed_file:
+        os.utime(changed_file[change], ns=(1, 1))
     evaluate(run, questions, "notes", batch_size=2, limits=limits, blind=change == "blind")
-    assert sum(asked) == len(questions)
+    assert sum(batch_sizes) == len(questions)
     assert "are discarded; it had another" in capsys.readouterr().err
 
 
 def test_unfinished_replies_to_other_questions_are_not_discarded(
     run: Path, questions: list[Question], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mend = killed_after(3, monkeypatch)
+    restore = fail_after(3, monkeypatch)
     with pytest.raises(Killed):
         evaluate(run, questions, "notes", batch_size=2, limits=LIMITS)
-    mend()
+    restore()
     with pytest.raises(UserError, match="replies to other questions than these 31"):
         evaluate(run, questions[1:], "notes", limits=LIMITS)
 
 
 def test_unreadable_audio_is_tried_again(
-    run: Path, questions: list[Question], toy_data: Any, tmp_path: Path, asked: list[int]
+    run: Path, questions: list[Question], toy_data: Any, tmp_path: Path, batch_sizes: list[int]
 ) -> None:
     absent = tmp_path / "absent.wav"
-    both = [replace(questions[0], audio=str(absent)), *questions[1:6]]
-    assert evaluate(run, both, "notes", limits=LIMITS)["unreadable"] == 1
+    changed_questions = [replace(questions[0], audio=str(absent)), *questions[1:6]]
+    assert evaluate(run, changed_questions, "notes", limits=LIMITS)["unreadable"] == 1
     shutil.copy(questions[0].audio, absent)
-    asked.clear()
-    report = evaluate(run, both, "notes", limits=LIMITS)
-    assert (report["unreadable"], report["questions"], asked) == (0, 6, [1])
+    batch_sizes.clear()
+    report = evaluate(run, changed_questions, "notes", limits=LIMITS)
+    assert (report["unreadable"], report["questions"], batch_sizes) == (0, 6, [1])
 
 
 def test_killed_ablation_resumes_with_its_replies(
-    run: Path, questions: list[Question], asked: list[int], monkeypatch: pytest.MonkeyPatch
+    run: Path, questions: list[Question], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {"batch_size": 4, "resamples": 5, "limits": LIMITS}
     batches = 3
     total = len(CONDITIONS) * batches
-    mend = killed_after(total // 2, monkeypatch)
+    restore = fail_after(total // 2, monkeypatch)
     with pytest.raises(Killed):
         ablate(run, questions[:12], **settings)
-    mend()
-    asked.clear()
+    restore()
+    batch_sizes.clear()
     resumed = ablate(run, questions[:12], **settings)
-    assert len(asked) == total - total // 2
+    assert len(batch_sizes) == total - total // 2
     assert not (run / "ablation.part.jsonl").exists()
-    asked.clear()
+    batch_sizes.clear()
     assert ablate(run, questions[:12], **settings) == resumed
-    assert not asked, "finished results are used again"
+    assert not batch_sizes, "finished results are used again"
     (run / "ablation.json").unlink()
     assert ablate(run, questions[:12], **settings) == resumed
     other = ablate(run, questions[:12], **(settings | {"first_layer": 1}))
@@ -217,49 +216,49 @@ def test_killed_ablation_resumes_with_its_replies(
 
 
 def test_killed_probes_resume_with_states_and_scores(
-    run: Path, toy_data: Any, questions: list[Question], asked: list[int],
+    run: Path, toy_data: Any, questions: list[Question], batch_sizes: list[int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(states_module, "SECONDS_BETWEEN_RECORDS", 0.0)
     settings: dict[str, Any] = {"caches": [str(toy_data.cache)], "num_spans": 4, "batch_size": 8}
-    mend = killed_after(2, monkeypatch)
+    restore = fail_after(2, monkeypatch)
     with pytest.raises(Killed):
         probe([run], questions, **settings)
-    mend()
-    assert sum(asked) == 24
-    asked.clear()
-    mend = killed_after(2 + 5, monkeypatch)  # the last batches, and five of twelve layers
+    restore()
+    assert sum(batch_sizes) == 24
+    batch_sizes.clear()
+    restore = fail_after(2 + 5, monkeypatch)  # the last batches, and five of twelve layers
     with pytest.raises(Killed):
         probe([run], questions, **settings)
-    mend()
-    assert sum(asked) == 16
-    asked.clear()
+    restore()
+    assert sum(batch_sizes) == 16
+    batch_sizes.clear()
     scored = []
     score = probe_module.score
     monkeypatch.setattr(probe_module, "score", lambda *args: (scored.append(1), score(*args))[1])
     resumed = probe([run], questions, **settings)[str(run)]
-    assert (sum(asked), len(scored)) == (0, 7)
+    assert (sum(batch_sizes), len(scored)) == (0, 7)
     assert not list(run.glob("probes.*.jsonl"))
     assert not (run / "probes.states").exists()
     assert probe([run], questions, **settings)[str(run)] == resumed
-    assert (sum(asked), len(scored)) == (0, 7)
+    assert (sum(batch_sizes), len(scored)) == (0, 7)
     (run / "probes.json").unlink()
     assert probe([run], questions, **settings)[str(run)] == resumed
-    assert (sum(asked), len(scored)) == (32, 19)
+    assert (sum(batch_sizes), len(scored)) == (32, 19)
 
 
 def test_states_that_were_deleted_are_collected_again(
-    run: Path, questions: list[Question], asked: list[int], monkeypatch: pytest.MonkeyPatch
+    run: Path, questions: list[Question], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(states_module, "SECONDS_BETWEEN_RECORDS", 0.0)
-    mend = killed_after(3, monkeypatch)
+    restore = fail_after(3, monkeypatch)
     with pytest.raises(Killed):
         probe([run], questions, num_spans=4, batch_size=8)
-    mend()
+    restore()
     next((run / "probes.states").glob("audio-1.f16")).unlink()
-    asked.clear()
+    batch_sizes.clear()
     probe([run], questions, num_spans=4, batch_size=8)
-    assert sum(asked) == len(questions)
+    assert sum(batch_sizes) == len(questions)
 
 
 def test_two_processes_do_not_write_one_journal(run: Path) -> None:
@@ -291,28 +290,28 @@ def test_journal_reads_the_replies_that_it_wrote(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [({"limit": -1}, "--limit must be at least 0"), ({"batch_size": 0}, "--batch-size must be"),
      ({"limits": TokenLimits(answer=0)}, "--max-tokens must be at least 1")],
 )  # fmt: skip
-def test_numbers_out_of_range_are_one_line(
-    changed: dict[str, Any], said: str, tmp_path: Path
+def test_numbers_out_of_range_are_rejected(
+    changed: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
     options: dict[str, Any] = {"limit": 0, "batch_size": 1, "limits": None} | changed
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         commands.eval_runs(
             [str(tmp_path)], None, name="", benchmark="", data="", blind=False, **options
         )
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../recipe", "", ".hidden", "x" * 300])
-def test_names_that_are_no_file_names_are_refused(name: str, tmp_path: Path) -> None:
+def test_invalid_file_names_are_rejected(name: str, tmp_path: Path) -> None:
     question = Question(id="1", kind="label", audio="a.wav", question="?", answer="x")
     with pytest.raises(UserError, match="cannot be a file name"):
         evaluate(tmp_path, [question], name)
 
 
-def test_wrong_folders_get_no_files(tmp_path: Path) -> None:
+def test_folders_without_a_run_get_no_files(tmp_path: Path) -> None:
     question = Question(id="1", kind="label", audio="a.wav", question="?", answer="x")
     for folder in (tmp_path / "absent", tmp_path):
         with pytest.raises(UserError, match="is not a run"):

@@ -108,7 +108,7 @@ def test_vllm_answers_as_the_student_does(toy_data: Any, tmp_path: Path) -> None
         firsts.append(result["log_probabilities"])
         reply = trained.processor.tokenizer.decode(result["reply"], skip_special_tokens=True)
         assert reply == trained.answer([path], "Which note?", max_tokens=6)[0]
-    assert any(first != firsts[0] for first in firsts), "the audio has an effect"
+    assert any(first != firsts[0] for first in firsts), "the audio has no effect"
 
 
 @pytest.mark.parametrize("placement", ["before_response", "after_audio"])
