@@ -165,8 +165,8 @@ def check_fits(pools: Sequence[Pool], nodes: Sequence[Node]) -> None:
         worker = f"a worker of teacher {names}" if names else "a worker that decodes"
         if Account(nodes).place(pool.resources) is not None:
             raise UserError(
-                f"{worker} asks for {needed}, which the Ray cluster has not left beside one worker of "
-                "each other kind; lower the resources, or let teachers and decoding request the "
+                f"{worker} asks for {needed}, which the Ray cluster has not left beside one worker "
+                "of each other kind; lower the resources, or let teachers and decoding request the "
                 "same: then they share workers"
             )
         largest = ", ".join(
