@@ -116,7 +116,7 @@ def from_table(table: pa.Table) -> list[Clip]:
 
 
 def likely_durations(table: pa.Table) -> pa.ChunkedArray:
-    """`Clip.likely_duration` of each row of a table made by `to_table`, in any format."""
+    """Returns `Clip.likely_duration` of each row of a table of any format by `to_table`."""
     if "estimated_duration" not in table.column_names:
         return table["duration"]
     return pc.coalesce(table["duration"], table["estimated_duration"])  # type: ignore[attr-defined]

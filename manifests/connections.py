@@ -34,7 +34,8 @@ def connect_hub() -> fs.FileSystem:
 
 @functools.lru_cache(1)
 def connect_google() -> fs.FileSystem:
-    """Google Cloud Storage, or the emulator in STORAGE_EMULATOR_HOST, as Google's tools know it."""
+    """Connects to Google Cloud Storage, or to the emulator in STORAGE_EMULATOR_HOST, a variable
+    of Google's own tools."""
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
     if not emulator:
         return fs.GcsFileSystem(retry_time_limit=RETRY_FOR)
@@ -49,7 +50,9 @@ def connect_google() -> fs.FileSystem:
 
 @functools.lru_cache(64)
 def connect_azure(uri: str) -> fs.FileSystem:
-    """Azure's Blob Storage: abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or abfs://CONTAINER.
+    """Connects to Azure's Blob Storage.
+
+    Addresses are abfs://CONTAINER@ACCOUNT.dfs.core.windows.net, or abfs://CONTAINER.
 
     The account, if the address does not name it, its key or shared access signature and an
     emulator's address come from AZURE_STORAGE_CONNECTION_STRING, or from AZURE_STORAGE_ACCOUNT,

@@ -160,7 +160,7 @@ def _drop_output() -> None:
 
 
 def _full_disk(error: Exception) -> str | None:
-    """One line about a write for which there was no room; None for other errors."""
+    """Describes a write without room on the disk in one line; None for other errors."""
     if not is_disk_full(error):
         return None
     try:
@@ -191,7 +191,7 @@ def _store_error(error: OSError) -> str | None:
 
 
 def to_json(value: Any, *, indent: int | None = 1) -> str:
-    """Strict JSON of any value that `as_fields` accepts; NaN and infinity become null."""
+    """Writes a value that `as_fields` accepts as strict JSON; NaN and infinity become null."""
 
     def finite(item: Any) -> Any:
         if isinstance(item, float) and not math.isfinite(item):

@@ -40,7 +40,7 @@ def find_cut_file(folder: Path) -> str | None:
 
 
 def listed_files(folder: Path) -> list[Path]:
-    """All files within a folder except the list itself."""
+    """Returns all files within a folder except the list itself."""
     return [
         path
         for path in sorted(folder.rglob("*"))

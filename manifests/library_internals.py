@@ -20,11 +20,11 @@ def is_list_of_strings(options: Mapping[str, Any]) -> bool:
 
 
 def options_of(parser: ArgumentParser | None) -> Mapping[str, Any]:
-    """Option, such as `--out`, -> action of a parser (Python 3.11's argparse)."""
+    """Returns a parser's actions by option, such as `--out` (Python 3.11's argparse)."""
     return getattr(parser, "_option_string_actions", {})
 
 
 def subcommands_of(parser: ArgumentParser) -> Mapping[str, ArgumentParser]:
-    """Subcommand -> its parser (jsonargparse 4.53)."""
+    """Returns the parsers by subcommand (jsonargparse 4.53)."""
     action = getattr(parser, "_subcommands_action", None)
     return action.choices if action else {}

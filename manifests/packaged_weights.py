@@ -18,7 +18,7 @@ from manifests.errors import UserError
 
 @functools.cache
 def sha256(path: Path) -> str:
-    """Hex digest of a file, computed once per process."""
+    """Computes the hex digest of a file once per process."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

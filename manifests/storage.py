@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 def in_parallel(
     function: Callable[[Item], Result], items: Sequence[Item], *, requests: int = REQUESTS
 ) -> Iterator[Result]:
-    """`map(function, items)` in order, with many calls running in parallel.
+    """Yields `map(function, items)` in order, with many calls in parallel.
 
     Only a few results per thread are held before the caller takes them.
     """
@@ -119,7 +119,7 @@ def identity(uri: str) -> str | None:
 
 
 def name_state(size: int, changed_ns: int) -> str:
-    """`identity` of a file, from a listing."""
+    """Returns the `identity` of a file, from a listing."""
     return f"{size}-{changed_ns}"
 
 
@@ -203,7 +203,7 @@ class Folder:
         return Folder(f"{self.uri}/{name}")
 
     def path(self, name: str) -> str:
-        """`name` as a path of the underlying file system."""
+        """Returns `name` as a path of the underlying file system."""
         return f"{self._path}/{name}"
 
     def open(self, name: str, *, memory_map: bool = False) -> pa.NativeFile:
@@ -256,22 +256,21 @@ class Folder:
         return self._fs.get_file_info(self.path(name)).type != fs.FileType.NotFound
 
     def size(self, name: str) -> int | None:
-        """Size of a file in bytes, or None if it does not exist."""
+        """Returns the size of a file in bytes, or None if it does not exist."""
         stamp = self.stamp(name)
         return stamp and stamp[0]
 
     def stamp(self, name: str) -> tuple[int, int] | None:
-        """(bytes, modification time in ns since 1970) of a file, or None if it does not exist."""
+        """Returns (bytes, modification time in ns since 1970) of a file, or None if absent."""
         info = self._fs.get_file_info(self.path(name))
         return (info.size, info.mtime_ns or 0) if info.type == fs.FileType.File else None
 
     def sizes(self) -> dict[str, int]:
-        """Name -> bytes of every complete file directly in the folder, from one listing, sorted by
-        name."""
+        """Lists the bytes of every complete file directly in the folder, sorted by name."""
         return {name: size for name, (size, _) in self.stamps().items()}
 
     def stamps(self, *, unfinished: bool = False) -> dict[str, tuple[int, int]]:
-        """Name -> (bytes, modification time in ns since 1970) of every file directly in the folder.
+        """Lists (bytes, modification time in ns since 1970) of every file directly in the folder.
 
         Args:
             unfinished: Include temporary files that killed writers left.

@@ -110,7 +110,7 @@ def _checked(teachers: Any, source: str) -> dict[str, Any]:
 
 
 def _values(words: Sequence[str], option: str) -> list[tuple[int, str]]:
-    """(place of the last word, value) of each occurrence of an option."""
+    """Returns (place of the last word, value) of each occurrence of an option."""
     values = []
     for place, word in enumerate(words):
         if word == option and place + 1 < len(words):

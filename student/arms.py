@@ -35,7 +35,7 @@ def run_arms(options: ArmsOptions) -> Table:
 
 
 def count_steps(run: Run) -> dict[str, int]:
-    """Stage -> number of optimizer steps that a run has taken in it."""
+    """Counts the optimizer steps that a run has taken, by stage."""
     steps: dict[str, int] = {}
     for line in run.log():
         steps[line["stage"]] = max(steps.get(line["stage"], 0), line["step"])
@@ -45,8 +45,10 @@ def count_steps(run: Run) -> dict[str, int]:
 def build_arms_table(
     ends: Mapping[str, Sequence[Numbers]], steps: Mapping[str, Mapping[str, int]]
 ) -> Table:
-    """Held-out answer loss by arm, as mean and standard deviation over seeds, with the steps of
-    each stage, because those of `align` differ between arms."""
+    """Tabulates the mean and standard deviation over seeds of each arm's held-out answer loss.
+
+    The steps of each stage are listed, too, because those of `align` differ between arms.
+    """
     table = Table("arm", title="held-out answer loss")
     for heading in ("seeds", "mean", "deviation", "align steps", "joint steps"):
         table.add_column(heading, justify="right")

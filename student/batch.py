@@ -40,7 +40,7 @@ class Grid:
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, streams: Mapping[str, Stream]) -> Grid:
-        """The grid of a recipe, for the given streams."""
+        """Builds the grid of a recipe, for the given streams."""
         num_frames = recipe.block.tokens * recipe.heads.frames_per_position
         position_s = recipe.block.position_seconds
         return cls(
@@ -52,7 +52,7 @@ class Grid:
         )
 
     def extent(self, num_frames: int, clip_s: float, token_s: float) -> float:
-        """Seconds that the frames of a clip extend over: the clip, unless frames are fixed."""
+        """Returns the seconds that the frames cover: the clip's length, unless frames are fixed."""
         fixed_s = token_s if self.per_token else self.frame_s
         return clip_s if fixed_s is None else num_frames * fixed_s
 
@@ -103,11 +103,11 @@ class Batch:
         return len(self.labels_BS)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """Returns the same batch on another device."""
         return self._map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory; data loaders call this."""
+        """Returns the same batch in page-locked memory; data loaders call this."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -201,7 +201,7 @@ def pad_prompts(prompts: Sequence[Tensor], *, pad_id: int) -> dict[str, Tensor]:
 
 
 def stream_targets(batch: Batch, output: StudentOutput) -> dict[str, tuple[Tensor, Tensor]]:
-    """Stream -> (target_BND, covered_BN), including the backbone's own audio features."""
+    """Returns (target_BND, covered_BN) by stream, with the backbone's own audio features."""
     targets = {
         name: (target_BND, batch.covered[name])
         for name, target_BND in batch.targets.items()
@@ -235,7 +235,7 @@ def _padded(values: Tensor, length: int, value: float, *, left: bool = False) ->
 
 
 def _pad(examples: Sequence[PreparedExample], *, pad_id: int) -> dict[str, Any]:
-    """Tokens, labels and audio weights, an example per row."""
+    """Returns tokens, labels and audio weights, an example per row."""
     length = max(len(example.ids_S) for example in examples)
     weights = [row.audio_weights_NS for row in examples if row.audio_weights_NS is not None]
     return {
@@ -251,7 +251,7 @@ def _pad(examples: Sequence[PreparedExample], *, pad_id: int) -> dict[str, Any]:
 
 
 def _pad_weights(weights: Sequence[Tensor], length: int) -> Tensor:
-    """Weights of examples with S tokens and N frames each, padded with zeros."""
+    """Pads weights of examples with S tokens and N frames each with zeros."""
     num_frames = max(map(len, weights))
     whole_BNS = torch.zeros(len(weights), num_frames, length)
     for row_NS, own_NS in zip(whole_BNS, weights, strict=True):
@@ -260,7 +260,7 @@ def _pad_weights(weights: Sequence[Tensor], length: int) -> Tensor:
 
 
 def _pack(examples: Sequence[PreparedExample]) -> dict[str, Any]:
-    """Tokens, labels and audio weights, all examples in one row."""
+    """Returns tokens, labels and audio weights, all examples in one row."""
     lengths = [len(example.ids_S) for example in examples]
     starts = np.cumsum([0, *lengths])
     weights_BNS = None

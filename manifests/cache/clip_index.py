@@ -95,7 +95,7 @@ class CorpusClips:
         return self._first[corpus] + shard
 
     def place(self, clip_id: str) -> int:
-        """Place of one clip, as `places` gives it."""
+        """Finds the place of one clip, as `places` gives it."""
         (key,) = clip_keys([clip_id])
         place = int(self._keys.searchsorted(key))
         if place == len(self._keys) or self._keys[place] != key:
@@ -149,7 +149,7 @@ class ClipIndex:
         return self._count
 
     def find(self, clip_id: str) -> tuple[int, int] | None:
-        """(shard ordinal, row) of a clip, or None where it is not indexed."""
+        """Finds (shard ordinal, row) of a clip; None if it is not indexed."""
         place = self._clips.place(clip_id)
         shard, position = place >> ROW_BITS, place & ROW_MASK
         ordinal = int(self._ordinals[shard])

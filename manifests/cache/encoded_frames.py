@@ -21,7 +21,7 @@ class EncodedFrames:
     num_frames: int
 
     def decode(self) -> np.ndarray:
-        """frames_TD, float32.
+        """Decodes to frames_TD, float32.
 
         Raises:
             ValueError: the blob's size does not fit the number of frames.
@@ -29,7 +29,7 @@ class EncodedFrames:
         return self._checked(CODECS[self.spec.codec].decode(self.blob, self.spec))
 
     def unscaled(self) -> tuple[np.ndarray, np.ndarray]:
-        """(values_TD, scale_D), whose product is what `decode` gives.
+        """Decodes to (values_TD, scale_D), whose product is the result of `decode`.
 
         A sum over frames needs the scale only once per sum, not per frame. int8 and uint8 values
         are views of the stored blob.

@@ -240,7 +240,7 @@ class Layout:
             folder.write_atomic("spec.json", spec.to_json().encode())
 
     def teachers(self) -> dict[str, TeacherSpec]:
-        """`NAME@FINGERPRINT` -> spec of every version, oldest first.
+        """Returns the spec of every version by `NAME@FINGERPRINT`, oldest first.
 
         Raises:
             UserError: the name of a folder does not match the spec in it.
@@ -279,11 +279,11 @@ class Layout:
             self.root.child("teachers").delete(f"{name}.use.json")
 
     def current(self, corpora: Sequence[str] | None = None) -> dict[str, TeacherSpec]:
-        """Teacher name -> the version that readers get, see `current_versions`."""
+        """Returns the version that readers get, by teacher name; see `current_versions`."""
         return {name: version.spec for name, version in self.current_versions(corpora).items()}
 
     def current_versions(self, corpora: Sequence[str] | None = None) -> dict[str, CurrentVersion]:
-        """Teacher name -> the version that readers get, and why.
+        """Chooses the version that readers get, with the reason, by teacher name.
 
         The version chosen by `coat-cache use` comes first, then the newest complete version, then
         the one with most shards. A version is complete if it has every shard of each corpus that
@@ -377,7 +377,7 @@ class Layout:
         return self._current(specs, self.corpora()).spec
 
     def shards(self, spec: TeacherSpec, corpus: str) -> Folder:
-        """Folder of one version's shards for one corpus."""
+        """Returns the folder of one version's shards for one corpus."""
         return self.root.child("teachers").child(spec.key).child(corpus)
 
 

@@ -92,7 +92,7 @@ class DataFiles:
     """Sums that are not indexed are read on demand."""
 
     def sums(self) -> dict[str, Sums]:
-        """Stream name -> sums over all rows of these files."""
+        """Returns the sums over all rows of these files, by stream name."""
         total: dict[str, Sums] = {}
         for part in self.sums_by_segment:
             _add(total, part() if callable(part) else part)
@@ -139,7 +139,7 @@ class _Indexed:
 
 
 def read(folder: Folder, *, sums: bool = False) -> Iterator[Segment]:
-    """All markers of one teacher's version over one corpus, in order.
+    """Reads all markers of one teacher's version over one corpus, in order.
 
     Args:
         folder: `manifests.cache.layout.Layout.shards`.
@@ -162,7 +162,7 @@ def read_markers(folder: Folder) -> Iterator[Marker]:
 
 
 def read_sums(folder: Folder) -> dict[str, Sums]:
-    """Stream name -> sums over all rows."""
+    """Reads the sums over all rows, by stream name."""
     total: dict[str, Sums] = {}
     for _, stamps, indexed in _segments(folder):
         _add(total, _sums(folder, stamps, indexed))
@@ -258,7 +258,7 @@ def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
 
 
 def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]]:
-    """(first shard, stamps of its markers, its index or None) of every segment."""
+    """Yields (first shard, stamps of its markers, its index or None) of every segment."""
     groups: dict[int, dict[int, Stamp]] = {}
     for number, stamp in shards.marker_stamps(folder).items():
         groups.setdefault(number // SEGMENT * SEGMENT, {})[number] = stamp

@@ -38,7 +38,7 @@ class BlobsInPlace:
     """First byte in the file, and the byte after the last."""
 
     def row(self, row: int, content: memoryview) -> tuple[float, EncodedFrames]:
-        """(duration, frames) of a row of the group, given the content of the file."""
+        """Reads (duration, frames) of a row of the group from the content of the file."""
         start, end = self.places[row]
         return self.durations[row], EncodedFrames(self.spec, content[start:end], self.counts[row])
 

@@ -81,7 +81,7 @@ class CacheReader:
         self.__init__(**state)
 
     def teacher(self, name: str) -> TeacherReader:
-        """One teacher's targets, by `NAME` (see `Layout.current`) or `NAME@FINGERPRINT`."""
+        """Opens one teacher's targets, by `NAME` (see `Layout.current`) or `NAME@FINGERPRINT`."""
         spec = self.teachers.get(name) or self.layout.teacher(name)
         if spec.key not in self._readers:
             self._readers[spec.key] = TeacherReader(
@@ -101,7 +101,7 @@ class CacheReader:
         return CorpusClips({name: self._corpora[name] for name in corpora})
 
     def stream(self, name: str) -> StreamReader:
-        """One stream, by `TEACHER.STREAM`, e.g. `asr.encoder`."""
+        """Opens one stream, by `TEACHER.STREAM`, e.g. `asr.encoder`."""
         teacher, dot, stream = name.partition(".")
         if not dot:
             raise UserError(f"a stream is named TEACHER.STREAM, e.g. asr.encoder; found {name!r}")
@@ -138,7 +138,7 @@ class StreamReader:
         return self.teacher.row(clip_id, self.spec.name)[1]
 
     def row(self, clip_id: str) -> tuple[float, EncodedFrames]:
-        """(duration of the audio in seconds, frames) of a clip.
+        """Reads (duration of the audio in seconds, frames) of a clip.
 
         Raises:
             KeyError: there is no row for the clip.
@@ -146,7 +146,7 @@ class StreamReader:
         return self.teacher.row(clip_id, self.spec.name)
 
     def duration(self, clip_id: str) -> float:
-        """Duration of the audio that the frames describe, in seconds.
+        """Reads the duration of the audio that the frames describe, in seconds.
 
         Raises:
             KeyError: there is no row for the clip.
@@ -157,10 +157,10 @@ class StreamReader:
         return seconds
 
     def statistics(self) -> Statistics:
-        """Mean and deviation over all stored frames."""
+        """Computes mean and deviation over all stored frames."""
         return self.teacher.statistics(self.spec.name)
 
     def __iter__(self) -> Iterator[tuple[str, EncodedFrames]]:
-        """(clip id, frames) of every row, in storage order."""
+        """Yields (clip id, frames) of every row, in storage order."""
         for clip_id, frames in self.teacher.scan([self.spec.name]):
             yield clip_id, frames[self.spec.name]

@@ -152,18 +152,18 @@ class Marker:
 
 
 def marker_name(shard: int) -> str:
-    """File name of a shard's marker."""
+    """Returns the file name of a shard's marker."""
     return f"{shard:07d}.json"
 
 
 def hash_digests(digests: Iterable[str]) -> np.ndarray:
-    """8 bytes of BLAKE2b over the text of each audio digest, as big-endian uint64."""
+    """Hashes each audio digest's text to 8 bytes of BLAKE2b, as big-endian uint64."""
     hashes = [hashlib.blake2b(digest.encode(), digest_size=8).digest() for digest in digests]
     return np.frombuffer(b"".join(hashes), ">u8")
 
 
 def digest_ids(clip_ids: Iterable[str]) -> str:
-    """Digest of clip ids in order."""
+    """Computes a digest of clip ids in order."""
     return hashlib.sha256("\n".join(clip_ids).encode()).hexdigest()[:32]
 
 

@@ -107,7 +107,7 @@ class Sums:
         self.max_lost = max(self.max_lost, other.max_lost)
 
     def statistics(self) -> Statistics:
-        """Mean and standard deviation per column."""
+        """Computes mean and standard deviation per column."""
         count = max(self.num_frames, 1)
         mean_D = self.total_D / count
         variance_D = (self.square_D / count - mean_D**2).clip(0)
@@ -182,7 +182,7 @@ class _ExactMoments:
         self._part = None
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """(total_D, square_D)."""
+        """Computes (total_D, square_D)."""
         return self._total_D, self._square_D
 
 
@@ -216,7 +216,7 @@ class _ShiftedMoments:
         """Does nothing: every part is added immediately."""
 
     def sums(self) -> tuple[np.ndarray, np.ndarray]:
-        """(total_D, square_D)."""
+        """Computes (total_D, square_D)."""
         shift_D = self._shift_D.astype(np.float64)
         square_D = self._square_D + shift_D * (2 * self._total_D + self._frames * shift_D)
         return self._total_D + self._frames * shift_D, square_D

@@ -72,7 +72,7 @@ class OpenCache(Protocol):
     layout: Layout
 
     def teacher(self, name: str) -> TeacherReader:
-        """One teacher's targets."""
+        """Opens one teacher's targets."""
         ...
 
     def opened(self) -> list[TeacherReader]:
@@ -145,7 +145,7 @@ class TeacherReader:
                 yield from marker.failed
 
     def statistics(self, stream: str) -> Statistics:
-        """Mean and deviation of a stream over all its stored frames."""
+        """Computes mean and deviation of a stream over all its stored frames."""
         total = Sums.zero(self.spec.stream(stream).dim)
         for sums in self._sums:
             if stream in sums:
@@ -168,7 +168,7 @@ class TeacherReader:
         return self._index.places(key_N) != ABSENT
 
     def durations(self, key_N: np.ndarray) -> np.ndarray:
-        """Audio durations of many clips in seconds, NaN for clips without targets.
+        """Reads the audio durations of many clips in seconds, NaN for clips without targets.
 
         Only the column of durations is read, never frames.
         """
@@ -181,7 +181,7 @@ class TeacherReader:
         return seconds_N
 
     def row(self, clip_id: str, stream: str) -> tuple[float, EncodedFrames]:
-        """(duration in seconds, frames) of a clip.
+        """Reads (duration in seconds, frames) of a clip.
 
         Raises:
             KeyError: there is no row for the clip.
@@ -215,7 +215,7 @@ class TeacherReader:
         return Transcript.from_metadata(self.metadata(clip_id))
 
     def scan(self, streams: Sequence[str]) -> Iterator[tuple[str, dict[str, EncodedFrames]]]:
-        """(clip id, stream -> frames) of every row, in storage order."""
+        """Yields (clip id, frames by stream) of every row, in storage order."""
         specs = [self.spec.stream(name) for name in streams]
         columns = ["clip_id", *(name for spec in specs for name in stream_columns(spec.name))]
         for ordinal, file in enumerate(self._files_in_order()):
@@ -247,7 +247,7 @@ class TeacherReader:
         return tuple(self._columns)
 
     def _find(self, clip_id: str) -> tuple[int, int, int]:
-        """(shard ordinal, row group, row within it) of a clip."""
+        """Finds (shard ordinal, row group, row within it) of a clip."""
         place = self._index.find(clip_id)
         if place is None:
             raise KeyError(f"teacher {self.spec.key} has no targets for the clip {clip_id}")
@@ -351,7 +351,7 @@ class TeacherReader:
         return [clip_id for position, clip_id in enumerate(ids) if position not in failed]
 
     def row_digests(self, corpus: str, number: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Position and audio digest of each row of a shard (`audio_digests.read`)."""
+        """Reads position and audio digest of each row of a shard (`audio_digests.read`)."""
         ordinal = self._ordinals.get((corpus, number))
         if ordinal is None:
             return None

@@ -83,7 +83,7 @@ class Corpus:
         return hashlib.sha256("".join(part.sha256 for part in self.parts).encode()).hexdigest()
 
     def shard_sizes(self) -> list[int]:
-        """Number of clips of every shard, without opening a part."""
+        """Returns the number of clips of every shard, without opening a part."""
         sizes: list[int] = []
         for part in self.parts:
             full = self.contents.shard_size(part)
@@ -99,12 +99,12 @@ class Corpus:
         return self._read(number, ["clip_id"]).column(0).to_pylist()
 
     def clips(self) -> Iterator[Clip]:
-        """All clips in order, one shard in memory at a time."""
+        """Yields all clips in order, with one shard in memory."""
         for table in self.tables():
             yield from from_table(table)
 
     def tables(self) -> Iterator[pa.Table]:
-        """All clips in order, as one table for each shard."""
+        """Yields all clips in order, as one table for each shard."""
         return map(self._read, range(self.num_shards))
 
     def clip(self, row: int) -> Clip:

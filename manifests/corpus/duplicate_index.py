@@ -141,7 +141,7 @@ class DuplicateIndex:
 
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """64-bit hashes of each row's id, and of all its other fields."""
+    """Computes 64-bit hashes of each row's id, and of all its other fields."""
     ids = table["clip_id"].to_pylist()
     columns = [table[name] for name in ("uri", "offset", "text", "labels")]
     rest = [column.to_pylist() for column in [*columns, likely_durations(table)]]

@@ -75,7 +75,7 @@ def segment(
 
 
 def _edges(clip: Clip, max_seconds: float, by: str) -> list[float]:
-    """Start of each part and end of the last, in seconds from the clip's start."""
+    """Returns the start of each part and the end of the last, in seconds of the clip."""
     seconds = _measure(clip) if clip.duration is None else clip.duration
     if seconds <= max_seconds:
         return [0.0, seconds]
@@ -119,7 +119,7 @@ def _places(clip: Clip, seconds: float, max_seconds: float, by: str) -> list[flo
 
 
 def _loudness(clip: Clip, seconds: float) -> np.ndarray:
-    """Mean square of each frame, smoothed."""
+    """Computes the smoothed mean square of each frame."""
     powers = []
     start = 0.0
     while start < seconds:

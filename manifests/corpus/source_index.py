@@ -201,7 +201,7 @@ class SourceIndex:
         return name
 
     def _stored_tars(self) -> dict[TarKey, tuple[str, int]]:
-        """Key -> file and row group."""
+        """Returns file and row group by key."""
         places: dict[TarKey, tuple[str, int]] = {}
         for name in self._files["tars"]:
             table = self._read(name, columns=list(TarKey._fields))

@@ -24,7 +24,7 @@ opposite if their mean has less than this share of it."""
 
 
 def clipped_share(samples: np.ndarray) -> float:
-    """Share of the samples that belong to a flat top at full scale."""
+    """Computes the share of samples in flat tops at full scale."""
     full = np.abs(samples) >= FULL_SCALE
     if np.count_nonzero(full) < RUN:
         return 0.0

@@ -53,7 +53,7 @@ class AudioChunk:
 
 
 def id3_size(file: AudioFile) -> int:
-    """Size of ID3v2 tags before formats other than MP3; 0 if there are none.
+    """Returns the size of ID3v2 tags before formats other than MP3; 0 if there are none.
 
     Both libraries handle tags before MP3, and FFmpeg needs to see them there.
     """

@@ -140,7 +140,7 @@ def _read_clip(
 
 
 def _flac_length(file: AudioFile) -> tuple[int, int]:
-    """Number of samples and rate that a FLAC file states; 0 if it states none or is not FLAC."""
+    """Reads the number of samples and rate of a FLAC file; 0 if unknown or not FLAC."""
     head = file.peek(0, 26)
     if head[:4] != b"fLaC" or len(head) < 26:
         return 0, 0

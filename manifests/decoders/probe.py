@@ -28,7 +28,7 @@ def estimate_seconds(uri: str) -> float | None:
 
 
 def seconds(file: AudioFile) -> float | None:
-    """Length in seconds according to a file's header; None if neither library can read it."""
+    """Reads the length in seconds from a file's header; None if no library can."""
     if tag := id3_size(file):
         file.shifted(tag)
     file.seek(0)

@@ -240,7 +240,7 @@ def _open_web(file: str, part: ByteRange | None, count: int) -> _Blocks:
 
 
 def _place(file: str, part: ByteRange | None, size: int) -> tuple[int, int]:
-    """First byte and size of the part, or of the whole file."""
+    """Returns first byte and size of the part, or of the whole file."""
     if part is None:
         return 0, size
     check_inside(file, part, size)

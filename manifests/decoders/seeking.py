@@ -53,7 +53,7 @@ class Mp3Frames:
     played; None if the file does not state it."""
 
     def find(self, file: AudioFile, frame: int) -> int | None:
-        """First byte of a frame; None if the frame is not at the expected position."""
+        """Finds the first byte of a frame; None if it is not at the expected position."""
         if self.starts is not None:
             return self.starts[frame] if frame < len(self.starts) else None
         expected = self.first + frame * self.mean
@@ -81,7 +81,7 @@ def ogg_is_one_stream(file: AudioFile) -> bool:
 
 
 def next_ogg_link(file: AudioFile, after: int) -> int | None:
-    """First byte of the first link of a chained Ogg file that begins behind a byte.
+    """Finds the first byte of the first link of a chained Ogg file behind a byte.
 
     A link begins with the first pages of its streams.
     """
@@ -245,12 +245,12 @@ def _constant(
 
 
 def _tag(info: bytes) -> int:
-    """Place of the Xing or Info tag in a first frame; -1 where there is none."""
+    """Finds the Xing or Info tag in a first frame; -1 if there is none."""
     return max(info.find(b"Xing"), info.find(b"Info"))
 
 
 def _end(info: bytes, samples: int) -> int | None:
-    """Start of the padding according to LAME's part of the tag, as FFmpeg reads it."""
+    """Reads the start of the padding from LAME's part of the tag, as FFmpeg does."""
     place = _tag(info)
     flags = int.from_bytes(info[place + 4 : place + 8], "big")
     if place < 0 or not flags & 1:

@@ -43,7 +43,7 @@ class Timeline:
             self.next, self._shift, self._last_shift = round(stamped) + count, shift, shift
 
     def place(self, time: float | None, count: int) -> int:
-        """Position of `count` samples with a time stamp; the next ones follow them."""
+        """Returns the position of `count` samples with a time stamp; the next ones follow."""
         position = self.next
         if time is not None:
             stamped = (time - self.origin) * self.rate

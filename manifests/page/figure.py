@@ -168,7 +168,7 @@ def _heat(axes: Axes, data: dict[str, Any]) -> None:
 
 
 def _pitch(axes: Axes, data: dict[str, Any]) -> None:
-    """Frequency in Hz on a logarithmic axis, where the frame is voiced."""
+    """Draws the frequency of voiced frames in Hz on a logarithmic axis."""
     hertz_T = np.array(data["f0"], float)
     is_voiced_T = (_unpacked(data["voicing"]) > VOICED * 255) & (hertz_T > 0)
     hertz_T = np.where(is_voiced_T, hertz_T, np.nan)

@@ -80,7 +80,7 @@ def playable(wave: audio.Waveform) -> tuple[np.ndarray, str]:
 
 
 def peaks(samples: np.ndarray) -> dict[str, Any]:
-    """Lowest and highest sample of each column, in 1/127 of full scale, interleaved."""
+    """Returns lowest and highest sample of each column in 1/127 of full scale, interleaved."""
     bounds = np.linspace(0, len(samples), min(PEAKS, len(samples)) + 1).astype(int)[:-1]
     low_C = np.minimum.reduceat(samples, bounds)
     high_C = np.maximum.reduceat(samples, bounds)
@@ -121,12 +121,12 @@ def spectrogram(samples: np.ndarray) -> dict[str, Any]:
 
 
 def _mel(hertz: np.ndarray) -> np.ndarray:
-    """O'Shaughnessy's formula."""
+    """Converts hertz to mel by O'Shaughnessy's formula."""
     return 2595 * np.log10(1 + hertz / 700)
 
 
 def _mel_filters(size: int) -> np.ndarray:
-    """Triangles of unit area over the bins of an FFT, (M, F)."""
+    """Computes triangles of unit area over the bins of an FFT, (M, F)."""
     low, high = _mel(np.array([LOWEST_HZ, HIGHEST_HZ]))
     corners = 700 * (10 ** (np.linspace(low, high, MEL_BANDS + 2) / 2595) - 1)
     bins_F = np.fft.rfftfreq(size, 1 / PLAY_RATE)

@@ -169,7 +169,7 @@ def _probabilities(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, Any]:
 
 
 def _pitch_ticks(spec: StreamSpec, *, heights: int) -> list[tuple[str, float]]:
-    """(label, height from the bottom in [0, 1]) of the round frequencies that the bins cover."""
+    """Returns (label, height in [0, 1]) of the round frequencies that the bins cover."""
     bins = spec.pitch_bins
     places = [
         (hertz, (1200 * np.log2(hertz / bins.lowest_hz) / bins.cents_per_bin + 0.5) / heights)

@@ -57,11 +57,11 @@ class StreamKind:
         return bool(self.metric_name)
 
     def drawn(self, frames_TD: np.ndarray) -> np.ndarray:
-        """The columns that are drawn: all but the voicing of a pitch stream."""
+        """Returns the columns that are drawn: all but the voicing of a pitch stream."""
         return frames_TD[:, :-1] if self.has_pitch_bins else frames_TD
 
     def validity(self, frames_TD: np.ndarray) -> np.ndarray:
-        """valid_TD, boolean: which values are targets."""
+        """Returns valid_TD, boolean: which values are targets."""
         valid_TD = np.ones(frames_TD.shape, bool)
         if self.valid_frames is not None:
             valid_TD[:, self.masked_columns] = self.valid_frames(frames_TD)[:, None]

@@ -25,11 +25,11 @@ class PitchBins:
             raise UserError(f"lowest_hz and cents_per_bin of a pitch grid must be positive: {self}")
 
     def hertz(self, bin_T: np.ndarray) -> np.ndarray:
-        """Frequency of each (fractional) bin, in Hz."""
+        """Computes the frequency of each (fractional) bin, in Hz."""
         return self.lowest_hz * 2.0 ** (self.cents_per_bin * bin_T / 1200.0)
 
     def cents(self, num_bins: int) -> np.ndarray:
-        """cents_B: the centre of every bin, in cents above the lowest one."""
+        """Computes cents_B: the centre of every bin, in cents above the lowest one."""
         return self.cents_per_bin * np.arange(num_bins)
 
     def bins_within(self, cents: float) -> int:
@@ -37,7 +37,7 @@ class PitchBins:
         return round(cents / self.cents_per_bin)
 
     def peak(self, salience_TB: np.ndarray, *, within_cents: float = 80.0) -> np.ndarray:
-        """bin_T, fractional: the mean of the bins around each peak, weighted by their salience.
+        """Computes fractional bin_T: the mean of the bins around each peak, weighted by salience.
 
         CREPE refines its peak by four bins of 20 cents on each side (Kim et al. 2018); the same
         distance is used on every grid.

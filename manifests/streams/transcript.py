@@ -102,7 +102,7 @@ class Transcript:
         return self.confidence.doubts(self.language) if self.confidence and self.text else ""
 
     def before(self, seconds: float) -> Transcript:
-        """Only the words and notes that begin before a time."""
+        """Keeps only the words and notes that begin before a time."""
         return Transcript(
             text=self.text,
             language=self.language,

@@ -61,7 +61,7 @@ class Backend(Protocol):
         ...
 
     def available(self) -> Mapping[str, float]:
-        """Currently unused resources, summed over the nodes; may lag by a second."""
+        """Returns unused resources, summed over the nodes; may lag by a second."""
         ...
 
     def start_worker(

@@ -15,7 +15,7 @@ LIBRARIES = (
 
 @functools.cache
 def library_versions() -> dict[str, str]:
-    """Library -> version in this process, including FFmpeg and libsndfile."""
+    """Returns the versions of libraries in this process, including FFmpeg and libsndfile."""
     import av
     import soundfile
 

@@ -17,7 +17,7 @@ TOLERANCE = 1e-6
 
 
 def requested(resources: Resources) -> dict[str, float]:
-    """Ray's names and amounts of the resources that one worker requests."""
+    """Returns Ray's names and amounts of the resources that one worker requests."""
     amounts = {"CPU": resources.num_cpus, "GPU": resources.num_gpus, **resources.custom}
     amounts["memory"] = resources.memory_gb * 1e9
     if resources.accelerator_type:
@@ -32,7 +32,7 @@ class _NodeAccount:
         self.gpus = [1.0] * int(node.resources.get("GPU", 0) + TOLERANCE)
 
     def room(self, needs: Mapping[str, float]) -> float:
-        """Approximate number of times that the needs fit; below 1, they do not fit."""
+        """Estimates how many times the needs fit; below 1, they do not fit."""
         gpus = needs.get("GPU", 0.0)
         if gpus and not self._choose_gpus(gpus):
             return 0.0

@@ -261,7 +261,7 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def stored_bytes_per_frame(stream: StreamSpec) -> float:
-    """Expected bytes of one frame in a Parquet file."""
+    """Estimates the bytes of one frame in a Parquet file."""
     codec = CODECS[stream.codec]
     return codec.bytes_per_frame(stream) * codec.compressed_share
 

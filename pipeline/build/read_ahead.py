@@ -23,7 +23,7 @@ AHEAD = 64
 
 
 def read_ahead(read: Callable[[Key], Value], keys: Iterable[Key]) -> Iterator[Value]:
-    """`map(read, keys)` in order, with up to `AHEAD` reads running or done in advance."""
+    """Yields `map(read, keys)` in order, with up to `AHEAD` reads running or done in advance."""
     remaining = iter(keys)
     with ThreadPoolExecutor(READERS, thread_name_prefix="read-ahead") as pool:
         pending: deque[Future[Value]] = deque()

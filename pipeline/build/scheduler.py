@@ -47,7 +47,7 @@ HURRIED_WAIT_S = 0.02
 
 
 def _never() -> None:
-    """Default of `check_stop`: never stops."""
+    """Never stops: the default of `check_stop`."""
 
 
 class Scheduler:

@@ -32,7 +32,7 @@ class TimeLimits:
         return max(LEAST_S, GRACES_TO_START * self.grace)
 
     def task(self, task: Task) -> float:
-        """Limit for one call of a worker, in seconds."""
+        """Returns the limit for one call of a worker, in seconds."""
         if task.kind == "commit":
             return max(LEAST_S, GRACES_TO_COMMIT * self.grace)
         assert task.block is not None

@@ -60,7 +60,7 @@ def warned_clips(
 
 
 def _kinds(place: tuple[Folder, Marker]) -> dict[str, tuple[str, ...]]:
-    """Clip id -> its warnings, in one shard."""
+    """Returns the warnings of one shard by clip id."""
     folder, marker = place
     with folder.open(f"data/{marker.data}") as file:
         table = pq.read_table(file, columns=["clip_id", "metadata"])

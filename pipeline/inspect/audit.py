@@ -169,7 +169,7 @@ def _extract_again(
 def difference(
     stored_TD: np.ndarray, fresh_TD: np.ndarray, stream: StreamSpec, sums: Sums
 ) -> float:
-    """RMS difference in standard deviations of the shard's columns; unscaled for probabilities.
+    """Computes the RMS difference in the columns' deviations; unscaled for probabilities.
 
     If the number of frames differs, the result is infinite.
     """

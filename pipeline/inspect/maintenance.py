@@ -182,7 +182,7 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
 def _not_needed_since(
     place: str, changed: int, named: set[str], replaced: Mapping[int, int]
 ) -> int | None:
-    """Time at which a file stopped being needed, in ns since 1970; None if it is needed.
+    """Returns when a file stopped being needed, in ns since 1970; None if it is needed.
 
     Args:
         place: Folder and name.

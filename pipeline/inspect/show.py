@@ -80,7 +80,7 @@ def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:
 
 
 def _range(spec: StreamSpec, frames_TD: np.ndarray) -> dict[str, float | None]:
-    """Minimum, mean and maximum over all values; of f0, in Hz, over voiced frames only."""
+    """Computes minimum, mean and maximum over all values; for f0 (Hz) over voiced frames."""
     if track_kinds.has_f0(spec):
         frames_TD = frames_TD[frames_TD[:, 1] >= VOICED, :1]
     if not frames_TD.size:

@@ -39,7 +39,7 @@ class TeacherStatus:
 
 
 def status(layout: Layout) -> list[TeacherStatus]:
-    """Every teacher version over every corpus that it has been run on."""
+    """Lists every teacher version over every corpus that it has been run on."""
     corpora = {name: layout.corpus(name) for name in layout.corpora()}
     places = [(name, spec) for name in corpora for spec in layout.teachers().values()]
     totals = totals_of_all([layout.shards(spec, name) for name, spec in places])

@@ -135,7 +135,7 @@ class _CheckedAudio:
     def compare(
         self, spec: TeacherSpec, number: int, marker: Marker, digest_N: np.ndarray | None
     ) -> Iterator[tuple[str, str]]:
-        """(clip id, other teacher) where digests differ from those of earlier teachers."""
+        """Yields (clip id, other teacher) where digests differ from those of earlier teachers."""
         if digest_N is None or number >= self._corpus.num_shards:
             return
         by_position = np.zeros(marker.clips, ">u8")

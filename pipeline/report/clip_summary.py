@@ -152,7 +152,7 @@ class Summarizer:
         )
 
     def charts(self, observations: list[ClipSummary]) -> list[Chart]:
-        """All distributions that are not empty."""
+        """Returns all distributions that are not empty."""
         charts = []
         for key, histogram in self._f0.items():
             voiced, frames = self._voiced[key]

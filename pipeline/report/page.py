@@ -123,7 +123,7 @@ def write(config: ReportConfig, console: Console) -> Path:
 
 
 def _statistics(layout: Layout, surveys: list[TeacherSurvey]) -> dict[str, Statistics]:
-    """TEACHER.STREAM -> statistics over all corpora, of every teacher's current version."""
+    """Computes statistics of current versions over all corpora, by TEACHER.STREAM."""
     totals: dict[str, Sums] = {}
     for name, spec in layout.current().items():
         for stream in spec.streams:

@@ -181,7 +181,7 @@ def throughput(line: TeacherSurvey) -> dict[str, list[float]]:
 
 
 def durations(corpus: Corpus) -> np.ndarray:
-    """Known durations of all clips in seconds, stated or estimated; reads only these columns."""
+    """Reads all known durations in seconds, stated or estimated, and no other columns."""
 
     def read(part: Part) -> np.ndarray:
         with corpus.folder.open(part.file) as file:

@@ -62,11 +62,11 @@ class GrowingArray:
             rows = rows[count:]
 
     def blocks(self) -> list[np.ndarray]:
-        """All rows, in order."""
+        """Returns all rows in order, in blocks."""
         return [*self._blocks, self._last[: self._used]]
 
     def whole(self) -> np.ndarray:
-        """All rows as one array."""
+        """Returns all rows as one array."""
         return np.concatenate(self.blocks())
 
     def _close(self) -> None:
@@ -89,7 +89,7 @@ class DistinctAnswers:
             self._merge()
 
     def sorted(self) -> pa.Array:
-        """All answers, sorted by code points (the order of UTF-8)."""
+        """Returns all answers, sorted by code points (the order of UTF-8)."""
         self._merge()
         order = pc.sort_indices(self._distinct)  # type: ignore[attr-defined]
         return self._distinct.take(order)

@@ -174,11 +174,11 @@ class ExampleTable(Sequence[Example]):
         return chosen.subset(np.argsort(chosen._chosen, kind="stable"))
 
     def column(self, name: str) -> np.ndarray:
-        """One field of `EXAMPLE` for each example."""
+        """Returns one field of `EXAMPLE` for each example."""
         return self._examples[name][self._chosen]
 
     def task_counts(self) -> dict[str, int]:
-        """Name of a task or file of conversations -> number of examples."""
+        """Counts examples by task or file of conversations."""
         numbers, first, counts = np.unique(
             self.column("task"), return_index=True, return_counts=True
         )
@@ -190,7 +190,7 @@ class ExampleTable(Sequence[Example]):
         return counted
 
     def lengths(self) -> np.ndarray:
-        """Estimated number of tokens of each example."""
+        """Estimates the number of tokens of each example."""
         tokens = np.rint(TOKENS_PER_SECOND * self.column("seconds")).astype(np.int64)
         return tokens + self.column("letters") // 4
 

@@ -63,8 +63,8 @@ def ask(question: str, clip_id: str = "") -> list[Message]:
 
 
 def times_shown(weight: float, *key: object) -> int:
-    """Number of repetitions for a weight: its integer part, and one more with the probability of
-    the rest."""
+    """Returns the number of repetitions for a weight: its integer part, and one more with the
+    probability of the rest."""
     return int(weight) if weight == int(weight) else int(weight + fraction("weight", *key))
 
 

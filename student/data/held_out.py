@@ -61,7 +61,7 @@ def recordings(file_C: np.ndarray, group_C: np.ndarray | None) -> np.ndarray:
 
 
 def _first_alike(value_N: np.ndarray) -> np.ndarray:
-    """For each position, the first position with the same value; int32."""
+    """Finds the first position with the same value, for each position; int32."""
     order_N = np.argsort(value_N, kind="stable").astype(np.int32)
     sorted_N = value_N[order_N]
     begins = np.flatnonzero(np.concatenate([[True], sorted_N[1:] != sorted_N[:-1]]))

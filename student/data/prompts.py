@@ -83,7 +83,7 @@ class Prompter:
         return inputs
 
     def count_blocks(self, wave: np.ndarray) -> int:
-        """Number of blocks that an audio has, or would have in an arm with a block."""
+        """Returns the number of blocks that an audio has, or would have in an arm with a block."""
         seconds = min(len(wave) / self.backbone.sample_rate, self.window_s)
         return count_blocks(seconds, self._seconds_per_block)
 

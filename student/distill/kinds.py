@@ -69,12 +69,12 @@ class TrainingKind:
 
 
 def stream_counts(kind: str, target_BND: Tensor, covered_BN: Tensor) -> Tensor:
-    """counts_P: the number of frames over which each part of a stream's loss is averaged."""
+    """Returns counts_P: the frames over which each part of a stream's loss is averaged."""
     return TRAINING_KINDS[kind].counts(target_BND, covered_BN)
 
 
 def stream_sums(kind: str, output_BND: Tensor, target_BND: Tensor, covered_BN: Tensor) -> Tensor:
-    """sums_P: a stream's loss, summed over the frames with targets.
+    """Computes sums_P: a stream's loss, summed over the frames with targets.
 
     Args:
         kind: Kind of the stream.
@@ -107,7 +107,7 @@ def stream_details(
 
 
 def constant_output(kind: str, mean_D: np.ndarray) -> np.ndarray:
-    """output_D of a head that always predicts this mean target: the baseline to beat."""
+    """Returns output_D of a head that always predicts this mean target: the baseline."""
     return TRAINING_KINDS[kind].constant_output(mean_D)
 
 

@@ -21,30 +21,30 @@ paper does not specify it."""
 
 
 def answer_sum(logits_AV: Tensor, labels_A: Tensor) -> Tensor:
-    """Cross-entropy summed over the answer's A tokens."""
+    """Sums the cross-entropy over the answer's A tokens."""
     return functional.cross_entropy(logits_AV.float(), labels_A, reduction="sum")
 
 
 def features_loss(output_BND: Tensor, target_BND: Tensor) -> Tensor:
-    """parts_PBN: cosine distance and SmoothL1, weighted."""
+    """Computes parts_PBN: cosine distance and SmoothL1, weighted."""
     cosine_BN = functional.cosine_similarity(output_BND, target_BND, dim=-1)
     smooth_BN = functional.smooth_l1_loss(output_BND, target_BND, reduction="none").mean(-1)
     return (COSINE_SHARE * (1 - cosine_BN) + (1 - COSINE_SHARE) * smooth_BN)[None]
 
 
 def multilabel_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
-    """parts_PBN: binary cross-entropy against soft targets, the mean over classes."""
+    """Computes parts_PBN: binary cross-entropy against soft targets, averaged over classes."""
     loss_BND = functional.binary_cross_entropy_with_logits(logits_BND, target_BND, reduction="none")
     return loss_BND.mean(-1)[None]
 
 
 def distribution_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
-    """parts_PBN: cross-entropy against a soft distribution."""
+    """Computes parts_PBN: cross-entropy against a soft distribution."""
     return -(target_BND * logits_BND.log_softmax(-1)).sum(-1)[None]
 
 
 def pitch_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
-    """parts_PBN: voicing, then salience, in voiced frames only."""
+    """Computes parts_PBN: voicing, then salience, in voiced frames only."""
     voicing_BN = functional.binary_cross_entropy_with_logits(
         logits_BND[..., -1], target_BND[..., -1], reduction="none"
     )
@@ -54,12 +54,12 @@ def pitch_loss(logits_BND: Tensor, target_BND: Tensor) -> Tensor:
 
 
 def frame_counts(target_BND: Tensor, covered_BN: Tensor) -> Tensor:
-    """counts_P of a loss with one part, the mean over all covered frames."""
+    """Returns counts_P of a loss with one part, the mean over all covered frames."""
     return covered_BN.sum()[None]
 
 
 def pitch_counts(target_BND: Tensor, covered_BN: Tensor) -> Tensor:
-    """counts_P of the pitch loss: covered frames, and covered voiced frames."""
+    """Returns counts_P of the pitch loss: covered frames, and covered voiced frames."""
     return torch.stack([covered_BN.sum(), (covered_BN & voiced(target_BND)).sum()])
 
 

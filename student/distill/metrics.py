@@ -19,13 +19,13 @@ TOLERANCE_CENTS = 50
 
 
 def cosine(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
-    """Mean cosine similarity; the similarity of a zero vector is 0."""
+    """Computes the mean cosine similarity; the similarity of a zero vector is 0."""
     norms_N = np.linalg.norm(output_ND, axis=1) * np.linalg.norm(target_ND, axis=1)
     return float(((output_ND * target_ND).sum(1) / np.maximum(norms_N, 1e-8)).mean())
 
 
 def mean_average_precision(scores_ND: np.ndarray, present_ND: np.ndarray) -> float:
-    """Average precision, averaged over the classes that are present in some frames, not in all."""
+    """Averages the average precision over the classes that are in some frames, not in all."""
     count_D = present_ND.sum(0)
     columns = np.flatnonzero((count_D > 0) & (count_D < len(present_ND)))
     if not len(columns):
@@ -34,8 +34,11 @@ def mean_average_precision(scores_ND: np.ndarray, present_ND: np.ndarray) -> flo
 
 
 def average_precision(scores_N: np.ndarray, present_N: np.ndarray) -> float:
-    """Area under the precision-recall curve. Equal scores are one step, so that a constant score
-    gives the share of positives, independent of the order of the frames."""
+    """Computes the area under the precision-recall curve.
+
+    Equal scores are one step, so that a constant score gives the share of positives, independent
+    of the order of the frames.
+    """
     order_N = np.argsort(-scores_N, kind="stable")
     scores_N, present_N = scores_N[order_N], present_N[order_N]
     hits_N = np.cumsum(present_N)
@@ -46,12 +49,14 @@ def average_precision(scores_N: np.ndarray, present_N: np.ndarray) -> float:
 
 
 def accuracy(output_ND: np.ndarray, target_ND: np.ndarray) -> float:
-    """Share of the frames in which the largest output is the largest target."""
+    """Computes the share of frames in which the largest output is the largest target."""
     return float((output_ND.argmax(1) == target_ND.argmax(1)).mean())
 
 
 def raw_pitch_accuracy(logits_ND: np.ndarray, target_ND: np.ndarray, bins: PitchBins) -> float:
-    """Share of the voiced frames whose pitch is within 50 cents, regardless of predicted voicing.
+    """Computes the share of voiced frames whose pitch is within 50 cents.
+
+    The predicted voicing has no effect.
 
     Args:
         logits_ND: Output of a head: a logit per bin, then the logit of voicing.
@@ -68,7 +73,7 @@ def raw_pitch_accuracy(logits_ND: np.ndarray, target_ND: np.ndarray, bins: Pitch
 
 
 def voicing_rates(logits_ND: np.ndarray, target_ND: np.ndarray) -> dict[str, float]:
-    """Voicing recall, and false alarms among unvoiced frames (Poliner et al. 2007)."""
+    """Computes voicing recall and false alarms of unvoiced frames (Poliner et al. 2007)."""
     predicted_N, voiced_N = logits_ND[:, -1] > 0, target_ND[:, -1] >= VOICED
     return {
         "voicing_recall": _mean(predicted_N[voiced_N]),
@@ -77,7 +82,7 @@ def voicing_rates(logits_ND: np.ndarray, target_ND: np.ndarray) -> dict[str, flo
 
 
 def frame_f1(logits_ND: np.ndarray, target_ND: np.ndarray, threshold: float) -> dict[str, float]:
-    """Precision, recall and F1 over classes and frames, with a threshold on both sides.
+    """Computes precision, recall and F1 over classes and frames, thresholding both sides.
 
     For note posteriors, this is the frame-level F1 of transcription.
     """

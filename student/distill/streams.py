@@ -60,7 +60,7 @@ class Stream:
         return self.reader is None or clip_id in self.reader
 
     def frames(self, clip_id: str, num_frames: int, span_s: float | None = None) -> np.ndarray:
-        """frames_ND, float32, of a clip with targets; features are standardised.
+        """Returns frames_ND, float32, of a clip with targets; features are standardised.
 
         Args:
             clip_id: The clip.

@@ -32,7 +32,7 @@ def paired_tracks(
     seconds: float,
     note: str = "",
 ) -> list[Track]:
-    """Tracks of the cached frames of a stream, each followed by the track of the predicted frames.
+    """Returns tracks of the cached frames of a stream, each followed by the predicted track.
 
     Both use the rows and scales of the cached frames, so that they can be compared visually.
 
@@ -73,7 +73,7 @@ def paired_tracks(
 
 
 def output_tracks(outputs: Sequence[HeadOutput], *, seconds: float) -> list[Track]:
-    """The predictions of the heads for one recording: pitch, then classes, then descriptors.
+    """Returns tracks of the heads' predictions: pitch, then classes, then descriptors.
 
     Features without column names are not drawn, because plots of hundreds of columns are
     unreadable.
@@ -132,7 +132,7 @@ def _spec(
     names: tuple[str, ...],
     pitch_bins: PitchBins,
 ) -> StreamSpec:
-    """The spec of frames on the student's grid."""
+    """Builds the spec of frames on the student's grid."""
     hop_s = seconds / len(frames_ND)
     return StreamSpec(
         name=name.partition(".")[2] or name,
@@ -148,5 +148,5 @@ def _spec(
 
 
 def _unit_statistics(spec: StreamSpec) -> Statistics:
-    """Mean 0 and deviation 1: the frames are standardised already."""
+    """Returns mean 0 and deviation 1: the frames are standardised already."""
     return Statistics(np.zeros(spec.dim, np.float32), np.ones(spec.dim, np.float32), 1)

@@ -118,7 +118,7 @@ class BasicPitch:
         return results
 
     def _run(self, windows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-        """Stream -> (W, KEPT, D), without the edges of the windows."""
+        """Returns (W, KEPT, D) by stream, without the edges of the windows."""
         names = [output for output, _ in OUTPUTS.values()]
         parts: dict[str, list[np.ndarray]] = {stream: [] for stream in OUTPUTS}
         for first in range(0, len(windows), self._settings.batch_windows):

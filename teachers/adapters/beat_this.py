@@ -151,7 +151,7 @@ class BeatThis:
         return hyper, state
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """One batch: stream -> native frames of each waveform."""
+        """Computes native frames of each waveform of a batch, by stream."""
         import torch
 
         lengths = [len(wave) // HOP + 1 for wave in waves]
@@ -176,7 +176,7 @@ class BeatThis:
 
 
 def log_mel(padded_BL: Any, num_frames: int) -> Any:
-    """(B, T, F): log(1 + 1000 mel) of magnitudes, from waves padded by half a window at both ends.
+    """Computes (B, T, F): log(1 + 1000 mel) of magnitudes; half a window of padding at both ends.
 
     It is torchaudio's `MelSpectrogram(normalized="frame_length", power=1, mel_scale="slaney")`.
     """
@@ -219,7 +219,7 @@ def _peaks(posterior_T: np.ndarray) -> np.ndarray:
 
 
 def _reflected(waves: Sequence[np.ndarray]) -> np.ndarray:
-    """(B, L): each wave with half a window of itself, mirrored, at both ends; then zeros."""
+    """Returns (B, L): each wave with half a mirrored window at both ends, then zeros."""
     mirrored = [np.pad(wave, WINDOW // 2, mode="reflect") for wave in waves]
     # One frame more than the samples fill may end within a hop.
     padded_BL = np.zeros((len(waves), max(map(len, mirrored))), np.float32)

@@ -141,7 +141,7 @@ class CLAP:
             return functional.normalize(self._model.text_projection(output.pooler_output), dim=-1)
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """One batch: stream -> native frames of each waveform."""
+        """Computes native frames of each waveform of a batch, by stream."""
         import torch
         from torch.nn import functional
 

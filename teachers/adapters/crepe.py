@@ -129,8 +129,10 @@ class Crepe:
         return targets
 
     def _salience(self, waves: Sequence[np.ndarray], counts: Sequence[int]) -> np.ndarray:
-        """Salience of all clips' frames. Windows are centred every 10 ms; a batch may span
-        clips."""
+        """Computes the salience of all clips' frames.
+
+        Windows are centred every 10 ms; a batch may span clips.
+        """
         import torch
 
         tape, starts, place = [], [], 0
@@ -151,7 +153,7 @@ class Crepe:
         return copy.array()
 
     def _forward(self, windows_FW: Any, starts_F: np.ndarray) -> Any:
-        """Salience of a batch of windows, on the device."""
+        """Computes the salience of a batch of windows on the device."""
         frames_FW = windows_FW[device.on_device(starts_F, self._device)]
         frames_FW = frames_FW - frames_FW.mean(1, keepdim=True)
         rms_F = frames_FW.std(1, keepdim=True)
@@ -165,7 +167,7 @@ def _as_1d(value: Any) -> Any:
 
 
 def _network(size: str) -> Any:
-    """Six blocks of convolution, ReLU, batch norm and pooling, then a linear layer over bins."""
+    """Builds six blocks of convolution, ReLU, batch norm and pooling, and a linear layer."""
     import torch
     from torch import nn
     from torch.nn import functional

@@ -104,7 +104,7 @@ class CTC(Encoder):
         return names
 
     def _entries(self) -> dict[str, int]:
-        """Token -> its column, by `vocab.json`, else by `tokenizer.json`."""
+        """Reads the column of each token from `vocab.json`, else from `tokenizer.json`."""
         if entries := self._checkpoint.read("vocab.json"):
             return entries
         whole = self._checkpoint.read("tokenizer.json")

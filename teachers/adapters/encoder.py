@@ -96,7 +96,7 @@ class Encoder:
         return [self._targets(frames) for frames in self._native_frames(waves)]
 
     def _native_frames(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Stream -> frames of each whole clip, at the model's own rate."""
+        """Computes the frames of each whole clip at the model's own rate, by stream."""
         settings, grid = self._settings, self._input.grid
         rate = grid.sample_rate / grid.hop
         size = self._window_frames()
@@ -138,7 +138,7 @@ class Encoder:
         )  # fmt: skip
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """One batch: stream -> native frames of each waveform."""
+        """Computes native frames of each waveform of a batch, by stream."""
         import torch
 
         batch = self._input.prepare(waves)
@@ -154,12 +154,12 @@ class Encoder:
         ]
 
     def _run(self, batch: front_ends.Batch) -> dict[str, Any]:
-        """Stream -> (B, T, D) of a prepared batch, on the model's device."""
+        """Computes (B, T, D) of a prepared batch on the model's device, by stream."""
         self._input.enter(batch)
         return self._forward(checkpoints.moved(batch.inputs, self._model))
 
     def _forward(self, prepared: dict[str, Any]) -> dict[str, Any]:
-        """Stream -> (B, T, D)."""
+        """Computes (B, T, D), by stream."""
         output = self._model(**prepared, output_hidden_states=True)
         return {"frames": self._input.frames(output.hidden_states[self._settings.layer])}
 

@@ -169,7 +169,7 @@ class ForcedAligner:
         return clips
 
     def _frames(self, words: Sequence[Word], num_samples: int) -> np.ndarray:
-        """(T, 2): 1 where a word is spoken, and 1 where a word begins."""
+        """Returns (T, 2): 1 where a word is spoken, and 1 where a word begins."""
         count = num_frames(num_samples, SAMPLE_RATE, start_s=self._hop_s / 2, hop_s=self._hop_s)
         frames_T2 = np.zeros((count, 2), np.float32)
         for word in words:

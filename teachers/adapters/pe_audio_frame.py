@@ -174,7 +174,7 @@ class PEAudioFrame:
         return torch.cat(parts)
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """One batch: stream -> native frames of each waveform."""
+        """Computes native frames of each waveform of a batch, by stream."""
         import torch
 
         hop = self._grid.hop

@@ -111,7 +111,7 @@ class RMVPE:
         return targets
 
     def _forward_batch(self, waves: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Salience of each waveform."""
+        """Computes the salience of each waveform."""
         source, result = self._names
         results = []
         for wave in waves:
@@ -126,7 +126,7 @@ class RMVPE:
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
-    """(M, T): the logarithm of mel magnitudes, one frame at every hop from the first sample on."""
+    """Computes (M, T): log mel magnitudes, one frame per hop from the first sample on."""
     angle = 2 * np.pi * np.arange(WINDOW) / WINDOW
     hann = (0.5 - 0.5 * np.cos(angle)).astype(np.float32)
     magnitude_TF = np.abs(np.fft.rfft(_frames(wave, "reflect") * hann)).astype(np.float32)

@@ -104,7 +104,7 @@ class SwiftF0:
 
 
 def salience(f0_T: np.ndarray, voicing_T: np.ndarray) -> np.ndarray:
-    """(T, B) in [0, 1]: a Gaussian around f0 over CREPE's bins, as high as the voicing."""
+    """Computes (T, B) in [0, 1]: a Gaussian around f0 over CREPE's bins, as high as the voicing."""
     bins_B = CREPE_BINS.cents(BINS)
     cents_T = 1200.0 * np.log2(np.maximum(f0_T, 1.0) / CREPE_BINS.lowest_hz)
     distance_TB = (bins_B - cents_T[:, None]) / SPREAD_CENTS

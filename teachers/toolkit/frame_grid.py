@@ -6,7 +6,7 @@ import math
 
 
 def num_frames(num_samples: int, sample_rate: int, *, start_s: float, hop_s: float) -> int:
-    """Number of frames whose centre `start_s + i * hop_s` lies within the clip; at least one."""
+    """Counts frames whose centre `start_s + i * hop_s` lies within the clip; at least one."""
     duration = num_samples / sample_rate
     return max(1, math.ceil((duration - start_s) / hop_s - 1e-6))
 

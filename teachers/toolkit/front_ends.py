@@ -77,11 +77,11 @@ class Input:
         return states_BSD
 
     def count(self, num_samples: int) -> int:
-        """Number of frames of a waveform."""
+        """Returns the number of frames of a waveform."""
         return self.grid.count(num_samples)
 
     def counts(self, batch: Batch, states: int) -> list[int]:
-        """Number of frames of each waveform in a batch with `states` padded states."""
+        """Returns the number of frames of each waveform in a batch with `states` padded states."""
         return [min(states, self.count(length)) for length in batch.lengths]
 
 

@@ -40,7 +40,7 @@ class KaldiMel:
         )
 
     def __call__(self, waves: Sequence[np.ndarray]) -> torch.Tensor:
-        """(B, F, M) of waveforms that are each at least one frame long."""
+        """Computes (B, F, M) of waveforms that are each at least one frame long."""
         longest = max(map(len, waves))
         batch_BL = np.zeros((len(waves), longest), np.float32)
         for row, wave in enumerate(waves):

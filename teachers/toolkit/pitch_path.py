@@ -71,7 +71,7 @@ class _Batch:
         self._moved_L, self._glide_L = np.empty(rows), np.empty(rows)
 
     def paths(self) -> list[np.ndarray]:
-        """bin_T of each clip."""
+        """Returns bin_T of each clip."""
         starts = list(range(0, self._lengths[0], self._stretch))
         before: list[np.ndarray | None] = [None]
         scores_TL = np.empty((0, 0))
@@ -87,7 +87,7 @@ class _Batch:
         return paths
 
     def _active(self, frame: int) -> int:
-        """Number of clips that have this frame; they come first."""
+        """Counts the clips that have this frame; they come first."""
         return sum(length > frame for length in self._lengths)
 
     def _forward(self, start: int, before_L: np.ndarray | None) -> np.ndarray:

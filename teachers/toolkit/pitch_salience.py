@@ -15,7 +15,7 @@ BINS = 360
 
 
 def pitch_streams(*, hop_s: float, window_s: float) -> tuple[StreamSpec, StreamSpec]:
-    """`salience`, with the voicing as last column, and `f0`.
+    """Describes `salience`, with the voicing as last column, and `f0`.
 
     Args:
         hop_s: Seconds from one frame to the next; the first is centred at 0.
@@ -34,7 +34,7 @@ def pitch_streams(*, hop_s: float, window_s: float) -> tuple[StreamSpec, StreamS
 
 
 def frequency(salience_TB: np.ndarray, path_T: np.ndarray | None = None) -> np.ndarray:
-    """f0 in Hz per frame: the mean of nine bins around the best path, weighted by salience."""
+    """Computes f0 in Hz: the mean of nine bins around the best path, weighted by salience."""
     if path_T is None:
         (path_T,) = best_paths([salience_TB])
     bins_TW = (path_T[:, None] + np.arange(-4, 5)).clip(0, salience_TB.shape[1] - 1)

@@ -43,7 +43,7 @@ def matching_order(
 
 
 def best_assignment(score_CC: np.ndarray) -> list[int]:
-    """Row -> column, all different, with the largest sum; exact, over all sets of columns."""
+    """Assigns different columns to the rows with the largest sum; exact, over all sets."""
     size = len(score_CC)
     best = {0: (0.0, ())}
     for row in range(size):
@@ -76,7 +76,7 @@ def first_speech_order(activity_TC: np.ndarray, *, frames: int) -> list[int]:
 def segments(
     activity_TC: np.ndarray, names: Sequence[str], *, start_s: float, hop_s: float
 ) -> list[list[Any]]:
-    """[speaker, start s, end s] of every segment of speech, sorted by start."""
+    """Returns [speaker, start s, end s] of every segment of speech, sorted by start."""
     padded_TC = np.pad(activity_TC >= ACTIVE, ((1, 1), (0, 0))).astype(np.int8)
     change_TC = np.diff(padded_TC, axis=0)
     labels = []

@@ -46,7 +46,7 @@ MEDIAN_FRAMES = 7
 
 
 def kept_frames(spoken: int, silence_step: int) -> int:
-    """Number of leading frames of a window that are not subsampled, for a clip of `spoken`
+    """Returns how many leading frames of a window are not subsampled for a clip of `spoken`
     frames."""
     if silence_step == 1:
         return WINDOW_FRAMES
@@ -287,7 +287,7 @@ def _no_cache() -> EncoderDecoderCache:
 
 
 def _median(weight_HNT: torch.Tensor) -> torch.Tensor:
-    """Median of seven frames around each; reflected at the ends."""
+    """Computes the median of seven frames around each; reflected at the ends."""
     margin = MEDIAN_FRAMES // 2
     if weight_HNT.shape[-1] <= margin:
         return weight_HNT

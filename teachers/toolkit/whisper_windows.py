@@ -37,7 +37,7 @@ NO_SPEECH_THRESHOLD, LOG_PROBABILITY_THRESHOLD = 0.6, -1.0
 
 
 def has_no_words(no_speech: float, mean_log_probability: float) -> bool:
-    """Whisper's own rule: a window with likely silence and unlikely words has no words."""
+    """Applies Whisper's rule: a window with likely silence and unlikely words has no words."""
     return no_speech > NO_SPEECH_THRESHOLD and mean_log_probability < LOG_PROBABILITY_THRESHOLD
 
 

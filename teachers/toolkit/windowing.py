@@ -43,11 +43,11 @@ class Grid:
     """Samples that one frame depends on directly, if different from `field`."""
 
     def count(self, num_samples: int) -> int:
-        """Number of frames of a waveform; at least one."""
+        """Returns the number of frames of a waveform; at least one."""
         return max(1, (num_samples - self.field) // self.hop + 1)
 
     def samples(self, count: int) -> int:
-        """Number of samples that `count` frames depend on."""
+        """Returns the number of samples that `count` frames depend on."""
         return (count - 1) * self.hop + self.field
 
     def stream(
@@ -63,7 +63,7 @@ class Grid:
         )  # fmt: skip
 
     def pool(self, frame_rate: float) -> int:
-        """Number of frames to average for `frame_rate` per second; 0 keeps all frames.
+        """Returns the number of frames to average for `frame_rate` per second; 0 keeps all frames.
 
         Raises:
             UserError: the native rate is not a multiple of it.
@@ -208,7 +208,7 @@ def over_windows(
     overlap: int,
     budget: BatchBudget,
 ) -> list[list[tuple[int, dict[str, np.ndarray]]]]:
-    """(first frame, stream -> frames_TD) of the windows of each clip; arguments as `over_clips`."""
+    """Returns (first frame, frames_TD by stream) of each clip's windows, like `over_clips`."""
     pieces = cut(waves, grid, size=size, step=size - overlap)
     results = budget.run(
         [len(piece.samples) for piece in pieces],
@@ -227,7 +227,7 @@ def _at_least(samples: np.ndarray, least: int) -> np.ndarray:
 
 
 def _ramp(place_T: np.ndarray, overlap: int) -> np.ndarray:
-    """0 in the outer quarter of an overlap, 1 from its inner quarter on, linear between."""
+    """Returns 0 in the outer quarter of an overlap, 1 from its inner quarter on, else linear."""
     if overlap <= 0:
         return np.ones(len(place_T))
     return ((place_T - overlap / 4) / (overlap / 2)).clip(0, 1)

@@ -81,7 +81,7 @@ def build_confidence(
 
 
 def warp(score_NT: np.ndarray) -> np.ndarray:
-    """First frame of each token on the best monotonic path through `score_NT` (dynamic warping).
+    """Returns each token's first frame on the best monotonic path through `score_NT` (DTW).
 
     Cells of one anti-diagonal depend only on the two before it, so each is one vector operation.
     """

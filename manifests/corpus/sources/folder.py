@@ -164,7 +164,7 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
 
 
 def _table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
-    """File -> row of a folder's table."""
+    """Reads a folder's table: its rows by file."""
     where = f"{folder.uri}/{name}"
     if name.endswith(".jsonl"):
         every = list(json_lines.rows(folder.path(name) if folder.is_local else where))

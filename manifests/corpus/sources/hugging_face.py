@@ -96,7 +96,7 @@ def cannot_open(path: str, error: Exception) -> UserError:
 
 
 def _splits(source: str) -> Mapping[str, Any]:
-    """Split -> streaming dataset."""
+    """Opens the streaming datasets by split."""
     path, options = parse(source)
     try:
         import datasets
@@ -118,7 +118,7 @@ def _splits(source: str) -> Mapping[str, Any]:
 
 
 def _audio_column(source: str, features: Mapping[str, Any]) -> str:
-    """Name of the audio column: of type Audio, or a struct of bytes and path."""
+    """Returns the name of the audio column: of type Audio, or a struct of bytes and path."""
     from datasets import Audio
 
     candidates = [

@@ -92,7 +92,7 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
 
 
 def _file(cut: dict[str, Any]) -> str:
-    """Path or address of the one file that contains exactly the cut's recording."""
+    """Returns the path or address of the one file with exactly the cut's recording."""
     recording = cut.get("recording")
     if not recording:
         raise UserError("the cut has no recording, only features perhaps; expected audio")

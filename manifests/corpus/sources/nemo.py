@@ -77,7 +77,7 @@ class _Members:
         self._by_name = {member.name.removeprefix("./"): member for member in tar.members}
 
     def address(self, path: str) -> str:
-        """The uri of the audio that a row names.
+        """Returns the uri of the audio that a row names.
 
         Raises:
             UserError: the tar has no such member, or the member is empty.
@@ -112,7 +112,7 @@ def _shard_number(row: dict[str, Any]) -> int:
 
 
 def _number(uri: str) -> int:
-    """The last number in a file's name."""
+    """Returns the last number in a file's name."""
     numbers = re.findall(r"[0-9]+", PurePosixPath(uri).name)
     if not numbers:
         raise UserError(f"expected the number of its shard in the name {uri}, found none")
@@ -120,7 +120,7 @@ def _number(uri: str) -> int:
 
 
 def _beside(manifest: str, shard: int) -> str:
-    """The tar of a shard, beside the manifest or in the parent folder."""
+    """Finds the tar of a shard, beside the manifest or in the parent folder."""
     places = [json_lines.resolve(f"{up}audio_{shard}.tar", manifest) for up in ("", "../")]
     if "://" in manifest:
         places[1] = f"{manifest.rpartition('/')[0].rpartition('/')[0]}/audio_{shard}.tar"

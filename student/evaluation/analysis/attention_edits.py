@@ -27,7 +27,7 @@ GROUPS = ("audio", "block", "text")
 
 
 def position_groups(student: Student, ids_BS: Tensor) -> dict[str, Tensor]:
-    """`audio`, `block` (the thinking positions) and `text` -> boolean_BS."""
+    """Returns boolean_BS of `audio`, `block` (the thinking positions) and `text`."""
     audio_BS = ids_BS == student.backbone.audio_token_id(student.base)
     block_BS = torch.zeros_like(audio_BS)
     if student.block is not None:
@@ -84,7 +84,7 @@ def hidden_from_text(
 def attention_shares(
     student: Student, batches: Sequence[dict[str, Tensor]]
 ) -> dict[str, list[float]]:
-    """Group -> share of the attention from the position before the answer, layer by layer.
+    """Returns each group's share of the attention at the last prompt position, by layer.
 
     Heads and prompts are averaged; the three shares of a layer sum to 1.
     """
@@ -115,7 +115,7 @@ def attention_shares(
 
 @torch.no_grad()
 def block_states(student: Student, inputs: dict[str, Tensor]) -> Tensor:
-    """states_BKH of the thinking positions at the layer that the heads read."""
+    """Returns states_BKH of the thinking positions at the layer that the heads read."""
     outputs = student.base.model(
         **inputs, **student.backbone.positions(inputs), output_hidden_states=True, use_cache=False
     )

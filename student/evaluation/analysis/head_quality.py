@@ -140,7 +140,7 @@ def _note_scores(
     clips: list[Clip],
     extent: Callable[[Clip, np.ndarray], float],
 ) -> dict[str, dict[str, float]]:
-    """Teacher -> note precision, recall and F1: notes decoded from its heads and from its targets.
+    """Compares notes decoded from a teacher's heads and targets: precision, recall and F1.
 
     Both are on the student's grid, which is coarser than the teacher's: for long clips, it cannot
     locate an onset within 50 ms.

@@ -38,7 +38,7 @@ class Ridge:
     bias_D: np.ndarray
 
     def __call__(self, states_NH: np.ndarray) -> np.ndarray:
-        """predicted_ND."""
+        """Returns predicted_ND."""
         predicted = [
             (chunk.astype(np.float64) - self.mean_H) / self.scale_H @ self.weight_HD + self.bias_D
             for chunk in _chunks(states_NH)
@@ -90,7 +90,7 @@ class _Problem:
         self._right = products_HD / self._scale_H[:, None]
 
     def solve(self, penalty: float) -> Ridge:
-        """argmin over W of |X W - Y|^2 + penalty * |W|^2, X standardised and Y centred."""
+        """Minimises |X W - Y|^2 + penalty * |W|^2 over W, X standardised and Y centred."""
         regularised = self._gram + penalty * np.eye(len(self._gram))
         solution = np.linalg.solve(regularised, self._right)
         weight_HD = self._standard_NH.T @ solution if self._sums is None else solution
@@ -141,8 +141,8 @@ def fit_ridges(
 
 
 def explained(predicted_ND: np.ndarray, target_ND: np.ndarray, baseline_D: np.ndarray) -> float:
-    """R^2 over all columns: the explained share of the variance around the training mean; 0 for the
-    mean itself."""
+    """Computes R^2 over all columns: the explained share of the variance around the training
+    mean; 0 for the mean itself."""
     residual = ((predicted_ND - target_ND) ** 2).sum()
     total = ((target_ND - baseline_D) ** 2).sum()
     return float(1 - residual / max(total, 1e-12))

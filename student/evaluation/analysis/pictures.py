@@ -48,7 +48,7 @@ def draw_predictions(
 
 
 def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
-    """Mean score under each condition; one group of bars per run, intervals as whiskers."""
+    """Draws the mean score under each condition; a group of bars per run, with intervals."""
     conditions = list(max((report["conditions"] for report in reports), key=len))
     figure = Figure(figsize=(1.1 * len(conditions) + 2, 3.6), layout="constrained")
     axis = figure.subplots()
@@ -85,7 +85,7 @@ def draw_ablation(path: Path, reports: Sequence[Mapping]) -> None:
 
 
 def draw_probes(path: Path, reports: Sequence[Mapping], *, clips: str = "") -> None:
-    """Heat map: targets by layers, one panel per group, runs side by side.
+    """Draws a heat map of targets by layers, one panel per group, runs side by side.
 
     Args:
         path: PNG file.
