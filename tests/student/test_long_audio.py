@@ -20,7 +20,10 @@ from transformers import (
     AudioFlamingo3ForConditionalGeneration,
     AutoProcessor,
     AutoTokenizer,
+    MusicFlamingoForConditionalGeneration,
     Qwen2_5OmniThinkerForConditionalGeneration,
+    Qwen3OmniMoeThinkerForConditionalGeneration,
+    VoxtralForConditionalGeneration,
     WhisperFeatureExtractor,
 )
 
@@ -39,6 +42,7 @@ from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.questions import Question
 from student.inference.generate import TrainedStudent
 from student.inference.head_outputs import head_outputs
+from student.model.backbones.qwen3_omni import count_tokens
 from student.model.student import build_student, load_backbone
 from student.model.tiny import build_tiny
 from student.release.export import export
@@ -46,6 +50,7 @@ from student.runs.folder import Run
 from student.train import train
 from tests.student.conftest import (
     FAMILIES,
+    PLACEHOLDERS,
     RATE,
     TASKS,
     TINY,
@@ -64,6 +69,13 @@ WINDOWS_S = {"audioflamingo3": 2, "qwen2_5_omni": 10, "qwen3_omni_moe": 2, "musi
              "voxtral": 2}  # fmt: skip
 """Family that takes more than one window -> window of its small checkpoint in seconds. Omni's
 extractor has a window that is longer than the longest clip."""
+STOCK_CLASSES: dict[str, Any] = {
+    "audioflamingo3": AudioFlamingo3ForConditionalGeneration,
+    "qwen2_5_omni": Qwen2_5OmniThinkerForConditionalGeneration,
+    "qwen3_omni_moe": Qwen3OmniMoeThinkerForConditionalGeneration,
+    "musicflamingo": MusicFlamingoForConditionalGeneration,
+    "voxtral": VoxtralForConditionalGeneration,
+}
 ARMS_OF_FAMILIES = [
     *((family, arm) for family in LONG for arm in ("coat", "distill", "both")),
     *((family, "both") for family in WINDOWS_S if family not in LONG),
@@ -186,7 +198,7 @@ def test_each_span_of_a_clip_has_a_block_and_its_own_targets(
     assert set(stream_targets(batch, result)) == set(STREAMS)
 
 
-@pytest.fixture(scope="module", params=LONG)
+@pytest.fixture(scope="module", params=WINDOWS_S)
 def long_run(
     request: Any, toy_data: LongToyData, paths: dict[str, Path], tmp_path_factory: Any
 ) -> tuple[str, Path]:
@@ -194,6 +206,52 @@ def long_run(
     report = train(options(toy_data, paths, request.param, out))
     assert report["joint"]["answer_loss"] < report["before"]["answer_loss"]
     return request.param, out
+
+
+def stock_inputs(family: str, out: Path, path: str, wave: np.ndarray) -> dict[str, Any]:
+    """Returns the inputs of a question as docs/serve.md makes them, without this project."""
+    content = [{"type": "audio", "audio": path}, {"type": "text", "text": "What is said?"}]
+    messages = [{"role": "user", "content": content}]
+    is_flamingo = family in ("audioflamingo3", "musicflamingo")
+    if is_flamingo:
+        renderer = AutoProcessor.from_pretrained(out)
+    elif family == "voxtral":
+        renderer = AutoTokenizer.from_pretrained(out, mistral_format=False)
+    else:
+        renderer = AutoTokenizer.from_pretrained(out)
+    text = renderer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=True,
+        thinking_blocks=math.ceil(len(wave) / RATE / BLOCK_S),
+    )  # fmt: skip
+    assert text.count("<|audio_think_start|>") == 3
+    if is_flamingo:
+        return renderer(text=[text], audio=[wave])
+    extractor = WhisperFeatureExtractor.from_pretrained(out)
+    if family == "voxtral":  # windows of 2 s, each with 25 placeholders
+        windows = math.ceil(len(wave) / RATE / WINDOWS_S[family])
+        whole = windows * WINDOWS_S[family] * RATE
+        features = extractor(
+            np.pad(wave, (0, whole - len(wave))), sampling_rate=RATE, truncation=False,
+            padding="longest", return_tensors="pt",
+        )["input_features"]  # fmt: skip
+        ids = renderer(
+            text.replace("[AUDIO]", "[AUDIO]" * 25 * windows),
+            add_special_tokens=False, return_tensors="pt",
+        )  # fmt: skip
+        return {**ids, "input_features": torch.cat(features.chunk(windows, dim=-1))}
+    is_whole = family == "qwen3_omni_moe"
+    received = extractor(
+        wave, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt",
+        **({"padding": True, "truncation": False} if is_whole else {}),
+    )  # fmt: skip
+    frames = int(received["attention_mask"].sum())
+    tokens = count_tokens(frames) if is_whole else ((frames - 1) // 2 - 1) // 2 + 1
+    placeholder = PLACEHOLDERS[family]
+    ids = renderer(text.replace(placeholder, placeholder * tokens), return_tensors="pt")
+    return {
+        **ids, "input_features": received["input_features"],
+        "feature_attention_mask": received["attention_mask"],
+    }  # fmt: skip
 
 
 def test_export_gives_the_same_ids_and_logits_in_transformers(
@@ -213,35 +271,8 @@ def test_export_gives_the_same_ids_and_logits_in_transformers(
     with torch.no_grad():
         expected = trained.student.base(**ours).logits
 
-    content = [{"type": "audio", "audio": path}, {"type": "text", "text": "What is said?"}]
-    messages = [{"role": "user", "content": content}]
-    blocks = math.ceil(len(wave) / RATE / 2)
-    assert blocks == 3
-    if family == "audioflamingo3":
-        processor = AutoProcessor.from_pretrained(out)
-        text = processor.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, thinking_blocks=blocks
-        )
-        plain = processor(text=[text], audio=[wave])
-        model: Any = AudioFlamingo3ForConditionalGeneration.from_pretrained(out)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(out)
-        text = tokenizer.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=True, thinking_blocks=blocks
-        )
-        extractor = WhisperFeatureExtractor.from_pretrained(out)
-        received = extractor(
-            wave, sampling_rate=RATE, return_attention_mask=True, return_tensors="pt"
-        )
-        frames = int(received["attention_mask"].sum())
-        tokens = ((frames - 1) // 2 - 1) // 2 + 1
-        ids = tokenizer(text.replace("<|AUDIO|>", "<|AUDIO|>" * tokens), return_tensors="pt")
-        plain = {
-            **ids, "input_features": received["input_features"],
-            "feature_attention_mask": received["attention_mask"],
-        }  # fmt: skip
-        model = Qwen2_5OmniThinkerForConditionalGeneration.from_pretrained(out)
-    assert text.count("<|audio_think_start|>") == 3
+    plain = stock_inputs(family, out, path, wave)
+    model = STOCK_CLASSES[family].from_pretrained(out)
     torch.testing.assert_close(plain["input_ids"], ours["input_ids"])
     block = trained.student.block
     assert block is not None
