@@ -63,9 +63,22 @@ def pad_chunks(tower: nn.Module) -> None:
         )
         missing = 2 * half_chunk - padded_CMF.shape[-1]
         padded_CMF = nn.functional.pad(padded_CMF, (0, missing))
-        return args, kwargs | {"padded_feature": padded_CMF, "chunk_lengths": lengths_C}
+        return args, kwargs | {
+            "padded_feature": padded_CMF,
+            "chunk_lengths": lengths_C,
+            # The tower would count places as if chunks were padded to the longest one alone.
+            "valid_indices": _valid_places(lengths_C),
+        }
 
     tower.register_forward_pre_hook(with_whole_chunks, with_kwargs=True)
+
+
+def _valid_places(lengths_C: Tensor) -> Tensor:
+    """Flat indices of the tokens of audio among those of whole chunks."""
+    tokens_C = torch.tensor([count_tokens(frames) for frames in lengths_C.tolist()])
+    places_T = torch.arange(TOKENS_PER_CHUNK)
+    valid_CT = (places_T < tokens_C[:, None]).to(lengths_C.device)
+    return valid_CT.flatten().nonzero().squeeze(-1)
 
 
 class Qwen3Omni(Qwen2_5Omni):

@@ -18,6 +18,7 @@ from transformers import (
 from transformers.models.qwen3_omni_moe import modeling_qwen3_omni_moe
 
 from manifests.errors import UserError
+from student.batch import collate_audio
 from student.config import ModelConfig, StageConfig
 from student.data.examples import ask
 from student.data.prompts import Prompter
@@ -91,6 +92,23 @@ def test_two_audios_in_a_prompt_give_the_features_of_single_ones(loaded: Loaded)
             for wave in waves
         ]
     torch.testing.assert_close(result, torch.cat(separate), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seconds", [(0.61, 0.75), (0.4, 0.97, 0.55), (0.5, 1.0), (0.7, 2.3)])
+def test_short_audios_of_a_batch_equal_those_of_single_prompts(
+    loaded: Loaded, seconds: tuple[float, ...]
+) -> None:
+    """If all were below a second, the tokens of all but the first were read from wrong places."""
+    backbone, model, processor = loaded
+    prompts = [
+        backbone.prepare(processor, "a <|audio_start|><|audio_pad|><|audio_end|>", [noise(each)])
+        for each in seconds
+    ]
+    batch = collate_audio([_audio(prompt) for prompt in prompts])
+    with torch.no_grad():
+        together = model.get_audio_features(**batch).last_hidden_state
+        alone = [model.get_audio_features(**_audio(prompt)).last_hidden_state for prompt in prompts]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-5)
 
 
 def _audio(inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
