@@ -42,7 +42,7 @@ def find_clips(corpus: Corpus, shards: Iterable[int], ids: Collection[str]) -> I
         with corpus.folder.open(part.file) as source:
             file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
             table = file.read_row_groups(groups, use_threads=False)
-        return from_table(table.filter(pc.is_in(table["clip_id"], value_set=id_array)))
+        return from_table(table.filter(pc.field("clip_id").isin(id_array)))
 
     places = [(corpus.parts[ordinal], groups) for ordinal, groups in by_part.items()]
     for clips in in_parallel(read, places, requests=PARTS_AT_ONCE):

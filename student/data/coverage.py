@@ -34,7 +34,7 @@ class SkippedClips:
         """Adds the clips of a table that are skipped."""
         rows = np.flatnonzero(is_skipped_N)
         self.num += len(rows)
-        self.first += [ids[row] for row in rows[: NAMED - len(self.first)].tolist()]
+        self.first += [ids[int(row)] for row in rows[: NAMED - len(self.first)]]
 
     def __str__(self) -> str:
         more = f" and {self.num - len(self.first):,} more" if self.num > len(self.first) else ""
