@@ -26,6 +26,7 @@ def build(
     name: str | None = None,
     clips_per_shard: int | None = None,
     update_labels: bool = False,
+    accept_changed_files: bool = False,
 ) -> None:
     """Create a corpus, or add the new clips of the source to an existing corpus.
 
@@ -43,6 +44,8 @@ def build(
             less work; larger shards give fewer files.
         update_labels: Take new texts and labels from the source for clips that are already in the
             corpus. Their audio must be unchanged. No targets are recomputed.
+        accept_changed_files: Accept files that were repaired or replaced, and whose header states
+            another length than before.
     """
     from manifests.corpus import corpus
     from manifests.corpus.build_folder import open_build
@@ -57,8 +60,9 @@ def build(
     with open_build(folder) as index:
         clips = _watched(detect.clips(source, folder.child("audio"), index), "clips read")
         made = corpus.build(
-            clips, out, name=name, clips_per_shard=clips_per_shard, update_labels=update_labels
-        )
+            clips, out, name=name, clips_per_shard=clips_per_shard,
+            update_labels=update_labels, accept_changed_files=accept_changed_files,
+        )  # fmt: skip
     if made.relabelled:
         ids = describe_ids(made.relabelled)
         summary = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"

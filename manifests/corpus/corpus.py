@@ -135,6 +135,7 @@ def build(
     name: str | None = None,
     clips_per_shard: int | None = None,
     update_labels: bool = False,
+    accept_changed_files: bool = False,
 ) -> Corpus:
     """Creates a corpus, or adds the clips whose ids are new to the corpus at `out`.
 
@@ -149,6 +150,7 @@ def build(
             long clips have fewer (`manifests.corpus.shard_sizes`).
         update_labels: Update the text and labels of existing clips to those in the source;
             otherwise they stay unchanged, and a warning lists the clips.
+        accept_changed_files: Accept files whose header states another length than before.
 
     Raises:
         UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
@@ -165,8 +167,9 @@ def build(
         before = Corpus(out, CorpusIndex(name=named, clips_per_shard=size))
 
     ledger = DuplicateIndex(
-        before.tables(), before.clip, part_sizes=[part.clips for part in before.parts]
-    )
+        before.tables(), before.clip, part_sizes=[part.clips for part in before.parts],
+        accept_changed_files=accept_changed_files,
+    )  # fmt: skip
     contents = before.contents
     for table, size in _parts((ledger.admit(batch) for batch in batches), contents.clips_per_shard):
         contents = _add_part(folder, contents, table, size)

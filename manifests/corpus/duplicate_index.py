@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.clips import Clip, from_table, likely_durations
+from manifests.corpus.relabel import describe_ids
 from manifests.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,6 +30,8 @@ class DuplicateIndex:
         tables: The corpus's rows, `manifests.clips.SCHEMA`.
         clip: The corpus's clip at a row.
         part_sizes: Number of clips of each part; a build appends parts.
+        accept_changed_files: Accept another length in the header of a clip's file. The corpus keeps
+            the old one, which is an estimate and limits nothing.
     """
 
     def __init__(
@@ -37,6 +40,7 @@ class DuplicateIndex:
         clip: Callable[[int], Clip],
         *,
         part_sizes: Sequence[int] = (),
+        accept_changed_files: bool = False,
     ) -> None:
         hashes = [_hashes(table) for table in tables]
         self._part_ends = np.cumsum(part_sizes, dtype=np.int64) - 1
@@ -45,6 +49,8 @@ class DuplicateIndex:
         self._keys = keys[self._rows]
         self._contents = np.concatenate([_NONE, *(contents for _, contents in hashes)])
         self._clip = clip
+        self._accept_changed_files = accept_changed_files
+        self._changed_files: list[str] = []
         # Row of the corpus -> its place in the source, counted from 1; 0 if it has not occurred
         # yet.
         self._met = np.zeros(len(keys), np.uint32)
@@ -108,6 +114,13 @@ class DuplicateIndex:
                 "%s clips of the corpus are not in the source any more; the corpus keeps them",
                 f"{absent:,}",
             )
+        if self._changed_files:
+            log.warning(
+                "the files of %s clips have another length than before: %s; the corpus keeps the "
+                "length that it has. If a cache has targets of the replaced audio, run: coat-cache "
+                "audit --content-only --sample 0 --repair, then build again",
+                f"{len(self._changed_files):,}", describe_ids(self._changed_files),
+            )  # fmt: skip
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)
         order = keys.argsort(kind="stable")
@@ -128,16 +141,29 @@ class DuplicateIndex:
         if before.clip_id != now.clip_id:
             raise _duplicate((before, now), ("a clip of the corpus", f"clip {place} of the source"))
         lengths = (before.likely_duration, now.likely_duration)
-        is_guess = before.duration is None and now.duration is None and None in lengths
-        alike = lengths[0] == lengths[1] or is_guess
-        if (before.uri, before.offset) != (now.uri, now.offset) or not alike:
+        is_guess = before.duration is None and now.duration is None
+        is_same_place = (before.uri, before.offset) == (now.uri, now.offset)
+        if is_same_place and is_guess and None not in lengths and lengths[0] != lengths[1]:
+            if not self._accept_changed_files:
+                raise UserError(
+                    f"{_changed(before, now, place)}; if its file was replaced, pass "
+                    "--accept-changed-files, otherwise give the changed clip a new id"
+                )
+            self._changed_files.append(now.clip_id)
+        elif not is_same_place or not (is_guess or lengths[0] == lengths[1]):
             raise UserError(
-                f"clip {now.clip_id!r} has changed: the corpus has {_audio(before)}, clip {place} "
-                f"of the source has {_audio(now)}; give the changed clip a new id, or build into "
+                f"{_changed(before, now, place)}; give the changed clip a new id, or build into "
                 "another folder"
             )
         if (before.text, before.labels) != (now.text, now.labels):
             self.relabelled[row] = now
+
+
+def _changed(before: Clip, now: Clip, place: int) -> str:
+    return (
+        f"clip {now.clip_id!r} has changed: the corpus has {_audio(before)}, clip {place} of the "
+        f"source has {_audio(now)}"
+    )
 
 
 def _hashes(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:

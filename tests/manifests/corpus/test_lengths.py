@@ -102,6 +102,27 @@ def test_clips_that_left_the_source_are_reported(tmp_path: Path, caplog: pytest.
     assert not caplog.text, "another source is added"
 
 
+def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """A corpus could not grow any more after a truncated file was replaced by the whole one."""
+    write_reference(tmp_path / "a.wav", 1.0)
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"id": "a", "audio_filepath": "a.wav"}])
+    out = tmp_path / "corpus"
+    corpus.build(read(manifest), out)
+    write_reference(tmp_path / "a.wav", 2.0)
+    write_reference(tmp_path / "b.wav", 1.0)
+    rows = [{"id": name, "audio_filepath": f"{name}.wav", "text": "x"} for name in "ab"]
+    write_manifest(manifest, rows)
+    with pytest.raises(UserError, match=r"has changed.*pass --accept-changed-files"):
+        corpus.build(read(manifest), out)
+    grown = corpus.build(read(manifest), out, accept_changed_files=True, update_labels=True)
+    assert [(clip.likely_duration, clip.text) for clip in grown.clips()] == [(1.0, "x")] * 2
+    assert "the files of 1 clips have another length than before: a;" in caplog.text
+    rows[0]["duration"] = 2.0
+    write_manifest(manifest, rows)
+    with pytest.raises(UserError, match="give the changed clip a new id, or build into another"):
+        corpus.build(read(manifest), out, accept_changed_files=True)
+
+
 def test_reordered_source_is_reported_and_a_grown_one_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):
