@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples.demo import __main__ as demo_program
 from examples.demo import corpus as demo
 from examples.demo.__main__ import RECIPE, answers_table, correct_answer
 from examples.demo.soundfont import Note
@@ -85,5 +86,35 @@ def test_correct_answer_is_chosen_from_the_best_question(
             for name, is_right in is_right_by_id.items()
         )
     )
-    assert correct_answer(tmp_path) == ("/b.wav", "Which?", "dog")
-    assert answers_table(tmp_path).row_count == 3
+    shown = correct_answer(tmp_path)
+    assert (shown.audio, shown.question, shown.answer) == ("/b.wav", "Which?", "dog")
+    assert shown.scores == tasks["Which?"], "the chance of the question that is shown"
+    table = answers_table(tmp_path)
+    assert list(table.columns[-1].cells) == ["+0.00", "+0.10", "+0.50"]
+
+
+def test_the_demo_finds_its_recipe_from_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    commands: list[tuple[str, ...]] = []
+
+    def record(*command: str | Path) -> float:
+        commands.append(tuple(map(str, command)))
+        if command[1] == "train":
+            raise KeyboardInterrupt
+        return 0.0
+
+    monkeypatch.setattr(demo_program, "run", record)
+    monkeypatch.setattr("sys.argv", ["demo", "--out", "mine"])
+    with pytest.raises(SystemExit) as stop:
+        demo_program.main()
+    assert stop.value.code == 130
+    assert "the same command resumes" in capsys.readouterr().out
+    train = commands[-1]
+    assert Path(train[train.index("--config") + 1]).is_file()
+    assert train[train.index("--out") + 1] == str(Path("mine", "student"))
+    monkeypatch.setattr("sys.argv", ["demo", "--help"])
+    with pytest.raises(SystemExit):
+        demo_program.main()
+    assert len(commands) == 4, "--help runs nothing"

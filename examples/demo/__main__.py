@@ -1,19 +1,24 @@
 """The demo: runs both stages on 140 real clips, with the commands that a user would type.
 
-    make demo
+    make demo                                    # or, in any folder:
+    python -m examples.demo --out my/folder
 
-It prints each command before running it, and prints tables of the results at the end. All files are
-in demo/; running the demo again resumes it.
+It prints each command before running it, and prints tables of the results at the end. Running the
+demo again resumes it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -24,8 +29,7 @@ from pipeline.inspect.status import status
 from student.data.held_out import read_held_out
 from student.runs.folder import Run
 
-OUT = Path("demo")
-RECIPE = Path("examples/demo/recipe.yaml")
+RECIPE = Path(__file__).with_name("recipe.yaml")
 BIN = Path(sys.executable).parent
 console = Console(highlight=False)
 
@@ -44,15 +48,31 @@ def run(*command: str | Path) -> float:
 
 
 def main() -> None:
+    """Runs the demo in the folder of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m examples.demo",
+        description="Runs both stages on 140 real clips, with the commands that a user would type.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of all files")
+    out = parser.parse_args().out
+    try:
+        run_demo(out)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; the same command resumes the demo")
+        sys.exit(130)
+
+
+def run_demo(out: Path) -> None:
     """Runs all steps of the demo, and prints the tables."""
-    corpus, cache, student = OUT / "corpus", OUT / "cache", OUT / "student"
-    cache_report, student_report = OUT / "reports" / "cache", OUT / "reports" / "student"
+    corpus, cache, student = out / "corpus", out / "cache", out / "student"
+    cache_report, student_report = out / "reports" / "cache", out / "reports" / "student"
+    recipe = Path(os.path.relpath(RECIPE)) if RECIPE.is_relative_to(Path.cwd()) else RECIPE
     seconds = {
-        "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", OUT / "source")
-        + run("coat-corpus", "build", OUT / "source" / "clips.jsonl", "--out", corpus,
+        "corpus": run(sys.executable, "-m", "examples.demo.corpus", "--out", out / "source")
+        + run("coat-corpus", "build", out / "source" / "clips.jsonl", "--out", corpus,
               "--clips-per-shard", "16", "--update-labels"),
         "teacher cache": run("coat-cache", "build", "--corpus", corpus, "--cache", cache),
-        "student": run("coat-student", "train", "--config", RECIPE, "--corpus", corpus,
+        "student": run("coat-student", "train", "--config", recipe, "--corpus", corpus,
                        "--cache", cache, "--out", student),
         "held-out answers": run("coat-student", "eval", student),
         "reports": run("coat-cache", "report", "--cache", cache, "--out", cache_report)
@@ -73,9 +93,14 @@ def main() -> None:
         "\nAsk the student about a recording that it was not trained on:",
         soft_wrap=True,
     )
-    audio, question, answer = correct_answer(student)
-    run("coat-student", "generate", audio, question, "--run", student)
-    console.print(f"(the label of this recording: {answer})")
+    shown = correct_answer(student)
+    run("coat-student", "generate", shown.audio, shown.question, "--run", student)
+    console.print(
+        f"(the label of this recording: {shown.answer}; of the {shown.scores['n']} held-out "
+        f"answers to this question {shown.scores['score']:.0%} are right, and "
+        f"{shown.scores['majority']:.0%} would be with the most frequent answer)",
+        soft_wrap=True,
+    )
 
 
 def cache_table(cache: Path) -> Table:
@@ -140,21 +165,39 @@ def answers_table(student: Path) -> Table:
     """Renders the scores of the student's answers with chance and the most common answer."""
     tasks = json.loads(Run(student).scores_file("held_out").read_text())["tasks"]
     table = Table(
-        title="Stage 2: the student's answers about held-out clips, share of correct answers"
+        title="Stage 2: the student's answers about held-out clips, share of correct answers",
+        caption="Each row has the chance and the most frequent answer of its own question. The student "
+        "has learned a question only if it is better than both.",
     )
     table.add_column("question")
-    for heading in ("asked", "chance", "most frequent answer", "student"):
+    for heading in ("asked", "chance", "most frequent answer", "student", "better by"):
         table.add_column(heading, justify="right")
     for task, scores in tasks.items():
-        chance = f"{scores['chance']:.2f}" if scores["kind"] == "choice" else "-"
-        name = f"{task} (multiple choice)" if scores["kind"] == "choice" else task
+        is_choice = scores["kind"] == "choice"
+        chance = f"{scores['chance']:.2f}" if is_choice else "-"
+        baseline = max(scores["majority"], scores["chance"] if is_choice else 0.0)
         table.add_row(
-            name, str(scores["n"]), chance, f"{scores['majority']:.2f}", f"{scores['score']:.2f}"
+            f"{task} (multiple choice)" if is_choice else task,
+            str(scores["n"]),
+            chance,
+            f"{scores['majority']:.2f}",
+            f"{scores['score']:.2f}",
+            f"{scores['score'] - baseline:+.2f}",
         )
     return table
 
 
-def correct_answer(student: Path) -> tuple[str, str, str]:
+@dataclass(frozen=True, kw_only=True)
+class ShownAnswer:
+    """A held-out recording, an open question about it, and the scores of all such questions."""
+
+    audio: str
+    question: str
+    answer: str
+    scores: dict[str, Any]
+
+
+def correct_answer(student: Path) -> ShownAnswer:
     """Selects a held-out recording, an open question about it, and its answer, which the student
     gave.
 
@@ -170,7 +213,12 @@ def correct_answer(student: Path) -> tuple[str, str, str]:
         key=lambda example: (example[0].id not in correct_ids, ranked.index(example[0].task)),
     )
     example, (clip, *_) = candidates[0]
-    return clip.uri, example.question, example.answer
+    return ShownAnswer(
+        audio=clip.uri,
+        question=example.question,
+        answer=example.answer,
+        scores=tasks[example.task],
+    )
 
 
 if __name__ == "__main__":
