@@ -166,8 +166,8 @@ def answers_table(student: Path) -> Table:
     tasks = json.loads(Run(student).scores_file("held_out").read_text())["tasks"]
     table = Table(
         title="Stage 2: the student's answers about held-out clips, share of correct answers",
-        caption="Each row has the chance and the most frequent answer of its own question. The student "
-        "has learned a question only if it is better than both.",
+        caption="Each row has the chance and the most frequent answer of its own question. The "
+        "student has learned a question only if it is better than both.",
     )
     table.add_column("question")
     for heading in ("asked", "chance", "most frequent answer", "student", "better by"):

@@ -76,6 +76,8 @@ IEMOCAP_LINE = re.compile(r"^\[[\d.]+ - [\d.]+\]\t(\S+)\t(\w+)\t")
 class Benchmark:
     """The reader of one benchmark."""
 
+    files: str
+    """The files that its folder must contain."""
     rows: Callable[[Path], Iterable[Row]]
     """Reads the files of a folder."""
     question: Callable[[Path, Any], Question | list[Question]]
@@ -107,7 +109,10 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
             except (ValueError, TypeError, AttributeError, UserError) as error:
                 faults.append(f"{label}: {error}")
     except FileNotFoundError as error:
-        raise UserError(f"{folder} is not a copy of {name}: there is no {error.filename}") from None
+        raise UserError(
+            f"{folder} is not a copy of {name}: there is no {error.filename}; it needs "
+            f"{benchmark.files}"
+        ) from None
     except (KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{folder} is not {name} as published: {error!r}") from None
     if not questions:
@@ -115,7 +120,7 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
         raise UserError(
             f"{folder} is not {name} as published: {why}"
             if why
-            else f"{folder} is not a copy of {name}: nothing was found in it"
+            else f"{folder} is not a copy of {name}: it needs {benchmark.files}"
         )
     if faults:
         logger.warning(
@@ -299,16 +304,48 @@ def _librispeech(folder: Path, row: tuple[Path, str]) -> Question:
 
 
 BENCHMARKS = {
-    "mmau": Benchmark(rows=_json_rows("mmau-test-mini.json"), question=_mmau),
-    "mmar": Benchmark(rows=_json_rows("MMAR-meta.json"), question=_mmar),
-    "mmsu": Benchmark(rows=_mmsu_rows, question=_mmsu),
-    "air_bench": Benchmark(rows=_json_rows("Foundation_meta.json"), question=_air_bench),
-    "meld": Benchmark(rows=_meld_rows, question=_meld),
-    "iemocap": Benchmark(rows=_iemocap_rows, question=_iemocap),
-    "gtzan": Benchmark(rows=_gtzan_rows, question=_gtzan),
-    "nsynth": Benchmark(rows=_nsynth_rows, question=_nsynth),
-    "vocalsound": Benchmark(rows=_vocalsound_rows, question=_vocalsound),
-    "librispeech": Benchmark(rows=_librispeech_rows, question=_librispeech),
+    "mmau": Benchmark(
+        files="mmau-test-mini.json and the audio that it names",
+        rows=_json_rows("mmau-test-mini.json"),
+        question=_mmau,
+    ),
+    "mmar": Benchmark(
+        files="MMAR-meta.json and the audio that it names",
+        rows=_json_rows("MMAR-meta.json"),
+        question=_mmar,
+    ),
+    "mmsu": Benchmark(
+        files="question/mmsu.jsonl and the audio that it names", rows=_mmsu_rows, question=_mmsu
+    ),
+    "air_bench": Benchmark(
+        files="Foundation_meta.json and a folder of audio per task and data set",
+        rows=_json_rows("Foundation_meta.json"),
+        question=_air_bench,
+    ),
+    "meld": Benchmark(
+        files="test_sent_emo.csv and output_repeated_splits_test/ with .mp4 or .wav",
+        rows=_meld_rows,
+        question=_meld,
+    ),
+    "iemocap": Benchmark(
+        files="Session5/dialog/EmoEvaluation/*.txt and Session5/sentences/wav/",
+        rows=_iemocap_rows,
+        question=_iemocap,
+    ),
+    "gtzan": Benchmark(
+        files="genres_original/ or genres/ with a folder of .wav or .au per genre",
+        rows=_gtzan_rows,
+        question=_gtzan,
+    ),
+    "nsynth": Benchmark(files="examples.json and audio/*.wav", rows=_nsynth_rows, question=_nsynth),
+    "vocalsound": Benchmark(
+        files="datafiles/te.json and audio_16k/*.wav", rows=_vocalsound_rows, question=_vocalsound
+    ),
+    "librispeech": Benchmark(
+        files="SPEAKER/CHAPTER/*.trans.txt and *.flac of one set, e.g. LibriSpeech/test-clean",
+        rows=_librispeech_rows,
+        question=_librispeech,
+    ),
 }
 
 

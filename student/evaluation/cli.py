@@ -24,7 +24,8 @@ def evaluate(
         runs: Folders of runs, or plain checkpoints such as RUN/base.
         questions: JSON-lines file of questions (docs/evaluate.md describes the keys). The default,
             without `benchmark`, is the held-out examples of the first run.
-        benchmark: Name of a public benchmark, which is read from a local copy.
+        benchmark: Name of a public benchmark, which is read from a local copy (docs/evaluate.md
+            lists the names and the files).
         data: Folder of the local copy.
         name: Name of the results, RUN/eval/NAME.json. If empty, the name of the question file or
             of the benchmark.

@@ -120,10 +120,17 @@ def test_all_ten_benchmarks_are_tested() -> None:
     assert len(BENCHMARKS) == 10
 
 
+def test_the_documentation_lists_every_benchmark_with_its_files() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text("utf-8")
+    rows = [line.strip("| ").replace("`", "").split(" | ") for line in page.splitlines()]
+    listed = {row[0]: row[2] for row in rows if row[0] in BENCHMARKS and len(row) == 3}
+    assert listed == {name: benchmark.files for name, benchmark in BENCHMARKS.items()}
+
+
 def test_wrong_folder_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not a copy of mmau: there is no .*mmau-test-mini.json"):
         load_benchmark("mmau", tmp_path)
-    with pytest.raises(UserError, match="nothing was found"):
+    with pytest.raises(UserError, match="not a copy of gtzan: it needs genres_original"):
         load_benchmark("gtzan", tmp_path)
     with pytest.raises(UserError, match="there is no benchmark 'mmu'; known are mmau, mmar"):
         load_benchmark("mmu", tmp_path)
