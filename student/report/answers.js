@@ -21,6 +21,11 @@ function answersTo(name) {
       ...result.flatMap((item) => (item ? [`${share(item.score)} (${share(item.low)} to ${share(item.high)})`, gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });
   const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
+  // The mean of a column over tasks, if every task has a value.
+  const overTasks = (column) => {
+    const cells = rows.map((row) => row[column]);
+    return cells.includes("–") ? "" : share(mean(cells.map(Number)));
+  };
   const headings = [["Task"], ["Questions", true], ["Chance", true], ["Most frequent answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];
-  return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", "", "", ...means]]));
+  return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", overTasks(2), overTasks(3), ...means]]));
 }

@@ -28,8 +28,8 @@ function showTitle() {
   const ends = groups.map((group) => [group, known(runs.filter((run) => run.group === group && lastOf(run))
     .map((run) => run.validation[lastOf(run)].answer_loss))]).filter(([, values]) => values.length);
   const best = ends.sort((item, other) => mean(item[1]) - mean(other[1]))[0];
-  const isClear = ends.length < 2 || mean(ends[1][1]) - mean(best[1]) > 0.01 * mean(best[1]);
-  const lowest = best && `${isClear ? "lowest: " : "within 1% of others: "}${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}`;
+  const isClear = ends.length > 1 && mean(ends[1][1]) - mean(best[1]) > 0.01 * mean(best[1]);
+  const lowest = best && `${ends.length < 2 ? "on held-out examples, " : isClear ? "lowest: " : "within 1% of others: "}${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}`;
   const held = [...new Set(runs.map((run) => run.held_out))];
   head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
     ["Runs", whole(runs.length), `${groups.join(", ")}`],
@@ -83,7 +83,7 @@ function showCurves() {
   const order = ["answer", ...parts.filter((part) => part !== "answer")].filter((part) => parts.includes(part));
   for (const part of order) {
     const options = { unit: "loss", across: "steps", floor: null, marks, legend: false };
-    grid.append(panel(part, facts.metrics[part] ? `supervised; metric: ${facts.metrics[part]}` : null, lines(seriesOf(part), options)));
+    grid.append(panel(part, facts.metrics[part] ? `loss of the head; its metric, ${facts.metrics[part]}, is in the table below` : null, lines(seriesOf(part), options)));
   }
   section.append(parts.length ? grid : el("p", {}, "No losses have been logged yet."));
 }
