@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,8 @@ from student.recipe_files import differences
 from student.runs.folder import Run
 
 ORDER = ("base", *ARMS)
+CHECKPOINT = "checkpoint"
+"""Title of the column of a plain checkpoint that is not the base of a run, such as an export."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +41,8 @@ def group_runs(paths: Sequence[str]) -> list[Column]:
     """Groups runs into columns of a table, in the order of arms.
 
     Runs are seeds of one arm only if their recipes differ in nothing but the seed. If an arm has
-    several recipes or a seed twice, or there are several plain checkpoints, columns are named by
-    folder.
+    several recipes or a seed twice, its columns are named by folder. A plain checkpoint that is not
+    `RUN/base`, such as an export, is always named by its folder.
     """
     groups: list[tuple[str, Recipe | None, dict[int, str]]] = []
     for path in dict.fromkeys(paths):
@@ -54,19 +56,28 @@ def group_runs(paths: Sequence[str]) -> list[Column]:
         else:
             groups.append((arm, recipe, {seed: path}))
     groups.sort(key=lambda group: ORDER.index(group[0]))
-    arms = [arm for arm, _, _ in groups]
     first = [next(iter(by_seed.values())) for _, _, by_seed in groups]
+    titles = [_title(arm, path) for (arm, _, _), path in zip(groups, first, strict=True)]
+    unclear = {title for title in titles if titles.count(title) > 1} | {CHECKPOINT}
     short = _short_names(
-        [path for arm, path in zip(arms, first, strict=True) if arms.count(arm) > 1]
+        [path for title, path in zip(titles, first, strict=True) if title in unclear]
     )
     return [
         Column(
-            name=arm if arms.count(arm) == 1 else f"{arm} ({short[path]})",
+            name=f"{title} ({short[path]})" if title in unclear else title,
             arm=arm,
             runs=dict(sorted(by_seed.items())),
         )
-        for (arm, _, by_seed), path in zip(groups, first, strict=True)
+        for (arm, _, by_seed), title, path in zip(groups, titles, first, strict=True)
     ]
+
+
+def _title(arm: str, path: str) -> str:
+    """The arm of a run; `base` for RUN/base, and `checkpoint` for any other plain checkpoint."""
+    folder = Path(path)
+    if arm != "base" or (folder.name == "base" and Run(folder.parent).exists):
+        return arm
+    return CHECKPOINT
 
 
 def shared_seeds(columns: Sequence[Column]) -> list[int]:
@@ -165,7 +176,8 @@ def build_table(comparison: dict) -> Table:
     table = Table("task", title=f"score (95 % interval){beside}")
     for heading in ("n", "chance", "majority", *arms):
         table.add_column(heading, justify="right")
-    for task, first in next(iter(arms.values()))["tasks"].items():
+    tasks = next(iter(arms.values()))["tasks"]
+    for task, first in tasks.items():
         cells = []
         for scores in arms.values():
             numbers = scores["tasks"][task]
@@ -177,11 +189,21 @@ def build_table(comparison: dict) -> Table:
         table.add_row(task, f"{first['n']:,}", chance, majority, *cells)
     table.add_section()
     means = [_shown(scores["mean"]) for scores in arms.values()]
-    table.add_row("mean over tasks", "", "", "", *means)
+    table.add_row("mean over tasks", "", *_mean_baselines(tasks.values()), *means)
     for name, difference in comparison["differences"].items():
         blanks = [""] * (len(arms) + 2)
         table.add_row(name, *blanks, _shown(difference["mean"], "+.3f"))
     return table
+
+
+def _mean_baselines(tasks: Collection[Mapping]) -> tuple[str, str]:
+    """The means over tasks of chance and majority; empty if a task has none."""
+    chances = [task["chance"] for task in tasks]
+    majorities = [task["majority"] for task in tasks if task["kind"] != "transcription"]
+    return (
+        f"{statistics.mean(chances):.2f}" if all(chances) else "",
+        f"{statistics.mean(majorities):.2f}" if len(majorities) == len(tasks) else "",
+    )
 
 
 def _shown(numbers: Mapping[str, float | None], form: str = ".2f") -> str:

@@ -50,6 +50,7 @@ from student.evaluation.journal import Journal, build_identity, open_journal
 from student.evaluation.partners import Partners, find_partners, swap_audio
 from student.evaluation.questions import Question, digest
 from student.evaluation.results import read_analysis, write_analysis
+from student.evaluation.scoring.intervals import Interval
 from student.evaluation.scoring.scores import (
     Answer,
     paired_interval,
@@ -224,7 +225,11 @@ def _measure(
     tables = {name: task_tables([given]) for name, given in answers.items()}
     scores = {}
     for name, given in answers.items():
-        change = paired_interval(tables[name], tables["intact"], resamples=resamples)
+        change = (
+            Interval(0.0, None, None)  # the intact student is compared with itself
+            if name == "intact"
+            else paired_interval(tables[name], tables["intact"], resamples=resamples)
+        )
         scores[name] = score_answers([given], resamples=resamples) | {
             "change": {"score": change.value, "low": change.low, "high": change.high},
             "same_reply": _share_of_same_replies(given, answers["intact"]),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# Legend: S seeds, Q questions.
+# Legend: S seeds, Q questions, T tasks.
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -66,11 +66,49 @@ def bootstrap(
     return Interval(value, float(low), float(high))
 
 
-def boundary_interval(value: float, count: int) -> tuple[float, float]:
-    """The exact interval (Clopper & Pearson 1934) of a share that is 0 or 1, for which resampling
-    would give an interval of zero width."""
-    reach = ((1 - LEVEL) / 2) ** (1 / count)
-    return (reach, 1.0) if value else (0.0, 1 - reach)
+def interval_without_variation(
+    values: Mapping[str, float], num_questions: Mapping[str, int], *, lowest: float = 0.0
+) -> Interval:
+    """Interval of the mean over tasks if the questions of each task all have the same score.
+
+    Resampling such questions would give an interval of zero width. For one task whose answers are
+    all right, or all wrong, this is the exact interval of Clopper & Pearson (1934). A difference of
+    two students excludes 0 from the same number of questions on as `mcnemar`.
+
+    Args:
+        values: Task -> the score that each of its questions has.
+        num_questions: Task -> number of its questions.
+        lowest: Lowest possible score of a question; the highest is 1. A difference of two students
+            has -1.
+    """
+    value = float(np.mean(list(values.values())))
+    counts_T = np.array([num_questions[task] for task in values], dtype=float)
+    values_T = np.array(list(values.values()))
+    return Interval(
+        value,
+        max(lowest, value - _largest_sum(values_T - lowest, counts_T) / len(values)),
+        min(1.0, value + _largest_sum(1 - values_T, counts_T) / len(values)),
+    )
+
+
+def _largest_sum(changes_T: np.ndarray, counts_T: np.ndarray) -> float:
+    """The largest sum over tasks of p * change that the questions do not contradict.
+
+    p is the probability that a question of the task differs by this change from those that were
+    asked. That no question did must have at least the probability (1 - LEVEL) / 2. At the maximum,
+    1 - p is proportional to count / change; p is 0 for tasks where that would exceed 1.
+    """
+    counts_T, changes_T = counts_T[changes_T > 0], changes_T[changes_T > 0]
+    order = np.argsort(counts_T / changes_T)
+    counts_T, changes_T = counts_T[order], changes_T[order]
+    for active in range(len(counts_T), 0, -1):
+        count_T, change_T = counts_T[:active], changes_T[:active]
+        logs = (count_T * np.log(count_T / change_T)).sum()
+        scale = math.exp((math.log((1 - LEVEL) / 2) - logs) / count_T.sum())
+        absent_T = scale * count_T / change_T
+        if absent_T[-1] < 1:
+            return float((change_T * (1 - absent_T)).sum())
+    return 0.0
 
 
 def mcnemar(ours_Q: np.ndarray, theirs_Q: np.ndarray) -> float:

@@ -18,7 +18,12 @@ import numpy as np
 
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
-from student.evaluation.scoring.intervals import Draw, Interval, bootstrap, boundary_interval
+from student.evaluation.scoring.intervals import (
+    Draw,
+    Interval,
+    bootstrap,
+    interval_without_variation,
+)
 from student.evaluation.scoring.text import normalise, split_words
 
 # Legend: S seeds, Q questions.
@@ -118,16 +123,13 @@ def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
     failures = np.mean([[answer.extracted is None for answer in run] for run in runs])
     ((errors_SQ, words_Q),) = task_tables(runs).values()
     interval = score_interval({questions[0].task: (errors_SQ, words_Q)}, resamples=resamples)
-    low, high = interval.low, interval.high
-    if kind != "transcription" and low is not None and interval.value in (0.0, 1.0):
-        low, high = boundary_interval(interval.value, len(questions))
     numbers = {
         "kind": kind,
         "metric": "1 - word error rate" if kind == "transcription" else "accuracy",
         "n": len(questions),
         "score": interval.value,
-        "low": low,
-        "high": high,
+        "low": interval.low,
+        "high": interval.high,
         "by_seed": [pooled_score(errors_Q[None], words_Q) for errors_Q in errors_SQ],
         "parse_failures": float(failures),
         "cut": float(np.mean([[answer.cut for answer in run] for run in runs])),
@@ -172,9 +174,12 @@ def score_interval(tables: Mapping[str, Table], *, resamples: int) -> Interval:
     """Mean score over tasks with its interval."""
     counts = {task: len(words_Q) for task, (_, words_Q) in tables.items()}
     num_seeds = len(next(iter(tables.values()))[0])
-    return bootstrap(
+    interval = bootstrap(
         functools.partial(mean_score, tables), counts, num_seeds=num_seeds, resamples=resamples
     )
+    if _has_width(interval):
+        return interval
+    return interval_without_variation(_pooled_scores(tables), counts)
 
 
 def paired_interval(
@@ -191,7 +196,21 @@ def paired_interval(
 
     counts = {task: len(words_Q) for task, (_, words_Q) in ours.items()}
     num_seeds = len(next(iter(ours.values()))[0])
-    return bootstrap(difference, counts, num_seeds=num_seeds, resamples=resamples)
+    interval = bootstrap(difference, counts, num_seeds=num_seeds, resamples=resamples)
+    if _has_width(interval):
+        return interval
+    minus = _pooled_scores(theirs)
+    changes = {task: score - minus[task] for task, score in _pooled_scores(ours).items()}
+    return interval_without_variation(changes, counts, lowest=-1.0)
+
+
+def _has_width(interval: Interval) -> bool:
+    """Whether the resamples differ, or there are too few questions for an interval."""
+    return interval.low is None or interval.high is None or interval.high - interval.low > 1e-9
+
+
+def _pooled_scores(tables: Mapping[str, Table]) -> dict[str, float]:
+    return {task: pooled_score(errors_SQ, words_Q) for task, (errors_SQ, words_Q) in tables.items()}
 
 
 def pooled_score(errors_SQ: np.ndarray, words_Q: np.ndarray) -> float:

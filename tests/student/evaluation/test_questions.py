@@ -270,11 +270,20 @@ def test_runs_of_one_arm_and_seed_become_separate_columns(tmp_path: Path) -> Non
     assert shared_seeds(columns) == [0]
     columns = group_runs([*runs.values(), *plain])
     assert [column.name for column in columns] == [
-        "base (one)", "base (two)", "sft", "coat (coat-0)", "coat (heavy)",
+        "checkpoint (one)", "checkpoint (two)", "sft", "coat (coat-0)", "coat (heavy)",
     ]  # fmt: skip
     assert sum(len(column.runs) for column in columns) == 6
     twice = group_runs([runs["coat-0"], str(run_folder(tmp_path / "again"))])
     assert [column.name for column in twice] == ["coat (again)", "coat (coat-0)"] or len(twice) == 2
+
+
+def test_columns_of_plain_checkpoints_are_the_base_or_named_by_folder(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "coat-0")
+    (run / "base").mkdir()
+    columns = group_runs([str(run), str(tmp_path / "student"), str(run / "base")])
+    assert [(column.name, column.arm) for column in columns] == [
+        ("checkpoint (student)", "base"), ("base", "base"), ("coat", "coat"),
+    ]  # fmt: skip
 
 
 def test_documentation_of_the_question_file_matches_the_code(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from student.evaluation.analysis.pictures import draw_ablation
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
-from student.evaluation.scoring.intervals import bootstrap, mcnemar
+from student.evaluation.scoring.intervals import bootstrap, interval_without_variation, mcnemar
 from student.evaluation.scoring.scores import (
     macro_f1,
     paired_interval,
@@ -248,3 +248,38 @@ def test_many_different_answers_are_scored_quickly() -> None:
     assert macro_f1(answers, answers) == 1
     assert macro_f1(answers, [None, *answers[1:-1], "x"]) == pytest.approx(1 - 2 / 30_000)
     assert time.process_time() - start < 10
+
+
+def test_scores_without_variation_have_an_interval_of_some_width() -> None:
+    right, wrong = (read_reply(question("label", "x"), reply) for reply in ("x", "y"))
+    scores = score_answers([[wrong] * 3], resamples=10)
+    assert (scores["mean"]["low"], scores["mean"]["high"]) == pytest.approx((0, 0.7076), abs=1e-4)
+    silent = read_reply(question("transcription", "good morning"), "")
+    task = score_answers([[silent] * 3], resamples=10)["tasks"]["t"]
+    assert (task["low"], task["high"]) == pytest.approx((0, 0.7076), abs=1e-4)
+    same = paired_interval(task_tables([[right] * 3]), task_tables([[right] * 3]), resamples=10)
+    assert (same.low, same.value, same.high) == pytest.approx((-0.7076, 0, 0.7076), abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 5, 6, 20])
+def test_difference_without_variation_agrees_with_mcnemars_test(count: int) -> None:
+    right, wrong = (read_reply(question("label", "x"), reply) for reply in ("x", "y"))
+    ours, theirs = task_tables([[wrong] * count]), task_tables([[right] * count])
+    lost = paired_interval(ours, theirs, resamples=10)
+    assert (lost.low, lost.value) == (-1, -1)
+    assert lost.high is not None
+    p = mcnemar(np.zeros(count, bool), np.ones(count, bool))
+    assert (lost.high < 0) == (p < 0.05)
+
+
+def test_interval_without_variation_covers_the_worst_case_over_tasks() -> None:
+    """Compared with a search over the probabilities of two tasks of 3 and 30 questions."""
+    counts = {"a": 3, "b": 30}
+    interval = interval_without_variation({"a": 0.0, "b": 0.0}, counts)
+    p_G = np.linspace(0, 1, 2001)
+    p_a_GG, p_b_GG = np.meshgrid(p_G, p_G)
+    is_possible_GG = (1 - p_a_GG) ** 3 * (1 - p_b_GG) ** 30 >= 0.025
+    assert interval.low == 0
+    assert interval.high == pytest.approx((p_a_GG + p_b_GG)[is_possible_GG].max() / 2, abs=1e-3)
+    equal = interval_without_variation({"a": 1.0, "b": 0.0}, {"a": 5, "b": 5})
+    assert (equal.low, equal.high) == pytest.approx((0.5 - 0.2609, 0.5 + 0.2609), abs=1e-4)
