@@ -138,7 +138,7 @@ def student_table(student: Path) -> Table:
     report = json.loads((student / "report.json").read_text())
     before, after = report["before"], report["joint"]
     table = Table(title="Stage 2: what the student's heads predict, on held-out clips")
-    for heading in ("stream", "stream's mean", "before", "after", "better than the mean by"):
+    for heading in ("stream", "mean predictor", "before", "after", "better than the mean by"):
         table.add_column(heading, justify="left" if heading == "stream" else "right")
     for key in before:
         name, slash, what = key.rpartition("/")

@@ -161,7 +161,7 @@ def build_report_table(report: Mapping[str, Numbers], streams: Mapping[str, Stre
     """Renders the validation before and after each stage, with the mean predictor."""
     table = Table(title="held-out clips: loss, and metric (higher is better)")
     table.add_column("stream", no_wrap=True)
-    for heading in ("metric", "stream's mean", *report):
+    for heading in ("metric", "mean predictor", *report):
         table.add_column(heading, justify="right")
     answer = [f"{numbers['answer_loss']:.3f}" for numbers in report.values()]
     table.add_row("answer", "loss", "", *answer)
