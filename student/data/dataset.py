@@ -104,8 +104,8 @@ class ExampleDataset(Dataset):
             return audio.load(clip, self._prompter.backbone.sample_rate)
         except audio.AudioError as error:
             raise UserError(
-                f"clip {clip.clip_id} cannot be read any more ({error}); restore the file, or "
-                "build the corpus again"
+                f"clip {clip.clip_id} cannot be read ({error}); repair the file, or leave the "
+                "clip out of the corpus"
             ) from None
 
     def _audio_tokens(self, prompt_S: Tensor, wave: np.ndarray) -> tuple[np.ndarray, float]:

@@ -38,6 +38,7 @@ class SkippingDataset(Dataset):
         self._dataset: Any = dataset
         self._limit = max(MAX_SKIPPED_AT_LEAST, round(MAX_SKIPPED_SHARE * len(self._dataset)))
         self._skipped = multiprocessing.get_context("fork").Value("q", 0)
+        self._reported: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -60,7 +61,10 @@ class SkippingDataset(Dataset):
                         f"{count} examples could not be prepared, more than the {self._limit} that "
                         f"are left out; the last one: {error}"
                     ) from None
-                logger.warning("example %d is skipped: %s", index, error)
+                # A clip with several questions fails in every one of them, and in every epoch.
+                if str(error) not in self._reported:
+                    self._reported.add(str(error))
+                    logger.warning("example %d is skipped: %s", index, error)
                 index = (index + 1) % len(self)
 
     def _patiently(self, index: int) -> PreparedExample:

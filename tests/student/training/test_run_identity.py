@@ -380,11 +380,17 @@ class _Examples:
         return index
 
 
-def test_unreadable_clips_are_skipped_up_to_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_clips_are_skipped_up_to_a_limit(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("student.training.reading.RETRY_SECONDS", (0.0, 0.0))
     data = SkippingDataset(_Examples({3, 4}, {7}))  # pyright: ignore[reportArgumentType]
     assert [data[index] for index in (2, 3, 7)] == [2, 5, 7]
     assert data.num_skipped == 2
+    assert data[3] == 5
+    assert data.num_skipped == 4
+    warnings = [text for text in caplog.messages if "is skipped" in text]
+    assert len(warnings) == 2, "each clip is reported once, not in every epoch"
     data = SkippingDataset(_Examples(set(range(100)), set()))  # pyright: ignore[reportArgumentType]
     with pytest.raises(UserError, match="11 examples could not be prepared, more than the 10"):
         data[0]
