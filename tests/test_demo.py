@@ -93,7 +93,7 @@ def test_correct_answer_is_chosen_from_the_best_question(
     assert list(table.columns[-1].cells) == ["+0.00", "+0.10", "+0.50"]
 
 
-def test_the_demo_finds_its_recipe_from_any_folder(
+def test_recipe_is_found_from_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

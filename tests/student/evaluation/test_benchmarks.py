@@ -120,7 +120,7 @@ def test_all_ten_benchmarks_are_tested() -> None:
     assert len(BENCHMARKS) == 10
 
 
-def test_the_documentation_lists_every_benchmark_with_its_files() -> None:
+def test_documentation_lists_every_benchmark_with_its_files() -> None:
     page = (Path(__file__).parents[3] / "docs" / "evaluate.md").read_text("utf-8")
     rows = [line.strip("| ").replace("`", "").split(" | ") for line in page.splitlines()]
     listed = {row[0]: row[2] for row in rows if row[0] in BENCHMARKS and len(row) == 3}
