@@ -174,9 +174,11 @@ class Staffing:
                 if member.placed_at is None:
                     # Without a node, an autoscaler was asked for one, which takes time.
                     if member.node_id and now - member.asked_at > self._limits.place:
-                        self._drop(
-                            member, "its process did not start within the time limit", blame=False
+                        why = (
+                            f"its process did not start in {self._limits.place:.0f} s; if its node "
+                            "is busy, raise --hang-seconds"
                         )
+                        self._drop(member, why, blame=False)
                 elif now - member.placed_at > self._limits.start:
                     seconds = f"{self._limits.start:.0f} s"
                     self._drop(member, f"its teachers did not load in {seconds}", blame=True)
