@@ -406,12 +406,13 @@ def test_pool_without_free_resources_is_reported(
 ):  # fmt: skip
     monkeypatch.setattr("pipeline.build.staffing.WAITING_REPORTED_AFTER_S", 0.2)
     available = InProcess.available
-    busy_until = time.monotonic() + 1
-    monkeypatch.setattr(
-        InProcess,
-        "available",
-        lambda self: {"CPU": 0.0} if time.monotonic() < busy_until else available(self),
-    )
+    first_call: list[float] = []
+
+    def busy_for_a_second(self: InProcess) -> dict[str, float]:
+        first_call.append(time.monotonic())
+        return {"CPU": 0.0} if first_call[-1] < first_call[0] + 1 else available(self)
+
+    monkeypatch.setattr(InProcess, "available", busy_for_a_second)
     InProcessBuild(make_corpus(4), tmp_path / "cache").go()
     assert re.search(
         r"no worker for teacher energy since \d\d:\d\d:\d\d: no node has room", caplog.text
