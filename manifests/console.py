@@ -244,8 +244,8 @@ def make_parser(
         """
         print(_dashed(parser.get_completion_script(f"shtab-{shell}")))
 
-    every = {**commands, "completion": completion}
-    for subcommand, function in every.items():
+    all_commands = {**commands, "completion": completion}
+    for subcommand, function in all_commands.items():
         config = _config_class(function)
         about = (inspect.getdoc(function) or "").split("\n\n")[0]
         child = _Parser(prog=f"{name} {subcommand}", description=about)
@@ -255,7 +255,7 @@ def make_parser(
         else:
             child.add_function_arguments(function, as_positional=True, fail_untyped=True)
         subcommands.add_subcommand(subcommand, child, help=about.split("\n")[0])
-    return parser, every
+    return parser, all_commands
 
 
 _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}

@@ -81,7 +81,7 @@ def plan_build(config: PlanOptions) -> None:
     for teacher in teachers:
         check_teacher_name(teacher.name)
     warn_of_languages(corpus, [teacher.spec for teacher in teachers])
-    lacking = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
+    missing = plan.missing(layout, corpus, [teacher.spec for teacher in teachers])
     unknown = plan.unknown_lengths(corpus)
     estimates = [
         (
@@ -90,7 +90,7 @@ def plan_build(config: PlanOptions) -> None:
                 layout,
                 corpus,
                 teacher.spec,
-                lacking[teacher.name],
+                missing[teacher.name],
                 unknown=unknown,
                 num_cpus=teacher.resources.num_cpus,
                 price_per_core_hour=config.price_per_core_hour,
@@ -122,10 +122,10 @@ def list_teachers(weights_dir: str = "", json: bool = False) -> None:
         print_json(rows)
         return
     console.print(families.table(rows))
-    lacking = [row for row in rows if not row["spec"]]
-    if lacking:
+    unavailable = [row for row in rows if not row["spec"]]
+    if unavailable:
         console.print("Missing requirements of the other families:")
-    for row in lacking:
+    for row in unavailable:
         print_line(f"  {row['name']}: {row['here']}")
 
 

@@ -81,19 +81,21 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
 
     specs = [teacher.spec for teacher in setups]
     if retry_failures:
-        every = plan.failed(layout, corpus, specs)
+        failures = plan.failed(layout, corpus, specs)
         failed = {
             name: {number: by_shard[number] for number in config.shards_of_part(by_shard)}
-            for name, by_shard in every.items()
+            for name, by_shard in failures.items()
         }
         work = plan.rework(corpus, failed)
         totals = {name: sum(map(len, by_shard.values())) for name, by_shard in failed.items()}
     else:
         missing = plan.missing(layout, corpus, specs)
-        lacking = {name: config.shards_of_part(numbers) for name, numbers in missing.items()}
-        work = plan.work(corpus, lacking)
+        selected = {name: config.shards_of_part(numbers) for name, numbers in missing.items()}
+        work = plan.work(corpus, selected)
         sizes = corpus.shard_sizes()
-        totals = {name: sum(sizes[shard] for shard in numbers) for name, numbers in lacking.items()}
+        totals = {
+            name: sum(sizes[shard] for shard in numbers) for name, numbers in selected.items()
+        }
     totals = {name: clips for name, clips in totals.items() if clips}
     setups = [teacher for teacher in setups if teacher.name in totals]
     folders = {teacher.name: layout.shards(teacher.spec, corpus.name) for teacher in setups}

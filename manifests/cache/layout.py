@@ -160,13 +160,13 @@ class Layout:
         Raises:
             UserError: the cache has another corpus of this name.
         """
-        kept, lacking = self.compare(corpus)
-        if not lacking:
+        kept, new_parts = self.compare(corpus)
+        if not new_parts:
             return
         target = self.root.child("corpora").child(corpus.name)
         taken = {file for file in target.sizes() if PART.fullmatch(file)}
         parts = list(kept)
-        for part in lacking:
+        for part in new_parts:
             # An open reader may still be reading the file that is replaced.
             file = next_part_file(taken) if part.file in taken else part.file
             taken.add(file)
@@ -189,12 +189,12 @@ class Layout:
         stored = self.corpus(corpus.name) if folder.exists("corpus.json") else None
         known = () if stored is None else stored.parts_for(corpus.contents)
         kept: list[Part] = []
-        lacking = list(corpus.parts[len(known) :])
+        new_parts = list(corpus.parts[len(known) :])
         for ours, theirs in zip(known, corpus.parts, strict=False):
             if ours.sha256 == theirs.sha256 or self._same(corpus, ours, theirs, _same_rows):
                 kept.append(ours)
             elif self._same(corpus, ours, theirs, same_audio):
-                lacking.append(theirs)
+                new_parts.append(theirs)
             else:
                 raise UserError(
                     f"the cache has a corpus {corpus.name!r} whose {ours.file} differs from "
@@ -208,7 +208,7 @@ class Layout:
                     f"{corpus.folder.uri}/corpus.json names the part {part.file!r}, which is no "
                     "name that coat-corpus writes; restore it"
                 )
-        return tuple(kept), tuple(lacking)
+        return tuple(kept), tuple(new_parts)
 
     def _same(
         self,
@@ -367,12 +367,12 @@ class Layout:
         Raises:
             UserError: the cache has no such teacher or version.
         """
-        every = self.teachers()
-        if name in every:
-            return every[name]
-        specs = [spec for spec in every.values() if spec.name == name]
+        versions = self.teachers()
+        if name in versions:
+            return versions[name]
+        specs = [spec for spec in versions.values() if spec.name == name]
         if not specs:
-            known = ", ".join(every) or "no teacher at all"
+            known = ", ".join(versions) or "no teacher at all"
             raise UserError(f"{self.root.uri} has no teacher {name!r}; it has {known}")
         return self._current(specs, self.corpora()).spec
 

@@ -173,14 +173,14 @@ def build(
     contents = before.contents
     for table, size in _parts((ledger.admit(batch) for batch in batches), contents.clips_per_shard):
         contents = _add_part(folder, contents, table, size)
-    grown = Corpus(out, contents)
-    if not grown.num_clips:
+    after = Corpus(out, contents)
+    if not after.num_clips:
         raise UserError("the source has no clips; nothing was written")
-    ledger.close(grown.clip)
+    ledger.close(after.clip)
     if ledger.relabelled and update_labels:
-        contents = _with_labels(grown, ledger.relabelled)
-        grown = Corpus(out, contents)
-        grown.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
+        contents = _with_labels(after, ledger.relabelled)
+        after = Corpus(out, contents)
+        after.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
     elif ledger.relabelled:
         ids = relabel.describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
         log.warning(
@@ -192,7 +192,7 @@ def build(
     if contents != before.contents:
         folder.write_atomic("corpus.json", contents.to_bytes())
     _delete_replaced(folder, before.contents, contents)
-    return grown
+    return after
 
 
 def _check_same(corpus: Corpus, name: str | None, clips_per_shard: int | None) -> None:

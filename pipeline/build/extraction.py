@@ -180,9 +180,9 @@ def _checked_row(
     Raises:
         ValueError, TypeError: the expert's result does not match its spec.
     """
-    lacking = [stream.name for stream in spec.streams if stream.name not in targets.frames]
-    if lacking:
-        raise ValueError(f"the expert's result lacks {', '.join(lacking)}")
+    missing = [stream.name for stream in spec.streams if stream.name not in targets.frames]
+    if missing:
+        raise ValueError(f"the expert's result lacks {', '.join(missing)}")
     try:
         json.dumps(targets.metadata, allow_nan=False)
     except (ValueError, TypeError) as error:

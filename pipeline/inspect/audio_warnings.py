@@ -65,8 +65,8 @@ def _kinds(place: tuple[Folder, Marker]) -> dict[str, tuple[str, ...]]:
     with folder.open(f"data/{marker.data}") as file:
         table = pq.read_table(file, columns=["clip_id", "metadata"])
     kinds = (json.loads(text).get(AUDIO_WARNINGS, ()) for text in table["metadata"].to_pylist())
-    every = zip(table["clip_id"].to_pylist(), map(tuple, kinds), strict=True)
-    return {clip_id: warnings for clip_id, warnings in every if warnings}
+    pairs = zip(table["clip_id"].to_pylist(), map(tuple, kinds), strict=True)
+    return {clip_id: warnings for clip_id, warnings in pairs if warnings}
 
 
 def as_json(line: WarnedClip) -> dict[str, Any]:

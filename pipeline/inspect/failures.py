@@ -89,10 +89,12 @@ def table(lines: Sequence[FailedClip]) -> Table:
     shown.add_column("message", overflow="fold")
     shown.add_column("by", overflow="fold")
     for line in lines[:SHOWN]:
-        alike: dict[Failure, list[str]] = {}
+        teachers_by_failure: dict[Failure, list[str]] = {}
         for teacher, failure in line.reasons.items():
-            alike.setdefault(replace(failure, clip_id=""), []).append(teacher.partition("@")[0])
-        for failure, teachers in alike.items():
+            teachers_by_failure.setdefault(replace(failure, clip_id=""), []).append(
+                teacher.partition("@")[0]
+            )
+        for failure, teachers in teachers_by_failure.items():
             message = failure.message or ""
             if line.clip.uri not in message:
                 message = f"{message} ({line.clip.uri})"

@@ -315,8 +315,8 @@ def quarantine(
     named = _named_files(shard, content)
     stamps = {file: folder.stamp(file) for file in named}
     # `compact` computes the age from the time in the name.
-    aside = f"{QUARANTINE}/{datetime.now(UTC):%Y%m%dT%H%M%S}Z-"
-    kept = aside + name.replace("/", "-")
+    prefix = f"{QUARANTINE}/{datetime.now(UTC):%Y%m%dT%H%M%S}Z-"
+    kept = prefix + name.replace("/", "-")
     folder.move(name, kept)
     if _read(folder, kept) != content:
         # Another job replaced the marker between the last check and the move.
@@ -327,7 +327,7 @@ def quarantine(
         renewed = _named_files(shard, _read(folder, name) or b"")
         stamp = folder.stamp(file)
         if stamp is not None and stamp == stamps[file] and file not in renewed:
-            folder.move(file, aside + file.replace("/", "-"))
+            folder.move(file, prefix + file.replace("/", "-"))
     return True
 
 

@@ -83,11 +83,11 @@ def write(config: ReportConfig, console: Console) -> Path:
         findings = quality_checks.find(summaries, sounds)
 
         shown = gallery.pick(summaries, findings, config.clips)
-        every = {
+        shown_streams = {
             name: [stream.name for stream in spec.streams]
             for name, spec in sampler.teachers.items()
         }
-        clips = sampler.read(shown, every)
+        clips = sampler.read(shown, shown_streams)
         drawing = gallery.gallery_clips(clips, sampler.teachers, statistics, findings)
         gallery_clips = list(progress.track(drawing, len(shown), description="drawing"))
 

@@ -107,9 +107,9 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
                 "was it built from this corpus? (coat-cache status)"
             )
         names.setdefault(covered[name], []).append(name)
-    for number, alike in names.items():
+    for number, stream_names in names.items():
         if number < count:
-            logger.warning("%d of %d clips have %s", number, count, ", ".join(alike))
+            logger.warning("%d of %d clips have %s", number, count, ", ".join(stream_names))
     return covered
 
 

@@ -98,8 +98,8 @@ def task_names(tasks: Sequence[TaskConfig]) -> list[str]:
     names: list[str] = []
     for task in tasks:
         name = task.questions[0]
-        alike = sum(known == name or known.startswith(f"{name} #") for known in names)
-        names.append(f"{name} #{alike + 1}" if alike else name)
+        num_same = sum(known == name or known.startswith(f"{name} #") for known in names)
+        names.append(f"{name} #{num_same + 1}" if num_same else name)
     return names
 
 

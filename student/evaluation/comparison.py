@@ -50,7 +50,7 @@ def group_runs(paths: Sequence[str]) -> list[Column]:
         arm, recipe = (run.recipe.arm, run.recipe) if run.exists else ("base", None)
         seed = recipe.seed if recipe else 0
         for known, other, by_seed in groups:
-            if known == arm and seed not in by_seed and _alike(recipe, other):
+            if known == arm and seed not in by_seed and _are_comparable(recipe, other):
                 by_seed[seed] = path
                 break
         else:
@@ -96,7 +96,7 @@ def common_answers(arms: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, 
     }
 
 
-def _alike(recipe: Recipe | None, other: Recipe | None) -> bool:
+def _are_comparable(recipe: Recipe | None, other: Recipe | None) -> bool:
     """Whether two runs differ only in the seed."""
     if recipe is None or other is None:
         return False
@@ -172,8 +172,8 @@ def build_table(comparison: dict) -> Table:
     below."""
     arms = comparison["arms"]
     some_cut = any(task.get("cut") for scores in arms.values() for task in scores["tasks"].values())
-    beside = " | parse failures" + " | truncated at the token limit" * some_cut
-    table = Table("task", title=f"score (95 % interval){beside}")
+    more_columns = " | parse failures" + " | truncated at the token limit" * some_cut
+    table = Table("task", title=f"score (95 % interval){more_columns}")
     for heading in ("n", "chance", "majority", *arms):
         table.add_column(heading, justify="right")
     tasks = next(iter(arms.values()))["tasks"]

@@ -113,9 +113,9 @@ def find_answer(answer: str, choices: Sequence[str]) -> str | None:
     bare = answer.strip()
     if bare in choices:
         return bare
-    alike = [choice for choice in choices if (normalise(choice) or choice) == normalise(bare)]
-    if len(alike) == 1:
-        return alike[0]
+    matching = [choice for choice in choices if (normalise(choice) or choice) == normalise(bare)]
+    if len(matching) == 1:
+        return matching[0]
     for letter, choice in zip(LETTERS, choices):  # noqa: B905
         marked = (letter, f"({letter})", f"{letter}.", f"{letter})")
         texts = [f"{mark} {choice}" for mark in marked[1:]]

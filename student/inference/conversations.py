@@ -83,10 +83,10 @@ def answers(
         waves = [
             [student.load_audio(clip) for clip in conversation.audio] for conversation in batch
         ]
-        said = student.reply(
+        replies = student.reply(
             [conversation.messages for conversation in batch], waves, max_tokens=max_tokens
         )
-        for conversation, answer in zip(batch, said, strict=True):
+        for conversation, answer in zip(batch, replies, strict=True):
             yield {**conversation.label, "answer": answer}
 
 

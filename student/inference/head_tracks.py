@@ -57,16 +57,16 @@ def paired_tracks(
     predicted = stream_tracks(stream.name, spec, predicted_ND, unit, like_TD=target_ND)
     tracks = []
     for cached_track, predicted_track in zip(cached, predicted, strict=True):
-        for track, who, about in (
+        for track, source, about in (
             (cached_track, "cached", {}),
             (predicted_track, "predicted", {"note": note}),
         ):
             tracks.append(
                 dataclasses.replace(
                     track,
-                    title=f"{track.title}, {who}",
+                    title=f"{track.title}, {source}",
                     more=track.more and len(cached) > 1,
-                    data=track.data | {"who": who} | about,
+                    data=track.data | {"who": source} | about,
                 )
             )
     return tracks

@@ -45,7 +45,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
     parts = [
         _header(recipe),
         f"# {base}, {'with continuous audio thinking' if recipe.has_block else 'fine-tuned'}",
-        _what(recipe, base),
+        _description(recipe, base),
         "## Use",
         "Unmodified `transformers` and vLLM can load it. "
         + ("The chat template writes the thinking block, so ask" if recipe.has_block else "Ask")
@@ -154,7 +154,7 @@ def _header(recipe: Recipe) -> str:
     return "---\n" + yaml.safe_dump(fields, sort_keys=False) + "---"
 
 
-def _what(recipe: Recipe, base: str) -> str:
+def _description(recipe: Recipe, base: str) -> str:
     taught = (
         "Its hidden states at these positions were trained to predict the outputs of audio experts."
         if recipe.switches.distill_block

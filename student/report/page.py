@@ -115,6 +115,6 @@ def _predict(run: Run, caches: Sequence[str], clips: int, console: Console) -> l
         predicted = predictions.predict_clips(folder, streams, chosen)
         shown = list(progress.track(predicted, len(chosen), description="predicting"))
     if len(shown) < len(chosen):
-        gone = len(chosen) - len(shown)
-        logger.warning("%d of %d held-out clips have no audio here", gone, len(chosen))
+        missing = len(chosen) - len(shown)
+        logger.warning("%d of %d held-out clips have no audio here", missing, len(chosen))
     return shown

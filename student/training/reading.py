@@ -51,7 +51,7 @@ class SkippingDataset(Dataset):
     def __getitem__(self, index: int) -> PreparedExample:
         while True:
             try:
-                return self._patiently(index)
+                return self._read_with_retries(index)
             except UserError as error:
                 with self._skipped.get_lock():
                     self._skipped.value += 1
@@ -67,7 +67,7 @@ class SkippingDataset(Dataset):
                     logger.warning("example %d is skipped: %s", index, error)
                 index = (index + 1) % len(self)
 
-    def _patiently(self, index: int) -> PreparedExample:
+    def _read_with_retries(self, index: int) -> PreparedExample:
         for seconds in RETRY_SECONDS:
             try:
                 return self._dataset[index]

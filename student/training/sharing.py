@@ -43,11 +43,11 @@ class SharedBatches:
         process: PartialState,
     ) -> None:
         starts = range(0, len(dataset), batch_size)
-        every = [list(range(start, min(start + batch_size, len(dataset)))) for start in starts]
-        own = every[process.process_index :: process.num_processes]
+        batches = [list(range(start, min(start + batch_size, len(dataset)))) for start in starts]
+        own = batches[process.process_index :: process.num_processes]
         self._num_counted = len(own)
-        rounds = -(-len(every) // process.num_processes)
-        own += every[: rounds - len(own)]
+        rounds = -(-len(batches) // process.num_processes)
+        own += batches[: rounds - len(own)]
         self._loader = DataLoader(
             dataset,
             batch_sampler=own,

@@ -147,10 +147,11 @@ class Whisper:
                 silence_step=step, layer=self._settings.layer,
             )  # fmt: skip
             copy = device.HostCopy(stored_BTD[:, : max(spoken)].float())
-            said = self._transcribe(states_BTD, spoken)
+            transcripts = self._transcribe(states_BTD, spoken)
         frames_BTD = copy.array()
         return [
-            WindowResult(frames_BTD[row, :count], *said[row]) for row, count in enumerate(spoken)
+            WindowResult(frames_BTD[row, :count], *transcripts[row])
+            for row, count in enumerate(spoken)
         ]
 
     def _log_mel(self, pieces: Sequence[Window], kept: int) -> Any:

@@ -148,11 +148,11 @@ def find(settings: HubSettings, *, weights: Collection[str] = ()) -> Checkpoint:
     folder = _folder(settings.model, settings.revision, settings.weights_dir)
     if weights:
         files = [folder / name for name in weights]
-        lacking = [path.name for path in files if not path.is_file()]
+        missing = [path.name for path in files if not path.is_file()]
     else:
-        files, lacking = weight_files(folder), []
-    if lacking or not files:
-        expected = ", ".join(lacking) or "model.safetensors (or its shards, or pytorch_model.bin)"
+        files, missing = weight_files(folder), []
+    if missing or not files:
+        expected = ", ".join(missing) or "model.safetensors (or its shards, or pytorch_model.bin)"
         raise UserError(f"{folder} has no {expected}; {_remedy(settings.model)}")
     trusts_code = bool(getattr(settings, "trust_remote_code", False))
     return Checkpoint(settings.model, folder, tuple(files), trusts_code)
@@ -167,9 +167,9 @@ def weight_files(folder: Path) -> list[Path]:
             return [folder / single]
         if index.is_file():
             shards = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-            lacking = [shard for shard in shards if not (folder / shard).is_file()]
-            if lacking:
-                raise UserError(f"{folder} lacks {', '.join(lacking)}, which its index lists")
+            missing = [shard for shard in shards if not (folder / shard).is_file()]
+            if missing:
+                raise UserError(f"{folder} lacks {', '.join(missing)}, which its index lists")
             return [folder / shard for shard in shards]
     return []
 

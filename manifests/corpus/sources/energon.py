@@ -43,5 +43,5 @@ def tars(folder: Folder, split: str | None) -> list[str]:
     if split is not None and split not in names:
         raise UserError(f"{folder.uri} has no split {split!r}; it has {', '.join(names)}")
     lists = list(names.values()) if split is None else [names[split]]
-    every = dict.fromkeys(name for listed in lists for name in listed if name not in left_out)
-    return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in every]
+    kept_names = dict.fromkeys(name for listed in lists for name in listed if name not in left_out)
+    return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in kept_names]

@@ -148,18 +148,20 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
     uri = folder.path(name) if folder.is_local else f"{folder.uri}/{name}"
     check_file_name(uri)
     row = dict(rows.get(folder.path(name), {}))
-    beside = f"{PurePosixPath(name).stem}.txt"
+    text_name = f"{PurePosixPath(name).stem}.txt"
     text_key = next((key for key in json_lines.TEXT_KEYS if isinstance(row.get(key), str)), "")
     text = row.pop(text_key, None) or None
-    if text is None and beside in texts:
-        text = _transcript(folder, beside)
+    if text is None and text_name in texts:
+        text = _transcript(folder, text_name)
     clip_id = json_lines.given_id(row) or stable_id(uri, 0.0, None)
-    apart = {"file_name", *json_lines.ID_KEYS}
+    no_labels = {"file_name", *json_lines.ID_KEYS}
     return Clip(
         clip_id=clip_id,
         uri=uri,
         text=text,
-        labels={key: value for key, value in row.items() if key not in apart and value is not None},
+        labels={
+            key: value for key, value in row.items() if key not in no_labels and value is not None
+        },
     )
 
 

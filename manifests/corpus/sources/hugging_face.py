@@ -187,11 +187,11 @@ def _clip(
     labels = to_labels(row, left_out)
     worded = (key for key in TEXT_KEYS if key in row and isinstance(row[key], str | None))
     text_key = next(worded, "")
-    apart = {"duration", text_key, *ID_KEYS}
+    no_labels = {"duration", text_key, *ID_KEYS}
     return Clip(
         clip_id=given_id(labels) or stable,
         uri=uri,
         estimated_duration=number(row, "duration") or estimate,
         text=row.get(text_key),
-        labels={key: value for key, value in labels.items() if key not in apart},
+        labels={key: value for key, value in labels.items() if key not in no_labels},
     )

@@ -118,11 +118,11 @@ def _audio(folder: Folder, where: str, path: str) -> str:
     uri = json_lines.resolve(path, f"{folder.uri}/wav.scp")
     if "://" in uri:
         return uri
-    beside = (uri, os.path.abspath(os.path.expanduser(path)))
-    for each in beside:
+    candidates = (uri, os.path.abspath(os.path.expanduser(path)))
+    for each in candidates:
         if os.path.isfile(each):
             return each
     raise UserError(
-        f"{where}: there is no {path}, looked for {' and '.join(dict.fromkeys(beside))}; run the "
-        "command in the folder that the paths are relative to"
+        f"{where}: there is no {path}, looked for {' and '.join(dict.fromkeys(candidates))}; run "
+        "the command in the folder that the paths are relative to"
     )

@@ -74,19 +74,19 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
     offset, duration = number(cut, "start") or 0.0, number(cut, "duration")
     stated = [_with_words_on_cut(each, offset) for each in cut.get("supervisions") or []]
     supervisions = [_within(each, duration) for each in stated]
-    said = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)
-    is_partial = any(each.pop(PARTIAL, False) for each in said)
+    ordered = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)
+    is_partial = any(each.pop(PARTIAL, False) for each in ordered)
     labels = dict(cut.get("custom") or {})
-    if len(said) == 1:
-        labels |= _labels(said[0])
-    elif said:
-        labels["supervisions"] = said
+    if len(ordered) == 1:
+        labels |= _labels(ordered[0])
+    elif ordered:
+        labels["supervisions"] = ordered
     return Clip(
         clip_id=str(cut["id"]) if cut.get("id") else stable_id(uri, offset, duration),
         uri=uri,
         offset=offset,
         duration=duration,
-        text=None if is_partial else " ".join(filter(None, map(_text, said))) or None,
+        text=None if is_partial else " ".join(filter(None, map(_text, ordered))) or None,
         labels=labels,
     )
 
@@ -169,8 +169,17 @@ def _is_inside(word: list[Any], duration: float) -> bool:
 
 
 def _labels(supervision: dict[str, Any]) -> dict[str, Any]:
-    apart = ("id", "recording_id", "start", "duration", "channel", "text", "custom", "alignment")
-    kept = {key: value for key, value in supervision.items() if key not in apart}
+    no_labels = (
+        "id",
+        "recording_id",
+        "start",
+        "duration",
+        "channel",
+        "text",
+        "custom",
+        "alignment",
+    )
+    kept = {key: value for key, value in supervision.items() if key not in no_labels}
     words = (supervision.get("alignment") or {}).get("word")
     if words:
         times = [(text, float(start), float(length)) for text, start, length, *_ in words]

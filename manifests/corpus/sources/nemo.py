@@ -58,7 +58,7 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
         uris = [json_lines.resolve(each, manifests[0]) for each in expand(pattern)]
     else:
         numbers = sorted(set(_shards(manifests, shards)))
-        uris = [_beside(manifests[0], shard) for shard in numbers]
+        uris = [_find_tar(manifests[0], shard) for shard in numbers]
     tars = read_tars(uris, index=index)
     members = {_number(uri): _Members(tar) for uri, tar in zip(uris, tars, strict=True)}
     for manifest, shard in zip(manifests, shards, strict=True):
@@ -119,7 +119,7 @@ def _number(uri: str) -> int:
     return int(numbers[-1])
 
 
-def _beside(manifest: str, shard: int) -> str:
+def _find_tar(manifest: str, shard: int) -> str:
     """Finds the tar of a shard, beside the manifest or in the parent folder."""
     places = [json_lines.resolve(f"{up}audio_{shard}.tar", manifest) for up in ("", "../")]
     if "://" in manifest:

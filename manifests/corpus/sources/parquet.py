@@ -200,12 +200,12 @@ class _File:
         estimate = number(row, "duration") or seconds
         labels = to_labels(row, self._skipped.columns)
         text_key = next((key for key in TEXT_KEYS if isinstance(row.get(key), str)), "")
-        apart = {"duration", text_key, *ID_KEYS}
+        no_labels = {"duration", text_key, *ID_KEYS}
         return Clip(
             clip_id=given_id(labels) or stable_id(uri, 0.0, None),
             uri=uri,
             text=row.get(text_key),
-            labels={key: value for key, value in labels.items() if key not in apart},
+            labels={key: value for key, value in labels.items() if key not in no_labels},
             estimated_duration=estimate or None,
         )
 

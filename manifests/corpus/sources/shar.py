@@ -50,9 +50,9 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     cuts = {match[1]: name for name in names if (match := _CUTS.fullmatch(name))}
     tars = {match[1]: name for name in names if (match := _TAR.fullmatch(name))}
     if cuts.keys() != tars.keys():
-        lacking = sorted(cuts.keys() ^ tars.keys())
+        unequal = sorted(cuts.keys() ^ tars.keys())
         raise UserError(
-            f"{source}: the shards {', '.join(lacking[:5])} have cuts or a tar, not both; expected "
+            f"{source}: the shards {', '.join(unequal[:5])} have cuts or a tar, not both; expected "
             "cuts.NUMBER.jsonl.gz and recording.NUMBER.tar for each (lhotse: cuts.to_shar with "
             "fields={'recording': 'flac'})"
         )

@@ -114,8 +114,8 @@ def extract_choice(reply: str, choices: Sequence[str]) -> str | None:
     not count.
     """
     text = _plain(reply)
-    said = normalise(text)
-    exact = [choice for choice in choices if normalise(choice) == said]
+    reply_text = normalise(text)
+    exact = [choice for choice in choices if normalise(choice) == reply_text]
     is_letter = len(exact) == 1 and len(normalise(exact[0])) == 1
     if len(exact) == 1 and not is_letter:
         return exact[0]

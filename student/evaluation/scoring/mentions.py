@@ -78,11 +78,13 @@ class _Place:
 def named_labels(reply: str, labels: Sequence[str]) -> set[str]:
     """The labels that a reply names and does not negate."""
     tokens = tokenise(reply)
-    said = " ".join(token.text for token in tokens)
+    reply_text = " ".join(token.text for token in tokens)
     by_text = {text: label for label in labels if (text := normalise(label))}
-    if said in by_text:
-        return {by_text[said]}
-    mentions = sorted(_mentions(said, tokens, by_text), key=lambda mention: mention.place.first)
+    if reply_text in by_text:
+        return {by_text[reply_text]}
+    mentions = sorted(
+        _mentions(reply_text, tokens, by_text), key=lambda mention: mention.place.first
+    )
     _deny_lists(mentions, tokens)
     return {by_text[mention.text] for mention in mentions if not mention.is_denied}
 
@@ -94,17 +96,19 @@ class _Mention:
     is_denied: bool
 
 
-def _mentions(said: str, tokens: Sequence[Token], by_text: Mapping[str, str]) -> Iterator[_Mention]:
+def _mentions(
+    reply_text: str, tokens: Sequence[Token], by_text: Mapping[str, str]
+) -> Iterator[_Mention]:
     starts = [0]
     for token in tokens:
         starts.append(starts[-1] + len(token.text) + 1)
-    negations = [match.start() for match in _NEGATING_CHARACTER.finditer(said)]
-    free = said
+    negations = [match.start() for match in _NEGATING_CHARACTER.finditer(reply_text)]
+    free = reply_text
     for text in sorted(by_text, key=len, reverse=True):
         kept, end = [], 0
         for place in _places(free, text, starts):
             if _counts(tokens, place, text):
-                is_denied = _is_denied(said, tokens, place, starts, negations)
+                is_denied = _is_denied(reply_text, tokens, place, starts, negations)
                 yield _Mention(place, text, is_denied)
             kept.append(free[end : place.start])
             kept.append("|" * (place.end - max(end, place.start)))
@@ -137,30 +141,33 @@ def _deny(mentions: Sequence[_Mention]) -> None:
         mention.is_denied = True
 
 
-def _places(said: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
-    start = said.find(text)
+def _places(reply_text: str, text: str, starts: Sequence[int]) -> Iterator[_Place]:
+    start = reply_text.find(text)
     while start >= 0:
         end = start + len(text)
-        if _is_whole(said, start, end):
+        if _is_whole(reply_text, start, end):
             first = bisect_right(starts, start) - 1
             last = bisect_left(starts, end) - 1
             yield _Place(start, end, first, last)
-        start = said.find(text, start + 1)
+        start = reply_text.find(text, start + 1)
 
 
-def _is_whole(said: str, start: int, end: int) -> bool:
+def _is_whole(reply_text: str, start: int, end: int) -> bool:
     """Whether a range starts and ends at word boundaries."""
-    before, after = (said[start - 1] if start else " "), (said[end] if end < len(said) else " ")
+    before, after = (
+        (reply_text[start - 1] if start else " "),
+        (reply_text[end] if end < len(reply_text) else " "),
+    )
     begins = (
         before == " "
-        or _is_script_edge(before, said[start])
-        or (end - start > 1 and _ELISION.search(said, max(0, start - 7), start) is not None)
+        or _is_script_edge(before, reply_text[start])
+        or (end - start > 1 and _ELISION.search(reply_text, max(0, start - 7), start) is not None)
     )
     ends = (
         after == " "
-        or (_is_script_edge(said[end - 1], after) and not is_mark(after))
-        or (end - start > 1 and _POSSESSIVE.match(said, end) is not None)
-        or _KOREAN_PARTICLES.match(said, end) is not None
+        or (_is_script_edge(reply_text[end - 1], after) and not is_mark(after))
+        or (end - start > 1 and _POSSESSIVE.match(reply_text, end) is not None)
+        or _KOREAN_PARTICLES.match(reply_text, end) is not None
     )
     return begins and ends
 
@@ -203,7 +210,7 @@ def _counts(tokens: Sequence[Token], place: _Place, text: str) -> bool:
 
 
 def _is_denied(
-    said: str,
+    reply_text: str,
     tokens: Sequence[Token],
     place: _Place,
     starts: Sequence[int],
@@ -211,7 +218,7 @@ def _is_denied(
 ) -> bool:
     negation = bisect_left(negations, starts[place.first])
     is_within = negation < len(negations) and negations[negation] < place.start
-    if is_within or _JAPANESE_NEGATION.match(said, place.end):
+    if is_within or _JAPANESE_NEGATION.match(reply_text, place.end):
         return True
     following = tokens[place.last + 1] if place.last + 1 < len(tokens) else None
     if following is not None and following.text in DENIED_BEFORE:

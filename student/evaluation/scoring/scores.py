@@ -68,14 +68,14 @@ def read_reply(question: Question, reply: str, *, cut: bool = False) -> Answer:
 
 
 def _read_transcription(question: Question, reply: str, cut: bool) -> Answer:
-    said, reference = split_words(reply), split_words(question.answer)
+    reply_words, reference = split_words(reply), split_words(question.answer)
     if reference:
-        counts = jiwer.process_words(" ".join(reference), " ".join(said))
+        counts = jiwer.process_words(" ".join(reference), " ".join(reply_words))
         errors = counts.substitutions + counts.deletions + counts.insertions
     else:
-        errors = len(said)
-    is_failure = bool(reference) and not said
-    extracted = None if is_failure else " ".join(said)
+        errors = len(reply_words)
+    is_failure = bool(reference) and not reply_words
+    extracted = None if is_failure else " ".join(reply_words)
     return Answer(question, reply, extracted, errors, len(reference), cut)
 
 
@@ -223,11 +223,11 @@ def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
     """F1 averaged over the classes that are the answer of some question. Parse failures reduce
     recall but no precision."""
     pairs = [
-        (_key(answer), _key(said) if said is not None else None)
-        for answer, said in zip(answers, extracted, strict=True)
+        (_key(answer), _key(label) if label is not None else None)
+        for answer, label in zip(answers, extracted, strict=True)
     ]
-    hits = Counter(answer for answer, said in pairs if answer == said)
-    named = Counter(said for _, said in pairs)
+    hits = Counter(answer for answer, label in pairs if answer == label)
+    named = Counter(label for _, label in pairs)
     expected = Counter(answer for answer, _ in pairs)
     scores = [2 * hits[label] / (named[label] + expected[label]) for label in sorted(expected)]
     return float(np.mean(scores))
