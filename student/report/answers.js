@@ -13,14 +13,16 @@ function answersTo(name) {
   const runs = facts.runs.filter((run) => run.scores[name]);
   const tasks = [...new Set(runs.flatMap((run) => Object.keys(run.scores[name].tasks)))];
   const share = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+  // A single question has no interval.
+  const scored = (item) => share(item.score) + (item.low === null ? "" : ` (${share(item.low)} to ${share(item.high)})`);
   const rows = tasks.map((task) => {
     const result = runs.map((run) => run.scores[name].tasks[task]);
     const any = result.find((item) => item) || {};
     const chance = any.kind === "choice" ? any.chance : null;
     return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
-      ...result.flatMap((item) => (item ? [`${share(item.score)} (${share(item.low)} to ${share(item.high)})`, gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
+      ...result.flatMap((item) => (item ? [scored(item), gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });
-  const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [`${share(score.score)} (${share(score.low)} to ${share(score.high)})`, ""]; });
+  const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [scored(score), ""]; });
   // The mean of a column over tasks, if every task has a value.
   const overTasks = (column) => {
     const cells = rows.map((row) => row[column]);

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from student.evaluation.analysis.pictures import draw_ablation
+from student.evaluation.comparison import build_table, compare
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
 from student.evaluation.scoring.intervals import bootstrap, interval_without_variation, mcnemar
@@ -259,6 +260,20 @@ def test_scores_without_variation_have_an_interval_of_some_width() -> None:
     assert (task["low"], task["high"]) == pytest.approx((0, 0.7076), abs=1e-4)
     same = paired_interval(task_tables([[right] * 3]), task_tables([[right] * 3]), resamples=10)
     assert (same.low, same.value, same.high) == pytest.approx((-0.7076, 0, 0.7076), abs=1e-4)
+
+
+def test_row_of_means_has_the_means_of_the_baselines() -> None:
+    choices = ("x", "y")
+    asked = [
+        Question(id=f"{task}{n}", kind="choice", audio="a.wav", question="?", answer=answer,
+                 choices=choices, task=task)
+        for task, answers in (("a", "xxxy"), ("b", "xy"))
+        for n, answer in enumerate(answers)
+    ]  # fmt: skip
+    table = build_table(compare({"sft": [[read_reply(each, "x") for each in asked]]}, against=[]))
+    chance, majority, score = (list(column.cells)[-1] for column in table.columns[2:])
+    assert (chance, majority) == ("0.50", "0.62")
+    assert str(score).startswith("0.62 (")
 
 
 @pytest.mark.parametrize("count", [2, 5, 6, 20])

@@ -50,6 +50,16 @@ SCORES = {
     "mean": {"score": 0.425, "low": 0.25, "high": 0.6},
 }  # fmt: skip
 
+CHOICES = {
+    "tasks": {
+        "Which tone?": {"kind": "choice", "n": 1, "score": 1.0, "low": None, "high": None,
+                        "chance": 0.25, "majority": 1.0},
+        "Which word?": {"kind": "choice", "n": 10, "score": 0.5, "low": 0.2, "high": 0.8,
+                        "chance": 0.5, "majority": 0.6},
+    },
+    "mean": {"score": 0.75, "low": 0.6, "high": 0.9},
+}  # fmt: skip
+
 
 @pytest.fixture(scope="module")
 def address(toy_data: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -61,6 +71,7 @@ def address(toy_data: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     (folder / "runs/coat-0/probes.json").write_text(json.dumps(PROBES))
     (folder / "runs/coat-0/eval").mkdir()
     (folder / "runs/coat-0/eval/held_out.json").write_text(json.dumps(SCORES))
+    (folder / "runs/coat-0/eval/questions.json").write_text(json.dumps(CHOICES))
     written = report.write(
         [str(folder / "runs")],
         str(folder / "report"),
@@ -133,7 +144,9 @@ def test_held_out_answers_are_shown_with_chance_and_majority(visit: Any) -> None
     rows = [row.split("\t") for row in section.locator("tbody tr").all_inner_texts()]
     assert rows[0][:5] == ["Which tone?", "12", "0.25", "0.40", "0.75 (0.50 to 0.90)"]
     assert rows[1][:5] == ["What is said?", "3", "\u2013", "\u2013", "0.10 (0.00 to 0.30)"]
-    assert rows[2][4] == "0.42 (0.25 to 0.60)"
+    assert rows[2][2:5] == ["", "", "0.42 (0.25 to 0.60)"], "a transcription has no baseline"
+    assert rows[3][:5] == ["Which tone?", "1", "0.25", "1.00", "1.00"], "one question: no interval"
+    assert rows[5][2:5] == ["0.38", "0.80", "0.75 (0.60 to 0.90)"]
     assert "coat-0" in section.inner_text()
     assert "pause-0" not in section.inner_text()
 
