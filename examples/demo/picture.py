@@ -20,7 +20,7 @@ WIDTH, HEIGHT = 900, 1500
 
 
 def main() -> None:
-    """Entry point."""
+    """Takes a picture of the first clip's tracks in the report."""
     chromium = shutil.which("chromium")
     if chromium is None or not PAGE.is_file():
         sys.exit(f"needs chromium (apt-get install chromium) and {PAGE} (make demo)")

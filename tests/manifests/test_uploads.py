@@ -1,4 +1,4 @@
-"""Objects are whole or not there: an interruption or an error leaves no part of one."""
+"""Tests that interrupted and failed uploads leave no partial objects in a store."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from manifests.storage import Folder
 
 
 class Store:
-    """An object store whose streams behave as pyarrow's: closing or dropping one completes it."""
+    """An object store whose streams complete an upload when closed or dropped, as in pyarrow."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -74,14 +74,14 @@ def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fol
     return folder
 
 
-def test_signal_during_an_upload_leaves_a_whole_object(store: Store, folder: Folder):
+def test_signal_during_an_upload_leaves_a_complete_object(store: Store, folder: Folder):
     store.interrupts = True
     with pytest.raises(KeyboardInterrupt):
         folder.write_atomic("audio.flac", b"all of it")
     assert store.objects == {folder.path("audio.flac"): b"all of it"}
 
 
-def test_source_that_cannot_be_read_leaves_no_object(store: Store, folder: Folder):
+def test_unreadable_source_leaves_no_object(store: Store, folder: Folder):
     class Broken:
         reads = 0
 
@@ -98,7 +98,7 @@ def test_source_that_cannot_be_read_leaves_no_object(store: Store, folder: Folde
     assert store.objects == {}
 
 
-def test_store_that_refuses_keeps_what_it_had(store: Store, folder: Folder):
+def test_failed_upload_keeps_the_earlier_object(store: Store, folder: Folder):
     store.objects[folder.path("corpus.json")] = b"before"
     store.refuses = True
     with pytest.raises(OSError, match="SlowDown"):
@@ -106,8 +106,8 @@ def test_store_that_refuses_keeps_what_it_had(store: Store, folder: Folder):
     assert store.objects == {folder.path("corpus.json"): b"before"}
 
 
-def test_pyarrow_completes_an_upload_that_is_dropped(s3: fs.FileSystem):
-    """The reason for all of this; if it fails, pyarrow has learnt to abandon uploads."""
+def test_pyarrow_completes_a_dropped_upload(s3: fs.FileSystem):
+    """If this fails, pyarrow can abandon uploads, and `Folder` needs no workaround."""
     stream = s3.open_output_stream("data/dropped")
     del stream
     assert s3.get_file_info("data/dropped").type == fs.FileType.File

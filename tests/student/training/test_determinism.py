@@ -1,4 +1,4 @@
-"""`trainer: {full_determinism: true}` and `tf32`: what they set in PyTorch, and what stays."""
+"""Tests the settings of PyTorch by `trainer: {full_determinism: true}` and `tf32`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def state() -> tuple[object, ...]:
     )
 
 
-def test_kernels_are_deterministic_within_the_context_alone(monkeypatch: pytest.MonkeyPatch):
+def test_kernels_are_deterministic_only_within_the_context(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     before = state()
@@ -41,7 +41,7 @@ def test_kernels_are_deterministic_within_the_context_alone(monkeypatch: pytest.
     assert torch.equal(first, torch.rand(3))
 
 
-def test_a_run_that_is_interrupted_restores_them():
+def test_interrupted_run_restores_the_settings():
     before = state()
 
     def run() -> None:
@@ -53,14 +53,14 @@ def test_a_run_that_is_interrupted_restores_them():
     assert state() == before
 
 
-def test_without_the_option_nothing_changes():
+def test_disabled_option_changes_no_settings():
     before = state()
     with deterministic_kernels(enabled=False, seed=0):
         assert state() == before
 
 
-def test_the_variables_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch):
-    """A new version that sets others would leave them behind."""
+def test_all_variables_that_transformers_sets_are_restored(monkeypatch: pytest.MonkeyPatch):
+    """A new version of transformers might set other variables."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     before = dict(os.environ)
@@ -70,7 +70,7 @@ def test_the_variables_are_those_of_transformers(monkeypatch: pytest.MonkeyPatch
     assert dict(os.environ) == before
 
 
-def test_the_options_reach_the_trainer(tmp_path: Path):
+def test_determinism_option_is_passed_to_the_trainer(tmp_path: Path):
     recipe = Recipe(model=ModelConfig(build="tiny"), trainer={"full_determinism": True})
     arguments = training_arguments(recipe, StageConfig(), tmp_path, seed=0)
     assert arguments.full_determinism
@@ -78,7 +78,7 @@ def test_the_options_reach_the_trainer(tmp_path: Path):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs: a machine without GPU")
-def test_tf32_without_a_gpu_is_one_line(tmp_path: Path):
+def test_tf32_without_a_gpu_is_rejected(tmp_path: Path):
     recipe = Recipe(model=ModelConfig(build="tiny"), trainer={"tf32": True})
     with pytest.raises(UserError, match=r"recipe: trainer: .*tf32 requires Ampere"):
         training_arguments(recipe, StageConfig(), tmp_path, seed=0)

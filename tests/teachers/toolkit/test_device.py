@@ -1,4 +1,4 @@
-"""The arithmetic of GPU workers, as far as a CPU can show it: what is set in PyTorch."""
+"""Tests the settings of PyTorch for the arithmetic of GPU workers, without a GPU."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ EXACT = {
 }
 
 
-def test_a_gpu_computes_float32_in_float32():
+def test_gpu_computes_float32_without_tf32():
     device.use_exact_float32("cuda")
     assert settings() == EXACT
 
 
-def test_a_cpu_changes_nothing():
+def test_cpu_leaves_the_settings_unchanged():
     before = settings()
     device.use_exact_float32("cpu")
     assert settings() == before != EXACT
 
 
 @pytest.mark.parametrize("name", ["cpu", "cuda"])
-def test_a_worker_sets_it_before_it_loads(name: str):
+def test_worker_on_a_gpu_sets_exact_float32(name: str):
     family = "tests.pipeline.fakes:Energy"
     spec = registry.make("energy", family, {}).spec()
     setup = TeacherSetup("energy", family, {}, spec, Resources())
