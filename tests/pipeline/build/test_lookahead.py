@@ -60,7 +60,12 @@ def test_very_slow_decoding_is_bounded():
     assert lookahead.blocks_ahead(ordered, decoders, {"asr": 0.001, "decode": 1.0}) == 24 + 2
 
 
-def simulate(pool: SimulatedPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimulatedPool:
+def simulate(
+    pool: SimulatedPool,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    resources: Resources | None = None,
+) -> SimulatedPool:
     """Runs a build with the real scheduler on simulated time."""
     clock = SimpleNamespace(monotonic=lambda: pool.now)
     monkeypatch.setattr(scheduler, "time", clock)
@@ -70,7 +75,11 @@ def simulate(pool: SimulatedPool, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
         preset="none",
         block_clips=4,
         hang_seconds=86400,
-        teacher={"asr": TeacherConfig(family=ENERGY, resources=Resources(num_cpus=1, num_gpus=1))},
+        teacher={
+            "asr": TeacherConfig(
+                family=ENERGY, resources=resources or Resources(num_cpus=1, num_gpus=1)
+            )
+        },
     )
 
     def work() -> Iterator[ShardWork]:
@@ -108,3 +117,16 @@ def test_gpu_stays_busy_with_little_decoded_audio_waiting(
     # Without measured speeds, 64 blocks would be decoded ahead.
     most = 3 + max(2 * 8, 2 * ratio)
     assert pool.most_decoded_s <= most * 4 * SECONDS
+
+
+@pytest.mark.parametrize("ratio", [0.02, 1.0])
+def test_cores_that_decode_and_run_the_teacher_stay_busy(
+    ratio: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """Two cores share all work, as on a laptop."""
+    pool = simulate(
+        SimulatedPool({"CPU": 2}, 0.3 * ratio, 0.3), monkeypatch, tmp_path, resources=Resources()
+    )
+    assert pool.busy.total() / (2 * pool.now) > 0.97
+    # Three blocks are queued at each worker, and two per worker are decoded.
+    assert pool.most_decoded_s <= (2 * 3 + 2 * 2) * 4 * SECONDS
