@@ -41,7 +41,7 @@ def run(record: Record, *, toy: bool) -> None:
                     {"expert": name, "batch_s": batch_s},
                     lambda: _extract(expert, folder, batch_s, clips),  # noqa: B023
                 )
-            if expert.make is not None:
+            if expert.make is not None and expert.network is not None:
                 record.measure(
                     {"expert": name, "batch_s": "bare network"},
                     lambda: _bare(expert, folder, clips),  # noqa: B023
@@ -88,11 +88,13 @@ def _extract(expert: Expert, folder: Path, batch_s: float, clips: int) -> dict[s
 def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
     """Measures only the network, on inputs that are already on the device."""
     assert expert.make is not None
+    assert expert.network is not None
     save_checkpoint(expert, folder, half=half())
     model, extractor = expert.make()
     model = model.to(device(), half()).eval()
     if hasattr(model, "get_encoder") and "Whisper" in type(model).__name__:
         model = model.get_encoder()
+    network = expert.network(model)
     count = min(clips, 32)
     rate = extractor.sampling_rate
     inputs = extractor(sounds(count, rate), sampling_rate=rate, return_tensors="pt")
@@ -104,7 +106,7 @@ def _bare(expert: Expert, folder: Path, clips: int) -> dict[str, Any]:
 
     @torch.inference_mode()
     def forward() -> None:
-        model(**tensors)
+        network(**tensors)
 
     return {"x real time": count * CLIP_S / measure_seconds(forward, 3)}
 
