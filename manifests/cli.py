@@ -56,12 +56,13 @@ def build(
     began = time.monotonic()
     folder = Folder(out)
     _check_apart(source, out)
-    before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
-    with open_build(folder) as index:
-        clips = _watched(detect.clips(source, folder.child("audio"), index), "clips read")
+    with open_build(folder) as opened:
+        before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
+        clips = _watched(detect.clips(source, folder.child("audio"), opened.index), "clips read")
         made = corpus.build(
             clips, out, name=name, clips_per_shard=clips_per_shard,
             update_labels=update_labels, accept_changed_files=accept_changed_files,
+            check_held=opened.check_held,
         )  # fmt: skip
     if made.relabelled:
         ids = describe_ids(made.relabelled)
@@ -98,18 +99,20 @@ def segment(
 
     if not 1.0 <= max_seconds <= 3600.0:
         raise UserError(f"max_seconds must be 1 to 3600, found {max_seconds}")
-    opened = corpus.Corpus(path)
+    long = corpus.Corpus(path)
     _check_apart(path, out)
-    with open_build(Folder(out)) as index:
-        parts = cutting.segment(opened.clips(), index, max_seconds=max_seconds, by=by)
-        made = corpus.build(_watched(parts, "clips cut"), out, name=name)
-    if made.num_clips == opened.num_clips:
+    with open_build(Folder(out)) as opened:
+        parts = cutting.segment(long.clips(), opened.index, max_seconds=max_seconds, by=by)
+        made = corpus.build(
+            _watched(parts, "clips cut"), out, name=name, check_held=opened.check_held
+        )
+    if made.num_clips == long.num_clips:
         console.print(
-            f"{out}: none of the {opened.num_clips:,} clips is longer than {max_seconds:g} s"
+            f"{out}: none of the {long.num_clips:,} clips is longer than {max_seconds:g} s"
         )
         return
     console.print(
-        f"{out}: {opened.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
+        f"{out}: {long.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
         "s; texts were cut where words have times, other clips that were cut have no text"
     )
 

@@ -1,45 +1,56 @@
-"""One process per folder on a local disk: a lock that ends with its process, however it ends."""
+"""Allows one process at a time to write to a folder on a disk: a build, or a training run.
+
+The lock is that of the operating system and ends with its process, however it ends. The content of
+its file describes the holder, for messages only, so that a file left by a dead process, on this
+machine or another, has no effect. Folders in object stores have `manifests.store_lease` instead.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import TextIO
 
-from manifests.errors import UserError
+from manifests.console import messages
+from manifests.errors import UserError, is_disk_full
+
+UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""Errors of file systems without locks, such as some network mounts."""
 
 
 @contextmanager
-def folder_lock(folder: Path, name: str, *, busy: str) -> Iterator[None]:
-    """Holds a folder, which is made where it is missing and taken away where it stays empty.
+def folder_lock(folder: Path, name: str, *, what: str) -> Iterator[None]:
+    """Holds a folder. It is created if it is missing, and removed if it stays empty.
+
+    On a file system without locks, the user is warned and the folder is not held.
 
     Args:
         folder: The folder.
-        name: Name of the lock's file in it, which a killed process leaves behind to no harm.
-        busy: The message where another process holds the folder.
+        name: Name of the lock's file in it.
+        what: What the process does with the folder, for messages.
 
     Raises:
-        UserError: another process holds the folder.
-        OSError: the folder cannot be made or written to.
+        UserError: another process holds the folder, or it cannot be created or locked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    while True:
-        file = (folder / name).open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            raise UserError(busy) from None
-        except OSError:  # The disk (some network disks) has no locks.
-            break
-        if _is_same(file, folder / name):
-            break
-        file.close()  # Its owner has just ended and removed it.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = _acquire(folder, name, what)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        raise UserError(
+            f"--out {folder} cannot be used as a folder: {error.strerror}; choose another"
+        ) from None
     with file:
+        file.truncate(0)
+        file.write(describe_process())
+        file.flush()
         try:
             yield
         finally:
@@ -48,7 +59,42 @@ def folder_lock(folder: Path, name: str, *, busy: str) -> Iterator[None]:
                 folder.rmdir()
 
 
-def _is_same(file: IO[str], path: Path) -> bool:
+def describe_process() -> str:
+    """Describes this process for messages of others."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def busy(folder: str | Path, what: str, holder: str) -> UserError:
+    """The error to raise if another process holds a folder."""
+    return UserError(
+        f"another {what} is writing to {folder}{f' ({holder})' if holder else ''}; wait until it "
+        "has finished, or choose another --out"
+    )
+
+
+def _acquire(folder: Path, name: str, what: str) -> TextIO:
+    while True:
+        file = (folder / name).open("a+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            with file:
+                file.seek(0)
+                raise busy(folder, what, file.read().strip()) from None
+        except OSError as error:
+            if error.errno in UNSUPPORTED:
+                messages.print(
+                    f"{folder} is on a file system without locks; start no second {what} there"
+                )
+                return file
+            file.close()
+            raise
+        if _is_same(file, folder / name):
+            return file
+        file.close()  # Its owner has just ended and removed it.
+
+
+def _is_same(file: TextIO, path: Path) -> bool:
     try:
         return os.fstat(file.fileno()).st_ino == path.stat().st_ino
     except FileNotFoundError:

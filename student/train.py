@@ -36,7 +36,6 @@ from student.model.student import Student, build_student, load_backbone
 from student.run_options import TrainOptions
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
-from student.runs.lock import training_lock
 from student.runs.sources import build_sources
 from student.training.determinism import deterministic_kernels
 from student.training.failures import explained_disk, explained_memory
@@ -71,7 +70,7 @@ def train(options: TrainOptions) -> dict[str, Numbers]:
     process = start_processes(options)
     console.quiet = not process.is_main_process
     run = Run(options.out)
-    lock = training_lock(run.folder) if process.is_main_process else contextlib.nullcontext()
+    lock = run.lock() if process.is_main_process else contextlib.nullcontext()
     kernels = deterministic_kernels(
         enabled=bool(options.trainer.get("full_determinism")), seed=options.seed
     )

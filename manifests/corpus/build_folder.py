@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.corpus.source_index import FOLDER, SourceIndex
-from manifests.errors import UserError, is_disk_full
 from manifests.folder_lock import folder_lock
 from manifests.storage import TEMPORARY, Folder
+from manifests.store_lease import store_lease
 
 LOCK_FILE = ".build.lock"
+"""Name of the lock's file; in object stores, the prefix of the names of such files."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenBuild:
+    """A corpus's folder that this process holds."""
+
+    index: SourceIndex
+    """What builds have read of the corpus's sources before."""
+    check_held: Callable[[], None]
+    """Raises a UserError if another build has taken the folder over (object stores only)."""
 
 
 @contextmanager
-def open_build(folder: Folder) -> Iterator[SourceIndex]:
-    """Holds a corpus's folder, and gives what builds have read of its sources before.
+def open_build(folder: Folder) -> Iterator[OpenBuild]:
+    """Holds a corpus's folder, so that no other build writes to it.
 
-    On a disk, no other build may hold the folder, and unfinished files of killed builds are
-    deleted. Object stores have neither locks nor unfinished files.
+    On a disk, unfinished files of killed builds are deleted; object stores have none.
 
     Raises:
         UserError: another build holds the folder, or it cannot be used.
     """
     with ExitStack() as stack:
         if folder.is_local:
-            busy = f"another build is writing to {folder.uri}; wait until it has finished"
-            lock = folder_lock(Path(folder.path("")), LOCK_FILE, busy=busy)
-            try:
-                stack.enter_context(lock)
-            except OSError as error:
-                if is_disk_full(error):
-                    raise
-                raise UserError(
-                    f"--out {folder.uri} cannot be used as a folder: {error.strerror}; choose "
-                    "another"
-                ) from None
+            stack.enter_context(folder_lock(Path(folder.path("")), LOCK_FILE, what="build"))
+            check_held = _nothing
             for place in (folder, folder.child(FOLDER)):
                 for name in place.stamps(unfinished=True):
                     if name.startswith(TEMPORARY):
                         place.delete(name)
-        yield stack.enter_context(SourceIndex(folder))
+        else:
+            folder.check_bucket()
+            check_held = stack.enter_context(store_lease(folder, LOCK_FILE, what="build"))
+        yield OpenBuild(stack.enter_context(SourceIndex(folder)), check_held)
+
+
+def _nothing() -> None:
+    """A lock on a disk cannot be lost."""

@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import logging
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +136,7 @@ def build(
     clips_per_shard: int | None = None,
     update_labels: bool = False,
     accept_changed_files: bool = False,
+    check_held: Callable[[], None] | None = None,
 ) -> Corpus:
     """Creates a corpus, or adds the clips whose ids are new to the corpus at `out`.
 
@@ -151,12 +152,14 @@ def build(
         update_labels: Update the text and labels of existing clips to those in the source;
             otherwise they stay unchanged, and a warning lists the clips.
         accept_changed_files: Accept files whose header states another length than before.
+        check_held: Raises an error if another process has taken over the folder; called before
+            each write (`manifests.corpus.build_folder`).
 
     Raises:
         UserError: an id occurs twice, a clip of the corpus has changed, there are no clips, or the
             corpus at `out` has another name or shard size than asked for.
     """
-    folder = Folder(out)
+    folder, check_held = Folder(out), check_held or (lambda: None)
     batches = _batches(clips)
     if folder.exists("corpus.json"):
         before = Corpus(out)
@@ -172,11 +175,13 @@ def build(
     )  # fmt: skip
     contents = before.contents
     for table, size in _parts((ledger.admit(batch) for batch in batches), contents.clips_per_shard):
+        check_held()
         contents = _add_part(folder, contents, table, size)
     after = Corpus(out, contents)
     if not after.num_clips:
         raise UserError("the source has no clips; nothing was written")
     ledger.close(after.clip)
+    check_held()
     if ledger.relabelled and update_labels:
         contents = _with_labels(after, ledger.relabelled)
         after = Corpus(out, contents)
@@ -189,6 +194,7 @@ def build(
             "target is recomputed",
             len(ledger.relabelled), ids,
         )  # fmt: skip
+    check_held()
     if contents != before.contents:
         folder.write_atomic("corpus.json", contents.to_bytes())
     _delete_replaced(folder, before.contents, contents)

@@ -26,6 +26,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from typing import Any
 from manifests.clips import Clip
 from manifests.console import console
 from manifests.errors import UserError
+from manifests.folder_lock import folder_lock
 from manifests.storage import Folder
 from student.config import Recipe, StreamConfig
 from student.data.example_table import ExampleTable
@@ -48,6 +50,7 @@ from student.runs.sources import Sources
 
 STATE_FILE = "student.safetensors"
 """File of the trained state, in a checkpoint and at the end of a stage."""
+LOCK_FILE = "training.lock"
 CHECKPOINT = "checkpoint-"
 """Prefix of checkpoint folders; the number of steps follows."""
 
@@ -68,6 +71,14 @@ class Run:
         self.report_file = self.folder / "report.json"
         self.base_folder = self.folder / "base"
         self.examples_folder = self.folder / "examples"
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Holds the folder for one training.
+
+        Raises:
+            UserError: the folder cannot be created, or another training holds it.
+        """
+        return folder_lock(self.folder, LOCK_FILE, what="training run")
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import json
-import os
-import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -25,7 +21,6 @@ from student.config import STAGE_SEEDS, StageConfig
 from student.recipe_files import save_recipe
 from student.runs.folder import Run
 from student.runs.identity import Identity, fit_stage
-from student.runs.lock import training_lock
 from student.train import step_losses, train
 from student.training.reading import SkippingDataset
 from student.training.trainer import StudentTrainer, training_arguments
@@ -155,40 +150,9 @@ def test_fields_missing_in_an_older_run_are_not_compared() -> None:
 
 
 def test_second_training_in_a_folder_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
-    with training_lock(tmp_path / "run"), pytest.raises(UserError, match="another training"):
+    with Run(tmp_path / "run").lock(), pytest.raises(UserError, match="another training"):
         train(toy_data.options(tmp_path / "run"))
     assert not (tmp_path / "run").exists(), "the rejected training created the folder"
-
-
-def test_lock_file_of_a_dead_process_has_no_effect(tmp_path: Path) -> None:
-    """The error of an active lock names the process that holds it."""
-    (tmp_path / "training.lock").write_text("process 1 on another-host")
-    with training_lock(tmp_path):
-        owner = f"process {os.getpid()} on {socket.gethostname()}"
-        with pytest.raises(UserError, match=re.escape(owner)), training_lock(tmp_path):
-            pass
-        assert (tmp_path / "training.lock").read_text() == owner, (
-            "the rejected training changed the lock file"
-        )
-    with training_lock(tmp_path):
-        pass
-
-
-@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_locks_gives_a_warning(
-    tmp_path: Path, code: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Some network file systems have no locks; the training runs there."""
-
-    def no_lock(*args: Any) -> None:
-        raise OSError(code, "not here")
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fcntl.flock", no_lock)
-        with training_lock(tmp_path):
-            (tmp_path / "trained").write_text("")
-    assert "a file system without locks" in capsys.readouterr().err
-    assert (tmp_path / "trained").exists()
 
 
 def test_out_path_that_is_a_file_raises_an_error(toy_data: Any, tmp_path: Path) -> None:
