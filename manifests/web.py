@@ -32,19 +32,22 @@ OUT_OF_RANGE = 416
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The response of a web server to a request for a range."""
+    """The response of a web server."""
 
     data: bytes
+    """The requested bytes. If the server ignored the range, those that begin the file, or none."""
     size: int | None
     """Size of the whole file in bytes; None if the server does not state it."""
     stamp: str
     """The file's entity tag or modification time; empty if the server states neither."""
-    is_whole: bool
-    """Whether the server ignored the range and sent the whole file."""
+    ignores_ranges: bool
+    """Whether a range was requested, and the server began to send the whole file."""
 
 
 def get(url: str, first: int | None = None, last: int | None = None) -> Answer:
     """Fetches a file, or some of its bytes.
+
+    If the server ignores the range, the transfer is ended early.
 
     Args:
         url: Address as in the manifest.
@@ -56,17 +59,19 @@ def get(url: str, first: int | None = None, last: int | None = None) -> Answer:
         ValueError: the file is too large for a clip's audio.
         StoreError: the server did not respond, or rejected the request.
     """
-    headers = {} if first is None else {"Range": f"bytes={first}-{last}"}
-    answer, data = _request(url, headers)
+    asked = None if first is None or last is None else (first, last)
+    answer, data = _request(url, asked)
+    stamp = _stamp(answer.headers)
     if answer.status == OUT_OF_RANGE:
-        return Answer(b"", _total(answer.headers), _stamp(answer.headers), False)
+        return Answer(b"", _total(answer.headers), stamp, False)
+    if asked and answer.status != http.client.PARTIAL_CONTENT:
+        length = answer.headers.get("Content-Length")
+        return Answer(data, int(length) if length else None, stamp, True)
     if len(data) > MAX_BYTES:
         raise ValueError(f"{url} is larger than {MAX_BYTES} bytes")
     if answer.length:
         raise StoreError(f"{url} could not be fetched: {answer.length} bytes are missing")
-    is_whole = answer.status != http.client.PARTIAL_CONTENT
-    size = len(data) if is_whole else _total(answer.headers)
-    return Answer(data, size, _stamp(answer.headers), is_whole)
+    return Answer(data, _total(answer.headers) if asked else len(data), stamp, False)
 
 
 def check_ranges(url: str) -> None:
@@ -77,19 +82,43 @@ def check_ranges(url: str) -> None:
         StoreError: the server did not answer, or refused.
     """
     try:
-        answer = get(url, 0, 0)
+        if ignores_ranges(url):
+            raise UserError(no_ranges(url))
     except FileNotFoundError:
         raise UserError(f"there is no {url}; check the address") from None
-    if answer.is_whole and (answer.size or 0) > 1:
-        raise UserError(str(_ignores_ranges(url)))
 
 
-def _request(url: str, headers: dict[str, str]) -> tuple[Any, bytes]:
+def ignores_ranges(url: str) -> bool:
+    """Checks whether a server sends only the whole file; one byte is a whole file, too.
+
+    Raises:
+        FileNotFoundError: the server does not have the file.
+        StoreError: the server did not answer, or refused.
+    """
+    answer = get(url, 0, 0)
+    return answer.ignores_ranges and answer.size != 1
+
+
+def no_ranges(url: str) -> str:
+    """The message about a web server that ignores ranges, where a part of a file is needed."""
+    return (
+        f"{url}: the web server ignores ranges of bytes, so parts of the file cannot be read; copy "
+        "the file to a disk or an object store"
+    )
+
+
+def _request(url: str, asked: tuple[int, int] | None) -> tuple[Any, bytes]:
     quoted = urllib.request.quote(url, safe=":/?&=%~+,;@!$'()*[]")  # type: ignore[attr-defined]
-    request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity", **headers})
+    headers = {"Accept-Encoding": "identity"}
+    if asked:
+        headers["Range"] = f"bytes={asked[0]}-{asked[1]}"
+    request = urllib.request.Request(quoted, headers=headers)
     try:
         with _opener().open(request, timeout=TIMEOUT_S) as answer:
-            return answer, answer.read(MAX_BYTES + 1)
+            count = MAX_BYTES + 1
+            if asked and answer.status != http.client.PARTIAL_CONTENT:
+                count = 0 if asked[0] else asked[1] + 1
+            return answer, answer.read(count)
     except HTTPError as error:
         if error.code in GONE:
             raise FileNotFoundError(f"{url} is not there (HTTP {error.code})") from None
@@ -144,8 +173,8 @@ class _WebFile(io.RawIOBase):
         if not count:
             return b""
         answer = get(self._url, self._position, self._position + count - 1)
-        if answer.is_whole and count < self._size:
-            raise _ignores_ranges(self._url)
+        if answer.ignores_ranges:
+            raise StoreError(no_ranges(self._url))
         self._position += len(answer.data)
         return answer.data
 
@@ -195,10 +224,10 @@ class WebHandler(fs.FileSystemHandler):
     def open_input_file(self, path: str) -> pa.NativeFile:
         url = f"{self._scheme}://{path}"
         answer = get(url, 0, 0)
-        if answer.is_whole and (answer.size or 0) > 1:
-            return pa.BufferReader(answer.data)
+        if answer.ignores_ranges:
+            return pa.BufferReader(get(url).data)
         if answer.size is None:
-            raise _ignores_ranges(url)
+            raise StoreError(f"{url}: the web server does not state the size of the file")
         return pa.PythonFile(_WebFile(url, answer.size), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
@@ -209,9 +238,3 @@ class WebHandler(fs.FileSystemHandler):
 
     create_dir = delete_dir = delete_dir_contents = delete_root_dir_contents = _refuse
     delete_file = move = copy_file = open_output_stream = open_append_stream = _refuse
-
-
-def _ignores_ranges(url: str) -> StoreError:
-    return StoreError(
-        f"{url}: the web server ignores ranges of bytes; copy the file to a disk or an object store"
-    )

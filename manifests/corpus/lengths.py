@@ -2,8 +2,9 @@
 
 Headers are read in many threads; of remote files, only ranges are fetched, in few requests. A file
 that cannot be read gets no length, and stage 1 will report the reason. Missing files are counted in
-a warning. The build stops only if none of the first files exists: a disk is not mounted, or paths
-are relative to another folder.
+a warning. The build stops only if none of the first files exists (a disk is not mounted, or paths
+are relative to another folder), or if clips are parts of a file on a web server that cannot send
+parts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from manifests import web
 from manifests.audio_address import ParquetRow, split_address
 from manifests.clips import Clip
 from manifests.corpus.source_index import SourceIndex, number_key
@@ -40,16 +42,19 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
         index: Lengths that were read before, and those read now.
 
     Raises:
-        UserError: none of the first local files exists.
+        UserError: none of the first local files exists, or a web server cannot send parts of its
+            files.
         StoreError: a store or a web server does not answer.
     """
     remaining = iter(clips)
     is_first = True
     missing: dict[str, None] = {}
+    checked: set[str] = set()
     while batch := list(itertools.islice(remaining, BATCH)):
         if is_first:
             missing |= _missing_files(batch, source)
         is_first = False
+        _check_ranges((clip.uri for clip in batch if clip.uri.startswith(web.SCHEMES)), checked)
         uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
         lengths = _lengths(list(uris), index, missing)
         for clip in batch:
@@ -62,6 +67,23 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
             "their clips as failed (missing)",
             source, f"{len(missing):,}", next(iter(missing)),
         )  # fmt: skip
+
+
+def _check_ranges(uris: Iterable[str], checked: set[str]) -> None:
+    """Checks that web servers send parts of the files of which clips are parts, each file once."""
+    addresses = map(split_address, uris)
+    files = dict.fromkeys(file for file, part in addresses if part and file not in checked)
+    for file, is_served in zip(files, in_parallel(_sends_parts, list(files)), strict=True):
+        if not is_served:
+            raise UserError(web.no_ranges(file))
+    checked.update(files)
+
+
+def _sends_parts(file: str) -> bool:
+    try:
+        return not web.ignores_ranges(file)
+    except FileNotFoundError:  # Its clips are those of a missing file.
+        return True
 
 
 def _is_unknown(clip: Clip) -> bool:

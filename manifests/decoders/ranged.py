@@ -170,9 +170,7 @@ def open_ranged(file: str, part: ByteRange | None, *, is_probe: bool = False) ->
     with _lock:
         known = _kept.get(name)
     if file.startswith(web.SCHEMES):
-        now = _open_web(file, part, FIRST_FETCH if known is None else 1)
-        if known is not None and known.stamp != now.stamp:
-            now = _open_web(file, part, FIRST_FETCH)
+        now = _open_web(file, part, FIRST_FETCH, known)
     else:
         now = _open_object(file, part)
     if known is not None and now.stamp and known.stamp == now.stamp:
@@ -216,19 +214,37 @@ def _open_object(file: str, part: ByteRange | None) -> _Blocks:
     return _Blocks(f"{file}{part or ''}", read, size, (info.size, info.mtime_ns))
 
 
-def _open_web(file: str, part: ByteRange | None, count: int) -> _Blocks:
-    """Opens a file on a web server, and fetches its first bytes in the same request."""
-    start = part.first if part else 0
-    head = web.get(file, start, start + min(count, part.size if part else count) - 1)
-    if head.is_whole and part:
-        raise ignores_ranges(file)
-    if head.size is None:
+def _open_web(
+    file: str, part: ByteRange | None, count: int, known: _Blocks | None = None
+) -> _Blocks:
+    """Opens a file on a web server, and fetches its first bytes in the same request.
+
+    If the server ignores ranges, the whole file is fetched once.
+
+    Args:
+        file: The address.
+        part: The part to read; None for the whole file.
+        count: Number of bytes to fetch first.
+        known: The file as it was opened before, which is returned if it has not changed.
+    """
+    start, most = (part.first, part.size) if part else (0, count)
+    head = web.get(file, start, start + (1 if known else min(count, most)) - 1)
+    if head.ignores_ranges and part:
+        raise AudioError("unreadable", web.no_ranges(file))
+    if known is not None:
+        if head.stamp and known.stamp == (head.size, head.stamp):
+            return known
+        return _open_web(file, part, count)
+    if head.ignores_ranges or head.size is None:
         head = web.get(file)
     whole = len(head.data) if head.size is None else head.size
     first, size = _place(file, part, whole)
 
     def read(position: int, count: int) -> bytes:
-        return web.get(file, first + position, first + position + count - 1).data
+        answer = web.get(file, first + position, first + position + count - 1)
+        if answer.ignores_ranges:
+            return web.get(file).data[position : position + count]
+        return answer.data
 
     blocks = _Blocks(f"{file}{part or ''}", read, size, (whole, head.stamp) if head.stamp else None)
     data = head.data[:size]
@@ -259,12 +275,3 @@ def check_inside(file: str, part: ByteRange, size: int) -> None:
             f"{file}{part} is beyond the file's end, which has {size} bytes: it was cut off or "
             "replaced",
         )
-
-
-def ignores_ranges(file: str) -> AudioError:
-    """The error to raise for a part of a file on a web server that ignores ranges."""
-    return AudioError(
-        "unreadable",
-        f"{file}: the web server ignores ranges of bytes; copy the file to a disk or an object "
-        "store",
-    )

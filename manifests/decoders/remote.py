@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from manifests import web
 from manifests.audio_address import ByteRange
-from manifests.decoders.ranged import check_inside, ignores_ranges
+from manifests.decoders.ranged import check_inside
 from manifests.errors import AudioError
 from manifests.storage import filesystem
 
@@ -35,8 +35,8 @@ def _fetch_web(file: str, part: ByteRange | None) -> bytes:
     if part is None:
         return web.get(file).data
     answer = web.get(file, part.first, part.last)
-    if answer.is_whole:
-        raise ignores_ranges(file)
+    if answer.ignores_ranges:
+        raise AudioError("unreadable", web.no_ranges(file))
     if len(answer.data) != part.size:
         raise AudioError("unreadable", f"{file}{part} is beyond the file's end")
     return answer.data

@@ -47,6 +47,12 @@ class Ranged(http.server.SimpleHTTPRequestHandler):
         """Logs nothing."""
 
 
+class Whole(Ranged):
+    """A server that ignores ranges."""
+
+    ranges = False
+
+
 @contextlib.contextmanager
 def serve(folder: Path, handler: type[Ranged] = Ranged) -> Iterator[str]:
     """Serves a folder, and yields its address."""

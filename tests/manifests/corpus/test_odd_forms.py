@@ -13,7 +13,7 @@ import pytest
 from manifests import audio
 from manifests.errors import UserError
 from tests.manifests.corpus.test_tars import flac, read, write_tar
-from tests.manifests.web_folder import Ranged, serve
+from tests.manifests.web_folder import Ranged, Whole, serve
 
 
 def link(kind: bytes, name: str, target: str) -> tarfile.TarInfo:
@@ -81,12 +81,6 @@ def test_audio_bytes_are_read_from_any_arrow_layout(tmp_path: Path, kind: pa.Dat
     assert [audio.decode(clip).seconds for clip in clips] == [0.1, 0.1]
 
 
-class ServerWithoutRanges(Ranged):
-    """A server that ignores ranges."""
-
-    ranges = False
-
-
 class RedirectingServer(Ranged):
     """A server that redirects /old/ to its root."""
 
@@ -106,7 +100,7 @@ def test_server_without_ranges_is_rejected_and_redirects_are_followed(
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     write_tar(tmp_path / "a-0.tar", ("0.flac", flac(0)))
     with (
-        serve(tmp_path, ServerWithoutRanges) as address,
+        serve(tmp_path, Whole) as address,
         pytest.raises(UserError, match="ignores ranges"),
     ):
         read(f"{address}/a-{{0..0}}.tar")
