@@ -102,8 +102,8 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
         if "://" not in source and hugging_face.is_dataset(Path(source)):
             return hugging_face.clips(source, audio)
         if energon.is_energon(Folder(source)):
-            tars = energon.tars(Folder(source), split)
-            return webdataset.clips(source, tars, index, ids_by_tar=ids_by_tar)
+            tars, excluded = energon.tars(Folder(source), split)
+            return webdataset.clips(source, tars, index, ids_by_tar=ids_by_tar, excluded=excluded)
         if shar.is_shar(Folder(source)):
             return shar.clips(source, index)
         if tars := webdataset.tars_within(Folder(source)):

@@ -21,8 +21,11 @@ def is_energon(folder: Folder) -> bool:
     return folder.exists(f"{META}/split.yaml")
 
 
-def tars(folder: Folder, split: str | None) -> list[str]:
-    """Paths or addresses of a split's tars, or of all splits' in order.
+def tars(folder: Folder, split: str | None) -> tuple[list[str], set[str]]:
+    """Lists the tars of a split, or of all splits in order, and the samples to leave out.
+
+    Returns:
+        Paths or addresses of the tars, and TAR/KEY of each sample that is excluded.
 
     Raises:
         UserError: the splits cannot be read, or there is no such split.
@@ -31,7 +34,7 @@ def tars(folder: Folder, split: str | None) -> list[str]:
     try:
         stated = yaml.safe_load(folder.read_bytes(f"{META}/split.yaml"))
         parts = dict(stated["split_parts"])
-        left_out = set(stated.get("exclude") or ())
+        excluded = [each for pattern in stated.get("exclude") or () for each in expand(pattern)]
         names = {
             name: [each for part in listed for each in expand(part)]
             for name, listed in parts.items()
@@ -43,5 +46,9 @@ def tars(folder: Folder, split: str | None) -> list[str]:
     if split is not None and split not in names:
         raise UserError(f"{folder.uri} has no split {split!r}; it has {', '.join(names)}")
     lists = list(names.values()) if split is None else [names[split]]
-    kept_names = dict.fromkeys(name for listed in lists for name in listed if name not in left_out)
-    return [folder.path(name) if folder.is_local else f"{folder.uri}/{name}" for name in kept_names]
+    kept_names = dict.fromkeys(name for listed in lists for name in listed if name not in excluded)
+
+    def address(name: str) -> str:
+        return folder.path(name) if folder.is_local else f"{folder.uri}/{name}"
+
+    return list(map(address, kept_names)), set(map(address, excluded))

@@ -2,7 +2,7 @@
 
     speech/a.flac
     speech/a.txt             what is said in it
-    speech/metadata.csv      or metadata.jsonl: file_name, and text and labels of that file
+    speech/metadata.csv      or .jsonl or .parquet: file_name, and text and labels of that file
 
 Files are selected by their extension and sorted within each folder; skipped files are counted by
 extension and reported. The length in a file's header is kept as an estimate. Each linked folder is
@@ -11,8 +11,6 @@ visited once, so links may form loops.
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -23,6 +21,7 @@ from manifests.audio_address import check_file_name
 from manifests.clips import Clip, stable_id
 from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import json_lines
+from manifests.corpus.sources.folder_table import METADATA, read_table, read_text
 from manifests.errors import UserError
 from manifests.storage import Folder, name_state
 
@@ -37,8 +36,6 @@ AUDIO = (
     ".tak", ".ts", ".tta", ".voc", ".w64", ".wav", ".wave", ".weba", ".webm", ".wma", ".wmv", ".wv",
 )  # fmt: skip
 """Extensions of audio files, in lower case; decoders detect the format from the content."""
-METADATA = ("metadata.csv", "metadata.jsonl")
-"""Names of the table of a folder in Hugging Face's AudioFolder."""
 
 
 def clips(source: str, index: SourceIndex | None = None) -> Iterator[Clip]:
@@ -120,9 +117,9 @@ class _Walk:
         rows = dict(rows or {})
         for table in METADATA:
             if table in names:
-                own = _table(folder, table)
+                own = read_table(folder, table)
                 self.unused_rows |= dict.fromkeys(own)
-                rows |= own
+                rows |= {path: row for path, (_, row) in own.items()}
         texts = {name for name in names if name.endswith(".txt")}
         used: set[str] = set(METADATA)
         for name in names:
@@ -152,7 +149,7 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
     text_key = next((key for key in json_lines.TEXT_KEYS if isinstance(row.get(key), str)), "")
     text = row.pop(text_key, None) or None
     if text is None and text_name in texts:
-        text = _transcript(folder, text_name)
+        text = read_text(folder, text_name).strip()
     clip_id = json_lines.given_id(row) or stable_id(uri, 0.0, None)
     no_labels = {"file_name", *json_lines.ID_KEYS}
     return Clip(
@@ -163,37 +160,3 @@ def _clip(folder: Folder, name: str, texts: set[str], rows: Mapping[str, dict[st
             key: value for key, value in row.items() if key not in no_labels and value is not None
         },
     )
-
-
-def _table(folder: Folder, name: str) -> dict[str, dict[str, Any]]:
-    """Reads a folder's table: its rows by file."""
-    where = f"{folder.uri}/{name}"
-    if name.endswith(".jsonl"):
-        every = list(json_lines.rows(folder.path(name) if folder.is_local else where))
-    else:
-        lines = io.StringIO(_text(folder, name), newline="")
-        every = [(f"{where}:{line}", row) for line, row in enumerate(csv.DictReader(lines), 2)]
-    rows = {}
-    for place, row in every:
-        file = row.get("file_name")
-        if not isinstance(file, str) or not file:
-            raise UserError(
-                f"{place}: expected file_name with a path below {folder.uri}, found the keys "
-                f"{', '.join(map(str, row)) or 'none'}"
-            )
-        rows[folder.path(str(PurePosixPath(file)))] = row
-    return rows
-
-
-def _transcript(folder: Folder, name: str) -> str:
-    return _text(folder, name).strip()
-
-
-def _text(folder: Folder, name: str) -> str:
-    try:
-        return folder.read_bytes(name).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{folder.uri}/{name} is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "save it as UTF-8"
-        ) from None

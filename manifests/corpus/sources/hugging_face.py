@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from manifests.clips import Clip, stable_id
+from manifests.corpus.sources.folder_table import METADATA_PARQUET
 from manifests.corpus.sources.json_lines import ID_KEYS, TEXT_KEYS, given_id, number
 from manifests.corpus.sources.label_values import to_labels, to_seconds
 from manifests.corpus.sources.skipped_rows import SkippedRows
@@ -34,7 +35,8 @@ FILES_PER_FOLDER = 1000
 def is_dataset(folder: Path) -> bool:
     """Whether a local folder is a dataset: written by `save_to_disk`, or of Parquet files."""
     marks = ("dataset_info.json", "dataset_dict.json", "*.parquet", "data/*.parquet")
-    return any(any(folder.glob(mark)) for mark in marks)
+    files = (file for mark in marks for file in folder.glob(mark))
+    return any(file.name != METADATA_PARQUET for file in files)
 
 
 def clips(source: str, audio: Folder) -> Iterator[Clip]:

@@ -61,6 +61,8 @@ def rows(source: str) -> Iterator[tuple[str, dict[str, Any]]]:
             f"{source}:{number}: not a JSON object ({error}); expected one for each line, such as "
             '{"audio_filepath": "a.wav", "duration": 3.2}'
         ) from None
+    except FileNotFoundError:
+        raise UserError(f"there is no {source}; check the path") from None
     except OSError as error:
         raise UserError(
             f"{source}:{number + 1}: cannot be read ({error}); copy the file again"

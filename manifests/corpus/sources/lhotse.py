@@ -76,7 +76,8 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
     supervisions = [_within(each, duration) for each in stated]
     ordered = sorted(filter(None, supervisions), key=lambda each: number(each, "start") or 0.0)
     is_partial = any(each.pop(PARTIAL, False) for each in ordered)
-    labels = dict(cut.get("custom") or {})
+    custom = cut.get("custom") or {}
+    labels = {key: value for key, value in custom.items() if not _is_stored_data(value)}
     if len(ordered) == 1:
         labels |= _labels(ordered[0])
     elif ordered:
@@ -89,6 +90,14 @@ def _clip(cut: dict[str, Any], source: str, uri: str | None) -> Clip:
         text=None if is_partial else " ".join(filter(None, map(_text, ordered))) or None,
         labels=labels,
     )
+
+
+def _is_stored_data(value: Any) -> bool:
+    """Whether a field of a cut describes an array, features or a recording that lhotse stores."""
+    if not isinstance(value, dict):
+        return False
+    is_array = "storage_type" in value or _is_stored_data(value.get("array"))
+    return is_array or {"sources", "sampling_rate"} <= value.keys()
 
 
 def _file(cut: dict[str, Any]) -> str:

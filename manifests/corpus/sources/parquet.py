@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from manifests.audio_address import ParquetRow, check_file_name
 from manifests.clips import Clip, stable_id
 from manifests.corpus.source_index import SourceIndex, number_key
+from manifests.corpus.sources.folder_table import METADATA_PARQUET
 from manifests.corpus.sources.json_lines import ID_KEYS, TEXT_KEYS, given_id, number, resolve
 from manifests.corpus.sources.label_values import to_labels, to_seconds
 from manifests.corpus.sources.parquet_columns import columns_of_labels, in_microseconds
@@ -45,6 +46,7 @@ def files_within(folder: Folder) -> list[str]:
     for place in (folder, folder.child("data")):
         try:
             names = [name for name in place.names() if name.lower().endswith(".parquet")]
+            names = [name for name in names if name != METADATA_PARQUET and name[0] != "."]
         except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
             return []
         if names:

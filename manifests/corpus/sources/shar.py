@@ -21,8 +21,8 @@ from manifests.storage import Folder
 
 log = logging.getLogger(__name__)
 
-_CUTS = re.compile(r"cuts\.(\d+)\.jsonl(\.gz)?")
-_TAR = re.compile(r"recording\.(\d+)\.tar(\.\w+)?")
+_CUTS = re.compile(r"cuts(?:\.(\d+))?\.jsonl(\.gz)?")
+_TAR = re.compile(r"recording(?:\.(\d+))?\.tar(\.\w+)?")
 _EMPTY = (".nodata", ".nometa")
 """Suffixes of members that stand for a cut without audio."""
 
@@ -30,7 +30,10 @@ _EMPTY = (".nodata", ".nometa")
 def is_shar(folder: Folder) -> bool:
     """Whether a folder contains cuts and tars with Shar's names."""
     try:
-        return any(map(_CUTS.fullmatch, folder.names()))
+        names = folder.names()
+        cuts = [match for match in map(_CUTS.fullmatch, names) if match]
+        # A cuts.jsonl without numbers is a shard only beside a recording.tar.
+        return any(match[1] for match in cuts) or (bool(cuts) and any(map(_TAR.fullmatch, names)))
     except UnicodeDecodeError:  # The walk through the audio folder reports the invalid name.
         return False
 
@@ -47,10 +50,10 @@ def clips(source: str, index: SourceIndex) -> Iterator[Clip]:
     """
     folder = Folder(source)
     names = folder.names()
-    cuts = {match[1]: name for name in names if (match := _CUTS.fullmatch(name))}
-    tars = {match[1]: name for name in names if (match := _TAR.fullmatch(name))}
+    cuts = {match[1] or "": name for name in names if (match := _CUTS.fullmatch(name))}
+    tars = {match[1] or "": name for name in names if (match := _TAR.fullmatch(name))}
     if cuts.keys() != tars.keys():
-        unequal = sorted(cuts.keys() ^ tars.keys())
+        unequal = [each or "without a number" for each in sorted(cuts.keys() ^ tars.keys())]
         raise UserError(
             f"{source}: the shards {', '.join(unequal[:5])} have cuts or a tar, not both; expected "
             "cuts.NUMBER.jsonl.gz and recording.NUMBER.tar for each (lhotse: cuts.to_shar with "

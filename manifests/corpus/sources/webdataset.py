@@ -13,7 +13,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
@@ -67,7 +67,12 @@ def tars_within(folder: Folder) -> list[str]:
 
 
 def clips(
-    source: str, tars: Sequence[str], index: SourceIndex, *, ids_by_tar: bool = False
+    source: str,
+    tars: Sequence[str],
+    index: SourceIndex,
+    *,
+    ids_by_tar: bool = False,
+    excluded: Collection[str] = (),
 ) -> Iterator[Clip]:
     """Yields the samples of tars as clips, in the order of the tars and of their samples.
 
@@ -76,6 +81,7 @@ def clips(
         tars: Paths or addresses.
         index: Index of the corpus, which remembers what was read.
         ids_by_tar: Put the tar's name before each id, where keys repeat from tar to tar.
+        excluded: TAR/KEY of samples that are left out.
 
     Raises:
         UserError: a tar or a sample cannot be used, or no sample has audio.
@@ -83,7 +89,10 @@ def clips(
     passed_over: Counter[str] = Counter()
     count = 0
     for tar in read_tars(tars, _SMALL, index=index):
-        for key, sample in _samples(tar):
+        for key, sample in _samples(tar, passed_over):
+            if f"{tar.uri}/{key}" in excluded:
+                passed_over["excluded samples"] += 1
+                continue
             try:
                 clip_id = f"{PurePosixPath(tar.uri).stem}/{key}" if ids_by_tar else key
                 clip = _clip(tar, clip_id, sample, passed_over)
@@ -102,7 +111,7 @@ def clips(
         log.warning("%s: skipped %s", source, what)
 
 
-def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:
+def _samples(tar: Tar, passed_over: Counter[str]) -> Iterator[tuple[str, dict[str, Member]]]:
     """Yields each key, and its members by suffix in lower case."""
     named = []
     for member in tar.members:
@@ -110,6 +119,9 @@ def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:
         is_note = "/" not in member.name and re.fullmatch(r"__.*__", member.name)
         if match and not is_note:
             named.append((match[1], match[2].lower(), member))
+        elif not is_note:
+            passed_over["hidden members and members without an extension"] += 1
+    has_audio: dict[str, bool] = {}
     for key, group in groupby(named, lambda each: each[0]):
         sample: dict[str, Member] = {}
         for _, suffix, member in group:
@@ -119,13 +131,24 @@ def _samples(tar: Tar) -> Iterator[tuple[str, dict[str, Member]]]:
                     "key of its own"
                 )
             sample[suffix] = member
+        with_audio = any(map(_is_audio, sample))
+        if key in has_audio and not (with_audio and has_audio[key]):
+            raise UserError(
+                f"{tar.uri}: the members of the sample {key} do not follow each other, so they "
+                "would be samples of their own; write the tar sorted by name (tar --sort=name)"
+            )
+        has_audio[key] = with_audio
         yield key, sample
+
+
+def _is_audio(suffix: str) -> bool:
+    return f".{suffix.rpartition('.')[2]}" in AUDIO
 
 
 def _clip(
     tar: Tar, clip_id: str, sample: dict[str, Member], passed_over: Counter[str]
 ) -> Clip | None:
-    audio = [name for name in sample if f".{name.rpartition('.')[2]}" in AUDIO]
+    audio = list(filter(_is_audio, sample))
     if len(audio) > 1:
         raise UserError(
             f"found the audio members {', '.join(audio)}, expected one; a sample's key ends at the "
