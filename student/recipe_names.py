@@ -3,11 +3,9 @@ most similar field is suggested, before large libraries are imported."""
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import difflib
 import re
-import tempfile
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,13 +29,19 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     Raises:
         UserError: the file is not YAML, or not a mapping.
     """
+    return _read(path)[1]
+
+
+def _read(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Reads the text of a YAML file and its fields."""
     try:
-        values = yaml.safe_load(Path(path).read_text("utf-8"))
+        text = Path(path).read_text("utf-8")
+        values = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a YAML mapping of recipe fields")
-    return values
+    return text, values
 
 
 def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
@@ -95,6 +99,8 @@ def check_fields(values: Mapping[str, Any], config: type, source: str, place: st
 def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[str]:
     """Renames options of earlier versions on a command line, and checks its recipe file.
 
+    The content of the file takes the place of its name, so that the file is read once.
+
     Args:
         words: The arguments.
         configs: Command with a recipe -> the dataclass of its options.
@@ -109,7 +115,8 @@ def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
         if words[place - 1 : place] == ["--config"]:
-            word = _settle_file(word, configs[command])
+            settled.pop()
+            word = f"--config={_settle_file(word, configs[command])}"
         elif option == "--config" and equals:
             word = f"--config={_settle_file(value, configs[command])}"
         elif option.startswith("--"):
@@ -128,18 +135,13 @@ def _settle_option(option: str) -> str:
 
 
 def _settle_file(path: str, config: type) -> str:
-    """The file itself if it uses current names, else a copy that does."""
+    """The content of a recipe's file, with current names."""
     if not Path(path).is_file():
         raise UserError(f"--config {path}: there is no such file")
-    values = read_fields(path)
+    text, values = _read(path)
     renamed = rename_fields(values, path)
     check_fields(renamed, config, path)
-    if renamed == values:
-        return path
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".yaml", delete=False) as copy:
-        yaml.safe_dump(renamed, copy, sort_keys=False)
-    atexit.register(Path(copy.name).unlink, missing_ok=True)
-    return copy.name
+    return text if renamed == values else yaml.safe_dump(renamed, sort_keys=False)
 
 
 def _dataclass_in(hint: Any) -> type | None:

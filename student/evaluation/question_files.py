@@ -160,7 +160,7 @@ def _tasks(folder: Path) -> dict[str, tuple[str, TaskConfig]]:
     """Wording -> name of its task in the recipe beside the file, and the task."""
     if not (folder / "recipe.yaml").is_file():
         return {}
-    tasks = load_recipe(folder / "recipe.yaml").data.tasks
+    tasks = load_recipe(folder / "recipe.yaml", quiet=True).data.tasks
     return {
         wording: (task.questions[0], task) for task in reversed(tasks) for wording in task.questions
     }
