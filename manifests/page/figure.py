@@ -191,7 +191,10 @@ def _curves(axes: Axes, data: dict[str, Any]) -> None:
     curves = data["curves"]
     for lane, curve in enumerate(curves):
         levels_T = _unpacked(curve["values"]) / 255 * 0.85
-        times_T = _times(data, len(levels_T))
+        edges = _edges(data, len(levels_T))
+        # From edge to edge, so that a single frame is a line, too.
+        times_T = np.concatenate([edges[:1], _times(data, len(levels_T)), edges[-1:]])
+        levels_T = np.pad(levels_T, 1, mode="edge")
         axes.plot(times_T, len(curves) - 1 - lane + levels_T, color=INK, linewidth=1)
     lanes = np.arange(len(curves))[::-1] + 0.4
     labels = [f"{curve['name']}\n{curve['low']:.3g} to {curve['high']:.3g}" for curve in curves]

@@ -18,6 +18,7 @@ function plan(track) {
     return {
       draw: (canvas, width, seconds) => drawPitch(canvas, width, HEIGHTS.pitch, data, seconds),
       ticks: pitchTicks(low, high).map((tick) => [`${tick} Hz`, usable * (1 - Math.log2(tick / low) / Math.log2(high / low))]),
+      legend: "line: voiced, dots: unvoiced, strip: voicing",
       says: (t) => (data.voicing[frame(t)] > VOICED ? `f0 ${whole(data.f0[frame(t)])} Hz` : null),
     };
   }
@@ -116,7 +117,7 @@ function view(box, clip, items) {
       }, seconds));
   }
   stack.append(timeAxis(seconds));
-  const rows = tracks.map((track, index) => row(track.source + ":" + track.kind, { ...track, note: track.data.note }, plans[index], seconds));
+  const rows = tracks.map((track, index) => row(track.source + ":" + track.kind, { ...track, note: [track.data.note, plans[index].legend].filter(Boolean).join("; ") }, plans[index], seconds));
   const extra = rows.filter((_, index) => tracks[index].more);
   for (const item of extra) item.hidden = true;
   stack.append(...rows);
