@@ -24,11 +24,11 @@ from teachers.toolkit.whisper_windows import (
     GRID,
     SAMPLE_RATE,
     WindowResult,
+    build_targets,
     has_no_words,
     over_windows,
 )
-from teachers.toolkit.windowing import Window, pooled
-from teachers.toolkit.words import transcript
+from teachers.toolkit.windowing import Window
 
 # Legend: B batch, T frames of 20 ms, D width.
 
@@ -103,14 +103,11 @@ class OpenAIWhisper:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        language = self._settings.language
-        return [
-            Targets(
-                {"encoder": pooled(clip.frames_TD, self._pool)},
-                transcript(clip.words, language) if self._settings.transcribe else {},
-            )
-            for clip in over_windows(waves, self._forward_batch, budget=self.budget)
-        ]
+        settings = self._settings
+        clips = over_windows(waves, self._forward_batch, budget=self.budget)
+        return build_targets(
+            clips, settings.language, pool=self._pool, transcribe=settings.transcribe
+        )
 
     def _read(self, *, only_header: bool) -> dict[str, Any]:
         import pickle

@@ -44,11 +44,12 @@ from teachers.toolkit.whisper_windows import (
     WINDOW_FRAMES,
     WINDOW_S,
     WindowResult,
+    build_targets,
     has_no_words,
     over_windows,
 )
 from teachers.toolkit.windowing import Window
-from teachers.toolkit.words import DecoderScores, transcript
+from teachers.toolkit.words import DecoderScores
 
 # Legend: T frames of 20 ms, D encoder width.
 
@@ -165,15 +166,7 @@ class WhisperCT2:
             padded_frames=self._padded_frames,
             fades=False,
         )
-        return [
-            Targets(
-                {"encoder": clip.frames_TD},
-                transcript(clip.words, settings.language, clip.confidence)
-                if settings.transcribe
-                else {},
-            )
-            for clip in clips
-        ]
+        return build_targets(clips, settings.language, transcribe=settings.transcribe)
 
     def _padded_frames(self, _: int, clip_frames: int) -> int:
         if clip_frames > WINDOW_FRAMES - SILENCE_S / HOP_S:

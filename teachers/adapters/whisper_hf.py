@@ -26,11 +26,12 @@ from teachers.toolkit.whisper_windows import (
     SAMPLE_RATE,
     WINDOW_FRAMES,
     WindowResult,
+    build_targets,
     has_no_words,
     over_windows,
 )
-from teachers.toolkit.windowing import Window, pooled
-from teachers.toolkit.words import transcript, warp
+from teachers.toolkit.windowing import Window
+from teachers.toolkit.words import warp
 
 # Legend: B batch, T frames of 20 ms, D width.
 
@@ -123,15 +124,10 @@ class Whisper:
             waves, self._forward_batch, budget=self.budget,
             padded_frames=lambda frames, _: kept_frames(frames, self._settings.silence_step),
         )  # fmt: skip
-        return [
-            Targets(
-                {"encoder": pooled(clip.frames_TD, self._pool)},
-                transcript(clip.words, clip.language or self._settings.language)
-                if self._settings.transcribe
-                else {},
-            )
-            for clip in clips
-        ]
+        settings = self._settings
+        return build_targets(
+            clips, settings.language, pool=self._pool, transcribe=settings.transcribe
+        )
 
     def _forward_batch(self, pieces: Sequence[Window], kept: int) -> list[WindowResult]:
         """The results of windows that keep the same number of frames."""

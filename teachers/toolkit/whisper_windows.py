@@ -21,10 +21,11 @@ from typing import Any
 import numpy as np
 
 from manifests.streams.transcript import Confidence, Word
+from teachers.protocol import Targets
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.frame_grid import windows
-from teachers.toolkit.windowing import Grid, Window, cut, join
-from teachers.toolkit.words import DecoderScores, build_confidence, within
+from teachers.toolkit.windowing import Grid, Window, cut, join, pooled
+from teachers.toolkit.words import DecoderScores, build_confidence, transcript, within
 
 # Legend: T frames of 20 ms, D width.
 
@@ -64,6 +65,28 @@ class ClipResult:
     language: str
     """Language of the first window that has words."""
     confidence: Confidence | None = None
+
+
+def build_targets(
+    clips: Sequence[ClipResult], language: str, *, pool: int = 1, transcribe: bool
+) -> list[Targets]:
+    """Builds the targets of clips: frames, averaged over groups of `pool`, and a transcript.
+
+    Args:
+        clips: The results of `over_windows`.
+        language: Language of the transcripts, where a clip has none of its own.
+        pool: Frames of 20 ms in a frame of the stream.
+        transcribe: Whether transcripts are stored.
+    """
+    return [
+        Targets(
+            {"encoder": pooled(clip.frames_TD, pool)},
+            transcript(clip.words, clip.language or language, clip.confidence)
+            if transcribe
+            else {},
+        )
+        for clip in clips
+    ]
 
 
 def over_windows(
