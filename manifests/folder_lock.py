@@ -33,7 +33,7 @@ def folder_lock(folder: Path, name: str, *, what: str) -> Iterator[None]:
     Args:
         folder: The folder.
         name: Name of the lock's file in it.
-        what: What the process does with the folder, for messages.
+        what: The process's work on the folder, such as `build`, for messages.
 
     Raises:
         UserError: another process holds the folder, or it cannot be created or locked.

@@ -44,7 +44,7 @@ def store_lease(folder: Folder, name: str, *, what: str) -> Iterator[Callable[[]
     Args:
         folder: The folder.
         name: Prefix of the names of the processes' objects in it.
-        what: What the process does with the folder, for messages.
+        what: The process's work on the folder, such as `build`, for messages.
 
     Yields:
         A function that raises a UserError if this process does not hold the folder any more.

@@ -21,7 +21,7 @@ class OpenBuild:
     """A corpus's folder that this process holds."""
 
     index: SourceIndex
-    """What builds have read of the corpus's sources before."""
+    """The data that builds have read from the corpus's sources before."""
     check_held: Callable[[], None]
     """Raises a UserError if another build has taken the folder over (object stores only)."""
 

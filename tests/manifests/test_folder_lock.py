@@ -1,4 +1,4 @@
-"""The lock of a folder on a disk, as builds of corpora and training runs hold it."""
+"""Tests the lock of a folder on a disk, as builds of corpora and training runs hold it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def hold(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-def test_the_second_is_refused_and_says_who_holds_the_folder(tmp_path: Path, hold: Any) -> None:
+def test_second_holder_is_refused_and_the_first_is_named(tmp_path: Path, hold: Any) -> None:
     mine = f"process {os.getpid()} on {socket.gethostname()}"
     with hold(tmp_path / "out"):
         for _ in range(2):  # A refused process leaves the lock's file alone.
@@ -51,7 +51,7 @@ def test_the_second_is_refused_and_says_who_holds_the_folder(tmp_path: Path, hol
     assert not (tmp_path / "out").exists(), "nothing was written, so nothing is left"
 
 
-def test_a_file_of_a_dead_process_has_no_effect(tmp_path: Path, hold: Any) -> None:
+def test_lock_file_of_a_dead_process_has_no_effect(tmp_path: Path, hold: Any) -> None:
     (tmp_path / USES[hold]).write_text("process 1 on another-host")
     with hold(tmp_path):
         pass
@@ -59,7 +59,7 @@ def test_a_file_of_a_dead_process_has_no_effect(tmp_path: Path, hold: Any) -> No
         pass
 
 
-def test_a_killed_holder_frees_the_folder(tmp_path: Path) -> None:
+def test_killed_holder_frees_the_folder(tmp_path: Path) -> None:
     code = (
         "import sys, time, pathlib, manifests.folder_lock as lock\n"
         "with lock.folder_lock(pathlib.Path(sys.argv[1]), 'x', what='build'):\n"
@@ -82,7 +82,7 @@ def test_a_killed_holder_frees_the_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks(
+def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, hold: Any, code: int,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
@@ -94,7 +94,7 @@ def test_a_file_system_without_locks(
     assert os.listdir(tmp_path / "out") == ["made"]
 
 
-def test_a_disk_that_fails_is_one_line(
+def test_failing_disk_is_one_line(
     tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcntl.flock", lambda *_: fail(errno.EIO))

@@ -1,4 +1,4 @@
-"""Charts and tracks whose data is a few points: each shows a line, and a legend says what it is."""
+"""Tests that charts and tracks of a few points show a line, and have a legend."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def draw_lines(page: Any, series: list[dict[str, Any]]) -> Any:
     ("steps", "dots", "points", "width"),
     [([1, 2, 3], [0, 2], 3, "2"), ([2], [0, 2, 4], 3, "1"), ([], [0, 4], 2, "1")],
 )
-def test_dots_have_a_line(
+def test_dots_of_a_chart_have_a_line(
     page: Any, steps: list[int], dots: list[int], points: int, width: str
 ) -> None:
     """Through the logged losses; where a run logged fewer than two, thin and through the dots."""
@@ -81,7 +81,7 @@ def test_dots_have_a_line(
 
 
 @in_browser
-def test_a_single_dot_has_a_legend(page: Any) -> None:
+def test_single_dot_has_a_legend(page: Any) -> None:
     item = {"name": "pause-0", "at": [], "values": [], "dots": {"at": [3], "values": [1.0]}}
     chart = draw_lines(page, [item])
     assert chart.locator("circle").count() == 1
@@ -90,7 +90,7 @@ def test_a_single_dot_has_a_legend(page: Any) -> None:
 
 
 @in_browser
-def test_tracks_of_one_frame_are_seen_and_pitch_has_a_legend(page: Any) -> None:
+def test_tracks_of_one_frame_are_visible_and_pitch_has_a_legend(page: Any) -> None:
     curve = {"name": "loudness", "low": 0.0, "high": 1.0, "values": pack(200)}
     tracks = [
         {"kind": "curves", "source": "a", "title": "curves", "data": {**FRAME, "curves": [curve]}},
@@ -108,7 +108,7 @@ def test_tracks_of_one_frame_are_seen_and_pitch_has_a_legend(page: Any) -> None:
 
 
 def ink_of(track: Track) -> int:
-    """Number of dark pixels within the axes of a track, in a PNG."""
+    """Counts the dark pixels within the axes of a track, in a PNG."""
     from matplotlib import image
 
     figure = draw_tracks([track], seconds=0.4)
@@ -125,7 +125,7 @@ def ink_of(track: Track) -> int:
 
 
 @pytest.mark.parametrize("frames", [1, 3])
-def test_a_figure_shows_tracks_of_one_frame(frames: int) -> None:
+def test_figure_shows_tracks_of_one_frame(frames: int) -> None:
     curve = {"name": "x", "low": 0.0, "high": 1.0, "values": pack(*[200] * frames)}
     pitch = {"f0": [220.0] * frames, "voicing": pack(*[255] * frames)}
     for kind, data in (("curves", {"curves": [curve]}), ("pitch", pitch)):

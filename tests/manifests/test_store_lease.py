@@ -1,4 +1,4 @@
-"""Two builds of one corpus in an object store: never both at once, and never locked for good."""
+"""Tests that only one build writes to a corpus in an object store, and none locks it for good."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def folder(s3: fs.FileSystem, tmp_path: Path) -> Folder:
 
 
 def write_other(folder: Folder, *, machine: str = "another", process: int = 1) -> None:
-    """Leaves what another process leaves that holds the folder."""
+    """Writes the object of another process that holds the folder."""
     fields = {"holder": "process 1 on node7", "since": "2026-01-01 10:00:00 UTC"}
     fields |= {"machine": machine, "process": process, "is_holder": True}
     folder.write_atomic(f"{LOCK_FILE}-other", json.dumps(fields).encode())
 
 
-def test_one_of_many_processes_holds_a_folder(folder: Folder):
+def test_lease_is_held_by_one_process_only(folder: Folder):
     """Eight threads ask at once, and each keeps what it gets for a moment."""
     holders, most, refused = [], [], []
     start = threading.Barrier(8)
@@ -62,7 +62,7 @@ def test_one_of_many_processes_holds_a_folder(folder: Folder):
     assert folder.names() == []
 
 
-def test_a_second_build_is_refused_and_says_who_builds(folder: Folder, tmp_path: Path):
+def test_second_build_is_refused_and_names_the_first(folder: Folder, tmp_path: Path):
     (tmp_path / "set").mkdir()
     write_reference(tmp_path / "set/a.wav", 0.2)
     write_other(folder)
@@ -76,9 +76,7 @@ def test_a_second_build_is_refused_and_says_who_builds(folder: Folder, tmp_path:
     assert not [name for name in folder.names() if name.startswith(LOCK_FILE)]
 
 
-def test_a_dead_process_holds_a_folder_for_a_while_only(
-    folder: Folder, monkeypatch: pytest.MonkeyPatch
-):
+def test_lease_of_a_dead_process_expires(folder: Folder, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(store_lease, "EXPIRY_S", 1.5)
     monkeypatch.setattr(store_lease, "RENEWAL_S", 0.2)
     write_other(folder)
@@ -92,7 +90,7 @@ def test_a_dead_process_holds_a_folder_for_a_while_only(
             pass
 
 
-def test_a_dead_process_of_this_machine_holds_nothing(folder: Folder):
+def test_lease_of_a_dead_process_of_this_machine_is_removed(folder: Folder):
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     write_other(folder, machine=store_lease._machine(), process=dead.pid)
@@ -100,7 +98,7 @@ def test_a_dead_process_of_this_machine_holds_nothing(folder: Folder):
         assert f"{LOCK_FILE}-other" not in folder.names()
 
 
-def test_a_build_that_was_suspended_writes_nothing_more(folder: Folder, tmp_path: Path):
+def test_suspended_build_writes_nothing_more(folder: Folder, tmp_path: Path):
     """Another build has taken the folder over meanwhile, and has removed this one's object."""
     (tmp_path / "set").mkdir()
     write_reference(tmp_path / "set/a.wav", 0.2)

@@ -108,7 +108,7 @@ def test_old_names_in_options_and_files_keep_working(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("text", [OLD, OLD.replace("rows_lr", "embeddings_lr")])
 @pytest.mark.parametrize("form", ["{}", "={}"])
-def test_the_file_of_a_command_is_read_once(
+def test_recipe_file_of_a_command_is_read_once(
     tmp_path: Path, text: str, form: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip

@@ -1,4 +1,4 @@
-"""Odd variants of each form: what its own library reads, or an error that says what to do."""
+"""Tests odd variants of each form against its own library, or for an error with instructions."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_energon_leaves_out_tars_and_samples(
 
 
 def write_shar(folder: Path, *, shard_size: int | None) -> list[Any]:
-    """Three cuts with a recording, and an array of codes; what lhotse reads."""
+    """Writes three cuts with a recording and an array; returns the cuts that lhotse reads."""
     from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 
     recording = Recording.from_file(write_reference(folder.parent / "recording.wav", 5.0))
@@ -178,7 +178,7 @@ def test_rows_and_files_of_a_table_belong_together(
 
 
 @pytest.mark.parametrize("prefix", ["", "hf:"])
-def test_a_table_can_be_parquet(tmp_path: Path, prefix: str) -> None:
+def test_table_can_be_parquet(tmp_path: Path, prefix: str) -> None:
     write_folder(tmp_path)
     day = datetime.date(2024, 1, 2)
     rows = {"file_name": ["a.FLAC"], "text": ["x"], "day": [day], "n": [3], "mark": [b"1"]}
@@ -194,7 +194,7 @@ def test_a_table_can_be_parquet(tmp_path: Path, prefix: str) -> None:
 # NeMo
 
 
-def test_a_manifest_of_a_pattern_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_missing_manifest_of_a_pattern_is_named(tmp_path: Path) -> None:
     row = {"audio_filepath": "0.flac", "shard_id": 0}
     (tmp_path / "m_0.json").write_text(json.dumps(row))
     for shard in (0, 1):

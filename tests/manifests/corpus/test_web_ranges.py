@@ -1,4 +1,4 @@
-"""Clips that are parts of a file on a web server: refused at the build if it sends no parts."""
+"""Tests clips that are parts of a file on a web server: refused if the server sends no parts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["stated", "unknown"])
-def test_a_build_ends_after_one_request(tmp_path: Path, address: str, name: str) -> None:
+def test_build_ends_after_one_request(tmp_path: Path, address: str, name: str) -> None:
     with pytest.raises(UserError, match=r"a\.tar: the web server ignores ranges of bytes, so"):
         cli.build(str(tmp_path / f"{name}.jsonl"), str(tmp_path / "corpus"))
     assert len(Counted.requests) == 1
@@ -79,7 +79,7 @@ def test_a_build_ends_after_one_request(tmp_path: Path, address: str, name: str)
     assert not (tmp_path / "corpus").exists()
 
 
-def test_a_corpus_of_such_clips_loads_no_file_for_each(tmp_path: Path, address: str) -> None:
+def test_clips_of_an_older_corpus_load_no_whole_file(tmp_path: Path, address: str) -> None:
     """A corpus may be older than the check, or the server may have changed."""
     for line in (tmp_path / "stated.jsonl").read_text().splitlines():
         clip = Clip(clip_id="a", uri=json.loads(line)["audio_filepath"])
@@ -88,7 +88,7 @@ def test_a_corpus_of_such_clips_loads_no_file_for_each(tmp_path: Path, address: 
     assert sum(Counted.sent) < 10 * 8 << 20
 
 
-def test_whole_files_of_such_a_server_are_fetched_once_each(
+def test_whole_files_are_fetched_once_each(
     tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(3):
@@ -117,7 +117,7 @@ def test_whole_files_of_such_a_server_are_fetched_once_each(
     assert 3 * size <= sum(read) < 3.2 * size
 
 
-def test_lengths_come_from_such_a_server_too(tmp_path: Path, address: str) -> None:
+def test_lengths_are_read_from_whole_files(tmp_path: Path, address: str) -> None:
     soundfile.write(tmp_path / "set/long.wav", noise(200.0), 16_000)
     soundfile.write(tmp_path / "set/long.ogg", noise(20.0), 16_000)
     rows = [{"audio_filepath": f"{address}/long.{suffix}"} for suffix in ("wav", "ogg")]
@@ -150,7 +150,7 @@ def test_ranges_are_checked_once_for_each_file(
         assert len(list(detect.clips(str(tmp_path / "m.jsonl"), Folder("/nowhere")))) == 8
 
 
-def test_a_server_that_states_no_size_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_without_a_size_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     answer = web.Answer(b"x", None, "", False)
     monkeypatch.setattr(web, "get", lambda *_: answer)
     with pytest.raises(StoreError, match="does not state the size"):
