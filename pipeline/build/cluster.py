@@ -24,7 +24,7 @@ import pipeline
 import teachers
 from manifests.errors import StoreError, UserError
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
-from pipeline.build.environment import StopSignal, check_address
+from pipeline.build.environment import StopSignal, advice_on_connecting, check_address
 from pipeline.build.ray_texts import cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
@@ -245,9 +245,8 @@ def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
         ray.init(config.ray_address, runtime_env=runtime, **quiet)
     except (ConnectionError, exceptions.AuthenticationError) as error:
         raise UserError(
-            f"no Ray cluster answers at {config.ray_address!r} ({_last_line(error)}); start one "
-            "with `ray start --head`, set RAY_AUTH_MODE=token if it asks for Ray's token, or leave "
-            "--ray-address out for a local one"
+            f"no Ray cluster answers at {config.ray_address!r} ({_last_line(error)}); "
+            f"{advice_on_connecting()}"
         ) from None
 
 

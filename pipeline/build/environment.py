@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from manifests.errors import Interrupted, UserError
@@ -18,6 +19,10 @@ SHUTDOWN_S = 20.0
 """Seconds to wait for the cluster to stop before the process ends without it."""
 CONNECT_S = 10.0
 """Seconds to wait for the address of a cluster to accept a connection."""
+
+
+TOKEN_FILE = Path("~/.ray/auth_token")
+"""Where Ray keeps the token of the clusters that this user starts."""
 
 
 def prepare(*, local: bool) -> None:
@@ -31,6 +36,19 @@ def prepare(*, local: bool) -> None:
     if local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def advice_on_connecting() -> str:
+    """Advice for a cluster that accepts connections, but which this process cannot join."""
+    if TOKEN_FILE.expanduser().exists() and "RAY_AUTH_MODE" not in os.environ:
+        return (
+            f"there is a token of Ray in {TOKEN_FILE}, so the cluster probably asks for it: run "
+            "the same command with RAY_AUTH_MODE=token"
+        )
+    return (
+        "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for Ray's token, or "
+        "leave --ray-address out for a local one"
+    )
 
 
 class StopSignal:

@@ -22,6 +22,9 @@ log = logging.getLogger(__name__)
 
 STARTS_ALLOWED = 2
 """Number of workers of a pool that may fail to start on a node before it is avoided."""
+LOST_STARTS_ALLOWED = 10
+"""Number of workers of a pool in a row that may be lost on a live node while they start, although
+none of them failed. Without a limit, a cluster that cancels all of them keeps a build forever."""
 WAITING_REPORTED_AFTER_S = 20.0
 WAITING_REPORTED_EVERY_S = 60.0
 
@@ -53,6 +56,8 @@ class Staffing:
         self._start_arguments = (cache, search_up_to)
         self._starting: dict[Call, tuple[WorkerHandle, str]] = {}
         self._failed_starts: Counter[tuple[Pool, str]] = Counter()
+        self._lost_starts: Counter[tuple[Pool, str]] = Counter()
+        self._alive: set[str] = set()
         self._names: dict[str, str] = {}
         self._waiting_since: dict[Pool, float] = {}
         self._reported_at: dict[Pool, float] = {}
@@ -86,6 +91,7 @@ class Staffing:
         """
         nodes = self._backend.nodes()
         self._names.update((node.node_id, node.name) for node in nodes)
+        self._alive = {node.node_id for node in nodes}
         self._check_starts(now)
         members = [(member, pool) for pool in self._pools for member in pool.members]
         account = Account(
@@ -139,9 +145,12 @@ class Staffing:
         try:
             result = self._backend.result(call)
         except WorkerLost as error:
-            self._drop(
-                member, f"it died ({brief(error)})", blame=error.cause not in ("node", "killed")
-            )
+            why = f"it died ({brief(error)})"
+            self._drop(member, why, blame=error.cause not in ("node", "killed"))
+            if member.node_id in self._alive:
+                self._lost_starts[member.pool, member.node_id] += 1
+                if self._lost_starts[member.pool, member.node_id] >= LOST_STARTS_ALLOWED:
+                    self.avoid(member.pool, member.node_id, why)
             return None
         except UserError as error:
             self._failed_starts[member.pool, member.node_id] += STARTS_ALLOWED
@@ -157,6 +166,7 @@ class Staffing:
             return None
         member.pool.mark_ready(member)
         self._failed_starts.pop((member.pool, member.node_id), None)
+        self._lost_starts.pop((member.pool, member.node_id), None)
         self._waiting_since.pop(member.pool, None)
         return member, result
 

@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from manifests.errors import Interrupted
-from pipeline.build.environment import StopSignal
+from pipeline.build.environment import StopSignal, advice_on_connecting
 
 SHOW_TOKEN = (
     "import os; from pipeline.build.environment import prepare; prepare(local={});"
@@ -25,6 +26,19 @@ def test_local_cluster_gets_its_own_token(local: bool, printed: str):
     command = [sys.executable, "-c", SHOW_TOKEN.format(local)]
     done = subprocess.run(command, env=plain, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == printed
+
+
+def test_advice_on_connecting_names_the_token_of_this_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    assert "start one with `ray start --head`" in advice_on_connecting()
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").touch()
+    assert "run the same command with RAY_AUTH_MODE=token" in advice_on_connecting()
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    assert "start one with `ray start --head`" in advice_on_connecting()
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

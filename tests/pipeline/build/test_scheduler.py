@@ -419,6 +419,20 @@ def test_pool_without_free_resources_is_reported(
     )
 
 
+def test_workers_that_a_live_node_cancels_end_the_build(make_corpus: MakeCorpus, tmp_path: Path):
+    """The build used to start workers for ever, with several warnings a second."""
+    started: list[str] = []
+
+    def fault(process: Process, method: str, arguments: tuple) -> None:
+        if method == "place":
+            started.append(method)
+            raise ProcessDies("node")
+
+    with pytest.raises(UserError, match="no worker for teacher energy can start on a: it died"):
+        InProcessBuild(make_corpus(4), tmp_path / "cache", fault).go()
+    assert 10 <= len(started) <= 12
+
+
 def test_memory_is_counted_by_node(make_corpus: MakeCorpus, tmp_path: Path):
     worker_counts: list[float] = []
 
