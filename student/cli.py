@@ -96,6 +96,8 @@ def generate(
 ) -> None:
     """Answer a question about a recording, or about each recording of a folder as JSON lines.
 
+    The line of a recording that cannot be read has the answer null and an error.
+
     Args:
         audio: Audio file, or folder of audio files.
         question: The question.

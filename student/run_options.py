@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
+from manifests.errors import UserError
 from student.arm_switches import PLAIN_ARMS, SWITCHES, Arm
 from student.config import Recipe
 
@@ -38,7 +39,21 @@ class ArmsOptions(TrainOptions):
     """Arms to train. `joint.bottleneck` applies only to livr and coat+bottleneck."""
 
     def __post_init__(self) -> None:
-        """Skips the recipe's checks of a single arm; the recipe of each arm is checked later."""
+        """Checks the recipe of every arm, so that none is refused after others were trained.
+
+        Raises:
+            UserError: there are no arms or seeds, one is listed twice, or an arm's recipe is wrong.
+        """
+        for name, values in (("arms", self.arms), ("seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(
+                    f"{name} must list at least one value, and none twice; found {values}"
+                )
+        for arm in self.arms:
+            try:
+                self.arm_options(arm, self.seeds[0])
+            except UserError as error:
+                raise UserError(f"arm {arm}: {error}") from None
 
     def arm_options(self, arm: Arm, seed: int) -> TrainOptions:
         """The options of one run, matched to the others."""

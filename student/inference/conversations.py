@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from manifests.clips import Clip
 from manifests.corpus.sources import folder
 from manifests.errors import UserError
@@ -77,17 +79,33 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
 def answers(
     student: TrainedStudent, asked: Sequence[Conversation], *, batch_size: int, max_tokens: int
 ) -> Iterator[dict[str, Any]]:
-    """Yields each conversation's label with its answer, batch by batch."""
+    """Yields each conversation's label with its answer, batch by batch.
+
+    If the audio of one of several cannot be read, its answer is None, and `error` is the reason.
+
+    Raises:
+        UserError: a number is out of range, or the audio of the only conversation cannot be read.
+    """
+    for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
+        if value < 1:
+            raise UserError(f"{name} must be at least 1; it is {value}")
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
-        waves = [
-            [student.load_audio(clip) for clip in conversation.audio] for conversation in batch
-        ]
-        replies = student.reply(
-            [conversation.messages for conversation in batch], waves, max_tokens=max_tokens
-        )
-        for conversation, answer in zip(batch, replies, strict=True):
-            yield {**conversation.label, "answer": answer}
+        waves: dict[int, list[np.ndarray]] = {}
+        results: list[dict[str, Any]] = [{} for _ in batch]
+        for place, conversation in enumerate(batch):
+            try:
+                waves[place] = [student.load_audio(clip) for clip in conversation.audio]
+            except UserError as error:
+                if len(asked) == 1:
+                    raise
+                results[place] = {"answer": None, "error": str(error)}
+        messages = [batch[place].messages for place in waves]
+        replies = student.reply(messages, [*waves.values()], max_tokens=max_tokens) if waves else []
+        for place, answer in zip(waves, replies, strict=True):
+            results[place] = {"answer": answer}
+        for conversation, result in zip(batch, results, strict=True):
+            yield {**conversation.label, **result}
 
 
 def talk(

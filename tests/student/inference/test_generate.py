@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -92,6 +93,24 @@ def test_folder_of_audio_is_answered_in_batches(toy_data: Any, trained: TrainedS
     single = list(answers(trained, questions, batch_size=1, max_tokens=4))
     assert together == single
     assert [Path(line["audio"]).suffix for line in together] == [".wav"] * 5
+
+
+def test_unreadable_recordings_of_a_folder_have_an_error_and_the_others_answers(
+    toy_data: Any, trained: TrainedStudent, tmp_path: Path
+) -> None:
+    """One such file ended the command, and the rest of the folder was not answered."""
+    for number in range(5):
+        shutil.copy(toy_data.clips[number].uri, tmp_path / f"{number}.wav")
+    (tmp_path / "1.wav").write_bytes(b"no audio")
+    questions = about(str(tmp_path), "What is said?")
+    lines = list(answers(trained, questions, batch_size=2, max_tokens=3))
+    assert [Path(line["audio"]).name for line in lines] == [f"{n}.wav" for n in range(5)]
+    assert [line["answer"] is None for line in lines] == [False, True, False, False, False]
+    assert "1.wav cannot be read" in lines[1]["error"]
+    with pytest.raises(UserError, match="cannot be read"):
+        list(answers(trained, questions[1:2], batch_size=2, max_tokens=3))
+    with pytest.raises(UserError, match="--batch-size must be at least 1"):
+        list(answers(trained, questions, batch_size=0, max_tokens=3))
 
 
 def test_conversations_are_read_from_a_file(

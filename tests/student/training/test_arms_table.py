@@ -7,7 +7,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from manifests.errors import UserError
 from student.arms import run_arms
+from student.config import HeadConfig
 from student.run_options import ArmsOptions
 
 
@@ -25,3 +29,24 @@ def test_table_shows_the_steps_of_each_arm(toy_data: Any, tmp_path: Path, capsys
         counts = re.search(rf"{task}\?: (\d+) examples, (\d+) held out", output)
         assert counts is not None
         assert int(counts[1]) + int(counts[2]) == count
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"arms": ["sft", "coat", "sft"]}, "arms must list at least one value, and none twice"),
+        ({"seeds": [0, 0]}, "seeds must list at least one value, and none twice"),
+        ({"seeds": []}, "seeds must list at least one value"),
+        ({"arms": ["coat", "sft"], "joint": None}, "arm sft: recipe: align, joint must be"),
+        ({"arms": ["distill", "coat"], "heads": HeadConfig(per_token=True)}, "arm coat: recipe:"),
+    ],
+)
+def test_wrong_arms_are_refused_before_any_is_trained(
+    changed: dict[str, Any], message: str, toy_data: Any, tmp_path: Path
+) -> None:
+    """An arm with a wrong recipe was found after those before it were trained, and a seed that was
+    listed twice counted as two."""
+    options = toy_data.options(tmp_path / "arms")
+    common = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+    with pytest.raises(UserError, match=message):
+        ArmsOptions(**(common | {"arms": ["sft"], "seeds": [0]} | changed))
