@@ -100,6 +100,9 @@ def write(config: ReportConfig, console: Console) -> Path:
         ],
         "durations": _durations(np.concatenate([durations(corpus) for corpus in corpora])),
         "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in surveys],
+        "not_run": [
+            key for key in layout.teachers() if all(line.spec.key != key for line in surveys)
+        ],
         "reasons": reasons(layout, surveys, config.seed),
         "audio_warnings": audio_warnings(
             surveys, {each.clip.clip_id: each.audio_warnings for each in summaries}

@@ -56,6 +56,7 @@ function showTeachers() {
   ]);
   const headings = [["Teacher"], ["Coverage"], ["With targets", true], ["Failed", true], ["Missing", true], ["Size", true], ["Per hour", true], ["Worker time", true], ["Real time", true], ["Licence of the expert"]];
   section.append(el("div", { class: "panel" }, table(headings, rows), el("details", {}, el("summary", {}, "Streams"), streams())));
+  if (facts.not_run.length) section.append(el("p", { class: "quiet small" }, `Not run yet: ${facts.not_run.join(", ")}.`));
   section.append(failures());
   if (facts.audio_warnings.length) section.append(audioWarnings());
   const run = facts.teachers.filter((item) => item.throughput.at.length);

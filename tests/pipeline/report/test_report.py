@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,18 @@ def test_report_command_writes_a_page_without_external_links(
     assert "://" not in re.sub(
         r"http://www.w3.org/2000/svg", "", (tmp_path / "index.html").read_text()
     )
+
+
+def test_teacher_without_any_shard_is_listed_as_not_run(tmp_path: Path) -> None:
+    """A build that was stopped early has written the teacher's spec and nothing else."""
+    cache = make_cache(tmp_path, count=8, failures=False)
+    facts = report_data(cache, tmp_path / "before")
+    assert facts["not_run"] == []
+    key = next(spec.key for spec in TEACHERS if spec.name == "music")
+    shutil.rmtree(cache / "teachers" / key / "things")
+    facts = report_data(cache, tmp_path / "after")
+    assert facts["not_run"] == [key]
+    assert key not in [item["key"] for item in facts["teachers"]]
 
 
 def test_empty_cache_raises_an_error(tmp_path: Path) -> None:
