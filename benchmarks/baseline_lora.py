@@ -1,4 +1,4 @@
-"""A plain LoRA by transformers and PEFT alone, beside the arm `sft`, on the same data.
+"""Compares a plain LoRA by transformers and PEFT with the arm `sft` on the same data.
 
     python -m benchmarks.baseline_lora               # the miniature's quick corpus, a small student
 

@@ -38,12 +38,12 @@ console = Console(highlight=False, width=110)
 
 def load_teachers(setups: list[TeacherSetup], threads: int) -> list[tuple[int, Teacher]]:
     """Loads the experts, and returns (sample rate, expert) pairs."""
-    seconds = []
+    loaded = []
     for setup in setups:
         teacher = setup.make()
         teacher.load(device="cpu", num_threads=threads)
-        seconds.append((setup.spec.sample_rate, teacher))
-    return seconds
+        loaded.append((setup.spec.sample_rate, teacher))
+    return loaded
 
 
 def extract(clip: Clip, experts: list[tuple[int, Teacher]]) -> Iterator[dict[str, np.ndarray]]:
@@ -108,9 +108,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of which the best counts")
     options = parser.parse_args()
 
-    every = list(Corpus(options.corpus).clips())
-    chosen = np.linspace(0, len(every) - 1, options.clips or len(every)).astype(int)
-    clips = [every[place] for place in chosen]
+    all_clips = list(Corpus(options.corpus).clips())
+    chosen = np.linspace(0, len(all_clips) - 1, options.clips or len(all_clips)).astype(int)
+    clips = [all_clips[place] for place in chosen]
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="coat-bench-") as folder:
         corpus = build_corpus(clips, Path(folder) / "corpus", clips_per_shard=16)

@@ -35,7 +35,7 @@ USES = {hold_build: ".build.lock", hold_training: "training.lock"}
 
 @pytest.fixture(params=USES, ids=lambda hold: hold.__name__)
 def hold(request: pytest.FixtureRequest) -> Any:
-    """Each use of the lock."""
+    """Provides each use of the lock."""
     return request.param
 
 
@@ -86,7 +86,7 @@ def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, hold: Any, code: int,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    """Some network mounts have none: the work goes on, and the user is warned."""
+    """Some network mounts have none: work continues with a warning."""
     monkeypatch.setattr("fcntl.flock", lambda *_: fail(code))
     with hold(tmp_path / "out"):
         (tmp_path / "out" / "made").write_text("")
@@ -94,7 +94,7 @@ def test_file_system_without_locks_gives_a_warning(
     assert os.listdir(tmp_path / "out") == ["made"]
 
 
-def test_failing_disk_is_one_line(
+def test_failing_disk_is_reported_in_one_line(
     tmp_path: Path, hold: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("fcntl.flock", lambda *_: fail(errno.EIO))

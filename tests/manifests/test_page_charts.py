@@ -62,7 +62,7 @@ def draw_lines(page: Any, series: list[dict[str, Any]]) -> Any:
     ("steps", "dots", "points", "width"),
     [([1, 2, 3], [0, 2], 3, "2"), ([2], [0, 2, 4], 3, "1"), ([], [0, 4], 2, "1")],
 )
-def test_dots_of_a_chart_have_a_line(
+def test_chart_connects_its_dots_with_a_line(
     page: Any, steps: list[int], dots: list[int], points: int, width: str
 ) -> None:
     """Through the logged losses; where a run logged fewer than two, thin and through the dots."""
@@ -107,7 +107,7 @@ def test_tracks_of_one_frame_are_visible_and_pitch_has_a_legend(page: Any) -> No
     assert "line: voiced, dots: unvoiced, strip: voicing" in " ".join(pitch.split())
 
 
-def ink_of(track: Track) -> int:
+def count_dark_pixels(track: Track) -> int:
     """Counts the dark pixels within the axes of a track, in a PNG."""
     from matplotlib import image
 
@@ -130,6 +130,8 @@ def test_figure_shows_tracks_of_one_frame(frames: int) -> None:
     pitch = {"f0": [220.0] * frames, "voicing": pack(*[255] * frames)}
     for kind, data in (("curves", {"curves": [curve]}), ("pitch", pitch)):
         track = Track(kind=kind, source="a", title=kind, data={**FRAME, **data})
-        assert ink_of(track) > 40, kind
+        assert count_dark_pixels(track) > 40, kind
     silent = {"f0": [220.0] * frames, "voicing": pack(*[0] * frames)}
-    assert ink_of(Track(kind="pitch", source="a", title="p", data={**FRAME, **silent})) == 0
+    assert (
+        count_dark_pixels(Track(kind="pitch", source="a", title="p", data={**FRAME, **silent})) == 0
+    )

@@ -1,4 +1,4 @@
-"""Tests that only one build writes to a corpus in an object store, and none locks it for good."""
+"""Tests that only one build writes to a corpus in an object store, with a lock that expires."""
 
 from __future__ import annotations
 

@@ -112,7 +112,7 @@ def test_recipe_file_of_a_command_is_read_once(
     tmp_path: Path, text: str, form: str,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """And a renamed field is announced once: here by the whole path that `train` takes."""
+    """A renamed field is announced once, also by the code path of `train`."""
     path = tmp_path / "recipe.yaml"
     path.write_text(text)
     reads, right = [], builtins.open

@@ -30,7 +30,7 @@ def read(source: Path | str) -> list[Clip]:
 # WebDataset
 
 
-def test_members_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> None:
+def test_samples_with_separated_members_are_rejected(tmp_path: Path) -> None:
     """webdataset makes four samples of them, and two texts would be lost."""
     members = [("0.flac", flac(0)), ("1.flac", flac(1)), ("0.txt", b"zero"), ("1.txt", b"one")]
     tar = write_tar(tmp_path / "a.tar", *members)
@@ -53,7 +53,7 @@ def test_members_of_macos_and_without_a_key_are_counted(
     assert "5 hidden members and members without an extension" in caplog.text
 
 
-def test_empty_tars_and_names_in_any_script(tmp_path: Path) -> None:
+def test_empty_tars_and_unicode_names_are_read(tmp_path: Path) -> None:
     long = "x" * 150 + "/" + "ü" * 120
     names = [f"héllo/日本 {n}" for n in range(2)] + [long, "./d/UP"]
     members = []
@@ -112,7 +112,7 @@ def write_shar(folder: Path, *, shard_size: int | None) -> list[Any]:
 
 
 @pytest.mark.parametrize("shard_size", [2, None])
-def test_shar_with_more_fields_and_without_numbers(tmp_path: Path, shard_size: int | None) -> None:
+def test_shar_with_extra_fields_is_read(tmp_path: Path, shard_size: int | None) -> None:
     cuts = write_shar(tmp_path / "shar", shard_size=shard_size)
     assert (tmp_path / "shar/cuts.jsonl.gz").exists() == (shard_size is None)
     clips = read(tmp_path / "shar")
@@ -124,7 +124,7 @@ def test_shar_with_more_fields_and_without_numbers(tmp_path: Path, shard_size: i
         assert np.array_equal(audio.decode(clip).samples, cut.load_audio()[0])
 
 
-def test_plain_cuts_beside_audio_are_no_shar(tmp_path: Path) -> None:
+def test_folder_of_plain_cuts_is_not_read_as_shar(tmp_path: Path) -> None:
     (tmp_path / "cuts.jsonl.gz").write_bytes(b"")
     (tmp_path / "a.flac").write_bytes(flac(0))
     assert len(read(tmp_path)) == 1
@@ -145,7 +145,7 @@ def write_folder(folder: Path) -> None:
     (folder / "._a.FLAC").write_bytes(b"x")
 
 
-def test_columns_of_a_table_have_the_types_that_datasets_gives_them(tmp_path: Path) -> None:
+def test_table_columns_have_the_types_of_datasets(tmp_path: Path) -> None:
     write_folder(tmp_path / "set")
     (tmp_path / "set/metadata.csv").write_text(TABLE, encoding="utf-8")
     clips = read(tmp_path / "set")
@@ -160,9 +160,7 @@ def test_columns_of_a_table_have_the_types_that_datasets_gives_them(tmp_path: Pa
         assert type(clip.labels["age"]) is int
 
 
-def test_rows_and_files_of_a_table_belong_together(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_table_rows_and_files_must_match(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_folder(tmp_path)
     table = tmp_path / "metadata.csv"
     table.write_text("file_name,text\na.FLAC,x\nlost.wav,y\n")
