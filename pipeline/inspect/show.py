@@ -20,6 +20,7 @@ from manifests.page.figure import draw_tracks
 from manifests.page.teacher_tracks import teacher_tracks
 from manifests.streams.kinds import VOICED
 from manifests.streams.specs import StreamSpec
+from manifests.streams.transcript import Transcript
 
 # Legend: T frames, D columns.
 
@@ -99,6 +100,7 @@ def build_table(facts: dict[str, Any]) -> Table:
     }
     warnings = f"audio warnings: {', '.join(sorted(kinds))}" if kinds else ""
     lines = [f"{facts['clip_id']}  {facts['text'] or ''}", facts["uri"], labels, warnings]
+    lines += [_words(name, each.get("metadata", {})) for name, each in facts["teachers"].items()]
     table = Table("stream", "kind", title="\n".join(filter(None, lines)), title_justify="left")
     for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
         table.add_column(heading, justify="right")
@@ -111,6 +113,15 @@ def build_table(facts: dict[str, Any]) -> Table:
             values = [numbers[key] for key in keys]
             table.add_row(f"{name}.{stream}", numbers["kind"], *map(_number, values))
     return table
+
+
+def _words(teacher: str, metadata: dict[str, Any]) -> str:
+    """The text that a teacher wrote, with the reason to doubt it; empty if there is none."""
+    transcript = Transcript.from_metadata(metadata)
+    if not transcript.text:
+        return ""
+    doubts = f" (doubtful: {transcript.doubts})" if transcript.doubts else ""
+    return f"{teacher} wrote: {transcript.text}{doubts}"
 
 
 def _number(value: float | None) -> str:

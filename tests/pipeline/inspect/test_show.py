@@ -39,3 +39,18 @@ def test_f0_statistics_cover_voiced_frames_only(tmp_path: Path):
     f0 = silent["teachers"]["pitch"]["streams"]["f0"]
     assert (f0["min"], f0["mean"], f0["max"]) == (None, None, None)
     assert build_table(silent).row_count
+
+
+def test_words_of_a_teacher_are_shown_with_the_reason_to_doubt_them():
+    confidence = {
+        "no_speech_probability": 0.1, "average_log_probability": -1.83, "compression_ratio": 0.7
+    }  # fmt: skip
+    metadata = {"text": "the [entire] time.", "language": "en", "confidence": confidence}
+    facts = {
+        "clip_id": "fr-1", "uri": "/a.wav", "text": "Le train part.", "labels": {"language": "fr"},
+        "teachers": {"asr": {"metadata": metadata, "streams": {}}, "pitch": {"absent": "not run"}},
+    }  # fmt: skip
+    title = str(build_table(facts).title)
+    assert title.splitlines()[-1] == (
+        "asr wrote: the [entire] time. (doubtful: unlikely words, -1.83 nats a token)"
+    )
