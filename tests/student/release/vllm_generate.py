@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -20,6 +21,12 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 import soundfile
 import torch
+
+if torch.version.cuda is None and importlib.util.find_spec("torchvision"):
+    # Beside a CPU build of torch, torchvision's wheel has no kernels, and stops at these two.
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor a, Tensor b, float c) -> Tensor")
 
 
 def has_kernels() -> bool:
@@ -35,7 +42,11 @@ def main(checkpoint: str, question: str, tokens: str, *paths: str) -> list[dict[
     """Returns the ids of prompt and greedy reply for each recording, with the checkpoint's chat
     template, and the log probabilities of the 20 most likely first tokens."""
     from vllm import LLM, SamplingParams
+    from vllm.model_executor.models.registry import ModelRegistry
 
+    # Imported here, because a process of vLLM's lacks what is defined above.
+    (stated,) = json.loads((Path(checkpoint) / "config.json").read_text())["architectures"]
+    ModelRegistry.register_model(stated, ModelRegistry.models[stated].load_model_cls())
     model = LLM(
         model=checkpoint, dtype="float32", max_model_len=512, max_num_seqs=4, enforce_eager=True,
         limit_mm_per_prompt={"audio": 1}, generation_config="vllm",
