@@ -20,10 +20,10 @@ from typing import Any, BinaryIO
 
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.folder_lock import UNSUPPORTED
 from manifests.storage import name_state
 from student.evaluation.answering import Reply
 from student.runs.folder import Run
-from student.runs.lock import UNSUPPORTED
 
 WEIGHTS = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 """Suffixes of the files of a checkpoint that determine its replies."""
