@@ -271,6 +271,15 @@ def test_compact_keeps_new_files_of_a_running_build(
     assert (folder / "notes.txt").exists()
 
 
+def test_audit_passes_over_a_shard_that_is_set_aside_meanwhile(
+    layout: Layout, corpus: Corpus, spec: TeacherSpec
+):
+    findings = audits.audit(layout, spec, sample=0, content_only=True, seed=0)
+    first = next(findings)
+    assert verify.quarantine(layout, spec.key, "corpus", 2)
+    assert {finding.shard for finding in (first, *findings)} == {0, 1}
+
+
 def test_compact_frees_a_full_disk_before_it_writes_the_index(
     layout: Layout, corpus: Corpus, spec: TeacherSpec, monkeypatch: pytest.MonkeyPatch
 ):
