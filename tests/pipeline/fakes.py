@@ -30,6 +30,27 @@ def _fill_memory(gigabytes: float, seconds: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+def _stop_once(path: str) -> dict:
+    """Stops this process if it is the first; a stopped process neither answers nor ends."""
+    with contextlib.suppress(FileExistsError), open(path, "x"):
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return {}
+
+
+class StoppingMetadata(dict):
+    """A dict that stops the first process that unpickles it, and is empty in all others."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._path = path
+
+    def __reduce__(self) -> tuple:
+        return _stop_once, (self._path,)
+
+    def __or__(self, other: dict) -> StoppingMetadata:
+        return self
+
+
 class CrashingMetadata(dict):
     """A dict that kills the process that unpickles it."""
 
@@ -62,6 +83,10 @@ class EnergySettings:
     """The process that creates this file fails with a CUDA error from its second batch on."""
     fail_load_on: str = ""
     """Fails to load where the environment variable COAT_TEST_NODE has this value."""
+    stop_load_file: str = ""
+    """The first process that creates this file stops (SIGSTOP) while it loads."""
+    stop_commit_file: str = ""
+    """The first process that creates this file stops while it reads the results to commit."""
     kill_committer: bool = False
     """Kills the process that reads its results, like a commit that runs out of memory."""
     hang_above: float = 2.0
@@ -101,6 +126,9 @@ class Energy:
         broken = self._settings.fail_load_on
         if broken and os.environ.get("COAT_TEST_NODE") == broken:
             raise RuntimeError("uncorrectable ECC error encountered")
+        if self._settings.stop_load_file:
+            time.sleep(1)  # Meanwhile, Ray delivers the result of the call before.
+            _stop_once(self._settings.stop_load_file)
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
@@ -131,6 +159,8 @@ class Energy:
         extra = {"nan": float("nan"), "numpy": np.float32(1.0)}
         if self._settings.malformed in extra:
             return {"samples": extra[self._settings.malformed]}
+        if self._settings.stop_commit_file:
+            return StoppingMetadata(self._settings.stop_commit_file)
         return CrashingMetadata() if self._settings.kill_committer else {"samples": len(wave)}
 
     def _fail_if_broken(self) -> None:

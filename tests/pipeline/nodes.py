@@ -22,7 +22,7 @@ from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from tests.pipeline.conftest import ENERGY, ROOT
 
-COAT_CACHE = [sys.executable, "-c", "from pipeline.cli import main; main()"]
+MAIN = "from pipeline.cli import main; main()"
 TIMEOUT_S = 120.0
 ENVIRONMENT = {
     **os.environ,
@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",
     # Ray detects a dead node within seconds.
     "RAY_health_check_period_ms": "500",
+    # Ray lowers the priority of its workers, which a busy machine then starves.
+    "RAY_worker_niceness": "0",
     "RAY_health_check_failure_threshold": "3",
     # Largest result in bytes that Ray keeps in the driver. It is so small that even rows of the
     # fake teacher are lost with the node that computed them.
@@ -153,8 +155,20 @@ class Build:
         node: Node | None = None,
         runtime: dict | None = None,
         resources: dict | None = None,
+        before: str = "",
         **options: Any,
     ) -> None:
+        """
+        Args:
+            corpus: The clips.
+            cache: Address of the cache.
+            node: A node of the cluster; without one, the command starts a local cluster.
+            runtime: Settings of the fake teacher.
+            resources: Resources of the fake teacher.
+            before: Python that the command runs first, as with smaller time limits.
+            **options: Fields of the build's configuration.
+        """
+        self._main = f"{before}\n{MAIN}"
         teacher = {"family": ENERGY, "runtime": runtime or {}, "resources": resources or {}}
         config = {
             "corpus": corpus.folder.uri,
@@ -173,17 +187,17 @@ class Build:
     def start(self) -> subprocess.Popen:
         """Starts the command."""
         return subprocess.Popen(
-            [*COAT_CACHE, "build", "--config", str(self._config)],
+            [sys.executable, "-c", self._main, "build", "--config", str(self._config)],
             env={**ENVIRONMENT, **self.environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self) -> tuple[int, str]:
+    def run(self, timeout_s: float = TIMEOUT_S) -> tuple[int, str]:
         """Runs the command to its end, and returns the exit code and the output."""
         process = self.start()
-        output, _ = process.communicate(timeout=TIMEOUT_S)
+        output, _ = process.communicate(timeout=timeout_s)
         return process.returncode, output
 
 
