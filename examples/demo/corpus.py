@@ -190,10 +190,12 @@ def _spread(items: Sequence[Item], count: int) -> list[Item]:
 
 
 def _row(path: Path, text: str | None, labels: Row, package: str, licence: str) -> Row:
+    # The header of an MP3 file may state twice the length.
+    wave, rate = soundfile.read(path, dtype="float32")
     return {
         "id": f"{path.parent.name}-{path.stem}",
         "audio_filepath": f"{path.parent.name}/{path.name}",
-        "duration": soundfile.info(path).duration,
+        "duration": len(wave) / rate,
         "text": text,
         "labels": labels,
         "source_package": package,
