@@ -49,6 +49,7 @@ def build(
     """
     from manifests.corpus import corpus
     from manifests.corpus.build_folder import open_build
+    from manifests.corpus.corpus_index import INDEX_FILE
     from manifests.corpus.relabel import describe_ids
     from manifests.corpus.sources import detect
     from manifests.storage import Folder
@@ -57,7 +58,7 @@ def build(
     folder = Folder(out)
     _check_apart(source, out)
     with open_build(folder) as opened:
-        before = corpus.Corpus(out).num_clips if folder.exists("corpus.json") else 0
+        before = corpus.Corpus(out).num_clips if folder.exists(INDEX_FILE) else 0
         clips = _watched(detect.clips(source, folder.child("audio"), opened.index), "clips read")
         made = corpus.build(
             clips, out, name=name, clips_per_shard=clips_per_shard,

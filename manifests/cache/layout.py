@@ -30,7 +30,7 @@ from manifests.cache import marker_index, shards
 from manifests.cache.new_folder import check_is_free
 from manifests.clips import from_table
 from manifests.corpus.corpus import Corpus
-from manifests.corpus.corpus_index import Part, next_part_file
+from manifests.corpus.corpus_index import INDEX_FILE, Part, next_part_file
 from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
 from manifests.storage import Folder, in_parallel
@@ -42,6 +42,8 @@ FORMAT = 2
 """Version of the cache's format. A reader rejects newer versions and reads all older ones. A build
 that adds to a cache of an older format raises its number. In version 2, markers contain failures,
 audio digests and library versions."""
+CACHE_FILE = "cache.json"
+"""Name of the file that makes a folder a cache."""
 NAME = re.compile(r"\w[\w.-]*")
 """Names of teachers and corpora, which are names of folders, too."""
 PART = re.compile(r"clips-\d{5,}\.parquet")
@@ -100,7 +102,7 @@ class Layout:
         if version is None:
             layout.root.check_bucket()
             raise UserError(
-                f"{uri} is not a teacher cache (it has no cache.json); "
+                f"{uri} is not a teacher cache (it has no {CACHE_FILE}); "
                 "check the path, or make one with: coat-cache build --corpus CORPUS --cache CACHE"
             )
         if version > FORMAT:
@@ -115,7 +117,7 @@ class Layout:
         """Opens the cache at an address for writing, and creates it if it does not exist."""
         layout = cls.planned(uri)
         if (layout._format() or 0) < FORMAT:
-            layout.root.write_atomic("cache.json", json.dumps({"format": FORMAT}).encode())
+            layout.root.write_atomic(CACHE_FILE, json.dumps({"format": FORMAT}).encode())
         return layout
 
     @classmethod
@@ -135,14 +137,14 @@ class Layout:
 
     def _format(self) -> int | None:
         try:
-            version = json.loads(self.root.read_bytes("cache.json"))["format"]
+            version = json.loads(self.root.read_bytes(CACHE_FILE))["format"]
         except (FileNotFoundError, NotADirectoryError):
             return None
         except (ValueError, KeyError, TypeError):
             version = None
         if not isinstance(version, int):
             raise UserError(
-                f"{self.root.uri}/cache.json is not in the format of this project; restore it"
+                f"{self.root.uri}/{CACHE_FILE} is not in the format of this project; restore it"
             )
         return version
 
@@ -173,7 +175,7 @@ class Layout:
             target.write_atomic(file, corpus.folder.read_bytes(part.file))
             parts.append(replace(part, file=file))
         parts.sort(key=lambda part: part.first_shard)
-        target.write_atomic("corpus.json", replace(corpus.contents, parts=tuple(parts)).to_bytes())
+        target.write_atomic(INDEX_FILE, replace(corpus.contents, parts=tuple(parts)).to_bytes())
 
     def compare(self, corpus: Corpus) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         """Returns the parts of a corpus that the cache has, and those that it still has to copy.
@@ -186,7 +188,7 @@ class Layout:
             UserError: the cache has another corpus of this name.
         """
         folder = self.root.child("corpora").child(corpus.name)
-        stored = self.corpus(corpus.name) if folder.exists("corpus.json") else None
+        stored = self.corpus(corpus.name) if folder.exists(INDEX_FILE) else None
         known = () if stored is None else stored.parts_for(corpus.contents)
         kept: list[Part] = []
         new_parts = list(corpus.parts[len(known) :])
@@ -205,7 +207,7 @@ class Layout:
         for part in corpus.parts:
             if not PART.fullmatch(part.file):
                 raise UserError(
-                    f"{corpus.folder.uri}/corpus.json names the part {part.file!r}, which is no "
+                    f"{corpus.folder.uri}/{INDEX_FILE} names the part {part.file!r}, which is no "
                     "name that coat-corpus writes; restore it"
                 )
         return tuple(kept), tuple(new_parts)

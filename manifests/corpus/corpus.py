@@ -29,6 +29,7 @@ from manifests.corpus import relabel, shard_sizes
 from manifests.corpus.corpus_index import (
     CLIPS_PER_PART,
     CLIPS_PER_SHARD,
+    INDEX_FILE,
     CorpusIndex,
     Part,
     is_part,
@@ -161,7 +162,7 @@ def build(
     """
     folder, check_held = Folder(out), check_held or (lambda: None)
     batches = _batches(clips)
-    if folder.exists("corpus.json"):
+    if folder.exists(INDEX_FILE):
         before = Corpus(out)
         _check_same(before, name, clips_per_shard)
     else:
@@ -196,7 +197,7 @@ def build(
         )  # fmt: skip
     check_held()
     if contents != before.contents:
-        folder.write_atomic("corpus.json", contents.to_bytes())
+        folder.write_atomic(INDEX_FILE, contents.to_bytes())
     _delete_replaced(folder, before.contents, contents)
     return after
 

@@ -20,6 +20,8 @@ of a newer format follow them. Since version 3, a part can have its own number o
 a corpus without such a part is written as version 2."""
 EVEN_FORMAT = 2
 """The format of a corpus whose parts all have the corpus's number of clips per shard."""
+INDEX_FILE = "corpus.json"
+"""Name of the file that makes a folder a corpus."""
 CLIPS_PER_SHARD = 256
 CLIPS_PER_PART = 65536
 
@@ -88,15 +90,15 @@ class CorpusIndex:
                 f"coat-corpus build {folder.uri} --out CORPUS"
             )
         sizes = folder.sizes()
-        if "corpus.json" not in sizes:
+        if INDEX_FILE not in sizes:
             folder.check_bucket()
-            content = "an unfinished one" if any(map(is_part, sizes)) else "no corpus.json"
+            content = "an unfinished one" if any(map(is_part, sizes)) else f"no {INDEX_FILE}"
             raise UserError(
                 f"{folder.uri} is not a complete corpus (found {content}); check the path, or run: "
                 f"coat-corpus build SOURCE --out {folder.uri}"
             )
         try:
-            fields = json.loads(folder.read_bytes("corpus.json"))
+            fields = json.loads(folder.read_bytes(INDEX_FILE))
             version = fields.pop("format")
             if version > FORMAT:
                 raise UserError(
@@ -107,7 +109,7 @@ class CorpusIndex:
             contents = cls(**fields, parts=parts)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{folder.uri}/corpus.json is not what coat-corpus writes ({error}); restore it"
+                f"{folder.uri}/{INDEX_FILE} is not what coat-corpus writes ({error}); restore it"
             ) from None
         for part in parts:
             if sizes.get(part.file) != part.bytes:

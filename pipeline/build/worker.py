@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from manifests import audio
+from manifests.cache.layout import CACHE_FILE
 from manifests.cache.shards import Failure, Marker
 from manifests.clips import Clip
 from manifests.errors import AudioError, StoreError, UserError
@@ -66,11 +67,10 @@ class Worker:
             UserError: the cache is not accessible from this node.
         """
         began = time.perf_counter()
-        if cache and "://" not in cache and not Path(cache, "cache.json").exists():
+        if cache and "://" not in cache and not Path(cache, CACHE_FILE).exists():
             raise UserError(
                 f"the cache {cache} is not accessible on this node; it must be on a file system "
-                "that "
-                "all nodes share under one path, or at an address such as s3://BUCKET/KEY"
+                "that all nodes share under one path, or at an address such as s3://BUCKET/KEY"
             )
         use_exact_float32(self._device)
         for setup in self._setups.values():

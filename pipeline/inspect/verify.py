@@ -26,6 +26,7 @@ from manifests.cache import audio_digests, shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.shards import Marker
 from manifests.corpus.corpus import Corpus
+from manifests.corpus.corpus_index import INDEX_FILE
 from manifests.errors import UserError
 from manifests.storage import PIECE, Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
@@ -54,7 +55,7 @@ def verify(layout: Layout, *, deep: bool = False) -> Iterator[Damage]:
             corpus = layout.corpus(name)
         except UserError as error:
             yield Damage(
-                place="corpora", corpus=name, shard=None, file="corpus.json", what=str(error),
+                place="corpora", corpus=name, shard=None, file=INDEX_FILE, what=str(error),
                 can_repair=False,
             )  # fmt: skip
             continue
@@ -70,7 +71,7 @@ def _verify_corpus(corpus: Corpus, *, deep: bool) -> Iterator[Damage]:
         if deep and hashlib.sha256(corpus.folder.read_bytes(part.file)).hexdigest() != part.sha256:
             yield Damage(
                 place="corpora", corpus=corpus.name, shard=None, file=part.file,
-                what="its SHA-256 differs from the one in corpus.json", can_repair=False,
+                what=f"its SHA-256 differs from the one in {INDEX_FILE}", can_repair=False,
             )  # fmt: skip
 
 

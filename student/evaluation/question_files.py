@@ -15,13 +15,14 @@ from typing import Any
 from manifests.errors import UserError
 from manifests.json_lines import read_lines
 from student.config import TaskConfig
+from student.data.held_out import HELD_OUT_FILE
 from student.evaluation.questions import (
     LETTERS,
     Question,
     check_questions,
     find_answer,
 )
-from student.recipe_files import load_recipe
+from student.runs.folder import Run
 
 EXAMPLE = (
     '{"audio": "a.wav", "question": "Which drum?", "answer": "snare", "choices": ["kick", "snare"]}'
@@ -75,7 +76,7 @@ def read_questions(path: str | Path) -> list[Question]:
 def questions_of_run(run: Path) -> list[Question]:
     """Reads a run's own held-out examples as questions, grouped by the recipe's tasks.
     Conversations with several turns or clips are skipped."""
-    path = run / "held_out.jsonl"
+    path = run / HELD_OUT_FILE
     if not path.is_file():
         raise UserError(f"{run} has no held-out examples of its own; give --questions FILE")
     return read_questions(path)
@@ -158,9 +159,10 @@ def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _tasks(folder: Path) -> dict[str, tuple[str, TaskConfig]]:
     """Wording -> name of its task in the recipe beside the file, and the task."""
-    if not (folder / "recipe.yaml").is_file():
+    run = Run(folder)
+    if not run.exists:
         return {}
-    tasks = load_recipe(folder / "recipe.yaml", quiet=True).data.tasks
+    tasks = run.recipe.data.tasks
     return {
         wording: (task.questions[0], task) for task in reversed(tasks) for wording in task.questions
     }

@@ -9,6 +9,7 @@ from pyarrow import fs
 
 from manifests.clips import Clip
 from manifests.corpus import lengths
+from manifests.corpus.corpus_index import INDEX_FILE
 from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import (
     energon,
@@ -86,7 +87,7 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
             f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"
         )
-    if kind == fs.FileType.Directory and Folder(source).exists("corpus.json"):
+    if kind == fs.FileType.Directory and Folder(source).exists(INDEX_FILE):
         raise UserError(
             f"{source} is a corpus, expected a source of one; use it as it is: coat-cache build "
             f"--corpus {source}. If a build wrote it into a folder of recordings, delete its "
