@@ -150,7 +150,8 @@ class Staffing:
             if member.node_id in self._alive:
                 self._lost_starts[member.pool, member.node_id] += 1
                 if self._lost_starts[member.pool, member.node_id] >= LOST_STARTS_ALLOWED:
-                    self.avoid(member.pool, member.node_id, why)
+                    why = f"{LOST_STARTS_ALLOWED} in a row were lost as they started"
+                    self.avoid(member.pool, member.node_id, f"{why} ({brief(error)})")
             return None
         except UserError as error:
             self._failed_starts[member.pool, member.node_id] += STARTS_ALLOWED
