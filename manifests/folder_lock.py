@@ -15,7 +15,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from manifests.console import messages
 from manifests.errors import UserError, is_disk_full
@@ -59,6 +59,31 @@ def folder_lock(folder: Path, name: str, *, what: str) -> Iterator[None]:
                 folder.rmdir()
 
 
+def try_lock(file: IO[Any], place: Path, what: str) -> bool:
+    """Locks an open file until it is closed; prints a warning if its file system has no locks.
+
+    Args:
+        file: The file.
+        place: The file or folder that the lock protects, for the warning.
+        what: The process's work on it, for the warning.
+
+    Returns:
+        Whether no other process holds the lock.
+
+    Raises:
+        OSError: the file system fails.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        messages.print(f"{place} is on a file system without locks; start no second {what} there")
+    return True
+
+
 def describe_process() -> str:
     """Describes this process for messages of others."""
     return f"process {os.getpid()} on {socket.gethostname()}"
@@ -76,21 +101,14 @@ def _acquire(folder: Path, name: str, what: str) -> TextIO:
     while True:
         file = (folder / name).open("a+")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            with file:
+            if not try_lock(file, folder, what):
                 file.seek(0)
-                raise busy(folder, what, file.read().strip()) from None
-        except OSError as error:
-            if error.errno in UNSUPPORTED:
-                messages.print(
-                    f"{folder} is on a file system without locks; start no second {what} there"
-                )
+                raise busy(folder, what, file.read().strip())
+            if _is_same(file, folder / name):
                 return file
+        except BaseException:
             file.close()
             raise
-        if _is_same(file, folder / name):
-            return file
         file.close()  # Its owner has just ended and removed it.
 
 

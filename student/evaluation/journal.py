@@ -8,7 +8,6 @@ ignored. The journal is deleted when the results are complete.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -20,7 +19,7 @@ from typing import Any, BinaryIO
 
 from manifests.console import messages
 from manifests.errors import UserError
-from manifests.folder_lock import UNSUPPORTED
+from manifests.folder_lock import try_lock
 from manifests.storage import name_state
 from student.evaluation.answering import Reply
 from student.runs.folder import Run
@@ -123,7 +122,11 @@ def open_journal(path: Path, identity: Identity) -> Iterator[Journal]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
-        _lock(file, path)
+        if not try_lock(file, path, "evaluation"):
+            raise UserError(
+                f"another process is writing {path}; wait until it has finished, or give this "
+                "evaluation another --name"
+            )
         file.seek(0)
         first, *rest = [_parsed(line) for line in file.readlines()] or [None]
         journal = Journal(path, file, identity, [])
@@ -147,19 +150,6 @@ def open_journal(path: Path, identity: Identity) -> Iterator[Journal]:
         finally:
             if not is_kept or not journal.lines:
                 path.unlink(missing_ok=True)
-
-
-def _lock(file: BinaryIO, path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(
-            f"another process is writing {path}; wait until it has finished, or give this "
-            "evaluation another --name"
-        ) from None
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
 
 
 def _parsed(line: bytes) -> Any:
