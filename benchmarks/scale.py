@@ -39,6 +39,7 @@ from benchmarks.hardware import describe
 from benchmarks.reader import SPEC, STREAM
 from manifests.cache import shards
 from manifests.cache.layout import Layout
+from manifests.cache.shard_files import marker_name
 from manifests.cache.shards import Failure, Marker
 from manifests.cache.stream_sums import Sums
 from manifests.clips import SCHEMA, Clip
@@ -129,7 +130,7 @@ def make_markers(layout: Layout, corpus: Corpus) -> None:
                 for clip_id in ids[:FAILED]
             ),
         )
-        (folder / shards.marker_name(number)).write_bytes(marker.to_bytes())
+        (folder / marker_name(number)).write_bytes(marker.to_bytes())
 
 
 def measure(step: str, address: str) -> None:
@@ -191,7 +192,7 @@ def markers(sizes: list[int]) -> None:
         timings.setdefault("status, all done", []).append(measure_in_process("status", folder))
         inside = Path(layout.shards(SPEC, corpus.name).path("markers"))
         for number in range(0, corpus.num_shards, 2):
-            (inside / shards.marker_name(number)).unlink()
+            (inside / marker_name(number)).unlink()
         timings.setdefault("resume, every second done", []).append(
             measure_in_process("resume", folder)
         )

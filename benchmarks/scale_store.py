@@ -21,9 +21,10 @@ from rich.console import Console
 
 from benchmarks import distant_store, scale
 from benchmarks.reader import SPEC, STREAM
-from manifests.cache import marker_index, shards
+from manifests.cache import marker_index
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
+from manifests.cache.shard_files import marker_name
 from manifests.streams.specs import TeacherSpec
 from pipeline.build import plan
 from pipeline.config import BuildConfig
@@ -131,7 +132,7 @@ def store(clips: int) -> None:
         measure(step)
     markers, aside = first / "corpus" / "markers", first / "corpus" / "aside"
     aside.mkdir()
-    taken = [shards.marker_name(number) for number in range(0, corpus.num_shards, 2)]
+    taken = [marker_name(number) for number in range(0, corpus.num_shards, 2)]
     for name in taken:
         (markers / name).rename(aside / name)
     for step in ("resume", "resume, part 2/8"):

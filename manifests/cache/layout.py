@@ -30,7 +30,7 @@ from manifests.cache import marker_index, shards
 from manifests.cache.new_folder import check_is_free
 from manifests.clips import from_table
 from manifests.corpus.corpus import Corpus
-from manifests.corpus.corpus_index import INDEX_FILE, Part, next_part_file
+from manifests.corpus.corpus_index import INDEX_FILE, Part, is_part, next_part_file
 from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
 from manifests.storage import Folder, in_parallel
@@ -46,8 +46,6 @@ CACHE_FILE = "cache.json"
 """Name of the file that makes a folder a cache."""
 NAME = re.compile(r"\w[\w.-]*")
 """Names of teachers and corpora, which are names of folders, too."""
-PART = re.compile(r"clips-\d{5,}\.parquet")
-"""Names of a corpus's parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +164,7 @@ class Layout:
         if not new_parts:
             return
         target = self.root.child("corpora").child(corpus.name)
-        taken = {file for file in target.sizes() if PART.fullmatch(file)}
+        taken = {file for file in target.sizes() if is_part(file)}
         parts = list(kept)
         for part in new_parts:
             # An open reader may still be reading the file that is replaced.
@@ -205,7 +203,7 @@ class Layout:
                 )
         kept.extend(known[len(corpus.parts) :])
         for part in corpus.parts:
-            if not PART.fullmatch(part.file):
+            if not is_part(part.file):
                 raise UserError(
                     f"{corpus.folder.uri}/{INDEX_FILE} names the part {part.file!r}, which is no "
                     "name that coat-corpus writes; restore it"

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import shards
+from manifests.cache.shard_files import DATA_NAME, INDEX, index_file
 from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
 from manifests.storage import Folder, in_parallel
@@ -132,7 +133,7 @@ class _Indexed:
         names = ["shard", *(column.name for column in DATA_COLUMNS[:-1])]
         columns = (self.table.column(name).to_pylist() for name in names)
         files = [DataFile(*row) for row in zip(*columns, strict=True)]
-        if not all(shards.DATA_NAME.fullmatch(file.data) for file in files):
+        if not all(DATA_NAME.fullmatch(file.data) for file in files):
             return None
         failed = self.table.column(DATA_COLUMNS[-1].name).combine_chunks()
         return files, failed.flatten().to_pylist()
@@ -223,7 +224,7 @@ def refresh(folder: Folder) -> int:
             pa.Table.from_pylist(rows, schema=schema), sink, compression="zstd",
             write_page_checksum=True,
         )  # fmt: skip
-        folder.write_atomic(f"index/{_file_name(first)}", sink.getvalue())
+        folder.write_atomic(index_file(_file_name(first)), sink.getvalue())
         written += 1
     return written
 
@@ -262,7 +263,7 @@ def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]
     groups: dict[int, dict[int, Stamp]] = {}
     for number, stamp in shards.marker_stamps(folder).items():
         groups.setdefault(number // SEGMENT * SEGMENT, {})[number] = stamp
-    present = set(folder.child("index").names()) if groups else set()
+    present = set(folder.child(INDEX).names()) if groups else set()
 
     def load(first: int) -> _Indexed:
         return _load(folder, first) if _file_name(first) in present else _nothing_indexed()
@@ -275,7 +276,7 @@ def _segments(folder: Folder) -> Iterator[tuple[int, dict[int, Stamp], _Indexed]
 
 def _load(folder: Folder, first: int) -> _Indexed:
     try:
-        content = folder.read_bytes(f"index/{_file_name(first)}")
+        content = folder.read_bytes(index_file(_file_name(first)))
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
         is_new = DATA_COLUMNS[0].name in table.column_names
         columns = [*SCHEMA, *(DATA_COLUMNS if is_new else ())]

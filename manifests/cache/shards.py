@@ -13,7 +13,6 @@ import base64
 import hashlib
 import itertools
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +23,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
+from manifests.cache.shard_files import (
+    DATA_NAME,
+    MARKER_NAME,
+    MARKERS,
+    data_file,
+    failures_file,
+    marker_file,
+)
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
 from manifests.spool import Spool
@@ -72,11 +79,6 @@ class Failure:
     """`clip`: the clip itself; another attempt would fail in the same way. `worker`: two processes
     died on the clip or did not return from it. Failures of the environment (store, network, lost
     nodes) are never recorded. Caches written before this field existed are read as `clip`."""
-
-
-DATA_NAME = re.compile(r"\d{7,}-[0-9a-f]{8}\.parquet")
-"""Names of data files and failure files. A marker with any other name in it is invalid."""
-MARKER_NAME = re.compile(r"(\d{7,})\.json")
 
 
 AUDIO_WARNINGS = "audio_warnings"
@@ -149,11 +151,6 @@ class Marker:
         if not self.digests:
             return None
         return np.frombuffer(base64.b64decode(self.digests), ">u8")
-
-
-def marker_name(shard: int) -> str:
-    """Returns the file name of a shard's marker."""
-    return f"{shard:07d}.json"
 
 
 def hash_digests(digests: Iterable[str]) -> np.ndarray:
@@ -292,7 +289,7 @@ def write(
         while piece := file.read(PIECE):
             digest.update(piece)
         name = f"{shard:07d}-{digest.hexdigest()[:8]}.parquet"
-        folder.write_atomic(f"data/{name}", file)
+        folder.write_atomic(data_file(name), file)
     counts: dict[str, int] = {}
     for failure in failures:
         counts[failure.error] = counts.get(failure.error, 0) + 1
@@ -314,7 +311,7 @@ def write(
         versions=dict(versions or {}),
         warnings=dict(sorted(written.warnings.items())),
     )
-    folder.write_atomic(f"markers/{marker_name(shard)}", marker.to_bytes())
+    folder.write_atomic(marker_file(shard), marker.to_bytes())
     return marker
 
 
@@ -325,7 +322,7 @@ def read_marker(folder: Folder, shard: int) -> Marker:
         FileNotFoundError: the shard is not committed.
         UserError: the file is not a marker.
     """
-    return parse_marker(folder, shard, folder.read_bytes(f"markers/{marker_name(shard)}"))
+    return parse_marker(folder, shard, folder.read_bytes(marker_file(shard)))
 
 
 def parse_marker(folder: Folder, shard: int, content: bytes) -> Marker:
@@ -338,7 +335,7 @@ def parse_marker(folder: Folder, shard: int, content: bytes) -> Marker:
         return Marker.from_bytes(content)
     except ValueError as error:
         raise UserError(
-            f"{folder.uri}/markers/{marker_name(shard)} is not a marker ({error}); run: "
+            f"{folder.uri}/{marker_file(shard)} is not a marker ({error}); run: "
             "coat-cache verify --repair, then build again"
         ) from None
 
@@ -353,7 +350,7 @@ def marker_stamps(folder: Folder) -> dict[int, tuple[int, int]]:
     ascending."""
     stamps = {
         int(match[1]): stamp
-        for name, stamp in folder.child("markers").stamps().items()
+        for name, stamp in folder.child(MARKERS).stamps().items()
         if (match := MARKER_NAME.fullmatch(name))
     }
     return dict(sorted(stamps.items()))
@@ -363,5 +360,5 @@ def read_failures(folder: Folder, marker: Marker) -> list[Failure]:
     """The failures of a committed shard."""
     if marker.failed or not marker.failures_data:
         return list(marker.failed)
-    with folder.open(f"failures/{marker.failures_data}") as file:
+    with folder.open(failures_file(marker.failures_data)) as file:
         return [Failure(**fields) for fields in pq.read_table(file).to_pylist()]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.row_views import stream_columns
+from manifests.cache.shard_files import data_file
 from manifests.cache.shards import ROWS_PER_GROUP, Marker, Row
 from manifests.errors import UserError
 from manifests.storage import Folder
@@ -31,7 +32,7 @@ def read_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> list[Row]:
 
 def iterate_rows(folder: Folder, marker: Marker, spec: TeacherSpec) -> Iterator[Row]:
     """The rows of a committed shard, one row group in memory at a time."""
-    with folder.open(f"data/{marker.data}") as source:
+    with folder.open(data_file(marker.data)) as source:
         file = pq.ParquetFile(source, page_checksum_verification=True)
         for group in range(file.num_row_groups):
             for fields in file.read_row_group(group).to_pylist():
@@ -61,7 +62,7 @@ def read_clip_rows(
     columns = COLUMNS + [column for name in streams for column in stream_columns(name)]
     specs = [spec.stream(name) for name in streams]
     try:
-        with folder.open(f"data/{marker.data}", memory_map=True) as source:
+        with folder.open(data_file(marker.data), memory_map=True) as source:
             file = pq.ParquetFile(source, page_checksum_verification=True)
             stored = file.read(columns=["clip_id"]).column(0).to_pylist()
             groups = {

@@ -30,6 +30,7 @@ from manifests.cache.layout import Layout
 from manifests.cache.marker_index import DataFile
 from manifests.cache.page_offsets import BlobsInPlace, TeacherPages
 from manifests.cache.row_views import row_views, stream_columns
+from manifests.cache.shard_files import data_file
 from manifests.cache.shards import Failure
 from manifests.cache.stream_sums import Statistics, Sums
 from manifests.corpus.corpus import Corpus
@@ -309,15 +310,14 @@ class TeacherReader:
         shard = self.shards[ordinal]
         if self._copies is None or shard.folder.is_local:
             return shard.folder
-        copy, name = self._copies.child(shard.corpus), f"data/{shard.file.data}"
+        copy, name = self._copies.child(shard.corpus), data_file(shard.file.data)
         if copy.size(name) != shard.file.data_bytes:
             copy.write_atomic(name, shard.folder.read_bytes(name))
         return copy
 
     def _open(self, ordinal: int) -> _File:
-        commit = self.shards[ordinal].file
-        folder = self._fetch(ordinal)
-        source: Any = folder.open(f"data/{commit.data}", memory_map=True)
+        commit, folder = self.shards[ordinal].file, self._fetch(ordinal)
+        source: Any = folder.open(data_file(commit.data), memory_map=True)
         content = None
         if folder.is_local:
             # The memory map outlives the file, so an open shard needs no file handle.

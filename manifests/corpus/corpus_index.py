@@ -127,7 +127,7 @@ def next_part_file(files: Iterable[str]) -> str:
 
 def is_part(name: str) -> bool:
     """Whether this is the name of a part."""
-    return re.fullmatch(r"clips-\d+\.parquet", name) is not None
+    return re.fullmatch(r"clips-\d{5,}\.parquet", name) is not None
 
 
 def _number(file: str) -> int:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from manifests.cache import marker_index
 from manifests.cache.layout import Layout
+from manifests.cache.shard_files import data_file
 from manifests.cache.shards import AUDIO_WARNINGS, Marker
 from manifests.clips import Clip
 from manifests.storage import Folder, in_parallel
@@ -62,7 +63,7 @@ def warned_clips(
 def _kinds(place: tuple[Folder, Marker]) -> dict[str, tuple[str, ...]]:
     """Returns the warnings of one shard by clip id."""
     folder, marker = place
-    with folder.open(f"data/{marker.data}") as file:
+    with folder.open(data_file(marker.data)) as file:
         table = pq.read_table(file, columns=["clip_id", "metadata"])
     kinds = (json.loads(text).get(AUDIO_WARNINGS, ()) for text in table["metadata"].to_pylist())
     pairs = zip(table["clip_id"].to_pylist(), map(tuple, kinds), strict=True)

@@ -16,11 +16,19 @@ from rich.table import Table
 
 from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
-from manifests.cache.shards import DATA_NAME
+from manifests.cache.shard_files import (
+    DATA,
+    DATA_NAME,
+    FAILURES,
+    INDEX,
+    MARKERS,
+    QUARANTINE,
+    data_file,
+    failures_file,
+)
 from manifests.cache.totals import totals_of_all
 from manifests.storage import TEMPORARY, Folder
 from manifests.streams.specs import TeacherSpec
-from pipeline.inspect.verify import QUARANTINE
 
 log = logging.getLogger(__name__)
 
@@ -103,9 +111,9 @@ def remove(layout: Layout, spec: TeacherSpec) -> int:
     folder = layout.root.child("teachers").child(spec.key)
     freed = 0
     for corpus in folder.folders():
-        freed += sum(folder.child(corpus).child("data").sizes().values())
-        if folder.child(corpus).exists("markers"):
-            folder.child(corpus).child("markers").delete_all()
+        freed += sum(folder.child(corpus).child(DATA).sizes().values())
+        if folder.child(corpus).exists(MARKERS):
+            folder.child(corpus).child(MARKERS).delete_all()
     folder.delete_all()
     return freed
 
@@ -148,13 +156,13 @@ def compact(layout: Layout, *, older_than_hours: float) -> Compacted:
             # Files are listed before markers, so that files committed in between are not deleted.
             kept = {
                 f"{part}/{name}": stamp
-                for part in ("data", "failures", "markers", "index", QUARANTINE)
+                for part in (DATA, FAILURES, MARKERS, INDEX, QUARANTINE)
                 for name, stamp in folder.child(part).stamps(unfinished=True).items()
             }
             replaced = {number: when for number, (_, when) in shards.marker_stamps(folder).items()}
             named = set()
             for marker in marker_index.read_markers(folder):
-                named |= {f"data/{marker.data}", f"failures/{marker.failures_data}"}
+                named |= {data_file(marker.data), failures_file(marker.failures_data)}
             for place, (bytes_, changed) in kept.items():
                 since = _not_needed_since(place, changed, named, replaced)
                 if since is None:
@@ -199,7 +207,7 @@ def _not_needed_since(
             return changed
         moved = datetime.strptime(stated[1], "%Y%m%dT%H%M%S").replace(tzinfo=UTC)
         return int(moved.timestamp()) * 10**9
-    if part not in ("data", "failures") or place in named or not DATA_NAME.fullmatch(name):
+    if part not in (DATA, FAILURES) or place in named or not DATA_NAME.fullmatch(name):
         return None
     return max(changed, replaced.get(int(name.partition("-")[0]), 0))
 

@@ -24,14 +24,20 @@ import pyarrow.parquet as pq
 
 from manifests.cache import audio_digests, shards, stored_rows
 from manifests.cache.layout import Layout
+from manifests.cache.shard_files import (
+    DATA,
+    FAILURES,
+    QUARANTINE,
+    data_file,
+    failures_file,
+    marker_file,
+)
 from manifests.cache.shards import Marker
 from manifests.corpus.corpus import Corpus
 from manifests.corpus.corpus_index import INDEX_FILE
 from manifests.errors import UserError
 from manifests.storage import PIECE, Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
-
-QUARANTINE = "quarantine"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,13 +93,13 @@ def _verify_teacher(
     def other_audio(number: int, marker: Marker, digest_N: np.ndarray | None) -> Iterator[Damage]:
         for clip_id, other in audio.compare(spec, number, marker, digest_N):
             yield damage(
-                number, f"data/{marker.data}",
+                number, data_file(marker.data),
                 f"clip {clip_id}: {other} processed different audio; to see which is right: "
                 "coat-cache audit --content-only --sample 0", can_repair=False,
             )  # fmt: skip
 
     def read(number: int) -> bytes | None:
-        return _read(folder, f"markers/{shards.marker_name(number)}")
+        return _read(folder, marker_file(number))
 
     numbers = shards.committed(folder)
     contents = map(read, numbers) if folder.is_local else in_parallel(read, numbers)
@@ -109,7 +115,7 @@ def _verify_teacher(
         yield from other_audio(number, marker, marker.row_digests())
         markers[number] = replace(marker, sums={}, digests="", failed=())
     # Listed after the markers were read, so their files exist unless they are damaged.
-    sizes = {name: folder.child(name).sizes() for name in ("data", "failures")}
+    sizes = {name: folder.child(name).sizes() for name in (DATA, FAILURES)}
     for number, marker in markers.items():
         if deep or number >= corpus.num_shards or any(_quick(marker, sizes)):
             suspects.append(number)
@@ -119,7 +125,7 @@ def _verify_teacher(
             yield damage(number, file, what)
         marker = Marker.from_bytes(content) if content and not findings else None
         if deep and marker is not None and not marker.digests:
-            with folder.open(f"data/{marker.data}") as source:
+            with folder.open(data_file(marker.data)) as source:
                 digest_N = audio_digests.read(folder, marker, pq.ParquetFile(source))
             yield from other_audio(number, marker, digest_N)
 
@@ -167,7 +173,7 @@ def _check(
 ) -> tuple[bytes | None, list[tuple[str, str]]]:
     """Reads a shard's current marker and checks its files; returns no damage if the marker is
     gone."""
-    name = f"markers/{shards.marker_name(number)}"
+    name = marker_file(number)
     for _ in range(3):
         content = _read(folder, name)
         if content is None:
@@ -189,7 +195,7 @@ def _read(folder: Folder, name: str) -> bytes | None:
 def _check_content(
     folder: Folder, spec: TeacherSpec, corpus: Corpus, number: int, content: bytes, *, deep: bool
 ) -> Iterator[tuple[str, str]]:
-    name = f"markers/{shards.marker_name(number)}"
+    name = marker_file(number)
     try:
         marker = Marker.from_bytes(content)
     except ValueError as error:
@@ -200,7 +206,7 @@ def _check_content(
         return
     sizes = {
         part: {file: size} if (size := folder.size(f"{part}/{file}")) is not None else {}
-        for part, file in (("data", marker.data), ("failures", marker.failures_data or "-"))
+        for part, file in ((DATA, marker.data), (FAILURES, marker.failures_data or "-"))
     }
     findings = list(_quick(marker, sizes))
     if not findings and deep:
@@ -209,29 +215,29 @@ def _check_content(
 
 
 def _quick(marker: Marker, sizes: dict[str, dict[str, int]]) -> Iterator[tuple[str, str]]:
-    size = sizes["data"].get(marker.data)
+    size = sizes[DATA].get(marker.data)
     if size is None:
-        yield f"data/{marker.data}", "missing"
+        yield data_file(marker.data), "missing"
     elif size != marker.data_bytes:
-        yield f"data/{marker.data}", f"{size} bytes, the marker says {marker.data_bytes}"
-    if marker.failures_data and marker.failures_data not in sizes["failures"]:
-        yield f"failures/{marker.failures_data}", "missing"
+        yield data_file(marker.data), f"{size} bytes, the marker says {marker.data_bytes}"
+    if marker.failures_data and marker.failures_data not in sizes[FAILURES]:
+        yield failures_file(marker.failures_data), "missing"
     if marker.rows + sum(marker.failures.values()) != marker.clips:
-        yield f"markers/{shards.marker_name(marker.shard)}", "its counts do not add up"
+        yield marker_file(marker.shard), "its counts do not add up"
 
 
 def _deep(
     folder: Folder, marker: Marker, spec: TeacherSpec, ids: list[str]
 ) -> Iterator[tuple[str, str]]:
     for file, expected in (
-        (f"data/{marker.data}", marker.data_sha256),
-        (f"failures/{marker.failures_data}", marker.failures_sha256),
+        (data_file(marker.data), marker.data_sha256),
+        (failures_file(marker.failures_data), marker.failures_sha256),
     ):
         if expected and _sha256(folder, file) != expected:
             yield file, "its SHA-256 is not the marker's"
             return
     if shards.digest_ids(ids) != marker.clips_digest:
-        yield f"markers/{shards.marker_name(marker.shard)}", "made from other clips"
+        yield marker_file(marker.shard), "made from other clips"
     try:
         failed = {failure.clip_id for failure in shards.read_failures(folder, marker)}
         expected = (clip_id for clip_id in ids if clip_id not in failed)
@@ -239,20 +245,20 @@ def _deep(
         digests = []
         for row, clip_id in itertools.zip_longest(rows, expected):
             if row is None or row.clip_id != clip_id:
-                yield f"data/{marker.data}", "its rows are not the corpus's clips in their order"
+                yield data_file(marker.data), "its rows are not the corpus's clips in their order"
                 return
             digests.append(row.audio_digest)
             for stream, frames in row.frames.items():
                 try:
                     frames.decode()
                 except ValueError as error:
-                    yield f"data/{marker.data}", f"clip {row.clip_id}, stream {stream}: {error}"
+                    yield data_file(marker.data), f"clip {row.clip_id}, stream {stream}: {error}"
     except (OSError, pa.ArrowException, KeyError, TypeError, json.JSONDecodeError) as error:
-        yield f"data/{marker.data}", f"not readable: {error}"
+        yield data_file(marker.data), f"not readable: {error}"
         return
     stated = marker.row_digests()
     if stated is not None and not np.array_equal(stated, shards.hash_digests(digests)):
-        yield f"data/{marker.data}", "its audio digests are not the marker's"
+        yield data_file(marker.data), "its audio digests are not the marker's"
 
 
 def _sha256(folder: Folder, name: str) -> str:
@@ -309,7 +315,7 @@ def quarantine(
         Whether the shard was set aside.
     """
     folder = layout.root.child("teachers").child(teacher).child(corpus)
-    name = f"markers/{shards.marker_name(shard)}"
+    name = marker_file(shard)
     content = _read(folder, name)
     if content is None or (judged is not None and content != judged):
         return False
@@ -338,5 +344,5 @@ def _named_files(shard: int, marker: bytes) -> list[str]:
         fields = Marker.from_bytes(marker)
     except ValueError:
         return []
-    named = [("data", fields.data), ("failures", fields.failures_data)]
+    named = [(DATA, fields.data), (FAILURES, fields.failures_data)]
     return [f"{part}/{file}" for part, file in named if file.startswith(f"{shard:07d}-")]

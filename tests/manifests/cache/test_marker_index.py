@@ -13,6 +13,7 @@ import pytest
 from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
+from manifests.cache.shard_files import DATA_NAME
 from manifests.storage import Folder
 from tests.manifests.frames import FAILED, make_cache, spec
 
@@ -81,7 +82,7 @@ def test_index_with_a_path_outside_the_cache_is_ignored(folder: Folder):
     place = table.column_names.index("data")
     pq.write_table(table.set_column(place, table.schema.field("data"), names), path)
     files = marker_index.read_data_files(folder).files
-    assert all(shards.DATA_NAME.fullmatch(file.data) for file in files)
+    assert all(DATA_NAME.fullmatch(file.data) for file in files)
 
 
 def test_opening_and_statistics_list_the_markers_once(

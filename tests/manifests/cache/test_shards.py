@@ -10,6 +10,7 @@ import pytest
 
 from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
+from manifests.cache.shard_files import marker_file
 from manifests.cache.shards import Marker, Row
 from manifests.storage import TEMPORARY, Folder
 from tests.manifests.frames import FAILED, KINDS, make_cache, row, spec, write_shard
@@ -85,7 +86,7 @@ def test_shard_has_small_row_groups_and_page_checksums(tmp_path: Path):
 
 def test_data_without_a_marker_is_ignored(tmp_path: Path):
     folder = shards_folder(make_cache(tmp_path))
-    folder.delete(f"markers/{shards.marker_name(1)}")
+    folder.delete(marker_file(1))
     assert shards.committed(folder) == [0]
     with pytest.raises(FileNotFoundError):
         shards.read_marker(folder, 1)

@@ -16,6 +16,7 @@ from manifests import audio as audio_files
 from manifests.cache import audio_digests, marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
+from manifests.cache.shard_files import marker_file
 from manifests.clips import Clip
 from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
@@ -188,7 +189,7 @@ def forget_digests(layout: Layout) -> None:
         for number in shards.committed(folder):
             old = shards.read_marker(folder, number)
             fields = {name: getattr(old, name) for name in shards.Marker.__dataclass_fields__}
-            name = f"markers/{shards.marker_name(number)}"
+            name = marker_file(number)
             folder.write_atomic(name, shards.Marker(**{**fields, "digests": ""}).to_bytes())
 
 
