@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,15 @@ def folder(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fol
     return folder
 
 
+@pytest.fixture
+def interrupt_handler() -> Iterator[None]:
+    """Python's handler of SIGINT, which is not installed in a background process of a shell."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interrupt_handler")
 def test_signal_during_an_upload_leaves_a_complete_object(store: Store, folder: Folder):
     store.interrupts = True
     with pytest.raises(KeyboardInterrupt):
