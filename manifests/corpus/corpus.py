@@ -117,11 +117,19 @@ class Corpus:
             row -= part.clips
         raise IndexError(f"{self.folder.uri} has {self.num_clips} clips")
 
-    def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+    def locate(self, shard: int) -> tuple[int, int]:
+        """Returns the position of a shard's part in `parts`, and its row group in the part.
+
+        Raises:
+            IndexError: the corpus has no such shard.
+        """
         if not 0 <= shard < self.num_shards:
             raise IndexError(f"{self.folder.uri} has no shard {shard}, only {self.num_shards}")
         ordinal = bisect_right(self.parts, shard, key=lambda part: part.first_shard) - 1
-        group = shard - self.parts[ordinal].first_shard
+        return ordinal, shard - self.parts[ordinal].first_shard
+
+    def _read(self, shard: int, columns: list[str] | None = None) -> pa.Table:
+        ordinal, group = self.locate(shard)
         return self._file(ordinal).read_row_group(group, columns=columns, use_threads=False)
 
     def _open(self, ordinal: int) -> pq.ParquetFile:

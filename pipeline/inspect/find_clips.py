@@ -29,12 +29,9 @@ def find_clips(corpus: Corpus, shards: Iterable[int], ids: Collection[str]) -> I
         ids: The clips to look for.
     """
     by_part: dict[int, list[int]] = {}
-    ordinals = iter(enumerate(corpus.parts))
-    ordinal, part = -1, None
     for shard in sorted(shards):
-        while part is None or shard >= part.first_shard + part.shards:
-            ordinal, part = next(ordinals)
-        by_part.setdefault(ordinal, []).append(shard - part.first_shard)
+        ordinal, group = corpus.locate(shard)
+        by_part.setdefault(ordinal, []).append(group)
     id_array = pa.array(sorted(ids), pa.string())
 
     def read(place: tuple[Part, list[int]]) -> list[Clip]:

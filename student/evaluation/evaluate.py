@@ -61,10 +61,11 @@ def evaluate(
         UserError: results with this name are about other questions, or no audio can be read.
     """
     check_name(run, name, questions)
+    files = Run(run)
     limits = limits or TokenLimits()
     max_tokens = {"answer": limits.answer, "transcription": limits.transcription}
     identity = build_identity(run, digest(questions), max_tokens=max_tokens, blind=blind)
-    with open_journal(Run(run).unfinished_answers_file(name), identity) as journal:
+    with open_journal(files.unfinished_answers_file(name), identity) as journal:
         kept = read_kept_replies(run, name, identity) | journal.replies(PART)
         if all(question.id in kept for question in questions):
             messages.print(
@@ -89,8 +90,8 @@ def evaluate(
         answers = write_answers(run, name, questions, replies)
         report = {
             "name": name,
-            "arm": Run(run).recipe.arm if Run(run).exists else "base",
-            "seed": Run(run).recipe.seed if Run(run).exists else 0,
+            "arm": files.recipe.arm if files.exists else "base",
+            "seed": files.recipe.seed if files.exists else 0,
             "blind": blind,
             "questions": len(answers),
             "unreadable": len(failures),
@@ -100,7 +101,7 @@ def evaluate(
             **score_answers([answers]),
         }
         write_scores(run, name, report)
-    if not Run(run).exists:
+    if not files.exists:
         record_score(Path(run), name, len(answers), report["mean"])
     if failures:
         messages.print(

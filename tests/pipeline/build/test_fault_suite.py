@@ -35,14 +35,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A cluster of one node with two cores."""
-    head = Node(num_cpus=2)
-    yield head
-    head.kill()
-
-
-@pytest.fixture(scope="module")
 def undisturbed(
     corpus: Corpus, node: Node, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, tuple]:

@@ -33,14 +33,6 @@ CLIPS = 48
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A cluster of one node with two cores that outlives the builds."""
-    head = Node(num_cpus=2)
-    yield head
-    head.kill()
-
-
-@pytest.fixture(scope="module")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     """Twelve shards, with one clip that cannot be decoded and one on which the teacher fails."""
     made = noise_corpus(tmp_path_factory.mktemp("noise"), CLIPS, loud=[LOUD])

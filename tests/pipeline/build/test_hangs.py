@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -25,14 +24,6 @@ HANG_S = 6
 LIMITS = "from pipeline.build import time_limits as t; t.SECONDS_PER_AUDIO_SECOND = 0.0"
 """A task may take `hang_seconds`, however long its audio is."""
 SHORT_LIMITS = f"{LIMITS}; t.GRACES_TO_START = t.GRACES_TO_COMMIT = 1; t.LEAST_S = 20.0"
-
-
-@pytest.fixture(scope="module")
-def node() -> Iterator[Node]:
-    """A cluster of one node with two cores."""
-    head = Node(num_cpus=2)
-    yield head
-    head.kill()
 
 
 @pytest.fixture(scope="module")
