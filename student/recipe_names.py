@@ -1,5 +1,8 @@
-"""Checks names of recipe fields: names of earlier versions still work, and for an unknown name the
-most similar field is suggested, before large libraries are imported."""
+"""Checks the fields of a recipe file before large libraries are imported.
+
+Names of earlier versions still work. For an unknown name, the most similar field is suggested, and
+a wrong value is named with its place in the file.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import dataclasses
 import difflib
 import re
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any
@@ -65,10 +68,11 @@ def rename_fields(values: Any, source: str, *, quiet: bool = False) -> Any:
 
 
 def check_fields(values: Mapping[str, Any], config: type, source: str, place: str = "") -> None:
-    """Checks recursively that all names are fields of a dataclass.
+    """Checks recursively that all names are fields of a dataclass, and the values of plain types.
 
     Raises:
-        UserError: a name is unknown; the message has its position and the most similar field.
+        UserError: a name is unknown, or a value has another type or is out of bounds; the message
+            has its position, and for a name the most similar field.
     """
     hints = typing.get_type_hints(config)
     names = [item.name for item in dataclasses.fields(config)]
@@ -82,18 +86,62 @@ def check_fields(values: Mapping[str, Any], config: type, source: str, place: st
             )
         inner = _dataclass_in(hints[name])
         if inner is None:
-            continue
-        if isinstance(value, list):
-            for number, item in enumerate(value):
-                if isinstance(item, Mapping):
-                    check_fields(item, inner, source, f"{place}{name}.{number}.")
+            _check_value(value, hints[name], f"{source}: {place}{name}")
+        elif isinstance(value, list):
+            _check_items(enumerate(value), inner, source, f"{place}{name}.")
         elif isinstance(value, Mapping):
             if _is_mapping(hints[name]):
-                for key, item in value.items():
-                    if isinstance(item, Mapping):
-                        check_fields(item, inner, source, f"{place}{name}.{key}.")
+                _check_items(value.items(), inner, source, f"{place}{name}.")
             else:
                 check_fields(value, inner, source, f"{place}{name}.")
+
+
+def _check_items(items: Iterable[tuple[Any, Any]], config: type, source: str, place: str) -> None:
+    """Checks dataclasses in a list or a mapping, with their limits."""
+    for key, item in items:
+        if not isinstance(item, Mapping):
+            continue
+        check_fields(item, config, source, f"{place}{key}.")
+        hints = typing.get_type_hints(config)
+        values = {
+            name: hints[name](value) if hints[name] in (int, float) else value
+            for name, value in item.items()
+        }
+        try:
+            config(**values)
+        except UserError as error:
+            message = str(error).removeprefix("recipe: ").replace(".*.", f".{key}.")
+            raise UserError(f"{source}: {message}") from None
+        except TypeError:
+            continue  # A field is missing, or a value is not of a plain type.
+
+
+def _check_value(value: Any, hint: Any, place: str) -> None:
+    """Checks a number, a text, a boolean or a list of texts; other types are checked later.
+
+    A text that contains such a value is accepted, for example `1e-3`, which YAML reads as a text.
+    """
+    text = str(value)
+    if hint is int:
+        fits, kind = re.fullmatch(r"[-+]?[\d_]+", text) is not None, "a whole number"
+    elif hint is float:
+        fits, kind = not isinstance(value, bool) and _is_number(text), "a number"
+    elif hint is bool:
+        fits, kind = text.lower() in ("true", "false", "yes", "no", "on", "off"), "true or false"
+    elif hint == list[str]:
+        fits, kind = isinstance(value, list), f"a list, such as [{value}]"
+    else:
+        return
+    if not fits:
+        raise UserError(f"{place}: expected {kind}, found {value!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def settle_arguments(words: Sequence[str], configs: Mapping[str, type]) -> list[str]:

@@ -118,8 +118,7 @@ class TeacherReader:
         self._durations = functools.lru_cache(8)(self._read_durations)
         self._group = functools.lru_cache(4)(self._read_group)
         self._in_place = functools.lru_cache(GROUPS_IN_PLACE)(self._locate_blobs)
-        rows = [shard.file.rows for shard in self.shards]
-        self._pages = TeacherPages(rows, spec, check=check_pages)
+        self._pages = TeacherPages([s.file.rows for s in self.shards], spec, check=check_pages)
         self._digests = functools.lru_cache(COMPARED_SHARDS)(self.row_digests)
         self._changed = functools.lru_cache(COMPARED_SHARDS)(self._compare_digests)
 
@@ -144,6 +143,11 @@ class TeacherReader:
         for corpus in self._corpora:
             for marker in marker_index.read_markers(self._cache.layout.shards(self.spec, corpus)):
                 yield from marker.failed
+
+    def unreadable_keys(self) -> np.ndarray:
+        """Keys (`clip_index.clip_keys`) of the clips whose audio could not be decoded."""
+        failures = self.failures() if any(part.failed_ids for part in self._contents) else ()
+        return clip_keys(failure.clip_id for failure in failures if failure.stage == "decode")
 
     def statistics(self, stream: str) -> Statistics:
         """Computes mean and deviation of a stream over all its stored frames."""
@@ -356,16 +360,12 @@ class TeacherReader:
         if ordinal is None:
             return None
         shard, file = self.shards[ordinal], self._file(ordinal)
-        digest_N = audio_digests.read(
-            shard.folder, shard.file, file.parquet if file.content is not None else None
-        )
+        local_file = None if file.content is None else file.parquet
+        digest_N = audio_digests.read(shard.folder, shard.file, local_file)
         if digest_N is None:
             return None
-        failed = self._index.failed_positions(ordinal)
-        position_N = np.array(
-            [position for position in range(shard.file.clips) if position not in failed]
-        )
-        return position_N, digest_N
+        failed = list(self._index.failed_positions(ordinal))
+        return np.setdiff1d(np.arange(shard.file.clips), failed), digest_N
 
     def _changed_rows(self, ordinal: int) -> dict[int, str]:
         """Maps rows of a shard to another open teacher that processed different audio for them."""
@@ -396,5 +396,5 @@ class TeacherReader:
 
 
 def _open_again(cache: OpenCache, key: str) -> TeacherReader:
-    """Opens the reader of a version again in the process that unpickles it."""
+    """Opens a version's reader again, when it is unpickled in another process."""
     return cache.teacher(key)

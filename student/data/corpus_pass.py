@@ -24,7 +24,7 @@ from student.data.coverage import SKIPPED, SkippedClips
 from student.data.examples import find_answer, fraction, times_shown
 from student.data.held_out import GROUP
 from student.data.prompts import MIN_SECONDS, ROUNDING_S
-from student.distill.streams import Stream
+from student.distill.streams import Stream, distinct_teachers, find_unreadable
 
 # Legend: C clips of the corpus, N clips of one table, U usable clips.
 
@@ -154,6 +154,7 @@ class CorpusPass:
         self._streams = streams
         self._data = data
         self._longest_s = longest_s
+        self._unreadable = find_unreadable(streams)
         self._num_clips = 0
         self.num_usable = 0
         self.skipped = {reason: SkippedClips() for reason in SKIPPED}
@@ -178,9 +179,12 @@ class CorpusPass:
         labels = [json.loads(text) for text in table["labels"].to_pylist()]
         here = slice(self._num_clips, self._num_clips + len(ids))
         self.key_C[here] = key_N = clip_keys(ids)
+        unreadable_N = np.isin(key_N, self._unreadable)
         seconds_N = likely_durations(table).to_numpy(zero_copy_only=False).astype(np.float64)
-        if np.isnan(seconds_N).any():
-            seconds_N = self._measured(table, key_N, seconds_N)
+        unknown_N = np.isnan(seconds_N) & ~unreadable_N
+        if unknown_N.any():
+            seconds_N = self._measured(table, key_N, seconds_N, unknown_N)
+        seconds_N = np.where(unreadable_N, np.nan, seconds_N)
         longest_s = self._longest_s + ROUNDING_S
         usable_N = (seconds_N >= MIN_SECONDS) & (seconds_N <= longest_s)
         is_long_N = seconds_N > self._data.max_duration + ROUNDING_S
@@ -214,14 +218,16 @@ class CorpusPass:
         if self.group_C is not None:
             self.group_C[here] = [_group(name) for name in names]
 
-    def _measured(self, table: pa.Table, key_N: np.ndarray, seconds_N: np.ndarray) -> np.ndarray:
+    def _measured(
+        self, table: pa.Table, key_N: np.ndarray, seconds_N: np.ndarray, unknown_N: np.ndarray
+    ) -> np.ndarray:
         """Adds missing lengths from the cache or else from the audio; NaN if unreadable."""
         seconds_N = seconds_N.copy()
-        for stream in self._streams.values():
-            unknown = np.flatnonzero(np.isnan(seconds_N))
-            if stream.reader is not None and len(unknown):
-                seconds_N[unknown] = stream.reader.teacher.durations(key_N[unknown])
-        unknown = np.flatnonzero(np.isnan(seconds_N))
+        for teacher in distinct_teachers(self._streams):
+            unknown = np.flatnonzero(np.isnan(seconds_N) & unknown_N)
+            if len(unknown):
+                seconds_N[unknown] = teacher.durations(key_N[unknown])
+        unknown = np.flatnonzero(np.isnan(seconds_N) & unknown_N)
         if len(unknown):
             clips = from_table(table.take(pa.array(unknown)))
             with ThreadPoolExecutor(DECODERS) as threads:

@@ -13,6 +13,7 @@ import numpy as np
 
 from manifests.cache.reader import CacheReader, StreamReader
 from manifests.cache.stream_sums import Statistics
+from manifests.cache.teacher_reader import TeacherReader
 from manifests.errors import UserError
 from manifests.streams.kinds import KINDS
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
@@ -104,20 +105,41 @@ def _place(local_copies: str | None, cache: str) -> Path | None:
     return Path(local_copies) / hashlib.sha256(cache.encode()).hexdigest()[:12]
 
 
-def copy_ahead(streams: Mapping[str, Stream]) -> None:
-    """Creates the local copies in the background, in storage order, while training starts.
-
-    A batch that needs a missing copy earlier fetches it itself.
-    """
+def distinct_teachers(streams: Mapping[str, Stream]) -> list[TeacherReader]:
+    """The teachers of the streams, each once."""
     teachers = {
         stream.reader.teacher.spec.key: stream.reader.teacher
         for stream in streams.values()
         if stream.reader is not None
     }
+    return list(teachers.values())
+
+
+def find_unreadable(streams: Mapping[str, Stream]) -> np.ndarray:
+    """Keys of the clips whose audio a teacher could not decode and that none has targets for.
+
+    A file that was repaired after one teacher failed on it is readable if another one processed it.
+    """
+    teachers = distinct_teachers(streams)
+    if not teachers:
+        return np.empty(0, np.uint64)
+    key_N = np.unique(np.concatenate([teacher.unreadable_keys() for teacher in teachers]))
+    covered_N = np.zeros(len(key_N), bool)
+    for teacher in teachers:
+        covered_N |= teacher.covers(key_N)
+    return key_N[~covered_N]
+
+
+def copy_ahead(streams: Mapping[str, Stream]) -> None:
+    """Creates the local copies in the background, in storage order, while training starts.
+
+    A batch that needs a missing copy earlier fetches it itself.
+    """
+    teachers = distinct_teachers(streams)
 
     def fetch() -> None:
         try:
-            for teacher in teachers.values():
+            for teacher in teachers:
                 teacher.make_copies()
         except OSError as error:
             logger.warning("copying shards ahead has stopped: %s", error)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SKIPPED_SHARE = 0.01
 MAX_SKIPPED_AT_LEAST = 10
-"""Number of examples that may be replaced before training stops: the larger of this share and this
-number."""
+"""Number of different examples that may be replaced before training stops: the larger of this share
+and this number."""
 RETRY_SECONDS = (1.0, 5.0, 25.0)
 """Pauses before retries of a store, in seconds."""
 
@@ -37,7 +37,10 @@ class SkippingDataset(Dataset):
     def __init__(self, dataset: Dataset[PreparedExample] | Sequence[PreparedExample]) -> None:
         self._dataset: Any = dataset
         self._limit = max(MAX_SKIPPED_AT_LEAST, round(MAX_SKIPPED_SHARE * len(self._dataset)))
-        self._skipped = multiprocessing.get_context("fork").Value("q", 0)
+        context = multiprocessing.get_context("fork")
+        self._num_skipped = context.Value("q", 0)
+        self._is_skipped = context.RawArray("b", max(1, len(self._dataset)))
+        """1 for each skipped example, shared by all workers."""
         self._reported: set[str] = set()
 
     def __len__(self) -> int:
@@ -45,17 +48,19 @@ class SkippingDataset(Dataset):
 
     @property
     def num_skipped(self) -> int:
-        """Number of examples that were replaced, in all workers of this process."""
-        return self._skipped.value
+        """Number of different examples that were replaced, in all workers of this process."""
+        return self._num_skipped.value
 
     def __getitem__(self, index: int) -> PreparedExample:
         while True:
             try:
                 return self._read_with_retries(index)
             except UserError as error:
-                with self._skipped.get_lock():
-                    self._skipped.value += 1
-                    count = self._skipped.value
+                with self._num_skipped.get_lock():
+                    # The same example fails again in every epoch.
+                    self._num_skipped.value += 1 - self._is_skipped[index]
+                    self._is_skipped[index] = 1
+                    count = self._num_skipped.value
                 if count > self._limit:
                     raise UserError(
                         f"{count} examples could not be prepared, more than the {self._limit} that "

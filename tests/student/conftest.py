@@ -128,8 +128,11 @@ def write_cache(
     corpus: corpora.Corpus,
     targets_by_clip: dict[str, dict[str, np.ndarray]],
     spec: TeacherSpec = SPEC,
+    *,
+    stage: str = "extract",
 ) -> None:
-    """Commits targets; clips that are not in `targets_by_clip` are recorded as failures."""
+    """Commits targets; clips that are not in `targets_by_clip` are recorded as failures of a
+    stage."""
     layout = Layout.create(cache)
     layout.register(corpus)
     layout.add_teacher(spec)
@@ -140,7 +143,7 @@ def write_cache(
         for clip in clips:
             if clip.clip_id not in targets_by_clip:
                 failures.append(
-                    shards.Failure(clip_id=clip.clip_id, stage="decode", error="lost", message="")
+                    shards.Failure(clip_id=clip.clip_id, stage=stage, error="lost", message="")
                 )
                 continue
             frames = {}

@@ -76,6 +76,32 @@ def test_wrong_key_raises_an_error_with_its_path_and_the_nearest_key(
         load_recipe(tmp_path / "recipe.yaml")
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("choices: one", r"data\.tasks\.1\.choices: expected a whole number, found 'one'"),
+        ("choices: 1", r"data\.tasks\.1\.choices must be 0, or 2 to 26; found 1"),
+        ("weight: heavy", r"data\.tasks\.1\.weight: expected a number, found 'heavy'"),
+        ("weight: 0", r"data\.tasks\.1\.weight must be above 0; found 0"),
+        ("questions: How?", r"data\.tasks\.1\.questions: expected a list, such as \[How\?\]"),
+        ("answer: [kind]", r"data\.tasks\.1\.answer must be `text` or .*; found 'kind'"),
+    ],
+)
+def test_wrong_value_raises_an_error_with_its_path(tmp_path: Path, task: str, message: str) -> None:
+    """The number of the task used to be missing, and the value was called an option."""
+    fields = {"questions": "[a]", "answer": "[text]"}
+    fields |= dict([task.split(": ")])
+    second = ", ".join(f"{name}: '{value}'" if value == "How?" else f"{name}: {value}"
+                       for name, value in fields.items())  # fmt: skip
+    first = "{questions: [a], answer: [text], weight: '1e-1', choices: '0'}"
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"model: {{build: tiny}}\ndata: {{tasks: [{first}, {{{second}}}]}}\n")
+    with pytest.raises(UserError, match=rf"recipe\.yaml: {message}"):
+        load_recipe(path)
+    path.write_text(f"model: {{build: tiny}}\ndata: {{tasks: [{first}]}}\n")
+    assert load_recipe(path).data.tasks[0].weight == 0.1
+
+
 def test_old_names_of_fields_keep_working(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pickle
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from manifests.clips import Clip
@@ -20,7 +22,7 @@ from student.data.example_table import ExampleTable
 from student.data.examples import build_examples
 from student.distill.streams import open_streams
 from student.model.backbones.registry import backbone_window
-from tests.student.conftest import FAMILIES, TASKS, ToyData
+from tests.student.conftest import FAMILIES, SPEC, STREAMS, TASKS, ToyData, write_cache
 
 TRANSCRIBE = TaskConfig(questions=["What is said?"], answer=["text"])
 
@@ -172,6 +174,31 @@ def test_skipped_clips_are_named_with_the_reason(tmp_path: Path, caplog: Any) ->
     assert f"): {named}\n" in caplog.text
     assert "1 of 16 clips are skipped: shorter than 0.1 s: tiny\n" in caplog.text
     assert "1 of 16 clips are skipped: longer than 30 s, data.max_duration: hour\n" in caplog.text
+
+
+def test_clips_that_the_cache_records_as_unreadable_are_skipped(
+    toy_data: ToyData, tmp_path: Path, caplog: Any
+) -> None:
+    """They used to become examples, and training stopped at the eleventh example of one file."""
+    corpus = build(toy_data.clips, tmp_path / "toy")
+    frames = {spec.name: np.ones((4, spec.dim), np.float32) for spec in STREAMS}
+    ids = [clip.clip_id for clip in toy_data.clips]
+    write_cache(tmp_path / "first", corpus, dict.fromkeys(ids[3:], frames), stage="decode")
+    data = DataConfig(tasks=TASKS)
+    first = open_streams([str(tmp_path / "first")], {"toy.bands": StreamConfig()})
+    table = open_examples(tmp_path / "examples", corpus, first, data)
+    assert set(table.clips) == set(ids[3:])
+    assert "3 of 48 clips are skipped: their audio cannot be read" in caplog.text
+    assert f": {ids[0]}, {ids[1]}, {ids[2]}\n" in caplog.text
+    # The expert failed on the others, not the decoder: their answers are trained on.
+    extracted = open_streams([str(toy_data.cache)], {"toy.bands": StreamConfig()})
+    assert len(open_examples(tmp_path / "all", corpus, extracted, data).clips) == 48
+    # A repaired file was read by another teacher.
+    other = dataclasses.replace(SPEC, name="other")
+    write_cache(tmp_path / "second", corpus, dict.fromkeys(ids[2:], frames), other, stage="decode")
+    names = {"toy.bands": StreamConfig(), "other.bands": StreamConfig()}
+    both = open_streams([str(tmp_path / "first"), str(tmp_path / "second")], names)
+    assert set(open_examples(tmp_path / "both", corpus, both, data).clips) == set(ids[2:])
 
 
 def test_clips_of_exactly_one_window_are_used(tmp_path: Path) -> None:
