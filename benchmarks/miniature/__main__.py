@@ -3,6 +3,7 @@
     python -m benchmarks.miniature                   # tasks that need the experts' outputs
     python -m benchmarks.miniature --study labels    # the first edition's tasks
     python -m benchmarks.miniature --quick           # one seed, fewer clips and steps
+    python -m benchmarks.miniature --stored          # print the committed tables
 
 The steps are corpus, teacher cache, every arm with every seed, `eval`, `ablate` and `probe`.
 A step is skipped if its result exists, so an interrupted run resumes. `verdicts.py` defines the
@@ -33,7 +34,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder; below build/miniature")
     parser.add_argument("--seeds", type=int, help="how many; 3, or 1 with --quick")
     parser.add_argument("--steps", type=int, help="training steps per arm; the recipe's, or 100")
+    parser.add_argument(
+        "--stored", action="store_true", help="print the committed tables, without any run"
+    )
     options = parser.parse_args()
+    if options.stored:
+        print((RESULTS / RESULT_FOLDERS[options.study] / tables.RESULTS_FILE).read_text())
+        return
     out = options.out or OUT / (FOLDERS[options.study] + ("-quick" if options.quick else ""))
     seeds = list(range(options.seeds or (1 if options.quick else 3)))
 

@@ -22,6 +22,7 @@ from student.evaluation.comparison import build_table, compare
 from student.evaluation.question_files import read_questions
 from student.evaluation.results import read_answers
 
+RESULTS_FILE = "results.txt"
 SETS = {
     "test": "held-out clips",
     "sources": "held-out sources: another soundfont, other kits",
@@ -45,7 +46,7 @@ def write(
         The text.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    console = Console(width=170, record=True, file=(folder / "results.txt").open("w"))
+    console = Console(width=170, record=True, file=(folder / RESULTS_FILE).open("w"))
     console.print(f"{command}; {hardware.describe()}; seeds {list(seeds)}")
     runs = {arm: [runs_folder / f"{arm}-{seed}" for seed in seeds] for arm in ARMS}
     comparisons = {}
@@ -71,7 +72,7 @@ def write(
     _probes(console, folder, base, runs)
     _cost(console, runs)
     console.file.close()
-    return (folder / "results.txt").read_text()
+    return (folder / RESULTS_FILE).read_text()
 
 
 def _write_verdicts(console: Console, runs: dict[Arm, list[Path]], differences: dict) -> None:

@@ -2,6 +2,7 @@
 
     pip install --no-deps -r requirements-small.txt
     python -m benchmarks.small                # hours on two cores, minutes on a GPU
+    python -m benchmarks.small --stored       # print the committed tables
 
 First the base is trained on audio: SmolLM2-135M-Instruct with Whisper tiny.en's encoder
 (`coat-student base`; it is evaluated with questions about other clips). Then every arm with every
@@ -35,8 +36,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="joint steps per arm; the recipe's")
     parser.add_argument("--base-steps", type=int, help="steps of the base; the recipe's")
     parser.add_argument("--base-only", action="store_true", help="stop when the base is finished")
+    parser.add_argument(
+        "--stored", action="store_true", help="print the committed tables, without any run"
+    )
     options = parser.parse_args()
 
+    if options.stored:
+        print((RESULTS / tables.RESULTS_FILE).read_text())
+        return
     base = make_base(options.out, options.base_steps)
     if options.base_only:
         return

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from manifests.clips import Clip
 from manifests.errors import UserError
+from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -182,19 +183,18 @@ def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, 
         (number of the line, example).
 
     Raises:
-        UserError: a line is not such a conversation.
+        UserError: a line is not such a conversation, or not UTF-8.
     """
     if not Path(path).is_file():
         raise UserError(f"data.chats: there is no file {path}")
     name = Path(path).stem
-    with Path(path).open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                example = _chat(json.loads(line)["messages"], name)
-            except (ValueError, KeyError, TypeError, IndexError) as error:
-                raise not_a_chat(path, number, repr(error)) from None
-            for _ in range(times_shown(weight, number, line)):
-                yield number, example
+    for number, line in iterate_lines(Path(path)):
+        try:
+            example = _chat(json.loads(line)["messages"], name)
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise not_a_chat(path, number, repr(error)) from None
+        for _ in range(times_shown(weight, number, line)):
+            yield number, example
 
 
 def not_a_chat(path: str | Path, line: int, why: str) -> UserError:

@@ -100,6 +100,23 @@ def test_conversations_are_read_from_json_lines(tmp_path: Path) -> None:
     assert len(list(read_chats(moved, weight=0.5))) == chosen
 
 
+def test_conversations_in_other_encodings_raise_an_error_or_are_read(tmp_path: Path) -> None:
+    """A file in Latin-1 used to end in a traceback, and one with a byte order mark was rejected."""
+    path = tmp_path / "chats.jsonl"
+    audio = {"type": "audio", "clip_id": "c1"}
+    turns = [
+        {"role": "user", "content": [audio]},
+        {"role": "assistant", "content": "s\u00ed\u2028"},
+    ]
+    line = json.dumps({"messages": turns}, ensure_ascii=False)
+    path.write_bytes(f"{line}\r\n\n{line}".encode("utf-8-sig"))
+    lines = [(number, example.answer) for number, example in read_chats(path)]
+    assert lines == [(1, "s\u00ed\u2028"), (3, "s\u00ed\u2028")]
+    path.write_bytes(b"\n" + line.replace("\u2028", "").encode("latin-1"))
+    with pytest.raises(UserError, match=r"chats.jsonl is not UTF-8 \(line 2, byte \d+: "):
+        list(read_chats(path))
+
+
 def test_labels_of_a_conversation_are_its_last_turn(toy_data: Any, dataset: Any) -> None:
     data, _, _, tokenizer = dataset
     first, second = ({"type": "audio", "clip_id": f"clip{n}"} for n in (5, 6))
