@@ -74,7 +74,9 @@ def train(recipe: Path, data: Path, runs: Path, seeds: Sequence[int], *changes: 
         *changes)  # fmt: skip
 
 
-def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
+def ask(
+    base: Path, runs: Path, data: Path, seeds: Sequence[int], *, ablation_limit: int = 0
+) -> None:
     """Evaluates every arm with and without audio, tests the use of its block, and probes its
     states.
 
@@ -83,6 +85,7 @@ def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
         runs: Folder of the runs.
         data: Folder of questions and cache.
         seeds: Seeds that were trained.
+        ablation_limit: Number of test questions for `ablate`, evenly spread; 0 for all.
     """
     folders: dict[tuple[int, Arm], Path] = {
         (seed, arm): runs / f"{arm}-{seed}" for seed in seeds for arm in ARMS
@@ -117,7 +120,8 @@ def ask(base: Path, runs: Path, data: Path, seeds: Sequence[int]) -> None:
     with_block = [folder for (_, arm), folder in folders.items() if SWITCHES[arm].block]
     unfinished = _without(with_block, "ablation.json")
     if unfinished:
-        run("coat-student", "ablate", *unfinished, "--questions", test, "--batch-size", "32")
+        run("coat-student", "ablate", *unfinished, "--questions", test, "--batch-size", "32",
+            "--limit", str(ablation_limit))  # fmt: skip
     probed = [base, *(folders[seeds[0], arm] for arm in ARMS)]
     if _without(probed, "probes.json"):
         run("coat-student", "probe", *probed, "--cache", data / "cache", "--questions", test)

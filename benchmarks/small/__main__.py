@@ -25,6 +25,9 @@ OUT = Path("build/small")
 DATA = Path("build/miniature/hearing")
 RESULTS = Path("benchmarks/results/small")
 STUDY = "hearing"
+ABLATED = 105
+"""Number of test questions for `ablate`, about 15 of each task. It asks each question a dozen times: with
+all 305, ten runs would take three hours of a core."""
 
 
 def main() -> None:
@@ -53,8 +56,10 @@ def main() -> None:
     steps.write_recipe(Path(__file__).with_name("recipe.yaml"), recipe, STUDY, options.steps)
     runs = options.out / "runs"
     steps.train(recipe, options.data, runs, seeds, "--model.path", str(base))
-    steps.ask(base, runs, options.data, seeds)
+    steps.ask(base, runs, options.data, seeds, ablation_limit=ABLATED)
     command = "python -m benchmarks.small"
+    if options.steps:
+        command += f" --steps {options.steps}"
     print(tables.write(base, runs, options.data, seeds, RESULTS, command))
 
 
