@@ -16,11 +16,13 @@ from manifests.clips import likely_durations
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
-"""Labels that state the language of a clip, the first one before the second."""
+"""Labels that state the language of a clip; the first one that a clip has counts."""
 DISTINCT = 10_000
 """Number of distinct values that are counted per label key: the first ones."""
 SHOWN = 5
 """Number of most common values, and of ids, that are shown."""
+LANGUAGES_SHOWN = 20
+"""Number of most common languages that are shown."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,14 +53,15 @@ class Stats:
     words: int = 0
     """Number of words in all texts, split at white space."""
     languages: dict[str, int] = field(default_factory=dict)
-    """Most common values of the label `language` or `lang` -> clips."""
+    """Most common languages, from the label `language` or `lang` -> clips."""
     labels: dict[str, Label] = field(default_factory=dict)
     some_ids: list[str] = field(default_factory=list)
 
 
 def labelled_language(labels: Mapping[str, Any]) -> str:
     """The language that a clip's labels state; empty if there is none."""
-    return next((str(labels[key]) for key in LANGUAGE_KEYS if key in labels), "")
+    stated = (labels.get(key) for key in LANGUAGE_KEYS)
+    return next((str(language) for language in stated if language not in (None, "")), "")
 
 
 def is_same_language(language: str, other: str) -> bool:
@@ -72,6 +75,7 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
     durations = [np.empty(0)]
     having: Counter[str] = Counter()
     values: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    languages: Counter[str] = Counter()
     for table in tables:
         stats.clips += len(table)
         known = likely_durations(table)
@@ -80,8 +84,10 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
         texts = [text for text in table["text"].to_pylist() if text]
         stats.with_text += len(texts)
         stats.words += sum(len(text.split()) for text in texts)
-        for labels in table["labels"].to_pylist():
-            for key, value in json.loads(labels).items():
+        for labels in map(json.loads, table["labels"].to_pylist()):
+            if language := labelled_language(labels):
+                _count(languages, language)
+            for key, value in labels.items():
                 having[key] += 1
                 _count(values[key], value)
         missing = SHOWN - len(stats.some_ids)
@@ -92,8 +98,7 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
     if len(known):
         lengths = np.quantile(known, QUANTILES).tolist()
         stats.quantiles = {f"{q:g}": length for q, length in zip(QUANTILES, lengths, strict=True)}
-    for key in LANGUAGE_KEYS:
-        stats.languages |= _common(values.get(key, Counter()))
+    stats.languages = dict(languages.most_common(LANGUAGES_SHOWN))
     stats.labels = {
         key: Label(clips=count, distinct=len(values[key]), common=_common(values[key]))
         for key, count in sorted(having.items())

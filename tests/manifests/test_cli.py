@@ -12,7 +12,9 @@ import pytest
 import soundfile
 
 from manifests import cli
-from manifests.corpus.corpus import Corpus
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
+from manifests.corpus.stats import collect
 
 
 @pytest.fixture
@@ -71,6 +73,19 @@ def test_stats_prints_json_and_a_table(
     shown = capsys.readouterr().out
     assert "0.5: 5.50" in shown
     assert "1 (10%), 2 words" in shown
+
+
+def test_languages_of_both_labels_are_added(tmp_path: Path) -> None:
+    """The label `lang` used to replace the counts of `language`, and null was a language."""
+    stated = (
+        [{"language": "fr"}] * 5 + [{"lang": "fr"}] * 4 + [{"lang": "de", "language": None}] * 3
+    )
+    stated += [{"language": "de", "lang": "xx"}, {}, {"language": ""}]
+    clips = [
+        Clip(clip_id=f"c{number}", uri=f"/{number}.wav", duration=1.0, labels=labels)
+        for number, labels in enumerate(stated)
+    ]
+    assert collect(build(clips, tmp_path / "c").tables()).languages == {"fr": 9, "de": 4}
 
 
 @pytest.mark.parametrize(
