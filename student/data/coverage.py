@@ -51,6 +51,8 @@ def report_skipped(
     skipped: Mapping[str, SkippedClips],
     max_duration: float,
     longest_s: float,
+    *,
+    has_cache: bool,
 ) -> None:
     """Logs how many clips are skipped, why, and the first ones.
 
@@ -61,12 +63,14 @@ def report_skipped(
             those within it but longer than the backbone's window.
         max_duration: The limit in the recipe.
         longest_s: The smaller of `max_duration` and the window.
+        has_cache: Whether there is a cache, which has the reasons for unreadable clips.
 
     Raises:
         UserError: no clip is left.
     """
     reasons = {
-        "unreadable": "their audio cannot be read (coat-cache failures gives the reasons)",
+        "unreadable": "their audio cannot be read"
+        + (" (coat-cache failures gives the reasons)" if has_cache else ""),
         "short": f"shorter than {MIN_SECONDS:g} s",
         "long": f"longer than {max_duration:g} s, data.max_duration",
         "window": f"longer than {longest_s:g} s, the window of the backbone",
