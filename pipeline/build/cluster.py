@@ -24,7 +24,12 @@ import pipeline
 import teachers
 from manifests.errors import StoreError, UserError
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
-from pipeline.build.environment import StopSignal, advice_on_connecting, check_address
+from pipeline.build.environment import (
+    StopSignal,
+    advice_on_connecting,
+    check_address,
+    check_modules,
+)
 from pipeline.build.ray_texts import cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
@@ -240,6 +245,7 @@ def _start_local(quiet: dict[str, Any]) -> None:
 def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
     ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
     runtime = {"py_modules": [*ours, *config.py_modules]}
+    check_modules(config.py_modules)
     check_address(config.ray_address)
     try:
         ray.init(config.ray_address, runtime_env=runtime, **quiet)

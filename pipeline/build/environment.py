@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -112,3 +112,19 @@ def check_address(address: str) -> None:
             f"no Ray cluster answers at {address!r} ({reason}); start one with `ray start --head`, "
             "correct --ray-address, or leave it out for a local cluster"
         ) from None
+
+
+def check_modules(paths: Iterable[str]) -> None:
+    """Checks the folders of additional packages before they are sent to the workers.
+
+    Raises:
+        UserError: a path is no folder, Python file or wheel on this machine.
+    """
+    for path in paths:
+        local = Path(path)
+        is_file = local.is_file() and local.suffix in (".py", ".whl")
+        if "://" not in path and not is_file and not local.is_dir():
+            raise UserError(
+                f"--py-modules: {path!r} is not here; expected the folder of a package, a .py file "
+                "or a wheel on this machine, or the address of a zip file"
+            )

@@ -19,7 +19,9 @@ from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from pipeline import cli
 from pipeline.build import environment, plan
+from pipeline.build.cluster import connected
 from pipeline.build.languages import warn_of_languages
+from pipeline.config import BuildConfig
 from pipeline.teacher_options import merge_teacher_options
 from tests.pipeline.report_cache import TEACHERS, make_cache
 
@@ -312,6 +314,22 @@ def test_unreachable_cluster_address_raises_an_error() -> None:
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", f"[::1]:{port}"):
         with pytest.raises(UserError, match=r"no Ray cluster answers at .* leave it out"):
             environment.check_address(address)
+
+
+def test_missing_module_for_a_cluster_raises_an_error(tmp_path: Path) -> None:
+    """Ray's own error was a traceback of thirty lines."""
+    (tmp_path / "notes.txt").write_text("")
+    (tmp_path / "one.py").write_text("")
+    environment.check_modules([str(tmp_path), str(tmp_path / "one.py"), "s3://bucket/code.zip"])
+    for path in (tmp_path / "absent", tmp_path / "notes.txt"):
+        with pytest.raises(UserError, match=r"--py-modules: '.*' is not here; expected the folder"):
+            environment.check_modules([str(path)])
+    config = BuildConfig(corpus="c", cache="k", ray_address="auto", py_modules=["nowhere"])
+    with (
+        pytest.raises(UserError, match="'nowhere' is not here"),
+        connected(config, environment.StopSignal()),
+    ):
+        pass
 
 
 def test_rm_reports_which_version_readers_get_now(
