@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import inspect
 import io
+import itertools
 import json
 import logging
 import math
@@ -39,7 +40,12 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from manifests.errors import Interrupted, StoreError, UserError, is_disk_full
-from manifests.library_internals import is_list_of_strings, options_of, subcommands_of
+from manifests.library_internals import (
+    flags_of,
+    is_list_of_strings,
+    options_of,
+    subcommands_of,
+)
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -215,7 +221,7 @@ def _run(
         print(_versions())
         return 0
     parser, commands = make_parser(name, commands, description=description)
-    parsed = parser.parse_args([_underscored(word) for word in words])
+    parsed = parser.parse_args(_with_values([_underscored(word) for word in words], parser))
     _configure_logging(parsed.verbose)
     function = commands[parsed.subcommand]
     fields = parser.instantiate(parsed)[parsed.subcommand]
@@ -258,6 +264,8 @@ def make_parser(
     return parser, all_commands
 
 
+BOOLEANS = ("true", "false", "yes", "no")
+"""Values of a flag, in lower case."""
 _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 """Python's type -> its name in messages."""
 
@@ -280,6 +288,16 @@ def _form(kind: str, value: str) -> str:
 def _dashed(text: str) -> str:
     """A text in which options are spelled with hyphens."""
     return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), text)
+
+
+def _with_values(words: Sequence[str], parser: ArgumentParser) -> list[str]:
+    """Gives flags without a value one: in `--json FOLDER`, the folder is not the flag's value."""
+    children = subcommands_of(parser)
+    flags = flags_of(next((children[word] for word in words if word in children), None))
+    return [
+        f"{word}=true" if word in flags and following.lower() not in BOOLEANS else word
+        for word, following in itertools.zip_longest(words, words[1:], fillvalue="")
+    ]
 
 
 def _underscored(word: str) -> str:

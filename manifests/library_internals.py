@@ -24,6 +24,15 @@ def options_of(parser: ArgumentParser | None) -> Mapping[str, Any]:
     return getattr(parser, "_option_string_actions", {})
 
 
+def flags_of(parser: ArgumentParser | None) -> set[str]:
+    """Returns the options whose value is true or false and can be left out (jsonargparse 4.53)."""
+    return {
+        option
+        for option, action in options_of(parser).items()
+        if action.nargs == "?" and getattr(action, "_typehint", None) is bool
+    }
+
+
 def subcommands_of(parser: ArgumentParser) -> Mapping[str, ArgumentParser]:
     """Returns the parsers by subcommand (jsonargparse 4.53)."""
     action = getattr(parser, "_subcommands_action", None)

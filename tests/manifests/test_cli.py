@@ -69,6 +69,13 @@ def test_stats_prints_json_and_a_table(
     assert result["labels"]["n"]["distinct"] == 10
     assert result["some_ids"] == Corpus(tmp_path / "c").shard_ids(0)[:5]
 
+    # The usage line shows the flag before the folder, which used to be taken for its value.
+    for words in (["--json"], ["--json=true"], ["--json", "true"]):
+        assert run(monkeypatch, "stats", *words, tmp_path / "c") == 0
+        assert json.loads(capsys.readouterr().out) == result
+    assert run(monkeypatch, "stats", "--json", "false", tmp_path / "c") == 0
+    assert "0.5: 5.50" in capsys.readouterr().out
+
     assert run(monkeypatch, "stats", tmp_path / "c") == 0
     shown = capsys.readouterr().out
     assert "0.5: 5.50" in shown
