@@ -3,8 +3,10 @@
     python -m examples.own_corpus recordings/ --out corpus/
 
 `coat-corpus build recordings/` can read the same folder, but cannot interpret its names. A clip
-is one row with the location of the audio and its labels, which can be any JSON values. After
-you have added recordings, run the program again: it adds only the new ones.
+is one row with the location of the audio and its labels, which can be any JSON values.
+`lengths.fill` reads the lengths of clips from the headers of their files; without them,
+`coat-corpus stats` and `coat-cache plan` can only say that they are unknown. After you have added
+recordings, run the program again: it adds only the new ones.
 """
 
 from __future__ import annotations
@@ -15,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from manifests.clips import Clip
-from manifests.corpus import corpus
+from manifests.corpus import corpus, lengths
+from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import folder
 
 
@@ -40,7 +43,8 @@ def main() -> None:
     parser.add_argument("recordings")
     parser.add_argument("--out", default="corpus")
     options = parser.parse_args()
-    made = corpus.build(clips(options.recordings), options.out)
+    with_lengths = lengths.fill(clips(options.recordings), options.recordings, SourceIndex())
+    made = corpus.build(with_lengths, options.out)
     print(f"{options.out}: {made.num_clips} clips, {made.seconds / 3600:.3f} h")
 
 

@@ -20,6 +20,9 @@ from manifests.console import messages
 Item = TypeVar("Item")
 
 SECONDS_BETWEEN_LINES = 60.0
+SPEED_SECONDS = 3600.0
+"""Past time from which a bar estimates the time left. The default of rich, 30 s, shows no estimate
+if a step takes longer."""
 
 
 class Advance(Protocol):
@@ -45,7 +48,9 @@ def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
             TextColumn(unit),
             TimeRemainingColumn(compact=True),
         )
-        with Progress(*columns, console=messages, transient=True) as bar:
+        with Progress(
+            *columns, console=messages, transient=True, speed_estimate_period=SPEED_SECONDS
+        ) as bar:
             task = bar.add_task(description, total=total or None)
             yield lambda count=1: bar.advance(task, count)
         return

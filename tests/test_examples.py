@@ -52,6 +52,7 @@ def test_own_corpus_reads_labels_from_folders_and_names(workspace: Path, tmp_pat
     assert output.startswith("corpus: 3 clips")
     from manifests.corpus.corpus import Corpus
 
+    assert Corpus(tmp_path / "corpus").seconds == 1.5
     labels = [dict(clip.labels) for clip in Corpus(tmp_path / "corpus").clips()]
     assert labels == [
         {"sound": "glass breaking", "speaker": "anna"},

@@ -153,7 +153,8 @@ def build(
     Memory holds one part, 24 bytes for each clip, and the clips with new labels.
 
     Args:
-        clips: All clips of the source, always in the same order.
+        clips: All clips of the source, always in the same order. `lengths.fill` adds the lengths
+            that the source does not state.
         out: Folder or address of the corpus.
         name: Name of a new corpus; that of the folder if None.
         clips_per_shard: Maximum number of clips per shard of a new corpus; 256 if None. Shards of

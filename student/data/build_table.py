@@ -180,6 +180,7 @@ class _Builder:
             covered=covered,
             by_last_clip=by_last_clip,
             longest_s=None if keeps_longer else self._longest_s,
+            asks_once=True,
         )
         (self._folder / "summary.json").write_text(json.dumps(asdict(summary)))
 

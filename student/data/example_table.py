@@ -60,6 +60,9 @@ class Summary:
     """Whether examples are split and drawn as in versions without such a folder."""
     longest_s: float | None = None
     """Maximum duration of clips; None if clips beyond the backbone's window were kept."""
+    asks_once: bool = False
+    """Whether a task asks about a held-out clip once, whatever its weight. Earlier versions counted
+    repeated questions several times."""
 
     @classmethod
     def read(cls, folder: Path) -> Summary | None:
@@ -158,11 +161,13 @@ class ExampleTable(Sequence[Example]):
         return self._on_side(LEARNT)
 
     def held_out(self) -> ExampleTable:
-        """The held-out examples in the order of their hashes, so that any prefix is
-        representative."""
+        """The held-out examples, without repetitions, in the order of their hashes, so that any
+        prefix is representative."""
         held = self._on_side(HELD_OUT)
         if self.summary.by_last_clip:
             return held
+        if self.summary.asks_once:
+            held = held.subset(np.flatnonzero(held.column("repeat") == 0))
         return held.subset(np.argsort(held.column("key"), kind="stable"))
 
     def drawn(self, limit: int) -> ExampleTable:

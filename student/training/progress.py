@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from manifests.console import console, messages
+from manifests.progress import SPEED_SECONDS
 
 SECONDS_BETWEEN_LINES = 60
 
@@ -52,6 +53,7 @@ class TrainingProgress(TrainerCallback):
                 TimeRemainingColumn(compact=True),
                 console=messages,
                 transient=True,
+                speed_estimate_period=SPEED_SECONDS,
             )
             self._task = self._bar.add_task(
                 self._stage, total=state.max_steps, completed=state.global_step, text=""

@@ -16,6 +16,7 @@ import pytest
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
+from manifests.file_list import write_file_list
 from student.config import DataConfig, ModelConfig, StreamConfig, TaskConfig, TinyConfig
 from student.data.build_table import open_examples
 from student.data.example_table import ExampleTable
@@ -60,6 +61,25 @@ def test_table_contains_the_examples_of_the_templates(tmp_path: Path) -> None:
     assert len({example.id for example in expected}) == len(expected)
     shards = {clip_id: n for n in range(corpus.num_shards) for clip_id in corpus.shard_ids(n)}
     assert table.shards().tolist() == [shards[example.clip_ids[0]] for example in expected]
+
+
+def test_held_out_clips_are_asked_about_once_whatever_the_weight(tmp_path: Path) -> None:
+    """Repeated questions used to count as several, and intervals were too narrow."""
+    corpus = build(make_clips(200), tmp_path / "corpus")
+    tasks = [TaskConfig(questions=["A?", "B?"], answer=["labels.note"], choices=3, weight=3.0)]
+    folder, data = tmp_path / "examples", DataConfig(tasks=tasks, validation=0.2)
+    table = open_examples(folder, corpus, {}, data)
+    assert len(table) == 3 * 100
+    held, learnt = ([e.clip_ids[0] for e in side] for side in (table.held_out(), table.learning()))
+    assert len(held) == len(set(held)) > 10
+    assert len(learnt) == 3 * len(set(learnt)) == 3 * (100 - len(held))
+    # A run of an earlier version keeps its held-out examples.
+    fields = json.loads((folder / "summary.json").read_text())
+    del fields["asks_once"]
+    (folder / "summary.json").write_text(json.dumps(fields))
+    write_file_list(folder)
+    older = open_examples(folder, corpus, {}, data, begun=True, had_table=True)
+    assert len(older.held_out()) == 3 * len(held)
 
 
 def test_table_is_rebuilt_only_when_its_sources_change(tmp_path: Path) -> None:
