@@ -25,8 +25,8 @@ OUT = Path("build/small")
 DATA = Path("build/miniature/hearing")
 RESULTS = Path("benchmarks/results/small")
 STUDY = "hearing"
-ABLATED = 105
-"""Number of test questions for `ablate`, about 15 of each task. It asks each question a dozen
+ABLATED = 63
+"""Number of test questions for `ablate`, about 9 of each task. It asks each question a dozen
 times: with all 305, ten runs would take three hours of a core."""
 
 
