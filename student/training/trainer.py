@@ -253,6 +253,8 @@ def training_arguments(
         "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
         "report_to": ["tensorboard"],
+        # The default follows the verbosity of transformers, which `student.quiet` lowers.
+        "disable_tqdm": False,
         "seed": seed,
         "data_seed": seed,
     }

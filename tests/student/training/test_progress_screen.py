@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -19,14 +20,14 @@ TRAIN = [sys.executable, "-m", "student.cli", "train"]
 
 @pytest.fixture
 def words(toy_data: Any, tmp_path: Path) -> list[str]:
-    """The command of a short training."""
+    """The command of a short training, with the default display of its progress."""
     options = toy_data.options(tmp_path / "run")
-    save_recipe(options.recipe(), tmp_path / "recipe.yaml")
+    recipe = dataclasses.replace(options.recipe(), trainer={"report_to": []})
+    save_recipe(recipe, tmp_path / "recipe.yaml")
     return [
         *TRAIN, "--config", str(tmp_path / "recipe.yaml"), "--corpus", str(options.corpus),
         "--cache", str(toy_data.cache), "--out", str(tmp_path / "run"),
         "--joint.max_steps=6", "--joint.log_steps=1", "--align.max_steps=2",
-        "--trainer.disable_tqdm=false",
     ]  # fmt: skip
 
 
