@@ -25,9 +25,9 @@ OUT = Path("build/small")
 DATA = Path("build/miniature/hearing")
 RESULTS = Path("benchmarks/results/small")
 STUDY = "hearing"
-ABLATED = 63
-"""Number of test questions for `ablate`, about 9 of each task. It asks each question a dozen
-times: with all 305, ten runs would take three hours of a core."""
+ABLATED = 42
+"""Number of test questions for `ablate`, about 6 of each task. It asks each question a dozen
+times: with all 305, ten runs would take nine hours of a core."""
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ has no text, because the words cannot be assigned to its parts.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -20,6 +21,8 @@ from manifests.clips import Clip
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.errors import AudioError, UserError
 from manifests.storage import identity
+
+log = logging.getLogger(__name__)
 
 FRAME_S = 0.02
 """Length of a frame whose loudness is measured."""
@@ -45,6 +48,9 @@ def segment(
 ) -> Iterator[Clip]:
     """Yields clips of at most `max_seconds`; shorter clips are not changed.
 
+    Clips of unknown length that cannot be decoded are not changed either; a warning counts them,
+    and a build of a cache records the reason.
+
     Args:
         clips: Clips of any length.
         index: Edges of parts that were found before, and those found now.
@@ -52,26 +58,45 @@ def segment(
         by: Where clips are cut.
 
     Raises:
-        UserError: a clip is of unknown length and cannot be decoded.
+        UserError: the words of a clip have no times.
     """
+    unreadable = 0
     for clip in clips:
         if clip.duration is not None and clip.duration <= max_seconds:
             yield clip
             continue
-        state = identity(split_address(clip.uri)[0])
-        if state is None:
-            edges = _edges(clip, max_seconds, by)
-        else:
-            settings = (clip.offset, clip.duration, max_seconds, by)
-            key = number_key("edges", clip.uri, state, *settings)
-            edges = index.numbers(key)
-            if edges is None:
-                edges = _edges(clip, max_seconds, by)
-                index.add_numbers(key, edges)
+        try:
+            edges = _known_edges(clip, index, max_seconds, by)
+        except AudioError as error:
+            if not unreadable:
+                log.warning("clip %s cannot be read and is kept whole: %s", clip.clip_id, error)
+            unreadable += 1
+            yield clip
+            continue
         if len(edges) == 2:
             yield clip
         else:
             yield from _cut(clip, edges)
+    if unreadable > 1:
+        log.warning("%d clips cannot be read and are kept whole", unreadable)
+
+
+def _known_edges(clip: Clip, index: SourceIndex, max_seconds: float, by: str) -> list[float]:
+    """Returns the edges of a clip's parts from the index, or finds and stores them.
+
+    Raises:
+        AudioError: the clip is of unknown length and cannot be decoded.
+    """
+    state = identity(split_address(clip.uri)[0])
+    if state is None:
+        return _edges(clip, max_seconds, by)
+    settings = (clip.offset, clip.duration, max_seconds, by)
+    key = number_key("edges", clip.uri, state, *settings)
+    edges = index.numbers(key)
+    if edges is None:
+        edges = _edges(clip, max_seconds, by)
+        index.add_numbers(key, edges)
+    return edges
 
 
 def _edges(clip: Clip, max_seconds: float, by: str) -> list[float]:
@@ -91,9 +116,7 @@ def _measure(clip: Clip) -> float:
         except AudioError as error:
             if error.reason == "beyond-end" and start:
                 return start
-            raise UserError(
-                f"clip {clip.clip_id} cannot be cut: {error}; take it out of the corpus"
-            ) from None
+            raise
         if wave.seconds < DECODE_S - FRAME_S:
             return start + wave.seconds
         start += DECODE_S

@@ -1,4 +1,5 @@
-"""Stops a build in which most clips fail, such as with a wrong mount or a broken expert.
+"""Stops a build in which most clips fail, such as with a wrong mount or a broken expert, and
+reports one in which all of a few clips have failed.
 
 Decoding and each teacher have separate rates over the last clips that they processed.
 """
@@ -14,6 +15,8 @@ from manifests.errors import UserError
 
 JUDGED_FROM = 100
 """Clips that a stage must process before its failure rate is checked."""
+JUDGED_AT_END = 10
+"""Clips that a stage must process before it is an error that all of them have failed."""
 WINDOW = 2000
 """Number of recent clips from which the failure rate is computed."""
 DEVIATIONS = 3.0
@@ -54,14 +57,30 @@ class FailureRate:
         chance = DEVIATIONS * math.sqrt(window.clips * self._limit * (1 - self._limit))
         if window.failed <= window.clips * self._limit + chance:
             return
-        worst = ", ".join(f"{reason} ({n})" for reason, n in window.reasons.most_common(3))
-        where = "decoding" if stage == "decode" else f"teacher {stage}"
         raise UserError(
             f"{window.failed / window.clips:.0%} of the last {window.clips} clips have failed in "
-            f"{where}, the limit is {self._limit:.0%} (max_failure_rate); most often {worst}; the "
-            f"last one: {failures[-1].clip_id}: {failures[-1].message}; if they are as they should "
-            "be, pass --max-failure-rate 1"
+            f"{_place(stage)}, the limit is {self._limit:.0%} (max_failure_rate); most often "
+            f"{window.worst()}; the last one: {failures[-1].clip_id}: {failures[-1].message}; if "
+            "they are as they should be, pass --max-failure-rate 1"
         )
+
+    def check_end(self) -> None:
+        """Checks at the end of a build that no stage has failed on all of its clips.
+
+        Raises:
+            UserError: a stage has, and there is a limit.
+        """
+        for stage, window in self._windows.items():
+            if self.stops and window.failed == window.clips >= JUDGED_AT_END:
+                raise UserError(
+                    f"all {window.clips} clips have failed in {_place(stage)}: {window.worst()}; "
+                    "the failures are recorded (coat-cache failures); correct the cause, then run: "
+                    "coat-cache retry-failures"
+                )
+
+
+def _place(stage: str) -> str:
+    return "decoding" if stage == "decode" else f"teacher {stage}"
 
 
 class _Window:
@@ -81,3 +100,7 @@ class _Window:
             self.clips -= old
             self.failed -= old_reasons.total()
             self.reasons -= old_reasons
+
+    def worst(self) -> str:
+        """The most frequent reasons, with their counts."""
+        return ", ".join(f"{reason} ({n})" for reason, n in self.reasons.most_common(3))

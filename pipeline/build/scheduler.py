@@ -89,9 +89,10 @@ class Scheduler:
         pools.check_fits(self._pools, backend.nodes())
         self._backlog = Backlog(self._setups)
         uses_gpu = any(setup.resources.num_gpus for setup in setups)
+        self._failure_rate = FailureRate(None if accept_failures else config.max_failure_rate)
         self._shards = OpenShards(
             self._backlog,
-            FailureRate(None if accept_failures else config.max_failure_rate),
+            self._failure_rate,
             listener,
             block_clips=config.block_clips or (GPU_BLOCK_CLIPS if uses_gpu else BLOCK_CLIPS),
             block_seconds=config.block_seconds
@@ -124,6 +125,7 @@ class Scheduler:
         try:
             self._work_through()
             self._recovery.finish()
+            self._failure_rate.check_end()
         finally:
             self._work.close()
             self._staffing.dismiss()

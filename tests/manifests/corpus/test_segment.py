@@ -70,12 +70,21 @@ def test_segments_contain_the_text_of_their_words(recording: Path, by: str):
         assert [part.offset for part in parts] == [2.0, 11.0, 20.0, 29.0]
 
 
-def test_short_clips_are_kept_and_unreadable_ones_raise_an_error(recording: Path):
+def test_short_and_unreadable_clips_are_kept(
+    recording: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """One unreadable file used to stop the cutting of all others."""
     short = Clip(clip_id="short", uri=str(recording), duration=5.0, text="kept")
     assert list(segment(iter([short]), SourceIndex(), max_seconds=10.0, by="silence")) == [short]
-    missing = Clip(clip_id="gone", uri="/nowhere/x.wav")
-    with pytest.raises(UserError, match="clip gone cannot be cut"):
-        list(segment(iter([missing]), SourceIndex(), max_seconds=10.0, by="silence"))
+    (tmp_path / "text.wav").write_text("no audio")
+    bad = [
+        Clip(clip_id="gone", uri="/nowhere/x.wav"),
+        Clip(clip_id="text", uri=f"{tmp_path}/text.wav"),
+    ]
+    parts = segment(iter([*bad, short]), SourceIndex(), max_seconds=10.0, by="silence")
+    assert list(parts) == [*bad, short]
+    assert "clip gone cannot be read and is kept whole: " in caplog.text
+    assert "2 clips cannot be read and are kept whole" in caplog.text
     bad = Clip(clip_id="bad", uri=str(recording), duration=40.0, labels={"words": ["x"]})
     with pytest.raises(UserError, match=r"expected \[word, start, end\]"):
         list(segment(iter([bad]), SourceIndex(), max_seconds=10.0, by="fixed"))

@@ -52,3 +52,17 @@ def test_without_a_limit_no_failure_rate_stops_a_build(limit: float | None):
     rate = FailureRate(limit)
     for _ in range(1000):
         rate.add("decode", 4, make_failures(4))
+
+
+def test_few_clips_that_all_fail_are_an_error_at_the_end():
+    """Such a build used to end with exit code 0, which a script takes for a success."""
+    for stage, place in (("decode", "decoding"), ("colour", "teacher colour")):
+        rate = FailureRate(0.2)
+        rate.add(stage, 65, make_failures(65))
+        rate.add("asr", 65, make_failures(64))
+        with pytest.raises(UserError, match=rf"all 65 clips have failed in {place}: decode: empty"):
+            rate.check_end()
+    for limit, clips in ((None, 65), (1.0, 65), (0.2, 9)):
+        rate = FailureRate(limit)
+        rate.add("colour", clips, make_failures(clips))
+        rate.check_end()
