@@ -27,7 +27,7 @@ RESULTS = Path("benchmarks/results/small")
 STUDY = "hearing"
 ABLATED = 42
 """Number of test questions for `ablate`, about 6 of each task. It asks each question a dozen
-times: with all 305, ten runs would take nine hours of a core."""
+times: with all 305, ten runs would take about seven hours."""
 
 
 def main() -> None:

@@ -89,6 +89,8 @@ class StudentTrainer(TrainerHooks):
         self._names: list[str] = []
         self._sums: Tensor | None = None
         self._parts_since = 0
+        self._peak_rates: dict[str, float] = {}
+        """Part of the student -> its peak learning rate, in the order of the optimizer's groups."""
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         together = arguments.gradient_accumulation_steps * arguments.world_size
@@ -157,6 +159,7 @@ class StudentTrainer(TrainerHooks):
             for name, parameter in self.student.named_parameters():
                 if parameter.requires_grad:
                     groups[self.student.part(name)].append(parameter)
+            self._peak_rates = {part: rates[part] for part in rates if groups[part]}
             optimizer, settings = self.get_optimizer_cls_and_kwargs(self.args)
             settings.pop("lr")
             self.optimizer = optimizer(
@@ -203,7 +206,18 @@ class StudentTrainer(TrainerHooks):
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds each part's loss to the trainer's own log of the loss."""
+        """Adds each part's loss and learning rate to the trainer's own log.
+
+        The trainer logs the rate of the first group of parameters. `learning_rate` is the
+        backbone's where it is trained, and the schedule is the same for all groups.
+        """
+        peaks = self._peak_rates
+        if "learning_rate" in logs and peaks and (first := next(iter(peaks.values()))):
+            done = logs["learning_rate"] / first
+            logs["learning_rate"] = done * peaks.get("backbone", first)
+            for part, name in (("rows", "embeddings"), ("heads", "heads")):
+                if part in peaks:
+                    logs[f"learning_rate/{name}"] = done * peaks[part]
         steps = self.state.global_step - self._parts_since
         if "loss" in logs and steps and self._sums is not None:
             parts, total = self._take_parts()

@@ -24,6 +24,26 @@ from tests.student.conftest import FAMILIES, TINY, digest, launch, model_config,
 STAGE = {"batch_size": 4, "max_steps": 2, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
 
+def test_log_contains_the_learning_rate_of_each_part(toy_data: Any, tmp_path: Path) -> None:
+    """The rate of the block's embeddings used to be logged as that of the backbone."""
+    options = toy_data.options(tmp_path / "run")
+    train(options)
+    recipe = options.recipe()
+    text = (tmp_path / "run" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    for name, stage in recipe.stages().items():
+        logged = [line for line in lines if line["stage"] == name and "learning_rate" in line]
+        assert [line["step"] for line in logged] == [1, 2]
+        # Two steps without warm-up on a cosine: the whole peak, then half of it.
+        peak = stage.lr if name == "joint" else stage.embeddings_lr
+        assert [line["learning_rate"] for line in logged] == pytest.approx([peak, peak / 2])
+        for part, rate in (("embeddings", stage.embeddings_lr), ("heads", stage.heads_lr)):
+            rates = [line[f"learning_rate/{part}"] for line in logged]
+            assert rates == pytest.approx([rate, rate / 2])
+    assert recipe.joint is not None
+    assert recipe.joint.lr != recipe.joint.embeddings_lr
+
+
 def test_both_stages_train_only_rows_adapters_and_heads(
     toy_data: Any, checkpoints: Any, tmp_path: Path, run: Path
 ) -> None:
