@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +123,35 @@ def test_recipe_is_found_from_any_folder(
     with pytest.raises(SystemExit):
         demo_program.main()
     assert len(commands) == 4, "--help runs nothing"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_the_demo_lets_its_command_end_by_itself(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    """The build of the demo and its Ray cluster used to be left behind, or killed."""
+    command = (
+        "import pathlib, signal, sys, time\n"
+        "def end(*_): time.sleep(1); pathlib.Path('ended').touch(); sys.exit(3)\n"
+        "signal.signal(signal.SIGTERM, end); signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "pathlib.Path('begun').touch(); time.sleep(60)"
+    )
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from examples.demo import __main__ as demo\n"
+        f"demo.run_demo = lambda out: demo.run(sys.executable, '-c', {command!r})\n"
+        "sys.argv = ['demo']; demo.main()"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, stdout=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert (tmp_path / "ended").exists()
+    assert process.returncode == 128 + number
+    assert "interrupted; the same command resumes the demo" in output

@@ -78,8 +78,9 @@ def write(
 def _write_verdicts(console: Console, runs: dict[Arm, list[Path]], differences: dict) -> None:
     console.print("\nThe questions that were asked beforehand (benchmarks/miniature/verdicts.py)")
     for arm in WITH_BLOCK:
-        reports = [_json(run / "ablation.json") for run in runs[arm]]
-        console.print(f"  {describe_use(arm, reports)}")
+        files = [run / "ablation.json" for run in runs[arm]]
+        if reports := [_json(file) for file in files if file.is_file()]:
+            console.print(f"  {describe_use(arm, reports)}")
     for arm in WITH_BLOCK:
         ours = f"{arm} - distill"
         if ours in differences:

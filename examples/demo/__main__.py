@@ -13,17 +13,20 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, NoReturn
 
 from rich.console import Console
 from rich.table import Table
 
 from manifests.cache.layout import Layout
+from manifests.errors import Interrupted
 from manifests.json_lines import read_lines
 from pipeline.inspect.status import status
 from student.data.held_out import read_held_out
@@ -41,9 +44,16 @@ def run(*command: str | Path) -> float:
     if words[0].startswith("coat-"):
         words[0] = str(BIN / words[0])
     start = time.monotonic()
-    done = subprocess.run(words, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
+    process = subprocess.Popen(words)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        # The command ends its own processes, such as those of a Ray cluster.
+        process.terminate()
+        process.wait()
+        raise
+    if code:
+        sys.exit(code)
     return time.monotonic() - start
 
 
@@ -55,11 +65,16 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of all files")
     out = parser.parse_args().out
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         run_demo(out)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         console.print("\ninterrupted; the same command resumes the demo")
-        sys.exit(130)
+        sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise Interrupted(number)
 
 
 def run_demo(out: Path) -> None:

@@ -126,7 +126,9 @@ def build_table(stats: Stats) -> Table:
         over = "at least " if label.distinct == DISTINCT else ""
         many = f"{label.clips:,} clips, {over}{label.distinct:,} values"
         several = max(label.common.values()) > 1
-        table.add_row(f"label {key}", f"{many}: {_listed(label.common)}" if several else many)
+        others = ", ..." if label.distinct > len(label.common) else ""
+        listed = f"{many}: {_listed(label.common)}{others}"
+        table.add_row(f"label {key}", listed if several else many)
     table.add_row("some ids", ", ".join(stats.some_ids))
     return table
 
