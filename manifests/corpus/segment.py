@@ -81,7 +81,7 @@ def segment(
         log.warning("%d clips cannot be read and are kept whole", unreadable)
 
 
-def _known_edges(clip: Clip, index: SourceIndex, max_seconds: float, by: str) -> list[float]:
+def _known_edges(clip: Clip, index: SourceIndex, max_seconds: float, by: str) -> Sequence[float]:
     """Returns the edges of a clip's parts from the index, or finds and stores them.
 
     Raises:
