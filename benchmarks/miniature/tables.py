@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -114,9 +114,7 @@ def _ablations(console: Console, folder: Path, runs: dict[Arm, list[Path]]) -> N
             values = [r["conditions"][condition] for r in chosen if r["arm"] == arm]
             if values:
                 cells = [
-                    f"{f['mean']['score']:.3f} ({f['change']['score']:+.3f}, "
-                    f"{f['change']['low']:+.3f} .. {f['change']['high']:+.3f})"
-                    for f in values
+                    f"{each['mean']['score']:.3f} ({_change(each['change'])})" for each in values
                 ]
                 console.print(f"  {condition:15s} {arm:6s} {'   '.join(cells)}")
     draw_ablation(folder / "ablations.png", [r for r in chosen if r["seed"] == chosen[0]["seed"]])
@@ -177,6 +175,13 @@ def _cost(console: Console, runs: dict[Arm, list[Path]]) -> None:
 
 def _json(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def _change(change: Mapping[str, float | None]) -> str:
+    """Formats a change with its interval, which is undefined for the intact student."""
+    if change["low"] is None:
+        return f"{change['score']:+.3f}"
+    return f"{change['score']:+.3f}, {change['low']:+.3f} .. {change['high']:+.3f}"
 
 
 def _number(value: float | None) -> str:
