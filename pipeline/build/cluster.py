@@ -197,8 +197,10 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
     On an existing cluster, the code is sent to the workers as Ray's `py_modules`.
 
     Raises:
-        UserError: there is no such cluster, or a local one cannot be started here.
+        UserError: there is no such cluster, a local one cannot be started here, or an additional
+            module is missing.
     """
+    check_modules(config.py_modules)
     if ray.is_initialized():
         _wait_for_object_store()
         yield RayBackend()
@@ -245,7 +247,6 @@ def _start_local(quiet: dict[str, Any]) -> None:
 def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
     ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
     runtime = {"py_modules": [*ours, *config.py_modules]}
-    check_modules(config.py_modules)
     check_address(config.ray_address)
     try:
         ray.init(config.ray_address, runtime_env=runtime, **quiet)
