@@ -58,8 +58,9 @@ def main() -> None:
     steps.train(recipe, options.data, runs, seeds, "--model.path", str(base))
     steps.ask(base, runs, options.data, seeds, ablation_limit=ABLATED)
     command = "python -m benchmarks.small"
-    if options.steps:
-        command += f" --steps {options.steps}"
+    for name, number in (("base-steps", options.base_steps), ("steps", options.steps)):
+        if number:
+            command += f" --{name} {number}"
     print(tables.write(base, runs, options.data, seeds, RESULTS, command))
 
 
