@@ -33,6 +33,7 @@ from manifests.cache.encoded_frames import EncodedFrames, encode
 from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.clips import Clip
 from manifests.streams.specs import StreamSpec
+from pipeline.build.worker import keep_freed_memory
 from teachers.toolkit.pitch_path import GLIDE_BINS, GLIDE_COST, LEAP_COST, best_paths
 from teachers.toolkit.windowing import pooled
 
@@ -184,6 +185,7 @@ def path_times(clips: int, seconds: int, times: int) -> tuple[float, float]:
 
 def cpu_table(times: int) -> Table:
     """Builds the table of processor time around the network."""
+    keep_freed_memory()  # As every worker does.
     table = Table(title="Processor time beside the network, one core (ms)")
     table.add_column("work")
     for heading in ("before", "after", "ratio"):

@@ -20,6 +20,7 @@ from manifests.clips import Clip
 from manifests.corpus import corpus, lengths
 from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import folder
+from manifests.errors import UserError
 
 
 def clips(recordings: str | Path) -> Iterator[Clip]:
@@ -49,4 +50,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

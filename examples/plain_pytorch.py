@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.reader import CacheReader
+from manifests.errors import UserError
 
 # Legend: B clips, T frames of the target, S and D columns of source and target.
 
@@ -106,4 +107,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -171,11 +171,12 @@ def _finish(samples: Samples) -> Waveform | AudioError:
     uri, wave = samples.clip.uri, samples.wave()
     if not len(wave):
         return AudioError("empty", f"{uri} has no samples")
-    # The extremes are NaN or infinite if any sample is.
-    if not np.isfinite([wave.max(), wave.min()]).all():
+    # The peak is NaN or infinite if any sample is.
+    peak = float(np.maximum(wave.max(), -wave.min()))
+    if not np.isfinite(peak):
         return AudioError("not-finite", f"{uri} has NaN or infinite samples")
     try:
-        checks.check(samples, wave)
+        checks.check(samples, wave, peak)
     except AudioError as error:
         return error
     return Waveform(wave, samples.sample_rate, warnings=tuple(samples.warnings))

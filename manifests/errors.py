@@ -28,6 +28,15 @@ def is_disk_full(error: BaseException) -> bool:
     return False
 
 
+def explain(error: Exception) -> str:
+    """Describes an exception about the structure of a file's content, without Python's names."""
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    if isinstance(error, AttributeError | IndexError | TypeError):
+        return f"it has another structure ({error})"
+    return str(error)
+
+
 class UserError(Exception):
     """Input from the user cannot be used.
 

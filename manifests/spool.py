@@ -9,6 +9,9 @@ from typing import Any, NoReturn
 
 from manifests.errors import FULL
 
+IN_MEMORY = 64 << 20
+"""Bytes up to which a file is prepared in memory."""
+
 
 class Spool(tempfile.SpooledTemporaryFile):
     """A binary temporary file, on the local disk (`TMPDIR`) from a certain size on.

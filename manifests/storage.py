@@ -11,7 +11,6 @@ import contextlib
 import functools
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,16 +20,13 @@ import pyarrow as pa
 from pyarrow import fs
 
 from manifests import web
+from manifests.atomic_file import TEMPORARY, AtomicFile
 from manifests.connections import connect_azure, connect_google, connect_hub
 from manifests.errors import UserError
-from manifests.uploads import upload
+from manifests.uploads import SpooledUpload, pieces, upload
 
 REQUESTS = 64
 """Number of parallel requests when many small files of an object store are read."""
-TEMPORARY = ".tmp-"
-"""Prefix of temporary files, which a killed writer may leave behind and readers ignore."""
-PIECE = 1 << 23
-"""Bytes that are copied at a time."""
 
 
 def cannot_write(why: str) -> UserError:
@@ -233,23 +229,22 @@ class Folder:
             data: Its content, or an open file that is copied piece by piece.
         """
         if not self.is_local:
-            upload(self._fs, self.path(name), _pieces(data))
+            upload(self._fs, self.path(name), pieces(data))
             return
         target = Path(self.path(name))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}")
-        try:
-            with temporary.open("wb") as file:
-                for piece in _pieces(data):
-                    file.write(piece)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
-        _sync_folder(target.parent)
+        with AtomicFile(target.parent) as file:
+            for piece in pieces(data):
+                file.write(piece)
+            file.publish(target.name)
+
+    def new_file(self, name: str) -> AtomicFile | SpooledUpload:
+        """Starts a file in the subfolder `name`, whose own name is chosen when it is published.
+
+        It is written in place on a local disk, and prepared in `TMPDIR` for an object store.
+        """
+        if self.is_local:
+            return AtomicFile(Path(self.path(name)))
+        return SpooledUpload(self._fs, self.path(name))
 
     def exists(self, name: str) -> bool:
         """Whether there is a file or folder of that name."""
@@ -342,23 +337,3 @@ def _directly_within(folder: str, entries: Sequence[fs.FileInfo]) -> list[fs.Fil
         path = f"{folder}/{name}"
         within[name] = fs.FileInfo(path, fs.FileType.Directory) if separator else info
     return list(within.values())
-
-
-def _pieces(data: bytes | pa.Buffer | IO[bytes]) -> Iterator[bytes | memoryview]:
-    if isinstance(data, bytes):
-        yield data
-    elif isinstance(data, pa.Buffer):
-        yield memoryview(data)  # pyright: ignore[reportArgumentType]
-    else:
-        data.seek(0)
-        while piece := data.read(PIECE):
-            yield piece
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable by syncing the folder's entries to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -9,9 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from typing import IO
 
+import pyarrow as pa
 from pyarrow import fs
+
+from manifests.spool import IN_MEMORY, Spool
+
+PIECE = 1 << 23
+"""Bytes that are copied at a time."""
 
 
 def upload(filesystem: fs.FileSystem, path: str, pieces: Iterable[bytes | memoryview]) -> None:
@@ -48,6 +55,43 @@ def upload(filesystem: fs.FileSystem, path: str, pieces: Iterable[bytes | memory
         thread.join()
     if errors:
         raise errors[0]
+
+
+class SpooledUpload(Spool):
+    """A file that is prepared in memory or in `TMPDIR`, and uploaded when it is published.
+
+    Args:
+        filesystem: The object store.
+        folder: Path of the folder for it.
+    """
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str) -> None:
+        super().__init__(IN_MEMORY)
+        self._filesystem = filesystem
+        self._folder = folder
+
+    def __enter__(self) -> SpooledUpload:
+        return self
+
+    def publish(self, name: str) -> None:
+        """Uploads the file as `name`.
+
+        Raises:
+            OSError: see `upload`.
+        """
+        upload(self._filesystem, f"{self._folder}/{name}", pieces(self))
+
+
+def pieces(data: bytes | pa.Buffer | IO[bytes]) -> Iterator[bytes | memoryview]:
+    """Yields content for writing; an open file from its start, a piece at a time."""
+    if isinstance(data, bytes):
+        yield data
+    elif isinstance(data, pa.Buffer):
+        yield memoryview(data)  # pyright: ignore[reportArgumentType]
+    else:
+        data.seek(0)
+        while piece := data.read(PIECE):
+            yield piece
 
 
 def _upload(filesystem: fs.FileSystem, path: str, pieces: Iterable[bytes | memoryview]) -> None:

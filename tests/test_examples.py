@@ -68,6 +68,14 @@ def test_plain_pytorch_predicts_one_stream_from_another(workspace: Path) -> None
     assert result, output
     # Both streams are non-zero where the clip has sound.
     assert float(result[1]) > 80
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.plain_pytorch", "--source", "asr.encodr"],
+        capture_output=True, text=True, cwd=workspace, env=os.environ | {"PYTHONPATH": str(ROOT)},
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_two_backbones_trains_both_on_one_cache(workspace: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pickle import PickleBuffer
+from typing import SupportsIndex
 
 import numpy as np
 
@@ -10,6 +12,9 @@ from manifests.streams.codecs import CODECS, EncodingWatcher, NotFiniteError
 from manifests.streams.specs import StreamSpec
 
 # Legend: T frames, D columns.
+
+SHARED_BYTES = 65_536
+"""Bytes of a blob from which another process gets it through shared memory, without a copy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +48,12 @@ class EncodedFrames:
         values_TD, scale_D = unscaled(self.blob, self.spec)
         return self._checked(values_TD), scale_D
 
+    def __reduce_ex__(self, protocol: SupportsIndex) -> tuple:
+        """Pickles a large blob out of band (PEP 574), which Ray puts into shared memory."""
+        is_shared = int(protocol) >= 5 and len(self.blob) >= SHARED_BYTES
+        blob = PickleBuffer(self.blob) if is_shared else bytes(self.blob)
+        return _unpickled, (self.spec, blob, self.num_frames)
+
     def _checked(self, frames_TD: np.ndarray) -> np.ndarray:
         if frames_TD.shape != (self.num_frames, self.spec.dim):
             raise ValueError(
@@ -50,6 +61,10 @@ class EncodedFrames:
                 f"its row says ({self.num_frames}, {self.spec.dim})"
             )
         return frames_TD
+
+
+def _unpickled(spec: StreamSpec, blob: bytes | memoryview, num_frames: int) -> EncodedFrames:
+    return EncodedFrames(spec, blob if isinstance(blob, bytes) else memoryview(blob), num_frames)
 
 
 def encode(

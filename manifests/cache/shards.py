@@ -16,34 +16,33 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from manifests.atomic_file import AtomicFile
 from manifests.cache.encoded_frames import EncodedFrames
 from manifests.cache.shard_files import (
+    DATA,
     DATA_NAME,
     MARKER_NAME,
     MARKERS,
-    data_file,
     failures_file,
     marker_file,
 )
 from manifests.cache.stream_sums import Sums
 from manifests.errors import UserError
-from manifests.spool import Spool
-from manifests.storage import PIECE, Folder
+from manifests.storage import Folder
 from manifests.streams.codecs import CODECS
 from manifests.streams.pitch_bins import CREPE_BINS
 from manifests.streams.specs import TeacherSpec
 from manifests.streams.transcript import Transcript
+from manifests.uploads import SpooledUpload
 
 ROWS_PER_GROUP = 8
 """Rows that a random access reads together; sizes of 4 to 16 are about equally fast."""
-SPOOL_BYTES = 64 << 20
-"""A data file up to this size is built in memory, a larger one on the local disk."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,7 +191,7 @@ def to_parquet(rows: Iterable[Row], spec: TeacherSpec) -> pa.Buffer:
 
 
 def _write_rows(
-    rows: Iterable[Row], spec: TeacherSpec, sink: IO[bytes] | pa.BufferOutputStream
+    rows: Iterable[Row], spec: TeacherSpec, sink: _Digested | pa.BufferOutputStream
 ) -> None:
     """Writes one row group at a time, so that only one is in memory."""
     columns = schema(spec)
@@ -230,6 +229,30 @@ def _to_table(rows: Sequence[Row], spec: TeacherSpec) -> pa.Table:
     return pa.table(columns, schema=schema(spec))
 
 
+class _Digested:
+    """Passes what is written to a file, and computes its SHA-256."""
+
+    closed = False
+
+    def __init__(self, file: AtomicFile | SpooledUpload) -> None:
+        self._file = file
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        """Appends bytes."""
+        self.digest.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        """Returns the number of bytes so far."""
+        return self.size
+
+    def flush(self) -> None:
+        """Does nothing: the file is flushed when it is published."""
+
+
 @dataclass(slots=True)
 class _Written:
     """Summary of the rows written to a file, without their frames."""
@@ -263,8 +286,7 @@ def write(
 ) -> Marker:
     """Commits a shard: the data, then the marker.
 
-    Rows are consumed while they are written, and a file larger than `SPOOL_BYTES` is built on the
-    local disk (`TMPDIR`), so at most `ROWS_PER_GROUP` rows are in memory.
+    Rows are consumed while they are written (`Folder.new_file`), `ROWS_PER_GROUP` at a time.
 
     Args:
         folder: The teacher's folder for this corpus (`manifests.cache.layout.Layout.shards`).
@@ -279,17 +301,14 @@ def write(
         versions: Library -> version in the processes that made the rows.
     """
     written = _Written([], [], 0.0)
-    with Spool(SPOOL_BYTES) as file:
-        _write_rows(written.watch(rows), spec, file)
+    with folder.new_file(DATA) as file:
+        sink = _Digested(file)
+        _write_rows(written.watch(rows), spec, sink)
         accounted = sorted(written.clip_ids + [failure.clip_id for failure in failures])
         assert accounted == sorted(clip_ids), "every clip must be in exactly one row or failure"
-        size = file.tell()
-        file.seek(0)
-        digest = hashlib.sha256()
-        while piece := file.read(PIECE):
-            digest.update(piece)
-        name = f"{shard:07d}-{digest.hexdigest()[:8]}.parquet"
-        folder.write_atomic(data_file(name), file)
+        size, digest = sink.size, sink.digest.hexdigest()
+        name = f"{shard:07d}-{digest[:8]}.parquet"
+        file.publish(name)
     counts: dict[str, int] = {}
     for failure in failures:
         counts[failure.error] = counts.get(failure.error, 0) + 1
@@ -304,7 +323,7 @@ def write(
         clips_digest=digest_ids(clip_ids),
         data=name,
         data_bytes=size,
-        data_sha256=digest.hexdigest(),
+        data_sha256=digest,
         sums={name: part.to_json() for name, part in sums.items()},
         failed=tuple(failures),
         digests=base64.b64encode(hash_digests(written.digests).tobytes()).decode(),

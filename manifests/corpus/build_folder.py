@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from manifests.atomic_file import TEMPORARY
 from manifests.corpus.source_index import FOLDER, SourceIndex
 from manifests.folder_lock import folder_lock
-from manifests.storage import TEMPORARY, Folder
+from manifests.storage import Folder
 from manifests.store_lease import store_lease
 
 LOCK_FILE = ".build.lock"

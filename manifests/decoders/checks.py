@@ -33,17 +33,17 @@ def clipped_share(samples: np.ndarray) -> float:
     return float(flat.sum()) / len(samples)
 
 
-def check(samples: Samples, wave: np.ndarray) -> None:
+def check(samples: Samples, wave: np.ndarray, peak: float) -> None:
     """Adds warnings about the content of a clip.
 
     Args:
         samples: The samples that are checked.
         wave: The clip's samples, finite and at least one.
+        peak: The largest magnitude of a sample.
 
     Raises:
         AudioError: the samples are not in [-1, 1] but in the range of integers.
     """
-    peak = float(max(wave.max(), -wave.min()))
     if peak >= INTEGER_RANGE:
         raise AudioError(
             "out-of-range",

@@ -75,7 +75,7 @@ class Codec:
     """One way to store frames."""
 
     name: str
-    encode: Callable[[np.ndarray, CodedStream], bytes]
+    encode: Callable[[np.ndarray, CodedStream], Blob]
     """(frames_TD as float32, stream) -> blob."""
     decode: Callable[[Blob, CodedStream], np.ndarray]
     """(blob, stream) -> frames_TD as float32."""
@@ -94,7 +94,7 @@ class Codec:
 
     checks_finite: bool = False
     """Whether `encode` itself raises `NotFiniteError`, which saves reading the frames once more."""
-    encode_watched: Callable[[np.ndarray, CodedStream, EncodingWatcher], bytes] | None = None
+    encode_watched: Callable[[np.ndarray, CodedStream, EncodingWatcher], Blob] | None = None
     """Like `encode`, but also passes the frames to a watcher; None for codecs that do not process
     frames in blocks."""
     unscaled: Callable[[Blob, CodedStream], tuple[np.ndarray, np.ndarray]] | None = None
@@ -123,7 +123,7 @@ def _decode_fp16(blob: Blob, stream: CodedStream) -> np.ndarray:
 
 def _encode_int8(
     frames_TD: np.ndarray, stream: CodedStream, watcher: EncodingWatcher | None = None
-) -> bytes:
+) -> Blob:
     # Scales are float32: in half precision they underflow on small posteriors.
     # A few rows at a time, so that intermediate results stay in the processor's cache.
     rows = max(8, CACHED_VALUES // stream.dim)
@@ -139,7 +139,10 @@ def _encode_int8(
         raise NotFiniteError
     scale_D = (largest_D / 127).astype("<f4")
     divisor_D = np.where(scale_D > 0, scale_D, np.float32(1))
-    levels_TD = np.empty(frames_TD.shape, np.int8)
+    # The blob: the scales, then the levels.
+    blob = np.empty(scale_D.nbytes + frames_TD.size, np.uint8)
+    blob[: scale_D.nbytes] = scale_D.view(np.uint8)
+    levels_TD = blob[scale_D.nbytes :].view(np.int8).reshape(frames_TD.shape)
     ratio_RD = np.empty((min(rows, len(frames_TD)), stream.dim), np.float32)
     level_RD = np.empty_like(ratio_RD)
     for first in range(0, len(frames_TD), rows):
@@ -153,7 +156,7 @@ def _encode_int8(
             watcher.add_lost(ratios_RD)
     if watcher is not None:
         watcher.end(scale_D)
-    return b"".join((scale_D.tobytes(), levels_TD.data))
+    return blob.data
 
 
 def _decode_int8(blob: Blob, stream: CodedStream) -> np.ndarray:

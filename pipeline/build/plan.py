@@ -70,6 +70,12 @@ class Estimate:
     """Price of the workers' cores; None if no price per core hour is given."""
 
 
+SHARD_BYTES = 2_200
+"""Size of the footer of a shard's Parquet file; small streams of short clips are smaller."""
+ROW_BYTES = 75
+"""Size of the other columns of a row, after compression."""
+
+
 def missing(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> dict[str, list[int]]:
     """Finds shards without a commit marker, by teacher name."""
     folders = [layout.shards(spec, corpus.name) for spec in specs]
@@ -181,6 +187,8 @@ def estimate(
         mean = measured.seconds / measured.rows if measured.rows else None
     seconds = None if mean is None and clips else (mean or 0.0) * clips
     rate = sum(stored_bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
+    scales = sum(CODECS[stream.codec].bytes_per_clip(stream) for stream in spec.streams)
+    overhead = len(numbers) * SHARD_BYTES + clips * (ROW_BYTES + scales)
     if not measured.seconds or (version is not None and version.family != spec.family):
         core_seconds = CORE_SECONDS.get(spec.family)
         speed = None if core_seconds is None else core_seconds / max(num_cpus, 1.0)
@@ -194,7 +202,7 @@ def estimate(
         clips=clips,
         clips_of_unknown_length=round(unknown * clips / max(corpus.num_clips, 1)),
         audio_hours=None if seconds is None else seconds / 3600,
-        cache_bytes=None if seconds is None else seconds * rate,
+        cache_bytes=None if seconds is None else seconds * rate + overhead,
         worker_hours=hours,
         is_provisional=version is None or version.key != spec.key,
         price=hours * num_cpus * price_per_core_hour if priced and hours is not None else None,

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from rich import box
 from rich.table import Table
 
+from manifests.atomic_file import TEMPORARY
 from manifests.cache import marker_index, shards
 from manifests.cache.layout import Layout
 from manifests.cache.shard_files import (
@@ -27,7 +28,7 @@ from manifests.cache.shard_files import (
     failures_file,
 )
 from manifests.cache.totals import totals_of_all
-from manifests.storage import TEMPORARY, Folder
+from manifests.storage import Folder
 from manifests.streams.specs import TeacherSpec
 
 log = logging.getLogger(__name__)

@@ -36,8 +36,9 @@ from manifests.cache.shards import Marker
 from manifests.corpus.corpus import Corpus
 from manifests.corpus.corpus_index import INDEX_FILE
 from manifests.errors import UserError
-from manifests.storage import PIECE, Folder, in_parallel
+from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
+from manifests.uploads import PIECE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from manifests.clips import Clip
-from manifests.errors import UserError
+from manifests.errors import UserError, explain
 from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
 
@@ -192,7 +192,7 @@ def read_chats(path: str | Path, *, weight: float = 1.0) -> Iterator[tuple[int, 
         try:
             example = _chat(json.loads(line)["messages"], name)
         except (ValueError, KeyError, TypeError, IndexError) as error:
-            raise not_a_chat(path, number, repr(error)) from None
+            raise not_a_chat(path, number, explain(error)) from None
         for _ in range(times_shown(weight, number, line)):
             yield number, example
 

@@ -55,16 +55,30 @@ class Prompter:
         self._special = re.compile("|".join(map(re.escape, longest_first)))
         self._end = self._turn_end()
 
-    def prompt(self, messages: list[Message], waves: Sequence[np.ndarray]) -> dict[str, Tensor]:
+    def prompt(
+        self,
+        messages: list[Message],
+        waves: Sequence[np.ndarray],
+        *,
+        names: Sequence[str] | None = None,
+    ) -> dict[str, Tensor]:
         """Inputs of one conversation up to the assistant's answer, including the block.
 
         An audio that is longer than the model's window is truncated, with a warning.
+
+        Args:
+            messages: The conversation.
+            waves: Waveforms of its audio parts, in order.
+            names: Their names in warnings.
 
         Raises:
             UserError: an audio is too short for the model.
         """
         cleaned, spelt = self._without_special(messages)
-        fitting = [*map(self._fit, waves)]
+        fitting = [
+            self._fit(wave, name)
+            for wave, name in zip(waves, names or ["an audio"] * len(waves), strict=True)
+        ]
         several: dict[str, Any] = {}
         if self._seconds_per_block is not None and fitting:
             several = {BLOCKS_ARGUMENT: self.count_blocks(fitting[-1])}
@@ -98,7 +112,7 @@ class Prompter:
         """Tokens of an answer and of the end of the turn."""
         return self._as_text(text) + self._end
 
-    def _fit(self, wave: np.ndarray) -> np.ndarray:
+    def _fit(self, wave: np.ndarray, name: str) -> np.ndarray:
         seconds = len(wave) / self.backbone.sample_rate
         if seconds < MIN_SECONDS:
             raise UserError(
@@ -108,8 +122,8 @@ class Prompter:
             return wave
         if seconds > self.window_s + ROUNDING_S:
             logger.warning(
-                "an audio lasts %.2f s, and the model's window is %g s: the rest is left out",
-                seconds, self.window_s,
+                "%s lasts %.2f s, and the model's window is %g s: the rest is left out",
+                name, seconds, self.window_s,
             )  # fmt: skip
         return wave[: int(self.window_s * self.backbone.sample_rate)]
 

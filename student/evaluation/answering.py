@@ -110,7 +110,7 @@ class QuestionRunner:
             self._prompts.move_to_end(question)
             return self._prompts[question]
         wave = self.trained.load_audio(question.clip)
-        inputs = self.trained.prompter.prompt(question.messages(), [wave])
+        inputs = self.trained.prompter.prompt(question.messages(), [wave], names=[question.audio])
         ids_S = inputs.pop("input_ids")[0]
         prompt = Prompt(question, ids_S, inputs)
         self._prompts[question] = prompt

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from manifests.errors import UserError
+from manifests.errors import UserError, explain
 from manifests.json_lines import read_lines
 from student.evaluation.questions import LETTERS, Question, check_questions, find_answer
 
@@ -114,7 +114,7 @@ def load_benchmark(name: str, folder: Path) -> list[Question]:
             f"{benchmark.files}"
         ) from None
     except (KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder} is not {name} as published: {error!r}") from None
+        raise UserError(f"{folder} is not {name} as published: {explain(error)}") from None
     if not questions:
         why = f"not one of {len(faults)} rows can be read; {faults[0]}" if faults else ""
         raise UserError(

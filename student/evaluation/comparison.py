@@ -17,7 +17,7 @@ from rich.table import Table
 
 from student.arm_switches import ARMS
 from student.config import Recipe
-from student.evaluation.scoring.intervals import mcnemar
+from student.evaluation.scoring.intervals import RESAMPLES, mcnemar
 from student.evaluation.scoring.scores import Answer, paired_interval, score_answers, task_tables
 from student.recipe_files import differences
 from student.runs.folder import Run
@@ -113,7 +113,10 @@ def _short_names(paths: Sequence[str]) -> dict[str, str]:
 
 
 def compare(
-    arms: Mapping[str, Sequence[Sequence[Answer]]], *, against: Sequence[str], resamples: int = 2000
+    arms: Mapping[str, Sequence[Sequence[Answer]]],
+    *,
+    against: Sequence[str],
+    resamples: int = RESAMPLES,
 ) -> dict:
     """Compares arms over all of their seeds, with paired differences.
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from manifests.clips import Clip
 from manifests.corpus.sources import folder
-from manifests.errors import UserError
+from manifests.errors import UserError, explain
 from manifests.json_lines import read_lines
 from student.data.examples import Message, ask
 from student.inference.generate import TrainedStudent, to_clip
@@ -71,7 +71,7 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
         ]
         audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise UserError(f"{path}, line {number}: not a conversation: {error!r}") from None
+        raise UserError(f"{path}, line {number}: not a conversation: {explain(error)}") from None
     clips = tuple(to_clip(conversation) for conversation in audio)
     return Conversation(label={"messages": messages}, messages=messages, audio=clips)
 
@@ -101,7 +101,12 @@ def answers(
                     raise
                 results[place] = {"answer": None, "error": str(error)}
         messages = [batch[place].messages for place in waves]
-        replies = student.reply(messages, [*waves.values()], max_tokens=max_tokens) if waves else []
+        names = [[clip.uri for clip in batch[place].audio] for place in waves]
+        replies = (
+            student.reply(messages, [*waves.values()], names=names, max_tokens=max_tokens)
+            if waves
+            else []
+        )
         for place, answer in zip(waves, replies, strict=True):
             results[place] = {"answer": answer}
         for conversation, result in zip(batch, results, strict=True):
@@ -116,10 +121,13 @@ def talk(
     Answers are printed while they are generated.
     """
     waves = [student.load_audio(clip) for clip in first.audio]
+    names = [clip.uri for clip in first.audio]
     messages = list(first.messages)
     questions = iter(lines)
     while True:
-        (answer,) = student.reply([messages], [waves], max_tokens=max_tokens, stream=True)
+        (answer,) = student.reply(
+            [messages], [waves], names=[names], max_tokens=max_tokens, stream=True
+        )
         yield answer
         line = next(questions, "").strip()
         if not line:

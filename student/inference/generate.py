@@ -98,13 +98,20 @@ class TrainedStudent:
             ]
             for recording in recordings
         ]
-        return self.reply([ask(question)] * len(waves), waves, max_tokens=max_tokens, stream=stream)
+        names = [
+            ["an audio" if isinstance(recording, np.ndarray) else str(recording)]
+            for recording in recordings
+        ]
+        return self.reply(
+            [ask(question)] * len(waves), waves, names=names, max_tokens=max_tokens, stream=stream
+        )
 
     def reply(
         self,
         conversations: Sequence[list[Message]],
         waves: Sequence[Sequence[np.ndarray]],
         *,
+        names: Sequence[Sequence[str]] | None = None,
         max_tokens: int = 128,
         stream: bool = False,
     ) -> list[str]:
@@ -113,19 +120,25 @@ class TrainedStudent:
         Args:
             conversations: Messages; audio parts are `{"type": "audio", "audio": anything}`.
             waves: The waveforms of each conversation's audio parts, in order.
+            names: Their names in warnings.
             max_tokens: Maximum length of an answer.
             stream: Print the answer while it is generated (one conversation only).
         """
-        inputs = self.inputs(conversations, waves)
+        inputs = self.inputs(conversations, waves, names)
         return [reply.text for reply in self.generate(inputs, max_tokens=max_tokens, stream=stream)]
 
     def inputs(
-        self, conversations: Sequence[list[Message]], waves: Sequence[Sequence[np.ndarray]]
+        self,
+        conversations: Sequence[list[Message]],
+        waves: Sequence[Sequence[np.ndarray]],
+        names: Sequence[Sequence[str]] | None = None,
     ) -> dict[str, Tensor]:
         """Prepares the inputs of several prompts, padded on the left, on the model's device."""
         prompts = [
-            self.prompter.prompt(messages, clips)
-            for messages, clips in zip(conversations, waves, strict=True)
+            self.prompter.prompt(messages, clips, names=called)
+            for messages, clips, called in zip(
+                conversations, waves, names or [None] * len(waves), strict=True
+            )
         ]
         ids = [prompt.pop("input_ids")[0] for prompt in prompts]
         return self.pad(ids, prompts)

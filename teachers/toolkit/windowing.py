@@ -226,7 +226,8 @@ def over_windows(
 
 def _at_least(samples: np.ndarray, least: int) -> np.ndarray:
     samples = samples.astype(np.float32, copy=False)
-    return np.pad(samples, (0, max(0, least - len(samples))))
+    missing = least - len(samples)
+    return np.pad(samples, (0, missing)) if missing > 0 else samples
 
 
 def _ramp(place_T: np.ndarray, overlap: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from typing import Any
 
 from manifests.clips import Clip, stable_id
 from manifests.corpus.sources.json_lines import number, resolve, rows
-from manifests.errors import UserError
+from manifests.errors import UserError, explain
 
 TOLERANCE_S = 0.05
 """A supervision may exceed its cut by this much (rounding) and keep its whole text."""
@@ -63,7 +63,7 @@ def clip_from_cut(where: str, cut: dict[str, Any], source: str, uri: str | None 
         raise UserError(f"{where}: {error}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{where}: not a cut as lhotse writes it ({error!r}); write the manifest again"
+            f"{where}: not a cut as lhotse writes it ({explain(error)}); write the manifest again"
         ) from None
 
 

@@ -50,7 +50,7 @@ from student.evaluation.journal import Journal, build_identity, open_journal
 from student.evaluation.partners import Partners, find_partners, swap_audio
 from student.evaluation.questions import Question, digest
 from student.evaluation.results import read_analysis, write_analysis
-from student.evaluation.scoring.intervals import Interval
+from student.evaluation.scoring.intervals import RESAMPLES, Interval
 from student.evaluation.scoring.scores import (
     Answer,
     paired_interval,
@@ -155,7 +155,7 @@ def ablate(
     *,
     first_layer: int = 0,
     batch_size: int = 16,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     limits: TokenLimits | None = None,
 ) -> dict:
     """Measures a run under every condition and writes RUN/ablation.json.

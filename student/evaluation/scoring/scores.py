@@ -19,6 +19,7 @@ import numpy as np
 from student.evaluation.questions import Question
 from student.evaluation.scoring.extraction import extract_choice, extract_label
 from student.evaluation.scoring.intervals import (
+    RESAMPLES,
     Draw,
     Interval,
     bootstrap,
@@ -88,7 +89,7 @@ def _key(label: str) -> str:
     return normalise(label) or label.strip()
 
 
-def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = 1000) -> dict:
+def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = RESAMPLES) -> dict:
     """Scores the answers of one student, or of several seeds, by task and over tasks.
 
     Args:

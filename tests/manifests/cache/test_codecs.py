@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,24 @@ def test_blob_size_matches_bytes_per_frame(codec: str, kind: str, per_frame: int
     frames_TD = np.random.default_rng(0).random((7, dim), np.float32)
     assert len(encode(frames_TD, spec).blob) == 7 * per_frame + once
     assert CODECS[codec].blob_bytes(spec, 7) == 7 * per_frame + once
+
+
+@pytest.mark.parametrize("num_frames", [7, 4_000])
+def test_large_blobs_reach_another_process_without_a_copy(num_frames: int):
+    spec = stream("int8")
+    given_TD = np.random.default_rng(0).normal(size=(num_frames, spec.dim)).astype(np.float32)
+    encoded = encode(given_TD, spec)
+    buffers: list[pickle.PickleBuffer] = []
+    pickled = pickle.dumps(encoded, protocol=5, buffer_callback=buffers.append)
+    assert len(buffers) == (num_frames == 4_000)
+    assert len(pickled) < 10_000
+    for again in (
+        pickle.loads(pickled, buffers=[buffer.raw() for buffer in buffers]),
+        pickle.loads(pickle.dumps(encoded, protocol=4)),
+        pickle.loads(pickle.dumps(encoded, protocol=5)),
+    ):
+        assert (bytes(again.blob), again.num_frames) == (bytes(encoded.blob), num_frames)
+        assert np.array_equal(again.decode(), encoded.decode())
 
 
 def test_int8_scales_each_column_of_a_clip_separately():

@@ -8,11 +8,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from manifests.atomic_file import TEMPORARY
 from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.shard_files import marker_file
 from manifests.cache.shards import Marker, Row
-from manifests.storage import TEMPORARY, Folder
+from manifests.storage import Folder
 from tests.manifests.frames import FAILED, KINDS, make_cache, row, spec, write_shard
 
 

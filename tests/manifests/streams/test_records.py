@@ -22,7 +22,7 @@ from manifests.streams.codecs import CODECS, Codec
 from manifests.streams.kinds import KINDS, StreamKind
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
 from manifests.streams.specs import StreamSpec, TeacherSpec
-from pipeline.build.plan import estimate
+from pipeline.build.plan import ROW_BYTES, SHARD_BYTES, estimate
 
 FINE = PitchBins(lowest_hz=50.0, cents_per_bin=10.0)
 
@@ -78,7 +78,9 @@ def test_new_codec_needs_only_its_record(monkeypatch: pytest.MonkeyPatch, tmp_pa
     sums = marker_index.read_sums(layout.shards(spec, "corpus"))
     assert sums["s"].codec_loss(spec.stream("s")) < 1e-9
     cost = estimate(layout, layout.corpus("corpus"), spec, [0])
-    assert cost.cache_bytes == pytest.approx(10.0 / 0.5 * 4 * 6)
+    assert cost.cache_bytes == pytest.approx(10.0 / 0.5 * 4 * 6 + SHARD_BYTES + ROW_BYTES)
+    (size,) = layout.shards(spec, "corpus").child("data").sizes().values()
+    assert cost.cache_bytes == pytest.approx(size, rel=0.3)
 
 
 def test_new_kind_needs_only_its_record_for_cache_and_pages(

@@ -201,6 +201,12 @@ def test_evaluate_writes_scores_and_answers(run: Path, questions: list[Question]
     assert report["tasks"]["note"]["score"] == pytest.approx(right)
     with pytest.raises(UserError, match="other questions"):
         read_answers(run, questions[:-1], "notes")
+    # The tables on the screen show the stored intervals.
+    compared = compare({"coat": [answers]}, against=["coat"])["arms"]["coat"]
+    for task, scores in report["tasks"].items():
+        shown = compared["tasks"][task]
+        assert (shown["low"], shown["high"]) == (scores["low"], scores["high"])
+    assert compared["mean"] | report["mean"] == compared["mean"]
     base = evaluation.evaluate(run / "base", questions, "notes")
     assert base["arm"] == "base"
     result = compare({"sft": [answers], "coat": [answers]}, against=["sft"], resamples=20)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from transformers import GenerationConfig
 
@@ -124,8 +126,29 @@ def test_conversations_are_read_from_a_file(
     lines = list(answers(trained, read_conversations(str(path)), batch_size=2, max_tokens=3))
     assert [line["messages"] for line in lines] == [first, second]
     path.write_text(json.dumps({"messages": second[:2]}) + "\n")
-    with pytest.raises(UserError, match=r"line 1.*the last message must be the user's"):
+    with pytest.raises(UserError, match=r"line 1: not a conversation: the last message must be"):
         read_conversations(str(path))
+    path.write_text(json.dumps({"turns": first}) + "\n")
+    with pytest.raises(UserError, match=r"line 1: not a conversation: it has no 'messages'"):
+        read_conversations(str(path))
+
+
+def test_warning_of_a_long_recording_names_it(
+    trained: TrainedStudent, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "long.wav"
+    seconds = trained.prompter.window_s + 1
+    if seconds > 600:
+        return  # Such a recording of Voxtral's takes too long here.
+    soundfile.write(path, np.zeros(int(seconds * 16_000)), 16_000)
+    for sources in ([str(path)], about(str(path), "?"), about(str(tmp_path), "?")):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            if isinstance(sources[0], str):
+                trained.answer([path], "?", max_tokens=1)
+            else:
+                list(answers(trained, sources, batch_size=1, max_tokens=1))
+        assert f"{path} lasts {seconds:.2f} s" in caplog.text
 
 
 def test_talk_keeps_earlier_turns(
