@@ -36,7 +36,13 @@ def build(config: BuildConfig) -> None:
 
     outcome = job.build(config, messages)
     if not outcome.clips:
-        print_line(f"{config.cache} is already complete; nothing was computed")
+        summary = f"{config.cache} is already complete; nothing was computed"
+        if outcome.earlier_failures:
+            summary += (
+                f"; {outcome.earlier_failures:,} clips failed earlier, and coat-cache "
+                "retry-failures runs them again"
+            )
+        _say(summary, config.cache, failed=outcome.earlier_failures > 0)
         return
     _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 

@@ -20,6 +20,7 @@ from manifests.cache import marker_index
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from manifests.storage import cannot_write
+from manifests.streams.specs import TeacherSpec
 from pipeline.build import environment, plan, setup
 from pipeline.build.languages import warn_of_languages
 from pipeline.build.progress import BuildProgress
@@ -42,6 +43,8 @@ class BuildResult:
     cache_bytes: dict[str, int]
     extract_seconds: dict[str, float]
     """Worker seconds of each teacher."""
+    earlier_failures: int = 0
+    """If there was nothing to do: the number of clips that have failed in earlier builds."""
 
     @property
     def summary(self) -> str:
@@ -134,7 +137,16 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
             failures=progress.failures,
             cache_bytes=progress.cache_bytes,
             extract_seconds=progress.extract_seconds,
+            earlier_failures=0
+            if totals or retry_failures
+            else _count_failed(layout, corpus, specs),
         )
+
+
+def _count_failed(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) -> int:
+    """Counts the clips on which a teacher has failed."""
+    by_teacher = plan.failed(layout, corpus, specs).values()
+    return len({clip_id for shards in by_teacher for ids in shards.values() for clip_id in ids})
 
 
 def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Layout:

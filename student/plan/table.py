@@ -23,6 +23,7 @@ def render(plan: Plan, options: PlanOptions) -> RenderableType:
         f"{plan.frozen / 1e9:.2f} B parameters are frozen. One example is {plan.tokens} tokens: "
         f"{options.seconds:g} s of audio, {options.prompt_tokens} of text, the block, and "
         f"{options.answer_tokens} of answer.",
+        f"An epoch is taken to have {options.examples:,} examples (--examples).",
         f"Sum: {plan.gpu_hours / plan.gpus:.2f} hours, {plan.gpu_hours:.2f} GPU hours"
         + ("." if plan.price is None else f", price {plan.price:,.2f}."),
         f"Computed, not measured: operations over {plan.gpu.tflops:g} TFLOPS at a utilisation of "

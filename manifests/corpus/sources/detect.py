@@ -83,6 +83,7 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
     except OSError as error:
         raise UserError(f"{source} cannot be reached ({error}); check the address") from None
     if kind == fs.FileType.NotFound:
+        Folder(source).check_bucket()
         raise UserError(
             f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
             "folder of audio files or hf:DATASET"

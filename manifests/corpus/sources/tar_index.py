@@ -19,7 +19,7 @@ from manifests import web
 from manifests.audio_address import ByteRange, check_file_name
 from manifests.corpus.source_index import Member, SourceIndex, TarKey
 from manifests.errors import UserError
-from manifests.storage import filesystem, identity, in_parallel
+from manifests.storage import Folder, filesystem, identity, in_parallel
 
 AT_ONCE = 16
 """Number of tars that are read in parallel."""
@@ -118,6 +118,7 @@ def _read(uri: str, content_of: re.Pattern[str] | None) -> Tar:
             file = cast(BinaryIO, io.BufferedReader(cast(io.RawIOBase, inner), READ_AHEAD))
             return Tar(path if "://" not in uri else uri, _members(uri, file, size, content_of))
     except FileNotFoundError:
+        Folder(uri).check_bucket()
         hint = "; patterns are written as {000..012} or {a,b}" if re.search(r"[*?]", uri) else ""
         raise UserError(f"there is no {uri}; expected a tar{hint}") from None
     except (tarfile.TarError, UnicodeDecodeError) as error:

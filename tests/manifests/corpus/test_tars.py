@@ -135,6 +135,12 @@ def test_tars_are_read_from_an_object_store(tmp_path: Path, s3: object):
     assert np.array_equal(audio.decode(clip).samples, expected)
 
 
+@pytest.mark.parametrize("name", ["", "rec/", "set.jsonl", "a.tar", "{00..01}.tar"])
+def test_source_in_a_missing_bucket_names_the_bucket(s3: object, name: str):
+    with pytest.raises(UserError, match="there is no bucket dta; create it, or correct s3://dta"):
+        list(read(f"s3://dta/{name}"))
+
+
 def check_rejected(path: Path, data: bytes, match: str) -> None:
     path.write_bytes(data)
     with pytest.raises(UserError, match=match):

@@ -110,6 +110,9 @@ def test_file_without_audio_is_recorded_as_a_failure(make_corpus: MakeCorpus, tm
     assert (failure.clip_id, failure.stage) == ("clip0000", "decode")
     assert set(read_blobs(cache)) == {f"clip{index:04d}" for index in range(1, 5)}
 
+    again = run_build(corpus, cache, teachers={"energy": energy_teacher()})
+    assert (again.clips, again.earlier_failures) == ({}, 1)
+
 
 def test_exception_of_a_teacher_fails_one_clip(make_corpus: MakeCorpus, tmp_path: Path):
     corpus, cache = make_corpus(8, loud=[5]), tmp_path / "cache"
