@@ -158,7 +158,7 @@ class Summarizer:
             voiced, frames = self._voiced[key]
             about = f"{key}: frames with voicing of {VOICED} or more, {voiced / frames:.0%} of all"
             charts.append(_histogram("Pitch", about, histogram, "Hz"))
-        about = "Words per second of the clips with words"
+        about = "Words per second of the clips whose words the transcriber does not doubt"
         charts.append(_histogram("Word rate", about, self._word_rate, "words/s"))
         about = "Transcript against the corpus's text, per clip"
         charts.append(_histogram("Word error rate", about, self._errors))
