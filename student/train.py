@@ -34,6 +34,7 @@ from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_str
 from student.model.backbones.registry import backbone_window
 from student.model.student import Student, build_student, load_backbone
 from student.run_options import TrainOptions
+from student.runs.changed_sources import check_sources
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
 from student.runs.sources import build_sources
@@ -92,11 +93,16 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     copy_ahead(streams)
     corpus = Corpus(options.corpus)
     with process.main_process_first():
-        table = open_examples(
-            run.examples_folder, corpus, streams, recipe.data,
-            window_s=backbone_window(recipe.model), begun=run.exists,
-            had_table=run.identity_file.is_file(),
-        )  # fmt: skip
+        if note := check_sources(run, recipe, corpus):
+            console.print(note, markup=False)
+        if run.exists and run.has_examples():
+            table = ExampleTable(run.examples_folder, recipe.data.tasks)
+        else:
+            table = open_examples(
+                run.examples_folder, corpus, streams, recipe.data,
+                window_s=backbone_window(recipe.model), begun=run.exists,
+                had_table=run.identity_file.is_file(),
+            )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
     learnt_by_task, held_out_by_task = learning.task_counts(), held_out.task_counts()
@@ -111,6 +117,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     identity = build_identity(
         recipe,
         corpus.digest,
+        table.summary.made_from,
         [teacher.key for teacher in sources.teachers],
         num_processes=process.num_processes,
     )

@@ -34,9 +34,18 @@ function short(value) {
   return Number(value.toPrecision(3)).toLocaleString("en", { maximumSignificantDigits: 3 });
 }
 
+/** A number with some decimals, rounded as Python rounds it in tables: ties go to the even digit. */
+function fixed(value, digits) {
+  const halves = value * 2 ** (digits + 1);
+  const isTie = Number.isInteger(halves) && halves % 2 !== 0;
+  if (!isTie) return value.toFixed(digits);
+  const below = Math.floor(value * 10 ** digits);
+  return ((below + Math.abs(below % 2)) / 10 ** digits).toFixed(digits);
+}
+
 function percent(share) {
   if (share === 0 || share === 1) return `${share * 100}%`;
-  return share > 0.999 ? "> 99.9%" : `${(share * 100).toFixed(share < 0.1 ? 1 : 0)}%`;
+  return share > 0.999 ? "> 99.9%" : `${fixed(share * 100, share < 0.1 ? 1 : 0)}%`;
 }
 
 function bytes(count) {

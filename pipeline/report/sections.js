@@ -7,14 +7,16 @@ function showTitle() {
   const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
   const sum = (key) => newest.reduce((total, item) => total + item[key], 0);
   const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, item) => total + item[key], 0));
-  const wanted = sum("clips");
+  const numTeachers = new Set(newest.map((item) => item.name)).size;
+  // Also the corpora on which a teacher has not started, as `coat-cache coverage` counts them.
+  const wanted = clips * numTeachers;
   const heard = Math.max(...newest.map((item) => item.hours));
   const figures = [
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
-    ["Teachers", whole(new Set(newest.map((item) => item.name)).size), `${whole(newest.reduce((total, item) => total + item.streams.length, 0))} streams`],
+    ["Teachers", whole(numTeachers), `${whole(newest.reduce((total, item) => total + item.streams.length, 0))} streams`],
     ["With targets", percent(sum("rows") / wanted), `${whole(sum("rows"))} of ${whole(wanted)} (clip × teacher)`],
-    ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(sum("missing"))} not run yet`],
+    ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(wanted - sum("rows") - sum("failed"))} not run yet`],
     ["Size", bytes(facts.teachers.reduce((total, item) => total + item.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
   ];
   head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);

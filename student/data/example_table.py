@@ -99,6 +99,11 @@ class ClipTable(Mapping[str, Clip]):
                 return clip
         raise KeyError(clip_id)
 
+    @property
+    def keys(self) -> np.ndarray:
+        """Keys of the ids (`manifests.cache.clip_index.clip_keys`)."""
+        return self._index["key"]
+
     def row(self, number: int) -> Clip:
         """The clip of a row."""
         row = self._rows[number]

@@ -12,7 +12,7 @@ function showAnswers() {
 function answersTo(name) {
   const runs = facts.runs.filter((run) => run.scores[name]);
   const tasks = [...new Set(runs.flatMap((run) => Object.keys(run.scores[name].tasks)))];
-  const share = (value) => (value === null || value === undefined ? "–" : value.toFixed(2));
+  const share = (value) => (value === null || value === undefined ? "–" : fixed(value, 2));
   // A single question has no interval.
   const scored = (item) => share(item.score) + (item.low === null ? "" : ` (${share(item.low)} to ${share(item.high)})`);
   const rows = tasks.map((task) => {

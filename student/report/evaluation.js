@@ -17,9 +17,9 @@ function ablation(ablated) {
     const { mean: score } = result.conditions[condition] || {};
     return score ? [{ ...score, name: run.name, tint: tintOf(run) }] : [];
   })]);
-  const signed = (value) => `${value < 0 ? "" : "+"}${value.toFixed(3)}`;
+  const signed = (value) => `${value < 0 ? "" : "+"}${fixed(value, 3)}`;
   const lines = ablated.flatMap(({ run, result }) => Object.entries(result.conditions).filter(([name]) => name !== "intact").map(([name, item]) => [
-    el("b", {}, run.name), name, item.mean ? item.mean.score.toFixed(3) : "–",
+    el("b", {}, run.name), name, item.mean ? fixed(item.mean.score, 3) : "–",
     item.change ? signed(item.change.score) : "–", item.change && item.change.low !== null ? `${signed(item.change.low)} to ${signed(item.change.high)}` : "–",
     item.same_reply === undefined ? "–" : percent(item.same_reply),
   ]));
@@ -36,10 +36,10 @@ function ablation(ablated) {
 /** The distribution of the answer's attention, and the dependence of the block's states on the clip. */
 function blockUse({ run, result }) {
   const layers = result.attention.audio.map((_, index) => [String(index), true]);
-  const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, value.toFixed(2));
+  const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, fixed(value, 2));
   const rows = Object.entries(result.attention).map(([group, shares]) => [group, ...shares.map(share)]);
   const states = result.block_states;
-  const said = `${run.name}: cosine of block states between clips ${states.cosine_between_clips.toFixed(2)}, change with other audio ${states.change_with_other_audio.toFixed(2)}`;
+  const said = `${run.name}: cosine of block states between clips ${fixed(states.cosine_between_clips, 2)}, change with other audio ${fixed(states.change_with_other_audio, 2)}`;
   return el("div", {}, el("h4", {}, said), table([["Attention to"], ...layers], rows));
 }
 
@@ -93,9 +93,9 @@ function heatTable(run, result, kind) {
   const cell = (value) => {
     if (value === null || value === undefined) return "–";
     const depth = `background:color-mix(in srgb, var(--wave) ${Math.round(Math.min(Math.max(value, 0), 1) * 85)}%, transparent)`;
-    return el("span", { class: "heat", style: depth }, value.toFixed(2));
+    return el("span", { class: "heat", style: depth }, fixed(value, 2));
   };
   const heading = (layer) => [layer === (result.head_layer ?? result.tapped_layer) ? `${layer} (heads)` : String(layer), true];
-  const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), target.floor.toFixed(2), ...Array.from({ length: layers }, (_, index) => cell(target.scores[kind][index]))]);
+  const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), fixed(target.floor, 2), ...Array.from({ length: layers }, (_, index) => cell(target.scores[kind][index]))]);
   return [el("h4", {}, `${run.name}: ${kind} positions${result.description ? `; ${result.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, index) => heading(index))], rows)];
 }

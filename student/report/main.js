@@ -17,7 +17,7 @@ function showClips() {
 }
 
 function itemsOf(clip) {
-  const scores = Object.entries(clip.scores).map(([name, score]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${name} `), score === null ? "–" : score.toFixed(2)));
+  const scores = Object.entries(clip.scores).map(([name, score]) => el("span", { class: "chip" }, el("span", { class: "quiet" }, `${name} `), score === null ? "–" : fixed(score, 2)));
   const items = [["Question", clip.question], ["Expected", clip.expected], ["Answered", clip.answered || "nothing"], ["Scores", el("span", { class: "chips" }, ...scores)]];
   if (clip.absent.length) items.push(["Not cached", clip.absent.join(", ")]);
   items.push(["Audio", el("span", { class: "mono" }, clip.uri)]);

@@ -109,7 +109,7 @@ function beforeAndAfter(run) {
   const rows = streamNames.filter((name) => `${name}/metric` in last).map((name) => {
     const metric = (moment) => run.validation[moment][`${name}/metric`];
     const baseline = run.validation[moments[0]][`${name}/mean_predictor`];
-    const shown = (value) => (value === null || value === undefined ? "–" : value.toFixed(3));
+    const shown = (value) => (value === null || value === undefined ? "–" : fixed(value, 3));
     return [name, el("span", { class: "quiet" }, facts.metrics[name] || "metric"), shown(baseline), ...moments.map((moment) => shown(metric(moment))), gauge(metric(moments.at(-1)), baseline)];
   });
   const headings = [["Stream"], ["Measure"], ["Mean predictor", true], ...moments.map((moment) => [moment === "before" ? "Before" : `After ${moment}`, true]), [`After ${moments.at(-1)} (line: mean predictor)`]];

@@ -34,10 +34,11 @@ from typing import Any
 from manifests.clips import Clip
 from manifests.console import console
 from manifests.errors import UserError
+from manifests.file_list import find_cut_file
 from manifests.folder_lock import folder_lock
 from manifests.storage import Folder
 from student.config import Recipe, StreamConfig
-from student.data.example_table import ExampleTable
+from student.data.example_table import ExampleTable, Summary
 from student.data.examples import Example
 from student.data.held_out import HELD_OUT_FILE, read_held_out, write_held_out
 from student.distill.streams import Stream
@@ -199,6 +200,15 @@ class Run:
         part = self.folder / f"{self.recipe_file.name}.part"
         save_recipe(recipe, part)
         part.rename(self.recipe_file)
+
+    def has_examples(self) -> bool:
+        """Whether the folder has the complete examples with which the run was started."""
+        summary = Summary.read(self.examples_folder)
+        if summary is None or find_cut_file(self.examples_folder):
+            return False
+        if self.identity.examples:
+            return summary.made_from == self.identity.examples
+        return summary.clips == self.sources.clips  # A run of an earlier version.
 
     @property
     def has_trained(self) -> bool:

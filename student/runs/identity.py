@@ -25,6 +25,8 @@ class Identity:
     """Version of this program, for information only."""
     corpus: str = ""
     """Digest of the corpus' clips."""
+    examples: str = ""
+    """`made_from` of the examples (`student.data.example_table.Summary`)."""
     chats: dict[str, str] = field(default_factory=dict)
     """Digest of each file of conversations."""
     teachers: list[str] = field(default_factory=list)
@@ -38,60 +40,56 @@ class Identity:
         return cls(**values)
 
     def check_same(self, begun: Identity) -> None:
-        """Checks that the data did not change.
+        """Checks that the versions of the teachers did not change.
 
         Args:
             begun: The identity at the start of the run; fields that an older version did not
                 write are empty.
 
         Raises:
-            UserError: the data differ; the message lists the differences.
+            UserError: they differ; the message lists the differences.
         """
-        changed = []
-        if begun.corpus and begun.corpus != self.corpus:
-            changed.append("the corpus has other clips")
-        changed += [
-            f"{path} has other conversations"
-            for path, digest in begun.chats.items()
-            if self.chats.get(path) != digest
-        ]
         theirs, ours = set(begun.teachers), set(self.teachers)
         if theirs != ours:
-            changed.append(
-                f"the teachers were {_listed(theirs - ours)} and are {_listed(ours - theirs)}"
-            )
-        if changed:
             raise UserError(
-                f"the run was started with other data: {'; '.join(changed)}; continue with the "
-                "original data, or choose another --out"
+                f"the run was started with other data: the teachers were {_listed(theirs - ours)} "
+                f"and are {_listed(ours - theirs)}; continue with the original data, or choose "
+                "another --out"
             )
 
 
 def build_identity(
-    recipe: Recipe, corpus: str, teachers: list[str], *, num_processes: int
+    recipe: Recipe, corpus: str, examples: str, teachers: list[str], *, num_processes: int
 ) -> Identity:
     """Builds the identity of a new run.
 
     Args:
         recipe: Recipe of the run.
         corpus: Digest of the corpus.
+        examples: `made_from` of the examples.
         teachers: Keys of the teachers.
         num_processes: Number of processes that train together.
     """
     return Identity(
         version=metadata.version("coat-distill"),
         corpus=corpus,
-        chats={
-            path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
-            for path in recipe.data.chats
-            if Path(path).is_file()
-        },
+        examples=examples,
+        chats=digest_chats(recipe),
         teachers=sorted(teachers),
         examples_per_step={
             name: stage.batch_size * stage.accumulation * num_processes
             for name, stage in recipe.stages().items()
         },
     )
+
+
+def digest_chats(recipe: Recipe) -> dict[str, str]:
+    """Computes the digest of each file of conversations that exists."""
+    return {
+        path: hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        for path in recipe.data.chats
+        if Path(path).is_file()
+    }
 
 
 def fit_stage(

@@ -49,9 +49,31 @@ def transcript(
 ) -> dict[str, Any]:
     """Builds a clip's metadata from the words of all its windows."""
     text = "".join(word.text for word in words).strip()
-    timed = [word._replace(text=word.text.strip()) for word in words]
+    timed = [word._replace(text=word.text.strip()) for word in _with_marks(words)]
     metadata = {"text": text, "words": timed, "language": language}
     return metadata if confidence is None else metadata | {"confidence": asdict(confidence)}
+
+
+def _with_marks(words: Sequence[Word]) -> list[Word]:
+    """Attaches punctuation marks, which decoders write as words, to the words beside them.
+
+    As in Whisper's own word times, a mark after a space belongs to the next word, any other to the
+    word before it, and the times stay those of the word.
+    """
+    joined: list[Word] = []
+    opening = ""
+    for word in words:
+        if any(map(str.isalnum, word.text)):
+            joined.append(word._replace(text=opening + word.text))
+            opening = ""
+        elif word.text.startswith(" ") or not joined:
+            opening += word.text
+        else:
+            joined[-1] = joined[-1]._replace(text=joined[-1].text + opening + word.text)
+            opening = ""
+    if opening and joined:
+        joined[-1] = joined[-1]._replace(text=joined[-1].text + opening)
+    return joined
 
 
 def build_confidence(

@@ -43,7 +43,7 @@ def page(browser: Any) -> Any:
         "<script type='application/json' id=facts>{}</script>"
     )
     code = "\n".join((shared / name).read_text("utf-8") for name in SHARED)
-    opened.add_script_tag(content=f"{code}\nwindow.code = {{ lines, view }};")
+    opened.add_script_tag(content=f"{code}\nwindow.code = {{ lines, view, fixed, percent }};")
     yield opened
     opened.close()
 
@@ -78,6 +78,22 @@ def test_chart_connects_its_dots_with_a_line(
         centres = [float(each.get_attribute("cx")) for each in chart.locator("circle").all()]
         assert [float(end.split()[0]) for end in ends] == pytest.approx(centres, abs=0.1)
     assert page.locator("#box .legend").inner_text().strip() == "coat-0"
+
+
+@in_browser
+@pytest.mark.parametrize("digits", [0, 1, 2, 3])
+def test_numbers_on_pages_are_rounded_as_in_tables(page: Any, digits: int) -> None:
+    """JavaScript's toFixed rounds 0.625 to 0.63, Python to 0.62."""
+    values = [eighth / 16 for eighth in range(-40, 41)] + [0.355, 1.005, 2.675, 0.1, 1 / 3, 123.45]
+    shown = page.evaluate(
+        "([values, digits]) => values.map((value) => code.fixed(value, digits))", [values, digits]
+    )
+    expected = [f"{value:.{digits}f}" for value in values]
+    assert [float(text) for text in shown] == [float(text) for text in expected]
+    assert [text.removeprefix("-") for text in shown] == [x.removeprefix("-") for x in expected]
+    shares = [0.125, 0.375, 0.625, 0.115, 0.995]
+    percents = page.evaluate("shares => shares.map(code.percent)", shares)
+    assert percents == [f"{share:.0%}" for share in shares]
 
 
 @in_browser

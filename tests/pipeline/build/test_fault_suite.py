@@ -114,6 +114,7 @@ def test_expired_credentials_end_the_build_without_failed_clips(
     code, output = build.run()
     assert code == 2, output
     assert "no clip is recorded as failed" in error_line(output)
+    assert "Unhandled error" not in output
     assert not count_markers(build.cache)
     store.mode = "open"
     assert build.run()[0] == 0

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from manifests.cache.layout import Layout
+from manifests.clips import Clip
+from manifests.corpus.corpus import build
 from pipeline.config import ReportConfig
+from pipeline.inspect.maintenance import coverage
 from pipeline.report import page as report
-from tests.pages import NEEDS_BROWSER, background_lightness
+from tests.pages import NEEDS_BROWSER, background_lightness, open_pages
 from tests.pipeline.report_cache import OFF, ON, SECONDS, make_cache
 
 pytestmark = NEEDS_BROWSER
@@ -97,6 +102,27 @@ def test_playhead_spans_all_tracks_and_follows_playback_and_clicks(visit: Any) -
     readout = card.locator(".readout").inner_text()
     for part in ("1.25 s", "“tone”", "f0 220 Hz", "Speech 1.00", "C4", "Loudness"):
         assert part in readout
+
+
+def test_corpus_without_targets_counts_as_not_run(browser: Any, tmp_path: Path) -> None:
+    """The page used to count only the corpora on which a teacher had started, unlike `coverage`."""
+    cache = make_cache(tmp_path)
+    other = build([Clip(clip_id=f"o{n}", uri="/o.wav", duration=1.0) for n in range(50)],
+                  tmp_path / "other")  # fmt: skip
+    layout = Layout.open(cache)
+    layout.register(other)
+    config = ReportConfig(cache=str(cache), out=str(tmp_path / "report"), listen=0)
+    address = report.write(config, Console(quiet=True)).as_uri()
+    not_run = sum(
+        clips
+        for line in coverage(layout)
+        for hole, clips in line.holes.items()
+        if hole.endswith("not run")
+    )
+    assert not_run >= 50 * len(layout.current())
+    with open_pages(browser, address) as visit:
+        head = visit().locator("#figures").inner_text()
+    assert f"{not_run:,} not run yet" in head
 
 
 def test_embedded_audio_has_the_duration_of_the_clip(visit: Any) -> None:

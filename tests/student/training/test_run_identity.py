@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from manifests.corpus.corpus import build
+from manifests.corpus.corpus import Corpus, build
 from manifests.errors import StoreError, UserError
 from student.config import STAGE_SEEDS, StageConfig
 from student.recipe_files import save_recipe
@@ -24,7 +24,7 @@ from student.runs.identity import Identity, fit_stage
 from student.train import step_losses, train
 from student.training.reading import SkippingDataset
 from student.training.trainer import StudentTrainer, training_arguments
-from tests.student.conftest import SPEC, model_config, write_cache
+from tests.student.conftest import SPEC, digest, model_config, write_cache
 
 STAGE = {"batch_size": 4, "max_steps": 4, "save_steps": 1, "log_steps": 1, "warmup": 0.0}
 
@@ -55,8 +55,8 @@ def joint_only(toy_data: Any, out: Path, checkpoints: Any, **changes: Any) -> An
     )
 
 
-def stopped_run(toy_data: Any, out: Path, checkpoints: Any) -> Any:
-    options = joint_only(toy_data, out, checkpoints)
+def stopped_run(toy_data: Any, out: Path, checkpoints: Any, **changes: Any) -> Any:
+    options = dataclasses.replace(joint_only(toy_data, out, checkpoints), **changes)
     with pytest.MonkeyPatch.context() as patch:
         stop_at(2, patch)
         with pytest.raises(_Stopped):
@@ -96,8 +96,51 @@ def test_changed_corpus_of_a_run_raises_an_error(
     options = stopped_run(toy_data, tmp_path / "run", checkpoints)
     build(toy_data.clips[:40], tmp_path / "toy")
     other = dataclasses.replace(options, corpus=str(tmp_path / "toy"))
-    with pytest.raises(UserError, match="started with other data: the corpus has other clips"):
+    kept = digest(tmp_path / "run")
+    with pytest.raises(UserError, match="started with other data: the corpus has got other clips"):
         train(other)
+    assert digest(tmp_path / "run") == kept, "the rejected training changed the run"
+
+
+@pytest.mark.parametrize("how", ["grown", "corrected", "damaged"])
+def test_run_goes_on_after_its_corpus_has_grown_or_was_corrected(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Such runs were refused, and the refusal replaced their examples by those of the new corpus,
+    although docs/corpora.md says that a started run keeps its own copy."""
+    shutil.copytree(toy_data.corpus, tmp_path / "toy")
+    changes = {"corpus": str(tmp_path / "toy")}
+    whole = dataclasses.replace(joint_only(toy_data, tmp_path / "whole", checkpoints), **changes)
+    train(whole)
+    options = stopped_run(toy_data, tmp_path / "run", checkpoints, **changes)
+    before = digest(tmp_path / "run" / "examples")
+    clips = toy_data.clips
+    if how == "corrected":
+        clips = [dataclasses.replace(clip, text="a wrong text") for clip in clips]
+    else:
+        clips = [*clips, *(dataclasses.replace(c, clip_id=f"new-{c.clip_id}") for c in clips)]
+    build(clips, tmp_path / "toy", update_labels=True)
+    if how == "damaged":
+        (tmp_path / "run" / "examples" / "clips.arrow").unlink()
+        with pytest.raises(UserError, match="started with other data"):
+            train(options)
+        return
+    train(options)
+    printed = capsys.readouterr()
+    assert "the run goes on with the examples that it was started with" in " ".join(
+        (printed.out + printed.err).split()
+    )
+    assert digest(tmp_path / "run" / "examples") == before
+    assert Run(options.out).report()["joint"] == Run(whole.out).report()["joint"]
+    # A run that has trained nothing starts anew with the new clips.
+    fresh = dataclasses.replace(joint_only(toy_data, tmp_path / "fresh", checkpoints), **changes)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_at(0, patch)
+        with pytest.raises(_Stopped):
+            train(fresh)
+    build([*clips, dataclasses.replace(clips[0], clip_id="last")], tmp_path / "toy")
+    train(fresh)
+    assert Run(fresh.out).identity.corpus == Corpus(tmp_path / "toy").digest
 
 
 def test_run_keeps_the_teacher_version_that_it_started_with(
@@ -106,7 +149,6 @@ def test_run_keeps_the_teacher_version_that_it_started_with(
     """A newer version in the cache is ignored."""
     import numpy as np
 
-    from manifests.corpus.corpus import Corpus
     from tests.student.conftest import make_tone, targets
 
     rng = np.random.default_rng(0)
