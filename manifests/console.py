@@ -146,6 +146,7 @@ def run_command(
         print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
+        _ignore_signals()
         print(f"{name}: interrupted; run the same command to resume", file=sys.stderr)
         sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
     except BrokenPipeError:
@@ -207,6 +208,13 @@ def to_json(value: Any, *, indent: int | None = 1) -> str:
         return [finite(part) for part in item] if isinstance(item, list) else item
 
     return json.dumps(finite(as_fields(value)), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def _ignore_signals() -> None:
+    """Ignores SIGINT and SIGTERM until the process ends, which one of them has caused."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -216,7 +216,8 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
         _wait_for_object_store()
         yield RayBackend()
     finally:
-        ray.shutdown()
+        with stop.kept_while_ray_stops():
+            ray.shutdown()
 
 
 def _start_local(quiet: dict[str, Any]) -> None:

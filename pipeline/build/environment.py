@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import secrets
 import signal
@@ -17,6 +18,8 @@ from manifests.errors import Interrupted, UserError
 
 SHUTDOWN_S = 20.0
 """Seconds to wait for the cluster to stop before the process ends without it."""
+IGNORE_EVERY_S = 0.001
+"""Interval at which SIGTERM is set to be ignored while Ray stops."""
 CONNECT_S = 10.0
 """Seconds to wait for the address of a cluster to accept a connection."""
 
@@ -89,6 +92,30 @@ class StopSignal:
             if self._received is None:
                 for number, handler in before.items():
                     signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def kept_while_ray_stops(self) -> Iterator[None]:
+        """Ignores SIGTERM while Ray is stopped, and installs the handlers again.
+
+        Ray resets SIGTERM to its default early in `ray.shutdown()`. A second signal would then end
+        the process in the middle of it, without a message.
+        """
+        stopped = threading.Event()
+        set_handler = ctypes.CDLL(None).signal
+        set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+
+        def ignore() -> None:
+            while not stopped.wait(IGNORE_EVERY_S):
+                set_handler(signal.SIGTERM, int(signal.SIG_IGN))
+
+        thread = threading.Thread(target=ignore, name="ignore SIGTERM", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stopped.set()
+            thread.join()
+            self.install()
 
     def install(self) -> None:
         """Installs the handlers; called again after Ray has started, which installs its own."""

@@ -198,7 +198,8 @@ def test_full_disk_ends_the_build_and_space_lets_it_resume(
 
 @pytest.mark.parametrize(
     ("signals", "code"),
-    [([signal.SIGTERM], 143), ([signal.SIGINT, signal.SIGINT, signal.SIGINT], 130)],
+    [([signal.SIGTERM], 143), ([signal.SIGTERM] * 30, 143), ([signal.SIGINT] * 3, 130)],
+    ids=["SIGTERM", "many SIGTERM", "SIGINT"],
 )
 def test_signals_end_the_build_with_their_exit_code(
     corpus: Corpus, undisturbed: dict[int, tuple], tmp_path: Path, signals: list[int], code: int
