@@ -192,9 +192,11 @@ def build(
         raise UserError("the source has no clips; nothing was written")
     ledger.close(after.clip)
     check_held()
-    if ledger.relabelled and update_labels:
-        contents = _with_labels(after, ledger.relabelled)
+    relabelled = ledger.relabelled if update_labels else {}
+    if relabelled or ledger.lengths:
+        contents = _with_changes(after, relabelled, ledger.lengths)
         after = Corpus(out, contents)
+    if relabelled:
         after.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
     elif ledger.relabelled:
         ids = relabel.describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
@@ -288,13 +290,20 @@ def _write_part(
     return part
 
 
-def _with_labels(corpus: Corpus, changed: Mapping[int, Clip]) -> CorpusIndex:
-    """Rewrites the parts of these rows with new texts and labels, and returns the new contents."""
+def _with_changes(
+    corpus: Corpus, relabelled: Mapping[int, Clip], lengths: Mapping[int, float]
+) -> CorpusIndex:
+    """Rewrites the parts of these rows with new texts and labels or lengths, and returns the new
+    contents."""
     contents = corpus.contents
-    for ordinal, rows in relabel.rows_by_part(corpus, changed).items():
+    by_part = relabel.rows_by_part(corpus, relabelled)
+    lengths_by_part = relabel.rows_by_part(corpus, lengths)
+    for ordinal in sorted(by_part | lengths_by_part):
         old = contents.parts[ordinal]
         with corpus.folder.open(old.file) as source:
-            table = relabel.update_table(pq.read_table(source), rows)
+            table = relabel.update_table(
+                pq.read_table(source), by_part.get(ordinal, {}), lengths_by_part.get(ordinal, {})
+            )
         new = _write_part(
             corpus.folder, contents, table,
             first_shard=old.first_shard, size=contents.shard_size(old),

@@ -30,8 +30,8 @@ class DuplicateIndex:
         tables: The corpus's rows, `manifests.clips.SCHEMA`.
         clip: The corpus's clip at a row.
         part_sizes: Number of clips of each part; a build appends parts.
-        accept_changed_files: Accept another length in the header of a clip's file. The corpus keeps
-            the old one, which is an estimate and limits nothing.
+        accept_changed_files: Accept another length in the header of a clip's file, an estimate that
+            limits nothing.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class DuplicateIndex:
         self._contents = np.concatenate([_NONE, *(contents for _, contents in hashes)])
         self._clip = clip
         self._accept_changed_files = accept_changed_files
-        self._changed_files: list[str] = []
         # Row of the corpus -> its place in the source, counted from 1; 0 if it has not occurred
         # yet.
         self._met = np.zeros(len(keys), np.uint32)
@@ -59,6 +58,8 @@ class DuplicateIndex:
         self._place = 1
         self.relabelled: dict[int, Clip] = {}
         """Row of the corpus -> the source's clip, if its text or labels differ."""
+        self.lengths: dict[int, float] = {}
+        """Row of the corpus -> length in seconds in the header of its file, if that has changed."""
 
     def admit(self, batch: pa.Table) -> pa.Table:
         """Takes the next rows of the source and returns those that the corpus does not have.
@@ -114,12 +115,13 @@ class DuplicateIndex:
                 "%s clips of the corpus are not in the source any more; the corpus keeps them",
                 f"{absent:,}",
             )
-        if self._changed_files:
+        if self.lengths:
+            ids = [self._clip(row).clip_id for row in self.lengths]
             log.warning(
-                "the files of %s clips have another length than before: %s; the corpus keeps the "
-                "length that it has. If a cache has targets of the replaced audio, run: coat-cache "
-                "audit --content-only --sample 0 --repair, then build again",
-                f"{len(self._changed_files):,}", describe_ids(self._changed_files),
+                "the files of %s clips have another length than before: %s; the corpus takes the "
+                "new one. If a cache has targets of the replaced audio, run: coat-cache audit "
+                "--content-only --sample 0 --repair, then build again",
+                f"{len(ids):,}", describe_ids(ids),
             )  # fmt: skip
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)
@@ -143,13 +145,15 @@ class DuplicateIndex:
         lengths = (before.likely_duration, now.likely_duration)
         is_guess = before.duration is None and now.duration is None
         is_same_place = (before.uri, before.offset) == (now.uri, now.offset)
-        if is_same_place and is_guess and None not in lengths and lengths[0] != lengths[1]:
+        if is_same_place and is_guess and now.likely_duration and before.likely_duration not in (
+            None, now.likely_duration,
+        ):  # fmt: skip
             if not self._accept_changed_files:
                 raise UserError(
                     f"{_changed(before, now, place)}; if its file was replaced, pass "
                     "--accept-changed-files, otherwise give the changed clip a new id"
                 )
-            self._changed_files.append(now.clip_id)
+            self.lengths[row] = now.likely_duration
         elif not is_same_place or not (is_guess or lengths[0] == lengths[1]):
             raise UserError(
                 f"{_changed(before, now, place)}; give the changed clip a new id, or build into "

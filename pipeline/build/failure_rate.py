@@ -57,11 +57,14 @@ class FailureRate:
         chance = DEVIATIONS * math.sqrt(window.clips * self._limit * (1 - self._limit))
         if window.failed <= window.clips * self._limit + chance:
             return
+        if window.missing == window.clips and not window.has_passed:
+            raise no_file_is_there(window.clips, failures[-1].message)
         raise UserError(
             f"{window.failed / window.clips:.0%} of the last {window.clips} clips have failed in "
             f"{_place(stage)}, the limit is {self._limit:.0%} (max_failure_rate); most often "
-            f"{window.worst()}; the last one: {failures[-1].clip_id}: {failures[-1].message}; if "
-            "they are as they should be, pass --max-failure-rate 1"
+            f"{window.worst()}; the last one: {failures[-1].clip_id}: {failures[-1].message}; "
+            + ("mount the disk of the files on every node, or " if window.missing else "")
+            + "if they are as they should be, pass --max-failure-rate 1"
         )
 
     def check_end(self) -> None:
@@ -79,6 +82,21 @@ class FailureRate:
                 )
 
 
+def no_file_is_there(clips: int, example: str) -> UserError:
+    """The error of a build that has found none of its audio files, such as without a mount.
+
+    Args:
+        clips: Number of clips whose files were looked for.
+        example: The message of one of their failures.
+    """
+    return UserError(
+        f"none of the {clips} audio files that were looked for is there (for example: {example}), "
+        "and nothing is recorded about them; if a disk is not mounted, mount it on every node and "
+        "run the same command again; if the files are gone for good, remove the clips from the "
+        "corpus, or pass --max-failure-rate 1"
+    )
+
+
 def _place(stage: str) -> str:
     return "decoding" if stage == "decode" else f"teacher {stage}"
 
@@ -86,6 +104,8 @@ def _place(stage: str) -> str:
 class _Window:
     def __init__(self) -> None:
         self.clips = self.failed = 0
+        self.has_passed = False
+        """Whether any clip has not failed, also before the window."""
         self.reasons: Counter[str] = Counter()
         self._parts: deque[tuple[int, Counter[str]]] = deque()
 
@@ -93,6 +113,7 @@ class _Window:
         reasons = Counter(f"{failure.stage}: {failure.error}" for failure in failures)
         self._parts.append((clips, reasons))
         self.clips += clips
+        self.has_passed |= clips > len(failures)
         self.failed += len(failures)
         self.reasons += reasons
         while self.clips - self._parts[0][0] >= WINDOW:
@@ -100,6 +121,11 @@ class _Window:
             self.clips -= old
             self.failed -= old_reasons.total()
             self.reasons -= old_reasons
+
+    @property
+    def missing(self) -> int:
+        """Number of clips whose file was not there."""
+        return self.reasons["decode: missing"]
 
     def worst(self) -> str:
         """The most frequent reasons, with their counts."""

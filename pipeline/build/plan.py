@@ -189,6 +189,8 @@ def estimate(
     rate = sum(stored_bytes_per_frame(stream) * stream.frame_rate for stream in spec.streams)
     scales = sum(CODECS[stream.codec].bytes_per_clip(stream) for stream in spec.streams)
     overhead = len(numbers) * SHARD_BYTES + clips * (ROW_BYTES + scales)
+    if version is not None and version.streams == spec.streams and measured.seconds:
+        rate, overhead = measured.data_bytes / measured.seconds, 0.0
     if not measured.seconds or (version is not None and version.family != spec.family):
         core_seconds = CORE_SECONDS.get(spec.family)
         speed = None if core_seconds is None else core_seconds / max(num_cpus, 1.0)

@@ -12,12 +12,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from manifests.errors import UserError
 from manifests.storage import Folder
 from pipeline.build import lookahead, pools
 from pipeline.build.backend import Backend, Call, Node, ResultLost, WorkerLost
 from pipeline.build.codec_gate import CodecGate
-from pipeline.build.failure_rate import FailureRate
+from pipeline.build.failure_rate import FailureRate, no_file_is_there
 from pipeline.build.faults import BrokenProcess, brief
 from pipeline.build.messages import CommitRequest
 from pipeline.build.open_shards import OpenShards
@@ -292,12 +291,7 @@ class Scheduler:
             return
         job = held[0].job
         clips = sum(len(task_job.clips) for task_job in {task.job for task in held})
-        raise UserError(
-            f"none of the {clips} audio files that were looked for is there (the first: "
-            f"{job.failures[0].message}), and nothing is recorded about them; if a disk is not "
-            "mounted, mount it on every node and run the same command again; if the files are gone "
-            "for good, remove the clips from the corpus, or pass --max-failure-rate 1"
-        )
+        raise no_file_is_there(clips, job.failures[0].message)
 
     def _num_workers(self) -> int:
         return sum(pool.num_ready for pool in self._pools)

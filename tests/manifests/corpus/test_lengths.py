@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from manifests.cache.layout import Layout
 from manifests.clips import Clip
 from manifests.corpus import corpus
 from manifests.corpus.sources import detect
@@ -107,7 +108,8 @@ def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.Log
     write_reference(tmp_path / "a.wav", 1.0)
     manifest = write_manifest(tmp_path / "m.jsonl", [{"id": "a", "audio_filepath": "a.wav"}])
     out = tmp_path / "corpus"
-    corpus.build(read(manifest), out)
+    layout = Layout.create(tmp_path / "cache")
+    layout.register(corpus.build(read(manifest), out))
     write_reference(tmp_path / "a.wav", 2.0)
     write_reference(tmp_path / "b.wav", 1.0)
     rows = [{"id": name, "audio_filepath": f"{name}.wav", "text": "x"} for name in "ab"]
@@ -115,9 +117,14 @@ def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.Log
     with pytest.raises(UserError, match=r"has changed.*pass --accept-changed-files"):
         corpus.build(read(manifest), out)
     grown = corpus.build(read(manifest), out, accept_changed_files=True, update_labels=True)
-    assert [(clip.likely_duration, clip.text) for clip in grown.clips()] == [(1.0, "x")] * 2
+    expected = [(2.0, "x"), (1.0, "x")]
+    assert [(clip.likely_duration, clip.text) for clip in grown.clips()] == expected
     assert "the files of 1 clips have another length than before: a;" in caplog.text
-    rows[0]["duration"] = 2.0
+    layout.register(grown)
+    assert [clip.likely_duration for clip in layout.corpus("corpus").clips()] == [2.0, 1.0]
+    again = corpus.build(read(manifest), out)
+    assert again.digest == grown.digest, "the option is needed once"
+    rows[0]["duration"] = 1.5
     write_manifest(manifest, rows)
     with pytest.raises(UserError, match="give the changed clip a new id, or build into another"):
         corpus.build(read(manifest), out, accept_changed_files=True)

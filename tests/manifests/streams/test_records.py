@@ -77,10 +77,12 @@ def test_new_codec_needs_only_its_record(monkeypatch: pytest.MonkeyPatch, tmp_pa
     np.testing.assert_array_equal(reader.stream("t.s")["clip"].decode(), frames_TD)
     sums = marker_index.read_sums(layout.shards(spec, "corpus"))
     assert sums["s"].codec_loss(spec.stream("s")) < 1e-9
-    cost = estimate(layout, layout.corpus("corpus"), spec, [0])
+    corpus = layout.corpus("corpus")
+    cost = estimate(Layout.create(tmp_path / "empty"), corpus, spec, [0])
     assert cost.cache_bytes == pytest.approx(10.0 / 0.5 * 4 * 6 + SHARD_BYTES + ROW_BYTES)
     (size,) = layout.shards(spec, "corpus").child("data").sizes().values()
     assert cost.cache_bytes == pytest.approx(size, rel=0.3)
+    assert estimate(layout, corpus, spec, [0]).cache_bytes == size, "measured"
 
 
 def test_new_kind_needs_only_its_record_for_cache_and_pages(

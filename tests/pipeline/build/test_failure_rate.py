@@ -47,6 +47,19 @@ def test_first_hundred_clips_never_stop_a_build():
         rate.add("decode", 4, make_failures(4))
 
 
+def test_build_without_any_of_its_files_names_the_disk():
+    """With 100 clips and more, the advice used to be `--max-failure-rate 1`, which records them."""
+    missing = [Failure(clip_id="x", stage="decode", error="missing", message="/a is not there")]
+    rate = FailureRate(0.2)
+    rate.add("decode", 96, missing * 96)
+    with pytest.raises(UserError, match=r"^none of the 100 audio files .*/a is not there.*mount"):
+        rate.add("decode", 4, missing * 4)
+    rate = FailureRate(0.2)
+    rate.add("decode", 10, [])
+    with pytest.raises(UserError, match=r"of the last 110 clips have failed.*mount the disk"):
+        rate.add("decode", 100, missing * 100)
+
+
 @pytest.mark.parametrize("limit", [None, 1.0])
 def test_without_a_limit_no_failure_rate_stops_a_build(limit: float | None):
     rate = FailureRate(limit)
