@@ -22,8 +22,8 @@ from student.config import (
     TaskConfig,
     TinyConfig,
 )
+from student.quiet import quiet_imports, quiet_libraries
 from student.run_options import TrainOptions
-from student.train import train
 
 FAMILIES = ("qwen2_audio", "audioflamingo3")
 QUESTIONS = [
@@ -62,6 +62,10 @@ def main() -> None:
     parser.add_argument("--out", default="runs")
     parser.add_argument("--steps", type=int, default=40, help="of each of the two stages")
     given = parser.parse_args()
+    quiet_imports()  # Before libraries are imported that log on import.
+    from student.train import train
+
+    quiet_libraries()
     for family in FAMILIES:
         print(family, flush=True)
         train(

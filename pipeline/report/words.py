@@ -7,7 +7,8 @@ import re
 
 def units(text: str) -> list[str]:
     """The units to compare: words, or characters for scripts without spaces between words."""
-    words_only = re.sub(r"[^\w\s']", " ", text.casefold())
+    # A hyphen within a word belongs to it, as in the scores of `coat-student eval`.
+    words_only = re.sub(r"[^\w\s'-]|(?<!\w)-|-(?!\w)", " ", text.casefold())
     words = words_only.split()
     unspaced = len(words) <= 2 and not words_only.isascii() and len(words_only) > 8
     return list("".join(words)) if unspaced else words

@@ -56,8 +56,8 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         f"Proof of the export: {proof}.{_quantized(recipe)}",
         "## Data",
         f"Corpus `{sources.corpus_name or Path(sources.corpus).name}`: {sources.clips:,} clips, "
-        f"{sources.hours:.1f} hours; {sources.examples:,} examples to learn from, "
-        f"{sources.held_out:,} held out by clip.",
+        f"{sources.hours:.3g} hours; {sources.examples:,} examples to learn from, "
+        f"{sources.held_out:,} held out by recording, or by the label `group` where clips have it.",
         "## Teachers",
         _teachers(sources),
         SCORES,

@@ -64,8 +64,8 @@ def probe(
     Returns:
         Run -> `arm`, `seed`, `clips`, `held_out` and `learnt` (clips that the run held out, and
         that it was trained on; null if unknown) and `description` (the same as text), `head_layer`,
-        `targets`: target -> metric, floor, n and `scores`, group -> one score per layer (the
-        embeddings first).
+        `targets`: target -> metric, floor (the score of a constant prediction), n (the clips that
+        are scored) and `scores`, group -> one score per layer (the embeddings first).
 
     Raises:
         UserError: there are too few clips.
@@ -88,7 +88,9 @@ def probe(
         check_one_block(runner.trained, clips)
         block = runner.trained.student.block
         spans = len(block.content_ids) if block else num_spans
-        targets = label_targets(labels) | stream_targets(streams, clips, spans)
+        targets = label_targets(labels, testing_C) | stream_targets(
+            streams, clips, spans, testing_C
+        )
         origin = _origin(Run(run), clips, streams.values())
         identity = build_identity(
             run,
@@ -149,7 +151,7 @@ def _probed(
                 for name, value in values.items():
                     scores[name].setdefault(group, []).append(value)
     return {
-        name: {"metric": target.metric, "floor": target.floor, "n": target.num_known,
+        name: {"metric": target.metric, "floor": target.floor, "n": target.num_scored,
                "scores": scores[name]}
         for name, target in targets.items()
     }  # fmt: skip

@@ -27,16 +27,14 @@ class Target:
     metric: str
     """`accuracy` of a label, `R2` of a stream."""
     floor: float
-    """Score of a constant prediction: the most common label, or the mean."""
+    """Score of a constant on the clips for scoring: the most common label, or the mean, of those
+    for fitting."""
+    num_scored: int
+    """Number of clips for scoring that have the target."""
     known_C: np.ndarray
     """Whether each clip has the target."""
     values: np.ndarray
     """Labels, or frames_CKD, of the clips that have the target."""
-
-    @property
-    def num_known(self) -> int:
-        """Number of clips that have it."""
-        return int(self.known_C.sum())
 
     @property
     def digest(self) -> str:
@@ -46,23 +44,35 @@ class Target:
         return state.hexdigest()
 
 
-def label_targets(labels: Mapping[str, Sequence[str | None]]) -> dict[str, Target]:
-    """Task -> the clips' labels."""
+def label_targets(
+    labels: Mapping[str, Sequence[str | None]], testing_C: np.ndarray
+) -> dict[str, Target]:
+    """Task -> the clips' labels.
+
+    Args:
+        labels: Task -> the label of each clip, or None.
+        testing_C: Whether each clip is for scoring; the others are for fitting.
+    """
     targets = {}
     for task, values in labels.items():
-        known = [value for value in values if value is not None]
-        commonest = max(map(known.count, set(known))) / len(known)
+        known_C = np.array([value is not None for value in values])
+        known = np.array([value for value in values if value is not None])
+        scored, fitted = known[testing_C[known_C]], known[~testing_C[known_C]]
+        floor = 0.0
+        if len(scored) and len(fitted):
+            names, counts = np.unique(fitted, return_counts=True)
+            floor = round(float((scored == names[counts.argmax()]).mean()), 4)
         targets[task] = Target(
-            metric="accuracy",
-            floor=round(commonest, 4),
-            known_C=np.array([value is not None for value in values]),
-            values=np.array(known),
+            metric="accuracy", floor=floor, num_scored=len(scored), known_C=known_C, values=known
         )
     return targets
 
 
 def stream_targets(
-    streams: Mapping[str, Stream], clips: Sequence[Question], spans: int
+    streams: Mapping[str, Stream],
+    clips: Sequence[Question],
+    spans: int,
+    testing_C: np.ndarray,
 ) -> dict[str, Target]:
     """Stream -> the clips' frames on as many time spans as positions."""
     targets = {}
@@ -78,7 +88,11 @@ def stream_targets(
             np.argsort(-frames_CKD.reshape(-1, frames_CKD.shape[-1]).var(0))[:MAX_COLUMNS]
         )
         targets[name] = Target(
-            metric="R2", floor=0.0, known_C=known_C, values=frames_CKD[..., varied]
+            metric="R2",
+            floor=0.0,
+            num_scored=int((known_C & testing_C).sum()),
+            known_C=known_C,
+            values=frames_CKD[..., varied],
         )
     return targets
 

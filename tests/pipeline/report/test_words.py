@@ -6,7 +6,8 @@ import jiwer
 import numpy as np
 import pytest
 
-from pipeline.report.words import error_rate
+from pipeline.report.words import error_rate, units
+from student.evaluation.scoring.text import split_words
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -17,3 +18,10 @@ def test_word_error_rate_matches_jiwer(seed: int):
         for _ in range(2)
     )
     assert error_rate(reference, transcript) == pytest.approx(jiwer.wer(reference, transcript))
+
+
+@pytest.mark.parametrize(
+    "text", ["Bonjour, comment allez-vous?", "- Est-ce qu'il vient ? -", "well-known - yes", "a--b"]
+)
+def test_words_are_those_of_the_scores_of_students(text: str):
+    assert units(text) == split_words(text.casefold())

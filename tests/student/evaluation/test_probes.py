@@ -59,12 +59,29 @@ def test_recordings_of_a_group_are_on_the_same_side() -> None:
     group_C = np.repeat(np.arange(40), 5)
     labels = [("x", "y")[int(bit)] for bit in rng.integers(2, size=40)[group_C]]
     states_C1H = np.eye(40)[group_C][:, None] + 0.01 * rng.standard_normal((200, 1, 40))
-    targets = label_targets({"t": labels})
     by_group = rng.random(40) < 0.3
+    targets = label_targets({"t": labels}, by_group[group_C])
     by_recording = score(states_C1H, targets, by_group[group_C], group_C)["t"]
     mixed = score(states_C1H, targets, rng.random(200) < 0.3, np.arange(200))["t"]
     assert mixed > 0.95
     assert by_recording < 0.75
+
+
+def test_floor_is_the_score_of_the_commonest_fitted_label_on_the_scored_clips() -> None:
+    """It used to be the share of the commonest label among all clips, which no score is about."""
+    labels = ["x", "x", "x", "y", "y", None, "y", "x", "y"]
+    testing_C = np.array([False] * 4 + [True] * 5)
+    target = label_targets({"t": labels}, testing_C)["t"]
+    assert (target.floor, target.num_scored) == (0.25, 4)
+    states_C1H = np.zeros((9, 1, 2))
+    many = 4
+    scores = score(
+        np.tile(states_C1H, (many, 1, 1)),
+        {"t": label_targets({"t": labels * many}, np.tile(testing_C, many))["t"]},
+        np.tile(testing_C, many),
+        np.arange(9 * many),
+    )
+    assert scores["t"] == target.floor
 
 
 def test_recordings_depend_on_files_and_groups_and_not_on_folders() -> None:

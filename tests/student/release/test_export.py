@@ -109,7 +109,7 @@ def test_card_lists_the_sources(checkpoint: Path) -> None:
     assert text.startswith("---\nlibrary_name: transformers\n")
     for part in (
         "block of 4 thinking positions", "2606.18273", "the largest logit difference is",
-        "Corpus `toy`: 48 clips", "held out by clip", "`toy@", "tests:Toy",
+        "Corpus `toy`: 48 clips", "held out by recording", "`toy@", "tests:Toy",
         "| answer | loss | - |", "| `toy.salience` | raw pitch accuracy |", "## Licences",
         "Trained on the outputs of `toy`: none",
     ):  # fmt: skip
