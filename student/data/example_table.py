@@ -100,7 +100,7 @@ class ClipTable(Mapping[str, Clip]):
         raise KeyError(clip_id)
 
     @property
-    def keys(self) -> np.ndarray:
+    def id_keys(self) -> np.ndarray:
         """Keys of the ids (`manifests.cache.clip_index.clip_keys`)."""
         return self._index["key"]
 

@@ -58,4 +58,4 @@ def check_sources(run: Run, recipe: Recipe, corpus: Corpus) -> str:
 def _contains(corpus: Corpus, clips: ClipTable) -> bool:
     """Whether a corpus has all clips of a run, by their ids."""
     keys = [clip_keys(corpus.shard_ids(number)) for number in range(corpus.num_shards)]
-    return bool(np.isin(clips.keys, np.concatenate(keys)).all())
+    return bool(np.isin(clips.id_keys, np.concatenate(keys)).all())
