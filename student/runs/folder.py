@@ -304,6 +304,13 @@ class Run:
                     text = "\n" + text
             file.write(text.encode())
 
+    def drop_log(self, stage: str, *, after: int) -> None:
+        """Deletes a stage's log lines after a step, from which the stage is resumed."""
+        lines = self.log()
+        kept = [line for line in lines if line.get("stage") != stage or line["step"] <= after]
+        if len(kept) < len(lines):
+            replace_text(self.log_file, "".join(json.dumps(line) + "\n" for line in kept))
+
     def analysis_file(self, name: str) -> Path:
         """The file with the results of an analysis (`ablation`, `probes`, `reading`)."""
         return self.folder / f"{name}.json"

@@ -328,6 +328,10 @@ class _JsonLines(TrainerCallback):
         self._run = Run(folder.parent)
         self._stage = folder.name
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self._run.drop_log(self._stage, after=state.global_step)
+
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if state.is_world_process_zero and logs:
             line = {"stage": self._stage, "step": state.global_step, **logs}

@@ -143,6 +143,18 @@ def test_run_goes_on_after_its_corpus_has_grown_or_was_corrected(
     assert Run(fresh.out).identity.corpus == Corpus(tmp_path / "toy").digest
 
 
+def test_log_has_every_step_of_a_resumed_stage_once(
+    toy_data: Any, tmp_path: Path, checkpoints: Any
+) -> None:
+    options = stopped_run(toy_data, tmp_path / "run", checkpoints)
+    run = Run(options.out)
+    shutil.rmtree(run.checkpoints("joint")[-1])
+    assert [line["step"] for line in run.log()] == [1, 2]
+    train(options)
+    steps = [line["step"] for line in run.log() if "loss" in line]
+    assert steps == [1, 2, 3, 4]
+
+
 def test_run_keeps_the_teacher_version_that_it_started_with(
     toy_data: Any, tmp_path: Path, checkpoints: Any
 ) -> None:
