@@ -47,6 +47,7 @@ class Version:
     why: str
     """The reason why it is used, or its progress."""
     created: str
+    family: str
     settings: dict
     streams: list[str]
     clips: int
@@ -71,6 +72,7 @@ def versions(layout: Layout) -> list[Version]:
                 used=used,
                 why=choice.why if used else choice.progress[spec.key],
                 created=spec.created,
+                family=spec.family,
                 settings=spec.settings,
                 streams=[f"{stream.name} ({stream.codec})" for stream in spec.streams],
                 clips=sum(part.rows for part in parts),
@@ -86,7 +88,7 @@ def versions_table(lines: list[Version]) -> Table:
     for heading in ("teacher", "readers get", "made", "clips", "MB"):
         right = heading in ("clips", "MB")
         shown.add_column(heading, justify="right" if right else "left", no_wrap=True)
-    shown.add_column("streams and settings", overflow="fold")
+    shown.add_column("family, streams and settings", overflow="fold")
     for line in lines:
         settings = [f"{key}={value}" for key, value in line.settings.items()]
         shown.add_row(
@@ -95,7 +97,7 @@ def versions_table(lines: list[Version]) -> Table:
             line.created[:10],
             f"{line.clips:,}",
             f"{line.cache_bytes / 1e6:,.1f}",
-            ", ".join([*line.streams, *settings]),
+            ", ".join([line.family, *line.streams, *settings]),
         )
     return shown
 
