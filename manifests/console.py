@@ -25,21 +25,19 @@ import math
 import os
 import platform
 import re
-import signal
 import sys
-import threading
 import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
-from types import FrameType
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
-from manifests.errors import Interrupted, StoreError, UserError, is_disk_full
+from manifests.errors import StoreError, UserError, is_disk_full
+from manifests.interruptions import exit_code_of, ignore_signals, raise_on_sigterm
 from manifests.library_internals import (
     flags_of,
     is_list_of_strings,
@@ -133,8 +131,7 @@ def run_command(
         description: One line for `--help`.
         arguments: Arguments instead of `sys.argv`.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _terminate)
+    raise_on_sigterm()
     if isinstance(sys.stdout, io.TextIOWrapper):
         # Texts of any script are shown, escaped where the locale's encoding lacks their characters.
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -146,9 +143,9 @@ def run_command(
         print(f"{name}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as error:
-        _ignore_signals()
+        ignore_signals()
         print(f"{name}: interrupted; run the same command to resume", file=sys.stderr)
-        sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
+        sys.exit(exit_code_of(error))
     except BrokenPipeError:
         _drop_output()
         sys.exit(BROKEN_PIPE)
@@ -208,17 +205,6 @@ def to_json(value: Any, *, indent: int | None = 1) -> str:
         return [finite(part) for part in item] if isinstance(item, list) else item
 
     return json.dumps(finite(as_fields(value)), indent=indent, ensure_ascii=False, allow_nan=False)
-
-
-def _ignore_signals() -> None:
-    """Ignores SIGINT and SIGTERM until the process ends, which one of them has caused."""
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number)
 
 
 def _run(

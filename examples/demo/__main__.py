@@ -13,20 +13,18 @@ import argparse
 import json
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from manifests.cache.layout import Layout
-from manifests.errors import Interrupted
+from manifests.interruptions import exit_code_of, ignore_signals, raise_on_sigterm
 from manifests.json_lines import read_lines
 from pipeline.inspect.status import status
 from student.data.held_out import read_held_out
@@ -49,6 +47,7 @@ def run(*command: str | Path) -> float:
         code = process.wait()
     except KeyboardInterrupt:
         # The command ends its own processes, such as those of a Ray cluster.
+        ignore_signals()
         process.terminate()
         process.wait()
         raise
@@ -65,16 +64,13 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder of all files")
     out = parser.parse_args().out
-    signal.signal(signal.SIGTERM, _terminate)
+    raise_on_sigterm()
     try:
         run_demo(out)
     except KeyboardInterrupt as error:
+        ignore_signals()
         console.print("\ninterrupted; the same command resumes the demo")
-        sys.exit(error.exit_code if isinstance(error, Interrupted) else 130)
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise Interrupted(number)
+        sys.exit(exit_code_of(error))
 
 
 def run_demo(out: Path) -> None:
