@@ -65,6 +65,9 @@ class StagePlan:
     largest_batch: int
     """Largest number of examples per forward pass that fits; 0 if none does."""
     flops_per_example: float
+    """Operations of forward and backward pass, without recomputation."""
+    recomputed_per_example: float
+    """Operations that activation checkpointing repeats."""
     examples_per_second: float
     """All GPUs together."""
     tokens_per_second: float
@@ -198,6 +201,7 @@ def _plan_stage(
         memory=memory,
         largest_batch=max(int(room // per_example), 0),
         flops_per_example=flops,
+        recomputed_per_example=recomputed,
         examples_per_second=speed,
         tokens_per_second=speed * tokens,
         hours=steps * examples_per_step / speed / 3600,

@@ -63,6 +63,9 @@ _ROWS = {
     "memory per GPU, GB": lambda plan, stage: f"{stage.memory.total / 1e9:.1f}",
     "largest batch_size that fits": lambda plan, stage: f"{stage.largest_batch}",
     "operations per example, 10^12": lambda plan, stage: f"{stage.flops_per_example / 1e12:.1f}",
+    "recomputed with checkpointing, 10^12": lambda plan, stage: (
+        f"{stage.recomputed_per_example / 1e12:.1f}"
+    ),
     "examples per second": lambda plan, stage: f"{stage.examples_per_second:,.1f}",
     "tokens per second": lambda plan, stage: f"{stage.tokens_per_second:,.0f}",
     "steps": lambda plan, stage: f"{stage.steps:,} of {stage.examples_per_step}",
