@@ -43,9 +43,11 @@ def _fits(plan: Plan, stage: StagePlan) -> bool:
 def _verdict(plan: Plan, stage: StagePlan) -> str:
     need = f"{stage.name} needs {stage.memory.total / 1e9:.1f} GB of {plan.gpu.memory_gb:g} GB: "
     if stage.largest_batch:
+        examples = stage.examples_per_step // plan.gpus
+        size = max(n for n in range(1, stage.largest_batch + 1) if examples % n == 0)
         return need + (
-            f"set {stage.name}.batch_size to {stage.largest_batch} and raise accumulation by the "
-            "same factor, which changes nothing else"
+            f"set {stage.name}.batch_size to {size} and {stage.name}.accumulation to "
+            f"{examples // size}, which changes nothing else"
         )
     return (
         need

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from manifests.errors import UserError
 from student.config import Recipe
 from student.plan.estimate import NF4_BYTES, Plan, build_plan
 from student.plan.options import PlanOptions
+from student.plan.table import render
 from student.recipe_files import load_recipe, recipes_folder
 
 STREAMS = {"asr.encoder": 384, "pitch.salience": 361}
@@ -76,6 +80,23 @@ def test_weights_that_learn_are_counted_with_their_moments() -> None:
     assert full.memory.frozen == pytest.approx(lora.memory.frozen - 2 * learnt["full"], rel=0.01)
     assert full.largest_batch == 0
     assert full.flops_per_example > 1.3 * lora.flops_per_example
+
+
+def test_advice_on_memory_keeps_the_examples_per_step() -> None:
+    """The advice used to be 12 instead of 16, for which no accumulation gives 16 examples."""
+    given = options("qwen2_audio_8x80gb.yaml", gpu="h100")
+    given = replace(given, joint=replace(given.joint, checkpointing=False))
+    stream = StringIO()
+    Console(file=stream, width=200).print(render(build_plan(given, streams=STREAMS), given))
+    advice = re.search(
+        r"set joint.batch_size to (\d+) and joint.accumulation to (\d+)", stream.getvalue()
+    )
+    assert advice, stream.getvalue()
+    size, accumulation = map(int, advice.groups())
+    assert size * accumulation == given.joint.batch_size * given.joint.accumulation
+    smaller = replace(given.joint, batch_size=size, accumulation=accumulation)
+    stage = build_plan(replace(given, joint=smaller), streams=STREAMS).stages[-1]
+    assert stage.memory.total < 80e9
 
 
 def test_sharding_divides_the_frozen_parameters() -> None:
