@@ -285,7 +285,20 @@ def coverage_table(lines: list[Coverage]) -> Table:
     """Renders the coverage as a table."""
     shown = Table("corpus", "clips", "targets by", "holes", title="Clips by teachers")
     for line in lines:
-        holes = ", ".join(f"{reason} ({clips})" for reason, clips in sorted(line.holes.items()))
         teachers = ", ".join(line.teachers) or "none"
-        shown.add_row(line.corpus, f"{line.clips:,}", teachers, holes or "-")
+        shown.add_row(line.corpus, f"{line.clips:,}", teachers, _describe_holes(line) or "-")
     return shown
+
+
+def _describe_holes(line: Coverage) -> str:
+    """Lists reasons with the teachers that have them: `all` if no teacher has targets."""
+    by_reason: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for hole, clips in sorted(line.holes.items()):
+        teacher, _, reason = hole.partition(": ")
+        by_reason[reason, clips].append(teacher)
+    absent = {hole.partition(": ")[0] for hole in line.holes}
+    parts = []
+    for (reason, clips), teachers in by_reason.items():
+        is_all = not line.teachers and absent == set(teachers)
+        parts.append(f"{'all' if is_all else ', '.join(teachers)}: {reason} ({clips:,})")
+    return "; ".join(parts)

@@ -191,6 +191,8 @@ def test_versions_and_coverage_list_used_versions_and_failures(
         ("energy", "loud"): (5, {}),
         (): (1, {"energy: decode unreadable": 1, "loud: decode unreadable": 1}),
     }
+    shown = maintenance.coverage_table(maintenance.coverage(layout))
+    assert list(shown.columns[-1].cells) == ["-", "all: decode unreadable (1)"]
 
     kept = read_blobs(cache, "loud")
     maintenance.remove(layout, layout.teacher(old.teacher))
