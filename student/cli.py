@@ -128,7 +128,7 @@ def reply(
 
     Args:
         conversations: JSON lines, {"messages": [...]}; audio parts are
-            {"type": "audio", "audio": PATH}.
+            {"type": "audio", "audio": PATH}, relative to the folder of the file.
         run: Folder of the run.
         max_tokens: Maximum length of an answer.
         batch_size: Conversations per batch.

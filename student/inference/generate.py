@@ -261,5 +261,5 @@ def to_clip(path: str) -> Clip:
         UserError: the file does not exist.
     """
     if not Path(path).is_file():
-        raise UserError(f"there is no audio file {path}")
+        raise UserError(f"there is no audio file {Path(path).absolute()}")
     return Clip(clip_id=path, uri=str(Path(path).absolute()))

@@ -6,6 +6,7 @@ card matches the run.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 
 from manifests.streams.kinds import KINDS
 from student.config import Recipe
+from student.model.backbones.qwen2_audio import INITIAL_WEIGHTS
 from student.model.block import BLOCKS_ARGUMENT, block_tokens
 from student.runs.folder import Run, replace_text
 from student.runs.sources import Sources
@@ -24,10 +26,8 @@ SCORES_HEAD = (
     "Greedy answers of this export itself, by `coat-student eval`.\n\n"
     "| questions | number | mean score | 95 % interval |\n| --- | --- | --- | --- |"
 )
-SMALL_PARTS = {
-    "Whisper tiny.en's encoder": "MIT",
-    "SmolLM2-135M-Instruct": "Apache-2.0",
-}
+WHISPER = "Whisper tiny.en's encoder"
+SMALL_PARTS = {WHISPER: "MIT", "SmolLM2-135M-Instruct": "Apache-2.0"}
 """Components of `model.build: small`, with licences."""
 METHOD = "[Continuous Audio Thinking](https://arxiv.org/abs/2606.18273)"
 
@@ -41,7 +41,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         inherited: Generation settings that the export has from its base.
     """
     recipe, sources = run.recipe, run.sources
-    base = _base(recipe)
+    base = _base(run)
     parts = [
         _header(recipe),
         f"# {base}, {'with continuous audio thinking' if recipe.has_block else 'fine-tuned'}",
@@ -67,7 +67,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         "prediction, the baseline of a head.",
         _metrics(run, sources),
         "## Licences",
-        _licences(sources, recipe, base),
+        _licences(sources, run, base),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -218,21 +218,30 @@ def _row(name: str, metric: str, baseline: float | None, values: list[float]) ->
     return f"| {name} | {metric} | {shown(baseline)} | {' | '.join(map(shown, values))} |"
 
 
-def _base(recipe: Recipe) -> str:
+def _base(run: Run) -> str:
     """Names the model that was trained."""
-    if recipe.model.path:
-        return recipe.model.path
-    if recipe.model.build == "small":
+    model = run.recipe.model
+    if model.path:
+        return model.path
+    if model.build == "small":
         return " and ".join(SMALL_PARTS)
-    return f"a small {recipe.model.tiny.family} randomly initialised"
+    random = f"a small {model.tiny.family} randomly initialised"
+    return f"{random} except for {WHISPER}" if _has_whisper(run) else random
 
 
-def _licences(sources: Sources, recipe: Recipe, base: str) -> str:
-    if recipe.model.build == "small" and not recipe.model.path:
-        parts = ", ".join(f"{part}: {licence}" for part, licence in SMALL_PARTS.items())
-        lines = [f"- The weights derive from {parts}."]
-    else:
-        lines = [f"- The weights derive from {base}; its licence holds for them."]
+def _has_whisper(run: Run) -> bool:
+    """Whether the audio tower of a tiny model started from Whisper's weights."""
+    config = json.loads((Path(run.base) / "config.json").read_text("utf-8"))
+    return INITIAL_WEIGHTS in config.get("audio_config", {})
+
+
+def _licences(sources: Sources, run: Run, base: str) -> str:
+    model = run.recipe.model
+    lines = [f"- The weights derive from {base}; its licence holds for them."]
+    if not model.path:
+        names = SMALL_PARTS if model.build == "small" else [WHISPER] * _has_whisper(run)
+        parts = [f"{name}: {SMALL_PARTS[name]}" for name in names]
+        lines = [f"- The weights derive from {', '.join(parts)}."] if parts else []
     for teacher in sources.teachers:
         lines.append(
             f"- Trained on the outputs of `{teacher.key.partition('@')[0]}`: {teacher.license}."

@@ -25,6 +25,9 @@ from student.model.tiny import MEL_BANDS, qwen2_fields, tower_fields
 
 logger = logging.getLogger(__name__)
 
+INITIAL_WEIGHTS = "initial_weights"
+"""Field of a tiny model's `audio_config` that names the weights from which its tower started."""
+
 
 class Qwen2Audio(Backbone):
     """See `student.model.backbones.protocol.Backbone`."""
@@ -49,6 +52,7 @@ class Qwen2Audio(Backbone):
         if config.whisper_weights:
             try:
                 load_whisper_encoder(self.audio_tower(model))
+                setattr(model.config.audio_config, INITIAL_WEIGHTS, "Whisper tiny.en")
             except UserError as error:
                 logger.warning("the audio tower starts from random weights: %s", error)
         extractor = WhisperFeatureExtractor(feature_size=MEL_BANDS, chunk_length=config.window_s)

@@ -18,11 +18,17 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer
 
 from manifests.errors import UserError
+from student.config import ModelConfig, Recipe, TinyConfig
 from student.evaluation.evaluate import evaluate
 from student.evaluation.question_files import questions_of_run
 from student.inference.generate import TrainedStudent
+from student.model.tiny import build_tiny
+from student.recipe_files import save_recipe
+from student.release.card import _base, _licences
 from student.release.export import export
 from student.release.push import describe, push
+from student.runs.folder import Run
+from student.runs.sources import Sources
 from tests.student.hub import Hub
 
 
@@ -114,6 +120,20 @@ def test_card_lists_the_sources(checkpoint: Path) -> None:
         "Trained on the outputs of `toy`: none",
     ):  # fmt: skip
         assert part in text, part
+
+
+@pytest.mark.parametrize("whisper_weights", [True, False])
+def test_card_names_the_weights_of_the_tower(tmp_path: Path, whisper_weights: bool) -> None:
+    """The card of a tiny student with Whisper's encoder used to call it randomly initialised."""
+    tiny = TinyConfig(whisper_weights=whisper_weights)
+    run = Run(tmp_path)
+    save_recipe(Recipe(model=ModelConfig(build="tiny", tiny=tiny)), run.recipe_file)
+    build_tiny(run.base_folder, tiny, ["a text"], seed=0)
+    random = "a small qwen2_audio randomly initialised"
+    tower = "Whisper tiny.en's encoder"
+    assert _base(run) == (f"{random} except for {tower}" if whisper_weights else random)
+    licences = _licences(Sources("c", [], 1, 1.0, 1, 1, [], {}), run, _base(run))
+    assert (f"- The weights derive from {tower}: MIT." in licences) == whisper_weights
 
 
 def test_snippet_of_the_documentation_answers(
