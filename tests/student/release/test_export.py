@@ -132,7 +132,10 @@ def test_card_names_the_weights_of_the_tower(tmp_path: Path, whisper_weights: bo
     random = "a small qwen2_audio randomly initialised"
     tower = "Whisper tiny.en's encoder"
     assert _base(run) == (f"{random} except for {tower}" if whisper_weights else random)
-    licences = _licences(Sources("c", [], 1, 1.0, 1, 1, [], {}), run, _base(run))
+    sources = Sources(
+        corpus="c", caches=[], clips=1, hours=1.0, examples=1, held_out=1, teachers=[], streams={}
+    )
+    licences = _licences(sources, run, _base(run))
     assert (f"- The weights derive from {tower}: MIT." in licences) == whisper_weights
 
 
