@@ -166,6 +166,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
         means.update(
             calibrate(student, shared, distilled, keeps_statistics=learns, show_progress=is_main)
         )
+        if process.is_main_process:
+            run.write_target_means(means)
         if "before" not in report:
             report["before"] = validate(student)
             if process.is_main_process:

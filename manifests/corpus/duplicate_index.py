@@ -59,7 +59,9 @@ class DuplicateIndex:
         self.relabelled: dict[int, Clip] = {}
         """Row of the corpus -> the source's clip, if its text or labels differ."""
         self.lengths: dict[int, float] = {}
-        """Row of the corpus -> length in seconds in the header of its file, if that has changed."""
+        """Row of the corpus -> length in seconds in the header of its file, if the corpus has
+        another one, or none."""
+        self._changed_files: list[str] = []
 
     def admit(self, batch: pa.Table) -> pa.Table:
         """Takes the next rows of the source and returns those that the corpus does not have.
@@ -115,13 +117,12 @@ class DuplicateIndex:
                 "%s clips of the corpus are not in the source any more; the corpus keeps them",
                 f"{absent:,}",
             )
-        if self.lengths:
-            ids = [self._clip(row).clip_id for row in self.lengths]
+        if self._changed_files:
             log.warning(
                 "the files of %s clips have another length than before: %s; the corpus takes the "
                 "new one. If a cache has targets of the replaced audio, run: coat-cache audit "
                 "--content-only --sample 0 --repair, then build again",
-                f"{len(ids):,}", describe_ids(ids),
+                f"{len(self._changed_files):,}", describe_ids(self._changed_files),
             )  # fmt: skip
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)
@@ -145,14 +146,14 @@ class DuplicateIndex:
         lengths = (before.likely_duration, now.likely_duration)
         is_guess = before.duration is None and now.duration is None
         is_same_place = (before.uri, before.offset) == (now.uri, now.offset)
-        if is_same_place and is_guess and now.likely_duration and before.likely_duration not in (
-            None, now.likely_duration,
-        ):  # fmt: skip
-            if not self._accept_changed_files:
-                raise UserError(
-                    f"{_changed(before, now, place)}; if its file was replaced, pass "
-                    "--accept-changed-files, otherwise give the changed clip a new id"
-                )
+        if is_same_place and is_guess and now.likely_duration and lengths[0] != lengths[1]:
+            if before.likely_duration is not None:
+                if not self._accept_changed_files:
+                    raise UserError(
+                        f"{_changed(before, now, place)}; if its file was replaced, pass "
+                        "--accept-changed-files, otherwise give the changed clip a new id"
+                    )
+                self._changed_files.append(now.clip_id)
             self.lengths[row] = now.likely_duration
         elif not is_same_place or not (is_guess or lengths[0] == lengths[1]):
             raise UserError(

@@ -9,6 +9,7 @@ RUN/base/              the checkpoint of a small student, if the recipe builds o
 RUN/STAGE/             checkpoints, and student.safetensors once the stage is finished
 RUN/metrics.jsonl      every log line
 RUN/report.json        validation before and after each stage
+RUN/target_means.json  mean target of each stream over training clips, the baseline of the heads
 RUN/eval/NAME.json     scores of a set of questions; NAME.answers.jsonl has every reply, and
                        NAME.part.jsonl those of an unfinished evaluation
 RUN/ablation.json, probes.json, reading.json    results of the analyses; ablation.part.jsonl,
@@ -30,6 +31,8 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from manifests.clips import Clip
 from manifests.console import console
@@ -70,6 +73,7 @@ class Run:
         self.held_out_file = self.folder / HELD_OUT_FILE
         self.log_file = self.folder / "metrics.jsonl"
         self.report_file = self.folder / "report.json"
+        self.means_file = self.folder / "target_means.json"
         self.base_folder = self.folder / "base"
         self.examples_folder = self.folder / "examples"
 
@@ -219,7 +223,7 @@ class Run:
     def clear(self) -> None:
         """Deletes the files of a run that has trained nothing."""
         for file in (self.recipe_file, self.sources_file, self.identity_file, self.held_out_file,
-                     self.log_file, self.report_file):  # fmt: skip
+                     self.log_file, self.report_file, self.means_file):  # fmt: skip
             file.unlink(missing_ok=True)
         for folder in (self.base_folder, self.stage("align"), self.stage("joint")):
             shutil.rmtree(folder, ignore_errors=True)
@@ -282,6 +286,18 @@ class Run:
         """Replaces the report atomically."""
         text = json.dumps(_finite(report), indent=1, allow_nan=False)
         replace_text(self.report_file, text)
+
+    def write_target_means(self, means: Mapping[str, np.ndarray]) -> None:
+        """Writes the mean target_D of each stream over training clips."""
+        lists = {name: mean_D.tolist() for name, mean_D in means.items()}
+        replace_text(self.means_file, json.dumps(lists))
+
+    def target_means(self) -> dict[str, np.ndarray]:
+        """Stream -> mean target_D; empty for runs of earlier versions."""
+        if not self.means_file.is_file():
+            return {}
+        lists = json.loads(self.means_file.read_text("utf-8"))
+        return {name: np.array(mean, np.float32) for name, mean in lists.items()}
 
     def log(self) -> list[dict[str, Any]]:
         """Every log line; a line that was truncated by a kill is skipped."""

@@ -63,9 +63,12 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
         "clips": len(clips),
         "streams": {},
     }
+    means = folder.target_means()
     for name, stream in streams.items():
         if outputs[name]:
-            report["streams"][name] = _measure(stream, outputs[name], targets[name])
+            report["streams"][name] = _measure(
+                stream, outputs[name], targets[name], means.get(name)
+            )
     grid = Grid.from_recipe(recipe, streams)
     token_s = 1 / trained.student.backbone.tokens_per_second
 
@@ -181,9 +184,18 @@ def _nanmean(values: list[float]) -> float:
     return float(np.mean(known)) if known else float("nan")
 
 
-def _measure(stream: Stream, outputs: list[np.ndarray], targets: list[np.ndarray]) -> dict:
+def _measure(
+    stream: Stream,
+    outputs: list[np.ndarray],
+    targets: list[np.ndarray],
+    mean_D: np.ndarray | None,
+) -> dict:
+    """Scores a stream's outputs, and the mean of the training clips (that of the scored clips for
+    runs that do not have it) as the baseline."""
     output_MD, target_MD = np.concatenate(outputs), np.concatenate(targets)
-    score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=target_MD.mean(0))
+    if mean_D is None:
+        mean_D = target_MD.mean(0)
+    score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=mean_D)
     return {
         "kind": stream.kind,
         "clips": len(outputs),

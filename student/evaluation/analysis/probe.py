@@ -91,6 +91,11 @@ def probe(
         targets = label_targets(labels, testing_C) | stream_targets(
             streams, clips, spans, testing_C
         )
+        for name in [name for name, target in targets.items() if not target.num_scored]:
+            del targets[name]
+            console.print(
+                f"{name} is not probed: none of its clips is among those for scoring", markup=False
+            )
         origin = _origin(Run(run), clips, streams.values())
         identity = build_identity(
             run,

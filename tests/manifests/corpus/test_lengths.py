@@ -130,6 +130,21 @@ def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.Log
         corpus.build(read(manifest), out, accept_changed_files=True)
 
 
+def test_mended_file_without_a_length_gets_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """Its length used to stay unknown for ever, in statistics, plans and training."""
+    for content in (b"", b"this is text"):
+        (tmp_path / "a.wav").write_bytes(content)
+        manifest = write_manifest(tmp_path / "m.jsonl", [{"id": "a", "audio_filepath": "a.wav"}])
+        out = tmp_path / f"corpus-{len(content)}"
+        assert [c.likely_duration for c in corpus.build(read(manifest), out).clips()] == [None]
+        write_reference(tmp_path / "a.wav", 2.0)
+        assert [c.likely_duration for c in corpus.build(read(manifest), out).clips()] == [2.0]
+        assert "another length" not in caplog.text
+        write_reference(tmp_path / "a.wav", 3.0)
+        with pytest.raises(UserError, match="has changed"):
+            corpus.build(read(manifest), out)
+
+
 def test_reordered_source_is_reported_and_a_grown_one_is_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

@@ -12,13 +12,14 @@ import pytest
 import torch
 
 from manifests.errors import UserError
+from student.data.examples import fraction
 from student.distill.metrics import frame_f1, voicing_rates
 from student.evaluation import evaluate as evaluation
 from student.evaluation.analysis.ablate import CONDITIONS, ablate
 from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.analysis.linear_probes import explained, fit_ridges
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
-from student.evaluation.analysis.probe import probe
+from student.evaluation.analysis.probe import TEST_SHARE, _recordings, probe
 from student.evaluation.analysis.state_edits import (
     REPLACEMENTS,
     entering_states,
@@ -31,6 +32,7 @@ from student.evaluation.partners import find_partners, swap_audio
 from student.evaluation.question_files import read_questions
 from student.evaluation.questions import Question
 from student.evaluation.results import read_answers
+from student.runs.folder import Run
 from student.train import train
 from tests.student.evaluation.helpers import write_questions
 
@@ -218,8 +220,20 @@ def test_evaluate_writes_scores_and_answers(run: Path, questions: list[Question]
 def test_probe_writes_scores_for_labels_and_streams(
     toy_data: Any, run: Path, questions: list[Question]
 ) -> None:
-    result = probe([run, run / "base"], questions, caches=[str(toy_data.cache)], num_spans=4)
+    # A task whose only clips are used for fitting has no scores; it used to be printed as 0.00.
+    fitted = [
+        question
+        for question, recording in zip(questions, _recordings(questions), strict=True)
+        if fraction("probe", recording) >= TEST_SHARE
+    ]
+    rare = [
+        dataclasses.replace(question, id=f"rare-{question.id}", task="rare", answer="x")
+        for question in fitted[:2]
+    ]
+    asked = [*questions, *rare]
+    result = probe([run, run / "base"], asked, caches=[str(toy_data.cache)], num_spans=4)
     report = result[str(run)]
+    assert "rare" not in report["targets"]
     assert {"note", "toy.bands", "toy.salience"} <= set(report["targets"])
     scores = report["targets"]["toy.bands"]["scores"]
     assert {group: len(values) for group, values in scores.items()} == {
@@ -257,6 +271,15 @@ def test_read_run_reports_all_streams(toy_data: Any, run: Path) -> None:
         "reconstruction",
     }
     assert len(list(run.glob("reading-*.png"))) == 1
+    # The baseline is the mean of the training clips, as in the table of the training.
+    means = Run(run).target_means()
+    assert means.keys() == report["streams"].keys()
+    Run(run).write_target_means(means | {"toy.bands": means["toy.bands"] + 100})
+    changed = read_run(run, [str(toy_data.cache)], pictures=0)
+    Run(run).write_target_means(means)
+    for name, numbers in report["streams"].items():
+        again = changed["streams"][name]["mean_predictor"]
+        assert (again == numbers["mean_predictor"]) == (name != "toy.bands")
 
 
 def test_frame_f1_and_voicing_rates_match_values_by_hand() -> None:
