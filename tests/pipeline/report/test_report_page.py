@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,10 @@ def test_corpus_without_targets_counts_as_not_run(browser: Any, tmp_path: Path) 
                   tmp_path / "other")  # fmt: skip
     layout = Layout.open(cache)
     layout.register(other)
+    (name,) = set(layout.corpora()) - {"other"}
+    pitch = layout.shards(layout.current()["pitch"], name)
+    shutil.copytree(pitch.path(""), Path(pitch.path("")).parent / "again")
+    layout.register(build(layout.corpus(name).clips(), tmp_path / "again"))
     config = ReportConfig(cache=str(cache), out=str(tmp_path / "report"), listen=0)
     address = report.write(config, Console(quiet=True)).as_uri()
     not_run = sum(
@@ -121,8 +126,15 @@ def test_corpus_without_targets_counts_as_not_run(browser: Any, tmp_path: Path) 
     )
     assert not_run >= 50 * len(layout.current())
     with open_pages(browser, address) as visit:
-        head = visit().locator("#figures").inner_text()
+        page = visit()
+        head = page.locator("#figures").inner_text()
+        page.locator("summary", has_text="Streams").first.click()
+        streams = page.locator("#teachers details td:first-child").all_inner_texts()
     assert f"{not_run:,} not run yet" in head
+    specs = layout.current().values()
+    assert f"{sum(len(spec.streams) for spec in specs)} streams" in head
+    assert {f"pitch.f0 · {name}", "pitch.f0 · again"} < set(streams)
+    assert len(set(streams)) == len(streams)
 
 
 def test_embedded_audio_has_the_duration_of_the_clip(visit: Any) -> None:

@@ -227,7 +227,7 @@ def test_probe_writes_scores_for_labels_and_streams(
         if fraction("probe", recording) >= TEST_SHARE
     ]
     rare = [
-        dataclasses.replace(question, id=f"rare-{question.id}", task="rare", answer="x")
+        dataclasses.replace(question, id=f"rare-{question.id}", task="rare", answer="low")
         for question in fitted[:2]
     ]
     asked = [*questions, *rare]
