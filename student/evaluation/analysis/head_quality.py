@@ -193,9 +193,8 @@ def _measure(
     """Scores a stream's outputs, and the mean of the training clips (that of the scored clips for
     runs that do not have it) as the baseline."""
     output_MD, target_MD = np.concatenate(outputs), np.concatenate(targets)
-    if mean_D is None:
-        mean_D = target_MD.mean(0)
-    score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=mean_D)
+    baseline_D: np.ndarray = target_MD.mean(0) if mean_D is None else mean_D
+    score = StreamScore.from_frames(stream, output_MD, target_MD, mean_D=baseline_D)
     return {
         "kind": stream.kind,
         "clips": len(outputs),
