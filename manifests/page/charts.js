@@ -31,12 +31,27 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
     picture.append(svg("line", { x1: 0, x2: width, y1: bottom, y2: bottom, class: "rule" }));
     const room = Math.max(2, Math.floor(width / 64));
     const ticks = log ? octaves(edges[0], edges[edges.length - 1]) : niceSteps(edges[0], edges[edges.length - 1], room);
-    ticks.forEach((tick, index) => {
-      const label = index === ticks.length - 1 && unit ? `${short(tick)} ${unit}` : short(tick);
-      picture.append(axisText(x(tick), CHART_HEIGHT - 5, label, width));
-    });
+    const labels = ticks.map((tick) => [x(tick), short(tick)]);
+    // The last bar counts values beyond its edge, too.
+    if (beyond) labels.push([x(edges[edges.length - 2]), `≥ ${short(edges[edges.length - 2])}`]);
+    if (unit && labels.length) labels[labels.length - 1][1] += ` ${unit}`;
+    apart(labels, width).forEach(([at, label]) => picture.append(axisText(at, CHART_HEIGHT - 5, label, width)));
     box.replaceChildren(picture);
   });
+}
+
+/** The labels [x, text] that do not overlap; the last one is always kept. */
+function apart(labels, width) {
+  const kept = [];
+  let free = width + 8;
+  for (const [at, label] of [...labels].reverse()) {
+    const half = label.length * 3.4;
+    const middle = Math.min(Math.max(at, half), width - half);
+    if (middle + half + 8 > free) continue;
+    kept.push([at, label]);
+    free = middle - half;
+  }
+  return kept;
 }
 
 function octaves(low, high) {

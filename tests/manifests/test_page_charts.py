@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 from importlib import resources
 from typing import Any
 
@@ -43,7 +44,9 @@ def page(browser: Any) -> Any:
         "<script type='application/json' id=facts>{}</script>"
     )
     code = "\n".join((shared / name).read_text("utf-8") for name in SHARED)
-    opened.add_script_tag(content=f"{code}\nwindow.code = {{ lines, view, fixed, percent }};")
+    opened.add_script_tag(
+        content=f"{code}\nwindow.code = {{ lines, view, fixed, percent, histogram }};"
+    )
     yield opened
     opened.close()
 
@@ -78,6 +81,34 @@ def test_chart_connects_its_dots_with_a_line(
         centres = [float(each.get_attribute("cx")) for each in chart.locator("circle").all()]
         assert [float(end.split()[0]) for end in ends] == pytest.approx(centres, abs=0.1)
     assert page.locator("#box .legend").inner_text().strip() == "coat-0"
+
+
+@in_browser
+@pytest.mark.parametrize("width", [90, 200, 640])
+@pytest.mark.parametrize(
+    ("edges", "beyond", "last"),
+    [
+        ([step * 0.05 for step in range(31)], True, "≥ 1.45 words/s"),
+        ([4.7, 4.75], False, " words/s"),
+        ([0.0, 1.0, 2.0], False, "2 words/s"),
+    ],
+)
+def test_ticks_of_a_histogram_do_not_overlap(
+    page: Any, edges: list[float], beyond: bool, last: str, width: int
+) -> None:
+    """The last bar also counts larger values, which only its tooltip used to say."""
+    chart = {"edges": edges, "counts": [1] * (len(edges) - 1), "log": False, "beyond": beyond}
+    page.evaluate(
+        "([chart, width]) => { box.style.width = `${width}px`;"
+        " box.replaceChildren(code.histogram(chart, { unit: 'words/s', noun: 'clips' })); }",
+        [chart, width],
+    )
+    page.wait_for_selector("#box svg[role=img] text")
+    ticks = page.locator("#box svg[role=img] text").all()
+    boxes = sorted((tick.bounding_box() for tick in ticks), key=lambda box: box["x"])
+    for left, right in itertools.pairwise(boxes):
+        assert left["x"] + left["width"] < right["x"]
+    assert any(tick.text_content().endswith(last) for tick in ticks)
 
 
 @in_browser
