@@ -12,7 +12,9 @@ part. The disadvantage: a file whose own name ends in such a part must be rename
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from manifests.errors import UserError
@@ -91,3 +93,19 @@ def check_file_name(uri: str) -> None:
             f"the name {uri} holds '#bytes=' or '#row_group=', which would be read as a part of a "
             "file; rename it"
         )
+
+
+def hint_at_spelling(path: str) -> str:
+    """Describes a file that differs from a missing local one only in the Unicode form of its name.
+
+    macOS writes accents as separate characters (NFD), most other programs do not (NFC); both look
+    the same. Returns an empty string if there is no such file.
+    """
+    for form in ("NFC", "NFD"):
+        other = unicodedata.normalize(form, path)
+        if other != path and Path(other).is_file():
+            return (
+                f"; there is a file of this name in the Unicode form {form}: rename it, or write "
+                "its name in this form"
+            )
+    return ""

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from manifests import web
-from manifests.audio_address import ParquetRow, split_address
+from manifests.audio_address import ParquetRow, hint_at_spelling, split_address
 from manifests.clips import Clip
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.decoders import probe
@@ -62,10 +62,11 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
             rest = None if length is None else length - clip.offset
             yield replace(clip, estimated_duration=rest) if rest and rest > 0 else clip
     if missing:
+        first = next(iter(missing))
         log.warning(
             "%s: %s of the audio files do not exist, the first: %s; a build of a cache records "
             "their clips as failed (missing)",
-            source, f"{len(missing):,}", next(iter(missing)),
+            source, f"{len(missing):,}", first + hint_at_spelling(first),
         )  # fmt: skip
 
 
@@ -140,12 +141,12 @@ def _missing_files(batch: Sequence[Clip], source: str) -> dict[str, None]:
     Raises:
         UserError: none of them exists.
     """
-    files = dict.fromkeys(split_address(clip.uri)[0] for clip in batch)
+    files = list(dict.fromkeys(split_address(clip.uri)[0] for clip in batch))
     missing = {file: None for file in files if "://" not in file and not Path(file).exists()}
     if len(missing) < max(FEWEST, len(files)):
         return missing
     raise UserError(
         f"{source}: none of the first {len(files):,} audio files exists (the first: "
-        f"{next(iter(files))}); relative paths count from the manifest's folder; mount the disk, "
-        "correct the paths, or move the manifest to where its paths lead"
+        f"{files[0]}{hint_at_spelling(files[0])}); relative paths count from the manifest's "
+        "folder; mount the disk, correct the paths, or move the manifest to where its paths lead"
     )

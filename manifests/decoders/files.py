@@ -15,7 +15,7 @@ from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from manifests.audio_address import ByteRange, ParquetRow, split_address
+from manifests.audio_address import ByteRange, ParquetRow, hint_at_spelling, split_address
 from manifests.decoders.parquet_rows import read_row
 from manifests.decoders.ranged import RangedFile, check_inside, open_ranged
 from manifests.decoders.remote import fetch
@@ -178,7 +178,8 @@ def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> Audio
         raise AudioError("unreadable", f"{uri} is a folder") from None
     except OSError as error:
         if isinstance(error, FileNotFoundError) or error.errno in CLIPS_FAULT:
-            raise AudioError("missing", f"{uri} is not there") from None
+            hint = "" if "://" in uri else hint_at_spelling(split_address(uri)[0])
+            raise AudioError("missing", f"{uri} is not there{hint}") from None
         if isinstance(error, PermissionError) and "://" not in uri:
             raise AudioError("unreadable", f"{uri} may not be read") from None
         raise StoreError(f"{uri} could not be opened: {error}") from error

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
 from pyarrow import fs
 
+from manifests import audio
 from manifests.cache.layout import Layout
 from manifests.clips import Clip
 from manifests.corpus import corpus
 from manifests.corpus.sources import detect
 from manifests.decoders import probe, ranged
-from manifests.errors import UserError
+from manifests.errors import AudioError, UserError
 from manifests.storage import Folder
 from tests.manifests.reference_audio import ffmpeg, write_reference
 from tests.manifests.web_folder import serve
@@ -128,6 +130,25 @@ def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.Log
     write_manifest(manifest, rows)
     with pytest.raises(UserError, match="give the changed clip a new id, or build into another"):
         corpus.build(read(manifest), out, accept_changed_files=True)
+
+
+def test_missing_file_with_another_unicode_form_is_explained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    """Names from macOS look the same and are not; the message used to show the very same name."""
+    on_disk, in_manifest = (unicodedata.normalize(f, "Übung é.wav") for f in ("NFD", "NFC"))
+    write_reference(tmp_path / on_disk, 1.0)
+    rows = [{"audio_filepath": in_manifest}, {"audio_filepath": "gone.wav"}]
+    hint = "there is a file of this name in the Unicode form NFD"
+    with pytest.raises(UserError, match=hint):
+        list(read(write_manifest(tmp_path / "m.jsonl", rows)))
+    for name in ("a", "b", "c"):
+        write_reference(tmp_path / f"{name}.wav", 1.0)
+        rows.append({"audio_filepath": f"{name}.wav"})
+    (clip, *_) = read(write_manifest(tmp_path / "m.jsonl", rows))
+    assert hint in caplog.text
+    with pytest.raises(AudioError, match=hint):
+        audio.decode(clip)
 
 
 def test_mended_file_without_a_length_gets_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
