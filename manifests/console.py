@@ -37,7 +37,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from manifests.errors import StoreError, UserError, is_disk_full
-from manifests.interruptions import exit_code_of, ignore_signals, raise_on_sigterm
+from manifests.interruptions import INTERRUPTED, exit_code_of, ignore_signals, raise_on_sigterm
 from manifests.library_internals import (
     flags_of,
     is_list_of_strings,
@@ -144,7 +144,7 @@ def run_command(
         sys.exit(2)
     except KeyboardInterrupt as error:
         ignore_signals()
-        print(f"{name}: interrupted; run the same command to resume", file=sys.stderr)
+        print(f"{name}: {INTERRUPTED}", file=sys.stderr)
         sys.exit(exit_code_of(error))
     except BrokenPipeError:
         _drop_output()

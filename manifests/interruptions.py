@@ -14,6 +14,9 @@ from typing import NoReturn
 
 from manifests.errors import Interrupted
 
+INTERRUPTED = "interrupted; run the same command to resume"
+"""The message of a program that a signal has ended."""
+
 
 def raise_on_sigterm() -> None:
     """Raises `Interrupted` in the main thread when SIGTERM arrives."""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from manifests.errors import Interrupted, UserError
+from manifests.interruptions import INTERRUPTED
 
 SHUTDOWN_S = 20.0
 """Seconds to wait for the cluster to stop before the process ends without it."""
@@ -72,7 +73,7 @@ class StopSignal:
         """The signal handler; only the first signal has an effect."""
         if self._received is None:
             self._received = number
-            self._timer = threading.Timer(SHUTDOWN_S, os._exit, [128 + number])
+            self._timer = threading.Timer(SHUTDOWN_S, _end_at_once, [number])
             self._timer.daemon = True
             self._timer.start()
 
@@ -122,6 +123,12 @@ class StopSignal:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self.receive)
+
+
+def _end_at_once(number: int) -> None:
+    """Ends the process after a signal, with its message and without waiting for Ray any longer."""
+    print(f"coat-cache: {INTERRUPTED}", file=sys.stderr, flush=True)
+    os._exit(128 + number)
 
 
 def check_address(address: str) -> None:

@@ -149,7 +149,7 @@ class _Builder:
         clips = self._read_corpus(corpus)
         report_skipped(
             corpus.num_clips, clips.num_usable, clips.skipped,
-            self._data.max_duration, self._longest_s, has_cache=bool(self._streams),
+            self._data.max_duration, self._longest_s, has_reasons=clips.has_reasons,
         )  # fmt: skip
         if not begun:
             answered = [task_rows.num_answered for task_rows in clips.tasks]

@@ -155,6 +155,8 @@ class CorpusPass:
         self._data = data
         self._longest_s = longest_s
         self._unreadable = find_unreadable(streams)
+        self.has_reasons = len(self._unreadable) > 0
+        """Whether the cache states why clips cannot be read."""
         self._num_clips = 0
         self.num_usable = 0
         self.skipped = {reason: SkippedClips() for reason in SKIPPED}

@@ -52,7 +52,7 @@ def report_skipped(
     max_duration: float,
     longest_s: float,
     *,
-    has_cache: bool,
+    has_reasons: bool,
 ) -> None:
     """Logs how many clips are skipped, why, and the first ones.
 
@@ -63,14 +63,14 @@ def report_skipped(
             those within it but longer than the backbone's window.
         max_duration: The limit in the recipe.
         longest_s: The smaller of `max_duration` and the window.
-        has_cache: Whether there is a cache, which has the reasons for unreadable clips.
+        has_reasons: Whether the cache has reasons of unreadable clips.
 
     Raises:
         UserError: no clip is left.
     """
     reasons = {
         "unreadable": "their audio cannot be read"
-        + (" (coat-cache failures gives the reasons)" if has_cache else ""),
+        + (" (coat-cache failures gives the reasons)" if has_reasons else ""),
         "short": f"shorter than {MIN_SECONDS:g} s",
         "long": f"longer than {max_duration:g} s, data.max_duration",
         "window": f"longer than {longest_s:g} s, the window of the backbone",

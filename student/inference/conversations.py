@@ -72,7 +72,7 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
         audio = [str(path.parent / part["audio"]) for part in parts if part["type"] == "audio"]
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}, line {number}: not a conversation: {explain(error)}") from None
-    clips = tuple(to_clip(conversation) for conversation in audio)
+    clips = tuple(Clip(clip_id=name, uri=str(Path(name).absolute())) for name in audio)
     return Conversation(label={"messages": messages}, messages=messages, audio=clips)
 
 

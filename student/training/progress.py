@@ -30,7 +30,7 @@ class TrainingProgress(TrainerCallback):
         self._examples_per_step = examples_per_step
         self._bar: Progress | None = None
         self._task: Any = None
-        self._loss = float("nan")
+        self._loss: float | None = None  # Not known before the first log.
         self._first_step = 0
         self._begun = self._last_line = 0.0
 
@@ -101,10 +101,8 @@ class TrainingProgress(TrainerCallback):
     def _progress_text(self, state: Any) -> str:
         seconds = max(time.monotonic() - self._begun, 1e-9)
         examples = (state.global_step - self._first_step) * self._examples_per_step
-        return (
-            f"loss {self._loss:.3f}, {examples / seconds:.1f} examples/s, "
-            f"{memory_used() / 1e9:.1f} GB"
-        )
+        loss = "" if self._loss is None else f"loss {self._loss:.3f}, "
+        return f"{loss}{examples / seconds:.1f} examples/s, {memory_used() / 1e9:.1f} GB"
 
 
 def memory_used() -> int:

@@ -52,3 +52,20 @@ def test_signal_raises_interrupted_at_the_next_check(number: int, code: int):
             stop.check()
         stop._received = None  # Otherwise the earlier handlers are not restored.
     assert ended.value.exit_code == code
+
+
+def test_process_that_ray_keeps_from_ending_prints_its_message():
+    """Under load, Ray took longer than the process waits, which then ended without a word."""
+    program = (
+        "import os, signal, time\n"
+        "from pipeline.build import environment\n"
+        "environment.SHUTDOWN_S = 0.3\n"
+        "with environment.StopSignal().installed():\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(60)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert done.returncode == 143
+    assert done.stderr == "coat-cache: interrupted; run the same command to resume\n"

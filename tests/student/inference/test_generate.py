@@ -128,6 +128,12 @@ def test_conversations_are_read_from_a_file(
     path.write_text(json.dumps({"messages": second[:2]}) + "\n")
     with pytest.raises(UserError, match=r"line 1: not a conversation: the last message must be"):
         read_conversations(str(path))
+    # A missing file costs the answer of its own conversation.
+    gone = [{"role": "user", "content": [{"type": "audio", "audio": "gone.wav"}]}]
+    path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in (gone, first)))
+    lines = list(answers(trained, read_conversations(str(path)), batch_size=2, max_tokens=3))
+    assert [line["answer"] is None for line in lines] == [True, False]
+    assert str(tmp_path / "gone.wav") in lines[0]["error"]
     path.write_text(json.dumps({"turns": first}) + "\n")
     with pytest.raises(UserError, match=r"line 1: not a conversation: it has no 'messages'"):
         read_conversations(str(path))
