@@ -11,17 +11,23 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
+
 from manifests.corpus.corpus import Corpus
 from manifests.corpus.stats import is_same_language, labelled_language
 from manifests.streams.specs import TeacherSpec
 
 log = logging.getLogger(__name__)
 
+SHARDS_READ = 16
+"""Number of shards whose labels are read."""
+
 
 def warn_of_languages(corpus: Corpus, specs: Iterable[TeacherSpec]) -> None:
     """Logs a warning for each transcriber that writes another language than a corpus is labelled.
 
-    Only the labels of the first shard are read.
+    Only the labels of a few shards are read, evenly spaced, because corpora are often sorted by
+    language.
     """
     transcribers = {
         spec.name: str(spec.settings["language"])
@@ -30,8 +36,11 @@ def warn_of_languages(corpus: Corpus, specs: Iterable[TeacherSpec]) -> None:
     }
     if not transcribers or not corpus.num_shards:
         return
-    counts = Counter(labelled_language(clip.labels) for clip in corpus.shard(0))
+    numbers = {int(n) for n in np.linspace(0, corpus.num_shards - 1, SHARDS_READ)}
+    clips = (clip for number in sorted(numbers) for clip in corpus.shard(number))
+    counts = Counter(labelled_language(clip.labels) for clip in clips)
     del counts[""]
+    looked_at = "labelled" if len(numbers) == corpus.num_shards else "sampled labelled"
     for name, language in transcribers.items():
         other = {
             label: count
@@ -40,8 +49,9 @@ def warn_of_languages(corpus: Corpus, specs: Iterable[TeacherSpec]) -> None:
         }
         if other:
             log.warning(
-                "teacher %s transcribes %s, but of the first %d labelled clips %d are in other "
-                "languages (%s): its words for these are not reliable; its frames are not words. "
-                "For their words, use a multilingual model (docs/teachers.md)",
-                name, language, counts.total(), sum(other.values()), ", ".join(list(other)[:8]),
+                "teacher %s transcribes %s, but %d of %d %s clips are in other languages (%s): its "
+                "words for these are not reliable; its frames are not words. For their words, use "
+                "a multilingual model; without any words, set transcribe: false (docs/teachers.md)",
+                name, language, sum(other.values()), counts.total(), looked_at,
+                ", ".join(list(other)[:8]),
             )  # fmt: skip

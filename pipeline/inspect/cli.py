@@ -187,7 +187,8 @@ def list_failures(
         corpus: Name of one corpus; all if empty.
         teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher.
         export: JSON lines file for a manifest of these clips, with the reasons in the label
-            `failures`. Correct it, then run: coat-corpus build FILE --out CORRECTED.
+            `failures`. If you correct the files themselves, run coat-cache retry-failures instead.
+            For other files, give the clips new ids, and run: coat-corpus build FILE --out ANOTHER.
         warnings: List the clips with targets whose audio has problems instead (docs/audio.md).
         json: Print JSON instead of a table.
     """

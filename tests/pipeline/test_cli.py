@@ -292,11 +292,33 @@ def test_transcriber_for_another_language_gets_a_warning(
     english = replace(asr, settings={"language": "en"})
     warn_of_languages(corpus, [english, replace(english, settings={})])
     assert "asr transcribes en" in caplog.text
-    assert "of the first 4 labelled clips 3 are in other languages (de, fr)" in caplog.text
+    assert "3 of 4 labelled clips are in other languages (de, fr)" in caplog.text
     assert len(caplog.records) == 1
     caplog.clear()
     warn_of_languages(corpus, [replace(asr, settings={"language": "en", "transcribe": False})])
     assert not caplog.records
+
+
+def test_language_at_the_end_of_a_sorted_corpus_gets_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only the first shard used to be read."""
+    clips = [
+        Clip(
+            clip_id=str(n),
+            uri="/x.wav",
+            duration=1.0,
+            labels={"language": "en" if n < 90 else "fr"},
+        )
+        for n in range(100)
+    ]
+    (asr,) = (spec for spec in TEACHERS if spec.name == "asr")
+    english = replace(asr, settings={"language": "en"})
+    warn_of_languages(build(clips, tmp_path / "few", clips_per_shard=10), [english])
+    assert "10 of 100 labelled clips are in other languages (fr)" in caplog.text
+    caplog.clear()
+    warn_of_languages(build(clips, tmp_path / "many", clips_per_shard=4), [english])
+    assert "6 of 64 sampled labelled clips are in other languages (fr)" in caplog.text
 
 
 def test_small_prices_are_not_rounded_to_zero() -> None:
