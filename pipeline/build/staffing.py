@@ -246,7 +246,10 @@ class Staffing:
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
         if pool.members:
             loading = sum(member.placed_at is not None for member in pool.members)
-            why = f"{len(pool.members)} are starting, {loading} of them load their teachers"
+            why = (
+                f"{len(pool.members)} are starting, {loading} of them load their teachers; where "
+                "other programs keep the cores busy, RAY_worker_niceness=0 before the command helps"
+            )
         else:
             why = f"no node has room for one ({needed})"
         log.warning("no worker for %s since %s: %s", pool.description, clock, why)
