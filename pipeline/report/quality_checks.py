@@ -74,7 +74,8 @@ CHECKS = (
     Check(kind="repetition", about=f"more than {LETTERS_PER_S:g} letters per second transcribed"),
     Check(
         kind="no speech",
-        about=f"words, although the speech probability never exceeds {NO_SPEECH:.0%}",
+        about="words that the transcriber does not doubt, although the speech probability never "
+        f"exceeds {NO_SPEECH:.0%}",
     ),
     Check(kind="outlier", about=f"feature norm {OUTLYING:g} robust deviations from the median"),
 )
