@@ -252,9 +252,10 @@ def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
     try:
         ray.init(config.ray_address, runtime_env=runtime, **quiet)
     except (ConnectionError, exceptions.AuthenticationError) as error:
+        reason = _last_line(error)
         raise UserError(
-            f"no Ray cluster answers at {config.ray_address!r} ({_last_line(error)}); "
-            f"{advice_on_connecting()}"
+            f"no Ray cluster answers at {config.ray_address!r} ({reason}); "
+            f"{advice_on_connecting(reason)}"
         ) from None
 
 

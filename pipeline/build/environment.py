@@ -25,6 +25,8 @@ CONNECT_S = 10.0
 """Seconds to wait for the address of a cluster to accept a connection."""
 
 
+NO_CLUSTER = "Could not find any running Ray instance"
+"""Ray's message if the address is `auto` and there is no cluster on this machine."""
 TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of the clusters that this user starts."""
 
@@ -44,8 +46,14 @@ def prepare(*, local: bool) -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def advice_on_connecting() -> str:
-    """Advice for a cluster that accepts connections, but which this process cannot join."""
+def advice_on_connecting(reason: str = "") -> str:
+    """Advice for a cluster that this process cannot join.
+
+    Args:
+        reason: Ray's message.
+    """
+    if NO_CLUSTER in reason:
+        return "start one with `ray start --head`, or leave --ray-address out for a local one"
     if TOKEN_FILE.expanduser().exists() and "RAY_AUTH_MODE" not in os.environ:
         return (
             f"there is a token of Ray in {TOKEN_FILE}, so the cluster probably asks for it: run "

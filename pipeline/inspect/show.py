@@ -14,6 +14,7 @@ from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
 from manifests.cache.shards import AUDIO_WARNINGS
 from manifests.clips import Clip
+from manifests.corpus.stats import is_same_language, labelled_language
 from manifests.errors import UserError
 from manifests.page import sound, track_kinds
 from manifests.page.figure import draw_tracks
@@ -100,7 +101,10 @@ def build_table(facts: dict[str, Any]) -> Table:
     }
     warnings = f"audio warnings: {', '.join(sorted(kinds))}" if kinds else ""
     lines = [f"{facts['clip_id']}  {facts['text'] or ''}", facts["uri"], labels, warnings]
-    lines += [_words(name, each.get("metadata", {})) for name, each in facts["teachers"].items()]
+    language = labelled_language(facts["labels"])
+    lines += [
+        _words(name, each.get("metadata", {}), language) for name, each in facts["teachers"].items()
+    ]
     table = Table("stream", "kind", title="\n".join(filter(None, lines)), title_justify="left")
     for heading in ("frames", "dim", "Hz", "min", "mean", "max"):
         table.add_column(heading, justify="right")
@@ -115,12 +119,22 @@ def build_table(facts: dict[str, Any]) -> Table:
     return table
 
 
-def _words(teacher: str, metadata: dict[str, Any]) -> str:
-    """The text that a teacher wrote, with the reason to doubt it; empty if there is none."""
+def _words(teacher: str, metadata: dict[str, Any], language: str) -> str:
+    """The text that a teacher wrote, with the reason to doubt it; empty if there is none.
+
+    Args:
+        teacher: Name of the teacher.
+        metadata: The metadata of its row.
+        language: Language that the labels of the clip state, or empty.
+    """
     transcript = Transcript.from_metadata(metadata)
     if not transcript.text:
         return ""
-    doubts = f" (doubtful: {transcript.doubts})" if transcript.doubts else ""
+    why = transcript.doubts
+    written = transcript.language
+    if not why and language and written and not is_same_language(language, written):
+        why = f"labelled {language}, written as {written}"
+    doubts = f" (doubtful: {why})" if why else ""
     return f"{teacher} wrote: {transcript.text}{doubts}"
 
 

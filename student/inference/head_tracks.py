@@ -55,6 +55,7 @@ def paired_tracks(
     unit = _unit_statistics(spec)
     cached = stream_tracks(stream.name, spec, target_ND, unit)
     predicted = stream_tracks(stream.name, spec, predicted_ND, unit, like_TD=target_ND)
+    scale = ", standardised" if KINDS[stream.kind].is_standardised else ""
     tracks = []
     for cached_track, predicted_track in zip(cached, predicted, strict=True):
         for track, source, about in (
@@ -64,7 +65,7 @@ def paired_tracks(
             tracks.append(
                 dataclasses.replace(
                     track,
-                    title=f"{track.title}, {source}",
+                    title=f"{track.title.removesuffix(scale)}{scale}, {source}",
                     more=track.more and len(cached) > 1,
                     data=track.data | {"who": source} | about,
                 )

@@ -18,7 +18,7 @@ function answersTo(name) {
   const rows = tasks.map((task) => {
     const result = runs.map((run) => run.scores[name].tasks[task]);
     const any = result.find((item) => item) || {};
-    const chance = any.kind === "choice" ? any.chance : null;
+    const chance = any.chance || null; // 0 for tasks without choices
     return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
       ...result.flatMap((item) => (item ? [scored(item), gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });

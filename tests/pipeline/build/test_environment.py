@@ -37,6 +37,8 @@ def test_advice_on_connecting_names_the_token_of_this_user(
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").touch()
     assert "run the same command with RAY_AUTH_MODE=token" in advice_on_connecting()
+    no_cluster = "Could not find any running Ray instance. Please specify the one to connect to."
+    assert "RAY_AUTH_MODE" not in advice_on_connecting(no_cluster)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     assert "start one with `ray start --head`" in advice_on_connecting()
 

@@ -54,3 +54,7 @@ def test_words_of_a_teacher_are_shown_with_the_reason_to_doubt_them():
     assert title.splitlines()[-1] == (
         "asr wrote: the [entire] time. (doubtful: unlikely words, -1.83 nats a token)"
     )
+    confidence["average_log_probability"] = -0.2
+    assert str(build_table(facts).title).endswith("(doubtful: labelled fr, written as en)")
+    facts["labels"] = {"language": "en-GB"}
+    assert str(build_table(facts).title).endswith("asr wrote: the [entire] time.")
