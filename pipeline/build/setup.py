@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -56,6 +58,8 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
                 f"a teacher cannot be named {name!r}, because a build has a step of that name; "
                 "choose another name"
             )
+    for name, teacher in chosen.items():
+        _check_family(name, teacher, chosen)  # Also of those that do not run: a misspelt name.
     if not names:
         raise UserError(
             "there is no teacher to run: preset none has none, and the configuration names none; "
@@ -104,6 +108,9 @@ def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]
     here: dict[str, TeacherSetup] = {}
     chosen = _chosen(config)
     current, versions = layout.current(), layout.teachers()
+    for name, teacher in chosen.items():
+        if name not in current:
+            _check_family(name, teacher, chosen)
     names = _listed(config.teachers) or list(current)
     for name in names:
         if name not in current:
@@ -151,9 +158,19 @@ def _untrusted_reason(spec: TeacherSpec, known: TeacherConfig) -> str | None:
     return None
 
 
+def _check_family(
+    name: str, config: TeacherConfig, known: Mapping[str, TeacherConfig] | None = None
+) -> None:
+    if config.family:
+        return
+    others = [other for other, teacher in (known or {}).items() if teacher.family]
+    nearest = difflib.get_close_matches(name, others, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise UserError(f"teacher {name} needs a family, e.g. teacher.{name}.family: whisper_ct2{hint}")
+
+
 def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:
-    if not config.family:
-        raise UserError(f"teacher {name} needs a family, e.g. teacher.{name}.family: whisper_ct2")
+    _check_family(name, config)
     settings = {**config.settings, **config.runtime}
     if weights_dir and hasattr(registry.settings_class(config.family), "weights_dir"):
         settings.setdefault("weights_dir", weights_dir)

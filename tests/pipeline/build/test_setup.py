@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from manifests.cache.layout import Layout
 from manifests.errors import UserError
 from pipeline.build import setup
 from pipeline.config import BuildConfig, TeacherConfig
@@ -26,3 +30,16 @@ def test_teacher_that_is_listed_twice_runs_once():
 def test_teacher_named_like_a_step_raises_an_error(name: str):
     with pytest.raises(UserError, match=f"cannot be named '{name}'.*another name"):
         setup.teachers(build_config(name))
+
+
+def test_misspelt_teacher_beside_a_selection_raises_an_error(tmp_path: Path):
+    """Its settings used to be left out silently, because it is not among those that run."""
+    layout = Layout.create(tmp_path)
+    (energy,) = setup.teachers(build_config("energy"))
+    layout.add_teacher(energy.spec)
+    wrong = TeacherConfig(settings={"gain": 2.0})
+    config = build_config("energy", teachers="energy")
+    config = replace(config, teacher=dict(config.teacher) | {"enregy": wrong})
+    for make in (setup.teachers, lambda config: setup.existing_teachers(layout, config)):
+        with pytest.raises(UserError, match="enregy needs a family.*did you mean energy?"):
+            make(config)
