@@ -41,5 +41,5 @@ def test_misspelt_teacher_beside_a_selection_raises_an_error(tmp_path: Path):
     config = build_config("energy", teachers="energy")
     config = replace(config, teacher=dict(config.teacher) | {"enregy": wrong})
     for make in (setup.teachers, lambda config: setup.existing_teachers(layout, config)):
-        with pytest.raises(UserError, match="enregy needs a family.*did you mean energy?"):
+        with pytest.raises(UserError, match=r"enregy needs a family.*did you mean energy\?"):
             make(config)
