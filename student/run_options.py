@@ -29,6 +29,14 @@ class TrainOptions(Recipe):
         return Recipe(**{item.name: getattr(self, item.name) for item in fields(Recipe)})
 
 
+def no_targets(arm: str) -> UserError:
+    """The error of an arm with heads that has nothing to learn from."""
+    return UserError(
+        f"the arm {arm} learns from the outputs of teachers, and there are none: pass --cache "
+        "CACHE, or choose an arm without distillation (pause, sft)"
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArmsOptions(TrainOptions):
     """A recipe with its data, the arms to train and their seeds."""
@@ -51,7 +59,9 @@ class ArmsOptions(TrainOptions):
                 )
         for arm in self.arms:
             try:
-                self.arm_options(arm, self.seeds[0])
+                own = self.arm_options(arm, self.seeds[0])
+                if own.recipe().distils and not own.cache and own.streams is None:
+                    raise no_targets(arm)
             except UserError as error:
                 raise UserError(f"arm {arm}: {error}") from None
 

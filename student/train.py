@@ -33,7 +33,7 @@ from student.distill.losses import answer_sum
 from student.distill.streams import RECONSTRUCTION, Stream, copy_ahead, open_streams
 from student.model.backbones.registry import backbone_window
 from student.model.student import Student, build_student, load_backbone
-from student.run_options import TrainOptions
+from student.run_options import TrainOptions, no_targets
 from student.runs.changed_sources import check_sources
 from student.runs.folder import Numbers, Run
 from student.runs.identity import build_identity, fit_stage
@@ -90,6 +90,8 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     if not caches and not recipe.distils:
         pinned = {}  # The streams of the recipe matter only to arms with heads.
     streams = open_streams(caches, pinned, local_copies=options.local_copies, versions=versions)
+    if recipe.distils and not streams and not run.exists:
+        raise no_targets(recipe.arm)
     copy_ahead(streams)
     corpus = Corpus(options.corpus)
     with process.main_process_first():

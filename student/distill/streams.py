@@ -180,4 +180,6 @@ def _open(
         return Stream(name=name, kind=spec.kind, dim=spec.dim, config=config, reader=reader,
                       statistics=statistics, pitch_bins=spec.pitch_bins)  # fmt: skip
     known = sorted(name for cache in readers for name in _learnable(cache))
+    if not readers:
+        raise UserError(f"the targets of {name!r} are in a teacher cache: pass --cache CACHE")
     raise UserError(f"no cache has the stream {name!r}; there are {', '.join(known) or 'none'}")

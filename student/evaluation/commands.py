@@ -136,7 +136,9 @@ def _limited(questions: list[Question], limit: int) -> list[Question]:
 
 
 def _reading_table(run: str, report: dict) -> Table:
-    table = Table("stream", "metric", title=f"{run}: metrics of the heads on held-out clips")
+    table = Table(
+        "stream", "metric", title=f"{run}: metrics of the heads on held-out clips, each once"
+    )
     for heading in ("mean predictor", "head", "besides"):
         table.add_column(heading, justify="right")
     for name, numbers in report["streams"].items():

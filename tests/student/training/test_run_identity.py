@@ -17,8 +17,9 @@ from torch import Tensor
 
 from manifests.corpus.corpus import Corpus, build
 from manifests.errors import StoreError, UserError
-from student.config import STAGE_SEEDS, StageConfig
+from student.config import STAGE_SEEDS, StageConfig, StreamConfig
 from student.recipe_files import save_recipe
+from student.run_options import ArmsOptions
 from student.runs.folder import Run
 from student.runs.identity import Identity, fit_stage
 from student.train import step_losses, train
@@ -469,3 +470,21 @@ def test_resumed_run_prints_its_step(
     assert "joint: resuming from step 2 of 4" in capsys.readouterr().out
     lines = [json.loads(line) for line in Run(options.out).log_file.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("arm", ["coat", "distill"])
+def test_arm_with_heads_and_without_targets_raises_an_error(
+    toy_data: Any, tmp_path: Path, arm: str
+) -> None:
+    """`coat` used to train without any distillation, silently; `distill` ended in a traceback."""
+    options = dataclasses.replace(toy_data.options(tmp_path / "run", arm=arm), cache=[])
+    for streams, message in (
+        (None, f"the arm {arm} learns from the outputs of teachers.*pass --cache"),
+        ({"toy.bands": StreamConfig()}, "the targets of 'toy.bands' are in a teacher cache: pass"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(dataclasses.replace(options, streams=streams))
+    fields = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
+    with pytest.raises(UserError, match=f"arm {arm}: the arm {arm} learns"):
+        ArmsOptions(**(fields | {"streams": None}), arms=["sft", arm])  # type: ignore[list-item]
+    assert not (tmp_path / "run").exists()
