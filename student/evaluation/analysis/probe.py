@@ -91,6 +91,11 @@ def probe(
         targets = label_targets(labels, testing_C) | stream_targets(
             streams, clips, spans, testing_C
         )
+        if streams and not streams.keys() & targets.keys():
+            console.print(
+                "no stream is probed: the caches have targets of too few of these clips, which "
+                "questions name by `clip_id`"
+            )
         for name in [name for name, target in targets.items() if not target.num_scored]:
             del targets[name]
             console.print(
@@ -192,15 +197,19 @@ def _origin(
     run: Run, clips: Sequence[Question], streams: Iterable[Stream]
 ) -> dict[str, int | None]:
     """The number of clips that a run held out, and that it was trained on: the other clips of its
-    caches."""
+    caches. Whether it was trained on a clip is unknown if its question has no clip id."""
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
     held = {clip.clip_id for _, example_clips in run.held_out() for clip in example_clips}
     ids = [clip.clip.clip_id for clip in clips]
-    others = [clip_id for clip_id in ids if clip_id not in held]
+    others = [clip for clip, clip_id in zip(clips, ids, strict=True) if clip_id not in held]
     streams = list(streams)
-    learnt = sum(any(stream.covers(clip_id) for stream in streams) for clip_id in others)
-    return {"held_out": len(ids) - len(others), "learnt": learnt if streams or not others else None}
+    learnt: int | None = sum(
+        any(stream.covers(clip.clip.clip_id) for stream in streams) for clip in others
+    )
+    if others and (not streams or any(clip.clip_id is None for clip in others)):
+        learnt = None
+    return {"held_out": len(ids) - len(others), "learnt": learnt}
 
 
 def describe_clips(report: Mapping) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
 from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
-from student.evaluation.analysis.probe import _recordings, build_table, describe_clips
+from student.evaluation.analysis.probe import _origin, _recordings, build_table, describe_clips
 from student.evaluation.analysis.probe_targets import label_targets, score
 from student.evaluation.questions import Question
 
@@ -115,3 +119,20 @@ def test_title_of_the_table_describes_the_clips(held_out: int, learnt: int, text
     assert describe_clips(report) == text
     title = str(build_table({"run": report}).title)
     assert title == f"linear probes on {text}: best layer of each group"
+
+
+def test_clips_without_ids_are_possibly_trained_on() -> None:
+    """They used to be "from elsewhere" if the cache does not know their question's id."""
+    run: Any = SimpleNamespace(held_out_file=Path(__file__), held_out=lambda: [])
+    stream: Any = SimpleNamespace(covers=lambda clip_id: clip_id == "in the cache")
+
+    def clip(clip_id: str | None) -> Question:
+        return Question(
+            id=f"q {clip_id}", kind="label", audio="/a.wav", question="?", answer="x",
+            clip_id=clip_id,
+        )  # fmt: skip
+
+    known = [clip("in the cache"), clip("not there")]
+    assert _origin(run, known, [stream]) == {"held_out": 0, "learnt": 1}
+    assert _origin(run, [*known, clip(None)], [stream]) == {"held_out": 0, "learnt": None}
+    assert _origin(run, known, []) == {"held_out": 0, "learnt": None}
