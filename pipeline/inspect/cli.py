@@ -109,7 +109,8 @@ def audit_cache(
 
     Args:
         cache: Folder or address of the cache.
-        teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher.
+        teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher, and with
+            --content-only every version.
         sample: Rows per teacher; 0 means all.
         content_only: Compare only the digests of the audio, without running an expert.
         repair: Set shards with changed audio aside, so that the next build creates them again. No
@@ -123,7 +124,8 @@ def audit_cache(
     from pipeline.inspect import audit, verify
 
     layout = Layout.open(cache)
-    specs = [layout.teacher(teacher)] if teacher else list(layout.current().values())
+    versions = layout.teachers() if content_only else layout.current()
+    specs = [layout.teacher(teacher)] if teacher else list(versions.values())
     is_good = True
     changed: set[tuple[str, str, int]] = set()
     for spec in specs:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
 from pipeline.inspect import maintenance, verify
 from pipeline.inspect.audit import audit
+from pipeline.inspect.cli import audit_cache
 from tests.pipeline.build.test_job import energy_teacher, read_blobs, run_build
 from tests.pipeline.conftest import MakeCorpus
 
@@ -200,3 +203,18 @@ def test_versions_and_coverage_list_used_versions_and_failures(
         v.teacher for v in newer
     ]
     assert read_blobs(cache, "loud") == kept
+
+
+def test_content_of_every_version_is_audited(
+    make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    """Only default versions used to be compared, so `verify` went on to find the older one."""
+    corpus, cache = make_corpus(3), tmp_path / "cache"
+    for settings in ({}, {"gain": 2.0}):
+        run_build(corpus, cache, teachers={"energy": energy_teacher(settings=settings)})
+    shutil.copy(corpus.shard(0)[1].uri, corpus.shard(0)[0].uri)
+    assert audit_cache(str(cache), sample=0, content_only=True, repair=True, json=True) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    changed = [line for line in lines if line["verdict"] != "same"]
+    assert {line["teacher"] for line in changed} == set(Layout.open(cache).teachers())
+    assert [line["clip_id"] for line in changed] == [corpus.shard(0)[0].clip_id] * 2
