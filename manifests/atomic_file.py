@@ -21,8 +21,6 @@ class AtomicFile:
         folder: The folder, which is created if it does not exist.
     """
 
-    closed = False
-
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -36,10 +34,6 @@ class AtomicFile:
             OSError: the disk is full, or the folder cannot be written.
         """
         return self._file.write(data)
-
-    def tell(self) -> int:
-        """Returns the number of bytes so far."""
-        return self._file.tell()
 
     def publish(self, name: str) -> None:
         """Syncs the file to the disk and renames it to `name`.

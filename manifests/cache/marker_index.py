@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -27,6 +26,7 @@ from manifests.cache import shards
 from manifests.cache.shard_files import DATA_NAME, INDEX, index_file
 from manifests.cache.shards import Marker
 from manifests.cache.stream_sums import Sums
+from manifests.repeating import repeated
 from manifests.storage import Folder, in_parallel
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,6 @@ def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
 
     Failing to write the index only costs readers time, so failures are only logged.
     """
-    ended = threading.Event()
 
     def refresh_all() -> None:
         for folder in folders:
@@ -244,17 +243,10 @@ def kept_up_to_date(folders: Sequence[Folder]) -> Iterator[None]:
             except Exception as error:  # noqa: BLE001  (a derived file must never end a build)
                 log.warning("the marker index of %s was not written: %s", folder.uri, error)
 
-    def run() -> None:
-        while not ended.wait(REFRESH_SECONDS):
-            refresh_all()
-
-    thread = threading.Thread(target=run, name="marker-index", daemon=True)
-    thread.start()
     try:
-        yield
+        with repeated(refresh_all, every_s=REFRESH_SECONDS, name="marker-index"):
+            yield
     finally:
-        ended.set()
-        thread.join()
         refresh_all()
 
 

@@ -16,6 +16,7 @@ from types import FrameType
 
 from manifests.errors import Interrupted, UserError
 from manifests.interruptions import INTERRUPTED
+from manifests.repeating import repeated
 
 SHUTDOWN_S = 20.0
 """Seconds to wait for the cluster to stop before the process ends without it."""
@@ -109,21 +110,16 @@ class StopSignal:
         Ray resets SIGTERM to its default early in `ray.shutdown()`. A second signal would then end
         the process in the middle of it, without a message.
         """
-        stopped = threading.Event()
         set_handler = ctypes.CDLL(None).signal
         set_handler.argtypes, set_handler.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
 
         def ignore() -> None:
-            while not stopped.wait(IGNORE_EVERY_S):
-                set_handler(signal.SIGTERM, int(signal.SIG_IGN))
+            set_handler(signal.SIGTERM, int(signal.SIG_IGN))
 
-        thread = threading.Thread(target=ignore, name="ignore SIGTERM", daemon=True)
-        thread.start()
         try:
-            yield
+            with repeated(ignore, every_s=IGNORE_EVERY_S, name="ignore SIGTERM"):
+                yield
         finally:
-            stopped.set()
-            thread.join()
             self.install()
 
     def install(self) -> None:
