@@ -128,3 +128,8 @@ def _tell_estimate(row: dict[str, Any]) -> None:
         return
     seconds = row.pop("duration")
     row["estimated_duration"] = seconds if seconds < MAX_SECONDS else None
+
+
+def has_value(value: Any) -> bool:
+    """Whether a text or label states something: null, an empty string and an empty list do not."""
+    return value is not None and value not in ("", [], ())

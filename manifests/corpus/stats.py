@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from rich.table import Table
 
-from manifests.clips import likely_durations
+from manifests.clips import has_value, likely_durations
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
@@ -30,7 +30,7 @@ class Label:
     """One label key."""
 
     clips: int
-    """Clips that have it."""
+    """Clips that have a value of it."""
     distinct: int
     """Number of values; `DISTINCT` means that there may be more."""
     common: dict[str, int]
@@ -61,7 +61,7 @@ class Stats:
 def labelled_language(labels: Mapping[str, Any]) -> str:
     """The language that a clip's labels state; empty if there is none."""
     stated = (labels.get(key) for key in LANGUAGE_KEYS)
-    return next((str(language) for language in stated if language not in (None, "")), "")
+    return next((str(language) for language in stated if has_value(language)), "")
 
 
 def is_same_language(language: str, other: str) -> bool:
@@ -88,8 +88,9 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
             if language := labelled_language(labels):
                 _count(languages, language)
             for key, value in labels.items():
-                having[key] += 1
-                _count(values[key], value)
+                if has_value(value):
+                    having[key] += 1
+                    _count(values[key], value)
         missing = SHOWN - len(stats.some_ids)
         stats.some_ids += table["clip_id"].slice(0, missing).to_pylist()
     known = np.concatenate(durations)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from manifests.audio import Waveform
 from manifests.cache.stream_sums import Statistics
+from manifests.clips import has_value
 from manifests.page import sound
 from manifests.page.teacher_tracks import teacher_tracks
 from manifests.page.tracks import Track
@@ -136,7 +137,7 @@ def _gallery_clip(
         full_seconds=round(full_seconds, 4),
         text=clip.text or "",
         transcript=next((text for text in texts if text is not None), ""),
-        labels={key: _label(value) for key, value in clip.labels.items()},
+        labels={key: _label(value) for key, value in clip.labels.items() if has_value(value)},
         teachers=list(targets),
         absent=absent,
         not_run=[name for name in teachers if name not in targets and name not in absent],

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from manifests import audio
 from manifests.cache.clip_index import clip_keys
-from manifests.clips import Clip, from_table, likely_durations
+from manifests.clips import Clip, from_table, has_value, likely_durations
 from student.config import DataConfig, TaskConfig
 from student.data.coverage import SKIPPED, SkippedClips
 from student.data.examples import find_answer, fraction, times_shown
@@ -202,8 +202,10 @@ class CorpusPass:
         self._add_groups(here, labels)
         rows = np.flatnonzero(usable_N).tolist()
         texts, labels = [texts[row] for row in rows], [labels[row] for row in rows]
-        self.fields["text"] += sum(text not in (None, "") for text in texts)
-        self.fields.update(f"labels.{key}" for own in labels for key in own)
+        self.fields["text"] += sum(map(has_value, texts))
+        self.fields.update(
+            f"labels.{key}" for own in labels for key, value in own.items() if has_value(value)
+        )
         places = [(ids[row], self.num_usable + place) for place, row in enumerate(rows)]
         for number, (task, places_found) in enumerate(
             zip(self._data.tasks, self.tasks, strict=True)
@@ -215,7 +217,7 @@ class CorpusPass:
 
     def _add_groups(self, here: slice, labels: Sequence[Mapping[str, Any]]) -> None:
         names = [own.get(GROUP) for own in labels]
-        if self.group_C is None and any(name not in (None, "") for name in names):
+        if self.group_C is None and any(map(has_value, names)):
             self.group_C = np.full(len(self.key_C), -1)
         if self.group_C is not None:
             self.group_C[here] = [_group(name) for name in names]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from manifests.clips import Clip
+from manifests.clips import Clip, has_value
 from manifests.errors import UserError, explain
 from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
@@ -73,10 +73,8 @@ def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -
     """Finds the answer to a task in a clip's text and labels, if there is one."""
     for path in task.answer:
         value = text if path == "text" else labels.get(path.removeprefix("labels."))
-        if isinstance(value, list | tuple):
-            value = ", ".join(map(str, value))
-        if value not in (None, ""):
-            return str(value)
+        if has_value(value):
+            return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
     return None
 
 

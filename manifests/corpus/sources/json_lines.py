@@ -14,7 +14,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from manifests.clips import Clip, stable_id
+from manifests.clips import Clip, has_value, stable_id
 from manifests.errors import UserError
 from manifests.storage import filesystem
 
@@ -97,7 +97,7 @@ def number(row: dict[str, Any], key: str) -> float | None:
 
 def given_id(row: dict[str, Any]) -> str | None:
     """The first of the id keys that the row has."""
-    return next((str(row[key]) for key in ID_KEYS if row.get(key) not in (None, "")), None)
+    return next((str(row[key]) for key in ID_KEYS if has_value(row.get(key))), None)
 
 
 def _object(line: bytes) -> dict[str, Any]:
