@@ -40,7 +40,7 @@ def build(config: BuildConfig) -> None:
         if outcome.earlier_failures:
             summary += (
                 f"; {outcome.earlier_failures:,} clips failed earlier, and coat-cache "
-                "retry-failures runs them again"
+                "retry-failures with the same options runs them again"
             )
         _say(summary, config.cache, failed=outcome.earlier_failures > 0)
         return

@@ -24,6 +24,8 @@ Change = TypeVar("Change")
 
 AUDIO_COLUMNS = ("clip_id", "uri", "offset", "duration")
 """The columns of a corpus that identify the audio of a clip; targets depend only on these."""
+LISTED = 5
+"""Number of clip ids that a message lists."""
 
 
 def update_table(
@@ -73,7 +75,13 @@ def rows_by_part(corpus: Corpus, changed: Mapping[int, Change]) -> dict[int, dic
     return placed
 
 
-def describe_ids(clip_ids: Sequence[str]) -> str:
-    """Lists up to five clip ids, and the number of further ones."""
-    more = f" and {len(clip_ids) - 5:,} more" if len(clip_ids) > 5 else ""
-    return ", ".join(clip_ids[:5]) + more
+def describe_ids(clip_ids: Sequence[str], count: int | None = None) -> str:
+    """Lists the first ids of `count` clips, and the number of further ones.
+
+    Args:
+        clip_ids: At least the first `LISTED` ids.
+        count: Number of clips; None for the number of ids.
+    """
+    further = (len(clip_ids) if count is None else count) - LISTED
+    more = f" and {further:,} more" if further > 0 else ""
+    return ", ".join(clip_ids[:LISTED]) + more

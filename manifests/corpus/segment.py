@@ -18,6 +18,7 @@ import numpy as np
 from manifests import audio
 from manifests.audio_address import split_address
 from manifests.clips import Clip
+from manifests.corpus.relabel import LISTED, describe_ids
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.errors import AudioError, UserError
 from manifests.storage import identity
@@ -61,6 +62,7 @@ def segment(
         UserError: the words of a clip have no times.
     """
     unreadable = 0
+    first_ids: list[str] = []
     for clip in clips:
         if clip.duration is not None and clip.duration <= max_seconds:
             yield clip
@@ -71,6 +73,8 @@ def segment(
             if not unreadable:
                 log.warning("clip %s cannot be read and is kept whole: %s", clip.clip_id, error)
             unreadable += 1
+            if len(first_ids) < LISTED:
+                first_ids.append(clip.clip_id)
             yield clip
             continue
         if len(edges) == 2:
@@ -78,7 +82,8 @@ def segment(
         else:
             yield from _cut(clip, edges)
     if unreadable > 1:
-        log.warning("%d clips cannot be read and are kept whole", unreadable)
+        names = describe_ids(first_ids, unreadable)
+        log.warning("%d clips cannot be read and are kept whole: %s", unreadable, names)
 
 
 def _known_edges(clip: Clip, index: SourceIndex, max_seconds: float, by: str) -> Sequence[float]:

@@ -77,8 +77,8 @@ class FailureRate:
             if self.stops and window.failed == window.clips >= JUDGED_AT_END:
                 raise UserError(
                     f"all {window.clips} clips have failed in {_place(stage)}: {window.worst()}; "
-                    "the failures are recorded (coat-cache failures); correct the cause, then run: "
-                    "coat-cache retry-failures"
+                    "the failures are recorded (coat-cache failures); correct the cause, then run "
+                    "coat-cache retry-failures with the same options"
                 )
 
 

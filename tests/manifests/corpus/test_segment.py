@@ -84,7 +84,7 @@ def test_short_and_unreadable_clips_are_kept(
     parts = segment(iter([*bad, short]), SourceIndex(), max_seconds=10.0, by="silence")
     assert list(parts) == [*bad, short]
     assert "clip gone cannot be read and is kept whole: " in caplog.text
-    assert "2 clips cannot be read and are kept whole" in caplog.text
+    assert "2 clips cannot be read and are kept whole: gone, text" in caplog.text
     bad = Clip(clip_id="bad", uri=str(recording), duration=40.0, labels={"words": ["x"]})
     with pytest.raises(UserError, match=r"expected \[word, start, end\]"):
         list(segment(iter([bad]), SourceIndex(), max_seconds=10.0, by="fixed"))
