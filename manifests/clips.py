@@ -122,14 +122,17 @@ def likely_durations(table: pa.Table) -> pa.ChunkedArray:
     return pc.coalesce(table["duration"], table["estimated_duration"])  # type: ignore[attr-defined]
 
 
+def has_value(value: Any) -> bool:
+    """Whether a text or label states something: null, an empty text and a list without a value do
+    not."""
+    if isinstance(value, list | tuple):
+        return any(map(has_value, value))
+    return value is not None and value != ""
+
+
 def _tell_estimate(row: dict[str, Any]) -> None:
     whole = row["clip_id"] == stable_id(row["uri"], 0.0, None) or _STORED_AUDIO.search(row["uri"])
     if row["offset"] or row["duration"] is None or not whole:
         return
     seconds = row.pop("duration")
     row["estimated_duration"] = seconds if seconds < MAX_SECONDS else None
-
-
-def has_value(value: Any) -> bool:
-    """Whether a text or label states something: null, an empty string and an empty list do not."""
-    return value is not None and value not in ("", [], ())

@@ -240,7 +240,7 @@ class CorpusPass:
 
 
 def _group(name: Any) -> int:
-    return -1 if name in (None, "") else hash(str(name)) & (2**63 - 1)
+    return hash(str(name)) & (2**63 - 1) if has_value(name) else -1
 
 
 def _decoded_seconds(clip: Clip) -> float:

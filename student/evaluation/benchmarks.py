@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from manifests.clips import has_value
 from manifests.errors import UserError, explain
 from manifests.json_lines import read_lines
 from student.evaluation.questions import LETTERS, Question, check_questions, find_answer
@@ -370,7 +371,7 @@ def _choice(id_: object, task: str, audio: Path, row: dict[str, Any], choices: l
 
 def _lettered(row: dict[str, Any]) -> list[str]:
     options = [row.get(f"choice_{letter}") for letter in "abcd"]
-    return [str(option) for option in options if option not in (None, "")]
+    return [str(option) for option in options if has_value(option)]
 
 
 def _label(

@@ -98,6 +98,7 @@ def test_languages_of_both_labels_are_added(tmp_path: Path) -> None:
 def test_stats_do_not_count_labels_without_a_value(tmp_path: Path) -> None:
     """Null used to be a value, although no question is made from it."""
     stated = [{"tempo": "slow"}, {"tempo": "slow"}, {"tempo": None}, {"tempo": ""}, {"tempo": []}]
+    stated += [{"tempo": ["", None]}]
     clips = [
         Clip(clip_id=f"c{number}", uri=f"/{number}.wav", duration=1.0, labels=labels)
         for number, labels in enumerate([*stated, {"tempo": 0}])

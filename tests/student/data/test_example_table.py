@@ -20,7 +20,7 @@ from manifests.file_list import write_file_list
 from student.config import DataConfig, ModelConfig, StreamConfig, TaskConfig, TinyConfig
 from student.data.build_table import open_examples
 from student.data.example_table import ExampleTable
-from student.data.examples import build_examples
+from student.data.examples import build_examples, find_answer
 from student.distill.streams import open_streams
 from student.model.backbones.registry import backbone_window
 from tests.student.conftest import FAMILIES, SPEC, STREAMS, TASKS, ToyData, write_cache
@@ -317,3 +317,22 @@ def test_mapped_table_needs_little_private_memory(tmp_path: Path) -> None:
         assert count == 40_000
         owned.append(1024 * kilobytes / 20_000)
     assert owned[1] < 500  # bytes for each clip; most are pyarrow's and do not grow
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [
+        (None, "speech"),
+        ("", "speech"),
+        ([], "speech"),
+        ([""], "speech"),
+        ([None], "speech"),
+        (["a", "b"], "a, b"),
+        (0, "0"),
+        (False, "False"),
+    ],
+)
+def test_answer_is_the_first_field_that_has_a_value(label: object, expected: str) -> None:
+    """Null in a list used to be the answer `None`."""
+    task = TaskConfig(questions=["What?"], answer=["labels.event", "text"])
+    assert find_answer("speech", {"event": label}, task) == expected
