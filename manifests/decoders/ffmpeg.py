@@ -229,14 +229,18 @@ class _Pass(Packets):
     def _origin(self) -> float:
         return self._timeline.origin if self._timeline else 0.0
 
-    def _decode(self) -> Iterator[av.AudioFrame]:
-        """Yields decoded frames; packets that no clip needs are skipped."""
+    def _decode(self) -> Iterator[tuple[av.AudioFrame, int]]:
+        """Yields decoded frames and how many of their samples are audio, not padding; packets that
+        no clip needs are skipped."""
         codec = self._track.codec_context.codec.name
         preroll = PREROLL_S.get(codec) if self._may_skip else None
         skipped = False
         packets = self._packets()
         while (packet := next(packets, None)) is not None:
             timeline = self._timeline
+            if self._begins_link(packet):
+                packets = self._packets()
+                continue
             if self._land_before is not None and not self._has_landed(packet):
                 continue
             if preroll is not None and timeline is not None and self._is_idle(packet, preroll):
@@ -256,7 +260,7 @@ class _Pass(Packets):
             if self._has_skipped and codec == "opus" and _uses_silk(packet):
                 raise CannotSkip
             try:
-                frames = packet.decode()
+                frames = self._decode_packet(packet)
             except FFmpegError as error:
                 if isinstance(error, EndOfFile):
                     continue
@@ -266,10 +270,10 @@ class _Pass(Packets):
                     length = float((packet.duration or 0) * (packet.time_base or 0))
                     self._damaged.append((stamp_seconds(packet), length))
                 continue
-            for frame in frames:
-                if frame.samples and self._has_resumed(frame):
+            for frame, count in frames:
+                if count and self._has_resumed(frame):
                     self._rates.add(frame.sample_rate)
-                    yield frame
+                    yield frame, count
 
     def _has_resumed(self, frame: av.AudioFrame) -> bool:
         """Whether a frame's time stamp is reliable after packets were skipped.

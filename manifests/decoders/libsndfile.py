@@ -20,8 +20,7 @@ from manifests.decoders.files import AudioFile
 SEEKS_BADLY = ("MP3", "OGG")
 """Formats in which libsndfile seeks to a wrong place (Vorbis, near the end) or to frames without
 their bit reservoir (MP3); soundfile seeks before every read. FFmpeg returns the same samples,
-except that it omits the last block of some Vorbis files, or decodes padding after it (256 samples
-less and 386 more were seen in files of 22.05 kHz)."""
+except at the ends of short links of Vorbis, which `manifests.decoders.ogg` corrects."""
 BLOCK = 1 << 18
 """Samples per channel that are decoded at a time, so that many channels need little memory."""
 

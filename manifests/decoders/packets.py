@@ -13,7 +13,7 @@ from av.container import InputContainer
 from av.error import EOFError as EndOfFile
 from av.error import FFmpegError, PatchWelcomeError
 
-from manifests.decoders import seeking, tracks
+from manifests.decoders import ogg, seeking, tracks
 from manifests.decoders.collect import Samples
 from manifests.decoders.files import AudioFile
 from manifests.decoders.timeline import Timeline
@@ -81,6 +81,7 @@ class Packets:
         correct."""
         self._end: int | None = None
         """Sample, in time stamps since a seek, from which on the encoder's padding is dropped."""
+        self._link = ogg.Link()
 
     def stop(self) -> None:
         """Stops reading, and goes back to the start of the file."""
@@ -113,17 +114,17 @@ class Packets:
                 self._damaged.append((None, 0.0))
 
     def _open_next_link(self, packet: av.Packet | None = None) -> bool:
-        """Goes on with the next link of a chained Ogg file, whose rate or channels FFmpeg refuses
-        to change; with a packet, only if that belongs to a later link than the one opened."""
+        """Goes on with the next link of a chained Ogg file; with a packet, only if that belongs to
+        a later link than the one opened."""
         if self._container.format.name != "ogg" or self._shift >= self._last_link:
             return False
         with self._whole_file():
-            link = seeking.next_ogg_link(self.file, self._shift)
+            link = ogg.next_link(self.file, self._shift)
             if link is None:
                 self._last_link = self._shift
             elif packet is not None:
                 position = self._shift + (packet.pos or 0)
-                while (later := seeking.next_ogg_link(self.file, link)) and later <= position:
+                while (later := ogg.next_link(self.file, link)) and later <= position:
                     link = later
                 link = link if link <= position else None
         if link is None:
@@ -131,13 +132,41 @@ class Packets:
         if self._has_skipped:
             raise CannotSkip
         self._reopen(link, 0)
+        self._link = ogg.Link()
+        if self._timeline is not None:
+            self._timeline.restarts_now = True
         return True
+
+    def _is_vorbis_page(self) -> bool:
+        """Whether the link is Vorbis on a single page, whose end FFmpeg does not find."""
+        return self._link.is_one_page and self._track.codec_context.codec.name == "vorbis"
+
+    def _decode_packet(self, packet: av.Packet) -> list[tuple[av.AudioFrame, int]]:
+        """Returns frames, and how many of their samples are not padding."""
+        if not self._is_vorbis_page():
+            return [(frame, frame.samples) for frame in packet.decode()]
+        # The copy lacks the side data that state a wrong number of samples to omit.
+        copy = av.Packet(bytes(packet))
+        copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+        frames = self._track.codec_context.decode(copy)
+        return [(frame, self._link.without_padding(frame.samples)) for frame in frames]
+
+    def _begins_link(self, packet: av.Packet) -> bool:
+        """Whether a packet belongs to the next link of a chained Ogg file, which was opened."""
+        if self._container.format.name != "ogg" or packet.pos is None:
+            return False
+        with self._whole_file():
+            if self._link.contains(self.file, self._shift + packet.pos):
+                return False
+        return self._open_next_link(packet)
 
     def _is_idle(self, packet: av.Packet, preroll: float) -> bool:
         """Whether no clip needs a packet, and its length is known."""
         time, timeline = stamp_seconds(packet), self._timeline
         if time is None or timeline is None or not self._samples(packet):
             return False
+        if self._is_vorbis_page():
+            return False  # Only decoding counts exactly.
         if self._track.codec_context.sample_rate != timeline.rate:
             return False  # Only decoding and resampling it counts exactly.
         if float(packet.time_base or 1) * timeline.rate > 1.0:
@@ -181,7 +210,7 @@ class Packets:
         name, file = self._container.format.name, self.file
         if len(self._container.streams) != 1:
             return None
-        if name == "ogg" and seeking.ogg_is_one_stream(file):
+        if name == "ogg":
             return time
         if name.startswith("mov,") and seeking.table_is_even(self._track):
             return time
@@ -237,11 +266,13 @@ class Packets:
         return round(float((packet.duration or 0) * (packet.time_base or 0)) * rate)
 
     def _check_skippable(self) -> None:
-        """Checks MP3 files, whose time stamps count frames and are wrong after joins and gaps."""
-        if self._container.format.name != "mp3" or len(self._container.streams) != 1:
-            return
+        """Checks Ogg, whose links restart, and MP3, whose time stamps count frames and are wrong
+        after joins and gaps."""
+        name, is_alone = self._container.format.name, len(self._container.streams) == 1
         with self._whole_file():
-            if seeking.mp3_frames(self.file) is None:
+            if name == "ogg" and not seeking.ogg_is_one_stream(self.file):
+                raise CannotSkip
+            if name == "mp3" and is_alone and seeking.mp3_frames(self.file) is None:
                 raise CannotSkip
 
     @contextmanager

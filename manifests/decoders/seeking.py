@@ -15,12 +15,9 @@ from typing import Any
 
 import av
 
+from manifests.decoders import ogg
 from manifests.decoders.files import AudioFile
 
-PROBES = 8
-"""Number of places of a remote Ogg file that are checked."""
-WINDOW = 1 << 14
-"""Bytes that are read at a place; Ogg pages are rarely longer."""
 CHAIN = 4
 """Number of consecutive MP3 frames that confirm a position."""
 KEPT = 64
@@ -77,28 +74,7 @@ def table_is_even(track: av.AudioStream) -> bool:
 
 def ogg_is_one_stream(file: AudioFile) -> bool:
     """Whether an Ogg file is one stream without missing pages, as far as this was checked."""
-    return _remember(("ogg", file.stamp), lambda: _check_ogg(file))
-
-
-def next_ogg_link(file: AudioFile, after: int) -> int | None:
-    """Finds the first byte of the first link of a chained Ogg file behind a byte.
-
-    A link begins with the first pages of its streams.
-    """
-    position, is_head = 0, True
-    data, base = b"", 0
-    while position < file.size:
-        if position + 282 > base + len(data):
-            base, data = position, file.peek(position, WINDOW * 16)
-        page = _page(data, position - base)
-        if page is None:
-            place = data.find(b"OggS\0", position - base + 1)
-            position = base + place if place > 0 else max(position + 1, base + len(data) - 4)
-            continue
-        if page.is_first and not is_head and position > after:
-            return position
-        is_head, position = page.is_first, position + page.size
-    return None
+    return _remember(("ogg", file.stamp), lambda: ogg.is_one_stream(file))
 
 
 def mp3_frames(file: AudioFile) -> Mp3Frames | None:
@@ -118,51 +94,6 @@ def _remember(key: tuple[str, Any], look: Any) -> Any:
     return _seen[key]
 
 
-def _check_ogg(file: AudioFile) -> bool:
-    if file.is_remote:
-        return _check_ogg_places(file)
-    data, position, sequence = b"", 0, -1
-    base, serial, granule = 0, None, 0
-    while position < file.size:
-        if position + 282 > base + len(data):
-            base, data = position, file.peek(position, WINDOW * 16)
-        page = _page(data, position - base)
-        if page is None:
-            return position + 282 > file.size
-        if serial is None:
-            serial = page.serial
-        elif page.serial != serial or page.sequence != sequence + 1 or page.is_first:
-            return False
-        if page.granule >= 0:
-            if page.granule < granule:
-                return False
-            granule = page.granule
-        sequence, position = page.sequence, position + page.size
-    return serial is not None
-
-
-def _check_ogg_places(file: AudioFile) -> bool:
-    """Checks one stream by its first, last and some other pages, whose times must increase."""
-    serial, before = None, (-1, -1)
-    for probe in range(PROBES + 1):
-        last = probe == PROBES
-        start = max(file.size - WINDOW, 0) if last else file.size * probe // PROBES
-        data = file.peek(start, WINDOW)
-        places = [
-            place for place in _places(data) if (page := _page(data, place)) and page.granule >= 0
-        ]
-        if not places:
-            return False
-        pages = [page for place in (places[0], places[-1]) if (page := _page(data, place))]
-        for page in pages:
-            serial = page.serial if serial is None else serial
-            now = (page.sequence, page.granule)
-            if page.serial != serial or now[0] < before[0] or now[1] < before[1]:
-                return False
-            before = now
-    return True
-
-
 def forbid(file: AudioFile) -> None:
     """Records that decoding after a seek in this file is not exact."""
     if file.stamp is not None:
@@ -172,37 +103,6 @@ def forbid(file: AudioFile) -> None:
 def is_forbidden(file: AudioFile) -> bool:
     """Whether `forbid` was called for this file."""
     return ("forbidden", file.stamp) in _seen
-
-
-@dataclass(frozen=True, slots=True)
-class _Page:
-    serial: int
-    sequence: int
-    granule: int
-    size: int
-    is_first: bool
-
-
-def _places(data: bytes) -> list[int]:
-    places, place = [], data.find(b"OggS\0")
-    while place >= 0:
-        places.append(place)
-        place = data.find(b"OggS\0", place + 1)
-    return places
-
-
-def _page(data: bytes, place: int) -> _Page | None:
-    if data[place : place + 5] != b"OggS\0" or len(data) < place + 27:
-        return None
-    segments = data[place + 26]
-    lacing = data[place + 27 : place + 27 + segments]
-    if len(lacing) < segments:
-        return None
-    granule = int.from_bytes(data[place + 6 : place + 14], "little", signed=True)
-    serial = int.from_bytes(data[place + 14 : place + 18], "little")
-    sequence = int.from_bytes(data[place + 18 : place + 22], "little")
-    size = 27 + segments + sum(lacing)
-    return _Page(serial, sequence, granule, size, bool(data[place + 5] & 2))
 
 
 def _mp3_frames(file: AudioFile) -> Mp3Frames | None:

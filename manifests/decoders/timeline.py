@@ -25,6 +25,9 @@ class Timeline:
     resumes: bool = False
     """Whether packets were skipped, so that the next time stamp is used exactly: a decoder may
     return nothing for the first packet that it gets."""
+    restarts_now: bool = False
+    """Whether the next time stamp is that of the next sample: another link of a chained file was
+    opened."""
     _shift: float = 0.0
     """Samples between a time stamp and the place of its samples, confirmed by two time stamps."""
     _last_shift: float | None = None
@@ -46,6 +49,8 @@ class Timeline:
         """Returns the position of `count` samples with a time stamp; the next ones follow."""
         position = self.next
         if time is not None:
+            if self.restarts_now:
+                self.origin, self._shift, self._last_shift = time - position / self.rate, 0.0, None
             stamped = (time - self.origin) * self.rate
             jump = (stamped - self.next) / self.rate
             back = 0.0 if self.restarts else OVERLAP_S
@@ -59,6 +64,6 @@ class Timeline:
             if self._last_shift is None or abs(shift - self._last_shift) < 0.5:
                 self._shift = shift
             self._last_shift = shift
-        self.resumes = False
+        self.resumes = self.restarts_now = False
         self.next = max(self.next, position + count)
         return position

@@ -29,17 +29,18 @@ def default_track(tracks: Iterable[av.AudioStream]) -> av.AudioStream:
 
 
 def even_frames(
-    frames: Iterable[av.AudioFrame],
+    frames: Iterable[tuple[av.AudioFrame, int]],
 ) -> Iterator[tuple[float | None, np.ndarray, int]]:
-    """Yields time, samples (channels, N) and rate of each frame.
+    """Yields time, samples (channels, N) and rate of frames, given with their numbers of samples
+    that are not padding.
 
     Consecutive frames with another rate than the first are joined, so that they are resampled
     together.
     """
     first, run, began = 0, [], None
-    for frame in frames:
+    for frame, count in frames:
         first = first or frame.sample_rate
-        block_CN = _to_float(frame)
+        block_CN = _to_float(frame)[:, :count]
         if run and (frame.sample_rate, len(block_CN)) != (run[0][1], len(run[0][0])):
             yield began, np.concatenate([part for part, _ in run], 1), run[0][1]
             run = []
