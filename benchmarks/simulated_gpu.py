@@ -1,8 +1,8 @@
 """A teacher with the shapes of Whisper large-v3's encoder that sleeps instead of computing.
 
-Everything around the network is real: windows, averaging to 25 frames a second, int8, sums. Each
-call of the network sleeps for as long as its operations take on the card, and its times go to a
-log.
+Everything around the network is real: windows, int8, sums. Each call of the network sleeps for as
+long as its operations take on the card, and its times go to a log. It returns 25 frames a second,
+because a GPU averages the frames of clips of one window itself (`teachers.toolkit.device`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from teachers.protocol import Targets
 from teachers.toolkit import device
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.whisper_windows import GRID, SAMPLE_RATE, WindowResult, over_windows
-from teachers.toolkit.windowing import Window, pooled
+from teachers.toolkit.windowing import Window, num_groups
 
 WIDTH, LAYERS, WINDOW_FRAMES, MELS = 1280, 32, 1500, 128
 H100_FLOPS = 989e12
@@ -78,8 +78,8 @@ class Simulated:
 
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
-        clips = over_windows(waves, self._forward_batch, budget=self.budget)
-        return [Targets({"encoder": pooled(clip.frames_TD, POOL)}) for clip in clips]
+        clips = over_windows(waves, self._forward_batch, budget=self.budget, pool=POOL)
+        return [Targets({"encoder": clip.frames_TD}) for clip in clips]
 
     def _forward_batch(self, windows: Sequence[Window], padded_frames: int) -> list[WindowResult]:
         with device.turn():
@@ -90,8 +90,12 @@ class Simulated:
                 with open(Path(self._settings.log, f"{os.getpid()}.log"), "a") as file:
                     file.write(f"{start} {ended} {len(windows)}\n")
         counts = [GRID.count(len(window.samples)) for window in windows]
+        sizes = [
+            num_groups(count, POOL) if window.is_whole else count
+            for window, count in zip(windows, counts, strict=True)
+        ]
         # A copy, like that from the device.
-        return [WindowResult(self._frames_TD[:count].copy(), [], "") for count in counts]
+        return [WindowResult(self._frames_TD[:size].copy(), [], "") for size in sizes]
 
 
 def read_log(folder: Path) -> tuple[float, float, int]:

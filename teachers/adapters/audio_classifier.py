@@ -120,7 +120,12 @@ class AudioClassifier(Encoder):
         )  # fmt: skip
         wave = np.pad(wave.astype(np.float32, copy=False), (0, max(0, grid.field - len(wave))))
         return [
-            Window(clip, place * self._step, wave[place * hop : place * hop + self._window])
+            Window(
+                clip,
+                place * self._step,
+                wave[place * hop : place * hop + self._window],
+                is_whole=count == 1,
+            )
             for place in range(count)
         ]
 

@@ -19,6 +19,7 @@ from manifests.packaged_weights import sha256
 from manifests.streams.specs import TeacherSpec
 from teachers.library_internals import alignment_heads
 from teachers.protocol import Targets
+from teachers.toolkit import device
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.whisper_windows import (
     GRID,
@@ -104,10 +105,8 @@ class OpenAIWhisper:
     def extract(self, waves: Sequence[np.ndarray]) -> list[Targets]:
         """See `teachers.protocol.Teacher`."""
         settings = self._settings
-        clips = over_windows(waves, self._forward_batch, budget=self.budget)
-        return build_targets(
-            clips, settings.language, pool=self._pool, transcribe=settings.transcribe
-        )
+        clips = over_windows(waves, self._forward_batch, budget=self.budget, pool=self._pool)
+        return build_targets(clips, settings.language, transcribe=settings.transcribe)
 
     def _read(self, *, only_header: bool) -> dict[str, Any]:
         import pickle
@@ -143,13 +142,13 @@ class OpenAIWhisper:
             ]
             mel_BMF = torch.stack(mels).to(dtype)
             states_BTD = self._model.encoder(mel_BMF)
-            frames_BTD = states_BTD[:, : max(spoken)].float().cpu().numpy()
+            copy = device.FramesCopy(states_BTD, spoken, pieces, self._pool)
             words: list[list[dict[str, Any]]] = [[] for _ in pieces]
             if self._settings.transcribe:
                 words = self._words(states_BTD, mel_BMF, spoken)
         return [
-            WindowResult(frames_BTD[row, :count], words[row], self._settings.language)
-            for row, count in enumerate(spoken)
+            WindowResult(frames_TD, words[row], self._settings.language)
+            for row, frames_TD in enumerate(copy.arrays())
         ]
 
     def _words(

@@ -121,13 +121,11 @@ class Whisper:
         from teachers.toolkit.whisper_network import kept_frames
 
         clips = over_windows(
-            waves, self._forward_batch, budget=self.budget,
+            waves, self._forward_batch, budget=self.budget, pool=self._pool,
             padded_frames=lambda frames, _: kept_frames(frames, self._settings.silence_step),
         )  # fmt: skip
         settings = self._settings
-        return build_targets(
-            clips, settings.language, pool=self._pool, transcribe=settings.transcribe
-        )
+        return build_targets(clips, settings.language, transcribe=settings.transcribe)
 
     def _forward_batch(self, pieces: Sequence[Window], kept: int) -> list[WindowResult]:
         """The results of windows that keep the same number of frames."""
@@ -142,12 +140,11 @@ class Whisper:
                 self._model.model.encoder, self._log_mel(pieces, kept), kept=kept,
                 silence_step=step, layer=self._settings.layer,
             )  # fmt: skip
-            copy = device.HostCopy(stored_BTD[:, : max(spoken)].float())
+            copy = device.FramesCopy(stored_BTD, spoken, pieces, self._pool)
             transcripts = self._transcribe(states_BTD, spoken)
-        frames_BTD = copy.array()
         return [
-            WindowResult(frames_BTD[row, :count], *transcripts[row])
-            for row, count in enumerate(spoken)
+            WindowResult(frames_TD, *transcript)
+            for frames_TD, transcript in zip(copy.arrays(), transcripts, strict=True)
         ]
 
     def _log_mel(self, pieces: Sequence[Window], kept: int) -> Any:

@@ -47,6 +47,7 @@ class WindowResult:
     """The frames and words of one window."""
 
     frames_TD: np.ndarray
+    """Averages over `pool` frames if the window is a whole clip; else its frames."""
     words: Sequence[Mapping[str, Any]]
     """Words with `word`, `start` and `end`, in seconds from the window's start."""
     language: str
@@ -61,26 +62,24 @@ class ClipResult:
     """The frames and words of one clip."""
 
     frames_TD: np.ndarray
+    """Averages over `pool` frames."""
     words: list[Word]
     language: str
     """Language of the first window that has words."""
     confidence: Confidence | None = None
 
 
-def build_targets(
-    clips: Sequence[ClipResult], language: str, *, pool: int = 1, transcribe: bool
-) -> list[Targets]:
-    """Builds the targets of clips: frames, averaged over groups of `pool`, and a transcript.
+def build_targets(clips: Sequence[ClipResult], language: str, *, transcribe: bool) -> list[Targets]:
+    """Builds the targets of clips: frames and a transcript.
 
     Args:
         clips: The results of `over_windows`.
         language: Language of the transcripts, where a clip has none of its own.
-        pool: Frames of 20 ms in a frame of the stream.
         transcribe: Whether transcripts are stored.
     """
     return [
         Targets(
-            {"encoder": pooled(clip.frames_TD, pool)},
+            {"encoder": clip.frames_TD},
             transcript(clip.words, clip.language or language, clip.confidence)
             if transcribe
             else {},
@@ -94,6 +93,7 @@ def over_windows(
     forward: Callable[[Sequence[Window], int], Sequence[WindowResult]],
     *,
     budget: BatchBudget,
+    pool: int = 1,
     padded_frames: Callable[[int, int], int] = lambda frames, clip_frames: WINDOW_FRAMES,
     fades: bool = True,
 ) -> list[ClipResult]:
@@ -101,8 +101,10 @@ def over_windows(
 
     Args:
         waves: Clips at 16 kHz.
-        forward: The network: (a batch of windows, `padded_frames` of each) -> their results.
+        forward: The network: (a batch of windows, `padded_frames` of each) -> their results. It
+            averages the frames of windows that are a whole clip, e.g. with `device.FramesCopy`.
         budget: Audio per batch. Each window counts as 30 s, to which it is padded.
+        pool: Frames of 20 ms in a frame of the stream.
         padded_frames: (frames of a window, frames of its clip) -> frames to which the window is
             padded. Only windows with the same value share a batch.
         fades: Whether windows are cross-faded, see above.
@@ -126,27 +128,36 @@ def over_windows(
     clips: list[list[tuple[int, WindowResult]]] = [[] for _ in waves]
     for place, piece in enumerate(pieces):
         clips[piece.clip].append((piece.first, results[place]))
-    return [_joined(clip, fades) for clip in clips]
+    return [_joined(parts, total, fades, pool) for parts, total in zip(clips, counts, strict=True)]
 
 
 def _cut_at_seams(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
     """Cuts windows every `step` frames; the last one is as short as the rest of the clip."""
-    return [
-        Window(clip, start, wave[start * grid.hop :][: size * grid.hop])
-        for clip, wave in enumerate(waves)
-        for start, _, _ in windows(grid.count(len(wave)), size, size - step)
-    ]
+    pieces = []
+    for clip, wave in enumerate(waves):
+        starts = [start for start, _, _ in windows(grid.count(len(wave)), size, size - step)]
+        pieces += [
+            Window(
+                clip, start, wave[start * grid.hop :][: size * grid.hop], is_whole=len(starts) == 1
+            )
+            for start in starts
+        ]
+    return pieces
 
 
-def _joined(parts: Sequence[tuple[int, WindowResult]], fades: bool) -> ClipResult:
-    """Joins (first frame, result) of each window of a clip."""
+def _joined(
+    parts: Sequence[tuple[int, WindowResult]], total: int, fades: bool, pool: int
+) -> ClipResult:
+    """Joins (first frame, result) of each window of a clip of `total` frames."""
     starts = [first for first, _ in parts]
     seams = [(start + WINDOW_FRAMES + after) // 2 for start, after in pairwise(starts)]
-    total = starts[-1] + len(parts[-1][1].frames_TD)
     firsts, ends = [0, *seams], [*seams, total]
     if fades:
-        frames_TD = join([(first, window.frames_TD) for first, window in parts])
         ends[-1] += 1  # The middle of a word at the end of a clip may be one frame after the clip.
+    if len(parts) == 1:
+        frames_TD = parts[0][1].frames_TD
+    elif fades:
+        frames_TD = pooled(join([(first, window.frames_TD) for first, window in parts]), pool)
     else:
         frames_TD = np.concatenate([
             window.frames_TD[first - start : end - start]

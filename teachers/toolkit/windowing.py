@@ -87,6 +87,8 @@ class Window:
     first: int
     """Its first frame, counted from the clip's start."""
     samples: np.ndarray
+    is_whole: bool
+    """Whether it is the only window of its clip."""
 
 
 def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> list[Window]:
@@ -106,7 +108,8 @@ def cut(waves: Sequence[np.ndarray], grid: Grid, *, size: int, step: int) -> lis
             # The end of the clip, shorter than a hop, belongs to the last window.
             until = None if first + size >= total else (first + size - 1) * grid.hop + most
             samples = wave[first * grid.hop : until]
-            pieces.append(Window(clip, first, _at_least(samples, grid.field)))
+            samples = _at_least(samples, grid.field)
+            pieces.append(Window(clip, first, samples, is_whole=len(starts) == 1))
     return pieces
 
 
@@ -147,12 +150,17 @@ def _fade(pieces: Sequence[tuple[int, np.ndarray]], index: int) -> np.ndarray:
     return faded_T
 
 
+def num_groups(num_frames: int, times: int) -> int:
+    """Returns the number of groups of `times` frames, see `pooled`."""
+    return max(1, int(num_frames / times + 0.5))
+
+
 def pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
     """Means of groups of `times` frames; a remainder of at least half a group is a frame, too."""
     if times == 1:
         return frames_TD
     num_frames, dim = frames_TD.shape
-    groups = max(1, int(num_frames / times + 0.5))
+    groups = num_groups(num_frames, times)
     whole = min(groups, num_frames // times)
     pooled_GD = np.empty((groups, dim), np.float32)
     grouped_GND = frames_TD[: whole * times].reshape(whole, times, dim)

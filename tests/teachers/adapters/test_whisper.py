@@ -15,6 +15,7 @@ import transformers
 
 from teachers import registry
 from teachers.protocol import Teacher
+from teachers.toolkit.windowing import pooled
 from teachers.toolkit.words import warp
 from tests import debian_audio
 from tests.teachers import checkpoints
@@ -69,6 +70,18 @@ def test_frames_match_transformers(load: Load, seconds: float, layer: int):
     assert len(frames_TD) == np.ceil(seconds * 50)
     error_TD = np.abs(frames_TD - expected[0, : len(frames_TD)].numpy())
     assert error_TD.max() < 2e-3 * np.abs(frames_TD).max()
+
+
+@real
+@pytest.mark.parametrize("rate", [25.0, 10.0])
+def test_lower_frame_rates_are_averages_of_all_frames(load: Load, rate: float):
+    """Clips of one window are averaged on the device, longer ones on the host."""
+    waves = [sound(seconds, 16_000) for seconds in (0.03, 1.13, 41.0, 30.0)]
+    native = load(transcribe=False).extract(waves)
+    stored = load(transcribe=False, frame_rate=rate).extract(waves)
+    for whole, averages in zip(native, stored, strict=True):
+        expected_TD = pooled(whole.frames["encoder"], round(50 / rate))
+        assert np.array_equal(averages.frames["encoder"], expected_TD)
 
 
 @real
