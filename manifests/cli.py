@@ -16,9 +16,6 @@ from manifests.errors import UserError
 
 Item = TypeVar("Item")
 
-PLAIN_EVERY_S = 60.0
-"""Seconds between lines of progress if stderr is not a terminal."""
-
 
 def build(
     source: str,
@@ -38,10 +35,9 @@ def build(
             ?name=CONFIGURATION&split=SPLIT can be appended). docs/corpora.md describes all sources.
         out: Folder or address of the corpus.
         name: Name of a new corpus, which caches use; the name of the folder if null.
-        clips_per_shard: The most clips of a new corpus that are extracted and committed together
-            (256); of long clips fewer, about 4 hours of audio.
-            If null, 256, or about 4 hours of long clips. With smaller shards, a killed job loses
-            less work; larger shards give fewer files.
+        clips_per_shard: Most clips of a new corpus that are extracted and committed together. If
+            null, 256, or about 4 hours of long clips. With smaller shards, a killed job loses less
+            work; larger shards give fewer files.
         update_labels: Take new texts and labels from the source for clips that are already in the
             corpus. Their audio must be unchanged. No targets are recomputed.
         accept_changed_files: Accept files that were repaired or replaced, and whose header states
@@ -149,15 +145,16 @@ def _watched(items: Iterable[Item], what: str) -> Iterator[Item]:
     """Yields the items and shows their number; the total is unknown."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    from manifests.progress import LogPace
+
     columns = (SpinnerColumn(), TextColumn("{task.completed:,.0f} " + what), TimeElapsedColumn())
-    said_at = time.monotonic()
+    pace = LogPace()
     with Progress(*columns, console=messages, disable=not messages.is_terminal) as progress:
         task = progress.add_task(what, total=None)
         for count, item in enumerate(items, 1):
             yield item
             progress.update(task, completed=count)
-            if not messages.is_terminal and time.monotonic() - said_at > PLAIN_EVERY_S:
-                said_at = time.monotonic()
+            if not messages.is_terminal and pace.is_due():
                 messages.print(f"{count:,} {what}")
 
 

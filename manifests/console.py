@@ -232,7 +232,7 @@ def make_parser(
 ) -> tuple[ArgumentParser, dict[str, Command]]:
     """The parser of a command line, and its commands with `completion` among them."""
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    parser = _Parser(prog=name, description=description, version=_versions())
+    parser = _Parser(prog=name, description=description, version=_versions(), allow_abbrev=False)
     parser.add_argument("--verbose", action="store_true", help="write log messages to stderr")
     subcommands = parser.add_subcommands(required=True)
 
@@ -248,7 +248,7 @@ def make_parser(
     for subcommand, function in all_commands.items():
         config = _config_class(function)
         about = (inspect.getdoc(function) or "").split("\n\n")[0]
-        child = _Parser(prog=f"{name} {subcommand}", description=about)
+        child = _Parser(prog=f"{name} {subcommand}", description=about, allow_abbrev=False)
         if config is not None:
             child.add_argument("--config", action="config", help="YAML file with these options")
             child.add_class_arguments(config)
@@ -270,10 +270,7 @@ def _suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def _form(kind: str, value: str) -> str:
-    """A hint on writing a list, in an option that takes a text or one that takes a list."""
-    if kind == "a text" and value.startswith("["):
-        words = re.findall(r"[\w.@/-]+", value)
-        return f"; separate several by commas: {','.join(words)}"
+    """A hint on writing a list."""
     if kind == "list":
         return f"; write a list, such as '{json.dumps([value])}'"
     return ""

@@ -19,10 +19,27 @@ from manifests.console import messages
 
 Item = TypeVar("Item")
 
+SECONDS_BEFORE_FIRST_LINE = 10.0
 SECONDS_BETWEEN_LINES = 60.0
 SPEED_SECONDS = 3600.0
 """Past time from which a bar estimates the time left. The default of rich, 30 s, shows no estimate
 if a step takes longer."""
+
+
+class LogPace:
+    """Tells when the next line of progress is due in a log file: soon after the start, then once a
+    minute."""
+
+    def __init__(self) -> None:
+        self._due_at = time.monotonic() + SECONDS_BEFORE_FIRST_LINE
+
+    def is_due(self) -> bool:
+        """Whether to write a line now; if so, the next one is due later."""
+        now = time.monotonic()
+        if now < self._due_at:
+            return False
+        self._due_at = now + SECONDS_BETWEEN_LINES
+        return True
 
 
 class Advance(Protocol):
@@ -33,7 +50,7 @@ class Advance(Protocol):
 
 @contextmanager
 def progress(description: str, total: int, unit: str) -> Iterator[Advance]:
-    """Shows progress: a bar if stderr is a terminal, otherwise one line per minute.
+    """Shows progress: a bar if stderr is a terminal, otherwise lines (`LogPace`).
 
     Args:
         description: Text before the bar.
@@ -100,18 +117,16 @@ class _Lines:
     def __init__(self, description: str, total: int, unit: str) -> None:
         self._description, self._total, self._unit = description, total, unit
         self._done = 0
-        self._start = self._last = time.monotonic()
+        self._start, self._pace = time.monotonic(), LogPace()
 
     def advance(self, count: int = 1) -> None:
         self._done += count
-        now = time.monotonic()
-        if now - self._last < SECONDS_BETWEEN_LINES or 0 < self._total <= self._done:
+        if 0 < self._total <= self._done or not self._pace.is_due():
             return
-        self._last = now
         if not self._total:
             messages.print(f"{self._description}: {self._done:,} {self._unit}", markup=False)
             return
-        left = (now - self._start) / self._done * (self._total - self._done)
+        left = (time.monotonic() - self._start) / self._done * (self._total - self._done)
         messages.print(
             f"{self._description}: {self._done:,} of {self._total:,} {self._unit}, "
             f"about {describe_time(left)} left",

@@ -60,6 +60,12 @@ class TeacherConfig:
     """The resources of a worker that runs this teacher."""
 
 
+def listed_names(names: list[str] | str) -> list[str]:
+    """Returns each of the names, which are a list or separated by commas, once."""
+    several = names.split(",") if isinstance(names, str) else names
+    return list(dict.fromkeys(name.strip() for name in several if name.strip()))
+
+
 @dataclass(frozen=True, kw_only=True)
 class BuildConfig:
     """A build of a teacher cache."""
@@ -72,9 +78,9 @@ class BuildConfig:
     """A set of teachers. `embedded` needs no model hub; `hub` needs `coat-cache fetch`."""
     weights_dir: str = ""
     """Folder of hub checkpoints written by `coat-cache fetch`, at the same path on every node."""
-    teachers: str = ""
-    """Teachers to run, separated by commas. If empty, all teachers of the preset and of
-    `teacher`."""
+    teachers: list[str] | str = ""
+    """Teachers to run, separated by commas, or as a list. If empty, all teachers of the preset and
+    of `teacher`."""
     teacher: dict[str, TeacherConfig] = field(default_factory=dict)
     """Maps teacher names to changes of the preset, or to additional teachers."""
     ray_address: str = ""
@@ -189,13 +195,14 @@ class FetchConfig:
     """Folder for the checkpoints. Pass the same folder to builds."""
     preset: str = "hub"
     """The preset whose checkpoints are fetched."""
-    teachers: str = ""
-    """Teachers whose checkpoints are fetched, separated by commas. If empty, all teachers of the
-    preset and of `teacher`."""
+    teachers: list[str] | str = ""
+    """Teachers whose checkpoints are fetched, separated by commas, or as a list. If empty, all
+    teachers of the preset and of `teacher`."""
     teacher: dict[str, TeacherConfig] = field(default_factory=dict)
     """Maps teacher names to changes of the preset, as in a build."""
-    model: str = ""
-    """Hub ids to fetch instead of a preset, separated by commas; org/name or org/name@revision."""
+    model: list[str] | str = ""
+    """Hub ids to fetch instead of a preset, separated by commas, or as a list; org/name or
+    org/name@revision."""
     newest: bool = False
     """Move pinned checkpoints to the newest commit. Targets computed with them get new versions."""
     remote_code: bool = False

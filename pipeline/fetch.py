@@ -19,7 +19,7 @@ from typing import Any
 from manifests import hub
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
-from pipeline.config import FetchConfig, TeacherConfig
+from pipeline.config import FetchConfig, TeacherConfig, listed_names
 from teachers import registry
 from teachers.toolkit import checkpoints
 
@@ -64,7 +64,7 @@ def fetch(config: FetchConfig) -> list[Fetched]:
 def checkpoints_to_fetch(config: FetchConfig) -> list[HubCheckpoint]:
     """The checkpoints that a configuration names, without local folders."""
     if config.model:
-        named = [name.strip().partition("@") for name in config.model.split(",") if name.strip()]
+        named = [name.partition("@") for name in listed_names(config.model)]
         return [
             HubCheckpoint(model=model, revision=revision, code=config.remote_code)
             for model, _, revision in named
@@ -79,7 +79,7 @@ def checkpoints_to_fetch(config: FetchConfig) -> list[HubCheckpoint]:
             family=changes.family or base.family,
             settings={**base.settings, **changes.settings},
         )
-    names = [name.strip() for name in config.teachers.split(",") if name.strip()] or list(chosen)
+    names = listed_names(config.teachers) or list(chosen)
     fetched = []
     for name in names:
         if name not in chosen:

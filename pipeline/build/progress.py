@@ -14,12 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from manifests.cache.shards import Marker
-from manifests.progress import describe_time
+from manifests.progress import LogPace, describe_time
 from pipeline.build.time_left import TimeLeft
 
 log = logging.getLogger(__name__)
-
-PLAIN_EVERY_S = 60.0
 
 
 class ProgressListener(Protocol):
@@ -64,7 +62,7 @@ class BuildProgress:
         """Kind of audio warning -> number of clips."""
         self._console = console
         self._totals = dict(totals)
-        self._printed_at = self.began
+        self._pace = LogPace()
         self._left = {name: TimeLeft(clips, mean_seconds) for name, clips in totals.items()}
         self._bars = Progress(
             TextColumn("{task.description:>12}"),
@@ -138,8 +136,7 @@ class BuildProgress:
                 detail=self._detail(name),
                 left="" if left is None else describe_time(left, short=True),
             )
-        if not self._console.is_terminal and now - self._printed_at > PLAIN_EVERY_S:
-            self._printed_at = now
+        if not self._console.is_terminal and self._pace.is_due():
             parts = [f"{name} {self.clips[name]}/{self._totals[name]}" for name in self._totals]
             self._console.print(
                 f"{now - self.began:6.0f} s  clips: {', '.join(parts)}{self._time_left()}"

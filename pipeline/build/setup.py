@@ -14,7 +14,7 @@ from manifests.errors import UserError
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import TeacherSpec
 from pipeline.build.libraries import library_versions
-from pipeline.config import BuildConfig, Resources, TeacherConfig
+from pipeline.config import BuildConfig, Resources, TeacherConfig, listed_names
 from teachers import registry
 from teachers.protocol import Teacher
 
@@ -46,7 +46,7 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
         UserError: an unknown preset, teacher, family, setting, stream or codec.
     """
     chosen = _chosen(config)
-    names = _listed(config.teachers) or list(chosen)
+    names = listed_names(config.teachers) or list(chosen)
     for name in names:
         if name not in chosen:
             raise UserError(
@@ -66,10 +66,6 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
             "add one as teacher.NAME.family, or choose another preset"
         )
     return [_setup(name, chosen[name], config.weights_dir) for name in names]
-
-
-def _listed(names: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
@@ -111,7 +107,7 @@ def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]
     for name, teacher in chosen.items():
         if name not in current:
             _check_family(name, teacher, chosen)
-    names = _listed(config.teachers) or list(current)
+    names = listed_names(config.teachers) or list(current)
     for name in names:
         if name not in current:
             raise UserError(

@@ -6,6 +6,7 @@ Prices are not included, because they change often and depend on the vendor.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from manifests.errors import UserError
@@ -38,11 +39,14 @@ GPUS = {
 
 
 def named_gpu(name: str) -> Gpu:
-    """Returns the GPU of this name.
+    """Returns the GPU of this name; `RTX 4090` and `4090` are `rtx4090`.
 
     Raises:
         UserError: the GPU is not in the table.
     """
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    names = {key.replace("-", ""): key for key in GPUS}
+    name = names.get(plain, names.get(f"rtx{plain}", name))
     if name not in GPUS:
         raise UserError(f"--gpu {name!r} is not known; there are {', '.join(GPUS)}")
     return GPUS[name]

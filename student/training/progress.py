@@ -1,4 +1,4 @@
-"""Shows the progress of a training: a bar on a terminal, otherwise one line per minute."""
+"""Shows the progress of a training: a bar on a terminal, otherwise lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from manifests.console import console, messages
-from manifests.progress import SPEED_SECONDS
-
-SECONDS_BETWEEN_LINES = 60
+from manifests.progress import SPEED_SECONDS, LogPace
 
 
 class TrainingProgress(TrainerCallback):
@@ -32,12 +30,12 @@ class TrainingProgress(TrainerCallback):
         self._task: Any = None
         self._loss: float | None = None  # Not known before the first log.
         self._first_step = 0
-        self._begun = self._last_line = 0.0
+        self._begun, self._pace = 0.0, LogPace()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Prints the step from which a stage is resumed, and starts the bar."""
         self._first_step = state.global_step
-        self._begun = self._last_line = time.monotonic()
+        self._begun, self._pace = time.monotonic(), LogPace()
         if not state.is_world_process_zero:
             return
         if state.global_step:
@@ -66,21 +64,19 @@ class TrainingProgress(TrainerCallback):
             self._loss = float(logs["loss"])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Updates the bar, or prints a line if a minute has passed."""
+        """Updates the bar, or prints a line if one is due."""
         if self._bar is not None:
             self._bar.update(
                 self._task, completed=state.global_step, text=self._progress_text(state)
             )
-        elif state.is_world_process_zero and not args.disable_tqdm:
-            now = time.monotonic()
-            if now - self._last_line >= SECONDS_BETWEEN_LINES:
-                self._last_line = now
-                rate = (state.global_step - self._first_step) / max(now - self._begun, 1e-9)
-                left = (state.max_steps - state.global_step) / max(rate, 1e-9)
-                messages.print(
-                    f"{self._stage}: step {state.global_step} of {state.max_steps}, "
-                    f"{self._progress_text(state)}, {left / 60:.0f} min left"
-                )
+        elif state.is_world_process_zero and not args.disable_tqdm and self._pace.is_due():
+            seconds = max(time.monotonic() - self._begun, 1e-9)
+            rate = (state.global_step - self._first_step) / seconds
+            left = (state.max_steps - state.global_step) / max(rate, 1e-9)
+            messages.print(
+                f"{self._stage}: step {state.global_step} of {state.max_steps}, "
+                f"{self._progress_text(state)}, {left / 60:.0f} min left"
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Takes the bar away."""

@@ -195,6 +195,10 @@ def test_console_imports_no_framework() -> None:
             "unknown option --limmit 3; did you mean --limit?; see tool list --help",
         ),
         (
+            ["list", "x", "--lim", "3"],
+            "unknown option --lim 3; did you mean --limit?; see tool list --help",
+        ),
+        (
             ["list", "x", "--colour", "blue"],
             "--colour: expected one of 'red', 'green', found 'blue'; see tool list --help",
         ),

@@ -226,7 +226,7 @@ def test_unknown_field_of_a_teacher_is_reported_with_its_name(
     ("content", "message"),
     [
         ("teacherss: pitch\n", "the configuration has the unknown key 'teacherss'; did you mean"),
-        ("teachers: [asr, pitch]\n", "separate several by commas: asr,pitch"),
+        ("teachers: [asr, pich]\n", "unknown teacher 'pich'"),
         ("py_modules: mine\n", "write a list, such as '[\"mine\"]'"),
         ("corpus: x\n cache: y\n", "build.yaml is not YAML"),
         ("price_per_core_hour: -1\n", "price_per_core_hour must not be negative"),

@@ -42,9 +42,10 @@ def read_table(folder: Folder, name: str) -> dict[str, tuple[str, dict[str, Any]
     for place, row in _rows(folder, name):
         file = row.get("file_name")
         if not isinstance(file, str) or not file:
+            keys = f"the keys {', '.join(map(str, row)) or 'none'}"
+            what = repr(file or "") if "file_name" in row else keys
             raise UserError(
-                f"{place}: expected file_name with a path below {folder.uri}, found the keys "
-                f"{', '.join(map(str, row)) or 'none'}"
+                f"{place}: expected file_name with a path below {folder.uri}, found {what}"
             )
         path = folder.path(str(PurePosixPath(file)))
         if path in rows:

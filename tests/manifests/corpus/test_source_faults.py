@@ -176,7 +176,12 @@ def test_audio_folder_metadata_gives_texts_and_labels(tmp_path: Path, name: str,
     assert [clip.text for clip in clips] == ["hello, there", "good bye"]
     assert [clip.labels for clip in clips] == [{"speaker": "anna"}, {"speaker": "ben"}]
     (tmp_path / name).write_text("path,text\na.wav,x\n" if name.endswith(".csv") else '{"a": 1}\n')
-    with pytest.raises(UserError, match="expected file_name"):
+    with pytest.raises(UserError, match=r"expected file_name .*found the keys"):
+        read(tmp_path)
+    (tmp_path / name).write_text(
+        "file_name,text\n,x\n" if name.endswith(".csv") else '{"file_name": null, "text": "x"}\n'
+    )
+    with pytest.raises(UserError, match=r"expected file_name .*found ''"):
         read(tmp_path)
 
 

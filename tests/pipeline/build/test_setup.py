@@ -14,15 +14,16 @@ from pipeline.config import BuildConfig, TeacherConfig
 from tests.pipeline.conftest import ENERGY
 
 
-def build_config(teacher: str, teachers: str = "") -> BuildConfig:
+def build_config(teacher: str, teachers: list[str] | str = "") -> BuildConfig:
     chosen = {teacher: TeacherConfig(family=ENERGY)}
     return BuildConfig(
         corpus="corpus", cache="cache", preset="none", teachers=teachers, teacher=chosen
     )
 
 
-def test_teacher_that_is_listed_twice_runs_once():
-    setups = setup.teachers(build_config("energy", teachers="energy, energy"))
+@pytest.mark.parametrize("teachers", ["energy, energy", ["energy", "energy"]])
+def test_teacher_that_is_listed_twice_runs_once(teachers: list[str] | str):
+    setups = setup.teachers(build_config("energy", teachers=teachers))
     assert [teacher.name for teacher in setups] == ["energy"]
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from manifests.errors import UserError
 from student.config import Recipe
 from student.plan.estimate import NF4_BYTES, Plan, build_plan
+from student.plan.gpus import named_gpu
 from student.plan.options import PlanOptions
 from student.plan.table import render
 from student.recipe_files import load_recipe, recipes_folder
@@ -140,3 +141,8 @@ def test_recipe_that_builds_its_model_prints_one_line() -> None:
     done = run_plan("--config", recipes_folder() / "demo.yaml")
     assert done.returncode == 2
     assert "model.build: tiny makes a small model on the spot" in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize("name", ["rtx4090", "RTX 4090", "4090"])
+def test_named_gpu_accepts_other_spellings(name: str) -> None:
+    assert named_gpu(name).name == "NVIDIA GeForce RTX 4090"
