@@ -264,6 +264,25 @@ def remove_version(version: str, cache: str = "cache") -> None:
         )
 
 
+def remove_corpus(corpus: str, cache: str = "cache") -> None:
+    """Delete the targets of one corpus, of all teachers.
+
+    Args:
+        corpus: Name of the corpus, as shown by `status`.
+        cache: Folder or address of the cache.
+    """
+    from manifests.cache.layout import Layout
+    from pipeline.inspect import maintenance
+
+    layout = Layout.open(cache)
+    there = layout.corpora()
+    if corpus not in there:
+        known = ", ".join(there) or "none"
+        raise UserError(f"the cache has no corpus {corpus!r}; its corpora: {known}")
+    freed = maintenance.remove_corpus(layout, corpus)
+    print_line(f"corpus {corpus} deleted from {cache}, {freed / 1e6:,.1f} MB freed")
+
+
 def use_version(version: str, cache: str = "cache") -> None:
     """Set the default version of a teacher, which readers get.
 

@@ -112,11 +112,33 @@ def remove(layout: Layout, spec: TeacherSpec) -> int:
     if layout.chosen(spec.name) == spec.key:
         layout.use_newest_complete(spec.name)
     folder = layout.root.child("teachers").child(spec.key)
+    freed = sum(_remove_targets(folder.child(corpus)) for corpus in folder.folders())
+    folder.delete_all()
+    return freed
+
+
+def remove_corpus(layout: Layout, corpus: str) -> int:
+    """Deletes the targets of a corpus in every version, and then the cache's copy of the corpus.
+
+    After a killed process, the same call deletes the rest.
+
+    Returns:
+        Bytes freed.
+    """
+    versions = layout.root.child("teachers")
     freed = 0
-    for corpus in folder.folders():
-        freed += sum(folder.child(corpus).child(DATA).sizes().values())
-        if folder.child(corpus).exists(MARKERS):
-            folder.child(corpus).child(MARKERS).delete_all()
+    for key in versions.folders():
+        if corpus in versions.child(key).folders():
+            freed += _remove_targets(versions.child(key).child(corpus))
+    layout.root.child("corpora").child(corpus).delete_all()
+    return freed
+
+
+def _remove_targets(folder: Folder) -> int:
+    """Deletes the targets of one version for one corpus, markers first."""
+    freed = sum(folder.child(DATA).sizes().values())
+    if folder.exists(MARKERS):
+        folder.child(MARKERS).delete_all()
     folder.delete_all()
     return freed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -361,3 +362,26 @@ def test_rm_reports_which_version_readers_get_now(
     (version,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
     _, out, _ = run_command(capsys, "rm", version, "--cache", cache)
     assert "now they get no version of pitch" in out
+
+
+def test_rm_corpus_deletes_its_targets_and_no_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = make_cache(tmp_path, count=8, failures=False)
+    layout = Layout.open(cache)
+    (name,), versions = layout.corpora(), layout.teachers()
+    shutil.copytree(cache / "corpora" / name, cache / "corpora" / "other")
+    for key in versions:
+        shutil.copytree(cache / "teachers" / key / name, cache / "teachers" / key / "other")
+    code, _, err = run_command(capsys, "rm-corpus", "othr", "--cache", cache)
+    assert code == 2
+    assert f"the cache has no corpus 'othr'; its corpora: other, {name}" in err
+    code, out, _ = run_command(capsys, "rm-corpus", name, "--cache", cache)
+    assert code == 0
+    assert f"corpus {name} deleted from {cache}" in out
+    assert layout.corpora() == ["other"]
+    assert not list(cache.glob(f"**/{name}"))
+    assert list(layout.teachers()) == list(versions)
+    code, out, _ = run_command(capsys, "status", "--cache", cache, "--json")
+    assert {line["corpus"] for line in json.loads(out)} == {"other"}
+    assert all(line["clips"] == 8 for line in json.loads(out))
