@@ -22,6 +22,9 @@ from manifests.errors import UserError
 _BYTES = re.compile(r"(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})")
 _ROW = re.compile(r"(0|[1-9][0-9]{0,8})&row=(0|[1-9][0-9]{0,8})&column=([A-Za-z0-9_.~%-]+)")
 
+TAR_BLOCK = 512
+"""Bytes of a block of a tar; a member's header is the block in front of it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ByteRange:
@@ -38,6 +41,11 @@ class ByteRange:
 
     def __str__(self) -> str:
         return f"#bytes={self.first}-{self.last}"
+
+    def is_member_of(self, file: str) -> bool:
+        """Whether the range is where a member of a tar can be; its header is in front of it."""
+        is_tar = file.lower().endswith(".tar")
+        return is_tar and self.first >= TAR_BLOCK and self.first % TAR_BLOCK == 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +88,14 @@ def split_address(uri: str) -> tuple[str, ByteRange | ParquetRow | None]:
             "a.parquet#row_group=0&row=3&column=audio"
         )
     return uri, None
+
+
+def tar_member(uri: str) -> tuple[str, int] | None:
+    """Returns the tar of a clip and the size of its member in bytes; None for other clips."""
+    file, part = split_address(uri)
+    if isinstance(part, ByteRange) and part.is_member_of(file):
+        return file, part.size
+    return None
 
 
 def check_file_name(uri: str) -> None:

@@ -58,8 +58,8 @@ class AudioError(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """missing, unreadable, empty, not-finite, out-of-range, beyond-end, too-long, too-short or
-        bad-rate: a short, stable name for counting."""
+        """missing, moved, unreadable, empty, not-finite, out-of-range, beyond-end, too-long,
+        too-short or bad-rate: a short, stable name for counting."""
 
     def __reduce__(self) -> tuple[type["AudioError"], tuple[str, str]]:
         return AudioError, (self.reason, str(self))

@@ -193,8 +193,8 @@ def build(
     ledger.close(after.clip)
     check_held()
     relabelled = ledger.relabelled if update_labels else {}
-    if relabelled or ledger.lengths:
-        contents = _with_changes(after, relabelled, ledger.lengths)
+    if relabelled or ledger.lengths or ledger.uris:
+        contents = _with_changes(after, relabelled, ledger.lengths, ledger.uris)
         after = Corpus(out, contents)
     if relabelled:
         after.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
@@ -291,19 +291,24 @@ def _write_part(
 
 
 def _with_changes(
-    corpus: Corpus, relabelled: Mapping[int, Clip], lengths: Mapping[int, float]
+    corpus: Corpus,
+    relabelled: Mapping[int, Clip],
+    lengths: Mapping[int, float],
+    uris: Mapping[int, str],
 ) -> CorpusIndex:
-    """Rewrites the parts of these rows with new texts and labels or lengths, and returns the new
-    contents."""
+    """Rewrites the parts of these rows with new texts and labels, lengths or addresses, and returns
+    the new contents."""
     contents = corpus.contents
-    by_part = relabel.rows_by_part(corpus, relabelled)
+    labels_by_part = relabel.rows_by_part(corpus, relabelled)
     lengths_by_part = relabel.rows_by_part(corpus, lengths)
-    for ordinal in sorted(by_part | lengths_by_part):
+    uris_by_part = relabel.rows_by_part(corpus, uris)
+    for ordinal in sorted({*labels_by_part, *lengths_by_part, *uris_by_part}):
         old = contents.parts[ordinal]
         with corpus.folder.open(old.file) as source:
             table = relabel.update_table(
-                pq.read_table(source), by_part.get(ordinal, {}), lengths_by_part.get(ordinal, {})
-            )
+                pq.read_table(source), labels_by_part.get(ordinal, {}),
+                lengths_by_part.get(ordinal, {}), uris_by_part.get(ordinal, {}),
+            )  # fmt: skip
         new = _write_part(
             corpus.folder, contents, table,
             first_shard=old.first_shard, size=contents.shard_size(old),

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pyarrow as pa
 
+from manifests.audio_address import tar_member
 from manifests.clips import Clip, from_table, likely_durations
 from manifests.corpus.relabel import describe_ids
 from manifests.errors import UserError
@@ -61,6 +62,8 @@ class DuplicateIndex:
         self.lengths: dict[int, float] = {}
         """Row of the corpus -> length in seconds in the header of its file, if the corpus has
         another one, or none."""
+        self.uris: dict[int, str] = {}
+        """Row of the corpus -> its place in a tar that was written again."""
         self._changed_files: list[str] = []
 
     def admit(self, batch: pa.Table) -> pa.Table:
@@ -117,6 +120,12 @@ class DuplicateIndex:
                 "%s clips of the corpus are not in the source any more; the corpus keeps them",
                 f"{absent:,}",
             )
+        if self.uris:
+            log.warning(
+                "%s clips have another place in their tars, which were written again; the corpus "
+                "takes the new places",
+                f"{len(self.uris):,}",
+            )
         if self._changed_files:
             log.warning(
                 "the files of %s clips have another length than before: %s; the corpus takes the "
@@ -145,21 +154,30 @@ class DuplicateIndex:
             raise _duplicate((before, now), ("a clip of the corpus", f"clip {place} of the source"))
         lengths = (before.likely_duration, now.likely_duration)
         is_guess = before.duration is None and now.duration is None
-        is_same_place = (before.uri, before.offset) == (now.uri, now.offset)
-        if is_same_place and is_guess and now.likely_duration and lengths[0] != lengths[1]:
-            if before.likely_duration is not None:
-                if not self._accept_changed_files:
-                    raise UserError(
-                        f"{_changed(before, now, place)}; if its file was replaced, pass "
-                        "--accept-changed-files, otherwise give the changed clip a new id"
-                    )
-                self._changed_files.append(now.clip_id)
-            self.lengths[row] = now.likely_duration
-        elif not is_same_place or not (is_guess or lengths[0] == lengths[1]):
+        members = tar_member(before.uri), tar_member(now.uri)
+        is_same_tar = bool(members[0] and members[1] and members[0][0] == members[1][0])
+        is_same_place = before.uri == now.uri or is_same_tar
+        if (
+            before.offset != now.offset
+            or not is_same_place
+            or not (is_guess or lengths[0] == lengths[1])
+        ):
             raise UserError(
                 f"{_changed(before, now, place)}; give the changed clip a new id, or build into "
                 "another folder"
             )
+        is_longer = is_guess and bool(now.likely_duration) and lengths[0] != lengths[1]
+        if members[0] != members[1] or (is_longer and lengths[0] is not None):
+            if not self._accept_changed_files:
+                raise UserError(
+                    f"{_changed(before, now, place)}; if its file was replaced, pass "
+                    "--accept-changed-files, otherwise give the changed clip a new id"
+                )
+            self._changed_files.append(now.clip_id)
+        if is_longer and now.likely_duration:
+            self.lengths[row] = now.likely_duration
+        if before.uri != now.uri:
+            self.uris[row] = now.uri
         if (before.text, before.labels) != (now.text, now.labels):
             self.relabelled[row] = now
 

@@ -11,11 +11,18 @@ import errno
 import io
 import os
 import stat
+import tarfile
 from typing import BinaryIO, cast
 
 import pyarrow as pa
 
-from manifests.audio_address import ByteRange, ParquetRow, hint_at_spelling, split_address
+from manifests.audio_address import (
+    TAR_BLOCK,
+    ByteRange,
+    ParquetRow,
+    hint_at_spelling,
+    split_address,
+)
 from manifests.decoders.parquet_rows import read_row
 from manifests.decoders.ranged import RangedFile, check_inside, open_ranged
 from manifests.decoders.remote import fetch
@@ -24,6 +31,8 @@ from manifests.errors import AudioError, StoreError, UserError
 
 SMALL_RANGE = 1 << 20
 """Ranges of local files up to this size are read at once."""
+LARGEST_IN_HEADER = 1 << 33
+"""Members from this size on can state it in another header."""
 CLIPS_FAULT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL}
 """Errors of a path that does not lead to a file, whatever the state of the disk."""
 
@@ -155,21 +164,18 @@ def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> Audio
         is_probe: Fetch only a little of a remote file, and keep nothing.
 
     Raises:
-        AudioError: the file does not exist, or is not a regular file.
+        AudioError: the file does not exist, or is not a regular file, or is a tar in which the part
+            is not a member any more.
         StoreError: the disk, the store, the network or the credentials failed.
     """
     try:
         file, part = split_address(uri)
-        if isinstance(part, ParquetRow):
-            data = read_row(file, part)
-        elif "://" not in file:
-            return _open_local(file, part)
-        elif not whole:
-            ranged = open_ranged(file, part, is_probe=is_probe)
-            return AudioFile(cast(BinaryIO, ranged), ranged.size, ranged.stamp)
-        else:
-            data = fetch(file, part)
-        return AudioFile(io.BytesIO(data), len(data))
+        if not isinstance(part, ByteRange) or not part.is_member_of(file):
+            return _open(file, part, whole=whole, is_probe=is_probe)
+        longer = ByteRange(part.first - TAR_BLOCK, part.last)
+        opened = _open(file, longer, whole=whole, is_probe=is_probe)
+        _check_member(opened, uri, part.size)
+        return opened.shifted(TAR_BLOCK)
     except StoreError:
         raise
     except (UserError, ValueError) as error:
@@ -185,6 +191,52 @@ def open_audio(uri: str, *, whole: bool = True, is_probe: bool = False) -> Audio
         raise StoreError(f"{uri} could not be opened: {error}") from error
     except pa.ArrowException as error:
         raise StoreError(f"{uri} could not be opened: {error}") from error
+
+
+def _open(
+    file: str, part: ByteRange | ParquetRow | None, *, whole: bool, is_probe: bool
+) -> AudioFile:
+    if isinstance(part, ParquetRow):
+        data = read_row(file, part)
+    elif "://" not in file:
+        return _open_local(file, part)
+    elif not whole:
+        ranged = open_ranged(file, part, is_probe=is_probe)
+        return AudioFile(cast(BinaryIO, ranged), ranged.size, ranged.stamp)
+    else:
+        data = fetch(file, part)
+    return AudioFile(io.BytesIO(data), len(data))
+
+
+def _check_member(opened: AudioFile, uri: str, size: int) -> None:
+    """Checks that a member of a tar, of which a corpus knows position and size, is still there.
+
+    Args:
+        opened: The file, from the member's header on.
+        uri: The clip's.
+        size: The member's size in bytes.
+
+    Raises:
+        AudioError: the bytes are not that member, perhaps those of another clip.
+        StoreError: the header could not be read.
+    """
+    header = opened.peek(0, TAR_BLOCK)
+    try:
+        opened.check(uri)
+        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        if (member.isreg() and member.size == size) or size >= LARGEST_IN_HEADER:
+            return
+    except tarfile.HeaderError:
+        pass
+    except (AudioError, StoreError):
+        opened.close()
+        raise
+    opened.close()
+    raise AudioError(
+        "moved",
+        f"{uri} is not a member of the tar, which was written again after the corpus was built; "
+        "build the corpus again",
+    )
 
 
 def _open_local(uri: str, part: ByteRange | None) -> AudioFile:

@@ -272,6 +272,6 @@ def check_inside(file: str, part: ByteRange, size: int) -> None:
     if part.last >= size:
         raise AudioError(
             "unreadable",
-            f"{file}{part} is beyond the file's end, which has {size} bytes: it was cut off or "
-            "replaced",
+            f"byte {part.last} of {file} is beyond the file's end, which has {size} bytes: it was "
+            "cut off or replaced",
         )
