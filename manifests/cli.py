@@ -43,10 +43,10 @@ def build(
         accept_changed_files: Accept files that were repaired or replaced, and whose header states
             another length than before.
     """
+    from manifests.clips import describe_ids
     from manifests.corpus import corpus
-    from manifests.corpus.build_folder import open_build
+    from manifests.corpus.build_folder import AUDIO, open_build
     from manifests.corpus.corpus_index import INDEX_FILE
-    from manifests.corpus.relabel import describe_ids
     from manifests.corpus.sources import detect
     from manifests.storage import Folder
 
@@ -55,7 +55,7 @@ def build(
     _check_apart(source, out)
     with open_build(folder) as opened:
         before = corpus.Corpus(out).num_clips if folder.exists(INDEX_FILE) else 0
-        clips = _watched(detect.clips(source, folder.child("audio"), opened.index), "clips read")
+        clips = _watched(detect.clips(source, folder.child(AUDIO), opened.index), "clips read")
         made = corpus.build(
             clips, out, name=name, clips_per_shard=clips_per_shard,
             update_labels=update_labels, accept_changed_files=accept_changed_files,

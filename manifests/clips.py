@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,8 @@ SCHEMA = pa.schema(
 
 MAX_SECONDS = 1e9
 """Three decades: a longer time comes from a damaged header or a typing error."""
+LISTED = 5
+"""Number of clip ids that a message lists."""
 _STORED_AUDIO = re.compile(r"/\d{5}/\d{8}-[0-9a-f]{16}(\.\w+)?$")
 """Audio that `coat-corpus build` copied out of a dataset: each file is one whole clip."""
 
@@ -128,6 +130,18 @@ def has_value(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return any(map(has_value, value))
     return value is not None and value != ""
+
+
+def describe_ids(clip_ids: Sequence[str], count: int | None = None) -> str:
+    """Lists the first ids of `count` clips, and the number of further ones.
+
+    Args:
+        clip_ids: At least the first `LISTED` ids.
+        count: Number of clips; None for the number of ids.
+    """
+    further = (len(clip_ids) if count is None else count) - LISTED
+    more = f" and {further:,} more" if further > 0 else ""
+    return ", ".join(clip_ids[:LISTED]) + more
 
 
 def _tell_estimate(row: dict[str, Any]) -> None:

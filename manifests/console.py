@@ -30,6 +30,7 @@ import typing
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
@@ -150,9 +151,12 @@ def run_command(
         _drop_output()
         sys.exit(BROKEN_PIPE)
     except Exception as error:
-        reason = _full_disk(error) or (_store_error(error) if isinstance(error, OSError) else None)
+        reason = _full_disk(error)
+        if reason is None and isinstance(error, OSError):
+            reason = _store_error(error) or _path_error(error)
         if reason is None:
             raise
+        logging.getLogger(__name__).info("where it happened", exc_info=True)
         print(f"{name}: error: {reason}", file=sys.stderr)
         sys.exit(2)
 
@@ -174,6 +178,19 @@ def _full_disk(error: Exception) -> str | None:
     named = f" to {error.filename}" if isinstance(error, OSError) and error.filename else ""
     why = " ".join(str(getattr(error, "strerror", None) or error).split())
     return f"cannot write{named}: {why}; free some space and run the same command again"
+
+
+def _path_error(error: OSError) -> str | None:
+    """A one-line message about a path that cannot be opened or created; None for other errors."""
+    kinds = (
+        FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
+    )  # fmt: skip
+    if not isinstance(error, kinds) or not isinstance(error.filename, str | os.PathLike):
+        return None
+    path = Path(error.filename)
+    if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
+        return f"there is no folder {path.parent} for {path.name}; create it, or correct the path"
+    return f"cannot open {path}: {error.strerror}; correct the path"
 
 
 def _store_error(error: OSError) -> str | None:

@@ -10,6 +10,7 @@ mapping within a mapping name neither the teacher nor the file.
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -22,6 +23,8 @@ from pipeline.config import Resources, TeacherConfig
 
 COMMANDS = ("build", "plan", "retry-failures")
 """The commands that have both options."""
+KINDS = {dict: "a mapping", str: "a text", float: "a number", int: "a whole number"}
+"""Python's type -> its name in messages."""
 
 
 def merge_teacher_options(words: Sequence[str]) -> list[str]:
@@ -106,7 +109,34 @@ def _checked(teachers: Any, source: str) -> dict[str, Any]:
                 raise UserError(
                     f"{what} no field {unknown[0]!r}; the fields are {', '.join(known)}"
                 )
+        _check_types(f"teacher {name}: ", teacher, TeacherConfig)
     return teachers
+
+
+def _check_types(where: str, mapping: Mapping[str, Any], kind: type) -> None:
+    """Checks the values of a mapping that has the fields of a class.
+
+    Raises:
+        UserError: a value has another type than its field.
+    """
+    hints = typing.get_type_hints(kind)
+    for key, value in mapping.items():
+        name, hint = f"{where}{key}", hints[key]
+        if hint is Resources:
+            _check_type(name, value, dict)
+            _check_types(f"{name}.", value, Resources)
+            continue
+        inner = typing.get_args(hint)
+        _check_type(name, value, dict if inner else hint)
+        if inner and inner[1] is not Any:
+            for each, item in value.items():
+                _check_type(f"{name}.{each}", item, inner[1])
+
+
+def _check_type(name: str, value: Any, kind: type) -> None:
+    allowed = (int, float) if kind is float else kind
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        raise UserError(f"{name}: expected {KINDS[kind]}, found {value!r}")
 
 
 def _values(words: Sequence[str], option: str) -> list[tuple[int, str]]:

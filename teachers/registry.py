@@ -153,7 +153,8 @@ def _class(family: str) -> Any:
             raise UserError(f"cannot load {address}: {error}") from None
         raise UserError(
             f"cannot load {address}: there is no module {module_name!r} on Python's path; install "
-            "its package, or set PYTHONPATH to the folder that contains it"
+            "its package, set PYTHONPATH to the folder that contains it, or, on a Ray cluster, "
+            "name the package's folder with --py-modules"
         ) from None
     except AttributeError as error:
         raise UserError(f"cannot load {address}: {error}") from None

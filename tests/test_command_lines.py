@@ -26,7 +26,7 @@ PROGRAMS = {
     "coat-cache": (
         "pipeline.cli",
         ("build", "plan", "status", "coverage", "show", "report", "failures", "retry-failures",
-         "verify", "audit", "ls", "rm", "use", "compact", "teachers", "fetch"),
+         "verify", "audit", "ls", "rm", "rm-corpus", "use", "compact", "teachers", "fetch"),
     ),
     "coat-student": (
         "student.cli",
@@ -113,6 +113,6 @@ def test_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Pa
     ]
     ends, modules = run_lines("coat-student", lines)
     assert [code for code, _, _ in ends] == [2] * len(lines)
-    assert ["not a complete corpus" in err for _, _, err in ends] == [True, False] * 2
+    assert ["not a corpus" in err for _, _, err in ends] == [True, False] * 2
     assert ["not a teacher cache" in err for _, _, err in ends] == [False, True] * 2
     assert modules & {"torch", "transformers"} == set()

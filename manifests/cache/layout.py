@@ -27,12 +27,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from manifests.cache import marker_index, shards
-from manifests.cache.new_folder import check_is_free
 from manifests.clips import from_table
 from manifests.corpus.corpus import Corpus
 from manifests.corpus.corpus_index import INDEX_FILE, Part, is_part, next_part_file
 from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
+from manifests.new_folder import check_is_free
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 
@@ -43,6 +43,7 @@ FORMAT = 2
 that adds to a cache of an older format raises its number. In version 2, markers contain failures,
 audio digests and library versions."""
 CACHE_FILE = "cache.json"
+OWN_FOLDERS = ("corpora", "teachers")
 """Name of the file that makes a folder a cache."""
 NAME = re.compile(r"\w[\w.-]*")
 """Names of teachers and corpora, which are names of folders, too."""
@@ -130,7 +131,13 @@ class Layout:
         layout.root.check_bucket()
         if layout._format() is not None:
             return cls.open(uri)
-        check_is_free(layout.root)
+        check_is_free(
+            layout.root,
+            what="teacher cache",
+            index=CACHE_FILE,
+            is_own=OWN_FOLDERS.__contains__,
+            other=("corpus", INDEX_FILE),
+        )
         return layout
 
     def _format(self) -> int | None:

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.atomic_file import TEMPORARY
+from manifests.corpus.corpus_index import INDEX_FILE, is_part
 from manifests.corpus.source_index import FOLDER, SourceIndex
 from manifests.folder_lock import folder_lock
+from manifests.new_folder import check_is_free
 from manifests.storage import Folder
 from manifests.store_lease import store_lease
 
+AUDIO = "audio"
+"""Subfolder of a corpus with audio that was copied out of a dataset."""
 LOCK_FILE = ".build.lock"
 """Name of the lock's file; in object stores, the prefix of the names of such files."""
 
@@ -36,6 +40,12 @@ def open_build(folder: Folder) -> Iterator[OpenBuild]:
     Raises:
         UserError: another build holds the folder, or it cannot be used.
     """
+    if not folder.exists(INDEX_FILE):
+        check_is_free(
+            folder, what="corpus", index=INDEX_FILE,
+            is_own=lambda name: name in (AUDIO, FOLDER) or is_part(name),
+            other=("teacher cache", "cache.json"),
+        )  # fmt: skip
     with ExitStack() as stack:
         if folder.is_local:
             stack.enter_context(folder_lock(Path(folder.path("")), LOCK_FILE, what="build"))

@@ -24,7 +24,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from manifests.clips import Clip, from_table, likely_durations, to_table
+from manifests.clips import Clip, describe_ids, from_table, likely_durations, to_table
 from manifests.corpus import relabel, shard_sizes
 from manifests.corpus.corpus_index import (
     CLIPS_PER_PART,
@@ -199,7 +199,7 @@ def build(
     if relabelled:
         after.relabelled = tuple(clip.clip_id for clip in ledger.relabelled.values())
     elif ledger.relabelled:
-        ids = relabel.describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
+        ids = describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
         log.warning(
             "%d clips have another text or other labels in the source: %s; the corpus keeps the "
             "old ones. To take the new ones, run the same command with --update-labels; no "

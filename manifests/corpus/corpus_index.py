@@ -92,10 +92,15 @@ class CorpusIndex:
         sizes = folder.sizes()
         if INDEX_FILE not in sizes:
             folder.check_bucket()
-            content = "an unfinished one" if any(map(is_part, sizes)) else f"no {INDEX_FILE}"
+            if any(map(is_part, sizes)):
+                raise UserError(
+                    f"{folder.uri} is not a complete corpus; run its coat-corpus build again"
+                )
+            if folder.exists("cache.json"):
+                raise UserError(f"{folder.uri} is a teacher cache, expected the folder of a corpus")
             raise UserError(
-                f"{folder.uri} is not a complete corpus (found {content}); check the path, or run: "
-                f"coat-corpus build SOURCE --out {folder.uri}"
+                f"{folder.uri} is not a corpus (it has no {INDEX_FILE}); check the path, or "
+                "make a corpus of your files with: coat-corpus build SOURCE --out CORPUS"
             )
         try:
             fields = json.loads(folder.read_bytes(INDEX_FILE))

@@ -15,8 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from manifests.audio_address import tar_member
-from manifests.clips import Clip, from_table, likely_durations
-from manifests.corpus.relabel import describe_ids
+from manifests.clips import Clip, describe_ids, from_table, likely_durations
 from manifests.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from itertools import accumulate
 from typing import TYPE_CHECKING, TypeVar
 
@@ -29,8 +29,6 @@ Change = TypeVar("Change")
 
 AUDIO_COLUMNS = ("clip_id", "uri", "offset", "duration")
 """The columns of a corpus that identify the audio of a clip; targets depend only on these."""
-LISTED = 5
-"""Number of clip ids that a message lists."""
 
 
 def update_table(
@@ -94,15 +92,3 @@ def rows_by_part(corpus: Corpus, changed: Mapping[int, Change]) -> dict[int, dic
         ordinal = bisect_right(firsts, row) - 1
         placed.setdefault(ordinal, {})[row - firsts[ordinal]] = changed[row]
     return placed
-
-
-def describe_ids(clip_ids: Sequence[str], count: int | None = None) -> str:
-    """Lists the first ids of `count` clips, and the number of further ones.
-
-    Args:
-        clip_ids: At least the first `LISTED` ids.
-        count: Number of clips; None for the number of ids.
-    """
-    further = (len(clip_ids) if count is None else count) - LISTED
-    more = f" and {further:,} more" if further > 0 else ""
-    return ", ".join(clip_ids[:LISTED]) + more

@@ -17,8 +17,7 @@ import numpy as np
 
 from manifests import audio
 from manifests.audio_address import split_address
-from manifests.clips import Clip
-from manifests.corpus.relabel import LISTED, describe_ids
+from manifests.clips import LISTED, Clip, describe_ids
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.errors import AudioError, UserError
 from manifests.storage import identity

@@ -115,7 +115,7 @@ def test_stats_do_not_count_labels_without_a_value(tmp_path: Path) -> None:
         (["build", "{source}", "--clips-per-shard", "many"], "clips_per_shard"),
         (["build", "{empty}"], "holds no audio files"),
         (["build"], "requires SOURCE"),
-        (["stats", "{empty}"], "is not a complete corpus"),
+        (["stats", "{empty}"], "is not a corpus"),
         (["mend"], "mend"),
         ([], "subcommand"),
     ],

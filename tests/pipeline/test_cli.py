@@ -210,6 +210,14 @@ def test_teacher_option_can_name_one_setting() -> None:
         ({"pitch": {"resources": {"cpus": 1}}}, "the resources of teacher pitch have no field"),
         ({"pitch": "full"}, "pitch must be a mapping of fields; found 'full'"),
         (["pitch"], "must be a mapping"),
+        (
+            {"pitch": {"resources": {"num_cpus": "many"}}},
+            "teacher pitch: resources.num_cpus: expected a number, found 'many'",
+        ),
+        ({"pitch": {"resources": {"custom": {"a": "x"}}}}, "resources.custom.a: expected a number"),
+        ({"pitch": {"settings": 5}}, "teacher pitch: settings: expected a mapping, found 5"),
+        ({"pitch": {"codecs": {"f0": 1}}}, "teacher pitch: codecs.f0: expected a text, found 1"),
+        ({"pitch": {"family": ["a"]}}, "teacher pitch: family: expected a text"),
     ],
 )
 @pytest.mark.parametrize("in_file", [True, False])
@@ -385,3 +393,21 @@ def test_rm_corpus_deletes_its_targets_and_no_others(
     code, out, _ = run_command(capsys, "status", "--cache", cache, "--json")
     assert {line["corpus"] for line in json.loads(out)} == {"other"}
     assert all(line["clips"] == 8 for line in json.loads(out))
+
+
+def test_output_path_that_cannot_be_created_is_reported_in_one_line(
+    cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """These were tracebacks with exit code 1, which stands for a check that found damage."""
+    (tmp_path / "file").write_text("")
+    layout = Layout.open(cache)
+    clip = next(iter(layout.corpus(layout.corpora()[0]).clips())).clip_id
+    absent = tmp_path / "absent"
+    for words, message in (
+        (("report", "--out", tmp_path / "file"), f"cannot open {tmp_path / 'file'}"),
+        (("failures", "--export", absent / "a.jsonl"), f"there is no folder {absent} for a.jsonl"),
+        (("show", clip, "--picture", absent / "a.png"), f"there is no folder {absent} for a.png"),
+    ):
+        code, _, err = run_command(capsys, *words, "--cache", cache)
+        assert (code, err.count("\n")) == (2, 1), err
+        assert message in err

@@ -130,7 +130,7 @@ def test_duplicate_clip_id_error_names_both_clips(tmp_path: Path, distance: int)
     assert "'clip-20' occurs twice" in message
     assert "clip 21 of the source (/audio/clip/20.wav from 5 s" in message
     assert f"clip {21 + distance} (s3://bucket/other.wav from 9 s" in message
-    with pytest.raises(UserError, match="unfinished"):
+    with pytest.raises(UserError, match="is not a complete corpus"):
         Corpus(tmp_path / "c")
 
 

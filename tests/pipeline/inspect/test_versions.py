@@ -305,7 +305,7 @@ def test_folder_of_other_files_does_not_become_a_cache(tmp_path: Path):
     (tmp_path / "recordings" / "a.wav").touch()
     with pytest.raises(UserError, match=r"holds other files \(a.wav\); give a new or an empty"):
         Layout.create(tmp_path / "recordings")
-    with pytest.raises(UserError, match="is a file, expected the folder of a cache"):
+    with pytest.raises(UserError, match="is a file, expected the folder of a teacher cache"):
         Layout.create(tmp_path / "recordings" / "a.wav")
     (tmp_path / "disk" / "lost+found").mkdir(parents=True)
     (tmp_path / "disk" / ".hidden").touch()
