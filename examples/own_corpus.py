@@ -1,6 +1,6 @@
 """Builds a corpus from a folder with labels in its paths: `LABEL/SPEAKER_anything.wav`.
 
-    python -m examples.own_corpus recordings/ --out corpus/
+    PYTHONPATH=/path/to/coat-distill python -m examples.own_corpus recordings/ --out corpus/
 
 `coat-corpus build recordings/` can read the same folder, but cannot interpret its names. A clip
 is one row with the location of the audio and its labels, which can be any JSON values.

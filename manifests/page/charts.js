@@ -119,7 +119,7 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
       picture.append(axisText(x(first + tick * unitOf[0]), height - 5, label, width));
     });
     seen.forEach((item, place) => {
-      const { tint = place, dash = place } = item;
+      const { tint = place, dash = nextDash(place) } = item;
       const points = item.at.map((when, index) => [x(when), item.values[index]]).filter((point) => !log || point[1] > 0);
       let path = steps ? `M${x(item.at[0])} ${bottom}` : "";
       points.forEach(([right, value], index) => {
@@ -148,7 +148,7 @@ function timeUnit(seconds) {
 
 function legendOf(series) {
   return el("div", { class: "legend" }, ...series.map(({ name, tint, dash }, index) => el("span", {},
-    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(tint ?? index, dash ?? index) })), name)));
+    svg("svg", { viewBox: "0 0 26 8", "aria-hidden": "true" }, svg("path", { d: "M0 4H26", ...stroke(tint ?? index, dash ?? nextDash(index)) })), name)));
 }
 
 /** A row of dots per group with its mean as a bar: groups are {name, values, notes, tint}. */
@@ -183,6 +183,9 @@ function dots(groups, { unit }) {
     box.replaceChildren(picture);
   });
 }
+
+/** With more series than colours, a colour that returns has another dash. */
+const nextDash = (place) => place + Math.floor(place / DASHES.length);
 
 function stroke(tint, dash) {
   return {

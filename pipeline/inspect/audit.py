@@ -126,10 +126,15 @@ def _expert(spec: TeacherSpec, *, trust_remote_code: bool) -> Teacher:
         )
     expert = registry.make(spec.name, spec.family, registry.settings_from_spec(spec))
     here = expert.spec()
-    if (here.weights, here.revision) != (spec.weights, spec.revision):
+    if here.revision != spec.revision:
         raise UserError(
-            f"{spec.key} was built by revision {spec.revision} with other weights than this "
-            "machine has; audit it on a machine that has them, or with --content-only"
+            f"{spec.key} was built by revision {spec.revision} of its adapter, which has revision "
+            f"{here.revision} here; audit it with the older code, or with --content-only"
+        )
+    if here.weights != spec.weights:
+        raise UserError(
+            f"{spec.key} was built with other weights than this machine has; audit it on a machine "
+            "that has them, or with --content-only"
         )
     expert.load(device="cpu", num_threads=1)
     return expert

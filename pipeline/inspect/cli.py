@@ -11,7 +11,7 @@ from manifests.progress import counted
 
 
 def cache_status(cache: str = "cache", json: bool = False) -> int:
-    """Show the contents of the cache by teacher: clips, failures by reason, hours, bytes.
+    """Show clips, failures, hours and bytes by teacher; exit with 1 if a version is incomplete.
 
     Args:
         cache: Folder or address of the cache.

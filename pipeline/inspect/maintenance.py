@@ -48,6 +48,8 @@ class Version:
     """The reason why it is used, or its progress."""
     created: str
     family: str
+    revision: int
+    """Revision of the family's adapter."""
     settings: dict
     streams: list[str]
     clips: int
@@ -73,6 +75,7 @@ def versions(layout: Layout) -> list[Version]:
                 why=choice.why if used else choice.progress[spec.key],
                 created=spec.created,
                 family=spec.family,
+                revision=spec.revision,
                 settings=spec.settings,
                 streams=[f"{stream.name} ({stream.codec})" for stream in spec.streams],
                 clips=sum(part.rows for part in parts),
@@ -97,7 +100,7 @@ def versions_table(lines: list[Version]) -> Table:
             line.created[:10],
             f"{line.clips:,}",
             f"{line.cache_bytes / 1e6:,.1f}",
-            ", ".join([line.family, *line.streams, *settings]),
+            ", ".join([f"{line.family} (revision {line.revision})", *line.streams, *settings]),
         )
     return shown
 

@@ -66,14 +66,13 @@ def pick(
     Up to a quarter are the most serious findings, taken from each kind in turn; up to a quarter
     have failed; the others are spread evenly over the sample.
     """
-    places = {each.clip.clip_id: each.place for each in summaries}
     ranks: dict[str, int] = {}
     turns = []
     for each in findings:
         ranks[each.kind] = ranks.get(each.kind, -1) + 1
-        turns.append((ranks[each.kind], each.clip_id))
-    most_serious = dict.fromkeys(clip_id for _, clip_id in sorted(turns, key=lambda turn: turn[0]))
-    chosen = dict.fromkeys([places[clip_id] for clip_id in most_serious][: count // 4])
+        turns.append((ranks[each.kind], each.place))
+    most_serious = dict.fromkeys(place for _, place in sorted(turns, key=lambda turn: turn[0]))
+    chosen = dict.fromkeys(list(most_serious)[: count // 4])
     chosen |= dict.fromkeys(spread([each.place for each in summaries if each.failed], count // 4))
     others = [each.place for each in summaries if each.place not in chosen]
     chosen |= dict.fromkeys(spread(others, count - len(chosen)))
@@ -102,7 +101,7 @@ def gallery_clips(
         findings: The findings about all sampled clips.
     """
     for sampled in clips:
-        kinds = [finding.kind for finding in findings if finding.clip_id == sampled.clip.clip_id]
+        kinds = [finding.kind for finding in findings if finding.place == sampled.place]
         yield _gallery_clip(sampled, teachers, statistics, kinds)
 
 

@@ -75,11 +75,14 @@ def write(config: ReportConfig, console: Console) -> Path:
         reading = progress.track(sampler.read(places, streams), len(places), description="reading")
         summaries = [observer.summarize(sampled) for sampled in reading]
 
-        decoded = [each.clip for each in gallery.spread(summaries, config.listen)]
+        decoded = gallery.spread(summaries, config.listen)
         listening = progress.track(
-            audio_check.measure_clips(decoded), len(decoded), description="listening"
+            audio_check.measure_clips(each.clip for each in decoded),
+            len(decoded),
+            description="listening",
         )
-        sounds = {sound.clip_id: sound for sound in listening}
+        # By place, because corpora can have ids in common.
+        sounds = dict(zip((each.place for each in decoded), listening, strict=True))
         findings = quality_checks.find(summaries, sounds)
 
         shown = gallery.pick(summaries, findings, config.clips)
@@ -105,7 +108,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         ],
         "reasons": reasons(layout, surveys, config.seed),
         "audio_warnings": audio_warnings(
-            surveys, {each.clip.clip_id: each.audio_warnings for each in summaries}
+            surveys, [(each.clip.clip_id, each.audio_warnings) for each in summaries]
         ),
         "sampled": len(summaries),
         "labels": stats.collect([to_table([each.clip for each in summaries])]),
@@ -115,9 +118,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         "checks": quality_checks.CHECKS,
         "applicable": quality_checks.applicable(summaries, sounds),
         "finding_counts": Counter(each.kind for each in findings),
-        "findings": quality_checks.select_listed(
-            findings, {each.clip_id for each in gallery_clips}
-        ),
+        "findings": quality_checks.select_listed(findings, set(shown)),
         "clips": gallery_clips,
     }
     return assemble.write(

@@ -15,6 +15,7 @@ import numpy as np
 from manifests.corpus.stats import is_same_language, labelled_language
 from pipeline.report.audio_check import Sound
 from pipeline.report.clip_summary import ClipSummary
+from pipeline.report.sampling import Place
 
 SILENT_DB = -55.0
 """RMS, dB of full scale."""
@@ -46,6 +47,7 @@ class QualityFinding:
 
     kind: str
     clip_id: str
+    place: Place
     uri: str
     detail: str
     weight: float
@@ -81,18 +83,18 @@ CHECKS = (
 )
 
 
-def find(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[QualityFinding]:
+def find(summaries: Sequence[ClipSummary], sounds: Mapping[Place, Sound]) -> list[QualityFinding]:
     """Returns all findings, by kind in the order of `CHECKS`, the most serious of a kind first.
 
     Args:
         summaries: The sampled clips.
-        sounds: Clip id -> measurements of its samples, for the clips that were decoded.
+        sounds: Place of a clip -> measurements of its samples, for the clips that were decoded.
     """
     findings = [*_outliers(summaries)]
     for clip in summaries:
         findings += _check_words(clip)
         findings += _check_length(clip)
-        sound = sounds.get(clip.clip.clip_id)
+        sound = sounds.get(clip.place)
         if sound is not None and not sound.problem:
             findings += _check_sound(clip, sound)
     order = {check.kind: place for place, check in enumerate(CHECKS)}
@@ -100,19 +102,19 @@ def find(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[
 
 
 def select_listed(
-    findings: Sequence[QualityFinding], shown: Collection[str]
+    findings: Sequence[QualityFinding], shown: Collection[Place]
 ) -> list[QualityFinding]:
     """The findings that the page lists: `MOST` of each kind, and all of the clips that it shows."""
     ranks: Counter[str] = Counter()
     kept = []
     for each in findings:
         ranks[each.kind] += 1
-        if ranks[each.kind] <= MOST or each.clip_id in shown:
+        if ranks[each.kind] <= MOST or each.place in shown:
             kept.append(each)
     return kept
 
 
-def applicable(summaries: Sequence[ClipSummary], sounds: Mapping[str, Sound]) -> list[str]:
+def applicable(summaries: Sequence[ClipSummary], sounds: Mapping[Place, Sound]) -> list[str]:
     """The kinds of checks for which at least one sampled clip has what they need."""
     with_words = [each for each in summaries if each.transcript]
     needs = {
@@ -209,6 +211,7 @@ def _suspect(summary: ClipSummary) -> Callable[[str, str, float], QualityFinding
         return QualityFinding(
             kind=kind,
             clip_id=summary.clip.clip_id,
+            place=summary.place,
             uri=summary.clip.uri,
             detail=detail,
             weight=weight,

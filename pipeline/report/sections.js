@@ -121,9 +121,9 @@ function audioWarnings() {
 
 const fileName = (uri) => uri.split("/").pop();
 
-/** A clip's id, as a link if the clip is in the gallery. */
-function clipName(id) {
-  const index = facts.clips.findIndex((item) => item.clip_id === id);
+/** A clip's id, as a link if the clip is in the gallery. Corpora can have ids in common. */
+function clipName(id, corpus = "") {
+  const index = facts.clips.findIndex((item) => item.clip_id === id && (!corpus || item.corpus === corpus));
   return el(index < 0 ? "span" : "a", { class: "mono wrap", href: index < 0 ? null : `#clip-${index}` }, id);
 }
 
@@ -154,7 +154,7 @@ function showSuspicions() {
       const rows = result.filter((check) => !kind || check.kind === kind).flatMap((check) =>
         facts.findings.filter((item) => item.kind === check.kind).slice(0, kind ? undefined : MOST_SUSPICIONS));
       body.replaceChildren(table([["Reason"], ["Clip"], ["Evidence"]],
-        rows.map((item) => [el("span", { class: "chip warn" }, item.kind), el("span", {}, clipName(item.clip_id), el("br"), el("span", { class: "quiet small wrap" }, fileName(item.uri))), item.detail]), { stacking: true }),
+        rows.map((item) => [el("span", { class: "chip warn" }, item.kind), el("span", {}, clipName(item.clip_id, item.place[0]), el("br"), el("span", { class: "quiet small wrap" }, fileName(item.uri))), item.detail]), { stacking: true }),
         kind || rows.length === total ? "" : el("p", { class: "quiet small" }, `${rows.length} of ${whole(total)}; choose a reason to see more.`));
     };
     const kinds = result.map(({ kind, about }) => [kind, `${kind} ${whole(facts.finding_counts[kind])}`, about]);

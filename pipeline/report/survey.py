@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -131,13 +131,13 @@ class AudioWarnings:
 
 
 def audio_warnings(
-    surveys: list[TeacherSurvey], sampled: Mapping[str, Sequence[str]]
+    surveys: list[TeacherSurvey], sampled: Sequence[tuple[str, Sequence[str]]]
 ) -> list[AudioWarnings]:
     """Counts the builds' warnings by kind, most frequent first.
 
     Args:
         surveys: The surveys; teachers process the same audio, so they count the same clips.
-        sampled: Clip id -> kinds of its warnings.
+        sampled: Clip ids, with the kinds of their warnings.
     """
     counts: Counter[str] = Counter()
     for corpus in {line.corpus for line in surveys}:
@@ -150,9 +150,7 @@ def audio_warnings(
         AudioWarnings(
             kind=kind,
             clips=clips,
-            examples=tuple(clip_id for clip_id, kinds in sampled.items() if kind in kinds)[
-                :EXAMPLES
-            ],
+            examples=tuple(clip_id for clip_id, kinds in sampled if kind in kinds)[:EXAMPLES],
         )
         for kind, clips in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     ]

@@ -73,6 +73,24 @@ def test_findings_name_the_silent_clipped_and_mistranscribed_clips(
     assert "004.wav" in result["unheard"][0]
 
 
+def test_clips_of_two_corpora_with_common_ids_are_counted_apart(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    alone = report_data(cache, tmp_path / "alone")
+    layout = Layout.open(cache)
+    (name,) = layout.corpora()
+    for folder in (cache / "corpora", *(cache / "teachers" / key for key in layout.teachers())):
+        shutil.copytree(folder / name, folder / "other")
+    index = cache / "corpora" / "other" / "corpus.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"name": "other"}))
+    result = report_data(cache, tmp_path / "both", clips=48)
+    for count in ("sampled", "listened"):
+        assert result[count] == 2 * alone[count]
+    kinds = alone["finding_counts"]
+    assert result["finding_counts"]["silent"] == 2 * kinds["silent"]
+    silent = [item["place"][0] for item in result["findings"] if item["kind"] == "silent"]
+    assert sorted(silent) == sorted([name, "other"])
+
+
 def test_replaced_audio_is_detected(tmp_path: Path) -> None:
     cache = make_cache(tmp_path)
     (tmp_path / "audio" / "009.wav").write_bytes((tmp_path / "audio" / "010.wav").read_bytes())
