@@ -181,16 +181,22 @@ def _full_disk(error: Exception) -> str | None:
 
 
 def _path_error(error: OSError) -> str | None:
-    """A one-line message about a path that cannot be opened or created; None for other errors."""
+    """A one-line message about a path that cannot be opened or created; None for other errors.
+
+    pyarrow's errors have the path only in their text.
+    """
     kinds = (
         FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
     )  # fmt: skip
-    if not isinstance(error, kinds) or not isinstance(error.filename, str | os.PathLike):
+    quoted = re.search(r"'(/[^']+)'", str(error))
+    name = error.filename or (quoted and quoted[1])
+    if not isinstance(error, kinds) or not isinstance(name, str | os.PathLike):
         return None
-    path = Path(error.filename)
+    path = Path(name)
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return f"there is no folder {path.parent} for {path.name}; create it, or correct the path"
-    return f"cannot open {path}: {error.strerror}; correct the path"
+    advice = "check the permissions" if isinstance(error, PermissionError) else "correct the path"
+    return f"cannot use {path}: {os.strerror(error.errno or 0)}; {advice}"
 
 
 def _store_error(error: OSError) -> str | None:

@@ -404,7 +404,7 @@ def test_output_path_that_cannot_be_created_is_reported_in_one_line(
     clip = next(iter(layout.corpus(layout.corpora()[0]).clips())).clip_id
     absent = tmp_path / "absent"
     for words, message in (
-        (("report", "--out", tmp_path / "file"), f"cannot open {tmp_path / 'file'}"),
+        (("report", "--out", tmp_path / "file"), f"cannot use {tmp_path / 'file'}"),
         (("failures", "--export", absent / "a.jsonl"), f"there is no folder {absent} for a.jsonl"),
         (("show", clip, "--picture", absent / "a.png"), f"there is no folder {absent} for a.png"),
     ):
