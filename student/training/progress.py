@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback
 
 from manifests.console import console, messages
-from manifests.progress import SPEED_SECONDS, LogPace
+from manifests.progress import SPEED_SECONDS, LogPace, describe_time
 
 
 class TrainingProgress(TrainerCallback):
@@ -75,7 +75,7 @@ class TrainingProgress(TrainerCallback):
             left = (state.max_steps - state.global_step) / max(rate, 1e-9)
             messages.print(
                 f"{self._stage}: step {state.global_step} of {state.max_steps}, "
-                f"{self._progress_text(state)}, {left / 60:.0f} min left"
+                f"{self._progress_text(state)}, about {describe_time(left)} left"
             )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -57,7 +57,7 @@ def test_training_in_a_log_file_prints_lines(words: list[str]) -> None:
         cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     line = re.compile(
-        r"^joint: step 3 of 6, loss \d+\.\d+, \d+\.\d examples/s, \d+\.\d GB, \d+ min left$",
+        r"^joint: step 3 of 6, loss \d+\.\d+, \d+\.\d examples/s, \d+\.\d GB, about \d+ min left$",
         re.MULTILINE,
     )
     assert line.search(done.stderr), done.stderr
