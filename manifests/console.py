@@ -96,6 +96,12 @@ class _Parser(ArgumentParser):
             kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
             kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
             last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}{_form(kind, value)}"
+        elif several := re.search(
+            r"Parser key \"(.*?)\": Does not validate against any of the Union subtypes.*? Errors: "
+            r"- (.*?) (?:- .*)?Given value type: .*? Given value: (.*)",
+            last,
+        ):
+            last = self._union_error(*several.groups())
         elif no_file := re.search(r"Parser key \"(.*?)\": File does not exist: '?(.*?)'?$", last):
             last = f"{_dashed(f'--{no_file[1]}')}: there is no file {no_file[2]}"
         elif key := re.search(r"Subcommand '(.*?)' does not accept option '(.*?)'", last):
@@ -109,6 +115,18 @@ class _Parser(ArgumentParser):
         elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):
             last = f"unknown command {choice[1]!r}{_suggestion(choice[1], subcommands_of(self))}"
         raise UserError(f"{last.rstrip('.')}; see {program} --help")
+
+    def _union_error(self, name: str, first: str, value: str) -> str:
+        """Describes a value that fits none of several types, by the first of them."""
+        if unknown := re.match(r"Option '(.*?)' is not accepted", first):
+            option = _dashed(f"--{name}.{unknown[1]}")
+            return f"unknown option {option}; see the fields with {_dashed(f'--{name}')}.help"
+        if first.startswith("--"):
+            return _dashed(f"--{name}.{first.partition('; see ')[0].removeprefix('--')}")
+        kind = re.sub(r"Expected an? ", "", first)
+        kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
+        kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
+        return f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
 
     def _required(self, command: str, names: Sequence[str]) -> str:
         """Names required options as they are typed, and positional arguments in capitals."""

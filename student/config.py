@@ -266,7 +266,8 @@ class StageConfig:
     bottleneck_blinds: Blinded = "question_and_answer"
     """Text that cannot attend to the audio in the bottleneck. With `answer`, the question can."""
     save_steps: int = 500
-    """Steps between checkpoints from which the stage can be resumed."""
+    """Steps between checkpoints from which the stage can be resumed. With one process, there is
+    also one at least every five minutes."""
     eval_steps: int = 0
     """Steps between validations. 0 validates only before and after the stage."""
     log_steps: int = 10

@@ -32,6 +32,8 @@ SEARCHED = 0.5
 """Share at the end of the longest allowed clip that is searched for the quietest place."""
 DECODE_S = 600.0
 """Seconds of a recording that are decoded at a time."""
+TOLERANCE_S = 1.0
+"""Seconds by which a word may end behind its clip."""
 WORD_KEYS = ("words", "word_times")
 """Labels that hold words with their times."""
 
@@ -172,6 +174,13 @@ def _stretch(clip: Clip, start: float, seconds: float) -> Clip:
 
 def _cut(clip: Clip, edges: Sequence[float]) -> Iterator[Clip]:
     words = _words(clip.labels)
+    if words and (last := max(word[2] for word in words)) > edges[-1] + TOLERANCE_S:
+        log.warning(
+            "clip %s ends at %.2f s, but has a word that ends at %.2f s: its parts get no text; "
+            "the times of words must count from the start of the clip",
+            clip.clip_id, edges[-1], last,
+        )  # fmt: skip
+        words = None
     for number, (start, end) in enumerate(pairwise(edges)):
         own = [word for word in words or () if start <= (word[1] + word[2]) / 2 < end]
         labels = {key: value for key, value in clip.labels.items() if not _has_times(key, value)}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,8 @@ from manifests.clips import Clip, has_value
 from manifests.errors import UserError, explain
 from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
+
+log = logging.getLogger(__name__)
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -79,7 +82,7 @@ def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -
 
 
 def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
-    """Checks that a task with choices has several answers.
+    """Checks that a task with choices has several answers, and warns if it has fewer than choices.
 
     Raises:
         UserError: the corpus has only one answer.
@@ -89,6 +92,12 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
             f"has only one answer, {answers[0]!r}; remove `choices`"
         )
+    if len(answers) < task.choices:
+        log.warning(
+            "data.tasks: %r offers %d choices, but the corpus has only %d answers (%s); each "
+            "question offers these",
+            task.questions[0], task.choices, len(answers), ", ".join(answers),
+        )  # fmt: skip
 
 
 def task_names(tasks: Sequence[TaskConfig]) -> list[str]:

@@ -9,6 +9,7 @@ separate learning rates.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ from student.runs.folder import CHECKPOINT, STATE_FILE, Numbers, Run
 from student.training.failures import check_finite
 from student.training.progress import TrainingProgress
 from student.training.sharing import share_buffers
+
+SECONDS_BETWEEN_CHECKPOINTS = 300.0
 
 Counts = dict[str, Tensor]
 """Stream (or `answer`) -> counts_P over the whole accumulated batch."""
@@ -98,6 +101,7 @@ class StudentTrainer(TrainerHooks):
         self.add_callback(self.progress)
         self.add_callback(_JsonLines(Path(str(arguments.output_dir))))
         self.add_callback(_Begin(student, begin))
+        self.add_callback(_SaveInTime())
         self.add_callback(_CloseCheckpoints(PartialState()))
 
     def get_batch_samples(
@@ -306,6 +310,27 @@ class _Begin(TrainerCallback):
         if self._begin is not None:
             with torch.random.fork_rng():
                 self._begin(resumed=bool(state.global_step))
+
+
+class _SaveInTime(TrainerCallback):
+    """Requests a checkpoint every few minutes, also between those of `save_steps`.
+
+    Only with one process: the clocks of several would disagree, and all must save together.
+    """
+
+    def __init__(self) -> None:
+        self._saved_at = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        seconds = time.monotonic() - self._saved_at
+        if args.world_size == 1 and seconds > SECONDS_BETWEEN_CHECKPOINTS:
+            control.should_save = True
 
 
 class _CloseCheckpoints(TrainerCallback):

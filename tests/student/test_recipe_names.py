@@ -59,6 +59,24 @@ def test_help_and_wrong_recipes_import_no_framework(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--joint.learning-rate", "1", "unknown option --joint.learning-rate; see the fields with"),
+        ("--joint.batch-size", "many", "--joint.batch-size: expected a whole number, found 'many'"),
+        ("--model.build", "tyni", "--model.build: expected one of 'tiny', 'small', found 'tyni'"),
+    ],
+)
+def test_wrong_option_of_an_optional_part_is_named_as_typed(
+    option: str, value: str, message: str
+) -> None:
+    """These were messages of the parser about its types."""
+    words = ["train", "--config", "student/recipes/demo.yaml", "--corpus", "c", "--cache", "k"]
+    code, error, _ = run_student(*words, "--out", "o", option, value)
+    assert code == 2
+    assert f"coat-student: error: {message}" in error
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("model: {build: tiny}\nstreams: {asr.encoder: {wieght: 2}}\n",

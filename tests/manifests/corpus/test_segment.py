@@ -70,6 +70,19 @@ def test_segments_contain_the_text_of_their_words(recording: Path, by: str):
         assert [part.offset for part in parts] == [2.0, 11.0, 20.0, 29.0]
 
 
+def test_words_behind_the_end_of_a_clip_are_not_assigned_to_its_parts(
+    recording: Path, caplog: pytest.LogCaptureFixture
+):
+    """Their times count from the start of the file, so they would go to the wrong parts."""
+    whole = Clip(
+        clip_id="part", uri=str(recording), offset=20.0, duration=18.0, text="one two",
+        labels={"words": [["one", 21.0, 21.5], ["two", 30.0, 30.5]]},
+    )  # fmt: skip
+    parts = list(segment(iter([whole]), SourceIndex(), max_seconds=9.0, by="fixed"))
+    assert [part.text for part in parts] == [None, None]
+    assert "clip part ends at 18.00 s, but has a word that ends at 30.50 s" in caplog.text
+
+
 def test_short_and_unreadable_clips_are_kept(
     recording: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ):

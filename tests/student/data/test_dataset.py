@@ -76,6 +76,17 @@ def test_multiple_choice_includes_the_correct_answer() -> None:
         list(build_examples(labelled_clips[:1], [task]))
 
 
+def test_task_with_more_choices_than_answers_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=5)
+    labelled_clips = [
+        Clip(clip_id=f"c{n}", uri="/x.wav", duration=1.0, labels={"note": f"note {n % 2}"})
+        for n in range(4)
+    ]
+    examples = list(build_examples(labelled_clips, [task]))
+    assert {len(example.choices) for example in examples} == {2}
+    assert "'Which?' offers 5 choices, but the corpus has only 2 answers" in caplog.text
+
+
 def test_conversations_are_read_from_json_lines(tmp_path: Path) -> None:
     audio = {"type": "audio", "clip_id": "c1"}
     user = {"role": "user", "content": [audio, {"type": "text", "text": "hm?"}]}

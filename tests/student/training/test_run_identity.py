@@ -341,6 +341,20 @@ def test_recipe_may_change_until_the_first_checkpoint(
         train(options)
 
 
+def test_checkpoint_is_written_in_time_between_those_of_save_steps(
+    toy_data: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("student.training.trainer.SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    options = toy_data.options(
+        tmp_path / "run", model=model_config(checkpoints, "qwen2_audio"), align=None,
+        joint=StageConfig(train="lora", **(STAGE | {"save_steps": 9})),
+    )  # fmt: skip
+    stop_at(2, monkeypatch)
+    with pytest.raises(_Stopped):
+        train(options)
+    assert Run(tmp_path / "run").checkpoints("joint")
+
+
 def test_divergence_raises_an_error_and_keeps_checkpoints(
     toy_data: Any, tmp_path: Path, checkpoints: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
