@@ -7,16 +7,37 @@ read it. Training on a CPU is only for tests and small trials, so repacking is d
 
 from __future__ import annotations
 
+import importlib.util
+
 import torch
 from transformers import BitsAndBytesConfig, PreTrainedModel
+
+from manifests.errors import UserError
 
 PACKS_ON_CPU = "support_avx512bf16_for_cpu"
 """Attribute of `bitsandbytes.nn.Linear4bit`; its canary: tests/student/model/test_quantized.py."""
 NOT_QUANTIZED = ["lm_head", "audio_tower", "multi_modal_projector", "visual"]
 
 
+def check_can_quantize() -> None:
+    """Checks that bitsandbytes is installed.
+
+    Raises:
+        UserError: it is not.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise UserError(
+            "model.quantize is 4bit, which needs bitsandbytes: pip install -e '.[quantize]'"
+        )
+
+
 def quantization_config() -> BitsAndBytesConfig:
-    """NF4 with bfloat16 computation, only for the language model's projections."""
+    """NF4 with bfloat16 computation, only for the language model's projections.
+
+    Raises:
+        UserError: bitsandbytes is not installed.
+    """
+    check_can_quantize()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

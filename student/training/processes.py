@@ -13,6 +13,7 @@ from transformers import AutoConfig
 from manifests.console import console
 from manifests.errors import UserError
 from student.config import Recipe
+from student.model.quantized import check_can_quantize
 
 EFFICIENT_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 """Variable of accelerate's launcher: `fsdp_cpu_ram_efficient_loading`."""
@@ -22,9 +23,11 @@ def start_processes(recipe: Recipe) -> PartialState:
     """Joins the processes of a launcher, if there is one.
 
     Raises:
-        UserError: the recipe needs a GPU that does not exist, or settings that FSDP does not
-            support.
+        UserError: the recipe needs a GPU or a package that does not exist, or settings that FSDP
+            does not support.
     """
+    if recipe.model.quantize:
+        check_can_quantize()
     on_cpu = bool(recipe.trainer.get("use_cpu")) or not torch.cuda.is_available()
     wants_half = [name for name in ("bf16", "fp16") if recipe.trainer.get(name)]
     if wants_half and on_cpu and not recipe.trainer.get("use_cpu"):

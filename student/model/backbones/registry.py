@@ -77,9 +77,9 @@ def _look_up(model: str, *, announce: bool) -> None:
     except hub.failures() as error:
         raise UserError(
             f"model.path: there is no folder {model}, and no model of this name in the hub's cache "
-            f"here; {hub.endpoint()} could not provide it ({type(error).__name__}). On a machine "
-            f"with a connection run: coat-student fetch {model} --out models; then set model.path "
-            f"to models/{model}"
+            f"here; {hub.endpoint()} could not provide it ({type(error).__name__}). Correct the "
+            "path of a folder; for a model of the hub, run on a machine with a connection: "
+            f"coat-student fetch {model} --out models; then set model.path to models/{model}"
         ) from None
     if not announce:
         return
