@@ -87,17 +87,19 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
     Raises:
         UserError: the corpus has only one answer.
     """
-    if task.choices and len(answers) == 1:
+    if not 0 < len(answers) < task.choices:
+        return
+    listed = [str(answer) for answer in answers]  # They can be values of pyarrow.
+    if len(listed) == 1:
         raise UserError(
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
-            f"has only one answer, {answers[0]!r}; remove `choices`"
+            f"has only one answer, {listed[0]!r}; remove `choices`"
         )
-    if len(answers) < task.choices:
-        log.warning(
-            "data.tasks: %r offers %d choices, but the corpus has only %d answers (%s); each "
-            "question offers these",
-            task.questions[0], task.choices, len(answers), ", ".join(answers),
-        )  # fmt: skip
+    log.warning(
+        "data.tasks: %r offers %d choices, but the corpus has only %d answers (%s); each question "
+        "offers these",
+        task.questions[0], task.choices, len(listed), ", ".join(listed),
+    )  # fmt: skip
 
 
 def task_names(tasks: Sequence[TaskConfig]) -> list[str]:

@@ -158,6 +158,17 @@ def test_task_without_examples_raises_an_error(tmp_path: Path) -> None:
     assert table.task_counts() == {"What is said?": 4, "Which bird?": 0}
 
 
+def test_fewer_answers_than_choices_are_reported_as_text(tmp_path: Path, caplog: Any) -> None:
+    """The answers of a corpus are values of pyarrow."""
+    corpus = build(make_clips(16), tmp_path / "corpus")
+    task = TaskConfig(questions=["Which?"], answer=["labels.note"], choices=9)
+    open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[task]))
+    assert "'Which?' offers 9 choices, but the corpus has only 5 answers (n0, n1," in caplog.text
+    one = TaskConfig(questions=["Which?"], answer=["text"], choices=2)
+    with pytest.raises(UserError, match="has only one answer, 'words'; remove"):
+        open_examples(tmp_path / "other", corpus, {}, DataConfig(tasks=[one]))
+
+
 @pytest.mark.parametrize(("window_s", "kept"), [(10, 7), (3, 3), (30, 8)])
 def test_clips_longer_than_the_window_are_skipped(
     tmp_path: Path, caplog: Any, window_s: int, kept: int
