@@ -214,7 +214,8 @@ def _path_error(error: OSError) -> str | None:
     if isinstance(error, FileNotFoundError) and not path.parent.is_dir():
         return f"there is no folder {path.parent} for {path.name}; create it, or correct the path"
     advice = "check the permissions" if isinstance(error, PermissionError) else "correct the path"
-    return f"cannot use {path}: {os.strerror(error.errno or 0)}; {advice}"
+    why = os.strerror(error.errno) if error.errno else str(error)
+    return f"cannot use {path}: {why}; {advice}"
 
 
 def _store_error(error: OSError) -> str | None:

@@ -165,15 +165,15 @@ class DuplicateIndex:
                 f"{_changed(before, now, place)}; give the changed clip a new id, or build into "
                 "another folder"
             )
-        is_longer = is_guess and bool(now.likely_duration) and lengths[0] != lengths[1]
-        if members[0] != members[1] or (is_longer and lengths[0] is not None):
+        has_other_length = is_guess and bool(now.likely_duration) and lengths[0] != lengths[1]
+        if members[0] != members[1] or (has_other_length and lengths[0] is not None):
             if not self._accept_changed_files:
                 raise UserError(
                     f"{_changed(before, now, place)}; if its file was replaced, pass "
                     "--accept-changed-files, otherwise give the changed clip a new id"
                 )
             self._changed_files.append(now.clip_id)
-        if is_longer and now.likely_duration:
+        if has_other_length and now.likely_duration:
             self.lengths[row] = now.likely_duration
         if before.uri != now.uri:
             self.uris[row] = now.uri

@@ -210,9 +210,7 @@ class _Pass(Packets):
             samples.finish(length, missing)
             if samples.error:
                 continue
-            first, last = (
-                position / rate + self._origin for position in (samples.start, samples.end)
-            )
+            first, last = samples.start / rate, samples.end / rate
             within = [s for t, s in self._damaged if t is None or first - s < t < last + s]
             if within:
                 samples.warn(
@@ -224,10 +222,6 @@ class _Pass(Packets):
                 samples.warn("changing-rate", f"changes its sample rate ({rates} Hz)")
         if sounds and length < damaged * sounds[0].sample_rate:
             raise ValueError(f"{damaged:.1f} s of it are damaged")
-
-    @property
-    def _origin(self) -> float:
-        return self._timeline.origin if self._timeline else 0.0
 
     def _decode(self) -> Iterator[tuple[av.AudioFrame, int]]:
         """Yields decoded frames and how many of their samples are audio, not padding; packets that
@@ -267,8 +261,7 @@ class _Pass(Packets):
                 if self._open_next_link(packet):
                     packets = self._packets()
                 else:
-                    length = float((packet.duration or 0) * (packet.time_base or 0))
-                    self._damaged.append((stamp_seconds(packet), length))
+                    self._note_damage(packet)
                 continue
             for frame, count in frames:
                 if count and self._has_resumed(frame):

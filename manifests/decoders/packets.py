@@ -61,7 +61,7 @@ class Packets:
         self._may_skip = may_skip and container.format.name not in CUT_ANYWHERE
         self._may_jump = self._may_skip and self._track.codec_context.codec.name in PREROLL_S
         self._damaged: list[tuple[float | None, float]] = []
-        """Time stamp and seconds of packets that could not be decoded."""
+        """Position and length, in seconds, of packets that could not be decoded."""
         self._timeline: Timeline | None = None
         self._wanted: Sequence[Samples] = ()
         self._first_packet: tuple[int | None, int | None] | None = None
@@ -136,6 +136,19 @@ class Packets:
         if self._timeline is not None:
             self._timeline.restarts_now = True
         return True
+
+    def _note_damage(self, packet: av.Packet) -> None:
+        """Notes a packet that could not be decoded."""
+        length = float((packet.duration or 0) * (packet.time_base or 0))
+        time, timeline = stamp_seconds(packet), self._timeline
+        if time is not None:
+            if timeline is None:
+                time = 0.0
+            elif timeline.restarts_now:
+                time = timeline.next / timeline.rate
+            else:
+                time -= timeline.origin
+        self._damaged.append((time, length))
 
     def _is_vorbis_page(self) -> bool:
         """Whether the link is Vorbis on a single page, whose end FFmpeg does not find."""
