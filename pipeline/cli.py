@@ -52,8 +52,7 @@ def report(config: ReportConfig) -> None:
     """Write an HTML report of the cache: coverage, distributions, suspicious clips, a gallery."""
     from pipeline.report import page
 
-    target = page.write(config, messages)
-    print_line(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    print_line(str(page.write(config, messages)))
 
 
 def retry_failures(config: BuildConfig) -> None:

@@ -171,7 +171,7 @@ class ReportConfig:
     cache: str = "cache"
     """Folder or address of the cache."""
     out: str = "report"
-    """Folder for the page, `index.html`."""
+    """Folder or address of a folder for the page, `index.html`."""
     clips: int = 24
     """Clips in the gallery, with audio and all tracks (about 150 kB each)."""
     sample: int = 2000

@@ -170,8 +170,7 @@ def report(
 
     quiet_libraries()
     caches = [cache] if isinstance(cache, str) else cache or []
-    target = page.write(runs, out, caches=caches, clips=clips, console=messages)
-    console.print(f"{target} ({target.stat().st_size / 1e6:.1f} MB)")
+    console.print(str(page.write(runs, out, caches=caches, clips=clips, console=messages)))
 
 
 def fetch(models: list[str], *, out: str = "models", list_only: bool = False) -> None:

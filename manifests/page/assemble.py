@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -20,13 +21,24 @@ SHARED = ("dom.js", "parts.js", "charts.js", "drawing.js", "viewer.js")
 """Scripts of every page, in the order in which they run."""
 
 
+@dataclass(frozen=True, slots=True)
+class WrittenPage:
+    """A page on a disk or in an object store."""
+
+    uri: str
+    bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.uri} ({self.bytes / 1e6:.1f} MB)"
+
+
 def write(
     out: str | Path, *, sections: dict[str, str], package: str, scripts: Sequence[str], facts: Any
-) -> Path:
+) -> WrittenPage:
     """Writes a page.
 
     Args:
-        out: Folder for the page, `index.html`.
+        out: Folder or address of a folder for the page, `index.html`.
         sections: Section id -> heading, which is also the link at the top, in order.
         package: Package with the report's own scripts.
         scripts: Their names, in the order in which they run.
@@ -56,5 +68,6 @@ def write(
     for mark, content in parts.items():
         before, _, after = page.partition(mark)
         page = before + content + after
-    Folder(out).write_atomic("index.html", page.encode())
-    return Path(out) / "index.html"
+    data = page.encode()
+    Folder(out).write_atomic("index.html", data)
+    return WrittenPage(f"{str(out).rstrip('/')}/index.html", len(data))

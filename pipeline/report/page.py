@@ -7,7 +7,6 @@ numbers of libsndfile's Ogg streams.
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from manifests.clips import to_table
 from manifests.corpus import stats
 from manifests.errors import UserError
 from manifests.page import assemble, track_kinds
+from manifests.storage import Folder
 from pipeline.config import ReportConfig
 from pipeline.report import audio_check, gallery, quality_checks
 from pipeline.report.clip_summary import Summarizer
@@ -44,7 +44,7 @@ SECTIONS = {
 SCRIPTS = ("sections.js", "main.js")
 
 
-def write(config: ReportConfig, console: Console) -> Path:
+def write(config: ReportConfig, console: Console) -> assemble.WrittenPage:
     """Inspects a cache and writes the page.
 
     Args:
@@ -58,6 +58,7 @@ def write(config: ReportConfig, console: Console) -> Path:
         UserError: there is no cache, nothing in it, or a shard that cannot be read.
     """
     layout = Layout.open(config.cache)
+    Folder(config.out).check_bucket()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         surveys = survey(layout)
         if not surveys:

@@ -40,7 +40,7 @@ SCRIPTS = ("sections.js", "answers.js", "evaluation.js", "main.js")
 
 def write(
     paths: Sequence[str], out: str, *, caches: Sequence[str], clips: int, console: Console
-) -> Path:
+) -> assemble.WrittenPage:
     """Reads runs and writes the page.
 
     Args:

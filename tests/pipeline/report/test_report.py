@@ -14,6 +14,7 @@ from rich.console import Console
 
 from manifests.cache.layout import Layout
 from manifests.errors import UserError
+from manifests.storage import Folder
 from pipeline import cli
 from pipeline.config import ReportConfig
 from pipeline.report import audio_check, page, sampling, words
@@ -29,7 +30,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def report_data(cache: Path, out: Path, **options: Any) -> dict[str, Any]:
     """Writes a report, and returns the JSON data in its page."""
     config = ReportConfig(cache=str(cache), out=str(out), **options)
-    text = page.write(config, Console(quiet=True)).read_text("utf-8")
+    text = Path(page.write(config, Console(quiet=True)).uri).read_text("utf-8")
     result = re.search(r'id="facts">(.*?)</script>', text, re.DOTALL)
     assert result
     return json.loads(result[1])
@@ -235,3 +236,20 @@ def test_empty_cache_raises_an_error(tmp_path: Path) -> None:
     Layout.create(tmp_path / "cache")
     with pytest.raises(UserError, match="no targets yet"):
         report_data(tmp_path / "cache", tmp_path)
+
+
+def test_report_in_an_object_store_names_its_address(
+    cache: Path, s3: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The page was written, and then its size was asked of the local disk."""
+    words = ["coat-cache", "report", "--cache", str(cache), "--listen", "1", "--clips", "1"]
+    for out, code, text in (
+        ("s3://data/page", 0, "s3://data/page/index.html ("),
+        ("s3://nosuchbucket/page", 2, "there is no bucket nosuchbucket"),
+    ):
+        monkeypatch.setattr("sys.argv", [*words, "--out", out])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert end.value.code == code
+        assert text in "".join(capsys.readouterr())
+    assert Folder("s3://data/page").names() == ["index.html"]

@@ -38,7 +38,9 @@ def report_data(paths: list[Path], out: Path, caches: Sequence[str] = ()) -> dic
     written = page.write(
         [str(path) for path in paths], str(out), caches=caches, clips=3, console=Console(quiet=True)
     )
-    result = re.search(r'id="facts">(.*?)</script>', written.read_text("utf-8"), re.DOTALL)
+    result = re.search(
+        r'id="facts">(.*?)</script>', Path(written.uri).read_text("utf-8"), re.DOTALL
+    )
     assert result
     return json.loads(result[1])
 
