@@ -91,7 +91,11 @@ class Reason:
 
 
 def reasons(layout: Layout, surveys: list[TeacherSurvey], seed: int) -> list[Reason]:
-    """Counts failures by teacher and reason, most frequent first, with examples."""
+    """Counts failures by teacher and reason, most frequent first, with examples.
+
+    A teacher of which several versions were run is named with its fingerprint.
+    """
+    versions = Counter(key.partition("@")[0] for key in {line.spec.key for line in surveys})
     lines = []
     for line in surveys:
         folder = layout.shards(line.spec, line.corpus)
@@ -108,7 +112,7 @@ def reasons(layout: Layout, surveys: list[TeacherSurvey], seed: int) -> list[Rea
                     examples[failure.error].append(failure)
         lines += [
             Reason(
-                teacher=line.spec.name,
+                teacher=line.spec.key if versions[line.spec.name] > 1 else line.spec.name,
                 corpus=line.corpus,
                 error=error,
                 clips=clips,
