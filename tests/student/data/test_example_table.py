@@ -165,7 +165,7 @@ def test_fewer_answers_than_choices_are_reported_as_text(tmp_path: Path, caplog:
     open_examples(tmp_path / "examples", corpus, {}, DataConfig(tasks=[task]))
     assert "'Which?' offers 9 choices, but the corpus has only 5 answers (n0, n1," in caplog.text
     single = TaskConfig(questions=["Which?"], answer=["text"], choices=2)
-    with pytest.raises(UserError, match="has only single answer, 'words'; remove"):
+    with pytest.raises(UserError, match="has only one answer, 'words'; remove"):
         open_examples(tmp_path / "other", corpus, {}, DataConfig(tasks=[single]))
 
 
