@@ -12,6 +12,7 @@ are comparable.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from student.data.prompts import Prompter
 from student.model.backbones.protocol import Processor
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Run
+
+log = logging.getLogger(__name__)
 
 # Legend: B prompts, S tokens, T new tokens.
 
@@ -230,6 +233,8 @@ def load_student(
 ) -> tuple[Recipe, Student, Processor]:
     """Loads the recipe, student and processor of a run's last finished stage or a plain checkpoint.
 
+    A warning names a stage of the run that is not finished.
+
     Raises:
         UserError: there is neither, or no stage of the run is finished.
     """
@@ -237,6 +242,11 @@ def load_student(
         return _load_checkpoint(run.folder)
     run = Run.open(run.folder)
     recipe, state = run.recipe, run.last_state()
+    if unfinished := [name for name in recipe.stages() if name not in run.finished_stages()]:
+        log.warning(
+            "%s: the stage %s is not finished; these are the weights of %s",
+            run.folder, unfinished[0], state.parent.name,
+        )  # fmt: skip
     config = recipe.model if quantize else dataclasses.replace(recipe.model, quantize=None)
     backbone, model, processor = load_backbone(config, run.base)
     student = build_student(recipe, backbone, model, processor, run.streams() if heads else {})

@@ -19,15 +19,15 @@ PACKS_ON_CPU = "support_avx512bf16_for_cpu"
 NOT_QUANTIZED = ["lm_head", "audio_tower", "multi_modal_projector", "visual"]
 
 
-def check_can_quantize() -> None:
-    """Checks that bitsandbytes is installed.
+def check_bitsandbytes(setting: str) -> None:
+    """Checks that bitsandbytes is installed, which a setting of the recipe needs.
 
     Raises:
         UserError: it is not.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
         raise UserError(
-            "model.quantize is 4bit, which needs bitsandbytes: pip install -e '.[quantize]'"
+            f"recipe: {setting}, which needs bitsandbytes: pip install -e '.[quantize]'"
         )
 
 
@@ -37,7 +37,7 @@ def quantization_config() -> BitsAndBytesConfig:
     Raises:
         UserError: bitsandbytes is not installed.
     """
-    check_can_quantize()
+    check_bitsandbytes("model.quantize is 4bit")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

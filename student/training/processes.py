@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from manifests.console import console
 from manifests.errors import UserError
 from student.config import Recipe
-from student.model.quantized import check_can_quantize
+from student.model.quantized import check_bitsandbytes
 
 EFFICIENT_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"
 """Variable of accelerate's launcher: `fsdp_cpu_ram_efficient_loading`."""
@@ -27,7 +27,9 @@ def start_processes(recipe: Recipe) -> PartialState:
             does not support.
     """
     if recipe.model.quantize:
-        check_can_quantize()
+        check_bitsandbytes("model.quantize is 4bit")
+    if "8bit" in (optimizer := str(recipe.trainer.get("optim", ""))):
+        check_bitsandbytes(f"trainer.optim is {optimizer}")
     on_cpu = bool(recipe.trainer.get("use_cpu")) or not torch.cuda.is_available()
     wants_half = [name for name in ("bf16", "fp16") if recipe.trainer.get(name)]
     if wants_half and on_cpu and not recipe.trainer.get("use_cpu"):

@@ -22,6 +22,7 @@ from manifests.errors import UserError
 from student.data.examples import ask
 from student.inference.conversations import about, answers, read_conversations, talk
 from student.inference.generate import TrainedStudent, reply_ends
+from student.train import train
 from tests.student.conftest import RATE
 
 
@@ -192,6 +193,15 @@ def test_generate_command_prints_only_the_answer(
 def test_folder_that_is_not_a_run_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a run"):
         TrainedStudent(tmp_path)
+
+
+def test_run_whose_last_stage_is_unfinished_is_reported(
+    toy_data: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(toy_data.options(tmp_path / "run"))
+    (tmp_path / "run" / "joint" / "student.safetensors").unlink()
+    TrainedStudent(tmp_path / "run")
+    assert "the stage joint is not finished; these are the weights of align" in caplog.text
 
 
 def test_replies_end_with_the_end_of_turn_of_the_template(

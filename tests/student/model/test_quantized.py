@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,10 @@ def test_missing_bitsandbytes_is_named_before_anything_is_loaded(
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else find(name)
     )
-    recipe = Recipe(model=ModelConfig(path=str(tmp_path), quantize="4bit"))
-    with pytest.raises(UserError, match="needs bitsandbytes: pip install"):
-        start_processes(recipe)
+    model = ModelConfig(path=str(tmp_path))
+    for recipe, setting in (
+        (Recipe(model=replace(model, quantize="4bit")), "model.quantize is 4bit"),
+        (Recipe(model=model, trainer={"optim": "adamw_8bit"}), "trainer.optim is adamw_8bit"),
+    ):
+        with pytest.raises(UserError, match=f"{setting}, which needs bitsandbytes: pip install"):
+            start_processes(recipe)
