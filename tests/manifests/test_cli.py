@@ -112,7 +112,10 @@ def test_stats_do_not_count_labels_without_a_value(tmp_path: Path) -> None:
     [
         (["build", "/absent"], "there is no /absent"),
         (["build", "/absent", "--shards", "4"], "unknown option --shards 4"),
-        (["build", "{source}", "--clips-per-shard", "many"], "clips_per_shard"),
+        (
+            ["build", "{source}", "--clips-per-shard", "many"],
+            "--clips-per-shard: expected a whole number",
+        ),
         (["build", "{empty}"], "holds no audio files"),
         (["build"], "requires SOURCE"),
         (["stats", "{empty}"], "is not a corpus"),
