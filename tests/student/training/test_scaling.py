@@ -70,7 +70,10 @@ def test_packing_gives_the_same_losses_and_weights(
         data = dataclasses.replace(options.data, packing=name == "packed")
         reports[name] = train(dataclasses.replace(options, data=data))
     for stage, expected in reports["padded"].items():
-        assert reports["packed"][stage] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+        for name, value in reports["packed"][stage].items():
+            # Metrics of ranks jump where two scores that are nearly equal change their order.
+            tolerance = 5e-3 if name.endswith("/metric") else 1e-5
+            assert value == pytest.approx(expected[name], rel=1e-4, abs=tolerance), name
     padded, packed = (states(tmp_path / name)["joint"] for name in ("padded", "packed"))
     for name, value in padded.items():
         torch.testing.assert_close(packed[name], value, rtol=1e-3, atol=1e-5)
