@@ -39,7 +39,7 @@ EDGES = """plot => {
 def address(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("page")
     config = ReportConfig(cache=str(make_cache(folder)), out=str(folder / "report"))
-    return report.write(config, Console(quiet=True)).as_uri()
+    return Path(report.write(config, Console(quiet=True)).uri).as_uri()
 
 
 def open_card(page: Any, clip_id: str) -> Any:
@@ -117,7 +117,7 @@ def test_corpus_without_targets_counts_as_not_run(browser: Any, tmp_path: Path) 
     shutil.copytree(pitch.path(""), Path(pitch.path("")).parent / "again")
     layout.register(build(layout.corpus(name).clips(), tmp_path / "again"))
     config = ReportConfig(cache=str(cache), out=str(tmp_path / "report"), listen=0)
-    address = report.write(config, Console(quiet=True)).as_uri()
+    address = Path(report.write(config, Console(quiet=True)).uri).as_uri()
     not_run = sum(
         clips
         for line in coverage(layout)

@@ -79,7 +79,7 @@ def address(toy_data: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
         clips=3,
         console=Console(quiet=True),
     )
-    return written.as_uri()
+    return Path(written.uri).as_uri()
 
 
 def test_page_has_all_sections_and_charts(visit: Any) -> None:
