@@ -10,6 +10,7 @@ after a kill at any time, the same command resumes from them.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from manifests.cache import marker_index
+from manifests.cache.clip_index import CommonIds, CorpusClips
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
 from manifests.storage import cannot_write
@@ -27,6 +29,8 @@ from pipeline.build.progress import BuildProgress
 from pipeline.build.scheduler import Scheduler
 from pipeline.build.setup import TeacherSetup
 from pipeline.config import BuildConfig
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,12 +157,23 @@ def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Lay
     """The cache, with everything that a build writes except shards."""
     try:
         layout = Layout.create(cache)
-        layout.register(corpus)
+        new_parts = layout.register(corpus)
         for teacher in setups:
             layout.add_teacher(teacher.spec)
     except OSError as error:
         raise cannot_write(str(error)) from None
+    if new_parts:
+        _warn_of_common_ids(layout)
     return layout
+
+
+def _warn_of_common_ids(layout: Layout) -> None:
+    corpora = {name: layout.corpus(name) for name in layout.corpora()}
+    if len(corpora) > 1:
+        try:
+            CorpusClips(corpora)
+        except CommonIds as error:
+            log.warning("%s", error)
 
 
 def _with_absolute_paths(config: BuildConfig) -> BuildConfig:

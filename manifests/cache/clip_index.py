@@ -33,6 +33,10 @@ ROW_MASK = (1 << ROW_BITS) - 1
 # Legend: N clips.
 
 
+class CommonIds(UserError):
+    """Two corpora of a cache have a clip of the same id."""
+
+
 def clip_keys(clip_ids: Iterable[str]) -> np.ndarray:
     """Returns the 64-bit hash of each id (uint64), which is the key of the index."""
     blake2b = hashlib.blake2b
@@ -58,7 +62,7 @@ class CorpusClips:
         corpora: Name -> corpus.
 
     Raises:
-        UserError: two of the corpora have a clip of the same id.
+        CommonIds: two of the corpora have a clip of the same id.
     """
 
     def __init__(self, corpora: Mapping[str, Corpus]) -> None:
@@ -118,7 +122,7 @@ class CorpusClips:
             )
             clashes.append((name, self._corpora[name].shard_ids(ordinal - self._first[name])[row]))
         (first, clip_id), (second, other) = clashes
-        raise UserError(
+        raise CommonIds(
             f"the corpora {first!r} and {second!r} of this cache both have a clip {clip_id!r}, so "
             "they cannot be read together; read one of them: --corpus NAME on the command line, "
             f"corpora=[{second!r}] in Python"

@@ -161,15 +161,18 @@ class Layout:
         """The cache's copy of a corpus."""
         return Corpus(f"{self.root.uri}/corpora/{name}")
 
-    def register(self, corpus: Corpus) -> None:
+    def register(self, corpus: Corpus) -> int:
         """Copies a corpus into the cache: only the parts that are new or have new labels.
+
+        Returns:
+            Number of copied parts.
 
         Raises:
             UserError: the cache has another corpus of this name.
         """
         kept, new_parts = self.compare(corpus)
         if not new_parts:
-            return
+            return 0
         target = self.root.child("corpora").child(corpus.name)
         taken = {file for file in target.sizes() if is_part(file)}
         parts = list(kept)
@@ -181,6 +184,7 @@ class Layout:
             parts.append(replace(part, file=file))
         parts.sort(key=lambda part: part.first_shard)
         target.write_atomic(INDEX_FILE, replace(corpus.contents, parts=tuple(parts)).to_bytes())
+        return len(new_parts)
 
     def compare(self, corpus: Corpus) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
         """Returns the parts of a corpus that the cache has, and those that it still has to copy.

@@ -207,9 +207,12 @@ def _duplicate(clips: tuple[Clip, Clip], places: tuple[str, str], others: int = 
     more = f"; {others} more ids occur twice" if others else ""
     if first.clip_id != second.clip_id:
         return UserError(f"the ids {first.clip_id!r} and {second.clip_id!r} of {rows} hash alike")
+    members = tar_member(first.uri), tar_member(second.uri)
+    is_two_tars = bool(members[0] and members[1] and members[0][0] != members[1][0])
+    cure = "append ?ids=tar to the source, which puts the tar's name before each id, or "
     return UserError(
-        f"the clip id {first.clip_id!r} occurs twice, in {rows}{more}; give each clip a unique "
-        "id, or remove one"
+        f"the clip id {first.clip_id!r} occurs twice, in {rows}{more}; "
+        f"{cure if is_two_tars else ''}give each clip a unique id, or remove one"
     )
 
 

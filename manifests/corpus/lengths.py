@@ -18,7 +18,7 @@ from pathlib import Path
 
 from manifests import web
 from manifests.audio_address import ParquetRow, hint_at_spelling, split_address
-from manifests.clips import Clip
+from manifests.clips import Clip, describe_ids
 from manifests.corpus.source_index import SourceIndex, number_key
 from manifests.decoders import probe
 from manifests.errors import StoreError, UserError
@@ -50,6 +50,7 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
     is_first = True
     missing: dict[str, None] = {}
     checked: set[str] = set()
+    beyond: list[str] = []
     while batch := list(itertools.islice(remaining, BATCH)):
         if is_first:
             missing |= _missing_files(batch, source)
@@ -60,7 +61,15 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
         for clip in batch:
             length = lengths.get(clip.uri) if _is_unknown(clip) else None
             rest = None if length is None else length - clip.offset
+            if rest is not None and rest <= 0 and clip.offset:
+                beyond.append(clip.clip_id)
             yield replace(clip, estimated_duration=rest) if rest and rest > 0 else clip
+    if beyond:
+        log.warning(
+            "%s: %s clips start at or after the end of their files: %s; a build of a cache records "
+            "them as failed",
+            source, f"{len(beyond):,}", describe_ids(beyond),
+        )  # fmt: skip
     if missing:
         first = next(iter(missing))
         log.warning(

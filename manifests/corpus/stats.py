@@ -17,6 +17,8 @@ from manifests.clips import has_value, likely_durations
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
 """Labels that state the language of a clip; the first one that a clip has counts."""
+NO_LANGUAGE = ("und", "mul", "mis", "zxx", "unknown")
+"""Labels that name no language: codes of ISO 639-2 for undetermined, multiple, uncoded and none."""
 DISTINCT = 10_000
 """Number of distinct values that are counted per label key: the first ones."""
 SHOWN = 5
@@ -59,9 +61,10 @@ class Stats:
 
 
 def labelled_language(labels: Mapping[str, Any]) -> str:
-    """The language that a clip's labels state; empty if there is none."""
-    stated = (labels.get(key) for key in LANGUAGE_KEYS)
-    return next((str(language) for language in stated if has_value(language)), "")
+    """The language that a clip's labels state; empty if there is none, or if it is not known."""
+    stated = (str(labels[key]) for key in LANGUAGE_KEYS if has_value(labels.get(key)))
+    language = next(stated, "")
+    return "" if language.casefold() in NO_LANGUAGE else language
 
 
 def is_same_language(language: str, other: str) -> bool:

@@ -308,6 +308,19 @@ def test_transcriber_for_another_language_gets_a_warning(
     assert not caplog.records
 
 
+def test_labels_of_an_unknown_language_are_not_another_language(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    clips = [
+        Clip(clip_id=str(n), uri="/x.wav", duration=1.0, labels={"language": language})
+        for n, language in enumerate(["und", "mul", "Unknown", "zxx", "en", ""])
+    ]
+    (asr,) = (spec for spec in TEACHERS if spec.name == "asr")
+    corpus = build(clips, tmp_path / "corpus")
+    warn_of_languages(corpus, [replace(asr, settings={"language": "en"})])
+    assert not caplog.records
+
+
 def test_language_at_the_end_of_a_sorted_corpus_gets_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -75,6 +75,17 @@ def test_manifest_without_any_existing_file_raises_an_error(tmp_path: Path):
     assert len(read(manifest)) == 3
 
 
+def test_clips_that_start_beyond_the_end_of_their_file_are_counted_in_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    write_reference(tmp_path / "a.wav", 2.0)
+    offsets = (("first", 0.0), ("last", 1.5), ("end", 2.0), ("beyond", 99.0))
+    rows = [{"audio_filepath": "a.wav", "id": key, "offset": offset} for key, offset in offsets]
+    clips = read(write_manifest(tmp_path / "m.jsonl", rows))
+    assert [clip.estimated_duration for clip in clips] == [2.0, 0.5, None, None]
+    assert "2 clips start at or after the end of their files: end, beyond;" in caplog.text
+
+
 def test_missing_files_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     """One warning covers files with a stated duration and files whose header is read."""
     write_reference(tmp_path / "a.wav", 1.0)

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from manifests import audio
 from manifests.cache.reader import CacheReader
+from manifests.corpus import corpus as corpora
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from pipeline.config import BuildConfig, TeacherConfig
@@ -191,3 +192,18 @@ def test_invalid_options_raise_an_error(
     config = BuildConfig(corpus=make_corpus(2).folder.uri, cache=str(tmp_path / "cache"), **fields)
     with pytest.raises(UserError, match=message):
         build(config, Console(quiet=True))
+
+
+def test_build_announces_ids_that_two_corpora_of_the_cache_share(
+    make_corpus: MakeCorpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    teachers = {"energy": energy_teacher()}
+    first = make_corpus(3)
+    run_build(first, tmp_path / "cache", teachers=teachers)
+    assert "both have a clip" not in caplog.text
+    second = corpora.build(first.clips(), tmp_path / "second")
+    run_build(second, tmp_path / "cache", teachers=teachers)
+    assert f"the corpora {first.name!r} and 'second' of this cache both have a clip" in caplog.text
+    caplog.clear()
+    run_build(second, tmp_path / "cache", teachers=teachers)
+    assert not caplog.text
