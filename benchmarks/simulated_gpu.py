@@ -98,13 +98,34 @@ class Simulated:
         return [WindowResult(self._frames_TD[:size].copy(), [], "") for size in sizes]
 
 
-def read_log(folder: Path) -> tuple[float, float, int]:
-    """Returns (seconds in the network, seconds from its first call to its last, windows)."""
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The calls of the network in one build."""
+
+    busy: float
+    """Seconds in the network."""
+    start: float
+    """Start of its first call in seconds (`time.time`)."""
+    end: float
+    """End of its last call."""
+    windows: int
+
+    @property
+    def span(self) -> float:
+        """Seconds from the first call to the last."""
+        return self.end - self.start
+
+
+def read_log(folder: Path) -> Log:
+    """Reads the times of all calls that a build logged."""
     calls = [
         tuple(map(float, line.split()))
         for path in folder.glob("*.log")
         for line in path.read_text().splitlines()
     ]
-    busy = sum(ended - start for start, ended, _ in calls)
-    span = max(ended for _, ended, _ in calls) - min(start for start, *_ in calls)
-    return busy, span, int(sum(windows for *_, windows in calls))
+    return Log(
+        busy=sum(ended - start for start, ended, _ in calls),
+        start=min(start for start, *_ in calls),
+        end=max(ended for _, ended, _ in calls),
+        windows=int(sum(windows for *_, windows in calls)),
+    )

@@ -12,7 +12,9 @@ time; the windows of longer clips are cross-faded and then averaged on the host.
 Second table: `coat-cache build` on a local Ray cluster whose one GPU is simulated
 (`benchmarks.simulated_gpu`): it sleeps for as long as an H100, or a share of one, needs for the
 encoder's operations. "busy" is the network's share of the time from its first call to its last.
-"series" runs the same without overlap.
+"series" runs the same without overlap. "core ms" is the processor time per window of all processes
+of the build, between these two calls; "cores" is the number of cores that this makes at the rate at
+which a whole H100 would take windows.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ from rich.table import Table
 
 from benchmarks import simulated_gpu
 from benchmarks.hardware import describe
+from benchmarks.processor_time import ProcessorTime
 from manifests.cache.encoded_frames import EncodedFrames, encode
 from manifests.cache.stream_sums import Sums, encode_and_sum
 from manifests.clips import Clip
@@ -45,8 +48,8 @@ FRAMES, WIDTH = 1500, 1280
 CACHED_PASSES = 10
 """Largest, smallest, difference from the mean, its sum, its squares; ratio, rounded, cast,
 difference, its squares."""
-SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
-"""Shares of an H100 for two cores."""
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1)
+"""Shares of an H100 that two cores feed."""
 
 
 def old_pooled(frames_TD: np.ndarray, times: int) -> np.ndarray:
@@ -219,25 +222,28 @@ def cpu_table(times: int) -> Table:
 def simulated_table(clips: int, seconds: float, shares: Sequence[float]) -> Table:
     """Measures how busy two cores keep a simulated GPU."""
     table = Table(title=f"A simulated GPU, {clips} clips of {seconds:g} s (16-bit WAV, 16 kHz)")
-    for heading in ("of an H100", "ms/window", "windows/s", "x real time", "busy", "series"):
+    headings = (
+        "of an H100", "ms/window", "windows/s", "x real time", "busy", "series", "core ms", "cores"
+    )  # fmt: skip
+    for heading in headings:
         table.add_column(heading, justify="right")
+    whole = simulated_gpu.Simulated.Settings().seconds_per_window
     with tempfile.TemporaryDirectory(dir="/tmp") as base:
         corpus = _corpus(Path(base), clips, seconds)
         _connect()
         for share in shares:
-            per_window = simulated_gpu.Simulated.Settings().seconds_per_window / share
-            results = [
-                _build(corpus, Path(base) / f"{share}-{overlaps}", per_window, overlaps)
-                for overlaps in (True, False)
-            ]
-            busy, span, windows = results[0]
+            per_window = whole / share
+            log, core_s = _build(corpus, Path(base) / f"{share}", per_window, overlaps=True)
+            series, _ = _build(corpus, Path(base) / f"{share}-s", per_window, overlaps=False)
             table.add_row(
                 f"1/{1 / share:g}",
                 f"{1e3 * per_window:.1f}",
-                f"{windows / span:.1f}",
-                f"{clips * seconds / span:,.0f}",
-                f"{busy / span:.3f}",
-                f"{results[1][0] / results[1][1]:.3f}",
+                f"{log.windows / log.span:.1f}",
+                f"{clips * seconds / log.span:,.0f}",
+                f"{log.busy / log.span:.3f}",
+                f"{series.busy / series.span:.3f}",
+                f"{1e3 * core_s / log.windows:.1f}",
+                f"{core_s / log.windows / whole:.1f}",
             )
     return table
 
@@ -266,7 +272,10 @@ def _connect() -> None:
     ray.init("local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
 
 
-def _build(corpus: str, place: Path, per_window: float, overlaps: bool) -> tuple[float, float, int]:
+def _build(
+    corpus: str, place: Path, per_window: float, *, overlaps: bool
+) -> tuple[simulated_gpu.Log, float]:
+    """Returns the network's calls, and the processor seconds from the first to the last one."""
     from pipeline import job
     from pipeline.config import BuildConfig, Resources, TeacherConfig
 
@@ -280,16 +289,17 @@ def _build(corpus: str, place: Path, per_window: float, overlaps: bool) -> tuple
     config = BuildConfig(
         corpus=corpus, cache=str(place / "cache"), preset="none", teacher={"asr": teacher}
     )
-    with open(os.devnull, "w") as nothing:
+    with open(os.devnull, "w") as nothing, ProcessorTime() as used:
         job.build(config, Console(file=nothing))
-    return simulated_gpu.read_log(log)
+    calls = simulated_gpu.read_log(log)
+    return calls, used.between(calls.start, calls.end)
 
 
 def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--only", default="cpu,simulated")
-    parser.add_argument("--clips", type=int, default=400)
+    parser.add_argument("--clips", type=int, default=1200)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--times", type=int, default=30, help="repetitions of a measurement")
     parser.add_argument("--shares", default=",".join(f"{share:g}" for share in SHARES))

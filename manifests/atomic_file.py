@@ -43,6 +43,7 @@ class AtomicFile:
         """
         self._file.flush()
         os.fsync(self._file.fileno())
+        _free_page_cache(self._file.fileno())
         self._file.close()
         self._temporary.replace(self._folder / name)
         _sync_folder(self._folder)
@@ -56,6 +57,18 @@ class AtomicFile:
         # After `publish`, there is no temporary file any more.
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
+
+
+def _free_page_cache(descriptor: int) -> None:
+    """Tells the system that a synced file is not read soon, where it has such a call.
+
+    Otherwise a build fills the memory with its output and takes new pages for every shard, which
+    took a quarter of the processor time of commits on a virtual machine, and the audio that is
+    read next is evicted.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,6 +37,10 @@ class Backlog:
         """Node -> bytes of rows that are not yet committed."""
         self.costs: dict[str, float] = {}
         """Teacher, or "decode" -> measured worker seconds per second of audio."""
+        self.commit_seconds = 0.0
+        """Measured worker seconds of a commit; 0 before the first one."""
+        self.block_seconds = 0.0
+        """Mean length of the decoded blocks in seconds; 0 before the first one."""
         self.blocks_ahead: float = math.inf
         """Maximum number of blocks whose audio is decoded or being decoded."""
         self.decoded: set[Block] = set()
@@ -88,7 +92,13 @@ class Backlog:
         """Updates the cost of a teacher or of decoding."""
         if summary.seconds:
             cost = summary.elapsed / summary.seconds
-            self.costs[queue] = 0.8 * self.costs.get(queue, cost) + 0.2 * cost
+            self.costs[queue] = _smoothed(self.costs.get(queue), cost)
+            if queue == "decode":
+                self.block_seconds = _smoothed(self.block_seconds, summary.seconds)
+
+    def measured_commit(self, elapsed: float) -> None:
+        """Updates the worker seconds of a commit."""
+        self.commit_seconds = _smoothed(self.commit_seconds, elapsed)
 
     def extractions(self, pool: Pool) -> int:
         """The number of blocks that wait for a pool's teachers."""
@@ -145,3 +155,8 @@ class Backlog:
         if audio + self.row_bytes[node_id] < limit:
             return True
         return task.job is oldest and audio < limit / 2
+
+
+def _smoothed(average: float | None, value: float) -> float:
+    """An exponential moving average, which starts with the first value."""
+    return 0.8 * average + 0.2 * value if average else value

@@ -166,7 +166,11 @@ class Scheduler:
     def _dispatch(self, now: float) -> None:
         idle = self._is_idle()
         self._backlog.blocks_ahead = lookahead.blocks_ahead(
-            self._pools, self._decoders, self._backlog.costs
+            self._pools,
+            self._decoders,
+            self._backlog.costs,
+            commit_seconds=self._backlog.commit_seconds,
+            block_seconds=self._backlog.block_seconds,
         )
         for pool in self._pools:
             if not len(self._backlog):
@@ -259,10 +263,12 @@ class Scheduler:
             if not task.job.abandoned:
                 self._recovery.on_store_error(task, error)
             return
+        elapsed = now - member.task_began
         member.pool.take(member, task, now)
         if task.job.abandoned:
             return
         if task.kind == "commit":
+            self._backlog.measured_commit(elapsed)
             self._shards.committed(task, result)
             self._codec_gate.add(task.teacher, result)
         elif self._recovery.accepts(task, member, result):

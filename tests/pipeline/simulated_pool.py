@@ -37,12 +37,14 @@ class SimulatedPool:
         decode_cost: Worker seconds for decoding one second of audio.
         teacher_cost: Worker seconds of the teacher for one second of audio.
         variation: Factor of the duration of each call, by its number.
+        commit_s: Worker seconds of a commit.
     """
 
     resources: Mapping[str, float]
     decode_cost: float
     teacher_cost: float
     variation: Callable[[int], float] = lambda number: 1.0
+    commit_s: float = 0.05
     now: float = 0.0
     busy: Counter[str] = field(default_factory=Counter)
     """Method -> worker seconds."""
@@ -107,7 +109,7 @@ class SimulatedPool:
                 shard=0, clips=1, rows=1, failures={}, seconds=1.0, extract_seconds=1.0,
                 finished="", clips_digest="", data="", data_bytes=1, data_sha256="",
             )  # fmt: skip
-            return 0.05, marker
+            return self.commit_s, marker
         return 0.0, worker.node_id if method == "place" else 0.0
 
     def completed(self, timeout: float) -> list[Call]:

@@ -60,6 +60,24 @@ def test_very_slow_decoding_is_bounded():
     assert lookahead.blocks_ahead(ordered, decoders, {"asr": 0.001, "decode": 1.0}) == 24 + 2
 
 
+def test_slow_commits_are_bridged_by_decoded_blocks():
+    ordered, decoders = make_pools(gpus=1, cpus=1)
+    costs = {"asr": 0.01, "decode": 0.001}
+    blocks = [
+        lookahead.blocks_ahead(
+            ordered, decoders, costs, commit_seconds=seconds, block_seconds=120.0
+        )
+        for seconds in (0.0, 1.0, 3.0, 1000.0)
+    ]
+    # A block takes the GPU 1.2 s: 2 blocks while the only decoder commits for 3 s.
+    assert blocks == [3 + 1, 3 + 1, 3 + 1 + 2, lookahead.MOST_PER_WORKER]
+    ordered, decoders = make_pools(gpus=1, cpus=4)
+    assert (
+        lookahead.blocks_ahead(ordered, decoders, costs, commit_seconds=3.0, block_seconds=120.0)
+        == 3 + 4
+    )
+
+
 def simulate(
     pool: SimulatedPool,
     monkeypatch: pytest.MonkeyPatch,
@@ -117,6 +135,17 @@ def test_gpu_stays_busy_with_little_decoded_audio_waiting(
     # Without measured speeds, 64 blocks would be decoded ahead.
     most = 3 + max(2 * 8, 2 * ratio)
     assert pool.most_decoded_s <= most * 4 * SECONDS
+
+
+def test_gpu_stays_busy_while_the_only_decoder_commits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    """A commit takes as long as the GPU needs for five blocks."""
+    pool = simulate(
+        SimulatedPool({"CPU": 2, "GPU": 1}, 0.002, 0.01, commit_s=6.0), monkeypatch, tmp_path
+    )
+    assert pool.busy_share > 0.98
+    assert pool.most_decoded_s <= lookahead.MOST_PER_WORKER * 4 * SECONDS
 
 
 @pytest.mark.parametrize("ratio", [0.02, 1.0])

@@ -19,9 +19,9 @@ def test_simulated_teacher_sleeps_for_each_window_and_logs_it(tmp_path: Path):
     extracted, summary = TeacherRunner(teacher, teacher.spec(), SharedClock()).extract(decoded)
     assert not summary.failures
     assert [row.frames["encoder"].num_frames for row in extracted.rows] == [750, 75, 1000]
-    busy, span, windows = read_log(tmp_path)
-    assert windows == 4
-    assert 0.04 <= busy <= span + 1e-3
+    log = read_log(tmp_path)
+    assert log.windows == 4
+    assert 0.04 <= log.busy <= log.span + 1e-3
 
 
 def test_simulated_h100_needs_4_to_5_ms_for_a_window():
