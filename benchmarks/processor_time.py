@@ -39,7 +39,7 @@ class ProcessorTime:
         self._thread.join()
 
     def between(self, start: float, end: float) -> float:
-        """Returns processor seconds, user and system, between two times in seconds (`time.time`)."""
+        """Returns processor seconds, user and system, between two times (`time.time`)."""
         times, totals = zip(*self._samples, strict=True)
         before, after = np.interp([start, end], times, totals)
         return float(after - before)
