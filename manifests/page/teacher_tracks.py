@@ -34,7 +34,8 @@ def teacher_tracks(
     shown = transcript.before(seconds)
     if shown.words is not None:
         words = [word._asdict() for word in shown.words]
-        tracks.append(Track(kind="words", title="words", source=spec.name, data={"words": words}))
+        title = "words (doubtful)" if transcript.doubts else "words"
+        tracks.append(Track(kind="words", title=title, source=spec.name, data={"words": words}))
     if shown.notes is not None:
         notes = [note._asdict() for note in shown.notes]
         tracks.append(Track(kind="notes", title="notes", source=spec.name, data={"notes": notes}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
+from manifests.page.teacher_tracks import teacher_tracks
+from manifests.streams.transcript import Confidence, Transcript, Word
 from pipeline.inspect.show import build_table, describe, find_clip
 from tests.manifests.frames import make_cache
 from tests.pipeline import report_cache
@@ -58,3 +61,20 @@ def test_words_of_a_teacher_are_shown_with_the_reason_to_doubt_them():
     assert str(build_table(facts).title).endswith("(doubtful: labelled fr, written as en)")
     facts["labels"] = {"language": "en-GB"}
     assert str(build_table(facts).title).endswith("asr wrote: the [entire] time.")
+
+
+def test_track_of_doubtful_words_says_so():
+    """Pictures and reports draw the words from this track."""
+    (asr,) = (spec for spec in report_cache.TEACHERS if spec.name == "asr")
+    asr = replace(asr, streams=())
+    words = (Word("entire", 0.5, 1.0), Word("time", 1.0, 9.0))
+    confidence = Confidence(
+        no_speech_probability=0.1, average_log_probability=-1.83, compression_ratio=0.7
+    )
+    transcript = Transcript(text="entire time", language="en", words=words, confidence=confidence)
+    (track,) = teacher_tracks(asr, transcript, {}, {}, seconds=2.0)
+    assert track.title == "words (doubtful)"
+    confidence = replace(confidence, average_log_probability=-0.2)
+    likely = replace(transcript, confidence=confidence)
+    (track,) = teacher_tracks(asr, likely, {}, {}, seconds=2.0)
+    assert track.title == "words"
