@@ -21,17 +21,21 @@ from student.run_options import ArmsOptions, TrainOptions
 
 
 def _check_sources(options: TrainOptions | ArmsOptions) -> None:
-    """Opens corpus and caches, so that a wrong address is reported before PyTorch is imported.
+    """Opens corpus and caches, so that a wrong address or stream is reported before PyTorch is
+    imported.
 
     Raises:
         UserError: one of them is not there.
     """
     from manifests.cache.layout import Layout
     from manifests.corpus.corpus import Corpus
+    from student.distill.streams import check_streams
 
     Corpus(options.corpus)
-    for cache in [options.cache] if isinstance(options.cache, str) else options.cache:
-        Layout.open(cache)
+    caches = [options.cache] if isinstance(options.cache, str) else options.cache
+    layouts = [Layout.open(cache) for cache in caches]
+    if layouts:
+        check_streams(layouts, options.recipe().streams or ())
     if messages.is_terminal:
         messages.print("loading PyTorch and transformers")
 

@@ -16,6 +16,7 @@ import pytest
 
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
+from tests.manifests.frames import make_cache
 
 HEAVY = {
     "accelerate", "av", "huggingface_hub", "matplotlib", "numpy", "onnxruntime", "pandas", "peft",
@@ -115,4 +116,19 @@ def test_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Pa
     assert [code for code, _, _ in ends] == [2] * len(lines)
     assert ["not a corpus" in err for _, _, err in ends] == [True, False] * 2
     assert ["not a teacher cache" in err for _, _, err in ends] == [False, True] * 2
+    assert modules & {"torch", "transformers"} == set()
+
+
+def test_unknown_stream_is_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    (key,) = make_cache(tmp_path).teachers()
+    name = key.partition("@")[0]
+    common = ["train", "--model.build", "tiny", "--out", str(tmp_path / "run")]
+    common += ["--corpus", str(tmp_path / "corpus"), "--cache", str(tmp_path / "cache")]
+    lines = [
+        [*common, "--streams", f"{{{stream}: {{}}}}"] for stream in (f"{name}.salienz", "other.f0")
+    ]
+    ends, modules = run_lines("coat-student", lines)
+    assert [code for code, _, _ in ends] == [2, 2]
+    assert f"teacher {name} has no stream 'salienz'; it has " in ends[0][2]
+    assert "no cache has the stream 'other.f0'; there are " in ends[1][2]
     assert modules & {"torch", "transformers"} == set()

@@ -5,18 +5,20 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader, StreamReader
 from manifests.cache.stream_sums import Statistics
 from manifests.cache.teacher_reader import TeacherReader
 from manifests.errors import UserError
 from manifests.streams.kinds import KINDS
 from manifests.streams.pitch_bins import CREPE_BINS, PitchBins
+from manifests.streams.specs import TeacherSpec
 from student.config import StreamConfig
 from student.distill.alignment import standardised, student_frames
 
@@ -98,6 +100,35 @@ def open_streams(
     return {name: _open(name, config, readers, versions or {}) for name, config in configs.items()}
 
 
+def check_streams(layouts: Sequence[Layout], names: Iterable[str]) -> None:
+    """Checks in the specs of caches, without reading shards, that some version has each stream.
+
+    Raises:
+        UserError: no cache has the stream.
+    """
+    specs = [spec for layout in layouts for spec in layout.teachers().values()]
+    for name in names:
+        own, _, stream = name.partition(".")
+        versions = [spec for spec in specs if spec.name == own.partition("@")[0]]
+        if name == RECONSTRUCTION or any(
+            stream == each.name for spec in versions for each in spec.streams
+        ):
+            continue
+        if versions:
+            versions[-1].stream(stream)
+        raise _no_such_stream(name, {f"{spec.name}.{key}" for spec in specs for key in _keys(spec)})
+
+
+def _keys(spec: TeacherSpec) -> list[str]:
+    return [stream.name for stream in spec.streams if KINDS[stream.kind].is_trainable]
+
+
+def _no_such_stream(name: str, known: Iterable[str]) -> UserError:
+    return UserError(
+        f"no cache has the stream {name!r}; there are {', '.join(sorted(known)) or 'none'}"
+    )
+
+
 def _place(local_copies: str | None, cache: str) -> Path | None:
     """The folder of one cache's copies, separate for caches with the same teachers."""
     if local_copies is None:
@@ -148,12 +179,7 @@ def copy_ahead(streams: Mapping[str, Stream]) -> None:
 
 
 def _learnable(reader: CacheReader) -> list[str]:
-    return [
-        f"{name}.{stream.name}"
-        for name, teacher in reader.teachers.items()
-        for stream in teacher.streams
-        if KINDS[stream.kind].is_trainable
-    ]
+    return [f"{name}.{key}" for name, spec in reader.teachers.items() for key in _keys(spec)]
 
 
 def _open(
@@ -179,7 +205,6 @@ def _open(
         statistics = reader.statistics() if KINDS[spec.kind].is_standardised else None
         return Stream(name=name, kind=spec.kind, dim=spec.dim, config=config, reader=reader,
                       statistics=statistics, pitch_bins=spec.pitch_bins)  # fmt: skip
-    known = sorted(name for cache in readers for name in _learnable(cache))
     if not readers:
         raise UserError(f"the targets of {name!r} are in a teacher cache: pass --cache CACHE")
-    raise UserError(f"no cache has the stream {name!r}; there are {', '.join(known) or 'none'}")
+    raise _no_such_stream(name, {key for cache in readers for key in _learnable(cache)})
