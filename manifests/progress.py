@@ -19,7 +19,8 @@ from manifests.console import messages
 
 Item = TypeVar("Item")
 
-SECONDS_BEFORE_FIRST_LINE = 10.0
+FIRST_LINES_S = (10.0, 30.0, 60.0)
+"""Seconds after the start at which a log file gets its first lines of progress."""
 SECONDS_BETWEEN_LINES = 60.0
 SPEED_SECONDS = 3600.0
 """Past time from which a bar estimates the time left. The default of rich, 30 s, shows no estimate
@@ -27,18 +28,20 @@ if a step takes longer."""
 
 
 class LogPace:
-    """Tells when the next line of progress is due in a log file: soon after the start, then once a
-    minute."""
+    """Tells when the next line of progress is due in a log file: thrice in the first minute, then
+    once a minute."""
 
     def __init__(self) -> None:
-        self._due_at = time.monotonic() + SECONDS_BEFORE_FIRST_LINE
+        self._begun = time.monotonic()
+        self._due_at = self._begun + FIRST_LINES_S[0]
 
     def is_due(self) -> bool:
         """Whether to write a line now; if so, the next one is due later."""
         now = time.monotonic()
         if now < self._due_at:
             return False
-        self._due_at = now + SECONDS_BETWEEN_LINES
+        first = (self._begun + seconds for seconds in FIRST_LINES_S)
+        self._due_at = next((due for due in first if due > now), now + SECONDS_BETWEEN_LINES)
         return True
 
 

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from manifests.cache import marker_index, shards
 from manifests.clips import from_table
 from manifests.corpus.corpus import Corpus
-from manifests.corpus.corpus_index import INDEX_FILE, Part, is_part, next_part_file
+from manifests.corpus.corpus_index import CACHE_FILE, INDEX_FILE, Part, is_part, next_part_file
 from manifests.corpus.relabel import same_audio
 from manifests.errors import UserError
 from manifests.new_folder import check_is_free
@@ -42,7 +42,6 @@ FORMAT = 2
 """Version of the cache's format. A reader rejects newer versions and reads all older ones. A build
 that adds to a cache of an older format raises its number. In version 2, markers contain failures,
 audio digests and library versions."""
-CACHE_FILE = "cache.json"
 OWN_FOLDERS = ("corpora", "teachers")
 """Name of the file that makes a folder a cache."""
 NAME = re.compile(r"\w[\w.-]*")

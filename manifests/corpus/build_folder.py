@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from manifests.atomic_file import TEMPORARY
-from manifests.corpus.corpus_index import INDEX_FILE, is_part
+from manifests.corpus.corpus_index import CACHE_FILE, INDEX_FILE, is_part
 from manifests.corpus.source_index import FOLDER, SourceIndex
 from manifests.folder_lock import folder_lock
 from manifests.new_folder import check_is_free
@@ -44,7 +44,7 @@ def open_build(folder: Folder) -> Iterator[OpenBuild]:
         check_is_free(
             folder, what="corpus", index=INDEX_FILE,
             is_own=lambda name: name in (AUDIO, FOLDER) or is_part(name),
-            other=("teacher cache", "cache.json"),
+            other=("teacher cache", CACHE_FILE),
         )  # fmt: skip
     with ExitStack() as stack:
         if folder.is_local:

@@ -22,6 +22,8 @@ EVEN_FORMAT = 2
 """The format of a corpus whose parts all have the corpus's number of clips per shard."""
 INDEX_FILE = "corpus.json"
 """Name of the file that makes a folder a corpus."""
+CACHE_FILE = "cache.json"
+"""Name of the file that makes a folder a teacher cache; none is both."""
 CLIPS_PER_SHARD = 256
 CLIPS_PER_PART = 65536
 
@@ -96,7 +98,7 @@ class CorpusIndex:
                 raise UserError(
                     f"{folder.uri} is not a complete corpus; run its coat-corpus build again"
                 )
-            if folder.exists("cache.json"):
+            if folder.exists(CACHE_FILE):
                 raise UserError(f"{folder.uri} is a teacher cache, expected the folder of a corpus")
             raise UserError(
                 f"{folder.uri} is not a corpus (it has no {INDEX_FILE}); check the path, or "

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from manifests import audio
-from manifests.cache.layout import CACHE_FILE
 from manifests.cache.shards import Failure, Marker
 from manifests.clips import Clip
+from manifests.corpus.corpus_index import CACHE_FILE
 from manifests.errors import AudioError, StoreError, UserError
 from pipeline.build.commit import commit_shard
 from pipeline.build.extraction import SharedClock, TeacherRunner, clip_failure

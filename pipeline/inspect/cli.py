@@ -253,15 +253,14 @@ def remove_version(version: str, cache: str = "cache") -> None:
         there = [key for key in layout.teachers() if key.partition("@")[0] == version]
         known = f"; the cache has {', '.join(there)}" if there else "; see coat-cache ls"
         raise UserError(f"expected NAME@FINGERPRINT, found {version!r}{known}")
-    name = version.partition("@")[0]
-    was_read = layout.current()[name].key == version
-    freed = maintenance.remove(layout, layout.teacher(version))
+    spec = layout.teacher(version)
+    was_read = layout.current()[spec.name].key == version
+    freed = maintenance.remove(layout, spec)
     print_line(f"{version} deleted, {freed / 1e6:,.1f} MB freed")
     if was_read:
-        now = layout.current().get(name)
-        print_line(
-            f"readers got this version; now they get {now.key if now else f'no version of {name}'}"
-        )
+        now = layout.current().get(spec.name)
+        then = now.key if now else f"no version of {spec.name}"
+        print_line(f"readers got this version; now they get {then}")
 
 
 def remove_corpus(corpus: str, cache: str = "cache") -> None:

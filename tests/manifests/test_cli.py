@@ -163,6 +163,10 @@ def test_source_cannot_be_the_folder_of_the_corpus(
     assert Corpus(tmp_path / "c").num_clips == 10
     assert run(monkeypatch, "build", tmp_path / "c", "--out", tmp_path / "d") == 2
     assert "is a corpus, expected a source of one" in capsys.readouterr().err
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache/cache.json").write_text('{"format": 2}')
+    assert run(monkeypatch, "build", tmp_path / "cache", "--out", tmp_path / "d") == 2
+    assert "is a teacher cache, expected a source of a corpus" in capsys.readouterr().err
 
 
 def test_file_instead_of_a_corpus_is_reported_in_one_line(

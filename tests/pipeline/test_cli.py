@@ -264,6 +264,18 @@ def test_rm_without_a_fingerprint_lists_the_versions(
     assert f"found 'pitch'; the cache has {version}" in err
 
 
+@pytest.mark.parametrize("version", ["pich@0123456789ab", "pitch@0123456789ab", "@", "pitch@"])
+def test_versions_that_do_not_exist_are_reported_with_those_that_do(
+    version: str, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (there,) = (key for key in Layout.open(cache).teachers() if key.startswith("pitch@"))
+    for command in ("rm", "use"):
+        code, _, err = run_command(capsys, command, version, "--cache", cache)
+        assert code == 2, err
+        assert "has no teacher" in err
+        assert there in err
+
+
 def test_failures_command_lists_clips_with_audio_warnings(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

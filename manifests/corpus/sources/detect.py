@@ -9,7 +9,7 @@ from pyarrow import fs
 
 from manifests.clips import Clip
 from manifests.corpus import lengths
-from manifests.corpus.corpus_index import INDEX_FILE
+from manifests.corpus.corpus_index import CACHE_FILE, INDEX_FILE
 from manifests.corpus.source_index import SourceIndex
 from manifests.corpus.sources import (
     energon,
@@ -93,6 +93,11 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
             f"{source} is a corpus, expected a source of one; use it as it is: coat-cache build "
             f"--corpus {source}. If a build wrote it into a folder of recordings, delete its "
             "corpus.json, clips-*.parquet and source_index"
+        )
+    if kind == fs.FileType.Directory and Folder(source).exists(CACHE_FILE):
+        raise UserError(
+            f"{source} is a teacher cache, expected a source of a corpus; its corpora are in "
+            f"{source}/corpora: coat-corpus stats {source}/corpora/NAME"
         )
     if kind == fs.FileType.Directory and kaldi.is_data_folder(Folder(source)):
         return kaldi.clips(source)

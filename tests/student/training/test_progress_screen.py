@@ -49,7 +49,7 @@ def test_training_in_a_terminal_shows_a_bar(words: list[str]) -> None:
 @pytest.mark.slow
 def test_training_in_a_log_file_prints_lines(words: list[str]) -> None:
     script = (
-        "import manifests.progress as p; p.SECONDS_BEFORE_FIRST_LINE = p.SECONDS_BETWEEN_LINES = 0;"
+        "import manifests.progress as p; p.FIRST_LINES_S = (0,); p.SECONDS_BETWEEN_LINES = 0;"
         "from student.cli import main; main()"
     )
     done = subprocess.run(
