@@ -61,7 +61,7 @@ def retry_failures(config: BuildConfig) -> None:
 
     outcome = job.build(config, messages, retry_failures=True)
     if not outcome.clips:
-        print_line(f"{config.cache} has no failures to retry")
+        print_line(f"{config.cache} has no failures of this corpus to retry")
         return
     _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 

@@ -21,6 +21,7 @@ from manifests.cache import marker_index
 from manifests.cache.clip_index import CommonIds, CorpusClips
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import Corpus
+from manifests.errors import UserError
 from manifests.storage import cannot_write
 from manifests.streams.specs import TeacherSpec
 from pipeline.build import environment, plan, setup
@@ -79,6 +80,11 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
     corpus = Corpus(config.corpus)
     if retry_failures:
         layout = Layout.open(config.cache)
+        if corpus.name not in layout.corpora():
+            raise UserError(
+                f"{config.cache} has no targets of corpus {corpus.name!r}, so it has no failures "
+                f"of it; its corpora: {', '.join(layout.corpora()) or 'none'}"
+            )
         setups = setup.existing_teachers(layout, config)
         layout = _prepared(config.cache, corpus, [])
     else:

@@ -119,7 +119,7 @@ def generate(
         for _ in talk(student, asked[0], sys.stdin, max_tokens=max_tokens):
             continue
     elif len(asked) == 1:
-        (result,) = answers(student, asked, batch_size=1, max_tokens=max_tokens)
+        (result,) = answers(student, asked, batch_size=batch_size, max_tokens=max_tokens)
         console.print(result["answer"], markup=False)
     else:
         _print_lines(answers(student, asked, batch_size=batch_size, max_tokens=max_tokens))

@@ -15,6 +15,9 @@ from manifests.errors import UserError
 from student.config import Recipe
 from student.recipe_names import check_fields, read_fields, rename_fields
 
+RECIPE_FILE = "recipe.yaml"
+"""Name of a run's recipe; a folder with one is a run."""
+
 
 def _parser() -> ArgumentParser:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)

@@ -17,6 +17,7 @@ from manifests.errors import UserError
 from manifests.streams.specs import TeacherSpec
 from teachers.catalogue import CATALOGUE, Family
 from teachers.protocol import Teacher
+from teachers.settings import check_settings
 
 FAMILIES: dict[str, str] = {family.name: family.address for family in CATALOGUE}
 """Family -> `module:Class`."""
@@ -111,7 +112,7 @@ def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
         settings: Fields of the family's settings dataclass (its `Settings` attribute).
 
     Raises:
-        UserError: no such family, class or setting.
+        UserError: no such family, class or setting, or a value of another type.
     """
     if family.startswith(GENERIC):
         family, settings = "encoder", {"model": family.removeprefix(GENERIC), **settings}
@@ -125,6 +126,10 @@ def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
             raise UserError(
                 f"teacher {name}: {family} has no setting {setting!r}; it has {', '.join(known)}"
             )
+    try:
+        check_settings(cls.Settings, settings)
+    except UserError as error:
+        raise UserError(f"teacher {name}: settings.{error}") from None
     # YAML and JSON have lists; settings are hashed and have tuples.
     fields = {
         key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()

@@ -132,3 +132,22 @@ def test_unknown_stream_is_reported_before_torch_is_imported(tmp_path: Path) -> 
     assert f"teacher {name} has no stream 'salienz'; it has " in ends[0][2]
     assert "no cache has the stream 'other.f0'; there are " in ends[1][2]
     assert modules & {"torch", "transformers"} == set()
+
+
+def test_wrong_questions_are_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "broken.jsonl").write_text('{"audio": "a.wav", "question": "?"}\n')
+    lines = [
+        [command, str(tmp_path), "--questions", str(tmp_path / name)]
+        for command in ("eval", "ablate", "probe")
+        for name in ("broken.jsonl", "absent.jsonl")
+    ]
+    lines.append(["eval", str(tmp_path / "no-run")])
+    ends, modules = run_lines("coat-student", lines)
+    assert [code for code, _, _ in ends] == [2] * len(lines)
+    errors = [err for _, _, err in ends]
+    assert ["broken.jsonl, line 1: not a question: it lacks answer" in each for each in errors] == [
+        True, False, True, False, True, False, False
+    ]  # fmt: skip
+    assert ["there is no question file" in each for each in errors].count(True) == 3
+    assert "there is no folder" in errors[-1]
+    assert modules & {"torch", "transformers"} == set()

@@ -1,10 +1,11 @@
 """Reads the lengths of clips from the files' headers if the source does not state them.
 
 Headers are read in many threads; of remote files, only ranges are fetched, in few requests. A file
-that cannot be read gets no length, and stage 1 will report the reason. Missing files are counted in
-a warning. The build stops only if none of the first files exists (a disk is not mounted, or paths
-are relative to another folder), or if clips are parts of a file on a web server that cannot send
-parts.
+that cannot be read gets no length, and stage 1 will report the reason. Missing files, folders and
+clips that start beyond the end of their file are counted in warnings. Whether clips with a stated
+duration do is only checked for the local files of the first batch. The build stops only if none of
+the first files exists (a disk is not mounted, or paths are relative to another folder), or if clips
+are parts of a file on a web server that cannot send parts.
 """
 
 from __future__ import annotations
@@ -51,19 +52,32 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
     missing: dict[str, None] = {}
     checked: set[str] = set()
     beyond: list[str] = []
+    folders: dict[str, None] = {}
     while batch := list(itertools.islice(remaining, BATCH)):
+        uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
         if is_first:
             missing |= _missing_files(batch, source)
+            parts = (clip for clip in batch if clip.offset and "://" not in clip.uri)
+            uris |= dict.fromkeys(clip.uri for clip in parts)
         is_first = False
         _check_ranges((clip.uri for clip in batch if clip.uri.startswith(web.SCHEMES)), checked)
-        uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
         lengths = _lengths(list(uris), index, missing)
         for clip in batch:
-            length = lengths.get(clip.uri) if _is_unknown(clip) else None
+            length = lengths.get(clip.uri)
             rest = None if length is None else length - clip.offset
             if rest is not None and rest <= 0 and clip.offset:
                 beyond.append(clip.clip_id)
-            yield replace(clip, estimated_duration=rest) if rest and rest > 0 else clip
+            is_estimated = rest is not None and rest > 0 and _is_unknown(clip)
+            yield replace(clip, estimated_duration=rest) if is_estimated else clip
+    for file in [file for file in missing if "://" not in file and Path(file).is_dir()]:
+        del missing[file]
+        folders[file] = None
+    if folders:
+        log.warning(
+            "%s: %s of the audio paths are folders, the first: %s; a build of a cache records "
+            "their clips as failed",
+            source, f"{len(folders):,}", next(iter(folders)),
+        )  # fmt: skip
     if beyond:
         log.warning(
             "%s: %s clips start at or after the end of their files: %s; a build of a cache records "

@@ -257,6 +257,12 @@ def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
             f"no Ray cluster answers at {config.ray_address!r} ({reason}); "
             f"{advice_on_connecting(reason)}"
         ) from None
+    except (RuntimeError, ValueError) as error:
+        # Other versions of Ray or Python, or a runtime environment that Ray cannot make.
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"the Ray cluster at {config.ray_address!r} cannot be joined: {reason}"
+        ) from None
 
 
 def _wait_for_object_store() -> None:

@@ -28,6 +28,9 @@ CONNECT_S = 10.0
 
 NO_CLUSTER = "Could not find any running Ray instance"
 """Ray's message if the address is `auto` and there is no cluster on this machine."""
+GCS_PORT = 6379
+"""Default port of `ray start --head`."""
+LAST_PORT = 65_535
 TOKEN_FILE = Path("~/.ray/auth_token")
 """Where Ray keeps the token of the clusters that this user starts."""
 
@@ -55,14 +58,13 @@ def advice_on_connecting(reason: str = "") -> str:
     """
     if NO_CLUSTER in reason:
         return "start one with `ray start --head`, or leave --ray-address out for a local one"
-    if TOKEN_FILE.expanduser().exists() and "RAY_AUTH_MODE" not in os.environ:
-        return (
-            f"there is a token of Ray in {TOKEN_FILE}, so the cluster probably asks for it: run "
-            "the same command with RAY_AUTH_MODE=token"
-        )
+    token = ""
+    if "RAY_AUTH_MODE" not in os.environ:
+        place = f" (there is one in {TOKEN_FILE})" if TOKEN_FILE.expanduser().exists() else ""
+        token = f"; if it asks for Ray's token{place}, run the command with RAY_AUTH_MODE=token"
     return (
-        "start one with `ray start --head`, set RAY_AUTH_MODE=token if it asks for Ray's token, or "
-        "leave --ray-address out for a local one"
+        "correct --ray-address, start a cluster with `ray start --head`, or leave --ray-address "
+        f"out for a local one{token}"
     )
 
 
@@ -139,11 +141,17 @@ def check_address(address: str) -> None:
     """Checks that something listens at a cluster's address; Ray itself tries for many minutes.
 
     Raises:
-        UserError: nothing does.
+        UserError: nothing does, or it is no address.
     """
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return  # `auto`, or a name that Ray resolves.
+    place = address.removeprefix("ray://")
+    if address == "auto" or "://" in place:
+        return  # `auto`, or an address of a service that Ray knows.
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) <= LAST_PORT:
+        raise UserError(
+            f"--ray-address {address!r}: expected HOST:PORT ({GCS_PORT} unless `ray start` was "
+            "given another port), ray://HOST:PORT or auto; leave it out for a local cluster"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
     except OSError as error:

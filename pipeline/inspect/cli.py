@@ -41,12 +41,14 @@ def show_clip(
         clip_id: Id of the clip.
         cache: Folder or address of the cache.
         corpus: Name of the corpus to search; all corpora of the cache if None.
-        picture: PNG file for the picture; CLIP_ID.png (with _ for /) if None.
+        picture: File for the picture (.png, .pdf or .svg), or a folder for CLIP_ID.png (with _ for
+            /); if None, the working folder.
         json: Print only the numbers, as JSON.
     """
     from manifests.cache.reader import CacheReader
     from pipeline.inspect import show
 
+    path = show.picture_path(clip_id, picture)
     reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
     clip = show.find_clip(reader, clip_id)
     facts = show.describe(reader, clip)
@@ -54,7 +56,6 @@ def show_clip(
         print_json(facts)
         return
     console.print(show.build_table(facts))
-    path = Path(picture or f"{clip_id.replace('/', '_')}.png")
     drawn = show.draw(reader, clip, path)
     print_line(f"picture: {path}" if drawn else "no picture: neither audio nor targets")
 
@@ -123,6 +124,8 @@ def audit_cache(
     from manifests.cache.layout import Layout
     from pipeline.inspect import audit, verify
 
+    if sample < 0:
+        raise UserError(f"--sample must be at least 0 (0 means all rows), found {sample}")
     layout = Layout.open(cache)
     versions = layout.teachers() if content_only else layout.current()
     specs = [layout.teacher(teacher)] if teacher else list(versions.values())
@@ -313,6 +316,8 @@ def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
     from manifests.cache.layout import Layout
     from pipeline.inspect import maintenance
 
+    if not older_than_hours >= 0:
+        raise UserError(f"--older-than-hours must be at least 0, found {older_than_hours:g}")
     done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
     console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
     if done.young_files:

@@ -25,6 +25,9 @@ from manifests.streams.transcript import Transcript
 
 # Legend: T frames, D columns.
 
+PICTURES = (".png", ".pdf", ".svg")
+"""Extensions of pictures."""
+
 
 def find_clip(reader: CacheReader, clip_id: str) -> Clip:
     """Finds a clip by its id; reads only columns of ids, and then one row.
@@ -41,8 +44,11 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
             if place >= 0:
                 return corpus.clip(row + place)
             row += part.clips
+    others = [name for name in reader.layout.corpora() if name not in reader.corpora]
+    more = f" (not searched: {', '.join(others)})" if others else ""
     raise UserError(
-        f"no corpus of the cache has a clip {clip_id!r}; `coat-corpus stats` shows some ids"
+        f"the cache has no clip {clip_id!r} in corpus {', '.join(reader.corpora)}{more}; "
+        "`coat-corpus stats` shows some ids"
     )
 
 
@@ -142,8 +148,29 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:g}"
 
 
+def picture_path(clip_id: str, picture: str | None) -> Path:
+    """The file of a clip's picture.
+
+    Args:
+        clip_id: The clip.
+        picture: The file, a folder for it, or None for the working folder.
+
+    Raises:
+        UserError: the file has an extension that is not supported.
+    """
+    path = Path(picture or ".")
+    if path.is_dir():
+        return path / f"{clip_id.replace('/', '_')}.png"
+    if path.suffix.lower() not in PICTURES:
+        raise UserError(
+            f"--picture {picture}: expected a folder, or a file with one of the extensions "
+            f"{', '.join(PICTURES)}"
+        )
+    return path
+
+
 def draw(reader: CacheReader, clip: Clip, path: Path) -> bool:
-    """Draws a clip as a PNG: its audio, and every stream of every teacher over one time axis.
+    """Draws a clip into a file: its audio, and every stream of every teacher over one time axis.
 
     Returns:
         False if there is nothing to draw: neither audio that can be read nor targets.

@@ -35,16 +35,21 @@ def evaluate(
         max_tokens: Maximum length of an answer; longer answers are truncated and counted.
         max_transcript_tokens: Maximum length of a transcript.
     """
+    from student.evaluation.selection import check_numbers, select
+
+    check_numbers(
+        limit=limit, batch_size=batch_size, max_tokens=max_tokens,
+        max_transcript_tokens=max_transcript_tokens,
+    )  # fmt: skip
+    asked = select(runs[0], questions, benchmark=benchmark, data=data, limit=limit)
     from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import eval_runs
     from student.quiet import quiet_libraries
 
     quiet_libraries()
     limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
-    eval_runs(
-        runs, questions, name=name, benchmark=benchmark, data=data, limit=limit,
-        batch_size=batch_size, blind=blind, limits=limits,
-    )  # fmt: skip
+    name = (name or asked.name) + asked.suffix + ("-blind" if blind else "")
+    eval_runs(runs, asked.questions, name, batch_size=batch_size, blind=blind, limits=limits)
 
 
 def ablate(
@@ -71,15 +76,20 @@ def ablate(
         max_tokens: Maximum length of an answer; longer answers are truncated and counted.
         max_transcript_tokens: Maximum length of a transcript.
     """
+    from student.evaluation.selection import check_numbers, select
+
+    check_numbers(
+        limit=limit, batch_size=batch_size, max_tokens=max_tokens,
+        max_transcript_tokens=max_transcript_tokens,
+    )  # fmt: skip
+    asked = select(runs[0], questions, limit=limit).questions
     from student.evaluation.answering import TokenLimits
     from student.evaluation.commands import ablate_runs
     from student.quiet import quiet_libraries
 
     quiet_libraries()
     limits = TokenLimits(answer=max_tokens, transcription=max_transcript_tokens)
-    ablate_runs(
-        runs, questions, first_layer=first_layer, limit=limit, batch_size=batch_size, limits=limits
-    )
+    ablate_runs(runs, asked, first_layer=first_layer, batch_size=batch_size, limits=limits)
 
 
 def probe(
@@ -103,9 +113,13 @@ def probe(
         limit: Number of questions to use, evenly spread over the file; 0 uses all.
         batch_size: Clips per forward pass.
     """
+    from student.evaluation.selection import check_numbers, select
+
+    check_numbers(limit=limit, batch_size=batch_size)
+    asked = select(runs[0], questions, limit=limit).questions
     from student.evaluation.commands import probe_runs
     from student.quiet import quiet_libraries
 
     quiet_libraries()
     caches = [cache] if isinstance(cache, str) else cache or []
-    probe_runs(runs, questions, caches=caches, limit=limit, batch_size=batch_size)
+    probe_runs(runs, asked, caches=caches, batch_size=batch_size)

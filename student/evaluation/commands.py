@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.table import Table
 
 from manifests.console import console, messages
-from manifests.errors import UserError
 from student.arm_switches import WITH_HEADS
 from student.evaluation import comparison
 from student.evaluation.analysis.ablate import ablate
@@ -18,32 +17,21 @@ from student.evaluation.analysis.pictures import draw_ablation, draw_probes
 from student.evaluation.analysis.probe import build_table as probe_table
 from student.evaluation.analysis.probe import describe_clips, probe
 from student.evaluation.answering import TokenLimits
-from student.evaluation.benchmarks import load_benchmark
 from student.evaluation.evaluate import evaluate
-from student.evaluation.question_files import questions_of_run, read_questions
 from student.evaluation.questions import Question
 from student.evaluation.results import check_name, read_answers
 
 
 def eval_runs(
     runs: Sequence[str],
-    questions: str | None,
-    *,
+    selected: Sequence[Question],
     name: str,
-    benchmark: str,
-    data: str,
-    limit: int,
+    *,
     batch_size: int,
     blind: bool,
     limits: TokenLimits | None = None,
 ) -> None:
     """Evaluates runs on a set of questions, and prints a table of arms over their seeds."""
-    _check_numbers(limit, batch_size, limits)
-    available = _questions(runs[0], questions, benchmark, data)
-    selected = _limited(available, limit)
-    name = name or benchmark or (Path(questions).stem if questions else "held_out")
-    name += f"-limit{len(selected)}" if len(selected) < len(available) else ""
-    name += "-blind" if blind else ""
     columns = comparison.group_runs(runs)
     paths = [run for column in columns for run in column.runs.values()]
     for run in paths:
@@ -66,12 +54,14 @@ def eval_runs(
 
 
 def ablate_runs(
-    runs: Sequence[str], questions: str | None, *, first_layer: int, limit: int, batch_size: int,
+    runs: Sequence[str],
+    selected: Sequence[Question],
+    *,
+    first_layer: int,
+    batch_size: int,
     limits: TokenLimits | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Runs the ablations: prints tables, writes RUN/ablation.json and a plot in the first run."""
-    _check_numbers(limit, batch_size, limits)
-    selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = []
     for run in dict.fromkeys(runs):
         reports.append(
@@ -84,16 +74,9 @@ def ablate_runs(
 
 
 def probe_runs(
-    runs: Sequence[str],
-    questions: str | None,
-    *,
-    caches: Sequence[str],
-    limit: int,
-    batch_size: int,
+    runs: Sequence[str], selected: Sequence[Question], *, caches: Sequence[str], batch_size: int
 ) -> None:
     """Probes runs on the same clips: writes RUN/probes.json, and one heat map in the first run."""
-    _check_numbers(limit, batch_size, None)
-    selected = _limited(_questions(runs[0], questions, "", ""), limit)
     reports = probe(list(dict.fromkeys(runs)), selected, caches=caches, batch_size=batch_size)
     picture = Path(runs[0]) / "probes.png"
     clips = " / ".join(dict.fromkeys(map(describe_clips, reports.values())))
@@ -103,36 +86,6 @@ def probe_runs(
     for run, report in reports.items():
         if report["arm"] in WITH_HEADS and caches:
             console.print(_reading_table(run, read_run(run, caches)))
-
-
-def _questions(run: str, path: str | None, benchmark: str, data: str) -> list[Question]:
-    if benchmark and path:
-        raise UserError("give either --questions or --benchmark, not both")
-    if benchmark:
-        if not data:
-            raise UserError(f"--benchmark {benchmark} needs --data, the folder of your local copy")
-        return load_benchmark(benchmark, Path(data))
-    return read_questions(path) if path else questions_of_run(Path(run))
-
-
-def _check_numbers(limit: int, batch_size: int, limits: TokenLimits | None) -> None:
-    limits = limits or TokenLimits()
-    least = {
-        "--limit": (limit, 0),
-        "--batch-size": (batch_size, 1),
-        "--max-tokens": (limits.answer, 1),
-        "--max-transcript-tokens": (limits.transcription, 1),
-    }
-    for option, (value, smallest) in least.items():
-        if value < smallest:
-            raise UserError(f"{option} must be at least {smallest}; it is {value}")
-
-
-def _limited(questions: list[Question], limit: int) -> list[Question]:
-    """Selects up to `limit` evenly spaced questions, so that every task keeps its share."""
-    if not limit or limit >= len(questions):
-        return questions
-    return [questions[place * len(questions) // limit] for place in range(limit)]
 
 
 def _reading_table(run: str, report: dict) -> Table:

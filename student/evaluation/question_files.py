@@ -22,7 +22,7 @@ from student.evaluation.questions import (
     check_questions,
     find_answer,
 )
-from student.runs.folder import Run
+from student.recipe_files import RECIPE_FILE, load_recipe
 
 EXAMPLE = (
     '{"audio": "a.wav", "question": "Which drum?", "answer": "snare", "choices": ["kick", "snare"]}'
@@ -77,6 +77,8 @@ def questions_of_run(run: Path) -> list[Question]:
     """Reads a run's own held-out examples as questions, grouped by the recipe's tasks.
     Conversations with several turns or clips are skipped."""
     path = run / HELD_OUT_FILE
+    if not run.is_dir():
+        raise UserError(f"there is no folder {run}; give the folder of a run (coat-student train)")
     if not path.is_file():
         raise UserError(f"{run} has no held-out examples of its own; give --questions FILE")
     return read_questions(path)
@@ -159,10 +161,10 @@ def _split_options(text: str) -> tuple[str, tuple[str, ...]]:
 
 def _tasks(folder: Path) -> dict[str, tuple[str, TaskConfig]]:
     """Wording -> name of its task in the recipe beside the file, and the task."""
-    run = Run(folder)
-    if not run.exists:
+    recipe = folder / RECIPE_FILE
+    if not recipe.is_file():
         return {}
-    tasks = run.recipe.data.tasks
+    tasks = load_recipe(recipe, quiet=True).data.tasks
     return {
         wording: (task.questions[0], task) for task in reversed(tasks) for wording in task.questions
     }

@@ -37,8 +37,10 @@ def about(source: str, question: str) -> list[Conversation]:
     """Builds one question about an audio file, or about each audio file of a folder.
 
     Raises:
-        UserError: there is no such file, or no audio in the folder.
+        UserError: there is no such file, no audio in the folder, or no question.
     """
+    if not question.strip():
+        raise UserError("the question is empty")
     clips = list(folder.clips(source)) if Path(source).is_dir() else [to_clip(source)]
     return [
         Conversation(label={"audio": clip.uri}, messages=ask(question), audio=(clip,))

@@ -47,7 +47,7 @@ from student.data.held_out import HELD_OUT_FILE, read_held_out, write_held_out
 from student.distill.streams import Stream
 from student.model.small import build_small
 from student.model.tiny import build_tiny
-from student.recipe_files import differences, load_recipe, save_recipe
+from student.recipe_files import RECIPE_FILE, differences, load_recipe, save_recipe
 from student.runs.checkpoints import find_damage
 from student.runs.identity import Identity
 from student.runs.sources import Sources
@@ -67,7 +67,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.recipe_file = self.folder / "recipe.yaml"
+        self.recipe_file = self.folder / RECIPE_FILE
         self.sources_file = self.folder / "sources.json"
         self.identity_file = self.folder / "identity.json"
         self.held_out_file = self.folder / HELD_OUT_FILE
@@ -357,7 +357,7 @@ def find_runs(paths: Sequence[str | Path]) -> list[Run]:
     folders: list[Path] = []
     for path in map(Path, paths):
         inner = [path] if Run(path).exists else []
-        inner = inner or sorted(file.parent for file in path.glob("*/recipe.yaml"))
+        inner = inner or sorted(file.parent for file in path.glob(f"*/{RECIPE_FILE}"))
         if not inner:
             raise UserError(
                 f"{path} is neither a run nor a folder of runs: there is no recipe.yaml; see "

@@ -21,6 +21,7 @@ from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.notes import decode_notes
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
+from teachers.settings import Count, Share
 from teachers.toolkit.frame_grid import num_frames
 from teachers.toolkit.onnx_session import open_session
 
@@ -47,11 +48,11 @@ MODEL_SHA256 = "2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec
 class BasicPitchSettings:
     """Settings of `BasicPitch`."""
 
-    onset_threshold: float = 0.5
+    onset_threshold: Share = 0.5
     """Onset posterior at which a note begins, in [0, 1]."""
-    note_threshold: float = 0.3
+    note_threshold: Share = 0.3
     """Note posterior down to which a note continues, in [0, 1]."""
-    batch_windows: int = 8
+    batch_windows: Count = 8
     """Windows per forward pass. Does not change the features."""
 
 

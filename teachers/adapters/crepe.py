@@ -20,6 +20,7 @@ from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
+from teachers.settings import CountOrZero
 from teachers.toolkit import device
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.frame_grid import num_frames
@@ -49,7 +50,7 @@ class CrepeSettings:
 
     model: Literal["tiny", "full"] = "tiny"
     """Size; full is about 30 times as slow and slightly more accurate."""
-    batch_frames: int = 0
+    batch_frames: CountOrZero = 0
     """Frames per forward pass; 0 means 128 on a CPU, which fit into its cache (a fifth faster than
     512), and 4096 on a GPU. A batch that runs out of memory is run again in halves. Does not change
     the features."""

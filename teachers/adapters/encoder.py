@@ -17,6 +17,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
+from teachers.settings import NonNegative
 from teachers.toolkit import checkpoints, device, front_ends
 from teachers.toolkit.checkpoints import HubSettings
 from teachers.toolkit.windowing import over_clips, pooled
@@ -31,11 +32,11 @@ class EncoderSettings(HubSettings):
     layer: int = -1
     """Index of the hidden state as in transformers: 0 is the input of the first layer, -1 the last
     state."""
-    window_s: float = 30.0
+    window_s: NonNegative = 30.0
     """Longest window in seconds, for models that set no limit themselves."""
-    overlap_s: float = 5.0
+    overlap_s: NonNegative = 5.0
     """Overlap of the windows of a longer clip, in which they are cross-faded."""
-    hop_s: float = 0.0
+    hop_s: NonNegative = 0.0
     """Seconds between frames, for models whose configuration does not state it."""
     trust_remote_code: bool = False
     """Run the Python code of the checkpoint. Read it first."""

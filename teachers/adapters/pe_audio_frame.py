@@ -25,6 +25,7 @@ import numpy as np
 from manifests.errors import UserError
 from manifests.streams.specs import StreamSpec, TeacherSpec
 from teachers.protocol import Targets
+from teachers.settings import NonNegative
 from teachers.toolkit import checkpoints, device
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.checkpoints import HubSettings
@@ -49,11 +50,11 @@ class PEAudioFrameSettings(HubSettings):
     """Store the probability of each phrase in each frame."""
     features: bool = True
     """Store the frame embeddings, from which other phrases can be scored later."""
-    window_s: float = 30.0
+    window_s: NonNegative = 30.0
     """Longest window of the model, in seconds."""
-    overlap_s: float = 5.0
+    overlap_s: NonNegative = 5.0
     """Overlap of the windows of a longer clip in seconds, in which they are cross-faded."""
-    batch_seconds: float = 0.0
+    batch_seconds: NonNegative = 0.0
     """Padded audio per forward pass, in seconds; 0 means 30 on a CPU, 240 on a GPU: the waveform
     encoder takes several GB at 48 kHz. Does not change the features."""
 

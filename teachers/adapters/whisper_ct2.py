@@ -25,7 +25,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from manifests.errors import UserError
 from manifests.packaged_weights import packaged_file, sha256
 from manifests.streams.specs import TeacherSpec
 from teachers.protocol import Targets
+from teachers.settings import Count
 from teachers.toolkit import checkpoints
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.whisper_windows import (
@@ -72,7 +73,18 @@ class WhisperCT2Settings:
     model: str = ""
     """Hub id (Systran/faster-whisper-large-v3) or folder of a model in faster-whisper's format; the
     packaged tiny.en if empty."""
-    compute_type: str = "float32"
+    compute_type: Literal[
+        "float32",
+        "float16",
+        "bfloat16",
+        "int8",
+        "int8_float32",
+        "int8_float16",
+        "int8_bfloat16",
+        "int16",
+        "auto",
+        "default",
+    ] = "float32"
     """CTranslate2's precision: float32, float16 (GPU), int8."""
     language: str = "en"
     """Language of a multilingual model's transcripts."""
@@ -80,7 +92,7 @@ class WhisperCT2Settings:
     """Write a transcript with word times in addition to the frames."""
     window_step_s: int = 30
     """10, 15 or 30 s: a clip and 0.5 s of silence are padded to the next multiple of it."""
-    batch_windows: int = 8
+    batch_windows: Count = 8
     """Windows per forward pass. Does not change the features."""
     revision: str = ""
     """Commit or tag of a hub id; the fetched one if empty."""

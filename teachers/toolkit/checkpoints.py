@@ -21,6 +21,7 @@ import yaml
 
 from manifests.errors import UserError
 from manifests.packaged_weights import sha256
+from teachers.settings import NonNegative
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.device import on_device
 
@@ -49,11 +50,11 @@ class HubSettings:
     """Commit or tag; the fetched one if empty."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Precision of weights and activations; half precision is for GPUs."""
-    frame_rate: float = 0.0
+    frame_rate: NonNegative = 0.0
     """Frames per second to store: native frames are averaged in groups. 0 keeps all frames."""
     license: str = ""
     """Licence of the weights, if the model card does not state it."""
-    batch_seconds: float = 0.0
+    batch_seconds: NonNegative = 0.0
     """Padded audio per forward pass, in seconds; 0 means 60 on a CPU, 600 on a GPU. A batch that
     runs out of memory is run again in halves. Does not change the features."""
     weights_dir: str = ""

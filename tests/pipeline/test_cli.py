@@ -276,6 +276,22 @@ def test_versions_that_do_not_exist_are_reported_with_those_that_do(
         assert there in err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["audit", "--sample", "-1"], "--sample must be at least 0"),
+        (["compact", "--older-than-hours", "-1"], "--older-than-hours must be at least 0"),
+        (["compact", "--older-than-hours", "nan"], "--older-than-hours: expected a number"),
+    ],
+)
+def test_numbers_out_of_range_are_reported_in_one_line(
+    words: list[str], message: str, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run_command(capsys, *words, "--cache", cache)
+    assert code == 2
+    assert message in err
+
+
 def test_failures_command_lists_clips_with_audio_warnings(
     cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,6 +386,16 @@ def test_unreachable_cluster_address_raises_an_error() -> None:
     for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", f"[::1]:{port}"):
         with pytest.raises(UserError, match=r"no Ray cluster answers at .* leave it out"):
             environment.check_address(address)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["head", "localhost", "127.0.0.1:abc", "127.0.0.1:", ":6379", "ray://head", "h:99999"],
+)
+def test_address_without_host_or_port_raises_an_error(address: str) -> None:
+    """Ray's own error was a traceback."""
+    with pytest.raises(UserError, match=r"expected HOST:PORT \(6379 .*, ray://HOST:PORT or auto"):
+        environment.check_address(address)
 
 
 def test_missing_module_for_a_cluster_raises_an_error(tmp_path: Path) -> None:

@@ -84,6 +84,21 @@ def test_clips_that_start_beyond_the_end_of_their_file_are_counted_in_a_warning(
     clips = read(write_manifest(tmp_path / "m.jsonl", rows))
     assert [clip.estimated_duration for clip in clips] == [2.0, 0.5, None, None]
     assert "2 clips start at or after the end of their files: end, beyond;" in caplog.text
+    caplog.clear()
+    stated = [row | {"duration": 0.5} for row in rows]
+    clips = read(write_manifest(tmp_path / "m.jsonl", stated))
+    assert [clip.duration for clip in clips] == [0.5] * 4
+    assert "2 clips start at or after the end of their files: end, beyond;" in caplog.text
+
+
+def test_folders_are_not_counted_as_missing_files(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    write_reference(tmp_path / "a.wav", 1.0)
+    (tmp_path / "takes").mkdir()
+    rows = [{"audio_filepath": name} for name in ("a.wav", "takes", "gone.wav")]
+    assert len(read(write_manifest(tmp_path / "m.jsonl", rows))) == 3
+    assert "1 of the audio files do not exist, the first: " in caplog.text
+    assert "1 of the audio paths are folders, the first: " in caplog.text
+    assert caplog.text.count("takes") == 1
 
 
 def test_missing_files_are_counted_in_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture):

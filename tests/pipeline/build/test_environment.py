@@ -33,14 +33,17 @@ def test_advice_on_connecting_names_the_token_of_this_user(
 ):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
-    assert "start one with `ray start --head`" in advice_on_connecting()
+    assert "run the command with RAY_AUTH_MODE=token" in advice_on_connecting()
+    assert "there is one" not in advice_on_connecting()
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").touch()
-    assert "run the same command with RAY_AUTH_MODE=token" in advice_on_connecting()
+    assert "(there is one in ~/.ray/auth_token)" in advice_on_connecting()
     no_cluster = "Could not find any running Ray instance. Please specify the one to connect to."
     assert "RAY_AUTH_MODE" not in advice_on_connecting(no_cluster)
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    assert "start one with `ray start --head`" in advice_on_connecting()
+    advice = advice_on_connecting()
+    assert "RAY_AUTH_MODE" not in advice
+    assert "correct --ray-address, start a cluster with `ray start --head`" in advice
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -12,7 +12,7 @@ from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from manifests.page.teacher_tracks import teacher_tracks
 from manifests.streams.transcript import Confidence, Transcript, Word
-from pipeline.inspect.show import build_table, describe, find_clip
+from pipeline.inspect.show import build_table, describe, find_clip, picture_path
 from tests.manifests.frames import make_cache
 from tests.pipeline import report_cache
 
@@ -23,7 +23,7 @@ def test_find_clip_does_not_read_other_clips(tmp_path: Path, monkeypatch: pytest
     reader = CacheReader(tmp_path / "cache")
     for number in (0, 5, 12, 19):
         assert find_clip(reader, f"clip{number:02d}").uri == f"/audio/{number}.wav"
-    with pytest.raises(UserError, match="no corpus of the cache has a clip 'clip99'"):
+    with pytest.raises(UserError, match="the cache has no clip 'clip99' in corpus corpus; "):
         find_clip(reader, "clip99")
 
 
@@ -78,3 +78,14 @@ def test_track_of_doubtful_words_says_so():
     likely = replace(transcript, confidence=confidence)
     (track,) = teacher_tracks(asr, likely, {}, {}, seconds=2.0)
     assert track.title == "words"
+
+
+def test_picture_is_a_supported_file_or_lies_in_a_folder(tmp_path: Path):
+    """matplotlib appended .png to a folder's name, and raised an error for other extensions."""
+    assert picture_path("a/b.1", str(tmp_path)) == tmp_path / "a_b.1.png"
+    assert picture_path("a/b.1", None).name == "a_b.1.png"
+    for name in ("x.png", "x.SVG", "x.pdf"):
+        assert picture_path("a", str(tmp_path / name)) == tmp_path / name
+    for name in ("x", "x.txt", "x.1"):
+        with pytest.raises(UserError, match=r"expected a folder, or a file .* \.png, \.pdf, \.svg"):
+            picture_path("a", str(tmp_path / name))

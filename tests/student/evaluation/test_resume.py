@@ -28,6 +28,7 @@ from student.evaluation.evaluate import evaluate
 from student.evaluation.journal import build_identity, open_journal
 from student.evaluation.question_files import read_questions
 from student.evaluation.questions import Question
+from student.evaluation.selection import check_numbers, select
 from tests.student.evaluation.helpers import write_questions
 
 LIMITS = TokenLimits(answer=3, transcription=3)
@@ -128,9 +129,8 @@ def test_killed_process_loses_at_most_one_batch(
 
     before = results(base)
     commands.eval_runs(
-        words[:2], words[3], name="", benchmark="", data="", limit=0, batch_size=2, blind=False,
-        limits=TokenLimits(answer=3),
-    )  # fmt: skip
+        words[:2], questions, "notes", batch_size=2, blind=False, limits=TokenLimits(answer=3)
+    )
     assert results(base) == before, "the finished student is not evaluated again"
     assert sum(batch_sizes) <= len(questions) - kept
     assert not unfinished.exists()
@@ -292,16 +292,23 @@ def test_journal_reads_the_replies_that_it_wrote(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [({"limit": -1}, "--limit must be at least 0"), ({"batch_size": 0}, "--batch-size must be"),
-     ({"limits": TokenLimits(answer=0)}, "--max-tokens must be at least 1")],
+     ({"max_tokens": 0}, "--max-tokens must be at least 1")],
 )  # fmt: skip
-def test_numbers_out_of_range_are_rejected(
-    changed: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    options: dict[str, Any] = {"limit": 0, "batch_size": 1, "limits": None} | changed
+def test_numbers_out_of_range_are_rejected(changed: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        commands.eval_runs(
-            [str(tmp_path)], None, name="", benchmark="", data="", blind=False, **options
-        )
+        check_numbers(**{"limit": 0, "batch_size": 1} | changed)
+
+
+def test_limited_selection_is_spread_over_the_file_and_named(tmp_path: Path) -> None:
+    rows = [{"audio": "a.wav", "question": "?", "answer": str(n), "id": n} for n in range(10)]
+    path = tmp_path / "own.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    whole, part = select("run", str(path), limit=10), select("run", str(path), limit=3)
+    assert (len(whole.questions), whole.name, whole.suffix) == (10, "own", "")
+    assert [question.answer for question in part.questions] == ["0", "3", "6"]
+    assert (part.name, part.suffix) == ("own", "-limit3")
+    with pytest.raises(UserError, match="there is no folder"):
+        select(str(tmp_path / "absent"), None)
 
 
 @pytest.mark.parametrize("name", ["a/b", "../../recipe", "", ".hidden", "x" * 300])
