@@ -54,7 +54,7 @@ class CurrentVersion:
 
     spec: TeacherSpec
     why: str
-    """`only version`, `chosen`, `newest complete`, `most complete` or `no targets yet`."""
+    """`only version`, `chosen`, `newest complete`, `most shards` or `no targets yet`."""
     newest: TeacherSpec
     """The version that was created last."""
     progress: dict[str, str]
@@ -347,7 +347,7 @@ class Layout:
                 item[0],
             ),
         )[1]
-        why = "newest complete" if counts[best.key] == total else "most complete"
+        why = "newest complete" if counts[best.key] == total else "most shards"
         if not has_rows[best.key]:
             why = "no targets yet"
         return CurrentVersion(spec=best, why=why, newest=newest, progress=progress)

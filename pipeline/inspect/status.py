@@ -39,13 +39,24 @@ class TeacherStatus:
 
 
 def status(layout: Layout) -> list[TeacherStatus]:
-    """Lists every teacher version over every corpus that it has been run on."""
+    """Lists every teacher version over every corpus that it has been run on.
+
+    The default version of a teacher, which readers get, is also listed over the corpora that only
+    other versions have been run on: readers find nothing there.
+    """
     corpora = {name: layout.corpus(name) for name in layout.corpora()}
     places = [(name, spec) for name in corpora for spec in layout.teachers().values()]
     totals = totals_of_all([layout.shards(spec, name) for name, spec in places])
+    default = {spec.key for spec in layout.current().values()}
+    run_on = {
+        (spec.name, name)
+        for (name, spec), total in zip(places, totals, strict=True)
+        if total.shards
+    }
     lines = []
     for (name, spec), total in zip(places, totals, strict=True):
-        if total.shards or len(corpora) == 1:
+        is_read = spec.key in default and (spec.name, name) in run_on
+        if total.shards or is_read or len(corpora) == 1:
             lines.append(
                 TeacherStatus(
                     teacher=spec.key,

@@ -65,7 +65,7 @@ def write(
     facts = {
         "runs": runs,
         "metrics": names,
-        "predicting": predicting.name if predicting and exhibits else "",
+        "predicting": _describe(predicting) if predicting and exhibits else "",
         "read_from": _read_from(predicting) if predicting else "",
         "clips": exhibits,
     }
@@ -94,10 +94,16 @@ def _metric_names(runs: Sequence[Run]) -> dict[str, str]:
 
 def _choose_predicting(runs: Sequence[Run]) -> Run | None:
     """Selects the run whose predictions are shown: the first with heads and a finished stage,
-    preferably one with a block."""
+    preferably one whose stages are all finished and that has a block."""
     with_heads = [run for run in runs if run.costs and RunFolder(run.folder).recipe.distils]
-    with_heads.sort(key=lambda run: not RunFolder(run.folder).recipe.has_block)
+    with_heads.sort(
+        key=lambda run: (not run.is_finished, not RunFolder(run.folder).recipe.has_block)
+    )
     return with_heads[0] if with_heads else None
+
+
+def _describe(run: Run) -> str:
+    return run.name if run.is_finished else f"{run.name} (not finished: {run.last_stage})"
 
 
 def _read_from(run: Run) -> str:

@@ -84,6 +84,17 @@ class Run:
     scores: dict[str, Any]
     """Name of a set of questions -> the scores written by `eval`."""
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the last stage is finished."""
+        return self.boundaries[-1][0] in self.validation
+
+    @property
+    def last_stage(self) -> str:
+        """Describes the last finished stage."""
+        finished = [stage for stage, _ in self.boundaries if stage in self.validation]
+        return f"after {finished[-1]}" if finished else "before training"
+
 
 def read(folders: Sequence[RunFolder]) -> list[Run]:
     """Reads all runs, ordered by group."""

@@ -4,6 +4,10 @@ const groups = [...new Set(facts.runs.map((run) => run.group))];
 const tintOf = (run) => groups.indexOf(run.group);
 const dashOf = (run) => facts.runs.filter((item) => item.group === run.group).indexOf(run);
 const lastOf = (run) => Object.keys(run.validation).at(-1);
+const isFinished = (run) => run.boundaries.at(-1)[0] in run.validation;
+const stageOf = (run) => (lastOf(run) && lastOf(run) !== "before" ? `after ${lastOf(run)}` : "no stage is finished");
+/** Runs that are compared: finished ones, if there are any. */
+const compared = facts.runs.some(isFinished) ? facts.runs.filter(isFinished) : facts.runs.filter(lastOf);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null && value !== undefined);
 
@@ -25,7 +29,7 @@ function showTitle() {
   const backbones = [...new Set(runs.map((run) => run.backbone))];
   const sizes = known([...new Set(runs.map((run) => run.parameters))]);
   const seconds = runs.flatMap((run) => known(run.costs.map((cost) => cost.seconds)));
-  const ends = groups.map((group) => [group, known(runs.filter((run) => run.group === group && lastOf(run))
+  const ends = groups.map((group) => [group, known(compared.filter((run) => run.group === group)
     .map((run) => run.validation[lastOf(run)].answer_loss))]).filter(([, values]) => values.length);
   const best = ends.sort((item, other) => mean(item[1]) - mean(other[1]))[0];
   const isClear = ends.length > 1 && mean(ends[1][1]) - mean(best[1]) > 0.01 * mean(best[1]);
@@ -48,8 +52,10 @@ const learntBy = (runs) => amount(Math.max(0, ...runs.flatMap((run) => run.costs
 function showArms() {
   const section = byId("arms");
   if (!section) return;
-  const ended = facts.runs.filter(lastOf);
-  const of = (group, key) => ended.filter((run) => run.group === group)
+  const left = facts.runs.filter((run) => !compared.includes(run));
+  if (left.length) section.append(el("p", { class: "chip warn" }, `Not finished, and not compared: ${left.map((run) => `${run.name} (${stageOf(run)})`).join(", ")}.`));
+  if (compared.length && !compared.every(isFinished)) section.append(el("p", { class: "chip warn" }, `No run is finished: ${compared.map((run) => `${run.name} (${stageOf(run)})`).join(", ")}.`));
+  const of = (group, key) => compared.filter((run) => run.group === group)
     .map((run) => [run.name, run.validation[lastOf(run)][key]]).filter(([, value]) => value !== null && value !== undefined);
   const sets = new Set(facts.runs.map((run) => run.held_out));
   if (sets.size > 1) section.append(el("p", { class: "chip warn" }, "These runs were validated on different examples, so their metrics are not comparable."));

@@ -19,7 +19,7 @@ from manifests.errors import UserError
 from pipeline import cli
 from pipeline.build import plan, setup
 from pipeline.config import BuildConfig, PlanOptions, TeacherConfig
-from pipeline.inspect import maintenance
+from pipeline.inspect import maintenance, status
 from tests.pipeline.conftest import ENERGY, MakeCorpus, noise_corpus
 from tests.pipeline.local_cache import fill
 
@@ -67,6 +67,19 @@ def test_earlier_settings_are_selected_when_they_cover_more(
     grown = noise_corpus(tmp_path, 12)
     fill(layout, grown, created=FIRST)
     assert layout.current()["energy"] == old
+
+
+def test_status_lists_corpora_that_the_default_version_lacks(
+    layout: Layout, tmp_path: Path, make_corpus: MakeCorpus
+):
+    """Readers get the chosen version, and nothing for the corpus that only the older one has."""
+    old = fill(layout, make_corpus(8), created=FIRST)
+    (tmp_path / "noise").mkdir()
+    other = build(noise_corpus(tmp_path / "noise", 4).clips(), tmp_path / "other")
+    new = fill(layout, other, gain=2.0, created=SECOND)
+    layout.use(new)
+    lines = {(line.teacher, line.corpus): line.missing for line in status.status(layout)}
+    assert lines == {(old.key, "corpus"): 0, (new.key, "other"): 0, (new.key, "corpus"): 8}
 
 
 def test_use_command_selects_a_version(

@@ -298,3 +298,8 @@ def test_interval_without_variation_covers_the_worst_case_over_tasks() -> None:
     assert interval.high == pytest.approx((p_a_GG + p_b_GG)[is_possible_GG].max() / 2, abs=1e-3)
     equal = interval_without_variation({"a": 1.0, "b": 0.0}, {"a": 5, "b": 5})
     assert (equal.low, equal.high) == pytest.approx((0.5 - 0.2609, 0.5 + 0.2609), abs=1e-4)
+    counts = {"a": 20, "b": 24, "c": 20}  # The example in docs/evaluate.md.
+    width = 2 * (1 - 0.025 ** (1 / 40)) / 3
+    for lowest in (0.0, -1.0):
+        example = interval_without_variation(dict.fromkeys(counts, 0.0), counts, lowest=lowest)
+        assert (example.low, example.high) == pytest.approx((lowest and -width, width))

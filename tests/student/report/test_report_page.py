@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from student.report import page as report
 from student.train import train
-from tests.pages import NEEDS_BROWSER, background_lightness
+from tests.pages import NEEDS_BROWSER, background_lightness, open_pages
 
 pytestmark = NEEDS_BROWSER
 SCORE = {"score": 0.5, "low": 0.4, "high": 0.6}
@@ -96,6 +97,27 @@ def test_page_has_all_sections_and_charts(visit: Any) -> None:
         "toy.bands", "toy.events", "toy.class", "toy.salience", "reconstruction"
     }  # fmt: skip
     assert page.locator("#cost tbody tr").count() == 4
+
+
+def test_unfinished_runs_are_named_and_not_compared(
+    address: str, browser: Any, tmp_path: Path
+) -> None:
+    """A page showed the answer loss after `align` of a killed run beside those of finished ones."""
+    runs = Path(address.removeprefix("file://")).parent.parent / "runs"
+    shutil.copytree(runs, tmp_path / "runs")
+    numbers = json.loads((tmp_path / "runs/coat-0/report.json").read_text())
+    del numbers["joint"]
+    (tmp_path / "runs/coat-0/report.json").write_text(json.dumps(numbers))
+    written = report.write(
+        [str(tmp_path / "runs")], str(tmp_path / "page"), caches=[], clips=1,
+        console=Console(quiet=True),
+    )  # fmt: skip
+    with open_pages(browser, Path(written.uri).as_uri()) as open_page:
+        arms = open_page().locator("#arms")
+        assert "Not finished, and not compared: coat-0 (after align)." in arms.inner_text()
+        row = arms.locator("tbody tr", has_text="loss, lower").locator("td").all_inner_texts()
+    assert "\N{EN DASH}" in row[-2:]
+    assert min(map(float, set(row[-2:]) - {"\N{EN DASH}"})) > 0
 
 
 def test_curves_start_and_end_at_the_positions_of_their_steps(visit: Any) -> None:
