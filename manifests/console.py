@@ -14,6 +14,7 @@ Exit codes: 0 success, 1 the command ran and found a problem, 2 an error that th
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import inspect
@@ -28,7 +29,7 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -257,16 +258,32 @@ def _run(
         print(_versions())
         return 0
     parser, commands = make_parser(name, commands, description=description)
-    parsed = parser.parse_args(_with_values([_underscored(word) for word in words], parser))
+    try:
+        parsed = parser.parse_args(_with_values([_underscored(word) for word in words], parser))
+    except UnicodeDecodeError as error:
+        raise UserError(f"the file of --config is not UTF-8 text ({error.reason})") from None
     _configure_logging(parsed.verbose)
     function = commands[parsed.subcommand]
-    fields = parser.instantiate(parsed)[parsed.subcommand]
+    with stated_cause():
+        fields = parser.instantiate(parsed)[parsed.subcommand]
     values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
     config = _config_class(function)
     if config is None:
         return function(**values) or 0
     values.pop("config", None)
     return function(config(**values)) or 0
+
+
+@contextlib.contextmanager
+def stated_cause() -> Iterator[None]:
+    """Turns jsonargparse's error about a field of several types into that of the first type."""
+    try:
+        yield
+    except ValueError as error:
+        stated = re.search(r"^Errors:\n\s*- (.*)$", str(error), re.MULTILINE)
+        if stated is None:
+            raise
+        raise UserError(stated[1]) from None
 
 
 def make_parser(

@@ -159,7 +159,12 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
     is_file = "\n" not in value and len(value) < 4096 and Path(value).is_file()
     if source.startswith("--config") and not is_file:
         raise UserError(f"{source}: there is no such file")
-    text = Path(value).read_text("utf-8") if is_file else value
+    try:
+        text = Path(value).read_text("utf-8") if is_file else value
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{source} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
     content = _parse(text, source)
     if content is None:
         return {}

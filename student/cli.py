@@ -152,6 +152,8 @@ def demo(run: str = "run", *, port: int = 7860, share: bool = False) -> None:
         port: Port of the page on this machine.
         share: Make the page public through gradio's tunnel.
     """
+    if not 0 < port < 2**16:
+        raise UserError(f"--port must be 1 to 65535; it is {port}")
     from student.demo import page
 
     page.serve(run, port=port, share=share)
@@ -169,6 +171,8 @@ def report(
             heads predicts held-out clips.
         clips: Number of held-out clips to predict.
     """
+    if clips < 1:
+        raise UserError(f"--clips must be at least 1; it is {clips}")
     from student.quiet import quiet_libraries
     from student.report import page
 

@@ -11,12 +11,10 @@ from typing import Any, Literal
 
 from manifests.errors import UserError
 from student.arm_switches import BOTTLENECK_SHARE, SWITCHES, Arm, ArmSwitches
+from student.built_models import SmallConfig, TinyConfig
 from student.lora_settings import LoraSettings
 from student.recipe_names import RENAMED_VALUES
 
-SmallFamily = Literal[
-    "qwen2_audio", "qwen2_5_omni", "qwen3_omni_moe", "audioflamingo3", "musicflamingo", "voxtral"
-]
 Placement = Literal["before_response", "after_audio"]
 Blinded = Literal["question_and_answer", "answer"]
 
@@ -27,42 +25,6 @@ STAGE_SEEDS = {"align": 0, "joint": 1}
 def _require(holds: bool, name: str, bound: str, value: object) -> None:
     if not holds:
         raise UserError(f"recipe: {name} must be {bound}; found {value!r}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class TinyConfig:
-    """Sizes of a small, randomly initialised model of the same class as a checkpoint."""
-
-    family: SmallFamily = "qwen2_audio"
-    """Model class."""
-    hidden_size: int = 256
-    """Width H of the language model."""
-    layers: int = 4
-    """Depth of the language model."""
-    attention_heads: int = 4
-    """Attention heads of the language model."""
-    feed_forward: int = 768
-    """Inner width of the language model's MLPs."""
-    init_std: float = 0.02
-    """Standard deviation of the random weights; about 1 / sqrt(hidden_size) trains faster."""
-    vocabulary: int = 768
-    """Number of tokens of the tokenizer, which is trained on the texts of the corpus."""
-    window_s: int = 10
-    """Longest audio in seconds; replaces Whisper's window of 30 s."""
-    tower_width: int = 384
-    """Width of the audio tower."""
-    tower_layers: int = 4
-    """Depth of the audio tower. The default width and depth are those of Whisper tiny."""
-    whisper_weights: bool = True
-    """Initialise a Qwen2-Audio tower of Whisper tiny's sizes with its encoder, if installed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SmallConfig:
-    """The small pretrained student: the encoder of Whisper tiny.en and SmolLM2-135M-Instruct."""
-
-    window_s: int = 4
-    """Longest audio in seconds. Whisper's window of 30 s is reduced to this length to save time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +115,9 @@ class HeadConfig:
         per_position = self.frames_per_position
         needed = f"a multiple of {self.attention_heads} heads"
         _require(per_position >= 1, "heads.frames_per_position", "at least 1", per_position)
+        for name, least in (("width", 1), ("attention_heads", 1), ("layers", 0)):
+            value = getattr(self, name)
+            _require(value >= least, f"heads.{name}", f"at least {least}", value)
         _require(self.width % self.attention_heads == 0, "heads.width", needed, self.width)
         _require(0 <= self.dropout < 1, "heads.dropout", "in [0, 1)", self.dropout)
 
@@ -278,9 +243,16 @@ class StageConfig:
     def __post_init__(self) -> None:
         learns: Any = RENAMED_VALUES.get(("train", self.train), self.train)
         object.__setattr__(self, "train", learns)
-        for name in ("batch_size", "accumulation", "save_steps", "log_steps"):
-            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        _require(0 <= self.bottleneck <= 1, "bottleneck", "in [0, 1]", self.bottleneck)
+        least = dict.fromkeys(("batch_size", "accumulation", "save_steps", "log_steps"), 1)
+        least |= dict.fromkeys(("lr", "embeddings_lr", "heads_lr", "weight_decay", "eval_steps"), 0)
+        for name, bound in least.items():
+            value = getattr(self, name)
+            _require(value >= bound, f"{name} of a stage", f"at least {bound}", value)
+        for name in ("warmup", "bottleneck"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"{name} of a stage", "in [0, 1]", value)
+        is_bounded = self.epochs > 0 or self.max_steps > 0
+        _require(is_bounded, "epochs of a stage", "above 0", self.epochs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +298,8 @@ class Recipe:
     """Further `transformers.TrainingArguments`: `bf16`, `fsdp`, `report_to`, `optim`, ..."""
 
     def __post_init__(self) -> None:
+        # NumPy has seeds up to 2^32 - 1, and the offset of a stage is added.
+        _require(0 <= self.seed < 2**32 - 1, "seed", "0 to 2^32 - 2", self.seed)
         _require(self.distill_weight >= 0, "distill_weight", "at least 0", self.distill_weight)
         _require(0 <= self.distill_until <= 1, "distill_until", "in [0, 1]", self.distill_until)
         if not self.distill_reaches_audio:

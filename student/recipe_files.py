@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
-from manifests.console import as_fields
+from manifests.console import as_fields, stated_cause
 from manifests.errors import UserError
 from student.config import Recipe
 from student.recipe_names import check_fields, read_fields, rename_fields
@@ -39,7 +39,8 @@ def parse_recipe(
     parser = _parser()
     try:
         parsed = parser.parse_object(dict(values))
-        return Recipe(**vars(parser.instantiate(parsed)))
+        with stated_cause():
+            return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:
         raise UserError(f"{source}: {' '.join(str(error).split())}") from None
 

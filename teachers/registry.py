@@ -8,6 +8,7 @@ imports only the experts that it runs. Your own teacher needs no entry here: its
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import importlib.util
 from collections.abc import Mapping
@@ -103,6 +104,16 @@ def is_own(family: str) -> bool:
     return family.startswith(GENERIC) or family in FAMILIES or family in FAMILIES.values()
 
 
+def check_family(name: str, family: str) -> None:
+    """Checks the name of a teacher's family, without importing its adapter.
+
+    Raises:
+        UserError: it is neither a known family nor an address.
+    """
+    if family not in FAMILIES and ":" not in family:
+        raise UserError(f"teacher {name}: {_unknown(family)}")
+
+
 def make(name: str, family: str, settings: Mapping[str, Any]) -> Teacher:
     """Creates a teacher named `name`, without loading it.
 
@@ -143,14 +154,20 @@ def settings_from_spec(spec: TeacherSpec) -> dict[str, Any]:
     return {**spec.settings, **(from_revision(spec.revision) if from_revision else {})}
 
 
+def _unknown(family: str) -> str:
+    nearest = difflib.get_close_matches(family, FAMILIES, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return (
+        f"unknown family {family!r}{hint}; the families are {', '.join(FAMILIES)}, "
+        f"{GENERIC}MODEL_ID, or one of your own as my_module:MyTeacher"
+    )
+
+
 def _class(family: str) -> Any:
     address = FAMILIES["encoder"] if family.startswith(GENERIC) else FAMILIES.get(family, family)
     module_name, colon, class_name = address.partition(":")
     if not colon:
-        raise UserError(
-            f"unknown family {family!r}; the families are {', '.join(FAMILIES)}, "
-            f"{GENERIC}MODEL_ID, or one of your own as my_module:MyTeacher"
-        )
+        raise UserError(_unknown(family))
     try:
         return getattr(importlib.import_module(module_name), class_name)
     except ModuleNotFoundError as error:

@@ -146,6 +146,8 @@ class BuildProgress:
         """The time that the slowest teacher still needs; empty if it is unknown for one."""
         left = [estimate.seconds for estimate in self._left.values()]
         known = [seconds for seconds in left if seconds is not None]
+        if any(self.clips[name] and left.seconds is None for name, left in self._left.items()):
+            return "; time left unknown"
         if not any(known) or len(known) < len(left):
             return ""
         return f"; about {describe_time(max(known))} left"

@@ -158,6 +158,7 @@ def _check_family(
     name: str, config: TeacherConfig, known: Mapping[str, TeacherConfig] | None = None
 ) -> None:
     if config.family:
+        registry.check_family(name, config.family)
         return
     others = [other for other, teacher in (known or {}).items() if teacher.family]
     nearest = difflib.get_close_matches(name, others, n=1)

@@ -1,7 +1,8 @@
 """Estimates how long a teacher still needs, from the audio that it has processed.
 
 Clips are finished in blocks and differ in length, so an estimate from clips per second jumps. This
-one divides the audio that is left by the speed over the last minutes.
+one divides the audio that is left by the speed over the last minutes. If nothing is finished for
+longer than the estimate itself, as with one very long clip at the end, there is no estimate.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ WINDOW_S = 300.0
 """Wall time over which the speed is averaged."""
 SAMPLE_S = 1.0
 """Wall time between two samples."""
+PATIENCE_S = 60.0
+"""An estimate is kept for at least this time without a finished clip."""
 RANGE = 3.0
 """The clips that are left count as at most this many times longer or shorter than the average."""
 
@@ -28,13 +31,16 @@ class TimeLeft:
         self._total = clips
         self._mean = mean_seconds
         self._clips = 0
+        self._now = self._finished_at = 0.0
         self._samples: deque[tuple[float, float]] = deque()
         """(time, audio seconds done by then), oldest first; one may be older than the window."""
 
     def update(self, now: float, clips: int, seconds: float) -> None:
         """Records the clips and the seconds of audio that are done by now."""
-        self._clips = clips
         samples = self._samples
+        if clips != self._clips or not samples:
+            self._finished_at = now
+        self._clips, self._now = clips, now
         if len(samples) > 1 and now - samples[-2][0] < SAMPLE_S:
             samples.pop()
         samples.append((now, seconds))
@@ -43,7 +49,7 @@ class TimeLeft:
 
     @property
     def seconds(self) -> float | None:
-        """The estimate; None before anything is done, or if nothing was done in the window."""
+        """The estimate; None before anything is done, or if nothing was done for long."""
         left = self._total - self._clips
         if left <= 0:
             return 0.0
@@ -52,7 +58,8 @@ class TimeLeft:
         (began, before), (now, done) = self._samples[0], self._samples[-1]
         if done <= before or now <= began:
             return None
-        return self._audio_left(left, done) * (now - began) / (done - before)
+        estimate = self._audio_left(left, done) * (now - began) / (done - before)
+        return estimate if self._now - self._finished_at <= max(estimate, PATIENCE_S) else None
 
     def _audio_left(self, clips: int, done: float) -> float:
         if self._mean is None:

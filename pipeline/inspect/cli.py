@@ -38,7 +38,7 @@ def show_clip(
     """Show the targets of one clip, as numbers and as a picture of all streams over time.
 
     Args:
-        clip_id: Id of the clip.
+        clip_id: Id of the clip, or the name of its audio file.
         cache: Folder or address of the cache.
         corpus: Name of the corpus to search; all corpora of the cache if None.
         picture: File for the picture (.png, .pdf or .svg), or a folder for CLIP_ID.png (with _ for
@@ -48,9 +48,9 @@ def show_clip(
     from manifests.cache.reader import CacheReader
     from pipeline.inspect import show
 
-    path = show.picture_path(clip_id, picture)
     reader = CacheReader(cache, corpora=None if corpus is None else [corpus])
     clip = show.find_clip(reader, clip_id)
+    path = show.picture_path(clip.clip_id, picture)
     facts = show.describe(reader, clip)
     if json:
         print_json(facts)

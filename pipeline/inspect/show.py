@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,7 +15,7 @@ from rich.table import Table
 from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
 from manifests.cache.shards import AUDIO_WARNINGS
-from manifests.clips import Clip
+from manifests.clips import LISTED, Clip
 from manifests.corpus.stats import is_same_language, labelled_language
 from manifests.errors import UserError
 from manifests.page import sound, track_kinds
@@ -30,10 +32,14 @@ PICTURES = (".png", ".pdf", ".svg")
 
 
 def find_clip(reader: CacheReader, clip_id: str) -> Clip:
-    """Finds a clip by its id; reads only columns of ids, and then one row.
+    """Finds a clip by its id, or by the name of its file; reads only columns, and then one row.
+
+    Args:
+        reader: The cache.
+        clip_id: An id; or a file's name with or without its extension, if no clip has such an id.
 
     Raises:
-        UserError: no corpus of the cache has it.
+        UserError: no corpus of the cache has it, or several clips are of such a file.
     """
     for name in reader.corpora:
         corpus, row = reader.layout.corpus(name), 0
@@ -44,12 +50,33 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
             if place >= 0:
                 return corpus.clip(row + place)
             row += part.clips
+    if clips := list(itertools.islice(_clips_of_file(reader, clip_id), LISTED)):
+        if len(clips) == 1:
+            return clips[0]
+        raise UserError(
+            f"{clip_id!r} is no id, but the file of several clips; give the id of one of them, "
+            f"such as {', '.join(clip.clip_id for clip in clips)}"
+        )
     others = [name for name in reader.layout.corpora() if name not in reader.corpora]
     more = f" (not searched: {', '.join(others)})" if others else ""
     raise UserError(
         f"the cache has no clip {clip_id!r} in corpus {', '.join(reader.corpora)}{more}; "
         "`coat-corpus stats` shows some ids"
     )
+
+
+def _clips_of_file(reader: CacheReader, name: str) -> Iterator[Clip]:
+    """Yields the clips of files with this name or path, with or without its extension."""
+    for corpus_name in reader.corpora:
+        corpus, row = reader.layout.corpus(corpus_name), 0
+        for part in corpus.parts:
+            with corpus.folder.open(part.file) as file:
+                uris = pq.read_table(file, columns=["uri"]).column(0)
+            for place in np.flatnonzero(pc.match_substring(uris, name).to_numpy()).tolist():
+                path = PurePosixPath(uris[place].as_py())
+                if name in (path.name, path.stem, str(path)):
+                    yield corpus.clip(row + place)
+            row += part.clips
 
 
 def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:

@@ -107,8 +107,9 @@ def count_covered(key_U: np.ndarray, streams: Mapping[str, Stream]) -> dict[str,
             )
         if not covered[name]:
             raise UserError(
-                f"the cache has stream {name} for none of the corpus' {count} clips; "
-                "was it built from this corpus? (coat-cache status)"
+                f"the cache has stream {name} for none of the corpus' {count} clips (coat-cache "
+                "status): it was built from another corpus, or its build has just begun; build it, "
+                "or name the streams that are there in `streams`"
             )
         names.setdefault(covered[name], []).append(name)
     for number, stream_names in names.items():

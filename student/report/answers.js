@@ -15,19 +15,21 @@ function answersTo(name) {
   const share = (value) => (value === null || value === undefined ? "–" : fixed(value, 2));
   // A single question has no interval.
   const scored = (item) => share(item.score) + (item.low === null ? "" : ` (${share(item.low)} to ${share(item.high)})`);
+  const guesses = []; // [chance, most frequent answer] of each task
   const rows = tasks.map((task) => {
     const result = runs.map((run) => run.scores[name].tasks[task]);
     const any = result.find((item) => item) || {};
     const chance = any.chance || null; // 0 for tasks without choices
-    return [task, whole(any.n), share(chance), share(any.kind === "transcription" ? null : any.majority),
+    guesses.push([chance, any.kind === "transcription" ? null : any.majority]);
+    return [task, whole(any.n), ...guesses.at(-1).map(share),
       ...result.flatMap((item) => (item ? [scored(item), gauge(item.score, Math.max(chance || 0, item.majority || 0))] : ["–", ""]))];
   });
   const means = runs.flatMap((run) => { const { mean: score } = run.scores[name]; return [scored(score), ""]; });
   // The mean of a column over tasks, if every task has a value.
   const overTasks = (column) => {
-    const cells = rows.map((row) => row[column]);
-    return cells.includes("–") ? "" : share(mean(cells.map(Number)));
+    const values = known(guesses.map((guess) => guess[column]));
+    return values.length < guesses.length ? "" : share(mean(values));
   };
   const headings = [["Task"], ["Questions", true], ["Chance", true], ["Most frequent answer", true], ...runs.flatMap((run) => [[run.name, true], [""]])];
-  return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", overTasks(2), overTasks(3), ...means]]));
+  return panel(name.replaceAll("_", " "), null, table(headings, [...rows, [el("b", {}, "mean over tasks"), "", overTasks(0), overTasks(1), ...means]]));
 }

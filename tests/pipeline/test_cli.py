@@ -462,3 +462,13 @@ def test_output_path_that_cannot_be_created_is_reported_in_one_line(
         code, _, err = run_command(capsys, *words, "--cache", cache)
         assert (code, err.count("\n")) == (2, 1), err
         assert message in err
+
+
+@pytest.mark.parametrize("command", ["build", "plan", "retry-failures", "fetch"])
+def test_config_that_is_not_text_is_reported_in_one_line(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "noise.wav").write_bytes(b"\xfa\xfb\x00RIFF")
+    code, _, err = run_command(capsys, command, "--config", tmp_path / "noise.wav")
+    assert code == 2
+    assert "is not UTF-8 text" in err

@@ -195,3 +195,23 @@ assert load_recipe({str(tmp_path / "r.yaml")!r}) == recipe
         [sys.executable, "-X", "warn_default_encoding", "-c", code], capture_output=True, text=True
     )
     assert ran.returncode == 0, ran.stderr[-1000:]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"joint": {"batch_size": 0}}, "batch_size of a stage must be at least 1; found 0"),
+        ({"joint": {"lr": -1.0}}, "lr of a stage must be at least 0; found -1.0"),
+        ({"joint": {"epochs": -1}}, "epochs of a stage must be above 0"),
+        ({"joint": {"warmup": 2}}, r"warmup of a stage must be in \[0, 1\]"),
+        ({"heads": {"width": 0}}, "heads.width must be at least 1; found 0"),
+        ({"seed": -1}, r"seed must be 0 to 2\^32 - 2; found -1"),
+        ({"model": {"build": "tiny", "tiny": {"layers": 0}}}, "model.tiny.layers must be above 0"),
+    ],
+)
+def test_values_out_of_bounds_are_reported_with_their_field(
+    changes: dict[str, Any], message: str
+) -> None:
+    """Those of a stage ended in a traceback of jsonargparse."""
+    with pytest.raises(UserError, match=message):
+        parse_recipe({"model": {"build": "tiny"}} | changes)

@@ -44,3 +44,13 @@ def test_misspelt_teacher_beside_a_selection_raises_an_error(tmp_path: Path):
     for make in (setup.teachers, lambda config: setup.existing_teachers(layout, config)):
         with pytest.raises(UserError, match=r"enregy needs a family.*did you mean energy\?"):
             make(config)
+
+
+def test_family_of_a_teacher_that_does_not_run_is_checked():
+    config = BuildConfig(
+        corpus="c", cache="k", teachers="pitch", teacher={"x": TeacherConfig(family="crep")}
+    )
+    with pytest.raises(UserError, match="teacher x: unknown family 'crep'; did you mean crepe"):
+        setup.teachers(config)
+    own = replace(config, teacher={"x": TeacherConfig(family="not_here:Own")})
+    assert [each.name for each in setup.teachers(own)] == ["pitch"]

@@ -54,3 +54,18 @@ def test_estimate_is_unknown_when_nothing_is_done_for_minutes() -> None:
     for now in range(0, 1000, 10):
         left.update(float(now), 1, 1.0)
     assert left.seconds is None
+
+
+def test_estimate_ends_when_the_last_clip_takes_longer_than_estimated() -> None:
+    """A log said "about 1 min left" for four minutes: the last clip was 240 s long."""
+    left = TimeLeft(39, 4.0)
+    left.update(0.0, 0, 0.0)
+    for now in range(1, 39):
+        left.update(float(now), now, now * 4.0)
+    assert left.seconds == pytest.approx(1.0, abs=0.1)
+    left.update(90.0, 38, 152.0)
+    assert left.seconds is not None
+    left.update(100.0, 38, 152.0)
+    assert left.seconds is None
+    left.update(280.0, 39, 392.0)
+    assert left.seconds == 0.0

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
-from manifests.corpus.corpus import Corpus
+from manifests.clips import Clip
+from manifests.corpus.corpus import Corpus, build
 from manifests.errors import UserError
 from manifests.page.teacher_tracks import teacher_tracks
 from manifests.streams.transcript import Confidence, Transcript, Word
@@ -25,6 +27,24 @@ def test_find_clip_does_not_read_other_clips(tmp_path: Path, monkeypatch: pytest
         assert find_clip(reader, f"clip{number:02d}").uri == f"/audio/{number}.wav"
     with pytest.raises(UserError, match="the cache has no clip 'clip99' in corpus corpus; "):
         find_clip(reader, "clip99")
+
+
+def test_clip_is_found_by_the_name_of_its_file(tmp_path: Path):
+    """Ids of folders are hashes, which nobody can derive."""
+    parts = [
+        Clip(clip_id=f"part{n}", uri="/audio/Straße 20.flac", offset=float(n), duration=1.0)
+        for n in range(3)
+    ]
+    whole = Clip(clip_id="5ec1", uri="/audio/Straße 19.wav")
+    layout = Layout.create(tmp_path / "cache")
+    layout.register(build([*parts, whole], tmp_path / "corpus"))
+    reader = CacheReader(tmp_path / "cache")
+    for name in ("5ec1", "Straße 19", "Straße 19.wav", "/audio/Straße 19.wav"):
+        assert find_clip(reader, name) == whole
+    with pytest.raises(UserError, match=r"of several clips; .* part0, part1, part2"):
+        find_clip(reader, "Straße 20")
+    with pytest.raises(UserError, match="the cache has no clip 'Straße'"):
+        find_clip(reader, "Straße")
 
 
 def test_unknown_corpus_raises_an_error(tmp_path: Path):

@@ -253,7 +253,7 @@ def test_bottleneck_share_comes_from_the_recipe_or_the_arm(toy_data: Any, tmp_pa
     assert shares == [0.0, 0.4, 0.2, 0.2]
     with pytest.raises(UserError, match=r"joint.bottleneck must be 0 in the arm sft"):
         recipe(arm="sft", joint=stage)
-    with pytest.raises(UserError, match=r"bottleneck must be in \[0, 1\]"):
+    with pytest.raises(UserError, match=r"bottleneck of a stage must be in \[0, 1\]"):
         StageConfig(bottleneck=1.5)
 
 
