@@ -104,6 +104,10 @@ class ClipTable(Mapping[str, Clip]):
         """Keys of the ids (`manifests.cache.clip_index.clip_keys`)."""
         return self._index["key"]
 
+    def keys_of(self, rows: np.ndarray) -> np.ndarray:
+        """Keys of the ids of some rows."""
+        return self._index["key"][np.isin(self._index["row"], rows)]
+
     def row(self, number: int) -> Clip:
         """The clip of a row."""
         row = self._rows[number]
@@ -182,6 +186,12 @@ class ExampleTable(Sequence[Example]):
         places = draw_by_task(self.column("key"), self.column("task"), limit)
         chosen = self.subset(places)
         return chosen.subset(np.argsort(chosen._chosen, kind="stable"))
+
+    def clip_keys(self) -> np.ndarray:
+        """Keys of the ids of all clips of the examples (`manifests.cache.clip_index.clip_keys`)."""
+        several = np.flatnonzero(self.column("chat") >= 0).tolist()
+        others = clip_keys(clip_id for place in several for clip_id in self[place].clip_ids)
+        return np.union1d(self.clips.keys_of(np.unique(self.column("clip"))), others)
 
     def column(self, name: str) -> np.ndarray:
         """Returns one field of `EXAMPLE` for each example."""

@@ -47,6 +47,11 @@ def eval_runs(
     against = trained[:-1] if shared else []
     if len(trained) > 1 and not shared:
         messages.print("the runs have no seed in common, so no differences are shown")
+    if shared and (left := comparison.without_partner(columns, shared)):
+        messages.print(
+            f"left out, because other arms lack the seed and runs are paired by seed: "
+            f"{', '.join(left)}", markup=False,
+        )  # fmt: skip
     table = comparison.build_table(
         comparison.compare(comparison.common_answers(arms), against=against)
     )

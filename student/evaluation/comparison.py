@@ -86,6 +86,16 @@ def shared_seeds(columns: Sequence[Column]) -> list[int]:
     return sorted(set.intersection(*trained)) if trained else []
 
 
+def without_partner(columns: Sequence[Column], shared: Collection[int]) -> list[str]:
+    """Folders of trained runs whose seed is not among those that all columns share."""
+    return [
+        run
+        for column in columns
+        for seed, run in column.runs.items()
+        if column.arm != "base" and seed not in shared
+    ]
+
+
 def common_answers(arms: Mapping[str, Sequence[Sequence[Answer]]]) -> dict[str, list[list[Answer]]]:
     """The answers to the questions that every student could be asked."""
     sets = [{answer.question.id for answer in run} for runs in arms.values() for run in runs]

@@ -17,9 +17,11 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from manifests.cache.clip_index import clip_keys
 from manifests.console import console
 from manifests.errors import UserError
 from manifests.progress import progress
+from student.data.example_table import ExampleTable
 from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.probe_targets import Target, label_targets, score, stream_targets
@@ -196,18 +198,26 @@ def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, l
 def _origin(
     run: Run, clips: Sequence[Question], streams: Iterable[Stream]
 ) -> dict[str, int | None]:
-    """The number of clips that a run held out, and that it was trained on: the other clips of its
-    caches. Whether it was trained on a clip is unknown if its question has no clip id."""
+    """The number of clips that a run held out, and that it was trained on.
+
+    Whether it was trained on a clip is unknown if its question has no clip id. A run without its
+    examples counts as trained on all other clips of the caches.
+    """
     if not run.held_out_file.is_file():
         return {"held_out": None, "learnt": None}
     held = {clip.clip_id for _, example_clips in run.held_out() for clip in example_clips}
     ids = [clip.clip.clip_id for clip in clips]
     others = [clip for clip, clip_id in zip(clips, ids, strict=True) if clip_id not in held]
     streams = list(streams)
-    learnt: int | None = sum(
-        any(stream.covers(clip.clip.clip_id) for stream in streams) for clip in others
-    )
-    if others and (not streams or any(clip.clip_id is None for clip in others)):
+    learnt: int | None
+    if run.has_examples():
+        examples = ExampleTable(run.examples_folder, run.recipe.data.tasks).learning()
+        keys = clip_keys(clip.clip.clip_id for clip in others)
+        learnt = int(np.isin(keys, examples.clip_keys()).sum())
+    else:
+        learnt = sum(any(stream.covers(clip.clip.clip_id) for stream in streams) for clip in others)
+        learnt = learnt if streams or not others else None
+    if any(clip.clip_id is None for clip in others):
         learnt = None
     return {"held_out": len(ids) - len(others), "learnt": learnt}
 
@@ -219,10 +229,11 @@ def describe_clips(report: Mapping) -> str:
         return f"{total:,} clips"
     if held == total:
         return f"{total:,} held-out clips"
-    rest = f"{learnt:,} trained on" if learnt else "the others possibly trained on"
-    if learnt == 0:
-        rest = f"{total - held:,} from elsewhere"
-    return f"{total:,} clips: {held:,} held out, {rest}"
+    if learnt is None:
+        return f"{total:,} clips: {held:,} held out, the others possibly trained on"
+    counts = {"held out": held, "trained on": learnt, "from elsewhere": total - held - learnt}
+    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    return f"{total:,} clips: {', '.join(parts)}"
 
 
 def build_table(reports: Mapping[str, Mapping]) -> Table:

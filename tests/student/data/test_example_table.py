@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from manifests.cache.clip_index import clip_keys
 from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
@@ -73,6 +74,8 @@ def test_held_out_clips_are_asked_about_once_whatever_the_weight(tmp_path: Path)
     held, learnt = ([e.clip_ids[0] for e in side] for side in (table.held_out(), table.learning()))
     assert len(held) == len(set(held)) > 10
     assert len(learnt) == 3 * len(set(learnt)) == 3 * (100 - len(held))
+    for side, ids in ((table.held_out(), held), (table.learning(), learnt)):
+        assert set(side.clip_keys().tolist()) == set(clip_keys(ids).tolist())
     # A run of an earlier version keeps its held-out examples.
     fields = json.loads((folder / "summary.json").read_text())
     del fields["asks_once"]

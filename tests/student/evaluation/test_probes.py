@@ -109,7 +109,8 @@ def test_recordings_depend_on_files_and_groups_and_not_on_folders() -> None:
         (36, 0, "36 held-out clips"),
         (10, 26, "36 clips: 10 held out, 26 trained on"),
         (10, None, "36 clips: 10 held out, the others possibly trained on"),
-        (0, 0, "36 clips: 0 held out, 36 from elsewhere"),
+        (0, 0, "36 clips: 36 from elsewhere"),
+        (10, 20, "36 clips: 10 held out, 20 trained on, 6 from elsewhere"),
         (None, None, "36 clips"),
     ],
 )
@@ -123,7 +124,9 @@ def test_title_of_the_table_describes_the_clips(held_out: int, learnt: int, text
 
 def test_clips_without_ids_are_possibly_trained_on() -> None:
     """They used to be "from elsewhere" if the cache does not know their question's id."""
-    run: Any = SimpleNamespace(held_out_file=Path(__file__), held_out=lambda: [])
+    run: Any = SimpleNamespace(
+        held_out_file=Path(__file__), held_out=lambda: [], has_examples=lambda: False
+    )
     stream: Any = SimpleNamespace(covers=lambda clip_id: clip_id == "in the cache")
 
     def clip(clip_id: str | None) -> Question:

@@ -12,7 +12,7 @@ import pytest
 from manifests.errors import UserError
 from student.config import DataConfig, ModelConfig, Recipe, StageConfig, TaskConfig
 from student.evaluation.answering import Reply
-from student.evaluation.comparison import common_answers, group_runs, shared_seeds
+from student.evaluation.comparison import common_answers, group_runs, shared_seeds, without_partner
 from student.evaluation.partners import find_partners, swap_audio
 from student.evaluation.question_files import (
     KEYS,
@@ -268,6 +268,7 @@ def test_runs_of_one_arm_and_seed_become_separate_columns(tmp_path: Path) -> Non
     columns = group_runs([runs["coat-0"], runs["coat-1"], runs["sft-0"], runs["coat-0"]])
     assert [(column.name, len(column.runs)) for column in columns] == [("sft", 1), ("coat", 2)]
     assert shared_seeds(columns) == [0]
+    assert without_partner(columns, [0]) == [runs["coat-1"]]
     columns = group_runs([*runs.values(), *plain])
     assert [column.name for column in columns] == [
         "checkpoint (one)", "checkpoint (two)", "sft", "coat (coat-0)", "coat (heavy)",
