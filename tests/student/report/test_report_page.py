@@ -54,9 +54,9 @@ SCORES = {
 CHOICES = {
     "tasks": {
         "Which tone?": {"kind": "choice", "n": 1, "score": 1.0, "low": None, "high": None,
-                        "chance": 0.25, "majority": 1.0},
+                        "chance": 0.25, "majority": 11 / 19},
         "Which word?": {"kind": "label", "n": 10, "score": 0.5, "low": 0.2, "high": 0.8,
-                        "chance": 0.5, "majority": 0.6},
+                        "chance": 0.5, "majority": 6 / 22},
     },
     "mean": {"score": 0.75, "low": 0.6, "high": 0.9},
 }  # fmt: skip
@@ -167,9 +167,9 @@ def test_held_out_answers_are_shown_with_chance_and_majority(visit: Any) -> None
     assert rows[0][:5] == ["Which tone?", "12", "0.25", "0.40", "0.75 (0.50 to 0.90)"]
     assert rows[1][:5] == ["What is said?", "3", "\u2013", "\u2013", "0.10 (0.00 to 0.30)"]
     assert rows[2][2:5] == ["", "", "0.42 (0.25 to 0.60)"], "a transcription has no baseline"
-    assert rows[3][:5] == ["Which tone?", "1", "0.25", "1.00", "1.00"], "one question: no interval"
+    assert rows[3][:5] == ["Which tone?", "1", "0.25", "0.58", "1.00"], "one question: no interval"
     assert rows[4][2] == "0.50", "a label with choices has a chance, too"
-    assert rows[5][2:5] == ["0.38", "0.80", "0.75 (0.60 to 0.90)"]
+    assert rows[5][2:5] == ["0.38", "0.43", "0.75 (0.60 to 0.90)"], "not the mean of 0.58 and 0.27"
     assert "coat-0" in section.inner_text()
     assert "pause-0" not in section.inner_text()
 
