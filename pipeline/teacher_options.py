@@ -158,7 +158,9 @@ def _places(words: Sequence[str], place: int) -> list[int]:
 def _read_yaml(value: str, source: str) -> dict[str, Any]:
     is_file = "\n" not in value and len(value) < 4096 and Path(value).is_file()
     if source.startswith("--config") and not is_file:
-        raise UserError(f"{source}: there is no such file")
+        is_folder = Path(value).is_dir()
+        what = "is a folder, expected a YAML file" if is_folder else "there is no such file"
+        raise UserError(f"{source}: {what}")
     try:
         text = Path(value).read_text("utf-8") if is_file else value
     except UnicodeDecodeError as error:

@@ -60,6 +60,9 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
             )
     for name, teacher in chosen.items():
         _check_family(name, teacher, chosen)  # Also of those that do not run: a misspelt name.
+    preset = registry.preset(config.preset)
+    if left := [name for name in chosen if name not in names and name not in preset]:
+        log.warning("not run, because `teachers` does not name them: %s", ", ".join(left))
     if not names:
         raise UserError(
             "there is no teacher to run: preset none has none, and the configuration names none; "

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from manifests.console import messages
 from manifests.errors import UserError
 from manifests.json_lines import read_lines
 from student.config import TaskConfig
@@ -43,6 +44,7 @@ def read_questions(path: str | Path) -> list[Question]:
         raise UserError(f"there is no question file {path}")
     tasks = _tasks(path.parent)
     questions: dict[str, Question] = {}
+    left_out = 0
     for number, line in read_lines(path):
         try:
             row = json.loads(line)
@@ -64,12 +66,18 @@ def read_questions(path: str | Path) -> list[Question]:
                 f"{', '.join(KEYS)}, of which {', '.join(REQUIRED)} are required, such as {EXAMPLE}"
             ) from None
         if question is None:
+            left_out += 1
             continue
         if question.id in questions:
             raise UserError(f"{path}, line {number}: the id {question.id!r} occurs twice")
         questions[question.id] = question
     if not questions:
         raise UserError(f"{path} has no questions")
+    if left_out:
+        messages.print(
+            f"{path}: {left_out:,} conversations of several turns or clips are left out",
+            markup=False,
+        )
     return check_questions(questions.values())
 
 

@@ -115,7 +115,10 @@ def _read_from(run: Run) -> str:
 def _predict(run: Run, caches: Sequence[str], clips: int, console: Console) -> list[Any]:
     """Computes clips with the predictions of a run's heads."""
     folder = Path(run.folder)
-    streams = open_streams(caches, RunFolder(folder).recipe.streams)
+    files_of_run = RunFolder(folder)
+    # Teachers that were added to the cache after the run was started are not its own.
+    settings, _ = files_of_run.pinned_streams(files_of_run.recipe)
+    streams = open_streams(caches, settings)
     chosen = predictions.choose(folder, clips)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         predicted = predictions.predict_clips(folder, streams, chosen)

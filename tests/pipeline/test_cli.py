@@ -472,3 +472,7 @@ def test_config_that_is_not_text_is_reported_in_one_line(
     code, _, err = run_command(capsys, command, "--config", tmp_path / "noise.wav")
     assert code == 2
     assert "is not UTF-8 text" in err
+    if command != "fetch":
+        code, _, err = run_command(capsys, command, "--config", tmp_path)
+        assert code == 2
+        assert "is a folder, expected a YAML file" in err

@@ -54,7 +54,8 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     recipe = folder.recipe
     if not recipe.distils:
         raise UserError(f"{run} is of the arm {recipe.arm}, which has no heads to read with")
-    streams = open_streams(caches, recipe.streams)
+    settings, _ = folder.pinned_streams(recipe)
+    streams = open_streams(caches, settings)
     trained = TrainedStudent(run, heads=True)
     outputs, targets, clips = _predict(trained, streams, folder)
     report: dict[str, Any] = {

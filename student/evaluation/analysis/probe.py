@@ -180,11 +180,15 @@ def _recordings(clips: Sequence[Question]) -> list[str]:
 
 
 def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, list[str | None]]]:
-    """Returns one neutral question per clip, and the clips' labels by task."""
+    """Returns one neutral question per clip, and the clips' labels by task.
+
+    Questions without a clip id are about the same clip if they are about the same audio.
+    """
     clips: dict[str, Question] = {}
+    unnamed: dict[tuple[str, float, float | None], str] = {}
     answers: dict[str, dict[str, str]] = {}
     for question in questions:
-        key = question.clip.clip_id
+        key = question.clip_id or unnamed.setdefault(question.recording, question.id)
         clips.setdefault(
             key,
             replace(question, id=key, kind="label", question=NEUTRAL, task="all", choices=()),

@@ -46,7 +46,7 @@ def test_misspelt_teacher_beside_a_selection_raises_an_error(tmp_path: Path):
             make(config)
 
 
-def test_family_of_a_teacher_that_does_not_run_is_checked():
+def test_family_of_a_teacher_that_does_not_run_is_checked(caplog: pytest.LogCaptureFixture):
     config = BuildConfig(
         corpus="c", cache="k", teachers="pitch", teacher={"x": TeacherConfig(family="crep")}
     )
@@ -54,3 +54,4 @@ def test_family_of_a_teacher_that_does_not_run_is_checked():
         setup.teachers(config)
     own = replace(config, teacher={"x": TeacherConfig(family="not_here:Own")})
     assert [each.name for each in setup.teachers(own)] == ["pitch"]
+    assert "not run, because `teachers` does not name them: x" in caplog.text

@@ -10,7 +10,13 @@ import numpy as np
 import pytest
 
 from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
-from student.evaluation.analysis.probe import _origin, _recordings, build_table, describe_clips
+from student.evaluation.analysis.probe import (
+    _by_clip,
+    _origin,
+    _recordings,
+    build_table,
+    describe_clips,
+)
 from student.evaluation.analysis.probe_targets import label_targets, score
 from student.evaluation.questions import Question
 
@@ -139,3 +145,19 @@ def test_clips_without_ids_are_possibly_trained_on() -> None:
     assert _origin(run, known, [stream]) == {"held_out": 0, "learnt": 1}
     assert _origin(run, [*known, clip(None)], [stream]) == {"held_out": 0, "learnt": None}
     assert _origin(run, known, []) == {"held_out": 0, "learnt": None}
+
+
+def test_questions_without_a_clip_id_about_one_recording_are_one_clip() -> None:
+    def ask(number: int, audio: str, task: str, clip_id: str | None = None) -> Question:
+        return Question(
+            id=f"q{number}", kind="label", audio=audio, question="?", answer=f"x{number}",
+            task=task, clip_id=clip_id,
+        )  # fmt: skip
+
+    asked = [
+        ask(0, "/a.wav", "language"), ask(1, "/a.wav", "words"), ask(2, "/b.wav", "words"),
+        ask(3, "/c.wav", "words", "c"), ask(4, "/c.wav", "language", "c"),
+    ]  # fmt: skip
+    clips, labels = _by_clip(asked)
+    assert [clip.id for clip in clips] == ["q0", "q2", "c"]
+    assert labels == {"language": ["x0", None, "x4"], "words": ["x1", "x2", "x3"]}

@@ -199,6 +199,18 @@ def test_current_held_out_files_store_the_kind(tmp_path: Path) -> None:
     assert parsed.text == "Name it.\n(A) dog\n(B) cat"
 
 
+def test_conversations_that_are_left_out_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = held_out_row(0, "Name it.", "dog")
+    several = held_out_row(1, "And then?", "cat")
+    several["messages"] = several["messages"] * 3
+    path = write_rows(tmp_path / "held_out.jsonl", kept, several)
+    assert len(read_questions(path)) == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "1 conversations of several turns or clips are left out" in printed
+
+
 def test_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
     row = held_out_row(
         0, "Which word?", "dog", spoken="dog", kind="transcription", task="Which word?"
