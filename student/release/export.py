@@ -125,6 +125,9 @@ def _export(run: str | Path, out: Path, part: Path, advance: Advance) -> Proof:
     proof = _compare(expected, actual, block_ids, dtype)
     card = model_card(files, describe(proof), inherited=inherited)
     (part / "README.md").write_text(card, encoding="utf-8")
+    mode = (part / "README.md").stat().st_mode
+    for weights in part.glob("*.safetensors"):
+        weights.chmod(mode)  # safetensors lets only their owner read them
     part.rename(out)
     advance()
     return proof

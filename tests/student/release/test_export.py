@@ -110,6 +110,13 @@ def checkpoint(runs: Callable[[str], Path], tmp_path_factory: Any) -> Path:
     return out
 
 
+def test_all_files_of_an_export_have_the_same_permissions(checkpoint: Path) -> None:
+    """A server that runs as another user could not read the weights."""
+    modes = {path.name: path.stat().st_mode for path in checkpoint.iterdir() if path.is_file()}
+    assert "model.safetensors" in modes
+    assert len(set(modes.values())) == 1, modes
+
+
 def test_card_lists_the_sources(checkpoint: Path) -> None:
     text = (checkpoint / "README.md").read_text()
     assert text.startswith("---\nlibrary_name: transformers\n")
