@@ -71,10 +71,10 @@ def _clips_of_file(reader: CacheReader, name: str) -> Iterator[Clip]:
         corpus, row = reader.layout.corpus(corpus_name), 0
         for part in corpus.parts:
             with corpus.folder.open(part.file) as file:
-                uris = pq.read_table(file, columns=["uri"]).column(0)
-            for place in np.flatnonzero(pc.match_substring(uris, name).to_numpy()).tolist():
-                path = PurePosixPath(uris[place].as_py())
-                if name in (path.name, path.stem, str(path)):
+                uris = pq.read_table(file, columns=["uri"]).column(0).to_pylist()
+            for place, uri in enumerate(uris):
+                path = PurePosixPath(uri) if name in uri else PurePosixPath()
+                if name in (path.name, path.stem, uri):
                     yield corpus.clip(row + place)
             row += part.clips
 
