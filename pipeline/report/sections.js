@@ -16,13 +16,14 @@ function showTitle() {
   // Also the corpora on which a teacher has not started, as `coat-cache coverage` counts them.
   const wanted = clips * numTeachers;
   const heard = Math.max(...hoursOf.values());
+  const older = facts.teachers.reduce((total, item) => total + item.bytes, 0) - sum("bytes");
   const figures = [
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
     ["Teachers", whole(numTeachers), `${whole(streamNames.size)} streams`],
     ["With targets", percent(sum("rows") / wanted), `${whole(sum("rows"))} of ${whole(wanted)} (clip × teacher)`],
     ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(wanted - sum("rows") - sum("failed"))} not run yet`],
-    ["Size", bytes(facts.teachers.reduce((total, item) => total + item.bytes, 0)), heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : ""],
+    ["Size", bytes(sum("bytes")), [heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : "", older ? `${bytes(older)} of other versions` : ""].filter(Boolean).join(", ")],
   ];
   head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);
 }
