@@ -31,7 +31,8 @@ function histogram(chart, { unit = "", noun = "" } = {}) {
     picture.append(svg("line", { x1: 0, x2: width, y1: bottom, y2: bottom, class: "rule" }));
     const room = Math.max(2, Math.floor(width / 64));
     const ticks = log ? octaves(edges[0], edges[edges.length - 1]) : niceSteps(edges[0], edges[edges.length - 1], room);
-    const labels = ticks.map((tick) => [x(tick), short(tick)]);
+    const texts = log ? ticks.map(short) : tickTexts(ticks);
+    const labels = ticks.map((tick, index) => [x(tick), texts[index]]);
     // The last bar counts values beyond its edge, too.
     if (beyond) labels.push([x(edges[edges.length - 2]), `≥ ${short(edges[edges.length - 2])}`]);
     if (unit && labels.length) labels[labels.length - 1][1] += ` ${unit}`;
@@ -94,28 +95,34 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
   const box = el("div", { class: "chart" });
   const height = 210;
   keepDrawn(box, (width) => {
-    const [left, right, top, bottom] = [44, 8, marks.length ? 20 : 10, height - 22];
+    const decadic = log ? decades(lowest, highest) : [];
+    const levels = decadic.length > 2 ? decadic : niceSteps(lowest, highest, 4);
+    const levelTexts = decadic.length > 2 ? levels.map(short) : tickTexts(levels);
+    const widest = Math.max(0, ...levelTexts.map((text) => text.length));
+    const [left, right, top, bottom] = [Math.max(44, 7 * widest + 8), 8, marks.length ? 20 : 10, height - 22];
     const x = (step) => left + ((step - first) / (last - first)) * (width - left - right);
     const ground = scale(lowest);
     const y = (value) => bottom - ((scale(value) - ground) / (scale(highest) - ground)) * (bottom - top);
     const names = seen.map((item) => item.name).join(", ");
     const picture = svg("svg", { height, role: "img", "aria-label": `${unit} over ${across}: ${names}` });
-    const decadic = log ? decades(lowest, highest) : [];
-    for (const tick of decadic.length > 2 ? decadic : niceSteps(lowest, highest, 4)) {
+    levels.forEach((tick, index) => {
       const level = y(tick);
       picture.append(
         svg("line", { x1: left, x2: width - right, y1: level, y2: level, class: "rule" }),
-        svg("text", { x: left - 6, y: level + 4, "text-anchor": "end" }, short(tick)));
-    }
+        svg("text", { x: left - 6, y: level + 4, "text-anchor": "end" }, levelTexts[index]));
+    });
     for (const [step, text] of marks) {
       picture.append(
         svg("line", { x1: x(step), x2: x(step), y1: 4, y2: bottom, class: "rule", "stroke-dasharray": "3 3" }),
-        svg("text", { x: x(step) + 4, y: 13 }, text));
+        x(step) > width - 60
+          ? svg("text", { x: x(step) - 4, y: 13, "text-anchor": "end" }, text)
+          : svg("text", { x: x(step) + 4, y: 13 }, text));
     }
     const unitOf = across === "time" ? timeUnit(last - first) : [1, across];
     const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(3, Math.floor(width / 90)));
+    const texts = tickTexts(ticks);
     ticks.forEach((tick, index) => {
-      const label = index === ticks.length - 1 ? `${short(tick)} ${unitOf[1]}` : short(tick);
+      const label = index === ticks.length - 1 ? `${texts[index]} ${unitOf[1]}` : texts[index];
       picture.append(axisText(x(first + tick * unitOf[0]), height - 5, label, width));
     });
     seen.forEach((item, place) => {
@@ -164,10 +171,11 @@ function dots(groups, { unit }) {
     const about = groups.map((item) => `${item.name} ${item.values.map(short).join(", ")}`).join("; ");
     const picture = svg("svg", { height: bottom + 22, role: "img", "aria-label": `${unit}: ${about}` });
     const ticks = niceSteps(low, high, Math.max(2, Math.floor((width - left) / 90)));
+    const texts = tickTexts(ticks);
     ticks.forEach((tick, index) => {
       picture.append(
         svg("line", { x1: x(tick), x2: x(tick), y1: 0, y2: bottom, class: "rule" }),
-        axisText(x(tick), bottom + 16, index === ticks.length - 1 ? `${short(tick)} ${unit}` : short(tick), width));
+        axisText(x(tick), bottom + 16, index === ticks.length - 1 ? `${texts[index]} ${unit}` : texts[index], width));
     });
     groups.forEach(({ name, values, notes, tint }, index) => {
       const middle = index * row + row / 2 + 2;

@@ -84,6 +84,13 @@ function niceSteps(low, high, count) {
   return steps;
 }
 
+/** Texts of evenly spaced ticks, with as many decimals as tell them apart. */
+function tickTexts(ticks) {
+  if (ticks.length < 2) return ticks.map(short);
+  const digits = Math.max(0, Math.ceil(-Math.log10(ticks[1] - ticks[0]) - 1e-6));
+  return ticks.map((tick) => tick.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }));
+}
+
 // Colours for canvases: the value of a CSS variable in the current theme, as [r, g, b].
 const probe = el("canvas", { width: 1, height: 1 }).getContext("2d", { willReadFrequently: true });
 const swatch = el("i", { hidden: true });

@@ -84,7 +84,7 @@ function showCurves() {
     return [{ ...look[index], at: moved(curve.steps), values: curve.values, dots: { at: moved(curve.checked_steps), values: curve.checked } }];
   });
   const marks = latest ? [[0, "align"], [latest, "joint"]] : [];
-  section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines show training batches, dots show held-out clips."), facts.runs.length > 1 ? legendOf(look) : "");
+  section.append(el("p", { class: "quiet small" }, "Loss by optimiser step. Lines show training batches, dots show held-out clips. Where fewer than two batches were logged, a thin line joins the dots."), facts.runs.length > 1 ? legendOf(look) : "");
   const grid = el("div", { class: "pair" });
   const order = ["answer", ...parts.filter((part) => part !== "answer")].filter((part) => parts.includes(part));
   for (const part of order) {

@@ -45,7 +45,7 @@ def page(browser: Any) -> Any:
     )
     code = "\n".join((shared / name).read_text("utf-8") for name in SHARED)
     opened.add_script_tag(
-        content=f"{code}\nwindow.code = {{ lines, view, fixed, percent, histogram }};"
+        content=f"{code}\nwindow.code = {{ lines, dots, view, fixed, percent, histogram }};"
     )
     yield opened
     opened.close()
@@ -90,7 +90,7 @@ def test_chart_connects_its_dots_with_a_line(
     [
         ([step * 0.05 for step in range(31)], True, "≥ 1.45 words/s"),
         ([4.7, 4.75], False, " words/s"),
-        ([0.0, 1.0, 2.0], False, "2 words/s"),
+        ([0.0, 1.0, 2.0], False, " words/s"),
     ],
 )
 def test_ticks_of_a_histogram_do_not_overlap(
@@ -125,6 +125,27 @@ def test_numbers_on_pages_are_rounded_as_in_tables(page: Any, digits: int) -> No
     shares = [0.125, 0.375, 0.625, 0.115, 0.995]
     percents = page.evaluate("shares => shares.map(code.percent)", shares)
     assert percents == [f"{share:.0%}" for share in shares]
+
+
+@in_browser
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.52032, 0.52367), (0.1, 6.5), (2.0, 2.0004), (1000, 1004), (0.0, 3.2e6)]
+)
+def test_ticks_of_an_axis_have_different_texts(page: Any, low: float, high: float) -> None:
+    """Lines at 0.520 and 0.5205 were both labelled 0.52."""
+    page.evaluate(
+        "([low, high]) => { const groups = [['a', low], ['b', high]].map(([name, value], tint) =>"
+        " ({ name, tint, values: [value], notes: [name] }));"
+        " box.style.width = '900px'; box.replaceChildren(code.dots(groups, { unit: 'nats' })); }",
+        [low, high],
+    )
+    page.wait_for_selector("#box svg[role=img] circle")
+    texts = page.locator("#box svg[role=img] text:not(.strong)").all_text_contents()
+    numbers = [float(text.removesuffix(" nats").replace(",", "")) for text in texts]
+    assert len(numbers) >= 3
+    assert numbers == sorted(set(numbers))
+    gaps = [after - before for before, after in itertools.pairwise(numbers)]
+    assert gaps == pytest.approx([gaps[0]] * len(gaps), rel=1e-6)
 
 
 @in_browser
