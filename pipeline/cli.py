@@ -38,6 +38,8 @@ def build(config: BuildConfig) -> None:
     outcome = job.build(config, messages)
     if not outcome.clips:
         summary = f"{config.cache} is already complete; nothing was computed"
+        if outcome.corpus_parts:
+            summary += ", and its copy of the corpus is up to date again"
         if outcome.earlier_failures:
             summary += (
                 f"; {outcome.earlier_failures:,} clips failed earlier, and coat-cache "

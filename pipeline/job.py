@@ -48,6 +48,8 @@ class BuildResult:
     cache_bytes: dict[str, int]
     extract_seconds: dict[str, float]
     """Worker seconds of each teacher."""
+    corpus_parts: int = 0
+    """Number of parts of the corpus that the cache copied, because they were new or changed."""
     earlier_failures: int = 0
     """If there was nothing to do: the number of clips that have failed in earlier builds."""
 
@@ -86,11 +88,11 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
                 f"of it; its corpora: {', '.join(layout.corpora()) or 'none'}"
             )
         setups = setup.existing_teachers(layout, config)
-        layout = _prepared(config.cache, corpus, [])
+        layout, copied = _prepared(config.cache, corpus, [])
     else:
         setups = setup.teachers(config)
         warn_of_languages(corpus, [teacher.spec for teacher in setups])
-        layout = _prepared(config.cache, corpus, setups)
+        layout, copied = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]
     if retry_failures:
@@ -147,6 +149,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
             failures=progress.failures,
             cache_bytes=progress.cache_bytes,
             extract_seconds=progress.extract_seconds,
+            corpus_parts=copied,
             earlier_failures=0
             if totals or retry_failures
             else _count_failed(layout, corpus, specs),
@@ -159,8 +162,8 @@ def _count_failed(layout: Layout, corpus: Corpus, specs: Sequence[TeacherSpec]) 
     return len({clip_id for shards in by_teacher for ids in shards.values() for clip_id in ids})
 
 
-def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Layout:
-    """The cache, with everything that a build writes except shards."""
+def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> tuple[Layout, int]:
+    """The cache, with everything that a build writes except shards; the number of copied parts."""
     try:
         layout = Layout.create(cache)
         new_parts = layout.register(corpus)
@@ -170,7 +173,7 @@ def _prepared(cache: str, corpus: Corpus, setups: Sequence[TeacherSetup]) -> Lay
         raise cannot_write(str(error)) from None
     if new_parts:
         _warn_of_common_ids(layout)
-    return layout
+    return layout, new_parts
 
 
 def _warn_of_common_ids(layout: Layout) -> None:

@@ -235,7 +235,7 @@ def _check_member(opened: AudioFile, uri: str, size: int) -> None:
     raise AudioError(
         "moved",
         f"{uri} is not a member of the tar, which was written again after the corpus was built; "
-        "build the corpus again",
+        "build the corpus again, then the cache, which has a copy of it",
     )
 
 

@@ -15,8 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from manifests.console import as_fields
+from manifests.corpus.corpus_index import CACHE_FILE, INDEX_FILE
+from manifests.errors import UserError
 from manifests.storage import Folder
 
+PAGE = "index.html"
+FACTS = b'id="facts"'
+"""Part of every page of this program."""
 SHARED = ("dom.js", "parts.js", "charts.js", "drawing.js", "viewer.js")
 """Scripts of every page, in the order in which they run."""
 
@@ -46,7 +51,12 @@ def write(
 
     Returns:
         The page.
+
+    Raises:
+        UserError: the folder is a cache or a corpus, or has another page.
     """
+    folder = Folder(out)
+    _check_is_free(folder)
     shared, own = resources.files("manifests.page"), resources.files(package)
     code = [(shared / name).read_text("utf-8") for name in SHARED]
     code += [(own / name).read_text("utf-8") for name in scripts]
@@ -69,5 +79,16 @@ def write(
         before, _, after = page.partition(mark)
         page = before + content + after
     data = page.encode()
-    Folder(out).write_atomic("index.html", data)
-    return WrittenPage(f"{str(out).rstrip('/')}/index.html", len(data))
+    folder.write_atomic(PAGE, data)
+    return WrittenPage(f"{str(out).rstrip('/')}/{PAGE}", len(data))
+
+
+def _check_is_free(folder: Folder) -> None:
+    for mark, kind in ((CACHE_FILE, "teacher cache"), (INDEX_FILE, "corpus")):
+        if folder.exists(mark):
+            raise UserError(f"{folder.uri} is a {kind}, give another folder for the report")
+    if folder.exists(PAGE) and FACTS not in folder.read_bytes(PAGE):
+        raise UserError(
+            f"{folder.uri}/{PAGE} is a page that this program did not write; give another folder "
+            "for the report"
+        )

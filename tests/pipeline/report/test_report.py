@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -253,3 +254,20 @@ def test_report_in_an_object_store_names_its_address(
         assert end.value.code == code
         assert text in "".join(capsys.readouterr())
     assert Folder("s3://data/page").names() == ["index.html"]
+
+
+def test_report_does_not_replace_other_pages_or_enter_a_cache(tmp_path: Path):
+    cache = make_cache(tmp_path / "made")
+    config = ReportConfig(cache=str(cache), out=str(tmp_path / "own"))
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own/index.html").write_text("my page")
+    with pytest.raises(UserError, match="is a page that this program did not write"):
+        page.write(config, Console(quiet=True))
+    assert (tmp_path / "own/index.html").read_text() == "my page"
+    for folder, kind in ((cache, "teacher cache"), (tmp_path / "made/things", "corpus")):
+        with pytest.raises(UserError, match=f"is a {kind}, give another folder for the report"):
+            page.write(replace(config, out=str(folder)), Console(quiet=True))
+        assert not (Path(folder) / "index.html").exists()
+    free = replace(config, out=str(tmp_path / "free"))
+    for _ in range(2):  # The second page replaces the first one.
+        assert page.write(free, Console(quiet=True)).bytes > 1000
