@@ -357,6 +357,10 @@ class Recipe:
         """Whether the arm trains heads on the outputs of teachers."""
         return self.switches.distill_block or self.switches.distill_audio
 
+    def learns(self, stage: StageConfig) -> str:
+        """Names what a stage trains: `stage.train`, or `heads` if there is nothing else."""
+        return "heads" if stage.train == "embeddings" and not self.has_block else stage.train
+
     def stages(self) -> dict[str, StageConfig]:
         """The stages of the run, by name. Without a block and heads there is no `align`."""
         align = self.align if self.has_block or self.distils else None

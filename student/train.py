@@ -210,7 +210,9 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 begin=functools.partial(measure, student),
             )
             set_seed(seed)
-            console.print(f"{name}: {_trainable(student)} parameters are trained ({stage.train})")
+            console.print(
+                f"{name}: {_trainable(student)} parameters are trained ({recipe.learns(stage)})"
+            )
             with process.main_process_first():
                 run.remove_unfinished(name)
                 checkpoints = run.checkpoints(name)

@@ -45,7 +45,7 @@ class Cost:
 
     stage: str
     learns: str
-    """The trained parameters: `embeddings`, `lora` or `full`."""
+    """The trained parameters: `heads`, `embeddings`, `lora` or `full`."""
     steps: int
     examples: int
     """Number of processed examples, including repetitions."""
@@ -223,7 +223,7 @@ def _cost(files: RunFolder, recipe: Recipe, stage: str, logs: list[dict[str, Any
     seconds = sum(line["train_runtime"] for line in logged) if logged else None
     return Cost(
         stage=stage,
-        learns=settings.train,
+        learns=recipe.learns(settings),
         steps=steps,
         examples=round(speed * logged[-1]["train_runtime"]) if logged else 0,
         seconds=seconds,

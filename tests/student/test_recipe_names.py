@@ -215,3 +215,11 @@ def test_values_out_of_bounds_are_reported_with_their_field(
     """Those of a stage ended in a traceback of jsonargparse."""
     with pytest.raises(UserError, match=message):
         parse_recipe({"model": {"build": "tiny"}} | changes)
+
+
+@pytest.mark.parametrize(
+    ("arm", "names"), [("coat", ["embeddings", "lora"]), ("distill", ["heads", "lora"])]
+)
+def test_stage_that_has_only_heads_to_train_says_so(arm: str, names: list[str]) -> None:
+    recipe = parse_recipe({"model": {"build": "tiny"}, "arm": arm})
+    assert [recipe.learns(stage) for stage in recipe.stages().values()] == names

@@ -33,7 +33,7 @@ def fingerprint(name: str, **settings) -> str:
             lambda: registry.make("mine", "teachers.adapters.crepe:Mine", {}),
             "teachers.adapters.crepe:Mine",
         ),
-        (lambda: registry.make("pitch", "crepe", {"model": "huge"}), "tiny, full"),
+        (lambda: registry.make("pitch", "crepe", {"model": "huge"}), "'tiny', 'full'"),
         (lambda: registry.make("asr", "whisper_ct2", {"model": "/nowhere"}), "model.bin"),
         (lambda: registry.make("asr", "whisper_ct2", {"window_step_s": 7}), "10, 15 or 30"),
         (lambda: registry.make("events", "yamnet", {"hop_s": 0.123}), "multiple of 0.01"),
