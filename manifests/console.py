@@ -38,7 +38,7 @@ from jsonargparse import ArgumentParser, Namespace, set_parsing_settings
 from rich.console import Console
 from rich.logging import RichHandler
 
-from manifests.errors import StoreError, UserError, is_disk_full
+from manifests.errors import StoreError, UserError, is_disk_full, not_utf8
 from manifests.interruptions import INTERRUPTED, exit_code_of, ignore_signals, raise_on_sigterm
 from manifests.library_internals import (
     flags_of,
@@ -261,7 +261,7 @@ def _run(
     try:
         parsed = parser.parse_args(_with_values([_underscored(word) for word in words], parser))
     except UnicodeDecodeError as error:
-        raise UserError(f"the file of --config is not UTF-8 text ({error.reason})") from None
+        raise not_utf8("the file of --config", error) from None
     _configure_logging(parsed.verbose)
     function = commands[parsed.subcommand]
     with stated_cause():

@@ -71,3 +71,20 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.exit_code = 128 + number
+
+
+def check_least(option: str, value: float, least: float) -> None:
+    """Checks the number that an option has.
+
+    Raises:
+        UserError: it is below `least`.
+    """
+    if value < least:
+        raise UserError(f"{option} must be at least {least:g}; it is {value:g}")
+
+
+def not_utf8(source: str, error: UnicodeDecodeError) -> UserError:
+    """Describes a file or an option whose content is not UTF-8 text."""
+    return UserError(
+        f"{source} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+    )

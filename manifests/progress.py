@@ -28,8 +28,8 @@ if a step takes longer."""
 
 
 class LogPace:
-    """Tells when the next line of progress is due in a log file: thrice in the first minute, then
-    once a minute."""
+    """Tells when the next line of progress is due in a log file: three times in the first minute,
+    then once a minute."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from manifests.errors import UserError
+from manifests.errors import UserError, not_utf8
 from pipeline.config import Resources, TeacherConfig
 
 COMMANDS = ("build", "plan", "retry-failures")
@@ -164,9 +164,7 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
     try:
         text = Path(value).read_text("utf-8") if is_file else value
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{source} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from None
+        raise not_utf8(source, error) from None
     content = _parse(text, source)
     if content is None:
         return {}

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from manifests.console import console, messages, run_command
-from manifests.errors import UserError
+from manifests.errors import UserError, check_least
 from student.evaluation.cli import ablate, evaluate, probe
 from student.plan.options import PlanOptions
 from student.quiet import quiet_imports
@@ -171,8 +171,7 @@ def report(
             heads predicts held-out clips.
         clips: Number of held-out clips to predict.
     """
-    if clips < 1:
-        raise UserError(f"--clips must be at least 1; it is {clips}")
+    check_least("--clips", clips, 1)
     from student.quiet import quiet_libraries
     from student.report import page
 

@@ -17,21 +17,17 @@ from manifests.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """Limits of a number, for `typing.Annotated`; None for no limit."""
+    """Limits of a number, for `typing.Annotated`."""
 
-    least: float | None = None
-    most: float | None = None
+    least: float
+    most: float = math.inf
 
     def __contains__(self, value: float) -> bool:
-        return (self.least is None or value >= self.least) and (
-            self.most is None or value <= self.most
-        )
+        return self.least <= value <= self.most
 
     def __str__(self) -> str:
-        if self.least is None or self.most is None:
-            limit = f"at least {self.least:g}" if self.most is None else f"at most {self.most:g}"
-            return "" if self.least is self.most else limit
-        return f"from {self.least:g} to {self.most:g}"
+        is_open = self.most == math.inf
+        return f"at least {self.least:g}" if is_open else f"from {self.least:g} to {self.most:g}"
 
 
 Share = Annotated[float, Between(0, 1)]

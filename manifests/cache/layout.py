@@ -43,7 +43,7 @@ FORMAT = 2
 that adds to a cache of an older format raises its number. In version 2, markers contain failures,
 audio digests and library versions."""
 OWN_FOLDERS = ("corpora", "teachers")
-"""Name of the file that makes a folder a cache."""
+"""Folders of a cache."""
 NAME = re.compile(r"\w[\w.-]*")
 """Names of teachers and corpora, which are names of folders, too."""
 

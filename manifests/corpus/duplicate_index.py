@@ -115,17 +115,17 @@ class DuplicateIndex:
             )
         absent = len(self._met) - len(rows)
         num_new = sum(map(len, self._new_keys))
-        if absent and not len(rows) and num_new:
-            log.warning(
-                "none of the %s clips of the corpus is in the source; the corpus keeps them, and "
-                "the %s new clips follow at its end",
-                f"{absent:,}", f"{num_new:,}",
-            )  # fmt: skip
         if absent and len(rows):
             log.warning(
                 "%s clips of the corpus are not in the source any more; the corpus keeps them",
                 f"{absent:,}",
             )
+        elif absent and num_new:
+            log.warning(
+                "none of the %s clips of the corpus is in the source; the corpus keeps them, and "
+                "the %s new clips follow at its end",
+                f"{absent:,}", f"{num_new:,}",
+            )  # fmt: skip
         if self.uris:
             log.warning(
                 "%s clips have another place in their tars, which were written again; the corpus "

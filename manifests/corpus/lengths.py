@@ -52,7 +52,6 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
     missing: dict[str, None] = {}
     checked: set[str] = set()
     beyond: list[str] = []
-    folders: dict[str, None] = {}
     while batch := list(itertools.islice(remaining, BATCH)):
         uris = dict.fromkeys(clip.uri for clip in batch if _is_unknown(clip))
         if is_first:
@@ -69,14 +68,14 @@ def fill(clips: Iterable[Clip], source: str, index: SourceIndex) -> Iterator[Cli
                 beyond.append(clip.clip_id)
             is_estimated = rest is not None and rest > 0 and _is_unknown(clip)
             yield replace(clip, estimated_duration=rest) if is_estimated else clip
-    for file in [file for file in missing if "://" not in file and Path(file).is_dir()]:
+    folders = [file for file in missing if "://" not in file and Path(file).is_dir()]
+    for file in folders:
         del missing[file]
-        folders[file] = None
     if folders:
         log.warning(
             "%s: %s of the audio paths are folders, the first: %s; a build of a cache records "
             "their clips as failed",
-            source, f"{len(folders):,}", next(iter(folders)),
+            source, f"{len(folders):,}", folders[0],
         )  # fmt: skip
     if beyond:
         log.warning(

@@ -37,6 +37,23 @@ class WrittenPage:
         return f"{self.uri} ({self.bytes / 1e6:.1f} MB)"
 
 
+def check_place(out: str | Path) -> None:
+    """Checks the folder of a page, before the work for it begins.
+
+    Raises:
+        UserError: it is a cache or a corpus, or has another page.
+    """
+    folder = Folder(out)
+    for mark, kind in ((CACHE_FILE, "teacher cache"), (INDEX_FILE, "corpus")):
+        if folder.exists(mark):
+            raise UserError(f"{folder.uri} is a {kind}, give another folder for the report")
+    if folder.exists(PAGE) and FACTS not in folder.read_bytes(PAGE):
+        raise UserError(
+            f"{folder.uri}/{PAGE} is a page that this program did not write; give another folder "
+            "for the report"
+        )
+
+
 def write(
     out: str | Path, *, sections: dict[str, str], package: str, scripts: Sequence[str], facts: Any
 ) -> WrittenPage:
@@ -51,12 +68,7 @@ def write(
 
     Returns:
         The page.
-
-    Raises:
-        UserError: the folder is a cache or a corpus, or has another page.
     """
-    folder = Folder(out)
-    _check_is_free(folder)
     shared, own = resources.files("manifests.page"), resources.files(package)
     code = [(shared / name).read_text("utf-8") for name in SHARED]
     code += [(own / name).read_text("utf-8") for name in scripts]
@@ -79,16 +91,5 @@ def write(
         before, _, after = page.partition(mark)
         page = before + content + after
     data = page.encode()
-    folder.write_atomic(PAGE, data)
+    Folder(out).write_atomic(PAGE, data)
     return WrittenPage(f"{str(out).rstrip('/')}/{PAGE}", len(data))
-
-
-def _check_is_free(folder: Folder) -> None:
-    for mark, kind in ((CACHE_FILE, "teacher cache"), (INDEX_FILE, "corpus")):
-        if folder.exists(mark):
-            raise UserError(f"{folder.uri} is a {kind}, give another folder for the report")
-    if folder.exists(PAGE) and FACTS not in folder.read_bytes(PAGE):
-        raise UserError(
-            f"{folder.uri}/{PAGE} is a page that this program did not write; give another folder "
-            "for the report"
-        )

@@ -112,11 +112,10 @@ function lines(series, { unit, steps = false, log = false, across = "time", floo
         svg("text", { x: left - 6, y: level + 4, "text-anchor": "end" }, levelTexts[index]));
     });
     for (const [step, text] of marks) {
+      const isLast = x(step) > width - 60;
       picture.append(
         svg("line", { x1: x(step), x2: x(step), y1: 4, y2: bottom, class: "rule", "stroke-dasharray": "3 3" }),
-        x(step) > width - 60
-          ? svg("text", { x: x(step) - 4, y: 13, "text-anchor": "end" }, text)
-          : svg("text", { x: x(step) + 4, y: 13 }, text));
+        svg("text", { x: x(step) + (isLast ? -4 : 4), y: 13, "text-anchor": isLast ? "end" : "start" }, text));
     }
     const unitOf = across === "time" ? timeUnit(last - first) : [1, across];
     const ticks = niceSteps(0, (last - first) / unitOf[0], Math.max(3, Math.floor(width / 90)));

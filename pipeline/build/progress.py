@@ -144,11 +144,11 @@ class BuildProgress:
 
     def _time_left(self) -> str:
         """The time that the slowest teacher still needs; empty if it is unknown for one."""
-        left = [estimate.seconds for estimate in self._left.values()]
-        known = [seconds for seconds in left if seconds is not None]
-        if any(self.clips[name] and left.seconds is None for name, left in self._left.items()):
+        estimates = {name: estimate.seconds for name, estimate in self._left.items()}
+        if any(self.clips[name] and seconds is None for name, seconds in estimates.items()):
             return "; time left unknown"
-        if not any(known) or len(known) < len(left):
+        known = [seconds for seconds in estimates.values() if seconds is not None]
+        if not any(known) or len(known) < len(estimates):
             return ""
         return f"; about {describe_time(max(known))} left"
 

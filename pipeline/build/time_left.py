@@ -31,7 +31,8 @@ class TimeLeft:
         self._total = clips
         self._mean = mean_seconds
         self._clips = 0
-        self._now = self._finished_at = 0.0
+        self._finished_at = 0.0
+        """Time at which the number of finished clips last changed."""
         self._samples: deque[tuple[float, float]] = deque()
         """(time, audio seconds done by then), oldest first; one may be older than the window."""
 
@@ -40,7 +41,7 @@ class TimeLeft:
         samples = self._samples
         if clips != self._clips or not samples:
             self._finished_at = now
-        self._clips, self._now = clips, now
+        self._clips = clips
         if len(samples) > 1 and now - samples[-2][0] < SAMPLE_S:
             samples.pop()
         samples.append((now, seconds))
@@ -59,7 +60,7 @@ class TimeLeft:
         if done <= before or now <= began:
             return None
         estimate = self._audio_left(left, done) * (now - began) / (done - before)
-        return estimate if self._now - self._finished_at <= max(estimate, PATIENCE_S) else None
+        return estimate if now - self._finished_at <= max(estimate, PATIENCE_S) else None
 
     def _audio_left(self, clips: int, done: float) -> float:
         if self._mean is None:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from manifests.console import as_fields, console, messages, to_json
-from manifests.errors import UserError
+from manifests.errors import UserError, check_least
 from manifests.progress import counted
 
 
@@ -124,8 +124,7 @@ def audit_cache(
     from manifests.cache.layout import Layout
     from pipeline.inspect import audit, verify
 
-    if sample < 0:
-        raise UserError(f"--sample must be at least 0 (0 means all rows), found {sample}")
+    check_least("--sample", sample, 0)
     layout = Layout.open(cache)
     versions = layout.teachers() if content_only else layout.current()
     specs = [layout.teacher(teacher)] if teacher else list(versions.values())
@@ -316,8 +315,7 @@ def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
     from manifests.cache.layout import Layout
     from pipeline.inspect import maintenance
 
-    if not older_than_hours >= 0:
-        raise UserError(f"--older-than-hours must be at least 0, found {older_than_hours:g}")
+    check_least("--older-than-hours", older_than_hours, 0)
     done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
     console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
     if done.young_files:

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from rich.table import Table
@@ -16,6 +17,7 @@ from manifests.audio import Waveform
 from manifests.cache.reader import CacheReader
 from manifests.cache.shards import AUDIO_WARNINGS
 from manifests.clips import LISTED, Clip
+from manifests.corpus.corpus import Corpus
 from manifests.corpus.stats import is_same_language, labelled_language
 from manifests.errors import UserError
 from manifests.page import sound, track_kinds
@@ -41,15 +43,10 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
     Raises:
         UserError: no corpus of the cache has it, or several clips are of such a file.
     """
-    for name in reader.corpora:
-        corpus, row = reader.layout.corpus(name), 0
-        for part in corpus.parts:
-            with corpus.folder.open(part.file) as file:
-                ids = pq.read_table(file, columns=["clip_id"]).column(0)
-            place = pc.index(ids, clip_id).as_py()
-            if place >= 0:
-                return corpus.clip(row + place)
-            row += part.clips
+    for corpus, row, ids in _parts(reader, "clip_id"):
+        place = pc.index(ids, clip_id).as_py()
+        if place >= 0:
+            return corpus.clip(row + place)
     if clips := list(itertools.islice(_clips_of_file(reader, clip_id), LISTED)):
         if len(clips) == 1:
             return clips[0]
@@ -65,18 +62,22 @@ def find_clip(reader: CacheReader, clip_id: str) -> Clip:
     )
 
 
-def _clips_of_file(reader: CacheReader, name: str) -> Iterator[Clip]:
-    """Yields the clips of files with this name or path, with or without its extension."""
-    for corpus_name in reader.corpora:
-        corpus, row = reader.layout.corpus(corpus_name), 0
+def _parts(reader: CacheReader, column: str) -> Iterator[tuple[Corpus, int, pa.ChunkedArray]]:
+    """Yields the corpus, the first row and one column of each part of the reader's corpora."""
+    for name in reader.corpora:
+        corpus, row = reader.layout.corpus(name), 0
         for part in corpus.parts:
             with corpus.folder.open(part.file) as file:
-                uris = pq.read_table(file, columns=["uri"]).column(0).to_pylist()
-            for place, uri in enumerate(uris):
-                path = PurePosixPath(uri) if name in uri else PurePosixPath()
-                if name in (path.name, path.stem, uri):
-                    yield corpus.clip(row + place)
+                yield corpus, row, pq.read_table(file, columns=[column]).column(0)
             row += part.clips
+
+
+def _clips_of_file(reader: CacheReader, name: str) -> Iterator[Clip]:
+    """Yields the clips of files with this name or path, with or without its extension."""
+    for corpus, row, uris in _parts(reader, "uri"):
+        for place, uri in enumerate(uris.to_pylist()):
+            if name in uri and name in (uri, PurePosixPath(uri).name, PurePosixPath(uri).stem):
+                yield corpus.clip(row + place)
 
 
 def describe(reader: CacheReader, clip: Clip) -> dict[str, Any]:

@@ -47,7 +47,8 @@ def status(layout: Layout) -> list[TeacherStatus]:
     corpora = {name: layout.corpus(name) for name in layout.corpora()}
     places = [(name, spec) for name in corpora for spec in layout.teachers().values()]
     totals = totals_of_all([layout.shards(spec, name) for name, spec in places])
-    default = {spec.key for spec in layout.current().values()}
+    # With one corpus, all versions are listed.
+    default = {spec.key for spec in layout.current().values()} if len(corpora) > 1 else set()
     run_on = {
         (spec.name, name)
         for (name, spec), total in zip(places, totals, strict=True)

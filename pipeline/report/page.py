@@ -55,8 +55,10 @@ def write(config: ReportConfig, console: Console) -> assemble.WrittenPage:
         The page.
 
     Raises:
-        UserError: there is no cache, nothing in it, or a shard that cannot be read.
+        UserError: there is no cache, nothing in it, a shard that cannot be read, or no free place
+            for the page.
     """
+    assemble.check_place(config.out)
     layout = Layout.open(config.cache)
     Folder(config.out).check_bucket()
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:

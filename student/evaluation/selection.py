@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from manifests.errors import UserError
+from manifests.errors import UserError, check_least
 from student.evaluation.benchmarks import load_benchmark
 from student.evaluation.question_files import questions_of_run, read_questions
 from student.evaluation.questions import Question
@@ -60,12 +60,7 @@ def check_numbers(
     Raises:
         UserError: one of them is out of range.
     """
-    least = {
-        "--limit": (limit, 0),
-        "--batch-size": (batch_size, 1),
-        "--max-tokens": (max_tokens, 1),
-        "--max-transcript-tokens": (max_transcript_tokens, 1),
-    }
-    for option, (value, smallest) in least.items():
-        if value < smallest:
-            raise UserError(f"{option} must be at least {smallest}; it is {value}")
+    check_least("--limit", limit, 0)
+    check_least("--batch-size", batch_size, 1)
+    check_least("--max-tokens", max_tokens, 1)
+    check_least("--max-transcript-tokens", max_transcript_tokens, 1)

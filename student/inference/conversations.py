@@ -16,7 +16,7 @@ import numpy as np
 
 from manifests.clips import Clip
 from manifests.corpus.sources import folder
-from manifests.errors import UserError, explain
+from manifests.errors import UserError, check_least, explain
 from manifests.json_lines import read_lines
 from student.data.examples import Message, ask
 from student.inference.generate import TrainedStudent, to_clip
@@ -88,9 +88,8 @@ def answers(
     Raises:
         UserError: a number is out of range, or the audio of the only conversation cannot be read.
     """
-    for name, value in (("--batch-size", batch_size), ("--max-tokens", max_tokens)):
-        if value < 1:
-            raise UserError(f"{name} must be at least 1; it is {value}")
+    check_least("--batch-size", batch_size, 1)
+    check_least("--max-tokens", max_tokens, 1)
     for start in range(0, len(asked), batch_size):
         batch = asked[start : start + batch_size]
         waves: dict[int, list[np.ndarray]] = {}

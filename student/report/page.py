@@ -54,8 +54,9 @@ def write(
         The page.
 
     Raises:
-        UserError: there is no run, or the caches lack its streams.
+        UserError: there is no run, the caches lack its streams, or the page has no free place.
     """
+    assemble.check_place(out)
     runs = files.read(find_runs(paths))
     predicting = _choose_predicting(runs)
     names = _metric_names(runs)
@@ -103,7 +104,7 @@ def _choose_predicting(runs: Sequence[Run]) -> Run | None:
 
 
 def _describe(run: Run) -> str:
-    return run.name if run.is_finished else f"{run.name} (not finished: {run.last_stage})"
+    return run.name if run.is_finished else f"{run.name} (not finished: {run.state})"
 
 
 def _read_from(run: Run) -> str:

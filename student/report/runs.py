@@ -83,17 +83,10 @@ class Run:
     """`ablation` and `probes`, if they exist."""
     scores: dict[str, Any]
     """Name of a set of questions -> the scores written by `eval`."""
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether the last stage is finished."""
-        return self.boundaries[-1][0] in self.validation
-
-    @property
-    def last_stage(self) -> str:
-        """Describes the last finished stage."""
-        finished = [stage for stage, _ in self.boundaries if stage in self.validation]
-        return f"after {finished[-1]}" if finished else "before training"
+    is_finished: bool
+    """Whether the last stage is finished."""
+    state: str
+    """The last finished stage, such as `after align`."""
 
 
 def read(folders: Sequence[RunFolder]) -> list[Run]:
@@ -123,6 +116,7 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
         for place, stage in enumerate(stages)
     }
     validation = _finite(files.report())
+    finished = [stage for stage in stages if stage in validation]
     held_out = files.held_out_file
     rows = held_out.read_bytes() if held_out.is_file() else b""
     return Run(
@@ -153,6 +147,8 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
             for path in sorted(files.scores_file("*").parent.glob("*.json"))
             if "tasks" in (analysis := _finite(json.loads(path.read_text("utf-8"))))
         },
+        is_finished=stages[-1] in finished,
+        state=f"after {finished[-1]}" if finished else "no stage is finished",
     )
 
 

@@ -4,10 +4,10 @@ const groups = [...new Set(facts.runs.map((run) => run.group))];
 const tintOf = (run) => groups.indexOf(run.group);
 const dashOf = (run) => facts.runs.filter((item) => item.group === run.group).indexOf(run);
 const lastOf = (run) => Object.keys(run.validation).at(-1);
-const isFinished = (run) => run.boundaries.at(-1)[0] in run.validation;
-const stageOf = (run) => (lastOf(run) && lastOf(run) !== "before" ? `after ${lastOf(run)}` : "no stage is finished");
 /** Runs that are compared: finished ones, if there are any. */
-const compared = facts.runs.some(isFinished) ? facts.runs.filter(isFinished) : facts.runs.filter(lastOf);
+const finished = facts.runs.filter((run) => run.is_finished);
+const compared = finished.length ? finished : facts.runs.filter(lastOf);
+const withState = (runs) => runs.map((run) => `${run.name} (${run.state})`).join(", ");
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null && value !== undefined);
 
@@ -53,8 +53,8 @@ function showArms() {
   const section = byId("arms");
   if (!section) return;
   const left = facts.runs.filter((run) => !compared.includes(run));
-  if (left.length) section.append(el("p", { class: "chip warn" }, `Not finished, and not compared: ${left.map((run) => `${run.name} (${stageOf(run)})`).join(", ")}.`));
-  if (compared.length && !compared.every(isFinished)) section.append(el("p", { class: "chip warn" }, `No run is finished: ${compared.map((run) => `${run.name} (${stageOf(run)})`).join(", ")}.`));
+  if (left.length) section.append(el("p", { class: "chip warn" }, `Not finished, and not compared: ${withState(left)}.`));
+  if (compared.length && !finished.length) section.append(el("p", { class: "chip warn" }, `No run is finished: ${withState(compared)}.`));
   const of = (group, key) => compared.filter((run) => run.group === group)
     .map((run) => [run.name, run.validation[lastOf(run)][key]]).filter(([, value]) => value !== null && value !== undefined);
   const sets = new Set(facts.runs.map((run) => run.held_out));

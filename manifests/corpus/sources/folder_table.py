@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from manifests.corpus.sources import json_lines
 from manifests.corpus.sources.label_values import to_labels
 from manifests.corpus.sources.parquet_columns import in_microseconds
-from manifests.errors import UserError
+from manifests.errors import UserError, not_utf8
 from manifests.storage import Folder
 
 METADATA_PARQUET = "metadata.parquet"
@@ -63,10 +63,7 @@ def read_text(folder: Folder, name: str) -> str:
     try:
         return folder.read_bytes(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{folder.uri}/{name} is not UTF-8 text ({error.reason} at byte {error.start}); "
-            "save it as UTF-8"
-        ) from None
+        raise not_utf8(f"{folder.uri}/{name}", error) from None
 
 
 def _rows(folder: Folder, name: str) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -213,16 +213,14 @@ def _origin(
     ids = [clip.clip.clip_id for clip in clips]
     others = [clip for clip, clip_id in zip(clips, ids, strict=True) if clip_id not in held]
     streams = list(streams)
-    learnt: int | None
-    if run.has_examples():
-        examples = ExampleTable(run.examples_folder, run.recipe.data.tasks).learning()
-        keys = clip_keys(clip.clip.clip_id for clip in others)
-        learnt = int(np.isin(keys, examples.clip_keys()).sum())
-    else:
-        learnt = sum(any(stream.covers(clip.clip.clip_id) for stream in streams) for clip in others)
-        learnt = learnt if streams or not others else None
-    if any(clip.clip_id is None for clip in others):
-        learnt = None
+    learnt: int | None = None
+    if all(clip.clip_id is not None for clip in others):
+        other_ids = [clip.clip.clip_id for clip in others]
+        if run.has_examples():
+            examples = ExampleTable(run.examples_folder, run.recipe.data.tasks).learning()
+            learnt = int(np.isin(clip_keys(other_ids), examples.clip_keys()).sum())
+        elif streams or not others:
+            learnt = sum(any(stream.covers(clip_id) for stream in streams) for clip_id in other_ids)
     return {"held_out": len(ids) - len(others), "learnt": learnt}
 
 
