@@ -13,6 +13,7 @@ from typing import Literal, TypeVar
 
 from manifests.console import as_fields, console, messages, run_command
 from manifests.errors import UserError
+from manifests.wording import number_of
 
 Item = TypeVar("Item")
 
@@ -62,13 +63,13 @@ def build(
             check_held=opened.check_held,
         )  # fmt: skip
     if made.relabelled:
+        clips = number_of(len(made.relabelled), "clip has", "clips have")
         ids = describe_ids(made.relabelled)
-        summary = f"{len(made.relabelled):,} clips have new texts or labels: {ids}"
-        console.print(summary, soft_wrap=True)
+        console.print(f"{clips} new texts or labels: {ids}", soft_wrap=True)
     console.print(
-        f"{out}: corpus {made.name!r}, {made.num_clips:,} clips ({made.num_clips - before:,} new) "
-        f"in {made.num_shards:,} shards, {made.seconds / 3600:.3f} h of known length, "
-        f"{time.monotonic() - began:.1f} s"
+        f"{out}: corpus {made.name!r}, {number_of(made.num_clips, 'clip')} "
+        f"({made.num_clips - before:,} new) in {number_of(made.num_shards, 'shard')}, "
+        f"{made.seconds / 3600:.3f} h of known length, {time.monotonic() - began:.1f} s"
     )
 
 
@@ -105,12 +106,13 @@ def segment(
         )
     if made.num_clips == long.num_clips:
         console.print(
-            f"{out}: none of the {long.num_clips:,} clips is longer than {max_seconds:g} s"
+            f"{out}: {long.num_clips:,} clips, none of them longer than {max_seconds:g} s"
         )
         return
     console.print(
-        f"{out}: {long.num_clips:,} clips became {made.num_clips:,} of at most {max_seconds:g} "
-        "s; texts were cut where words have times, other clips that were cut have no text"
+        f"{out}: {number_of(long.num_clips, 'clip')} became {made.num_clips:,} of at most "
+        f"{max_seconds:g} s; texts were cut where words have times, other clips "
+        "that were cut have no text"
     )
 
 
@@ -129,7 +131,9 @@ def corpus_stats(path: str, json: bool = False) -> None:
         head = {"name": opened.name, "digest": opened.digest, "shards": opened.num_shards}
         print(json_format.dumps(head | as_fields(result), indent=1, ensure_ascii=False))
         return
-    console.print(f"corpus {opened.name}, {opened.num_shards:,} shards, digest {opened.digest}")
+    console.print(
+        f"corpus {opened.name}, {number_of(opened.num_shards, 'shard')}, digest {opened.digest}"
+    )
     console.print(stats.build_table(result))
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from manifests.console import as_fields, console, messages, run_command
 from manifests.errors import UserError
+from manifests.wording import number_of
 from pipeline.config import BuildConfig, FetchConfig, PlanOptions, ReportConfig
 from pipeline.inspect.cli import (
     audit_cache,
@@ -42,7 +43,7 @@ def build(config: BuildConfig) -> None:
             summary += ", and its copy of the corpus is up to date again"
         if outcome.earlier_failures:
             summary += (
-                f"; {outcome.earlier_failures:,} clips failed earlier, and coat-cache "
+                f"; {number_of(outcome.earlier_failures, 'clip')} failed earlier, and coat-cache "
                 "retry-failures with the same options runs them again"
             )
         _say(summary, config.cache, failed=outcome.earlier_failures > 0)

@@ -24,6 +24,7 @@ from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
 from manifests.storage import cannot_write
 from manifests.streams.specs import TeacherSpec
+from manifests.wording import number_of
 from pipeline.build import environment, plan, setup
 from pipeline.build.languages import warn_of_languages
 from pipeline.build.progress import BuildProgress
@@ -58,8 +59,8 @@ class BuildResult:
         """Summarises the build in one line."""
         seconds, failed = max(self.audio_seconds.values()), max(self.failures.values())
         return (
-            f"{max(self.clips.values()):,} clips, {seconds / 3600:.3f} h of audio by "
-            f"{len(self.clips)} teachers in {self.working_seconds:.1f} s "
+            f"{number_of(max(self.clips.values()), 'clip')}, {seconds / 3600:.3f} h of audio by "
+            f"{number_of(len(self.clips), 'teacher')} in {self.working_seconds:.1f} s "
             f"({seconds / max(self.working_seconds, 1e-9):.1f} x real time; start-up "
             f"{self.startup_seconds:.1f} s), {sum(self.cache_bytes.values()) / 1e6:.1f} MB, "
             f"{failed} failed"

@@ -20,6 +20,7 @@ from transformers import set_seed
 from manifests.console import console
 from manifests.corpus.corpus import Corpus
 from manifests.errors import UserError
+from manifests.wording import number_of
 from student.batch import IGNORE, Batch, Grid, collate, stream_targets
 from student.config import STAGE_SEEDS, Blinded, Recipe, StageConfig
 from student.data.block_shuffle import shuffles_blocks
@@ -106,10 +107,13 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 had_table=run.identity_file.is_file(),
             )  # fmt: skip
     learning, held_out = _both_sides(table)
-    console.print(f"{len(table.clips)} clips, {len(learning)} examples, {len(held_out)} held out")
+    console.print(
+        f"{number_of(len(table.clips), 'clip')}, {number_of(len(learning), 'example')}, "
+        f"{len(held_out):,} held out"
+    )
     learnt_by_task, held_out_by_task = learning.task_counts(), held_out.task_counts()
     for name, count in learnt_by_task.items():
-        line = f"{name}: {count} examples, {held_out_by_task.get(name, 0)} held out"
+        line = f"{name}: {number_of(count, 'example')}, {held_out_by_task.get(name, 0)} held out"
         console.print(line, markup=False)
     check_sides(learnt_by_task, held_out_by_task, recipe.data.validation)
     sources = build_sources(options.corpus, corpus.name, caches, table.summary, streams,
@@ -311,8 +315,9 @@ def _both_sides(table: ExampleTable) -> tuple[ExampleTable, ExampleTable]:
     learning, held_out = table.learning(), table.held_out()
     if not learning or not held_out:
         raise UserError(
-            f"{len(table)} examples gave {len(learning)} for training and {len(held_out)} held "
-            "out; both are needed: see data.tasks, data.validation and the corpus' text and labels"
+            f"{number_of(len(table), 'example')} gave {len(learning)} for training and "
+            f"{len(held_out)} held out; both are needed: see data.tasks, data.validation and the "
+            "corpus' text and labels"
         )
     return learning, held_out
 

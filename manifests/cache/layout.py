@@ -35,6 +35,7 @@ from manifests.errors import UserError
 from manifests.new_folder import check_is_free
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
+from manifests.wording import number_of
 
 log = logging.getLogger(__name__)
 
@@ -327,7 +328,7 @@ class Layout:
             spec.key: counts[spec.key] > 0 and self._has_rows(spec, touched) for spec in specs
         }
         progress = {
-            spec.key: f"{counts[spec.key]:,} of {total:,} shards"
+            spec.key: f"{counts[spec.key]:,} of {number_of(total, 'shard')}"
             if has_rows[spec.key] or not counts[spec.key]
             else "no targets, only failures"
             for spec in specs

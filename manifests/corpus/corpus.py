@@ -38,6 +38,7 @@ from manifests.corpus.corpus_index import (
 from manifests.corpus.duplicate_index import DuplicateIndex
 from manifests.errors import UserError
 from manifests.storage import Folder
+from manifests.wording import number_of
 
 log = logging.getLogger(__name__)
 
@@ -201,10 +202,10 @@ def build(
     elif ledger.relabelled:
         ids = describe_ids([clip.clip_id for clip in ledger.relabelled.values()])
         log.warning(
-            "%d clips have another text or other labels in the source: %s; the corpus keeps the "
+            "%s another text or other labels in the source: %s; the corpus keeps the "
             "old ones. To take the new ones, run the same command with --update-labels; no "
             "target is recomputed",
-            len(ledger.relabelled), ids,
+            number_of(len(ledger.relabelled), "clip has", "clips have"), ids,
         )  # fmt: skip
     check_held()
     if contents != before.contents:

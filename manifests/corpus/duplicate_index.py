@@ -17,6 +17,7 @@ import pyarrow as pa
 from manifests.audio_address import tar_member
 from manifests.clips import Clip, describe_ids, from_table, likely_durations
 from manifests.errors import UserError
+from manifests.wording import number_of
 
 log = logging.getLogger(__name__)
 
@@ -117,27 +118,28 @@ class DuplicateIndex:
         num_new = sum(map(len, self._new_keys))
         if absent and len(rows):
             log.warning(
-                "%s clips of the corpus are not in the source any more; the corpus keeps them",
-                f"{absent:,}",
+                "%s not in the source any more; the corpus keeps what it has",
+                number_of(absent, "clip of the corpus is", "clips of the corpus are"),
             )
         elif absent and num_new:
             log.warning(
-                "none of the %s clips of the corpus is in the source; the corpus keeps them, and "
-                "the %s new clips follow at its end",
-                f"{absent:,}", f"{num_new:,}",
-            )  # fmt: skip
+                "no clip of the corpus is in the source; it keeps its %s, and %s at its end",
+                number_of(absent, "clip"),
+                number_of(num_new, "new clip follows", "new clips follow"),
+            )
         if self.uris:
             log.warning(
-                "%s clips have another place in their tars, which were written again; the corpus "
-                "takes the new places",
-                f"{len(self.uris):,}",
+                "%s another place than before, because tars were written again; the corpus takes "
+                "the new places",
+                number_of(len(self.uris), "clip has", "clips have"),
             )
         if self._changed_files:
             log.warning(
-                "the files of %s clips have another length than before: %s; the corpus takes the "
-                "new one. If a cache has targets of the replaced audio, run: coat-cache audit "
+                "%s a file of another length than before: %s; the corpus takes the "
+                "new length. If a cache has targets of the replaced audio, run: coat-cache audit "
                 "--content-only --sample 0 --repair, then build again",
-                f"{len(self._changed_files):,}", describe_ids(self._changed_files),
+                number_of(len(self._changed_files), "clip has", "clips have"),
+                describe_ids(self._changed_files),
             )  # fmt: skip
         keys = np.concatenate(self._new_keys)
         places = np.concatenate(self._new_places)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from rich.table import Table
 
 from manifests.clips import has_value, likely_durations
+from manifests.wording import number_of
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 LANGUAGE_KEYS = ("language", "lang")
@@ -116,19 +117,21 @@ def build_table(stats: Stats) -> Table:
     table.add_row("clips", f"{stats.clips:,}")
     notes = []
     if stats.estimated_durations:
-        notes.append(f"{stats.estimated_durations:,} clips estimated from their headers")
+        notes.append(f"{number_of(stats.estimated_durations, 'clip')} estimated from the header")
     if stats.unknown_durations:
-        notes.append(f"and {stats.unknown_durations:,} clips of unknown length")
+        notes.append(f"and {number_of(stats.unknown_durations, 'clip')} of unknown length")
     noted = f" ({', '.join(notes)})" if notes else ""
     table.add_row("hours", f"{stats.hours:,.3f}{noted}")
     lengths = "  ".join(f"{q}: {value:.2f}" for q, value in stats.quantiles.items())
     table.add_row("duration quantiles (s)", lengths or "-")
     share = stats.with_text / max(stats.clips, 1)
-    table.add_row("with text", f"{stats.with_text:,} ({share:.0%}), {stats.words:,} words")
+    table.add_row(
+        "with text", f"{stats.with_text:,} ({share:.0%}), {number_of(stats.words, 'word')}"
+    )
     table.add_row("languages", _listed(stats.languages) or "-")
     for key, label in stats.labels.items():
         over = "at least " if label.distinct == DISTINCT else ""
-        many = f"{label.clips:,} clips, {over}{label.distinct:,} values"
+        many = f"{number_of(label.clips, 'clip')}, {over}{number_of(label.distinct, 'value')}"
         several = max(label.common.values()) > 1
         others = ", ..." if label.distinct > len(label.common) else ""
         listed = f"{many}: {_listed(label.common)}{others}"

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from manifests.cache.shards import Failure
 from manifests.errors import UserError
+from manifests.wording import number_of
 
 JUDGED_FROM = 100
 """Clips that a stage must process before its failure rate is checked."""
@@ -76,7 +77,8 @@ class FailureRate:
         for stage, window in self._windows.items():
             if self.stops and window.failed == window.clips >= JUDGED_AT_END:
                 raise UserError(
-                    f"all {window.clips} clips have failed in {_place(stage)}: {window.worst()}; "
+                    f"all {number_of(window.clips, 'clip')} have failed in {_place(stage)}: "
+                    f"{window.worst()}; "
                     "the failures are recorded (coat-cache failures); correct the cause, then run "
                     "coat-cache retry-failures with the same options"
                 )

@@ -22,6 +22,7 @@ from manifests.corpus.corpus_index import Part
 from manifests.storage import in_parallel
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.wording import number_of
 from pipeline.build.read_ahead import read_shards
 
 Missing = Mapping[str, Sequence[int]]
@@ -246,10 +247,11 @@ def table(corpus: str, estimates: Sequence[tuple[TeacherSpec, Estimate]]) -> Tab
     notes = []
     unknown = max((todo.clips_of_unknown_length for _, todo in estimates), default=0)
     if unknown:
+        unstated = number_of(unknown, "clip has", "clips have")
         notes.append(
-            f"{unknown:,} clips have no stated length: the average of the others is assumed"
+            f"{unstated} no stated length: the average of the others is assumed"
             if estimates[0][1].audio_hours is not None
-            else f"{unknown:,} clips have no stated length, so hours and bytes are unknown"
+            else f"{unstated} no stated length, so hours and bytes are unknown"
         )
     if any(todo.is_provisional and todo.worker_hours for _, todo in estimates):
         notes.append(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from manifests.cache.shards import Marker
 from manifests.progress import LogPace, describe_time
+from manifests.wording import number_of
 from pipeline.build.time_left import TimeLeft
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ class BuildProgress:
         """See `ProgressListener`."""
         if self.started_at is None:
             self.started_at = time.monotonic()
-        log.info("%d workers ready (models loaded in %.1f s)", count, loading_seconds)
+        log.info("%s ready (models loaded in %.1f s)", number_of(count, "worker"), loading_seconds)
 
     def clips_done(self, teacher: str, clips: int, seconds: float, failures: int) -> None:
         """See `ProgressListener`."""

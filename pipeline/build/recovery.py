@@ -14,6 +14,7 @@ from collections import Counter
 
 from manifests.errors import UserError
 from manifests.storage import cannot_write
+from manifests.wording import number_of
 from pipeline.build.backend import Backend, LossCause, ResultLost, WorkerLost
 from pipeline.build.faults import (
     COMMIT_STRIKES_ALLOWED,
@@ -173,7 +174,9 @@ class Recovery:
             wait = pause(task.losses) if cause == "memory" else 0.0
             self._backlog.add_later(task, time.monotonic() + wait)
         else:
-            self.leave(task.job, f"{task.description} lost {task.losses} workers ({why})")
+            self.leave(
+                task.job, f"{task.description} lost {number_of(task.losses, 'worker')} ({why})"
+            )
 
     def _strike(self, task: Task, why: str, *, timed_out: bool) -> None:
         task.strikes += 1
@@ -273,7 +276,8 @@ class Recovery:
         """Raises a UserError if something was left to the next build."""
         if self.left:
             raise UserError(
-                f"{len(self.left)} shards were not built, because {_unreachable(self.left[0][1])}"
+                f"{number_of(len(self.left), 'shard was', 'shards were')} not built, because "
+                + _unreachable(self.left[0][1])
             )
 
 

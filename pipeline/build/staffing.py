@@ -7,6 +7,7 @@ without a worker reports what it waits for; a pool for which no node is left sto
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ STARTS_ALLOWED = 2
 LOST_STARTS_ALLOWED = 10
 """Number of workers of a pool in a row that may be lost on a live node while they start, although
 none of them failed. Without a limit, a cluster that cancels all of them keeps a build forever."""
+NICENESS = "RAY_worker_niceness"
+"""Ray's environment variable with the niceness of its workers."""
 WAITING_REPORTED_AFTER_S = 20.0
 WAITING_REPORTED_EVERY_S = 60.0
 
@@ -246,10 +249,12 @@ class Staffing:
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() - waited))
         if pool.members:
             loading = sum(member.placed_at is not None for member in pool.members)
-            why = (
-                f"{len(pool.members)} are starting, {loading} of them load their teachers; where "
-                "other programs keep the cores busy, RAY_worker_niceness=0 before the command helps"
-            )
+            why = f"{len(pool.members)} are starting, {loading} of them load their teachers"
+            if os.environ.get(NICENESS) != "0":
+                why += (
+                    f"; where other programs keep the cores busy, {NICENESS}=0 before the command "
+                    "helps"
+                )
         else:
             why = f"no node has room for one ({needed})"
         log.warning("no worker for %s since %s: %s", pool.description, clock, why)

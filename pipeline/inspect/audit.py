@@ -25,6 +25,7 @@ from manifests.clips import Clip
 from manifests.errors import UserError
 from manifests.streams.kinds import KINDS
 from manifests.streams.specs import StreamSpec, TeacherSpec
+from manifests.wording import number_of
 from teachers import registry
 from teachers.protocol import Teacher, extract_targets
 
@@ -198,6 +199,6 @@ def summary(spec: TeacherSpec, verdicts: Counter[str], *, content_only: bool) ->
     others = [f"{name} {count}" for name, count in verdicts.most_common() if name != SAME]
     rest = f" ({', '.join(others)})" if others else ""
     return (
-        f"{spec.key}: {verdicts[SAME]} of {verdicts.total()} rows "
+        f"{spec.key}: {verdicts[SAME]} of {number_of(verdicts.total(), 'row')} "
         f"{'have the audio of' if content_only else 'equal the output of the expert'} today{rest}"
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from manifests.console import as_fields, console, messages, to_json
 from manifests.errors import UserError, check_least
-from manifests.progress import counted
+from manifests.wording import number_of
 
 
 def cache_status(cache: str = "cache", json: bool = False) -> int:
@@ -85,13 +85,15 @@ def verify_cache(
     if repair:
         moved, whole = verify.repair(layout, findings, deep=deep)
         messages.print(
-            f"{moved} shards set aside; the next build creates them again"
+            f"{number_of(moved, 'shard')} set aside; the next build creates what is missing"
             + (f" ({whole} have been written again meanwhile and are intact)" if whole else "")
         )
     elif not json:
         damaged = {(d.place, d.corpus, d.shard) for d in findings if d.shard is not None}
         console.print(
-            f"{len(findings)} damages in {len(damaged)} shards" if findings else "no damage"
+            f"{number_of(len(findings), 'damage')} in {number_of(len(damaged), 'shard')}"
+            if findings
+            else "no damage"
         )
     return 1 if findings else 0
 
@@ -140,7 +142,7 @@ def audit_cache(
             seed=seed,
             trust_remote_code=trust_remote_code,
         )
-        for finding in counted(compared, spec.name, sample, "rows"):
+        for finding in number_of(compared, spec.name, sample, "rows"):
             verdicts[finding.verdict.partition(":")[0]] += 1
             if json:
                 print(to_json(finding, indent=None))
@@ -155,7 +157,9 @@ def audit_cache(
             print_line(audit.summary(spec, verdicts, content_only=content_only))
     if repair:
         moved = sum(verify.quarantine(layout, *place) for place in sorted(changed))
-        messages.print(f"{moved} shards set aside; the next build creates them again")
+        messages.print(
+            f"{number_of(moved, 'shard')} set aside; the next build creates what is missing"
+        )
     return 0 if is_good else 1
 
 
@@ -215,7 +219,7 @@ def list_failures(
     lines = failures.failures(layout, specs, corpora=[corpus] if corpus else None)
     if export:
         failures.export(lines, Path(export))
-        messages.print(f"{len(lines)} clips in {export}")
+        messages.print(f"{number_of(len(lines), 'clip')} in {export}")
     if json:
         print_json([failures.as_json(line) for line in lines])
     elif not export:
@@ -317,11 +321,11 @@ def compact(cache: str = "cache", older_than_hours: float = 168.0) -> None:
 
     check_least("--older-than-hours", older_than_hours, 0)
     done = maintenance.compact(Layout.open(cache), older_than_hours=older_than_hours)
-    console.print(f"{done.files} files, {done.freed_bytes / 1e6:,.1f} MB freed")
+    console.print(f"{number_of(done.files, 'file')}, {done.freed_bytes / 1e6:,.1f} MB freed")
     if done.young_files:
         console.print(
-            f"{done.young_files} files, {done.young_bytes / 1e6:,.1f} MB kept: they were replaced "
-            f"less than {older_than_hours:g} h ago, so an open reader may still use them "
+            f"{number_of(done.young_files, 'file')}, {done.young_bytes / 1e6:,.1f} MB kept: "
+            f"replaced less than {older_than_hours:g} h ago, so an open reader may still use them "
             "(--older-than-hours)"
         )
 

@@ -39,6 +39,7 @@ from manifests.errors import UserError
 from manifests.storage import Folder, in_parallel
 from manifests.streams.specs import TeacherSpec
 from manifests.uploads import PIECE
+from manifests.wording import number_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +204,7 @@ def _check_content(
         yield name, f"not a marker: {error}"
         return
     if number >= corpus.num_shards:
-        yield name, f"the corpus has only {corpus.num_shards} shards"
+        yield name, f"the corpus has only {number_of(corpus.num_shards, 'shard')}"
         return
     sizes = {
         part: {file: size} if (size := folder.size(f"{part}/{file}")) is not None else {}

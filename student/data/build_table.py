@@ -25,6 +25,7 @@ from manifests.clips import SCHEMA, from_table, to_table
 from manifests.console import as_fields, messages
 from manifests.corpus.corpus import Corpus
 from manifests.file_list import find_cut_file, write_file_list
+from manifests.wording import number_of
 from student.config import DataConfig
 from student.data.arrow_files import ArrowWriter, take_space
 from student.data.corpus_pass import CorpusPass, GrowingArray
@@ -168,9 +169,8 @@ class _Builder:
         left_out = int((examples["side"] == LEFT_OUT).sum())
         if left_out:
             logger.warning(
-                "%d examples are skipped, because a held-out conversation contains one of their "
-                "clips",
-                left_out,
+                "%s skipped, because a held-out conversation contains one of the same clips",
+                number_of(left_out, "example is", "examples are"),
             )
         _flush(examples)
         summary = Summary(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.wording import number_of
 from student.evaluation.answering import QuestionRunner, TokenLimits
 from student.evaluation.journal import build_identity, open_journal
 from student.evaluation.questions import Question, digest
@@ -27,6 +28,8 @@ from student.release.card import record_score
 from student.runs.folder import Run
 
 PART = "replies"
+NAMED = 5
+"""Number of recordings that cannot be read that a message names."""
 
 
 def evaluate(
@@ -104,9 +107,11 @@ def evaluate(
     if not files.exists:
         record_score(Path(run), name, len(answers), report["mean"])
     if failures:
+        reasons = list(dict.fromkeys(failures))
+        others = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
         messages.print(
-            f"{run}: {len(failures)} of {len(questions)} questions are skipped, because their "
-            f"audio cannot be read: {failures[0]}",
+            f"{run}: {len(failures)} of {number_of(len(questions), 'question')} skipped, because "
+            f"the audio cannot be read: {'; '.join(reasons[:NAMED])}{others}",
             markup=False,
         )
     cut = sum(answer.cut for answer in answers)

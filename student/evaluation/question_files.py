@@ -15,6 +15,7 @@ from typing import Any
 from manifests.console import messages
 from manifests.errors import UserError
 from manifests.json_lines import read_lines
+from manifests.wording import number_of
 from student.config import TaskConfig
 from student.data.held_out import HELD_OUT_FILE
 from student.evaluation.questions import (
@@ -75,7 +76,7 @@ def read_questions(path: str | Path) -> list[Question]:
         raise UserError(f"{path} has no questions")
     if left_out:
         messages.print(
-            f"{path}: {left_out:,} conversations of several turns or clips are left out",
+            f"{path}: left out {number_of(left_out, 'conversation')} of several turns or clips",
             markup=False,
         )
     return check_questions(questions.values())

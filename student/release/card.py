@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from manifests.streams.kinds import KINDS
+from manifests.wording import number_of
 from student.config import Recipe
 from student.model.backbones.qwen2_audio import INITIAL_WEIGHTS
 from student.model.block import BLOCKS_ARGUMENT, block_tokens
@@ -55,8 +56,9 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         _generation(inherited or {}),
         f"Proof of the export: {proof}.{_quantized(recipe)}",
         "## Data",
-        f"Corpus `{sources.corpus_name or Path(sources.corpus).name}`: {sources.clips:,} clips, "
-        f"{sources.hours:.3g} hours; {sources.examples:,} examples to learn from, "
+        f"Corpus `{sources.corpus_name or Path(sources.corpus).name}`: "
+        f"{number_of(sources.clips, 'clip')}, {sources.hours:.3g} hours; "
+        f"{number_of(sources.examples, 'example')} to learn from, "
         f"{sources.held_out:,} held out by recording, or by the label `group` where clips have it.",
         "## Teachers",
         _teachers(sources),

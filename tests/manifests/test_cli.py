@@ -181,4 +181,4 @@ def test_segment_states_that_no_clip_was_cut(
 ) -> None:
     run(monkeypatch, "build", source, "--out", tmp_path / "c")
     assert run(monkeypatch, "segment", tmp_path / "c", "--out", tmp_path / "d") == 0
-    assert "none of the 10 clips is longer than 30 s" in capsys.readouterr().out
+    assert "10 clips, none of them longer than 30 s" in capsys.readouterr().out

@@ -24,6 +24,7 @@ from manifests.corpus.sources import json_lines
 from manifests.corpus.sources.folder_table import METADATA, read_table, read_text
 from manifests.errors import UserError
 from manifests.storage import Folder, name_state
+from manifests.wording import number_of
 
 log = logging.getLogger(__name__)
 
@@ -73,8 +74,9 @@ def clips(source: str, index: SourceIndex | None = None) -> Iterator[Clip]:
         log.warning("%s: skipped %s", source, walk.passed_over())
     if walk.unused_rows:
         log.warning(
-            "%s: %s rows of its tables name no audio file that is there, the first: %s",
-            source, f"{len(walk.unused_rows):,}", next(iter(walk.unused_rows)),
+            "%s: %s no audio file that is there, the first: %s", source,
+            number_of(len(walk.unused_rows), "row of its tables names", "rows of its tables name"),
+            next(iter(walk.unused_rows)),
         )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field
 
 from manifests.errors import UserError
+from manifests.wording import number_of
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,8 @@ class SkippedRows:
             UserError: all rows are without audio.
         """
         rows = (
-            f"{self.rows:,} rows without audio (0 bytes, or neither bytes nor a path), the first: "
-            f"{self.first_row}"
+            f"{number_of(self.rows, 'row')} without audio (0 bytes, or neither bytes nor a path), "
+            f"the first: {self.first_row}"
         )
         if self.rows and not has_clips:
             raise UserError(f"{source} holds no audio, only {rows}; write the data set again")

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from manifests.console import messages
 from manifests.errors import UserError
+from manifests.wording import number_of
 from student.evaluation.analysis.attention_edits import (
     Hidden,
     attention_shares,
@@ -314,7 +315,9 @@ def _readable(
     if not pairs:
         raise UserError(f"no audio can be read: {replies[0].failure}")
     if len(pairs) < len(questions):
-        messages.print(f"{len(questions) - len(pairs)} questions left out: unreadable audio")
+        messages.print(
+            f"{number_of(len(questions) - len(pairs), 'question')} left out: unreadable audio"
+        )
     return [question for question, _ in pairs], [reply for _, reply in pairs]
 
 

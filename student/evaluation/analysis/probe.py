@@ -21,6 +21,7 @@ from manifests.cache.clip_index import clip_keys
 from manifests.console import console
 from manifests.errors import UserError
 from manifests.progress import progress
+from manifests.wording import number_of
 from student.data.example_table import ExampleTable
 from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
@@ -76,9 +77,10 @@ def probe(
     recordings = _recordings(clips)
     testing_C = np.array([fraction("probe", recording) < TEST_SHARE for recording in recordings])
     if min(testing_C.sum(), (~testing_C).sum()) < 8:
+        few = f"{number_of(len(clips), 'clip')} of {number_of(len(set(recordings)), 'recording')}"
         raise UserError(
-            f"{len(clips)} clips of {len(set(recordings))} recordings are too few for "
-            "probes; use at least 30, better 300. Pass more questions with --questions FILE"
+            f"{few}: too few for probes; use at least 30, better 300. Pass more "
+            "questions with --questions FILE"
         )
     numbers = {recording: number for number, recording in enumerate(sorted(set(recordings)))}
     group_C = np.array([numbers[recording] for recording in recordings])
@@ -228,14 +230,14 @@ def describe_clips(report: Mapping) -> str:
     """Describes for titles whether the probed clips were held out, trained on or new."""
     held, learnt, total = report.get("held_out"), report.get("learnt"), report["clips"]
     if held is None:
-        return f"{total:,} clips"
+        return number_of(total, "clip")
     if held == total:
-        return f"{total:,} held-out clips"
+        return number_of(total, "held-out clip")
     if learnt is None:
-        return f"{total:,} clips: {held:,} held out, the others possibly trained on"
+        return f"{number_of(total, 'clip')}: {held:,} held out, the others possibly trained on"
     counts = {"held out": held, "trained on": learnt, "from elsewhere": total - held - learnt}
     parts = [f"{count:,} {what}" for what, count in counts.items() if count]
-    return f"{total:,} clips: {', '.join(parts)}"
+    return f"{number_of(total, 'clip')}: {', '.join(parts)}"
 
 
 def build_table(reports: Mapping[str, Mapping]) -> Table:

@@ -124,12 +124,12 @@ def test_clips_that_left_the_source_are_reported(tmp_path: Path, caplog: pytest.
     manifest, out = tmp_path / "m.jsonl", tmp_path / "corpus"
     corpus.build(read(write_manifest(manifest, rows)), out)
     corpus.build(read(write_manifest(manifest, rows[1:])), out)
-    assert "1 clips of the corpus are not in the source any more" in caplog.text
+    assert "1 clip of the corpus is not in the source any more" in caplog.text
     caplog.clear()
     write_reference(tmp_path / "3.wav", 2.0)
     corpus.build(read(write_manifest(manifest, [{"audio_filepath": "3.wav"}])), out)
-    assert "none of the 3 clips of the corpus is in the source" in caplog.text
-    assert "the 1 new clips follow at its end" in caplog.text
+    assert "no clip of the corpus is in the source; it keeps its 3 clips" in caplog.text
+    assert "1 new clip follows at its end" in caplog.text
     assert corpus.Corpus(out).num_clips == 4
 
 
@@ -149,7 +149,7 @@ def test_repaired_file_is_accepted_on_request(tmp_path: Path, caplog: pytest.Log
     grown = corpus.build(read(manifest), out, accept_changed_files=True, update_labels=True)
     expected = [(2.0, "x"), (1.0, "x")]
     assert [(clip.likely_duration, clip.text) for clip in grown.clips()] == expected
-    assert "the files of 1 clips have another length than before: a;" in caplog.text
+    assert "1 clip has a file of another length than before: a;" in caplog.text
     layout.register(grown)
     assert [clip.likely_duration for clip in layout.corpus("corpus").clips()] == [2.0, 1.0]
     again = corpus.build(read(manifest), out)

@@ -165,7 +165,7 @@ def test_table_rows_and_files_must_match(tmp_path: Path, caplog: pytest.LogCaptu
     table = tmp_path / "metadata.csv"
     table.write_text("file_name,text\na.FLAC,x\nlost.wav,y\n")
     assert [clip.text for clip in read(tmp_path)] == ["x", None]
-    assert "1 rows of its tables name no audio file that is there, the first: " in caplog.text
+    assert "1 row of its tables names no audio file that is there, the first: " in caplog.text
     for text, match in (
         ("file_name,text\na.FLAC,x\na.FLAC,y\n", r"csv:3: a\.FLAC is also in .*csv:2; remove"),
         ("file_name,text\na.FLAC,x, y\n", r"csv:2: the row has more fields than the header"),

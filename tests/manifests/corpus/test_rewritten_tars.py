@@ -57,7 +57,7 @@ def test_corpus_and_cache_take_the_new_places_of_moved_members(
     layout.register(before)
     write(tmp_path / "tars", text="long " * 200)
     after = build(tmp_path / "tars", update_labels=True)
-    assert "2 clips have another place in their tars" in caplog.text
+    assert "2 clips have another place than before" in caplog.text
     clips = list(after.clips())
     assert [clip.clip_id for clip in clips] == ["0", "1", "2"]
     assert clips[0].text == ("long " * 200).strip()

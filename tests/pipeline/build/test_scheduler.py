@@ -152,7 +152,7 @@ def test_one_unreachable_clip_leaves_only_its_shard_unbuilt(
             raise StoreError("403 on this one")
         time.sleep(0.03)
 
-    with pytest.raises(UserError, match=r"1 shards were not built.*403"):
+    with pytest.raises(UserError, match=r"1 shard was not built.*403"):
         InProcessBuild(corpus, tmp_path / "cache", fault).go()
     assert count_committed(tmp_path / "cache") == 2
     assert not failures(tmp_path / "cache")

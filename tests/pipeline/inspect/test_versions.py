@@ -309,7 +309,7 @@ def test_plan_reports_clips_of_unknown_duration(tmp_path: Path, capsys: pytest.C
     cli.plan_build(PlanOptions(corpus=str(tmp_path / "half"), **options))
     shown = capsys.readouterr().out
     assert "all" in shown
-    assert "1 clips have no stated length" in shown
+    assert "1 clip has no stated length" in shown
 
 
 def test_folder_of_other_files_does_not_become_a_cache(tmp_path: Path):

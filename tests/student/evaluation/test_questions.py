@@ -208,7 +208,7 @@ def test_conversations_that_are_left_out_are_counted(
     path = write_rows(tmp_path / "held_out.jsonl", kept, several)
     assert len(read_questions(path)) == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert "1 conversations of several turns or clips are left out" in printed
+    assert "left out 1 conversation of several turns or clips" in printed
 
 
 def test_label_that_equals_the_text_is_a_label(tmp_path: Path) -> None:
