@@ -21,8 +21,8 @@ from student.run_options import ArmsOptions, TrainOptions
 
 
 def _check_sources(options: TrainOptions | ArmsOptions) -> None:
-    """Opens corpus and caches, so that a wrong address or stream is reported before PyTorch is
-    imported.
+    """Opens corpus and caches and looks for the checkpoint, so that a wrong address or stream is
+    reported before PyTorch is imported.
 
     Raises:
         UserError: one of them is not there.
@@ -30,12 +30,16 @@ def _check_sources(options: TrainOptions | ArmsOptions) -> None:
     from manifests.cache.layout import Layout
     from manifests.corpus.corpus import Corpus
     from student.distill.streams import check_streams
+    from student.model.backbones.availability import bytes_to_download
 
     Corpus(options.corpus)
     caches = [options.cache] if isinstance(options.cache, str) else options.cache
     layouts = [Layout.open(cache) for cache in caches]
+    recipe = options.recipe()
     if layouts:
-        check_streams(layouts, options.recipe().streams or ())
+        check_streams(layouts, recipe.streams or ())
+    if recipe.model.path is not None:
+        bytes_to_download(recipe.model.path)
     if messages.is_terminal:
         messages.print("loading PyTorch and transformers")
 

@@ -231,6 +231,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
                 run.write_report(report)
             process.wait_for_everyone()
         else:
+            console.print(f"{name}: finished earlier, its weights are loaded")
             student.load(last)
     console.print(build_report_table(report, distilled))
     return report

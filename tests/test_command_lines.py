@@ -35,6 +35,8 @@ PROGRAMS = {
          "report", "fetch", "export", "push"),
     ),
 }  # fmt: skip
+TRAINING = ("train", "arms")
+"""Commands that train students."""
 SCRIPT = """
 import contextlib, io, json, sys
 from {module} import main
@@ -109,7 +111,7 @@ def test_wrong_corpus_or_cache_is_reported_before_torch_is_imported(tmp_path: Pa
     common = ["--model.build", "tiny", "--out", str(tmp_path / "run")]
     lines = [
         [command, *common, "--corpus", str(folder), "--cache", str(tmp_path / "cache")]
-        for command in ("train", "arms")
+        for command in TRAINING
         for folder in (tmp_path / "absent", corpus.folder.uri)
     ]
     ends, modules = run_lines("coat-student", lines)
@@ -131,6 +133,44 @@ def test_unknown_stream_is_reported_before_torch_is_imported(tmp_path: Path) -> 
     assert [code for code, _, _ in ends] == [2, 2]
     assert f"teacher {name} has no stream 'salienz'; it has " in ends[0][2]
     assert "no cache has the stream 'other.f0'; there are " in ends[1][2]
+    assert modules & {"torch", "transformers"} == set()
+
+
+def test_wrong_checkpoint_is_reported_before_torch_is_imported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    corpus = build([Clip(clip_id="a", uri="/a.wav", duration=1.0)], tmp_path / "corpus")
+    common = ["--corpus", corpus.folder.uri, "--out", str(tmp_path / "run")]
+    own = {"train": ["--arm", "sft"], "arms": ["--arms", "[sft]"]}
+    paths = ("/nowhere/x", str(tmp_path), "own/backbone")
+    lines = [
+        [command, *own[command], *common, "--model.path", path]
+        for command in TRAINING
+        for path in paths
+    ]
+    ends, modules = run_lines("coat-student", lines)
+    assert [code for code, _, _ in ends] == [2] * len(lines)
+    for number, end in enumerate(
+        ("no folder /nowhere/x", "has no config.json", "coat-student fetch own/backbone")
+    ):
+        assert all(end in err for _, _, err in ends[number :: len(paths)])
+    assert modules & {"torch", "transformers"} == set()
+
+
+def test_too_few_clips_for_probes_are_reported_before_torch_is_imported(tmp_path: Path) -> None:
+    rows = [
+        {"id": str(number), "audio": f"{number}.wav", "question": "Which?", "answer": "a"}
+        for number in range(21)
+    ]
+    questions = tmp_path / "q.jsonl"
+    questions.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    ends, modules = run_lines(
+        "coat-student", [["probe", str(tmp_path), "--questions", str(questions)]]
+    )
+    ((code, _, err),) = ends
+    assert code == 2
+    assert "21 clips of 21 recordings: too few for probes" in err
     assert modules & {"torch", "transformers"} == set()
 
 

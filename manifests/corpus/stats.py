@@ -54,7 +54,7 @@ class Stats:
     """Quantiles of the known durations: `0.5` -> the median in seconds, and so on."""
     with_text: int = 0
     words: int = 0
-    """Number of words in all texts, split at white space."""
+    """Number of words in all texts: parts between white space that have a letter or a digit."""
     languages: dict[str, int] = field(default_factory=dict)
     """Most common languages, from the label `language` or `lang` -> clips."""
     labels: dict[str, Label] = field(default_factory=dict)
@@ -73,6 +73,10 @@ def is_same_language(language: str, other: str) -> bool:
     return language[:2].casefold() == other[:2].casefold()
 
 
+def _num_words(text: str) -> int:
+    return sum(any(map(str.isalnum, part)) for part in text.split())
+
+
 def collect(tables: Iterable[pa.Table]) -> Stats:
     """Computes the statistics of tables with `manifests.clips.SCHEMA`."""
     stats = Stats()
@@ -87,7 +91,7 @@ def collect(tables: Iterable[pa.Table]) -> Stats:
         stats.estimated_durations += table["duration"].null_count - known.null_count
         texts = [text for text in table["text"].to_pylist() if text]
         stats.with_text += len(texts)
-        stats.words += sum(len(text.split()) for text in texts)
+        stats.words += sum(map(_num_words, texts))
         for labels in map(json.loads, table["labels"].to_pylist()):
             if language := labelled_language(labels):
                 _count(languages, language)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from manifests.console import as_fields, console, messages, to_json
 from manifests.errors import UserError, check_least
+from manifests.progress import counted
 from manifests.wording import number_of
 
 
@@ -142,7 +143,7 @@ def audit_cache(
             seed=seed,
             trust_remote_code=trust_remote_code,
         )
-        for finding in number_of(compared, spec.name, sample, "rows"):
+        for finding in counted(compared, spec.name, sample, "rows"):
             verdicts[finding.verdict.partition(":")[0]] += 1
             if json:
                 print(to_json(finding, indent=None))

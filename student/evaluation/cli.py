@@ -113,10 +113,12 @@ def probe(
         limit: Number of questions to use, evenly spread over the file; 0 uses all.
         batch_size: Clips per forward pass.
     """
+    from student.evaluation.analysis.probed_clips import check_enough
     from student.evaluation.selection import check_numbers, select
 
     check_numbers(limit=limit, batch_size=batch_size)
     asked = select(runs[0], questions, limit=limit).questions
+    check_enough(asked)
     from student.evaluation.commands import probe_runs
     from student.quiet import quiet_libraries
 

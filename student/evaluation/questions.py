@@ -65,9 +65,10 @@ class Question:
                 )
             by_text[text] = choice
         if self.choices and self.answer not in self.choices and self.kind != "transcription":
+            listed = [f"({letter}) {choice!r}" for letter, choice in zip(LETTERS, self.choices)]  # noqa: B905
             raise UserError(
                 f"question {self.id}: the answer {self.answer!r} is not one of its choices, "
-                f"{', '.join(map(repr, self.choices[:6]))}{' ...' * (len(self.choices) > 6)}"
+                f"{', '.join(listed[:6])}{' ...' * (len(self.choices) > 6)}"
             )
 
     @property
@@ -107,8 +108,8 @@ def find_answer(answer: str, choices: Sequence[str]) -> str | None:
     """Finds the choice that an answer in a file refers to.
 
     The answer may be the choice's text, in any case and with or without its letter (`(B) dog`), or
-    only the letter. Texts have priority: with the choices `B` and `A`, the answer `A` is the
-    second.
+    only the letter, in any case. Texts have priority: with the choices `B` and `A`, the answer `A`
+    is the second.
     """
     bare = answer.strip()
     if bare in choices:
@@ -119,7 +120,7 @@ def find_answer(answer: str, choices: Sequence[str]) -> str | None:
     for letter, choice in zip(LETTERS, choices):  # noqa: B905
         marked = (letter, f"({letter})", f"{letter}.", f"{letter})")
         texts = [f"{mark} {choice}" for mark in marked[1:]]
-        if bare in marked or normalise(bare) in map(normalise, texts):
+        if bare.upper() in marked or normalise(bare) in map(normalise, texts):
             return choice
     return None
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,18 +18,22 @@ from rich.table import Table
 
 from manifests.cache.clip_index import clip_keys
 from manifests.console import console
-from manifests.errors import UserError
 from manifests.progress import progress
 from manifests.wording import number_of
 from student.data.example_table import ExampleTable
-from student.data.examples import fraction
 from student.distill.streams import RECONSTRUCTION, Stream, open_streams
 from student.evaluation.analysis.probe_targets import Target, label_targets, score, stream_targets
+from student.evaluation.analysis.probed_clips import (
+    by_clip,
+    check_enough,
+    is_scored,
+    recording_keys,
+)
 from student.evaluation.analysis.state_edits import check_one_block
 from student.evaluation.analysis.states import GROUPS, collect
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.journal import Journal, build_identity, open_journal
-from student.evaluation.questions import Question, absolute, digest
+from student.evaluation.questions import Question, digest
 from student.evaluation.results import read_analysis, write_analysis
 from student.runs.folder import Run
 
@@ -39,8 +42,6 @@ from student.runs.folder import Run
 FILE = "probes"
 STATES = "probes.states"
 LAYER_SCORES = "layer scores"
-TEST_SHARE = 0.3
-NEUTRAL = "What is heard?"
 
 
 def probe(
@@ -73,15 +74,10 @@ def probe(
     Raises:
         UserError: there are too few clips.
     """
-    clips, labels = _by_clip(questions)
-    recordings = _recordings(clips)
-    testing_C = np.array([fraction("probe", recording) < TEST_SHARE for recording in recordings])
-    if min(testing_C.sum(), (~testing_C).sum()) < 8:
-        few = f"{number_of(len(clips), 'clip')} of {number_of(len(set(recordings)), 'recording')}"
-        raise UserError(
-            f"{few}: too few for probes; use at least 30, better 300. Pass more "
-            "questions with --questions FILE"
-        )
+    check_enough(questions)
+    clips, labels = by_clip(questions)
+    recordings = recording_keys(clips)
+    testing_C = np.array([is_scored(recording) for recording in recordings])
     numbers = {recording: number for number, recording in enumerate(sorted(set(recordings)))}
     group_C = np.array([numbers[recording] for recording in recordings])
     streams = open_streams(caches, None) if caches else {}
@@ -169,36 +165,6 @@ def _probed(
                "scores": scores[name]}
         for name, target in targets.items()
     }  # fmt: skip
-
-
-def _recordings(clips: Sequence[Question]) -> list[str]:
-    """The first clip id of each clip's group or file. It contains no path, so that the split is
-    equal on every machine."""
-    origins = [clip.group or absolute(clip.audio) for clip in clips]
-    first: dict[str, str] = {}
-    for origin, clip in zip(origins, clips, strict=True):
-        first[origin] = min(first.get(origin, clip.id), clip.id)
-    return [first[origin] for origin in origins]
-
-
-def _by_clip(questions: Sequence[Question]) -> tuple[list[Question], dict[str, list[str | None]]]:
-    """Returns one neutral question per clip, and the clips' labels by task.
-
-    Questions without a clip id are about the same clip if they are about the same audio.
-    """
-    clips: dict[str, Question] = {}
-    unnamed: dict[tuple[str, float, float | None], str] = {}
-    answers: dict[str, dict[str, str]] = {}
-    for question in questions:
-        key = question.clip_id or unnamed.setdefault(question.recording, question.id)
-        clips.setdefault(
-            key,
-            replace(question, id=key, kind="label", question=NEUTRAL, task="all", choices=()),
-        )
-        if question.kind != "transcription":
-            answers.setdefault(question.task, {})[key] = question.answer
-    labels = {task: [by_clip.get(key) for key in clips] for task, by_clip in answers.items()}
-    return list(clips.values()), labels
 
 
 def _origin(

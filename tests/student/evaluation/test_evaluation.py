@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from manifests.errors import UserError
-from student.data.examples import fraction
 from student.distill.metrics import frame_f1, voicing_rates
 from student.evaluation import evaluate as evaluation
 from student.evaluation.analysis.ablate import CONDITIONS, ablate
 from student.evaluation.analysis.head_quality import read_run
 from student.evaluation.analysis.linear_probes import explained, fit_ridges
 from student.evaluation.analysis.pictures import draw_ablation, draw_probes
-from student.evaluation.analysis.probe import TEST_SHARE, _recordings, probe
+from student.evaluation.analysis.probe import probe
+from student.evaluation.analysis.probed_clips import is_scored, recording_keys
 from student.evaluation.analysis.state_edits import (
     REPLACEMENTS,
     entering_states,
@@ -223,8 +223,8 @@ def test_probe_writes_scores_for_labels_and_streams(
     # A task whose only clips are used for fitting has no scores; it used to be printed as 0.00.
     fitted = [
         question
-        for question, recording in zip(questions, _recordings(questions), strict=True)
-        if fraction("probe", recording) >= TEST_SHARE
+        for question, recording in zip(questions, recording_keys(questions), strict=True)
+        if not is_scored(recording)
     ]
     rare = [
         dataclasses.replace(question, id=f"rare-{question.id}", task="rare", answer="low")

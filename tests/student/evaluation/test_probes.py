@@ -11,13 +11,12 @@ import pytest
 
 from student.evaluation.analysis.linear_probes import PENALTIES, fit_ridges
 from student.evaluation.analysis.probe import (
-    _by_clip,
     _origin,
-    _recordings,
     build_table,
     describe_clips,
 )
 from student.evaluation.analysis.probe_targets import label_targets, score
+from student.evaluation.analysis.probed_clips import by_clip, recording_keys
 from student.evaluation.questions import Question
 
 
@@ -105,8 +104,8 @@ def test_recordings_depend_on_files_and_groups_and_not_on_folders() -> None:
             clip(5, f"{folder}/c.wav", "anna"), clip(4, f"{folder}/d.wav", "anna"),
         ]  # fmt: skip
 
-    assert _recordings(clips("/here")) == ["c1", "c1", "c2", "c4", "c4"]
-    assert _recordings(clips("/there")) == _recordings(clips("/here"))
+    assert recording_keys(clips("/here")) == ["c1", "c1", "c2", "c4", "c4"]
+    assert recording_keys(clips("/there")) == recording_keys(clips("/here"))
 
 
 @pytest.mark.parametrize(
@@ -158,6 +157,6 @@ def test_questions_without_a_clip_id_about_one_recording_are_one_clip() -> None:
         ask(0, "/a.wav", "language"), ask(1, "/a.wav", "words"), ask(2, "/b.wav", "words"),
         ask(3, "/c.wav", "words", "c"), ask(4, "/c.wav", "language", "c"),
     ]  # fmt: skip
-    clips, labels = _by_clip(asked)
+    clips, labels = by_clip(asked)
     assert [clip.id for clip in clips] == ["q0", "q2", "c"]
     assert labels == {"language": ["x0", None, "x4"], "words": ["x1", "x2", "x3"]}

@@ -482,6 +482,8 @@ def test_resumed_run_prints_its_step(
     train(options)
     assert (examples / "examples.npy").read_bytes() == before
     assert "joint: resuming from step 2 of 4" in capsys.readouterr().out
+    train(options)
+    assert "joint: finished earlier, its weights are loaded" in capsys.readouterr().out
     lines = [json.loads(line) for line in Run(options.out).log_file.read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == [1, 2, 3, 4]
 
