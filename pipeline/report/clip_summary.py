@@ -77,7 +77,7 @@ class Summarizer:
     """Summarises sampled clips one by one.
 
     Args:
-        teachers: Name -> newest version.
+        teachers: Name -> default version.
         statistics: TEACHER.STREAM -> over the whole cache.
     """
 

@@ -96,7 +96,7 @@ def gallery_clips(
 
     Args:
         clips: Sampled clips with the frames of all streams.
-        teachers: Name -> newest version.
+        teachers: Name -> default version.
         statistics: TEACHER.STREAM -> over the whole cache.
         findings: The findings about all sampled clips.
     """

@@ -79,7 +79,7 @@ function filters() {
   const groups = [...values].filter(([, result]) => result.size <= 12).map(([key, result]) =>
     el("optgroup", { label: key }, ...[...result].sort().map((value) => option(JSON.stringify([key, value]), value))));
   const label = el("select", { name: "label" }, option("", "any"), ...groups);
-  const names = [...new Set(newest.map((item) => item.name))];
+  const names = [...new Set(defaults.map((item) => item.name))];
   const teacher = el("select", { name: "teacher" }, option("", "any"), option("all", "has all"),
     ...names.map((name) => option(`has ${name}`)), ...names.map((name) => option(`lacks ${name}`)));
   const kinds = facts.checks.map((check) => check.kind).filter((kind) => facts.clips.some((clip) => clip.findings.includes(kind)));

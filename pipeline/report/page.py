@@ -105,7 +105,9 @@ def write(config: ReportConfig, console: Console) -> assemble.WrittenPage:
             for each in corpora
         ],
         "durations": _durations(np.concatenate([durations(corpus) for corpus in corpora])),
-        "teachers": [_teacher(line, line.spec in sampler.teachers.values()) for line in surveys],
+        "teachers": [
+            _teacher(line, is_default=line.spec in sampler.teachers.values()) for line in surveys
+        ],
         "not_run": [
             key for key in layout.teachers() if all(line.spec.key != key for line in surveys)
         ],
@@ -150,12 +152,12 @@ def _durations(seconds: np.ndarray) -> dict[str, Any]:
     return {"known": len(seconds), "quantiles": quantiles, **histogram.to_json()}
 
 
-def _teacher(line: TeacherSurvey, newest: bool) -> dict[str, Any]:
+def _teacher(line: TeacherSurvey, *, is_default: bool) -> dict[str, Any]:
     return {
         "name": line.spec.name,
         "key": line.spec.key,
         "corpus": line.corpus,
-        "newest": newest,
+        "is_default": is_default,
         "license": line.spec.license,
         "clips": line.corpus_clips,
         "rows": line.rows,

@@ -1,29 +1,29 @@
 // The upper part of the page: sections about the whole cache and about the sample.
 
-const newest = facts.teachers.filter((item) => item.newest);
+const defaults = facts.teachers.filter((item) => item.is_default);
 const MOST_SUSPICIONS = 12;
 const inCorpus = (item) => (facts.corpora.length > 1 ? ` · ${item.corpus}` : "");
 
 function showTitle() {
   const when = new Date(facts.as_of * 1000).toISOString().slice(0, 16).replace("T", " ");
-  const sum = (key) => newest.reduce((total, item) => total + item[key], 0);
+  const sum = (key) => defaults.reduce((total, item) => total + item[key], 0);
   const [clips, hours] = ["clips", "hours"].map((key) => facts.corpora.reduce((total, item) => total + item[key], 0));
   // A version has an entry for each corpus that it was run on.
-  const streamNames = new Set(newest.flatMap((item) => item.streams.map((stream) => `${item.name}.${stream.name}`)));
+  const streamNames = new Set(defaults.flatMap((item) => item.streams.map((stream) => `${item.name}.${stream.name}`)));
   const hoursOf = new Map();
-  for (const item of newest) hoursOf.set(item.name, (hoursOf.get(item.name) ?? 0) + item.hours);
+  for (const item of defaults) hoursOf.set(item.name, (hoursOf.get(item.name) ?? 0) + item.hours);
   const numTeachers = hoursOf.size;
   // Also the corpora on which a teacher has not started, as `coat-cache coverage` counts them.
   const wanted = clips * numTeachers;
   const heard = Math.max(...hoursOf.values());
-  const older = facts.teachers.reduce((total, item) => total + item.bytes, 0) - sum("bytes");
+  const others = facts.teachers.reduce((total, item) => total + item.bytes, 0) - sum("bytes");
   const figures = [
     ["Clips", whole(clips), facts.corpora.length > 1 ? `${facts.corpora.length} corpora` : `corpus “${facts.corpora[0].name}”`],
     ["Audio", hours ? span(hours * 3600) : "unknown", facts.durations.known < clips ? `${whole(clips - facts.durations.known)} of unknown length` : "all lengths known"],
     ["Teachers", whole(numTeachers), `${whole(streamNames.size)} streams`],
     ["With targets", percent(sum("rows") / wanted), `${whole(sum("rows"))} of ${whole(wanted)} (clip × teacher)`],
     ["Without", whole(wanted - sum("rows")), `${whole(sum("failed"))} failed, ${whole(wanted - sum("rows") - sum("failed"))} not run yet`],
-    ["Size", bytes(sum("bytes")), [heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : "", older ? `${bytes(older)} of other versions` : ""].filter(Boolean).join(", ")],
+    ["Size", bytes(sum("bytes")), [heard ? `${bytes(sum("bytes") / heard)} per hour of audio` : "", others ? `${bytes(others)} of other versions` : ""].filter(Boolean).join(", ")],
   ];
   head("Teacher cache", facts.where, `last commit ${when} UTC`, figures);
 }
@@ -56,7 +56,7 @@ const cut = (text) => (text.length <= 42 ? text : `${text.slice(0, 41)}…`);
 function showTeachers() {
   const section = byId("teachers");
   const rows = facts.teachers.map((item) => [
-    el("span", {}, el("b", {}, item.name), el("br"), el("span", { class: "mono quiet" }, item.key.split("@")[1]), item.newest ? "" : " (older)", inCorpus(item)),
+    el("span", {}, el("b", {}, item.name), el("br"), el("span", { class: "mono quiet" }, item.key.split("@")[1]), item.is_default ? "" : " (not the default)", inCorpus(item)),
     coverage(item), whole(item.rows), whole(item.failed), whole(item.missing), bytes(item.bytes),
     item.hours ? bytes(item.bytes / item.hours) : "–", span(item.worker_seconds),
     item.worker_seconds ? `${short((item.hours * 3600) / item.worker_seconds)} ×` : "–", el("span", { class: "quiet small" }, item.license),
@@ -68,7 +68,7 @@ function showTeachers() {
   if (facts.audio_warnings.length) section.append(audioWarnings());
   const run = facts.teachers.filter((item) => item.throughput.at.length);
   const since = new Date(Math.min(...run.map((item) => item.throughput.at[0])) * 1000).toISOString().slice(0, 19).replace("T", " ");
-  const curve = (key) => run.map((item) => ({ name: `${item.newest ? item.name : item.key}${inCorpus(item)}`, at: item.throughput.at, values: item.throughput[key] }));
+  const curve = (key) => run.map((item) => ({ name: `${item.is_default ? item.name : item.key}${inCorpus(item)}`, at: item.throughput.at, values: item.throughput[key] }));
   const unit = Math.max(...run.flatMap((item) => item.throughput.hours)) < 2 ? ["minutes", 60] : ["hours", 1];
   const done = curve("hours").map((item) => ({ ...item, values: item.values.map((value) => value * unit[1]) }));
   section.append(el("div", { class: "pair" },
@@ -84,7 +84,7 @@ function coverage(item) {
 
 function streams() {
   const headings = [["Stream"], ["Kind"], ["Width", true], ["Frames/s", true], ["Frames", true], ["Codec"], ["Codec loss", true]];
-  const rows = newest.flatMap((item) => item.streams.map((stream) => [
+  const rows = defaults.flatMap((item) => item.streams.map((stream) => [
     `${item.name}.${stream.name}${inCorpus(item)}`, stream.kind, whole(stream.dim), short(stream.rate), whole(stream.frames), stream.codec, percent(stream.loss),
   ]));
   return table(headings, rows);

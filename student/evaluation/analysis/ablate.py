@@ -25,6 +25,7 @@ from rich.table import Table
 from manifests.console import messages
 from manifests.errors import UserError
 from manifests.wording import number_of
+from student.arm_switches import WITH_BLOCK
 from student.evaluation.analysis.attention_edits import (
     Hidden,
     attention_shares,
@@ -336,7 +337,8 @@ def _share_of_same_replies(answers: Sequence[Answer], intact: Sequence[Answer]) 
 def build_table(report: dict) -> Table:
     """Renders conditions by tasks, with the change from the intact student."""
     tasks = list(report["conditions"]["intact"]["tasks"])
-    title = f"{report['arm']}, seed {report['seed']}: is the block used?"
+    asked = "is the block used?" if report["arm"] in WITH_BLOCK else "is the audio used?"
+    title = f"{report['arm']}, seed {report['seed']}: {asked}"
     untrue = report["without_true_partner"]
     note = (
         f"{untrue} of {report['questions']} questions have no clip of their task with another "

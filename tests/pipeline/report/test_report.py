@@ -51,6 +51,22 @@ def test_totals_match_the_markers(cache: Path, tmp_path: Path) -> None:
     assert reason["examples"][0]["message"] == "the model failed"
 
 
+def test_version_that_is_not_the_default_is_marked_whether_older_or_newer(tmp_path: Path) -> None:
+    cache = make_cache(tmp_path)
+    layout = Layout.open(cache)
+    old = layout.current()["asr"]
+    new = replace(old, settings={**old.settings, "other": 1}, created="2099-01-01T00:00:00+00:00")
+    layout.add_teacher(new)
+    for corpus in layout.corpora():
+        places = [layout.shards(spec, corpus).uri for spec in (old, new)]
+        shutil.copytree(*places, dirs_exist_ok=True)
+    for chosen in (old, new):
+        layout.use(chosen)
+        lines = report_data(cache, tmp_path / "page")["teachers"]
+        marked = {line["key"]: line["is_default"] for line in lines if line["name"] == "asr"}
+        assert marked == {spec.key: spec == chosen for spec in (old, new)}
+
+
 def test_audio_warnings_are_counted_once_for_all_teachers(cache: Path, tmp_path: Path):
     """The counts come from the markers and do not depend on the number of teachers."""
     assert report_data(cache, tmp_path)["audio_warnings"] == [
