@@ -51,6 +51,8 @@ def about(source: str, question: str) -> list[Conversation]:
 def read_conversations(source: str) -> list[Conversation]:
     """Reads the conversations of a JSON-lines file; audio paths are relative to its folder.
 
+    The line of the answer has all fields of the conversation's line.
+
     Raises:
         UserError: the file does not exist, or a line is not a conversation that ends with the user.
     """
@@ -62,7 +64,8 @@ def read_conversations(source: str) -> list[Conversation]:
 
 def _conversation(path: Path, number: int, line: str) -> Conversation:
     try:
-        messages = json.loads(line)["messages"]
+        fields = json.loads(line)
+        messages = fields["messages"]
         if messages[-1]["role"] != "user":
             raise ValueError("the last message must be the user's")
         parts = [
@@ -75,7 +78,7 @@ def _conversation(path: Path, number: int, line: str) -> Conversation:
     except (ValueError, KeyError, TypeError, IndexError) as error:
         raise UserError(f"{path}, line {number}: not a conversation: {explain(error)}") from None
     clips = tuple(Clip(clip_id=name, uri=str(Path(name).absolute())) for name in audio)
-    return Conversation(label={"messages": messages}, messages=messages, audio=clips)
+    return Conversation(label=fields, messages=messages, audio=clips)
 
 
 def answers(

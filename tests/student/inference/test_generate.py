@@ -123,9 +123,12 @@ def test_conversations_are_read_from_a_file(
     first = [{"role": "user", "content": [audio, {"type": "text", "text": "which?"}]}]
     second = [*first, {"role": "assistant", "content": "low"}, {"role": "user", "content": "sure?"}]
     path = tmp_path / "chats.jsonl"
-    path.write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in (first, second)))
+    rows = [{"id": number, "messages": turns} for number, turns in enumerate((first, second))]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = list(answers(trained, read_conversations(str(path)), batch_size=2, max_tokens=3))
-    assert [line["messages"] for line in lines] == [first, second]
+    assert [
+        row | {"answer": line["answer"]} for row, line in zip(rows, lines, strict=True)
+    ] == lines
     path.write_text(json.dumps({"messages": second[:2]}) + "\n")
     with pytest.raises(UserError, match=r"line 1: not a conversation: the last message must be"):
         read_conversations(str(path))
