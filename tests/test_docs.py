@@ -25,6 +25,7 @@ import student.cli
 from manifests import console
 from manifests.cache.layout import Layout
 from manifests.corpus.corpus import build
+from manifests.library_internals import options_of, subcommands_of
 from tests.pipeline import report_cache
 from tests.pipeline.report_cache import make_cache
 
@@ -101,6 +102,13 @@ def make_parser(program: str) -> Any:
         module.main()
     (name, functions), named = kept["call"]
     return console.make_parser(name, functions, description=named["description"])[0]
+
+
+def test_readme_lists_the_commands_with_json() -> None:
+    children = subcommands_of(make_parser("coat-cache"))
+    expected = {name for name, child in children.items() if "--json" in options_of(child)}
+    (listed,) = re.findall(r"^(`.*) have `--json`", (ROOT / "README.md").read_text(), re.M)
+    assert set(re.findall(r"`([a-z-]+)`", listed)) == expected
 
 
 def test_pages_contain_commands_of_all_programs() -> None:
