@@ -6,7 +6,9 @@ errors in options are fast.
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
@@ -31,12 +33,13 @@ from pipeline.inspect.cli import (
 )
 from pipeline.teacher_options import merge_teacher_options
 
+if TYPE_CHECKING:
+    from pipeline.job import BuildResult
+
 
 def build(config: BuildConfig) -> None:
     """Run the teachers on a corpus and add the missing targets to the cache."""
-    from pipeline import job
-
-    outcome = job.build(config, messages)
+    outcome = _run_build(config)
     if not outcome.clips:
         summary = f"{config.cache} is already complete; nothing was computed"
         if outcome.corpus_parts:
@@ -60,17 +63,29 @@ def report(config: ReportConfig) -> None:
 
 def retry_failures(config: BuildConfig) -> None:
     """Retry the failed clips of the versions that exist in the cache."""
-    from pipeline import job
-
-    outcome = job.build(config, messages, retry_failures=True)
+    outcome = _run_build(config, retry_failures=True)
     if not outcome.clips:
         print_line(f"{config.cache} has no failures of this corpus to retry")
         return
     _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
 
 
+# jsonargparse imports what the signature of a command names, so BuildResult stays out of them.
+
+
+def _run_build(config: BuildConfig, *, retry_failures: bool = False) -> BuildResult:
+    from pipeline import job
+    from pipeline.build.backend import ClusterLost
+
+    try:
+        return job.build(config, messages, retry_failures=retry_failures)
+    except ClusterLost as error:
+        # Ray ends this process silently, with exit code 1, as soon as it misses its own process.
+        print(f"coat-cache: error: {error}", file=sys.stderr, flush=True)
+        os._exit(2)
+
+
 def _say(summary: str, cache: str, *, failed: bool) -> None:
-    # jsonargparse imports what a signature names, so BuildResult stays out of it.
     print_line(summary)
     if failed:
         print_line(f"to list the failed clips and the reasons: coat-cache failures --cache {cache}")

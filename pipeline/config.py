@@ -115,7 +115,8 @@ class BuildConfig:
     """I/N: this build processes only every N-th shard, starting with the I-th. N such builds, each
     on its own cluster, can fill one cache at the same time."""
     py_modules: list[str] = field(default_factory=list)
-    """Folders of additional packages that workers on a cluster need."""
+    """Additional code that workers on a cluster need: the folder of a package (with the package's
+    name, not the folder that contains it), a .py file, or a wheel."""
 
     def __post_init__(self) -> None:
         for name, low, high in (

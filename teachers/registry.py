@@ -176,10 +176,16 @@ def _class(family: str) -> Any:
         raise UserError(
             f"cannot load {address}: there is no module {module_name!r} on Python's path; install "
             "its package, set PYTHONPATH to the folder that contains it, or, on a Ray cluster, "
-            "name the package's folder with --py-modules"
+            f"name it with --py-modules: {_file_of(module_name)}"
         ) from None
     except AttributeError as error:
         raise UserError(f"cannot load {address}: {error}") from None
+
+
+def _file_of(module: str) -> str:
+    """Where a module's code is, as `--py-modules` takes it."""
+    package, dot, _ = module.partition(".")
+    return f"the folder {package}" if dot else f"the file {package}.py, or the package's folder"
 
 
 INSTALL = {

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from manifests.cache.layout import Layout
+from manifests.clips import Clip
+from manifests.corpus.corpus import build
 from tests.pipeline.report_cache import make_cache
 
 ROOT = Path(__file__).parents[1]
@@ -89,14 +92,19 @@ def test_two_backbones_trains_both_on_one_cache(workspace: Path) -> None:
         assert {"asr.encoder/metric", "sounds.events/metric"} <= set(report["joint"])
 
 
-def test_notebook_runs_and_is_stored_without_outputs(workspace: Path, tmp_path: Path) -> None:
+def notebook_program(path: Path) -> Path:
+    """Writes the code of the notebook as a program."""
     cells = json.loads((ROOT / "examples/walk_through.ipynb").read_text())["cells"]
     assert not any(cell.get("outputs") for cell in cells), (
         "the notebook must be committed without outputs"
     )
-    program = tmp_path / "notebook.py"
     code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    program.write_text("\n\n".join(code))
+    path.write_text("\n\n".join(code))
+    return path
+
+
+def test_notebook_runs_and_is_stored_without_outputs(workspace: Path, tmp_path: Path) -> None:
+    program = notebook_program(tmp_path / "notebook.py")
     output = run_python(program, cwd=workspace, COAT_CACHE=str(workspace / "cache"))
     for part in (
         "asr.encoder: features, 20 columns, 50.00 Hz",
@@ -106,3 +114,16 @@ def test_notebook_runs_and_is_stored_without_outputs(workspace: Path, tmp_path: 
         "unchanged",
     ):
         assert part in output, output
+
+
+def test_notebook_shows_one_of_several_corpora(workspace: Path, tmp_path: Path) -> None:
+    """The first corpus has no targets, and the last one has the most clips."""
+    cache = shutil.copytree(workspace / "cache", tmp_path / "cache")
+    for name, count in (("a", 3), ("z", 110)):
+        clips = [Clip(clip_id=f"{name}{number}", uri=f"/{number}.wav") for number in range(count)]
+        Layout.open(cache).register(build(clips, tmp_path / name))
+    program = notebook_program(tmp_path / "notebook.py")
+    output = run_python(program, cwd=workspace, COAT_CACHE=str(cache))
+    assert "corpus things: 24 clips" in output
+    assert "music: 23 with targets, 1 failed, 0 not run yet" in output
+    assert "unchanged" in output

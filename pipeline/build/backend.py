@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from manifests.errors import UserError
 from pipeline.build.setup import TeacherSetup
 from pipeline.config import Resources
 
@@ -25,6 +26,10 @@ class WorkerLost(Exception):
     def __init__(self, cause: LossCause, message: str) -> None:
         super().__init__(message)
         self.cause: LossCause = cause
+
+
+class ClusterLost(UserError):
+    """This process has lost its cluster, so that nothing of the build can go on."""
 
 
 class ResultLost(Exception):
@@ -110,6 +115,14 @@ class Backend(Protocol):
 
     def kill(self, worker: Any) -> None:
         """Kills a worker process."""
+        ...
+
+    def check_connection(self) -> None:
+        """Checks that this process is still connected to the cluster.
+
+        Raises:
+            ClusterLost: it is not.
+        """
         ...
 
     def keep(self, value: Any) -> Any:

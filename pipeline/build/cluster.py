@@ -9,6 +9,7 @@ import contextlib
 import functools
 import logging
 import queue
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ import manifests
 import pipeline
 import teachers
 from manifests.errors import StoreError, UserError
-from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
+from pipeline.build.backend import Call, ClusterLost, LossCause, Node, ResultLost, WorkerLost
 from pipeline.build.environment import (
     StopSignal,
     advice_on_connecting,
@@ -39,6 +40,7 @@ LONGEST_TEMP_DIR = 35
 """Maximum length of the temporary folder's path in bytes. It leaves room for Ray's socket names:
 the path of a Unix socket has at most 107."""
 STORE_PATIENCE_S = 30.0
+CONNECT_TIMEOUT_S = 5.0
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -53,9 +55,14 @@ class WorkerActor(Worker):
 
 
 class RayBackend:
-    """A `Backend` on the Ray cluster that this process is connected to."""
+    """A `Backend` on the Ray cluster that this process is connected to.
 
-    def __init__(self) -> None:
+    Args:
+        raylet_socket: Unix socket of Ray's process on this machine, the raylet; empty if unknown.
+    """
+
+    def __init__(self, raylet_socket: str = "") -> None:
+        self._raylet_socket = raylet_socket
         self._completed: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._actor_class = ray.remote(WorkerActor)
 
@@ -132,6 +139,11 @@ class RayBackend:
         """See `Backend`."""
         ray.kill(worker)
 
+    def check_connection(self) -> None:
+        """See `Backend`."""
+        if self._raylet_socket and not _accepts_connections(self._raylet_socket):
+            raise cluster_lost()
+
     def keep(self, value: Any) -> Any:
         """See `Backend`."""
         return ray.put(value)
@@ -140,6 +152,26 @@ class RayBackend:
         """See `Backend`."""
         with _translated():
             return ray.get(handle)
+
+
+def cluster_lost() -> ClusterLost:
+    """Describes the end of Ray's process on this machine."""
+    return ClusterLost(
+        "Ray's process on this machine has ended; if you started the cluster (ray start), start it "
+        "again, then run the same command: what is committed is kept"
+    )
+
+
+def _accepts_connections(unix_socket: str) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(CONNECT_TIMEOUT_S)
+        try:
+            client.connect(unix_socket)
+        except (ConnectionRefusedError, FileNotFoundError):
+            return False
+        except OSError:  # It is only busy.
+            return True
+    return True
 
 
 def _announce(completed: queue.SimpleQueue[Call], call: Call, _: Any) -> None:
@@ -166,11 +198,8 @@ def _translated() -> Iterator[None]:
         if isinstance(cause, Exception):
             raise cause from None
         raise
-    except exceptions.LocalRayletDiedError as error:
-        raise UserError(
-            f"Ray's process on this machine has died ({_last_line(error)}); run the same command "
-            "again: what is committed is kept"
-        ) from None
+    except exceptions.LocalRayletDiedError:
+        raise cluster_lost() from None
     except exceptions.RayError as error:
         raise WorkerLost(_loss_cause(error), _last_line(error)) from None
 
@@ -206,21 +235,23 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
         yield RayBackend()
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    if config.ray_address:
-        _join(config, quiet)
-    else:
-        _start_local(quiet)
+    context = _join(config, quiet) if config.ray_address else _start_local(quiet)
     stop.install()
+    is_connected = True
     try:
         stop.check()
         _wait_for_object_store()
-        yield RayBackend()
+        yield RayBackend(context.address_info.get("raylet_socket_name") or "")
+    except ClusterLost:
+        is_connected = False
+        raise
     finally:
-        with stop.kept_while_ray_stops():
-            ray.shutdown()
+        if is_connected:
+            with stop.kept_while_ray_stops():
+                ray.shutdown()
 
 
-def _start_local(quiet: dict[str, Any]) -> None:
+def _start_local(quiet: dict[str, Any]) -> Any:
     folder = tempfile.gettempdir()
     if len(folder.encode()) > LONGEST_TEMP_DIR:
         raise UserError(
@@ -231,7 +262,7 @@ def _start_local(quiet: dict[str, Any]) -> None:
     try:
         # The address is "local", because without one Ray would join the cluster that was last
         # started here.
-        ray.init("local", include_dashboard=False, **quiet)
+        return ray.init("local", include_dashboard=False, **quiet)
     except Exception as error:
         # Ray raises the base class if a node does not start in time.
         if type(error) is not Exception and not isinstance(
@@ -245,12 +276,12 @@ def _start_local(quiet: dict[str, Any]) -> None:
         ) from None
 
 
-def _join(config: BuildConfig, quiet: dict[str, Any]) -> None:
+def _join(config: BuildConfig, quiet: dict[str, Any]) -> Any:
     ours = [str(Path(package.__path__[0])) for package in (manifests, teachers, pipeline)]
     runtime = {"py_modules": [*ours, *config.py_modules]}
     check_address(config.ray_address)
     try:
-        ray.init(config.ray_address, runtime_env=runtime, **quiet)
+        return ray.init(config.ray_address, runtime_env=runtime, **quiet)
     except (ConnectionError, exceptions.AuthenticationError) as error:
         reason = _last_line(error)
         raise UserError(

@@ -252,8 +252,8 @@ class Staffing:
             why = f"{len(pool.members)} are starting, {loading} of them load their teachers"
             if os.environ.get(NICENESS) != "0":
                 why += (
-                    f"; where other programs keep the cores busy, {NICENESS}=0 before the command "
-                    "helps"
+                    f"; where other programs keep the cores busy, {NICENESS}=0 helps, before the "
+                    "command or, for a running cluster, before `ray start`"
                 )
         else:
             why = f"no node has room for one ({needed})"

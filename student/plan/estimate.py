@@ -189,11 +189,13 @@ def _plan_stage(
     recomputed = counts.forward if stage.checkpointing else 0.0
     speed = options.gpus * gpu.tflops * 1e12 * options.utilisation / (flops + recomputed)
     examples_per_step = stage.batch_size * stage.accumulation * options.gpus
-    steps = (
-        stage.max_steps
-        if stage.max_steps > 0
-        else math.ceil(options.examples * stage.epochs / examples_per_step)
-    )
+    if stage.max_steps > 0:
+        steps, examples = stage.max_steps, float(stage.max_steps * examples_per_step)
+    else:
+        # As the trainer counts: the last step of an epoch may have fewer examples.
+        batches = math.ceil(options.examples / (stage.batch_size * options.gpus))
+        steps = math.ceil(stage.epochs * math.ceil(batches / stage.accumulation))
+        examples = options.examples * stage.epochs
     return StagePlan(
         name=name,
         steps=steps,
@@ -204,5 +206,5 @@ def _plan_stage(
         recomputed_per_example=recomputed,
         examples_per_second=speed,
         tokens_per_second=speed * tokens,
-        hours=steps * examples_per_step / speed / 3600,
+        hours=examples / speed / 3600,
     )

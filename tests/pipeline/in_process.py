@@ -186,6 +186,9 @@ class InProcess:
             raise error
         return result
 
+    def check_connection(self) -> None:
+        """See `Backend`."""
+
     def kill(self, worker: Any) -> None:
         worker.die("killed", "it was killed")
 

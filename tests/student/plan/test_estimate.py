@@ -10,7 +10,10 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
 
 from manifests.errors import UserError
 from student.config import Recipe
@@ -62,6 +65,32 @@ def test_hours_follow_from_operations(on_24_gb: Plan) -> None:
         assert least < stage.hours < 1.5 * least  # recomputed activations
     double = build_plan(options("qwen2_audio_1x24gb.yaml", gpu="rtx4090", gpus=2), streams=STREAMS)
     assert double.gpu_hours == pytest.approx(on_24_gb.gpu_hours, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("examples", "batch", "accumulation", "epochs", "steps"),
+    [(80, 7, 1, 2.0, 24), (80, 7, 2, 12.0, 72), (80, 7, 2, 0.5, 3), (5, 8, 4, 3.0, 3)],
+)
+def test_steps_are_rounded_up_in_every_epoch(
+    examples: int, batch: int, accumulation: int, epochs: float, steps: int, tmp_path: Path
+) -> None:
+    """The number is that of transformers' Trainer."""
+    loaded = options("qwen2_audio_1x24gb.yaml", gpu="rtx4090", align=None, examples=examples)
+    assert loaded.joint is not None
+    joint = replace(
+        loaded.joint, batch_size=batch, accumulation=accumulation, epochs=epochs, max_steps=-1
+    )
+    (stage,) = build_plan(replace(loaded, joint=joint), streams={}).stages
+    arguments = TrainingArguments(
+        output_dir=str(tmp_path), per_device_train_batch_size=batch, num_train_epochs=epochs,
+        gradient_accumulation_steps=accumulation, use_cpu=True,
+    )  # fmt: skip
+    trainer = Trainer(torch.nn.Linear(1, 1), arguments)
+    expected = trainer.set_initial_training_values(
+        arguments, DataLoader(torch.utils.data.TensorDataset(torch.zeros(examples)), batch)
+    )
+    assert stage.steps == steps
+    assert steps in expected
 
 
 def test_weights_that_learn_are_counted_with_their_moments() -> None:
