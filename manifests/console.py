@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import inspect
 import io
 import itertools
@@ -29,7 +28,7 @@ import re
 import sys
 import typing
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -40,12 +39,8 @@ from rich.logging import RichHandler
 
 from manifests.errors import StoreError, UserError, is_disk_full, not_utf8
 from manifests.interruptions import INTERRUPTED, exit_code_of, ignore_signals, raise_on_sigterm
-from manifests.library_internals import (
-    flags_of,
-    is_list_of_strings,
-    options_of,
-    subcommands_of,
-)
+from manifests.library_internals import flags_of, is_list_of_strings, subcommands_of
+from manifests.option_errors import dashed, describe_option_error
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -80,60 +75,12 @@ class _Parser(ArgumentParser):
         return action
 
     def format_help(self) -> str:
-        return _dashed(super().format_help())
+        return dashed(super().format_help())
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if isinstance(ex, UserError):
             raise ex
-        last = " ".join(line.strip() for line in str(message).splitlines() if line.strip())
-        program = self.prog.replace(" [options]", "")
-        if required := re.fullmatch(r"the following arguments are required: (\w\S*)\.(.*)", last):
-            command, name = required[1], re.sub(rf"\b{required[1]}\.", "", required[2])
-            last, program = self._required(command, name.split(", ")), f"{program} {command}"
-        elif wrong := re.search(
-            r"Parser key \"(.*?)\": Expected an? (.*?)\. Got value: (.*)", last
-        ):
-            name, kind, value = wrong.groups()
-            kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
-            kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
-            last = f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}{_form(kind, value)}"
-        elif several := re.search(
-            r"Parser key \"(.*?)\": Does not validate against any of the Union subtypes.*? Errors: "
-            r"- (.*?) (?:- .*)?Given value type: .*? Given value: (.*)",
-            last,
-        ):
-            last = self._union_error(*several.groups())
-        elif no_file := re.search(r"Parser key \"(.*?)\": File does not exist: '?(.*?)'?$", last):
-            last = f"{_dashed(f'--{no_file[1]}')}: there is no file {no_file[2]}"
-        elif key := re.search(r"Subcommand '(.*?)' does not accept option '(.*?)'", last):
-            command, program = key[1], f"{program} {key[1]}"
-            known = [name.lstrip("-") for name in options_of(subcommands_of(self).get(command))]
-            last = f"the configuration has the unknown key {key[2]!r}{_suggestion(key[2], known)}"
-        elif unknown := re.fullmatch(r"unrecognized arguments: (\S+)(.*)", last):
-            option = _dashed(unknown[1])
-            known = [_dashed(known) for known in options_of(self)]
-            last = f"unknown option {option}{unknown[2]}{_suggestion(option, known)}"
-        elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):
-            last = f"unknown command {choice[1]!r}{_suggestion(choice[1], subcommands_of(self))}"
-        raise UserError(f"{last.rstrip('.')}; see {program} --help")
-
-    def _union_error(self, name: str, first: str, value: str) -> str:
-        """Describes a value that fits none of several types, by the first of them."""
-        if unknown := re.match(r"Option '(.*?)' is not accepted", first):
-            option = _dashed(f"--{name}.{unknown[1]}")
-            return f"unknown option {option}; see the fields with {_dashed(f'--{name}')}.help"
-        if first.startswith("--"):
-            return _dashed(f"--{name}.{first.partition('; see ')[0].removeprefix('--')}")
-        kind = re.sub(r"Expected an? ", "", first)
-        kind = re.sub(r"<class '(\w+)'>", lambda match: _KINDS.get(match[1], match[1]), kind)
-        kind = re.sub(r"typing\.Literal\[(.*?)\]", r"one of \1", kind)
-        return f"{_dashed(f'--{name}')}: expected {kind}, found {value!r}"
-
-    def _required(self, command: str, names: Sequence[str]) -> str:
-        """Names required options as they are typed, and positional arguments in capitals."""
-        options = options_of(subcommands_of(self).get(command))
-        typed = [_dashed(f"--{name}") if f"--{name}" in options else name.upper() for name in names]
-        return f"{command} requires {', '.join(typed)}"
+        raise UserError(describe_option_error(message, self))
 
 
 def run_command(
@@ -301,7 +248,7 @@ def make_parser(
         Args:
             shell: The shell for which the script is printed.
         """
-        print(_dashed(parser.get_completion_script(f"shtab-{shell}")))
+        print(dashed(parser.get_completion_script(f"shtab-{shell}")))
 
     all_commands = {**commands, "completion": completion}
     for subcommand, function in all_commands.items():
@@ -319,25 +266,6 @@ def make_parser(
 
 BOOLEANS = ("true", "false", "yes", "no")
 """Values of a flag, in lower case."""
-_KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
-"""Python's type -> its name in messages."""
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
-
-
-def _form(kind: str, value: str) -> str:
-    """A hint on writing a list."""
-    if kind == "list":
-        return f"; write a list, such as '{json.dumps([value])}'"
-    return ""
-
-
-def _dashed(text: str) -> str:
-    """A text in which options are spelled with hyphens."""
-    return re.sub(r"--[a-z_.]+", lambda match: match[0].replace("_", "-"), text)
 
 
 def _with_values(words: Sequence[str], parser: ArgumentParser) -> list[str]:

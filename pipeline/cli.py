@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import Any
 
 from rich.table import Table
 
@@ -32,9 +32,6 @@ from pipeline.inspect.cli import (
     verify_cache,
 )
 from pipeline.teacher_options import merge_teacher_options
-
-if TYPE_CHECKING:
-    from pipeline.job import BuildResult
 
 
 def build(config: BuildConfig) -> None:
@@ -61,19 +58,25 @@ def report(config: ReportConfig) -> None:
     print_line(str(page.write(config, messages)))
 
 
-def retry_failures(config: BuildConfig) -> None:
-    """Retry the failed clips of the versions that exist in the cache."""
+def retry_failures(config: BuildConfig) -> int:
+    """Retry the failed clips of each teacher's default version, or of the version in the options.
+
+    The exit code is 1 if failures remain because their teacher cannot be run here.
+    """
     outcome = _run_build(config, retry_failures=True)
-    if not outcome.clips:
+    if outcome.clips:
+        _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
+    elif not outcome.left_failures:
         print_line(f"{config.cache} has no failures of this corpus to retry")
-        return
-    _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
+    if not outcome.left_failures:
+        return 0
+    clips = number_of(outcome.left_failures, "clip was", "clips were")
+    print_line(f"{clips} not retried, because the teachers left out cannot be run here")
+    return 1
 
 
-# jsonargparse imports what the signature of a command names, so BuildResult stays out of them.
-
-
-def _run_build(config: BuildConfig, *, retry_failures: bool = False) -> BuildResult:
+def _run_build(config: BuildConfig, *, retry_failures: bool = False) -> Any:
+    # jsonargparse imports what the signatures of this module name; BuildResult stays out of them.
     from pipeline import job
     from pipeline.build.backend import ClusterLost
 

@@ -29,7 +29,8 @@ class Resources:
     accelerator_type: str = ""
     """A Ray accelerator type, e.g. A100; empty for any."""
     max_workers: int = 0
-    """Maximum number of workers with these resources; 0 uses the capacity of the cluster."""
+    """Number of workers with these resources, all of which are requested at once, for clusters that
+    add nodes on request; 0 uses the capacity of the cluster."""
 
     def __post_init__(self) -> None:
         if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_gb < 0 or self.max_workers < 0:
@@ -45,7 +46,7 @@ class Resources:
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """One teacher of a build. Missing fields are taken from the preset."""
+    """One teacher of a build: `--teacher.NAME.FIELD`. Missing fields are taken from the preset."""
 
     family: str = ""
     """A registered family (`coat-cache teachers` lists them), `transformers:MODEL_ID` or
@@ -53,7 +54,7 @@ class TeacherConfig:
     settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the family that affect the features; a change creates a new version."""
     runtime: dict[str, Any] = field(default_factory=dict)
-    """Settings of the family that do not affect the features, e.g. batch_size."""
+    """Settings of the family that do not affect the features, e.g. batch_seconds."""
     codecs: dict[str, str] = field(default_factory=dict)
     """Stream -> codec (fp16, int8, uint8, topk16, pitch), instead of the teacher's default."""
     resources: Resources = field(default_factory=Resources)
@@ -73,7 +74,7 @@ class BuildConfig:
     corpus: str
     """Folder or address of a corpus made by `coat-corpus build`."""
     cache: str
-    """Folder or address (s3://, gs://) of the cache. It is created if it does not exist."""
+    """Folder or address (s3://, gs://) of the cache. A build creates it if it does not exist."""
     preset: str = "embedded"
     """A set of teachers. `embedded` needs no model hub; `hub` needs `coat-cache fetch`."""
     weights_dir: str = ""

@@ -30,7 +30,7 @@ from pipeline.build.languages import warn_of_languages
 from pipeline.build.progress import BuildProgress
 from pipeline.build.scheduler import Scheduler
 from pipeline.build.setup import TeacherSetup
-from pipeline.config import BuildConfig
+from pipeline.config import BuildConfig, listed_names
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +51,9 @@ class BuildResult:
     """Worker seconds of each teacher."""
     corpus_parts: int = 0
     """Number of parts of the corpus that the cache copied, because they were new or changed."""
+    left_failures: int = 0
+    """In `retry_failures`: the number of clips that were not retried, because their teachers cannot
+    be run here."""
     earlier_failures: int = 0
     """If there was nothing to do: the number of clips that have failed in earlier builds."""
 
@@ -96,7 +99,11 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
         layout, copied = _prepared(config.cache, corpus, setups)
 
     specs = [teacher.spec for teacher in setups]
+    left: list[TeacherSpec] = []
     if retry_failures:
+        if not listed_names(config.teachers):
+            ours = {spec.name for spec in specs}
+            left = [spec for name, spec in layout.current().items() if name not in ours]
         failures = plan.failed(layout, corpus, specs)
         failed = {
             name: {number: by_shard[number] for number in config.shards_of_part(by_shard)}
@@ -151,6 +158,7 @@ def build(config: BuildConfig, console: Console, *, retry_failures: bool = False
             cache_bytes=progress.cache_bytes,
             extract_seconds=progress.extract_seconds,
             corpus_parts=copied,
+            left_failures=_count_failed(layout, corpus, left),
             earlier_failures=0
             if totals or retry_failures
             else _count_failed(layout, corpus, specs),

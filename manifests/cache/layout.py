@@ -210,7 +210,8 @@ class Layout:
                 raise UserError(
                     f"the cache has a corpus {corpus.name!r} whose {ours.file} differs from "
                     f"{corpus.folder.uri}/{theirs.file}; a corpus only grows by added parts: "
-                    "rebuild it over its old folder, or give the new one another --name"
+                    f"go on with the old corpus ({self.root.uri}/corpora/{corpus.name} is its "
+                    "copy), or build the new one into a new folder with another --name"
                 )
         kept.extend(known[len(corpus.parts) :])
         for part in corpus.parts:

@@ -345,7 +345,7 @@ class TeacherReader:
                 return ordinal
         raise UserError(
             f"shard {number} of {self.spec.key} was not made from the clips that corpus "
-            f"{shard.corpus!r} has; run: coat-cache verify --repair, then build again"
+            f"{shard.corpus!r} has; run: coat-cache verify --deep --repair, then build again"
         )
 
     def _row_ids(self, ordinal: int) -> list[str]:

@@ -94,8 +94,8 @@ def no_file_is_there(clips: int, example: str) -> UserError:
     return UserError(
         f"none of the {clips} audio files that were looked for is there (for example: {example}), "
         "and nothing is recorded about them; if a disk is not mounted, mount it on every node and "
-        "run the same command again; if the files are gone for good, remove the clips from the "
-        "corpus, or pass --max-failure-rate 1"
+        "run the same command again; if the files are gone for good, build a corpus "
+        "without these clips, or pass --max-failure-rate 1"
     )
 
 

@@ -96,10 +96,10 @@ def _chosen(config: BuildConfig) -> dict[str, TeacherConfig]:
 def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]:
     """The existing versions in a cache that can be run on this machine.
 
-    For each teacher, this is the configured version or else the version that readers get. Teachers
-    in the configuration have its run-time settings and resources; family and settings of the others
-    come from the cache. Code that only the cache refers to (another project's adapter or a model's
-    Python files) is not run.
+    For each teacher, this is the version that the options describe, if they describe one, and else
+    the version that readers get. Teachers in the configuration have its run-time settings and
+    resources; family and settings of the others come from the cache. Code that only the cache
+    refers to (another project's adapter or a model's Python files) is not run.
 
     Raises:
         UserError: a requested teacher is not in the cache, or cannot be run here.
@@ -119,7 +119,8 @@ def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]
         spec = current[name]
         known = chosen.get(name, TeacherConfig())
         same = None
-        if known.family:
+        is_described = name in config.teacher or config.preset != BuildConfig.preset
+        if known.family and is_described:
             try:
                 same = _setup(name, known, config.weights_dir)
             except UserError:

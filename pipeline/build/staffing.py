@@ -103,13 +103,14 @@ class Staffing:
             placed=[pool.resources for member, pool in members if member.placed_at is not None],
             available=self._backend.available(),
         )
-        for pool in self._pools:
-            for _ in range(pool.resources.max_workers - len(pool.members)):
-                self._start(pool, account.place(pool.resources, avoid=pool.avoided), now)
         open_ended = [pool for pool in self._pools if pool.is_open_ended]
         for pool in open_ended:
             if not pool.members:
                 self._start_if_room(pool, account, now)
+        # Requests beyond the room here may let an autoscaler add nodes.
+        for pool in self._pools:
+            for _ in range(pool.resources.max_workers - len(pool.members)):
+                self._start(pool, account.place(pool.resources, avoid=pool.avoided), now)
         for pool in open_ended:
             while pool.resources.num_gpus and self._start_if_room(pool, account, now):
                 pass

@@ -115,7 +115,7 @@ def audit_cache(
         cache: Folder or address of the cache.
         teacher: Name or NAME@FINGERPRINT; if empty, the default version of each teacher, and with
             --content-only every version.
-        sample: Rows per teacher; 0 means all.
+        sample: Rows per teacher and corpus; 0 means all.
         content_only: Compare only the digests of the audio, without running an expert.
         repair: Set shards with changed audio aside, so that the next build creates them again. No
             shard is set aside because of unreadable audio or targets that differ.

@@ -130,7 +130,7 @@ function clipName(id, corpus = "") {
 
 function showDistributions() {
   const section = byId("distributions");
-  section.append(el("p", { class: "quiet small" }, `Computed from ${plural(facts.sampled, "sampled clip")}.`));
+  section.append(el("p", { class: "quiet small" }, `Computed from those of ${plural(facts.sampled, "sampled clip")} that have targets.`));
   const grid = el("div", { class: "masonry" });
   for (const { title, about, unit, histogram: counts, bars: shares } of facts.charts) {
     const content = counts ? histogram(counts, { unit }) : bars(shares.map(([name, share]) => [name, share, percent(share)]), title);

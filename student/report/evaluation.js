@@ -6,28 +6,30 @@ function showEvaluation() {
   const having = (name) => facts.runs.filter((run) => run.evaluations[name]).map((run) => ({ run, result: run.evaluations[name] }));
   const ablated = having("ablation").filter(({ result }) => result.conditions);
   const probed = having("probes").filter(({ result }) => result.targets);
-  if (ablated.length) section.append(...ablation(ablated));
+  const sets = sameQuestions(ablated, ({ result }) => result);
+  for (const set of sets) section.append(...ablation(set, sets.length > 1));
   if (probed.length) section.append(...probes(probed));
 }
 
 /** Scores under every condition, and their differences from the unmodified student. */
-function ablation(ablated) {
+function ablation(ablated, isOneOfSeveral) {
   const conditions = [...new Set(ablated.flatMap(({ result }) => Object.keys(result.conditions)))];
   const rows = conditions.map((condition) => [condition, ablated.flatMap(({ run, result }) => {
     const { mean: score } = result.conditions[condition] || {};
-    return score ? [{ ...score, name: run.name, tint: tintOf(run) }] : [];
+    return score ? [{ ...score, name: labelOf(run), tint: tintOf(run) }] : [];
   })]);
   const signed = (value) => `${value < 0 ? "" : "+"}${fixed(value, 3)}`;
   const lines = ablated.flatMap(({ run, result }) => Object.entries(result.conditions).filter(([name]) => name !== "intact").map(([name, item]) => [
-    el("b", {}, run.name), name, item.mean ? fixed(item.mean.score, 3) : "–",
+    el("b", {}, labelOf(run)), name, item.mean ? fixed(item.mean.score, 3) : "–",
     item.change ? signed(item.change.score) : "–", item.change && item.change.low !== null ? `${signed(item.change.low)} to ${signed(item.change.high)}` : "–",
     item.same_reply === undefined ? "–" : percent(item.same_reply),
   ]));
+  const asked = isOneOfSeveral ? `${ablated[0].result.questions} questions; the runs of the other panel were asked others. ` : "";
   const about = "Mean score over tasks with its 95% interval, with the block or the audio replaced. If the answer uses the content of the block, the score drops with another clip's states.";
   const headings = [["Run"], ["Condition"], ["Score", true], ["Change", true], ["95% interval", true], ["Same reply", true]];
   const measured = ablated.filter(({ result }) => result.attention);
   return [
-    panel("Token replacement", about, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: run.name, tint: tintOf(run), dash: 0 })))),
+    panel("Token replacement", `${asked}${about}`, intervals(rows), legendOf(ablated.map(({ run }) => ({ name: labelOf(run), tint: tintOf(run), dash: 0 })))),
     el("div", { class: "panel" }, el("details", {}, el("summary", {}, "Differences from the unmodified student, paired by question"), table(headings, lines))),
     ...(measured.length ? [panel("Attention and block states", "Fraction of the attention from the position before the answer to audio, block and text, by layer. Block states that are equal for all clips, or that do not change with the audio, encode nothing about it.", ...measured.map(blockUse))] : []),
   ];
@@ -39,7 +41,7 @@ function blockUse({ run, result }) {
   const share = (value) => el("span", { class: "heat", style: `background:color-mix(in srgb, var(--wave) ${Math.round(value * 85)}%, transparent)` }, fixed(value, 2));
   const rows = Object.entries(result.attention).map(([group, shares]) => [group, ...shares.map(share)]);
   const states = result.block_states;
-  const said = `${run.name}: cosine of block states between clips ${fixed(states.cosine_between_clips, 2)}, change with other audio ${fixed(states.change_with_other_audio, 2)}`;
+  const said = `${labelOf(run)}: cosine of block states between clips ${fixed(states.cosine_between_clips, 2)}, change with other audio ${fixed(states.change_with_other_audio, 2)}`;
   return el("div", {}, el("h4", {}, said), table([["Attention to"], ...layers], rows));
 }
 
@@ -97,5 +99,5 @@ function heatTable(run, result, kind) {
   };
   const heading = (layer) => [layer === (result.head_layer ?? result.tapped_layer) ? `${layer} (heads)` : String(layer), true];
   const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), fixed(target.floor, 2), ...Array.from({ length: layers }, (_, index) => cell(target.scores[kind][index]))]);
-  return [el("h4", {}, `${run.name}: ${kind} positions${result.description ? `; ${result.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, index) => heading(index))], rows)];
+  return [el("h4", {}, `${labelOf(run)}: ${kind} positions${result.description ? `; ${result.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, index) => heading(index))], rows)];
 }

@@ -7,6 +7,8 @@ const lastOf = (run) => Object.keys(run.validation).at(-1);
 /** Runs that are compared: finished ones, if there are any. */
 const finished = facts.runs.filter((run) => run.is_finished);
 const compared = finished.length ? finished : facts.runs.filter(lastOf);
+/** A run's name, with its state if it is not finished, for results that are shown whatever its state. */
+const labelOf = (run) => (run.is_finished ? run.name : `${run.name} (not finished: ${run.state})`);
 const withState = (runs) => runs.map((run) => `${run.name} (${run.state})`).join(", ");
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (values) => values.filter((value) => value !== null && value !== undefined);
@@ -35,7 +37,7 @@ function showTitle() {
   const isClear = ends.length > 1 && mean(ends[1][1]) - mean(best[1]) > 0.01 * mean(best[1]);
   const lowest = best && `${ends.length < 2 ? "on held-out examples, " : isClear ? "lowest: " : "within 1% of others: "}${best[0]}${best[1].length > 1 ? `, mean of ${best[1].length} seeds` : ""}`;
   const held = [...new Set(runs.map((run) => run.held_out))];
-  head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, "", [
+  head(runs.length > 1 ? "Training runs" : "Training run", runs.length > 1 ? runs.map((run) => run.name).join(", ") : runs[0].folder, runs.length > 1 || runs[0].is_finished ? "" : `not finished: ${runs[0].state}`, [
     ["Runs", whole(runs.length), `${groups.join(", ")}`],
     ["Backbone", backbones.length > 1 ? whole(backbones.length) : sizes.length === 1 ? amount(sizes[0]) : "–", backbones.join(", ")],
     ["Trained", learntBy(runs), "parameters, maximum over stages"],

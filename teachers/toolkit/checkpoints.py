@@ -291,4 +291,7 @@ def _check(model: str, revision: str, folder: Path, weights_dir: Path) -> None:
 @functools.cache
 def _remedy(model: str, weights_dir: Path | None = None) -> str:
     where = f"{weights_dir}" if weights_dir else "DIR"
-    return f"run: coat-cache fetch --model {model} --weights-dir {where}"
+    return (
+        f"run: coat-cache fetch --model {model} --weights-dir {where}, and pass --weights-dir "
+        f"{where} to this command, too"
+    )

@@ -85,8 +85,8 @@ def open_source(source: str, audio: Folder, index: SourceIndex) -> Iterator[Clip
     if kind == fs.FileType.NotFound:
         Folder(source).check_bucket()
         raise UserError(
-            f"there is no {source}; expected a JSON-lines manifest, a lhotse cut manifest, a "
-            "folder of audio files or hf:DATASET"
+            f"there is no {source}; expected a folder of audio files, a JSON-lines or lhotse "
+            "manifest, tars, Parquet files, a Kaldi folder or hf:DATASET (docs/corpora.md)"
         )
     if kind == fs.FileType.Directory and Folder(source).exists(INDEX_FILE):
         raise UserError(

@@ -359,7 +359,7 @@ def test_unreadable_dataset_raises_an_error(
 
 
 def test_missing_or_empty_source_raises_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"there is no .*/absent; expected a JSON-lines manifest"):
+    with pytest.raises(UserError, match=r"there is no .*/absent; expected a folder of audio files"):
         read(tmp_path / "absent")
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(UserError, match="is empty"):

@@ -120,6 +120,55 @@ def test_unfinished_runs_are_named_and_not_compared(
     assert min(map(float, set(row[-2:]) - {"\N{EN DASH}"})) > 0
 
 
+def test_results_of_other_questions_are_shown_apart(
+    address: str, browser: Any, tmp_path: Path
+) -> None:
+    """One axis showed ablations of runs that had been asked different questions."""
+    runs = Path(address.removeprefix("file://")).parent.parent / "runs"
+    shutil.copytree(runs, tmp_path / "runs")
+    shutil.copytree(runs / "coat-0/eval", tmp_path / "runs/pause-0/eval")
+    for arm, digest, asked in (("coat", "a", 38), ("pause", "b", 55)):
+        folder = tmp_path / f"runs/{arm}-0"
+        about = {"digest": digest, "questions": asked}
+        (folder / "ablation.json").write_text(json.dumps(ABLATION | about))
+        (folder / "eval/held_out.json").write_text(json.dumps(SCORES | about))
+    written = report.write(
+        [str(tmp_path / "runs")], str(tmp_path / "page"), caches=[], clips=1,
+        console=Console(quiet=True),
+    )  # fmt: skip
+    with open_pages(browser, Path(written.uri).as_uri()) as open_page:
+        page = open_page()
+        panels = page.locator("#evaluation .panel", has_text="Token replacement")
+        shown = [panel.inner_text() for panel in panels.all()]
+        assert ["38 questions" in text for text in shown] == [True, False]
+        assert ["55 questions" in text for text in shown] == [False, True]
+        assert ["pause-0" in text for text in shown] == [False, True]
+        tables = page.locator("#answers .panel", has=page.locator("h3", has_text="held out"))
+        names = [table.locator("th").all_inner_texts() for table in tables.all()]
+        assert [("coat-0" in row, "pause-0" in row) for row in names] == [
+            (True, False), (False, True)
+        ]  # fmt: skip
+        both = page.locator("#answers .panel", has=page.locator("h3", has_text="questions"))
+        assert both.count() == 1
+
+
+def test_unfinished_run_alone_is_marked(address: str, browser: Any, tmp_path: Path) -> None:
+    run = Path(address.removeprefix("file://")).parent.parent / "runs/coat-0"
+    shutil.copytree(run, tmp_path / "run")
+    numbers = json.loads((run / "report.json").read_text())
+    del numbers["joint"]
+    (tmp_path / "run/report.json").write_text(json.dumps(numbers))
+    written = report.write(
+        [str(tmp_path / "run")], str(tmp_path / "page"), caches=[], clips=1,
+        console=Console(quiet=True),
+    )  # fmt: skip
+    with open_pages(browser, Path(written.uri).as_uri()) as open_page:
+        page = open_page()
+        assert "not finished: after align" in page.locator("#subtitle").inner_text()
+        for section in ("#answers", "#evaluation"):
+            assert "(not finished: after align)" in page.locator(section).inner_text()
+
+
 def test_curves_start_and_end_at_the_positions_of_their_steps(visit: Any) -> None:
     chart = visit().locator("#curves .panel", has_text="toy.bands").locator("svg[role=img]")
     dots = chart.locator("circle").evaluate_all("all => all.map(one => +one.getAttribute('cx'))")
