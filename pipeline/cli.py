@@ -6,9 +6,7 @@ errors in options are fast.
 
 from __future__ import annotations
 
-import os
 import sys
-from typing import Any
 
 from rich.table import Table
 
@@ -36,7 +34,9 @@ from pipeline.teacher_options import merge_teacher_options
 
 def build(config: BuildConfig) -> None:
     """Run the teachers on a corpus and add the missing targets to the cache."""
-    outcome = _run_build(config)
+    from pipeline import job
+
+    outcome = job.build(config, messages)
     if not outcome.clips:
         summary = f"{config.cache} is already complete; nothing was computed"
         if outcome.corpus_parts:
@@ -63,7 +63,9 @@ def retry_failures(config: BuildConfig) -> int:
 
     The exit code is 1 if failures remain because their teacher cannot be run here.
     """
-    outcome = _run_build(config, retry_failures=True)
+    from pipeline import job
+
+    outcome = job.build(config, messages, retry_failures=True)
     if outcome.clips:
         _say(outcome.summary, config.cache, failed=any(outcome.failures.values()))
     elif not outcome.left_failures:
@@ -75,20 +77,8 @@ def retry_failures(config: BuildConfig) -> int:
     return 1
 
 
-def _run_build(config: BuildConfig, *, retry_failures: bool = False) -> Any:
-    # jsonargparse imports what the signatures of this module name; BuildResult stays out of them.
-    from pipeline import job
-    from pipeline.build.backend import ClusterLost
-
-    try:
-        return job.build(config, messages, retry_failures=retry_failures)
-    except ClusterLost as error:
-        # Ray ends this process silently, with exit code 1, as soon as it misses its own process.
-        print(f"coat-cache: error: {error}", file=sys.stderr, flush=True)
-        os._exit(2)
-
-
 def _say(summary: str, cache: str, *, failed: bool) -> None:
+    # jsonargparse imports what a signature names, so BuildResult stays out of it.
     print_line(summary)
     if failed:
         print_line(f"to list the failed clips and the reasons: coat-cache failures --cache {cache}")

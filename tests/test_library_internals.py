@@ -188,6 +188,7 @@ PHRASES = [
     ray_texts.LOW_MEMORY,
     ray_texts.NODE_DIED,
     ray_texts.NODE_WAS,
+    ray_texts.OWNER_DIED,
     ray_texts.KILLED_BY_US,
     ray_texts.PROCESS_DIED,
     ray_texts.INTENDED,

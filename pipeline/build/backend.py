@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from manifests.errors import UserError
 from pipeline.build.setup import TeacherSetup
 from pipeline.config import Resources
 
@@ -26,10 +25,6 @@ class WorkerLost(Exception):
     def __init__(self, cause: LossCause, message: str) -> None:
         super().__init__(message)
         self.cause: LossCause = cause
-
-
-class ClusterLost(UserError):
-    """This process has lost its cluster, so that nothing of the build can go on."""
 
 
 class ResultLost(Exception):
@@ -118,11 +113,7 @@ class Backend(Protocol):
         ...
 
     def check_connection(self) -> None:
-        """Checks that this process is still connected to the cluster.
-
-        Raises:
-            ClusterLost: it is not.
-        """
+        """Ends this process with a message if it is no longer connected to the cluster."""
         ...
 
     def keep(self, value: Any) -> Any:

@@ -8,13 +8,15 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import os
 import queue
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import ray
 from ray import exceptions
@@ -23,15 +25,16 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import manifests
 import pipeline
 import teachers
+from manifests.console import messages
 from manifests.errors import StoreError, UserError
-from pipeline.build.backend import Call, ClusterLost, LossCause, Node, ResultLost, WorkerLost
+from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
 from pipeline.build.environment import (
     StopSignal,
     advice_on_connecting,
     check_address,
     check_modules,
 )
-from pipeline.build.ray_texts import cause_from_text
+from pipeline.build.ray_texts import OWNER_DIED, cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
 from pipeline.config import BuildConfig, Resources
@@ -142,7 +145,7 @@ class RayBackend:
     def check_connection(self) -> None:
         """See `Backend`."""
         if self._raylet_socket and not _accepts_connections(self._raylet_socket):
-            raise cluster_lost()
+            end_with_cluster()
 
     def keep(self, value: Any) -> Any:
         """See `Backend`."""
@@ -154,12 +157,19 @@ class RayBackend:
             return ray.get(handle)
 
 
-def cluster_lost() -> ClusterLost:
-    """Describes the end of Ray's process on this machine."""
-    return ClusterLost(
-        "Ray's process on this machine has ended; if you started the cluster (ray start), start it "
-        "again, then run the same command: what is committed is kept"
-    )
+def end_with_cluster() -> NoReturn:
+    """Ends this process with a message and exit code 2, because Ray's process here has ended.
+
+    Within milliseconds, or at the next call, Ray would end it with exit code 1 and without a word,
+    so there is no time to raise an error. What is committed is kept, as after any kill.
+    """
+    messages.show_cursor()
+    print(
+        "coat-cache: error: Ray's process on this machine has ended; if you started the cluster "
+        "(ray start), start it again, then run the same command: what is committed is kept",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
+    os._exit(2)
 
 
 def _accepts_connections(unix_socket: str) -> bool:
@@ -199,8 +209,10 @@ def _translated() -> Iterator[None]:
             raise cause from None
         raise
     except exceptions.LocalRayletDiedError:
-        raise cluster_lost() from None
+        end_with_cluster()
     except exceptions.RayError as error:
+        if OWNER_DIED in str(error):
+            end_with_cluster()
         raise WorkerLost(_loss_cause(error), _last_line(error)) from None
 
 
@@ -237,18 +249,13 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     context = _join(config, quiet) if config.ray_address else _start_local(quiet)
     stop.install()
-    is_connected = True
     try:
         stop.check()
         _wait_for_object_store()
         yield RayBackend(context.address_info.get("raylet_socket_name") or "")
-    except ClusterLost:
-        is_connected = False
-        raise
     finally:
-        if is_connected:
-            with stop.kept_while_ray_stops():
-                ray.shutdown()
+        with stop.kept_while_ray_stops():
+            ray.shutdown()
 
 
 def _start_local(quiet: dict[str, Any]) -> Any:

@@ -133,11 +133,7 @@ class Recovery:
     def on_worker_lost(
         self, member: WorkerHandle, cause: LossCause, why: str, *, timed_out: bool = False
     ) -> None:
-        """Gives the tasks of a lost worker to others; the running task may be the cause.
-
-        Raises:
-            ClusterLost: there are no others, because this process has lost its cluster.
-        """
+        """Gives the tasks of a lost worker to others; the running task may be the cause."""
         self._backend.check_connection()
         node = self._staffing.node_name(member.node_id)
         log.warning("a worker on %s is gone (%s); other workers take over its tasks", node, why)

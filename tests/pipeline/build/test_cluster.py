@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -127,6 +128,43 @@ def test_build_survives_the_loss_of_a_node(
     assert process.returncode == 0, output
     assert "were lost with a node; the shard is built again" in output
     assert cache_contents(disturbed.cache) == undisturbed
+
+
+@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+def test_build_whose_own_node_ends_says_so(
+    signal_name: str, long_shards: Corpus, tmp_path: Path
+) -> None:
+    """Ray ends such a driver with exit code 1, and the last words promised other workers."""
+    node = Node(num_cpus=2)
+    try:
+        disturbed = Build(
+            long_shards, tmp_path / "cache", node=node, block_clips=2, runtime={"sleep_s": 0.6}
+        )
+        process = disturbed.start()
+        wait_until(lambda: count_markers(disturbed.cache) or process.poll() is not None)
+        assert node.raylet is not None
+        node.raylet.send_signal(getattr(signal, signal_name))
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 2, output
+        assert "Ray's process on this machine has ended" in output.splitlines()[-1]
+        assert "other workers take over" not in output
+        assert 0 < count_markers(disturbed.cache) < long_shards.num_shards
+    finally:
+        node.kill()
+
+
+def test_teacher_that_requests_more_workers_than_fit_leaves_room_for_decoding(
+    make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    """It took all cores, and the build waited for ever for a worker that decodes."""
+    node = Node(num_cpus=2)
+    try:
+        code, output = Build(
+            make_corpus(8), tmp_path / "cache", node=node, resources={"max_workers": 4}
+        ).run()
+        assert code == 0, output
+    finally:
+        node.kill()
 
 
 def has_ready_worker(node: Node) -> bool:
