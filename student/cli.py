@@ -118,6 +118,8 @@ def generate(
     from student.inference.conversations import about, answers, talk
 
     asked = about(audio, question)
+    if chat and len(asked) > 1:
+        raise UserError(f"--chat is about one recording, and {audio} is a folder of {len(asked)}")
     student = _trained(run)
     if chat:
         for _ in talk(student, asked[0], sys.stdin, max_tokens=max_tokens):

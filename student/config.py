@@ -173,7 +173,8 @@ class DataConfig:
     """Maps JSON-lines files of conversations to weights, as for tasks. A line is `{"messages":
     [...]}`; audio parts are `{"type": "audio", "clip_id": ID}` with ids of the corpus."""
     validation: float = 0.1
-    """Fraction of the clips to hold out, at least one clip; a hash of the clip id selects them."""
+    """Fraction of the recordings (a file, or the clips of one label `group`) to hold out, at least
+    one; a hash of the id of a recording's first clip selects them."""
     validation_limit: int = 256
     """Maximum number of held-out examples that are used for validation."""
     max_duration: float = 30.0
@@ -248,9 +249,9 @@ class StageConfig:
         for name, bound in least.items():
             value = getattr(self, name)
             _require(value >= bound, f"{name} of a stage", f"at least {bound}", value)
-        for name in ("warmup", "bottleneck"):
-            value = getattr(self, name)
-            _require(0 <= value <= 1, f"{name} of a stage", "in [0, 1]", value)
+        # The trainer takes a warmup of 1 for one step.
+        _require(0 <= self.warmup < 1, "warmup of a stage", "in [0, 1)", self.warmup)
+        _require(0 <= self.bottleneck <= 1, "bottleneck of a stage", "in [0, 1]", self.bottleneck)
         is_bounded = self.epochs > 0 or self.max_steps > 0
         _require(is_bounded, "epochs of a stage", "above 0", self.epochs)
 

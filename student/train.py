@@ -134,6 +134,12 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
     backbone, model, processor = load_backbone(recipe.model, run.base, with_weights=with_weights)
     name_wrapped_layer(model)
     student = build_student(recipe, backbone, model, processor, streams)
+    can_quantize = (
+        recipe.model.path is not None
+        and recipe.model.quantize is None
+        and torch.cuda.is_available()
+        and not backbone.expert_parameters
+    )
     distilled = streams if recipe.distils else {}
     grid = Grid.from_recipe(recipe, distilled)
     as_dataset = functools.partial(
@@ -220,7 +226,7 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
             with process.main_process_first():
                 run.remove_unfinished(name)
                 checkpoints = run.checkpoints(name)
-            with explained_memory(name, stage), trainer.progress:
+            with explained_memory(name, stage, can_quantize=can_quantize), trainer.progress:
                 trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
                 report[name] = validate(student)
                 trainer.save_model()

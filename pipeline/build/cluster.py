@@ -184,7 +184,10 @@ def _accepts_connections(unix_socket: str) -> bool:
     return True
 
 
-def _announce(completed: queue.SimpleQueue[Call], call: Call, _: Any) -> None:
+def _announce(completed: queue.SimpleQueue[Call], call: Call, result: Any) -> None:
+    """Called in Ray's thread, which notices the end of its process before the scheduler does."""
+    if OWNER_DIED in str(result.exception()):
+        end_with_cluster()
     completed.put(call)
 
 
@@ -211,8 +214,6 @@ def _translated() -> Iterator[None]:
     except exceptions.LocalRayletDiedError:
         end_with_cluster()
     except exceptions.RayError as error:
-        if OWNER_DIED in str(error):
-            end_with_cluster()
         raise WorkerLost(_loss_cause(error), _last_line(error)) from None
 
 

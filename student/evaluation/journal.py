@@ -124,8 +124,8 @@ def open_journal(path: Path, identity: Identity) -> Iterator[Journal]:
     with path.open("a+b") as file:
         if not try_lock(file, path, "evaluation"):
             raise UserError(
-                f"another process is writing {path}; wait until it has finished, or give this "
-                "evaluation another --name"
+                f"another process is writing {path}; wait until it has finished, or, with eval, "
+                "choose another --name"
             )
         file.seek(0)
         first, *rest = [_parsed(line) for line in file.readlines()] or [None]

@@ -43,7 +43,7 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
         )
     if not folder.answers_file(name).is_file():
         return
-    scores = folder.scores_file(name)
+    answers, scores = folder.answers_file(name), folder.scores_file(name)
     known = json.loads(scores.read_text("utf-8")) if scores.is_file() else {}
     if "digest" in known:
         is_same = known["digest"] == digest(questions)
@@ -51,7 +51,7 @@ def check_name(run: str | Path, name: str, questions: Sequence[Question]) -> Non
         is_same = {row["id"] for row in _rows(folder, name)} == {each.id for each in questions}
     if not is_same:
         raise UserError(
-            f"{scores} contains answers to other questions than these {len(questions)}; keep them "
+            f"{answers} contains answers to other questions than these {len(questions)}; keep them "
             "by giving these another name with --name, or delete that file"
         )
 

@@ -81,8 +81,10 @@ class Plan:
     path: str
     gpu: Gpu
     gpus: int
-    frozen: int
-    """Parameters."""
+    num_parameters: int
+    """Parameters of the backbone."""
+    can_quantize: bool
+    """Whether the backbone could be loaded in 4 bits, and is not."""
     learnt: Mapping[str, int]
     """Stage -> parameters that it trains."""
     tokens: int
@@ -165,7 +167,9 @@ def build_plan(options: PlanOptions, *, streams: Mapping[str, int]) -> Plan:
             )
         )  # fmt: skip
     return Plan(path=str(recipe.model.path), gpu=gpu, gpus=options.gpus,
-                frozen=projections + others, learnt=learnt, tokens=tokens, stages=stages,
+                num_parameters=projections + others,
+                can_quantize=recipe.model.quantize is None and not backbone.expert_parameters,
+                learnt=learnt, tokens=tokens, stages=stages,
                 price_per_gpu_hour=options.price_per_gpu_hour)  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class PlanOptions(Recipe):
     """Fraction of the GPU's peak that a step reaches. Measure yours with python -m benchmarks.gpu;
     the default is an assumption."""
     price_per_gpu_hour: float | None = None
-    """Price of one GPU hour, in any currency. With 0, no price is shown."""
+    """Price of one GPU hour, in any currency. Without it, no price is shown."""
 
     def recipe(self) -> Recipe:
         """The recipe alone."""

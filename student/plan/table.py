@@ -20,9 +20,9 @@ def render(plan: Plan, options: PlanOptions) -> RenderableType:
     for heading, cell in _ROWS.items():
         table.add_row(heading, *(cell(plan, stage) for stage in plan.stages))
     notes = [
-        f"{plan.frozen / 1e9:.2f} B parameters are frozen. One example is {plan.tokens} tokens: "
-        f"{options.seconds:g} s of audio, {options.prompt_tokens} of text, the block, and "
-        f"{options.answer_tokens} of answer.",
+        f"The backbone has {plan.num_parameters / 1e9:.2f} B parameters. One example is "
+        f"{plan.tokens} tokens: {options.seconds:g} s of audio, {options.prompt_tokens} of text, "
+        f"the block, and {options.answer_tokens} of answer.",
         f"An epoch is taken to have {options.examples:,} examples (--examples).",
         f"Sum: {plan.gpu_hours / plan.gpus:.2f} hours, {plan.gpu_hours:.2f} GPU hours"
         + ("." if plan.price is None else f", price {plan.price:,.2f}."),
@@ -32,7 +32,7 @@ def render(plan: Plan, options: PlanOptions) -> RenderableType:
     ]
     if not options.cache and options.recipe().distils:
         notes.append("Heads are left out; --cache CACHE counts those of its streams.")
-    notes += [_verdict(plan, stage) for stage in plan.stages if not _fits(plan, stage)]
+    notes += [_verdict(plan, stage, options) for stage in plan.stages if not _fits(plan, stage)]
     return Group(table, *(Text(note) for note in notes))
 
 
@@ -40,7 +40,7 @@ def _fits(plan: Plan, stage: StagePlan) -> bool:
     return stage.memory.total <= plan.gpu.memory_gb * 1e9
 
 
-def _verdict(plan: Plan, stage: StagePlan) -> str:
+def _verdict(plan: Plan, stage: StagePlan, options: PlanOptions) -> str:
     need = f"{stage.name} needs {stage.memory.total / 1e9:.1f} GB of {plan.gpu.memory_gb:g} GB: "
     if stage.largest_batch:
         examples = stage.examples_per_step // plan.gpus
@@ -49,10 +49,17 @@ def _verdict(plan: Plan, stage: StagePlan) -> str:
             f"set {stage.name}.batch_size to {size} and {stage.name}.accumulation to "
             f"{examples // size}, which changes nothing else"
         )
-    return (
-        need
-        + "set model.quantize: 4bit (with LoRA), --sharded over several GPUs, or take a larger card"
-    )
+    config = options.recipe().stages()[stage.name]
+    steps = [
+        step
+        for step, is_open in (
+            (f"set {stage.name}.checkpointing to true", not config.checkpointing),
+            ("set model.quantize: 4bit", plan.can_quantize and config.train != "full"),
+            ("shard the weights over several GPUs (--sharded)", not options.sharded),
+        )
+        if is_open
+    ]
+    return need + ", or ".join([*steps, "take a larger card"])
 
 
 _ROWS = {

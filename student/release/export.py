@@ -94,7 +94,7 @@ def export(run: str | Path, out: str | Path) -> Proof:
     """
     out = Path(out)
     if out.exists():
-        raise UserError(f"{out} exists; choose another --out")
+        raise UserError(f"{out} exists; name another folder for the export")
     part = out.with_name(f"{out.name}.part")
     if part.exists():
         shutil.rmtree(part)  # left by an export that was interrupted

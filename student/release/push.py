@@ -20,7 +20,7 @@ from huggingface_hub.utils import validate_repo_id
 from manifests.errors import UserError
 
 NEEDED = ("config.json", "README.md")
-KEPT_HERE = ("eval/*", "*.part.jsonl", "probes.states/*")
+KEPT_HERE = ("eval/*", "*.part.jsonl", "probes.states/*", "ablation*", "probes*", "reading*")
 """Files of an export that are not published: questions and answers of its evaluations, and those of
 unfinished evaluations."""
 

@@ -97,7 +97,7 @@ function heatTable(run, result, kind) {
     const depth = `background:color-mix(in srgb, var(--wave) ${Math.round(Math.min(Math.max(value, 0), 1) * 85)}%, transparent)`;
     return el("span", { class: "heat", style: depth }, fixed(value, 2));
   };
-  const heading = (layer) => [layer === (result.head_layer ?? result.tapped_layer) ? `${layer} (heads)` : String(layer), true];
+  const heading = (layer) => [run.has_heads && layer === (result.head_layer ?? result.tapped_layer) ? `${layer} (heads)` : String(layer), true];
   const rows = targets.map(([name, target]) => [name, el("span", { class: "quiet" }, target.metric), fixed(target.floor, 2), ...Array.from({ length: layers }, (_, index) => cell(target.scores[kind][index]))]);
   return [el("h4", {}, `${labelOf(run)}: ${kind} positions${result.description ? `; ${result.description}` : ""}`), table([["Target"], ["Measure"], ["Floor", true], ...Array.from({ length: layers }, (_, index) => heading(index))], rows)];
 }

@@ -17,12 +17,12 @@ from rich.progress import Progress
 
 from manifests.page import assemble
 from manifests.streams.kinds import KINDS
-from student.distill.streams import open_streams
 from student.report import predictions
 from student.report import runs as files
 from student.report.runs import Run
 from student.runs.folder import Run as RunFolder
 from student.runs.folder import find_runs
+from student.runs.pinned import open_run_streams
 
 logger = logging.getLogger(__name__)
 
@@ -116,10 +116,7 @@ def _read_from(run: Run) -> str:
 def _predict(run: Run, caches: Sequence[str], clips: int, console: Console) -> list[Any]:
     """Computes clips with the predictions of a run's heads."""
     folder = Path(run.folder)
-    files_of_run = RunFolder(folder)
-    # Teachers that were added to the cache after the run was started are not its own.
-    settings, _ = files_of_run.pinned_streams(files_of_run.recipe)
-    streams = open_streams(caches, settings)
+    streams = open_run_streams(RunFolder(folder), caches)
     chosen = predictions.choose(folder, clips)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         predicted = predictions.predict_clips(folder, streams, chosen)

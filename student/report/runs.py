@@ -65,6 +65,7 @@ class Run:
     group: str
     """Runs of one group differ only in their seed."""
     arm: str
+    has_heads: bool
     seed: int
     backbone: str
     parameters: int | None
@@ -124,6 +125,7 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
         folder=str(files.folder),
         group=group,
         arm=recipe.arm,
+        has_heads=recipe.distils,
         seed=recipe.seed,
         backbone=recipe.model.path or f"small {recipe.model.tiny.family}",
         parameters=sum(map(_sizes, Path(files.base).glob("*.safetensors"))) or None,

@@ -37,12 +37,13 @@ def explained_disk(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def explained_memory(name: str, stage: StageConfig) -> Iterator[None]:
+def explained_memory(name: str, stage: StageConfig, *, can_quantize: bool) -> Iterator[None]:
     """Converts a failed allocation to an error with advice.
 
     Args:
         name: Name of the stage.
         stage: Its settings, to which the advice refers.
+        can_quantize: Whether the backbone could be loaded in 4 bits, and is not.
 
     Raises:
         UserError: memory ran out in the context.
@@ -50,10 +51,10 @@ def explained_memory(name: str, stage: StageConfig) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise UserError(_memory_advice(name, stage)) from error
+        raise UserError(_memory_advice(name, stage, can_quantize)) from error
     except RuntimeError as error:
         if "can't allocate memory" in str(error):
-            raise UserError(_memory_advice(name, stage)) from error
+            raise UserError(_memory_advice(name, stage, can_quantize)) from error
         raise
 
 
@@ -71,7 +72,7 @@ def check_finite(loss: float, *, stage: str, step: int) -> None:
         )
 
 
-def _memory_advice(name: str, stage: StageConfig) -> str:
+def _memory_advice(name: str, stage: StageConfig, can_quantize: bool) -> str:
     steps = []
     if stage.batch_size > 1:
         factor = 2 if stage.batch_size % 2 == 0 else stage.batch_size
@@ -82,8 +83,10 @@ def _memory_advice(name: str, stage: StageConfig) -> str:
         )
     if not stage.checkpointing:
         steps.append(f"set {name}.checkpointing to true")
-    steps.append("lower data.max_duration, or load the backbone by model.quantize: 4bit")
+    steps.append("lower data.max_duration")
+    if can_quantize:
+        steps.append("load the backbone by model.quantize: 4bit")
     return (
-        f"out of memory in {name} with batches of {stage.batch_size}: {'; '.join(steps)}; "
-        "a run that has already started needs another --out for a changed recipe"
+        f"out of memory in {name} with batches of {stage.batch_size}: {'; or '.join(steps)}; "
+        "a run that has a checkpoint needs another --out for a changed recipe"
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from teachers.settings import NonNegative
 from teachers.toolkit.batching import BatchBudget
 from teachers.toolkit.device import on_device
 
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 PINS = "pins.json"
 DESCRIBING = (
     "config.json", "preprocessor_config.json", "generation_config.json", "tokenizer.json",
@@ -242,13 +244,18 @@ def _folder(model: str, revision: str, weights_dir: str) -> Path:
         return local
     if local.is_absolute() or model.startswith(("~", ".")):
         raise UserError(f"there is no folder {local}; expected one that holds a checkpoint")
-    if not weights_dir:
-        return _cached(model, revision)
     base = Path(weights_dir).expanduser()
-    for folder in (base / model, base / model.replace("/", "--")):
+    for folder in (base / model, base / model.replace("/", "--")) if weights_dir else ():
         if folder.is_dir():
             _check(model, revision, folder, base)
             return folder
+    if not _HUB_ID.fullmatch(model):
+        raise UserError(
+            f"{model!r} names no checkpoint here: it is not a folder, and a hub id is org/name, "
+            "such as Systran/faster-whisper-large-v3"
+        )
+    if not weights_dir:
+        return _cached(model, revision)
     raise UserError(f"{base} holds no {model}; {_remedy(model, base)}")
 
 

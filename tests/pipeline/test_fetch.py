@@ -132,6 +132,8 @@ def test_missing_weights_raise_an_error_with_the_fetch_command(
         registry.make("t", "encoder", {"model": "tiny/nowhere-at-all"})
     with pytest.raises(UserError, match="there is no folder /nowhere"):
         registry.make("t", "encoder", {"model": "/nowhere"})
+    with pytest.raises(UserError, match=r"'large-v3' names no checkpoint.* hub id is org/name"):
+        registry.make("t", "encoder", {"model": "large-v3"})
 
 
 def test_pickle_with_code_raises_an_error(tmp_path: Path):

@@ -25,7 +25,6 @@ from rich.table import Table
 from manifests.console import messages
 from manifests.errors import UserError
 from manifests.wording import number_of
-from student.arm_switches import WITH_BLOCK
 from student.evaluation.analysis.attention_edits import (
     Hidden,
     attention_shares,
@@ -183,6 +182,12 @@ def ablate(
     Raises:
         UserError: the layer does not exist, or all questions are about one recording.
     """
+    if not Run(run).exists:
+        messages.print(
+            f"{run} is a plain checkpoint, so only its audio is replaced: for the block, give the "
+            "run that it was exported from",
+            markup=False,
+        )
     limits = limits or TokenLimits()
     identity = build_identity(
         run,
@@ -237,7 +242,7 @@ def _measure(
             "same_reply": _share_of_same_replies(given, answers["intact"]),
         }
     return {
-        "arm": runner.trained.recipe.arm,
+        "arm": runner.trained.recipe.arm if Run(runner.path).exists else "base",
         "seed": runner.trained.recipe.seed,
         "questions": len(questions),
         "digest": digest(questions),
@@ -337,7 +342,7 @@ def _share_of_same_replies(answers: Sequence[Answer], intact: Sequence[Answer]) 
 def build_table(report: dict) -> Table:
     """Renders conditions by tasks, with the change from the intact student."""
     tasks = list(report["conditions"]["intact"]["tasks"])
-    asked = "is the block used?" if report["arm"] in WITH_BLOCK else "is the audio used?"
+    asked = "is the block used?" if "block_states" in report else "is the audio used?"
     title = f"{report['arm']}, seed {report['seed']}: {asked}"
     untrue = report["without_true_partner"]
     note = (

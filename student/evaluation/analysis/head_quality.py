@@ -27,11 +27,12 @@ from student.batch import Grid, collate, stream_targets
 from student.data.dataset import ExampleDataset
 from student.distill.kinds import to_target_units
 from student.distill.stream_score import StreamScore
-from student.distill.streams import RECONSTRUCTION, Stream, open_streams
+from student.distill.streams import RECONSTRUCTION, Stream
 from student.evaluation.analysis.pictures import draw_predictions
 from student.evaluation.results import finite
 from student.inference.generate import TrainedStudent
 from student.runs.folder import Run, replace_text
+from student.runs.pinned import open_run_streams
 
 # Legend: C clips, N frames (K * R), D columns.
 
@@ -54,8 +55,7 @@ def read_run(run: str | Path, caches: Sequence[str], *, pictures: int = 3) -> di
     recipe = folder.recipe
     if not recipe.distils:
         raise UserError(f"{run} is of the arm {recipe.arm}, which has no heads to read with")
-    settings, _ = folder.pinned_streams(recipe)
-    streams = open_streams(caches, settings)
+    streams = open_run_streams(folder, caches)
     trained = TrainedStudent(run, heads=True)
     outputs, targets, clips = _predict(trained, streams, folder)
     report: dict[str, Any] = {

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
+from manifests import audio
 from manifests.cache.clip_index import clip_keys
 from manifests.console import console
 from manifests.progress import progress
@@ -42,6 +43,8 @@ from student.runs.folder import Run
 FILE = "probes"
 STATES = "probes.states"
 LAYER_SCORES = "layer scores"
+NAMED = 5
+"""Number of recordings that cannot be read that a message names."""
 
 
 def probe(
@@ -72,8 +75,9 @@ def probe(
         are scored) and `scores`, group -> one score per layer (the embeddings first).
 
     Raises:
-        UserError: there are too few clips.
+        UserError: there are too few clips whose audio can be read.
     """
+    questions = _readable(questions)
     check_enough(questions)
     clips, labels = by_clip(questions)
     recordings = recording_keys(clips)
@@ -108,6 +112,7 @@ def probe(
             spans=spans,
             origin=origin,
             targets={name: target.digest for name, target in targets.items()},
+            recordings=recordings,
         )
         if finished := read_analysis(run, FILE, identity):
             reports[str(run)] = finished
@@ -129,6 +134,27 @@ def probe(
         console.print(f"{run}: {len(targets)} targets probed", markup=False)
         reports[str(run)] = report
     return reports
+
+
+def _readable(questions: Sequence[Question]) -> list[Question]:
+    """Leaves out questions whose audio cannot be read, with a message."""
+    clips = {question.recording: question.clip for question in questions}
+    reasons: dict[object, str] = {}
+    with progress("reading the audio", len(clips), "clips") as advance:
+        for recording, clip in clips.items():
+            try:
+                audio.decode(clip)
+            except audio.AudioError as error:
+                reasons[recording] = f"{clip.uri} cannot be read: {error}"
+            advance()
+    if reasons:
+        console.print(
+            f"{number_of(len(reasons), 'clip is', 'clips are')} left out: "
+            f"{'; '.join(list(reasons.values())[:NAMED])}"
+            f"{'; ...' if len(reasons) > NAMED else ''}",
+            markup=False,
+        )
+    return [question for question in questions if question.recording not in reasons]
 
 
 def _probed(

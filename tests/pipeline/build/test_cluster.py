@@ -130,7 +130,10 @@ def test_build_survives_the_loss_of_a_node(
     assert cache_contents(disturbed.cache) == undisturbed
 
 
-@pytest.mark.parametrize("signal_name", ["SIGKILL", "SIGTERM"])
+# After SIGTERM, Ray leaves the driver only milliseconds.
+@pytest.mark.parametrize(
+    "signal_name", ["SIGKILL", pytest.param("SIGTERM", marks=pytest.mark.slow)]
+)
 def test_build_whose_own_node_ends_says_so(
     signal_name: str, long_shards: Corpus, tmp_path: Path
 ) -> None:

@@ -14,6 +14,8 @@ from manifests.cache import shards, stored_rows
 from manifests.cache.layout import Layout
 from manifests.cache.reader import CacheReader
 from manifests.corpus.corpus import Corpus
+from pipeline import cli
+from pipeline.config import BuildConfig
 from pipeline.inspect import maintenance, verify
 from pipeline.inspect.audit import audit
 from pipeline.inspect.cli import audit_cache
@@ -108,6 +110,20 @@ def test_retry_failures_computes_only_failed_clips(make_corpus: MakeCorpus, tmp_
     assert np.allclose(stored.mean_D, undisturbed.mean_D)
     assert maintenance.compact(Layout.open(cache), older_than_hours=0).files == 1
     assert len(read_blobs(cache)) == 8
+
+
+def test_failures_of_teachers_that_cannot_run_are_not_retried_and_said_so(
+    make_corpus: MakeCorpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The command said that there are no failures, with exit code 0."""
+    corpus, cache = make_corpus(8), tmp_path / "cache"
+    Path(corpus.shard(1)[2].uri).unlink()
+    run_build(corpus, cache, teachers={"energy": energy_teacher()})
+    options = BuildConfig(corpus=corpus.folder.uri, cache=str(cache))
+    assert cli.retry_failures(options) == 1
+    printed = capsys.readouterr().out
+    assert "1 clip was not retried, because the teachers left out" in printed
+    assert "no failures" not in printed
 
 
 def test_changed_audio_is_detected_and_rebuilt(built: tuple[Corpus, Layout]):

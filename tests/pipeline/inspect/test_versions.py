@@ -272,6 +272,28 @@ def test_retry_uses_settings_of_the_existing_version(layout: Layout, failing: Co
     }
 
 
+@pytest.mark.parametrize("default", ["tiny", "full"])
+def test_retry_uses_the_default_version_unless_options_describe_another(
+    layout: Layout, default: str
+) -> None:
+    """Without options, the preset's version was retried, and `failures` still listed the others."""
+
+    def described(size: str) -> BuildConfig:
+        teacher = {"pitch": TeacherConfig(settings={"model": size})}
+        return BuildConfig(corpus="c", cache=layout.root.uri, teachers="pitch", teacher=teacher)
+
+    specs = {size: setup.teachers(described(size))[0].spec for size in ("tiny", "full")}
+    for spec in specs.values():
+        layout.add_teacher(spec)
+    layout.use(specs[default])
+    plain = BuildConfig(corpus="c", cache=layout.root.uri, teachers="pitch")
+    (chosen,) = setup.existing_teachers(layout, plain)
+    assert chosen.spec.key == specs[default].key
+    for size, spec in specs.items():
+        (chosen,) = setup.existing_teachers(layout, described(size))
+        assert chosen.spec.key == spec.key
+
+
 def test_plan_rejects_what_build_rejects(layout: Layout, tmp_path: Path, make_corpus: MakeCorpus):
     layout.register(make_corpus(8))
     (tmp_path / "b").mkdir()

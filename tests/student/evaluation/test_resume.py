@@ -247,6 +247,33 @@ def test_killed_probes_resume_with_states_and_scores(
     assert (sum(batch_sizes), len(scored)) == (32, 19)
 
 
+def test_probes_with_other_groups_are_computed_again(
+    run: Path, questions: list[Question], batch_sizes: list[int]
+) -> None:
+    """The split into fitting and scoring depends on the groups."""
+    first = probe([run], questions, num_spans=4)[str(run)]
+    batch_sizes.clear()
+    grouped = [
+        replace(question, group=f"g{max(number, 1)}") for number, question in enumerate(questions)
+    ]
+    second = probe([run], grouped, num_spans=4)[str(run)]
+    assert sum(batch_sizes) == len(questions)
+    assert second["targets"] != first["targets"]
+
+
+def test_clip_that_cannot_be_read_is_left_out_of_probes(
+    run: Path, questions: list[Question], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    intact = probe([run], questions, num_spans=4)[str(run)]
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no audio")
+    broken = replace(questions[0], id="bad", clip_id=None, audio=str(bad))
+    result = probe([run], [*questions, broken], num_spans=4)[str(run)]
+    assert result["clips"] == intact["clips"]
+    assert result["targets"] == intact["targets"]
+    assert f"1 clip is left out: {bad} cannot be read" in capsys.readouterr().out
+
+
 def test_states_that_were_deleted_are_collected_again(
     run: Path, questions: list[Question], batch_sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,7 @@ import torch
 from transformers import GenerationConfig
 
 from manifests.errors import UserError
+from student import cli
 from student.data.examples import ask
 from student.inference.conversations import about, answers, read_conversations, talk
 from student.inference.generate import TrainedStudent, reply_ends
@@ -114,6 +115,13 @@ def test_unreadable_recordings_of_a_folder_have_an_error_and_the_others_answers(
         list(answers(trained, questions[1:2], batch_size=2, max_tokens=3))
     with pytest.raises(UserError, match="--batch-size must be at least 1"):
         list(answers(trained, questions, batch_size=0, max_tokens=3))
+
+
+def test_chat_about_a_folder_raises_an_error(toy_data: Any) -> None:
+    """Only its first recording was answered."""
+    folder = str(Path(toy_data.clips[0].uri).parent)
+    with pytest.raises(UserError, match=r"--chat is about one recording, and .* is a folder of"):
+        cli.generate(folder, "What is said?", chat=True)
 
 
 def test_conversations_are_read_from_a_file(

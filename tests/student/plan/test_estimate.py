@@ -47,6 +47,26 @@ def test_recipe_for_24_gb_fits_and_the_one_for_80_gb_does_not(on_24_gb: Plan) ->
     assert any(stage.memory.total > 17e9 for stage in whole.stages)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "changes", "steps"),
+    [
+        ("qwen2_audio_8x80gb.yaml", {}, ["4bit", "--sharded"]),
+        ("qwen2_audio_8x80gb.yaml", {"sharded": True, "gpus": 2}, ["4bit"]),
+        ("qwen2_audio_1x24gb.yaml", {}, ["--sharded"]),
+        ("qwen3_omni_8x80gb.yaml", {}, ["--sharded"]),
+    ],
+)
+def test_advice_has_only_steps_that_are_left(recipe: str, changes: dict, steps: list[str]) -> None:
+    chosen = options(recipe, gpu="rtx4090", answer_tokens=200_000, **changes)
+    output = StringIO()
+    Console(file=output, width=10_000).print(render(build_plan(chosen, streams={}), chosen))
+    advice = [line for line in output.getvalue().splitlines() if "take a larger card" in line]
+    assert advice
+    for line in advice:
+        assert [step for step in ("4bit", "--sharded") if step in line] == steps
+        assert "checkpointing" not in line  # these recipes have it
+
+
 def test_four_bits_are_counted_only_for_projections(on_24_gb: Plan) -> None:
     bf16 = build_plan(
         replace(options("qwen2_audio_1x24gb.yaml"),
@@ -160,7 +180,7 @@ def test_plan_command_prints_memory_hours_and_price() -> None:
     )
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    assert "8.93 B parameters are frozen" in shown
+    assert "The backbone has 8.93 B parameters" in shown
     assert "Computed, not measured" in shown
     assert "memory per GPU, GB" in shown
     assert "price" in shown
