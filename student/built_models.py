@@ -31,7 +31,8 @@ class TinyConfig:
     vocabulary: int = 768
     """Number of tokens of the tokenizer, which is trained on the texts of the corpus."""
     window_s: int = 10
-    """Longest audio in seconds; replaces Whisper's window of 30 s."""
+    """Window of the audio tower in seconds, instead of Whisper's 30 s. It is the longest audio of
+    qwen2_audio and qwen2_5_omni; the other families take longer audio (docs/recipes.md)."""
     tower_width: int = 384
     """Width of the audio tower."""
     tower_layers: int = 4

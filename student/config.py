@@ -41,7 +41,8 @@ class ModelConfig:
     small: SmallConfig = field(default_factory=SmallConfig)
     """Settings of the model with `build: small`."""
     dtype: Literal["float32", "bfloat16", "auto"] = "auto"
-    """Precision of the backbone's weights. All other trained weights are float32."""
+    """Precision of the backbone's weights, also of those that `train: full` or `projector+lora`
+    trains. Adapters, the block's embeddings and heads are float32."""
     quantize: Literal["4bit"] | None = None
     """Load the frozen backbone in 4 bits (QLoRA; needs bitsandbytes and a GPU)."""
     attention: str = ""
