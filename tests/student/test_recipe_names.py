@@ -203,7 +203,7 @@ assert load_recipe({str(tmp_path / "r.yaml")!r}) == recipe
         ({"joint": {"batch_size": 0}}, "batch_size of a stage must be at least 1; found 0"),
         ({"joint": {"lr": -1.0}}, "lr of a stage must be at least 0; found -1.0"),
         ({"joint": {"epochs": -1}}, "epochs of a stage must be above 0"),
-        ({"joint": {"warmup": 2}}, r"warmup of a stage must be in \[0, 1\]"),
+        ({"joint": {"warmup": 2}}, r"warmup of a stage must be in \[0, 1\)"),
         ({"heads": {"width": 0}}, "heads.width must be at least 1; found 0"),
         ({"seed": -1}, r"seed must be 0 to 2\^32 - 2; found -1"),
         ({"model": {"build": "tiny", "tiny": {"layers": 0}}}, "model.tiny.layers must be above 0"),
