@@ -47,6 +47,7 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         _header(recipe),
         f"# {base}, {'with continuous audio thinking' if recipe.has_block else 'fine-tuned'}",
         _description(recipe, base),
+        *_unfinished(run),
         "## Use",
         "Unmodified `transformers` and vLLM can load it. "
         + ("The chat template writes the thinking block, so ask" if recipe.has_block else "Ask")
@@ -72,6 +73,17 @@ def model_card(run: Run, proof: str, *, inherited: Mapping[str, object] | None =
         _licences(sources, run, base),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _unfinished(run: Run) -> list[str]:
+    finished = run.finished_stages()
+    left = [name for name in run.recipe.stages() if name not in finished]
+    if not left or not finished:
+        return []
+    return [
+        f"The training is not finished: these are the weights after `{finished[-1]}`, before "
+        f"`{left[0]}`."
+    ]
 
 
 def _generation(inherited: Mapping[str, object]) -> str:

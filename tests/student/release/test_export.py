@@ -24,7 +24,7 @@ from student.evaluation.question_files import questions_of_run
 from student.inference.generate import TrainedStudent
 from student.model.tiny import build_tiny
 from student.recipe_files import save_recipe
-from student.release.card import _base, _licences
+from student.release.card import _base, _licences, model_card
 from student.release.export import export
 from student.release.push import describe, push
 from student.runs.folder import Run
@@ -115,6 +115,16 @@ def test_all_files_of_an_export_have_the_same_permissions(checkpoint: Path) -> N
     modes = {path.name: path.stat().st_mode for path in checkpoint.iterdir() if path.is_file()}
     assert "model.safetensors" in modes
     assert len(set(modes.values())) == 1, modes
+
+
+def test_card_of_an_unfinished_run_says_so(
+    runs: Callable[[str], Path], checkpoint: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(runs("qwen2_audio"), tmp_path / "run")
+    Run(tmp_path / "run").state("joint").unlink()
+    said = "The training is not finished: these are the weights after `align`, before `joint`."
+    assert said in model_card(Run(tmp_path / "run"), "proof")
+    assert "is not finished" not in (checkpoint / "README.md").read_text()
 
 
 def test_card_lists_the_sources(checkpoint: Path) -> None:
