@@ -122,10 +122,10 @@ class _KillAt(TrainerCallback):
     [
         ("qwen2_audio", ("align", 2)),
         ("qwen2_5_omni", ("joint", 3)),
-        ("qwen3_omni_moe", ("joint", 2)),
+        pytest.param("qwen3_omni_moe", ("joint", 2), marks=pytest.mark.slow),
         ("audioflamingo3", ("joint", 1)),
-        ("musicflamingo", ("joint", 2)),
-        ("voxtral", ("align", 3)),
+        pytest.param("musicflamingo", ("joint", 2), marks=pytest.mark.slow),
+        pytest.param("voxtral", ("align", 3), marks=pytest.mark.slow),
     ],
 )
 def test_killed_run_ends_with_the_same_weights(
