@@ -90,8 +90,6 @@ class InstantCluster:
 
     def kill(self, worker: Any) -> None: ...
 
-    def check_connection(self) -> None: ...
-
     def keep(self, value: Any) -> Any:
         return value
 

@@ -93,27 +93,35 @@ def segment(
     from manifests.corpus import corpus
     from manifests.corpus import segment as cutting
     from manifests.corpus.build_folder import open_build
+    from manifests.corpus.corpus_index import INDEX_FILE
     from manifests.storage import Folder
 
     if not 1.0 <= max_seconds <= 3600.0:
         raise UserError(f"max_seconds must be 1 to 3600, found {max_seconds}")
     long = corpus.Corpus(path)
     _check_apart(path, out)
-    with open_build(Folder(out)) as opened:
+    folder = Folder(out)
+    with open_build(folder) as opened:
+        before = corpus.Corpus(out).num_clips if folder.exists(INDEX_FILE) else 0
         parts = cutting.segment(long.clips(), opened.index, max_seconds=max_seconds, by=by)
         made = corpus.build(
             _watched(parts, "clips cut"), out, name=name, check_held=opened.check_held
         )
-    if made.num_clips == long.num_clips:
+    if before:
+        console.print(
+            f"{out}: {number_of(made.num_clips, 'clip')} ({made.num_clips - before:,} new) of at "
+            f"most {max_seconds:g} s"
+        )
+    elif made.num_clips == long.num_clips:
         console.print(
             f"{out}: {long.num_clips:,} clips, none of them longer than {max_seconds:g} s"
         )
-        return
-    console.print(
-        f"{out}: {number_of(long.num_clips, 'clip')} became {made.num_clips:,} of at most "
-        f"{max_seconds:g} s; texts were cut where words have times, other clips "
-        "that were cut have no text"
-    )
+    else:
+        console.print(
+            f"{out}: {number_of(long.num_clips, 'clip')} became {made.num_clips:,} of at most "
+            f"{max_seconds:g} s; texts were cut where words have times, other clips that were cut "
+            "have no text"
+        )
 
 
 def corpus_stats(path: str, json: bool = False) -> None:

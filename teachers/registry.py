@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import hashlib
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from manifests.errors import UserError
@@ -102,6 +105,22 @@ def settings_class(family: str) -> type:
 def is_own(family: str) -> bool:
     """Whether a family is one of this project's adapters, by its name or as `module:Class`."""
     return family.startswith(GENERIC) or family in FAMILIES or family in FAMILIES.values()
+
+
+def source_of(family: str) -> tuple[str, str]:
+    """Returns the path of the file that defines a family's class, and its SHA-256.
+
+    Both are empty if the class has no source file, such as one typed into a session.
+
+    Raises:
+        UserError: there is no such family.
+    """
+    try:
+        path = inspect.getsourcefile(_class(family))
+        content = Path(path).read_bytes() if path else b""
+    except (TypeError, OSError):
+        return "", ""
+    return (path or "", hashlib.sha256(content).hexdigest()) if content else ("", "")
 
 
 def check_family(name: str, family: str) -> None:

@@ -170,7 +170,8 @@ def test_too_few_clips_for_probes_are_reported_before_torch_is_imported(tmp_path
     )
     ((code, _, err),) = ends
     assert code == 2
-    assert "21 clips of 21 recordings: too few for probes" in err
+    assert "21 clips of 21 recordings (" in err
+    assert "too few for probes, which need 30 clips" in err
     assert modules & {"torch", "transformers"} == set()
 
 

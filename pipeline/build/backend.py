@@ -112,10 +112,6 @@ class Backend(Protocol):
         """Kills a worker process."""
         ...
 
-    def check_connection(self) -> None:
-        """Ends this process with a message if it is no longer connected to the cluster."""
-        ...
-
     def keep(self, value: Any) -> Any:
         """Stores a value for workers, and returns its handle."""
         ...

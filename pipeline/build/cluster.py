@@ -8,15 +8,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import queue
-import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
 from ray import exceptions
@@ -25,15 +23,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 import manifests
 import pipeline
 import teachers
-from manifests.console import messages
 from manifests.errors import StoreError, UserError
 from pipeline.build.backend import Call, LossCause, Node, ResultLost, WorkerLost
 from pipeline.build.environment import (
     StopSignal,
     advice_on_connecting,
     check_address,
-    check_modules,
 )
+from pipeline.build.node_watch import end_with_cluster, node_watch
 from pipeline.build.ray_texts import OWNER_DIED, cause_from_text
 from pipeline.build.setup import TeacherSetup
 from pipeline.build.worker import Worker
@@ -43,12 +40,23 @@ LONGEST_TEMP_DIR = 35
 """Maximum length of the temporary folder's path in bytes. It leaves room for Ray's socket names:
 the path of a Unix socket has at most 107."""
 STORE_PATIENCE_S = 30.0
-CONNECT_TIMEOUT_S = 5.0
 THREAD_LIMITS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class WorkerActor(Worker):
-    """A `Worker` as a Ray actor."""
+    """A `Worker` as a Ray actor.
+
+    Args:
+        setups: See `Worker`.
+        excluded_paths: Folders in which modules are not looked for.
+        options: See `Worker`.
+    """
+
+    def __init__(
+        self, setups: Sequence[TeacherSetup], *, excluded_paths: Sequence[str], **options: Any
+    ) -> None:
+        sys.path[:] = [folder for folder in sys.path if folder not in excluded_paths]
+        super().__init__(setups, **options)
 
     def _fetch(self, handle: ray.ObjectRef) -> Any:
         return ray.get(handle)
@@ -58,14 +66,9 @@ class WorkerActor(Worker):
 
 
 class RayBackend:
-    """A `Backend` on the Ray cluster that this process is connected to.
+    """A `Backend` on the Ray cluster that this process is connected to."""
 
-    Args:
-        raylet_socket: Unix socket of Ray's process on this machine, the raylet; empty if unknown.
-    """
-
-    def __init__(self, raylet_socket: str = "") -> None:
-        self._raylet_socket = raylet_socket
+    def __init__(self) -> None:
         self._completed: queue.SimpleQueue[Call] = queue.SimpleQueue()
         self._actor_class = ray.remote(WorkerActor)
 
@@ -106,8 +109,11 @@ class RayBackend:
             options["accelerator_type"] = resources.accelerator_type
         if node_id is not None:
             options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        # Ray adds the driver's working folder, where the driver itself may not look for modules.
+        here = str(Path.cwd())
         return self._actor_class.options(**options).remote(
             setups,
+            excluded_paths=[] if {"", here} & set(sys.path) else [here],
             device="cuda" if resources.num_gpus else "cpu",
             num_threads=resources.num_threads,
         )
@@ -142,11 +148,6 @@ class RayBackend:
         """See `Backend`."""
         ray.kill(worker)
 
-    def check_connection(self) -> None:
-        """See `Backend`."""
-        if self._raylet_socket and not _accepts_connections(self._raylet_socket):
-            end_with_cluster()
-
     def keep(self, value: Any) -> Any:
         """See `Backend`."""
         return ray.put(value)
@@ -155,33 +156,6 @@ class RayBackend:
         """See `Backend`."""
         with _translated():
             return ray.get(handle)
-
-
-def end_with_cluster() -> NoReturn:
-    """Ends this process with a message and exit code 2, because Ray's process here has ended.
-
-    Within milliseconds, or at the next call, Ray would end it with exit code 1 and without a word,
-    so there is no time to raise an error. What is committed is kept, as after any kill.
-    """
-    messages.show_cursor()
-    print(
-        "coat-cache: error: Ray's process on this machine has ended; if you started the cluster "
-        "(ray start), start it again, then run the same command: what is committed is kept",
-        file=sys.stderr, flush=True,
-    )  # fmt: skip
-    os._exit(2)
-
-
-def _accepts_connections(unix_socket: str) -> bool:
-    with socket.socket(socket.AF_UNIX) as client:
-        client.settimeout(CONNECT_TIMEOUT_S)
-        try:
-            client.connect(unix_socket)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:  # It is only busy.
-            return True
-    return True
 
 
 def _announce(completed: queue.SimpleQueue[Call], call: Call, result: Any) -> None:
@@ -211,8 +185,6 @@ def _translated() -> Iterator[None]:
         if isinstance(cause, Exception):
             raise cause from None
         raise
-    except exceptions.LocalRayletDiedError:
-        end_with_cluster()
     except exceptions.RayError as error:
         raise WorkerLost(_loss_cause(error), _last_line(error)) from None
 
@@ -239,21 +211,24 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
     On an existing cluster, the code is sent to the workers as Ray's `py_modules`.
 
     Raises:
-        UserError: there is no such cluster, a local one cannot be started here, or an additional
-            module is missing.
+        UserError: there is no such cluster, or a local one cannot be started here.
     """
-    check_modules(config.py_modules)
     if ray.is_initialized():
         _wait_for_object_store()
         yield RayBackend()
         return
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    context = _join(config, quiet) if config.ray_address else _start_local(quiet)
+    if config.ray_address:
+        context = _join(config, quiet)
+    else:
+        own = {"runtime_env": {"py_modules": config.py_modules}} if config.py_modules else {}
+        context = _start_local(quiet | own)
     stop.install()
     try:
         stop.check()
         _wait_for_object_store()
-        yield RayBackend(context.address_info.get("raylet_socket_name") or "")
+        with node_watch(context.address_info.get("raylet_socket_name") or ""):
+            yield RayBackend()
     finally:
         with stop.kept_while_ray_stops():
             ray.shutdown()

@@ -162,8 +162,8 @@ def check_address(address: str) -> None:
         ) from None
 
 
-def check_modules(paths: Iterable[str]) -> None:
-    """Checks the folders of additional packages before they are sent to the workers.
+def find_modules(paths: Iterable[str]) -> None:
+    """Checks additional modules, and lets this process import them, too, to describe teachers.
 
     Raises:
         UserError: a path is no folder, Python file or wheel on this machine.
@@ -176,3 +176,7 @@ def check_modules(paths: Iterable[str]) -> None:
                 f"--py-modules: {path!r} is not here; expected the folder of a package, a .py file "
                 "or a wheel on this machine, or the address of a zip file"
             )
+        if "://" not in path:
+            place = local if local.suffix == ".whl" else local.absolute().parent
+            if str(place) not in sys.path:
+                sys.path.append(str(place))

@@ -134,7 +134,6 @@ class Recovery:
         self, member: WorkerHandle, cause: LossCause, why: str, *, timed_out: bool = False
     ) -> None:
         """Gives the tasks of a lost worker to others; the running task may be the cause."""
-        self._backend.check_connection()
         node = self._staffing.node_name(member.node_id)
         log.warning("a worker on %s is gone (%s); other workers take over its tasks", node, why)
         tasks = member.pool.drop(member)

@@ -13,6 +13,7 @@ from manifests.cache.layout import Layout
 from manifests.errors import UserError
 from manifests.streams.codecs import CODECS
 from manifests.streams.specs import TeacherSpec
+from pipeline.build.environment import find_modules
 from pipeline.build.libraries import library_versions
 from pipeline.config import BuildConfig, Resources, TeacherConfig, listed_names
 from teachers import registry
@@ -33,9 +34,23 @@ class TeacherSetup:
     settings: dict[str, Any]
     spec: TeacherSpec
     resources: Resources
+    source: str = ""
+    """SHA-256 of the file with the adapter's class on the driver; empty if it is unknown."""
 
     def make(self) -> Teacher:
-        """Creates the teacher without loading it."""
+        """Creates the teacher without loading it.
+
+        Raises:
+            UserError: the adapter's file on this node differs from the driver's, which described
+                the version.
+        """
+        path, digest = registry.source_of(self.family)
+        if self.source and digest and digest != self.source:
+            raise UserError(
+                f"teacher {self.name}: {self.family} is {path} on this node, which differs from "
+                "the driver's file of this module; remove the other file, or send the driver's to "
+                "the nodes with --py-modules"
+            )
         return registry.make(self.name, self.family, self.settings)
 
 
@@ -43,8 +58,10 @@ def teachers(config: BuildConfig) -> list[TeacherSetup]:
     """The teachers of a build, in the preset's order.
 
     Raises:
-        UserError: an unknown preset, teacher, family, setting, stream or codec.
+        UserError: an unknown preset, teacher, family, setting, stream or codec, or an additional
+            module that is not there.
     """
+    find_modules(config.py_modules)
     chosen = _chosen(config)
     names = listed_names(config.teachers) or list(chosen)
     for name in names:
@@ -104,6 +121,7 @@ def existing_teachers(layout: Layout, config: BuildConfig) -> list[TeacherSetup]
     Raises:
         UserError: a requested teacher is not in the cache, or cannot be run here.
     """
+    find_modules(config.py_modules)
     here: dict[str, TeacherSetup] = {}
     chosen = _chosen(config)
     current, versions = layout.current(), layout.teachers()
@@ -187,7 +205,8 @@ def _setup(name: str, config: TeacherConfig, weights_dir: str) -> TeacherSetup:
     )
     for stream in config.codecs:
         spec.stream(stream)
-    return TeacherSetup(name, config.family, settings, spec, config.resources)
+    _, source = registry.source_of(config.family)
+    return TeacherSetup(name, config.family, settings, spec, config.resources, source)
 
 
 def _codec(config: TeacherConfig, stream: str) -> str | None:

@@ -182,3 +182,6 @@ def test_segment_states_that_no_clip_was_cut(
     run(monkeypatch, "build", source, "--out", tmp_path / "c")
     assert run(monkeypatch, "segment", tmp_path / "c", "--out", tmp_path / "d") == 0
     assert "10 clips, none of them longer than 30 s" in capsys.readouterr().out
+    # The clips that the corpus had before are not among those that were cut.
+    assert run(monkeypatch, "segment", tmp_path / "c", "--out", tmp_path / "d") == 0
+    assert "10 clips (0 new) of at most 30 s" in capsys.readouterr().out

@@ -186,9 +186,6 @@ class InProcess:
             raise error
         return result
 
-    def check_connection(self) -> None:
-        """See `Backend`."""
-
     def kill(self, worker: Any) -> None:
         worker.die("killed", "it was killed")
 

@@ -137,8 +137,6 @@ class SimulatedPool:
 
     def kill(self, worker: Any) -> None: ...
 
-    def check_connection(self) -> None: ...
-
     def keep(self, value: Any) -> Any:
         return value
 

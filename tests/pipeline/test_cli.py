@@ -19,8 +19,7 @@ from manifests.clips import Clip
 from manifests.corpus.corpus import build
 from manifests.errors import UserError
 from pipeline import cli
-from pipeline.build import environment, plan
-from pipeline.build.cluster import connected
+from pipeline.build import environment, plan, setup
 from pipeline.build.languages import warn_of_languages
 from pipeline.config import BuildConfig
 from pipeline.teacher_options import merge_teacher_options
@@ -398,20 +397,20 @@ def test_address_without_host_or_port_raises_an_error(address: str) -> None:
         environment.check_address(address)
 
 
-def test_missing_module_for_a_cluster_raises_an_error(tmp_path: Path) -> None:
+def test_missing_module_for_a_cluster_raises_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ray's own error was a traceback of thirty lines."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
     (tmp_path / "notes.txt").write_text("")
     (tmp_path / "one.py").write_text("")
-    environment.check_modules([str(tmp_path), str(tmp_path / "one.py"), "s3://bucket/code.zip"])
+    environment.find_modules([str(tmp_path), str(tmp_path / "one.py"), "s3://bucket/code.zip"])
     for path in (tmp_path / "absent", tmp_path / "notes.txt"):
         with pytest.raises(UserError, match=r"--py-modules: '.*' is not here; expected the folder"):
-            environment.check_modules([str(path)])
+            environment.find_modules([str(path)])
     config = BuildConfig(corpus="c", cache="k", ray_address="auto", py_modules=["nowhere"])
-    with (
-        pytest.raises(UserError, match="'nowhere' is not here"),
-        connected(config, environment.StopSignal()),
-    ):
-        pass
+    with pytest.raises(UserError, match="'nowhere' is not here"):
+        setup.teachers(config)
 
 
 def test_rm_reports_which_version_readers_get_now(

@@ -16,8 +16,8 @@ from student.evaluation.questions import Question, absolute
 
 SCORED_SHARE = 0.3
 """Expected share of the recordings that probes are scored on; they are fitted to the others."""
-FEWEST = 8
-"""Smallest number of clips on either side."""
+FEWEST, FEWEST_ON_A_SIDE = 30, 8
+"""Smallest number of clips, and of those for fitting and for scoring."""
 NEUTRAL = "What is heard?"
 
 
@@ -65,9 +65,11 @@ def check_enough(questions: Sequence[Question]) -> None:
     clips, _ = by_clip(questions)
     recordings = recording_keys(clips)
     num_scored = sum(map(is_scored, recordings))
-    if min(num_scored, len(clips) - num_scored) < FEWEST:
+    num_fitted = len(clips) - num_scored
+    if len(clips) < FEWEST or min(num_scored, num_fitted) < FEWEST_ON_A_SIDE:
         few = f"{number_of(len(clips), 'clip')} of {number_of(len(set(recordings)), 'recording')}"
         raise UserError(
-            f"{few}: too few for probes, {num_scored} of them for scoring and at least {FEWEST} "
-            "needed; use at least 30 clips, better 300. Pass more questions with --questions FILE"
+            f"{few} ({num_fitted} for fitting, {num_scored} for scoring): too few for probes, "
+            f"which need {FEWEST} clips, better 300, and at least {FEWEST_ON_A_SIDE} of them for "
+            "either purpose; pass more questions with --questions FILE"
         )

@@ -55,3 +55,12 @@ def test_family_of_a_teacher_that_does_not_run_is_checked(caplog: pytest.LogCapt
     own = replace(config, teacher={"x": TeacherConfig(family="not_here:Own")})
     assert [each.name for each in setup.teachers(own)] == ["pitch"]
     assert "not run, because `teachers` does not name them: x" in caplog.text
+
+
+def test_adapter_that_differs_from_the_drivers_raises_an_error() -> None:
+    """Workers wrote the output of another file under the fingerprint of the driver's."""
+    (energy,) = setup.teachers(build_config("energy"))
+    assert energy.make().spec().name == "energy"
+    other = replace(energy, source="0" * 64)
+    with pytest.raises(UserError, match=r"fakes.py on this node, which differs from the driver"):
+        other.make()
