@@ -18,9 +18,8 @@ from rich.console import Console
 from manifests.errors import UserError
 from student.batch import Grid
 from student.distill.kinds import stream_metric, to_target_units
-from student.recipe_files import load_recipe
 from student.report import page, predictions, runs
-from student.runs.folder import find_runs
+from student.runs.folder import Run, find_runs
 from student.train import train
 
 
@@ -152,7 +151,7 @@ def test_runs_with_a_block_are_preferred_for_predictions(trained: Path, tmp_path
 def test_metrics_of_shown_frames_equal_those_of_validation(trained: Path, toy_data) -> None:
     """The frames of all held-out clips must give the metric that training reported."""
     run = trained / "coat-0"
-    streams = page.open_streams([str(toy_data.cache)], load_recipe(run / "recipe.yaml").streams)
+    streams = page.open_run_streams(Run(run), [str(toy_data.cache)])
     student = predictions.TrainedStudent(run, heads=True)
     grid = Grid.from_recipe(student.recipe, streams)
     outputs, targets = [], []
