@@ -91,8 +91,10 @@ def _named_type(kind: str) -> str:
 
 
 def _suggestion(word: str, known: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {nearest[0]}?" if nearest else ""
+    # The dashes would make all options similar.
+    names = {name.lstrip("-"): name for name in known}
+    nearest = difflib.get_close_matches(word.lstrip("-"), list(names), n=1)
+    return f"; did you mean {names[nearest[0]]}?" if nearest else ""
 
 
 def _form(kind: str, value: str) -> str:

@@ -202,6 +202,7 @@ def test_console_imports_no_framework() -> None:
             ["list", "x", "--colour", "blue"],
             "--colour: expected one of 'red', 'green', found 'blue'; see tool list --help",
         ),
+        (["list", "x", "--out", "y"], "unknown option --out y; see tool list --help"),
         (["lst"], "unknown command 'lst'; did you mean list?; see tool --help"),
     ],
 )
