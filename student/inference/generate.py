@@ -31,6 +31,7 @@ from student.batch import collate_audio, pad_prompts
 from student.config import ModelConfig, Recipe, StageConfig
 from student.data.examples import Message, ask
 from student.data.prompts import Prompter
+from student.inference.memory import explained_batch_memory
 from student.model.backbones.protocol import Processor
 from student.model.student import Student, build_student, load_backbone
 from student.runs.folder import Run
@@ -165,6 +166,9 @@ class TrainedStudent:
             inputs: Prompts padded on the left, see `inputs` and `pad`.
             max_tokens: Maximum length of a reply.
             stream: Print the reply while it is generated (one prompt only).
+
+        Raises:
+            UserError: memory ran out.
         """
         tokenizer = self.processor.tokenizer
         model: Any = self.student.base
@@ -172,7 +176,10 @@ class TrainedStudent:
         streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
         suppressed = list(block.ids) if block else model.generation_config.suppress_tokens
         ends = reply_ends(model.generation_config, self.prompter.turn_end)
-        with _greedy(model, suppressed, ends=ends, pad_id=tokenizer.pad_token_id):
+        with (
+            _greedy(model, suppressed, ends=ends, pad_id=tokenizer.pad_token_id),
+            explained_batch_memory(len(inputs["input_ids"])),
+        ):
             ids_BS = model.generate(
                 **inputs, max_new_tokens=max_tokens, streamer=streamer if stream else None
             )

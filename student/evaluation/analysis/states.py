@@ -28,6 +28,7 @@ from student.evaluation.analysis.state_edits import thinking_places
 from student.evaluation.answering import QuestionRunner
 from student.evaluation.journal import Journal
 from student.evaluation.questions import Question
+from student.inference.memory import explained_batch_memory
 
 # Legend: L layers + 1 (the embeddings), C clips, K positions of a group, H width.
 
@@ -75,12 +76,13 @@ def collect(
     with progress(f"states of {runner.path}", len(questions), "clips") as advance:
         advance(len(files.done))
         for batch in runner.batches(questions, done=frozenset(files.done)):
-            outputs = student.base.model(
-                **batch.inputs,
-                **student.backbone.positions(batch.inputs),
-                output_hidden_states=True,
-                use_cache=False,
-            )
+            with explained_batch_memory(len(batch.places)):
+                outputs = student.base.model(
+                    **batch.inputs,
+                    **student.backbone.positions(batch.inputs),
+                    output_hidden_states=True,
+                    use_cache=False,
+                )
             ids_BS = batch.inputs["input_ids"]
             for row, place in enumerate(batch.places):
                 states_LSH = torch.stack([hidden[row] for hidden in outputs.hidden_states])

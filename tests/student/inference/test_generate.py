@@ -117,6 +117,20 @@ def test_unreadable_recordings_of_a_folder_have_an_error_and_the_others_answers(
         list(answers(trained, questions, batch_size=0, max_tokens=3))
 
 
+@pytest.mark.parametrize(
+    ("size", "advice"), [(2, "a batch of 2: lower --batch-size"), (1, "use shorter audio")]
+)
+def test_lack_of_memory_raises_an_error_with_advice(
+    size: int, advice: str, toy_data: Any, trained: TrainedStudent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(**_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(trained.student.base, "generate", fail)
+    with pytest.raises(UserError, match=f"out of memory with .*{advice}"):
+        trained.answer(load_waves(toy_data, trained, size), "What is said?", max_tokens=3)
+
+
 def test_chat_about_a_folder_raises_an_error(toy_data: Any) -> None:
     """Only its first recording was answered."""
     folder = str(Path(toy_data.clips[0].uri).parent)
