@@ -227,7 +227,7 @@ def connected(config: BuildConfig, stop: StopSignal) -> Iterator[RayBackend]:
     try:
         stop.check()
         _wait_for_object_store()
-        with node_watch(context.address_info.get("raylet_socket_name") or ""):
+        with node_watch(context.address_info.get("raylet_socket_name") or "", stop):
             yield RayBackend()
     finally:
         with stop.kept_while_ray_stops():

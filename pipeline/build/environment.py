@@ -88,6 +88,11 @@ class StopSignal:
             self._timer.daemon = True
             self._timer.start()
 
+    def end_if_received(self) -> None:
+        """Ends the process at once if a signal was received, because nothing else can be done."""
+        if self._received is not None:
+            _end_at_once(self._received)
+
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
         """Handles SIGINT and SIGTERM in a context; after a signal, until the process ends."""

@@ -14,12 +14,16 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import NoReturn
 
 from manifests.console import messages
+from pipeline.build.environment import StopSignal
 
 CONNECT_TIMEOUT_S = 5.0
+SIGNAL_GRACE_S = 0.1
+"""Time for the main thread to receive a signal that was sent to the raylet, too."""
 
 
 def end_with_cluster() -> NoReturn:
@@ -37,35 +41,40 @@ def end_with_cluster() -> NoReturn:
 
 
 @contextlib.contextmanager
-def node_watch(raylet_socket: str) -> Iterator[None]:
+def node_watch(raylet_socket: str, stop: StopSignal) -> Iterator[None]:
     """Watches the raylet in a thread while the context lasts; on Linux only.
 
     Args:
         raylet_socket: Path of the raylet's Unix socket; empty if it is unknown.
+        stop: A signal to the whole process group ends the raylet, too; the exit code is then that
+            of the signal.
     """
     process = _process_of(raylet_socket) if raylet_socket else None
     if process is None:
         yield
         return
-    stopped, stop = os.pipe()
-    thread = threading.Thread(target=_wait, args=(process, stopped), daemon=True)
+    stopped, ending = os.pipe()
+    thread = threading.Thread(target=_wait, args=(process, stopped, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
-        os.close(stop)
+        os.close(ending)
         thread.join()
         os.close(stopped)
         os.close(process)
 
 
-def _wait(process: int, stopped: int) -> None:
+def _wait(process: int, stopped: int, stop: StopSignal) -> None:
     poll = select.poll()
     poll.register(process, select.POLLIN)
     poll.register(stopped, select.POLLHUP)
     events = [file for file, _ in poll.poll()]
-    if stopped not in events:
-        end_with_cluster()
+    if stopped in events:
+        return
+    time.sleep(SIGNAL_GRACE_S)
+    stop.end_if_received()
+    end_with_cluster()
 
 
 def _process_of(unix_socket: str) -> int | None:
