@@ -108,12 +108,13 @@ def _train(options: TrainOptions, run: Run, process: PartialState) -> dict[str, 
             )  # fmt: skip
     learning, held_out = _both_sides(table)
     console.print(
-        f"{number_of(len(table.clips), 'clip')}, {number_of(len(learning), 'example')}, "
-        f"{len(held_out):,} held out"
+        f"{number_of(len(table.clips), 'clip')}, {number_of(len(learning), 'example')} to learn "
+        f"from, {len(held_out):,} held out"
     )
     learnt_by_task, held_out_by_task = learning.task_counts(), held_out.task_counts()
     for name, count in learnt_by_task.items():
-        line = f"{name}: {number_of(count, 'example')}, {held_out_by_task.get(name, 0)} held out"
+        held = held_out_by_task.get(name, 0)
+        line = f"{name}: {number_of(count, 'example')} to learn from, {held} held out"
         console.print(line, markup=False)
     check_sides(learnt_by_task, held_out_by_task, recipe.data.validation)
     sources = build_sources(options.corpus, corpus.name, caches, table.summary, streams,

@@ -97,9 +97,10 @@ def table(lines: list[TeacherStatus]) -> Table:
             f"{megabytes / line.audio_hours:,.1f}" if line.audio_hours else "-",
         ]
         shown.add_row(line.teacher, *([line.corpus] if several else []), *cells)
+        what = f"{line.teacher} on {line.corpus}" if several else line.teacher
         counts = ", ".join(f"{error} {count:,}" for error, count in line.failures.most_common())
-        reasons += [f"{line.teacher} failed: {counts}"] if counts else []
+        reasons += [f"{what} failed: {counts}"] if counts else []
         counts = ", ".join(f"{kind} {count:,}" for kind, count in line.warnings.most_common())
-        reasons += [f"{line.teacher} audio: {counts}"] if counts else []
+        reasons += [f"{what} audio: {counts}"] if counts else []
     shown.caption = "\n".join(reasons) or None
     return shown

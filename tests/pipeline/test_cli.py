@@ -66,6 +66,20 @@ def test_read_commands_print_json(
     assert {key: type(result[0][key]) for key in first} == first
 
 
+def test_reasons_below_the_status_name_the_corpus_if_there_are_several(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache = make_cache(tmp_path)
+    _, alone, _ = run_command(capsys, "status", "--cache", cache)
+    assert re.search(r"music@\w+ failed: expert 1", alone)
+    layout = Layout.open(cache)
+    for folder in (cache / "corpora", *(cache / "teachers" / key for key in layout.teachers())):
+        shutil.copytree(folder / "things", folder / "other")
+    _, shown, _ = run_command(capsys, "status", "--cache", cache)
+    named = re.findall(r"music@\w+ on (\w+) failed: expert 1", " ".join(shown.split()))
+    assert sorted(named) == ["other", "things"]
+
+
 def test_show_works_without_audio_or_targets(
     cache: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

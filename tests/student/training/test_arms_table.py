@@ -26,7 +26,7 @@ def test_table_shows_the_steps_of_each_arm(toy_data: Any, tmp_path: Path, capsys
     assert cells["joint steps"] == ["2", "2"]
     output = capsys.readouterr().out
     for task, count in (("What is said", 24), ("Which note", 48)):
-        counts = re.search(rf"{task}\?: (\d+) examples, (\d+) held out", output)
+        counts = re.search(rf"{task}\?: (\d+) examples to learn from, (\d+) held out", output)
         assert counts is not None
         assert int(counts[1]) + int(counts[2]) == count
 
