@@ -41,6 +41,7 @@ from manifests.errors import StoreError, UserError, is_disk_full, not_utf8
 from manifests.interruptions import INTERRUPTED, exit_code_of, ignore_signals, raise_on_sigterm
 from manifests.library_internals import flags_of, is_list_of_strings, subcommands_of
 from manifests.option_errors import dashed, describe_option_error
+from manifests.option_values import check_values, expand_home
 
 VERSIONED = (
     "coat-distill", "numpy", "pyarrow", "ray", "torch", "transformers", "onnxruntime", "peft",
@@ -211,10 +212,14 @@ def _run(
         raise not_utf8("the file of --config", error) from None
     _configure_logging(parsed.verbose)
     function = commands[parsed.subcommand]
+    given = expand_home(parsed[parsed.subcommand])
+    config = _config_class(function)
+    if config is not None:
+        check_values(given, config)
+    parsed[parsed.subcommand] = given
     with stated_cause():
         fields = parser.instantiate(parsed)[parsed.subcommand]
     values = {key: value for key, value in vars(fields).items() if not key.startswith("__")}
-    config = _config_class(function)
     if config is None:
         return function(**values) or 0
     values.pop("config", None)

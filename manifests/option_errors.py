@@ -56,6 +56,8 @@ def describe_option_error(message: str, parser: ArgumentParser) -> str:
         option = dashed(unknown[1])
         known = [dashed(known) for known in options_of(parser)]
         last = f"unknown option {option}{unknown[2]}{_suggestion(option, known)}"
+    elif odd := re.fullmatch(r"Unexpected config:\s*(.*)", last):
+        last = f"the file of --config must be a mapping of options, found {odd[1] or 'none'}"
     elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):
         last = f"unknown command {choice[1]!r}{_suggestion(choice[1], subcommands_of(parser))}"
     return f"{last.rstrip('.')}; see {program} --help"

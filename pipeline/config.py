@@ -7,6 +7,7 @@ This module imports no large libraries, so that `--help` is fast.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -33,8 +34,9 @@ class Resources:
     add nodes on request; 0 uses the capacity of the cluster."""
 
     def __post_init__(self) -> None:
-        if self.num_cpus < 0 or self.num_gpus < 0 or self.memory_gb < 0 or self.max_workers < 0:
-            raise UserError(f"resources must not be negative; found {self}")
+        numbers = (self.num_cpus, self.num_gpus, self.memory_gb, *self.custom.values())
+        if not all(0 <= number < math.inf for number in (*numbers, self.max_workers)):
+            raise UserError(f"resources must be finite and not negative; found {self}")
         if self.num_cpus == 0 and self.num_gpus == 0 and not self.custom:
             raise UserError("a worker must request CPUs, GPUs or a custom resource; found none")
 

@@ -23,6 +23,7 @@ from pipeline.config import Resources, TeacherConfig
 
 COMMANDS = ("build", "plan", "retry-failures")
 """The commands that have both options."""
+EXAMPLE = '{"asr": {"settings": {"model": "/models/whisper"}}}'
 KINDS = {dict: "a mapping", str: "a text", float: "a number", int: "a whole number"}
 """Python's type -> its name in messages."""
 
@@ -91,10 +92,7 @@ def _checked(teachers: Any, source: str) -> dict[str, Any]:
         UserError: it is none, or has an unknown field.
     """
     if not isinstance(teachers, dict):
-        raise UserError(
-            f"{source} must be a mapping, such as "
-            '\'{"asr": {"settings": {"model": "/models/whisper"}}}\'; ' + f"found {teachers!r}"
-        )
+        raise UserError(f"{source} must be a mapping, such as '{EXAMPLE}'; found {teachers!r}")
     for name, teacher in teachers.items():
         if not isinstance(teacher, Mapping):
             raise UserError(f"{source}: {name} must be a mapping of fields; found {teacher!r}")
@@ -104,8 +102,9 @@ def _checked(teachers: Any, source: str) -> dict[str, Any]:
             (f"the resources of teacher {name} have", resources, Resources),
         ):
             known = [field.name for field in fields(kind)]
-            unknown = [key for key in mapping or {} if key not in known]
-            if isinstance(mapping, Mapping) and unknown:
+            keys = mapping if isinstance(mapping, Mapping) else ()
+            unknown = [key for key in keys if key not in known]
+            if unknown:
                 raise UserError(
                     f"{what} no field {unknown[0]!r}; the fields are {', '.join(known)}"
                 )
@@ -169,10 +168,8 @@ def _read_yaml(value: str, source: str) -> dict[str, Any]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise UserError(
-            f"{source} must be a mapping, such as "
-            '\'{"asr": {"settings": {"model": "/models/whisper"}}}\'; ' + f"found {content!r}"
-        )
+        example = "cache: cache" if source.startswith("--config") else EXAMPLE
+        raise UserError(f"{source} must be a mapping, such as '{example}'; found {content!r}")
     return content
 
 

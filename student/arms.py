@@ -24,6 +24,7 @@ def run_arms(options: ArmsOptions) -> Table:
     """Trains every arm with every seed, or resumes where this was interrupted."""
     ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
     steps: dict[str, dict[str, int]] = {}
+    held_out: dict[str, bytes] = {}
     for seed in options.seeds:
         for arm in options.arms:
             console.rule(f"{arm}, seed {seed}")
@@ -31,7 +32,27 @@ def run_arms(options: ArmsOptions) -> Table:
             report = train(own)
             ends[arm].append(report[list(report)[-1]])
             steps[arm] = count_steps(Run(own.out))
-    return build_arms_table(ends, steps)
+            held_out[own.out] = Run(own.out).held_out_file.read_bytes()
+    table = build_arms_table(ends, steps)
+    table.caption = describe_other_examples(held_out)
+    return table
+
+
+def describe_other_examples(held_out: Mapping[str, bytes]) -> str | None:
+    """Names the runs that were validated on other examples than the last one; None if there are
+    none.
+
+    Args:
+        held_out: Run -> the content of its held_out.jsonl.
+    """
+    *_, last = held_out.values()
+    others = [run for run, content in held_out.items() if content != last]
+    if not others:
+        return None
+    return (
+        f"Not comparable: {', '.join(others)} had other held-out examples, because the corpus has "
+        "changed since. Train these arms again, with another --out."
+    )
 
 
 def count_steps(run: Run) -> dict[str, int]:

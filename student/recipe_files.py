@@ -12,6 +12,7 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 
 from manifests.console import as_fields, stated_cause
 from manifests.errors import UserError
+from manifests.option_values import check_values, expand_home
 from student.config import Recipe
 from student.recipe_names import check_fields, read_fields, rename_fields
 
@@ -38,7 +39,8 @@ def parse_recipe(
     check_fields(values, Recipe, source)
     parser = _parser()
     try:
-        parsed = parser.parse_object(dict(values))
+        parsed = expand_home(parser.parse_object(dict(values)))
+        check_values(parsed, Recipe)
         with stated_cause():
             return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:

@@ -31,7 +31,14 @@ from student.data.arrow_files import ArrowWriter, take_space
 from student.data.corpus_pass import CorpusPass, GrowingArray
 from student.data.coverage import check_tasks, count_covered, report_skipped
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
-from student.data.examples import Example, check_answers, not_a_chat, read_chats
+from student.data.examples import (
+    FEW_ANSWERS,
+    Example,
+    check_answers,
+    distinct_answers,
+    not_a_chat,
+    read_chats,
+)
 from student.data.held_out import LEFT_OUT, mixed, recordings, split
 from student.distill.streams import Stream
 
@@ -236,7 +243,9 @@ class _Builder:
             task_rows.rows = GrowingArray(task_rows.rows.blocks()[0].dtype)
             if task.choices:
                 answers = task_rows.answers.sorted()
-                check_answers(task, answers)
+                if len(answers) <= FEW_ANSWERS:
+                    answers = pa.array(distinct_answers(task, answers.to_pylist()), pa.string())
+                    check_answers(task, answers.to_pylist())
                 _write_answers(self._folder / f"answers-{number}.arrow", answers)
         examples[start:] = chats
         return examples

@@ -19,9 +19,12 @@ from manifests.clips import Clip, has_value
 from manifests.errors import UserError, explain
 from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
+from student.text import normalise
 
 log = logging.getLogger(__name__)
 
+FEW_ANSWERS = 10_000
+"""Among more answers, enough are distinct for any number of choices."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Message = dict[str, Any]
@@ -81,15 +84,44 @@ def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -
     return None
 
 
+def answer_key(answer: str) -> str:
+    """A key that is the same for answers that differ only in case, punctuation or blanks."""
+    return normalise(answer) or answer.strip()
+
+
+def distinct_answers(task: TaskConfig, answers: Iterable[str]) -> list[str]:
+    """The answers from which a task offers choices: the first of each `answer_key`.
+
+    Answers with the same key are never offered together; a warning names two of them.
+    """
+    by_key: dict[str, str] = {}
+    equal: list[tuple[str, str]] = []
+    for answer in answers:
+        first = by_key.setdefault(answer_key(answer), answer)
+        if first != answer:
+            equal.append((first, answer))
+    if equal:
+        more = f" (and {len(equal) - 1} more such answers)" if len(equal) > 1 else ""
+        log.warning(
+            "data.tasks: %r: %r and %r are the same answer, and are never offered together%s",
+            task.questions[0], *equal[0], more,
+        )  # fmt: skip
+    return list(by_key.values())
+
+
 def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
     """Checks that a task with choices has several answers, and warns if it has fewer than choices.
+
+    Args:
+        task: The task.
+        answers: Its answers in the corpus, of which no two have the same key.
 
     Raises:
         UserError: the corpus has only one answer.
     """
     if not 0 < len(answers) < task.choices:
         return
-    listed = [str(answer) for answer in answers]  # They can be values of pyarrow.
+    listed = list(answers)
     if len(listed) == 1:
         raise UserError(
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
@@ -124,7 +156,7 @@ def build_example(
         number: Position of the task in the recipe.
         name: Name of the task, from `task_names`.
         repeat: Number of earlier examples of this clip and task.
-        answers: All answers of the corpus, sorted; used only for `choices`.
+        answers: All distinct answers of the corpus, sorted; used only for `choices`.
     """
     answer = find_answer(clip.text, clip.labels, task)
     assert answer is not None
@@ -149,12 +181,13 @@ def build_example(
 
 def _offered(answer: str, answers: Sequence[str], count: int, key: tuple[object, ...]) -> list[str]:
     """The correct answer among others, in an order that depends only on the key."""
-    offered = {answer}
+    offered = {answer_key(answer): answer}
     draw = 0
     while len(offered) < min(count, len(answers)):
-        offered.add(answers[int(fraction("choice", *key, draw) * len(answers))])
+        other = answers[int(fraction("choice", *key, draw) * len(answers))]
+        offered.setdefault(answer_key(other), other)
         draw += 1
-    return sorted(offered, key=lambda choice: fraction("order", *key, choice))
+    return sorted(offered.values(), key=lambda choice: fraction("order", *key, choice))
 
 
 def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterator[Example]:
@@ -171,6 +204,8 @@ def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterat
             if (answer := find_answer(clip.text, clip.labels, task)) is not None
         }
         answers = sorted(set(answered.values()))
+        if task.choices and len(answers) <= FEW_ANSWERS:
+            answers = distinct_answers(task, answers)
         check_answers(task, answers)
         for clip in clips:
             if clip.clip_id in answered:

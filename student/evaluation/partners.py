@@ -15,7 +15,7 @@ import numpy as np
 
 from manifests.errors import UserError
 from student.evaluation.questions import Question
-from student.evaluation.scoring.text import normalise
+from student.text import normalise
 
 
 @dataclass(frozen=True, slots=True)

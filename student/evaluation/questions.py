@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.data.examples import Message, ask
-from student.evaluation.scoring.text import normalise
+from student.text import normalise
 
 Kind = Literal["choice", "label", "transcription"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"

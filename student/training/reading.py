@@ -61,6 +61,10 @@ class SkippingDataset(Dataset):
                     self._num_skipped.value += 1 - self._is_skipped[index]
                     self._is_skipped[index] = 1
                     count = self._num_skipped.value
+                if count == len(self):
+                    raise UserError(
+                        f"none of the {count} examples could be prepared; the last one: {error}"
+                    ) from None
                 if count > self._limit:
                     raise UserError(
                         f"{count} examples could not be prepared, more than the {self._limit} that "

@@ -121,8 +121,9 @@ def clip_from_row(row: dict[str, Any], source: str) -> Clip:
     """
     path = row.get("audio_filepath")
     if not isinstance(path, str) or not path:
-        keys = ", ".join(row) or "none"
-        raise UserError(f"expected the key audio_filepath with a path, found the keys {keys}")
+        keys = f"the keys {', '.join(row) or 'none'}"
+        given = repr(path) if "audio_filepath" in row else keys
+        raise UserError(f"expected the key audio_filepath with a path, found {given}")
     text, nested = row.get("text"), row.get("labels") or {}
     if not isinstance(text, str | None):
         raise UserError(f"text must be a string or null, found {text!r}; correct the line")

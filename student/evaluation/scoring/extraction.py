@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from student.evaluation.questions import LETTERS
 from student.evaluation.scoring.mentions import LETTER_FOLLOWERS, is_denied, named_labels
-from student.evaluation.scoring.text import is_invisible, normalise, tokenise
+from student.text import is_invisible, normalise, tokenise
 
 MAX_CHARACTERS = 40_000
 """Characters that are read: the first and the last half of these if a reply is longer."""

@@ -11,7 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from student.evaluation.scoring.text import Token, is_mark, is_unspaced, normalise, tokenise
+from student.text import Token, is_mark, is_unspaced, normalise, tokenise
 
 
 def _words(text: str) -> frozenset[str]:

@@ -25,7 +25,7 @@ from student.evaluation.scoring.intervals import (
     bootstrap,
     interval_without_variation,
 )
-from student.evaluation.scoring.text import normalise, split_words
+from student.text import normalise, split_words
 
 # Legend: S seeds, Q questions.
 

@@ -92,7 +92,7 @@ def test_blank_lines_and_byte_order_mark_are_skipped(tmp_path: Path) -> None:
         (b'["b.wav"]', "a JSON list"),
         (b'{"audio_filepath": "\xff.wav"}', "not a JSON object"),
         (b'{"path": "b.wav", "x": 1}', "found the keys path, x"),
-        (b'{"audio_filepath": 3}', "audio_filepath with a path"),
+        (b'{"audio_filepath": 3}', "audio_filepath with a path, found 3"),
         (b'{"audio_filepath": "b.wav", "duration": "3 s"}', "duration must be a number of seconds"),
         (b'{"audio_filepath": "b.wav", "duration": true}', "duration must be a number of seconds"),
         (b'{"audio_filepath": "b.wav", "duration": 0}', "duration must be > 0"),

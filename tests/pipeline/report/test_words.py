@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipeline.report.words import error_rate, units
-from student.evaluation.scoring.text import split_words
+from student.text import split_words
 
 
 @pytest.mark.parametrize("seed", range(20))

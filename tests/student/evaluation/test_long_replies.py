@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from student.evaluation.scoring.extraction import MAX_CHARACTERS, extract_choice, extract_label
-from student.evaluation.scoring.text import split_words
+from student.text import split_words
 
 CHOICES = ("dog", "cat", "bird song", "C sharp")
 REPEATED = (

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from manifests.errors import UserError
-from student.arms import run_arms
+from student.arms import describe_other_examples, run_arms
 from student.config import HeadConfig
 from student.run_options import ArmsOptions
 
@@ -50,3 +50,11 @@ def test_wrong_arms_are_refused_before_any_is_trained(
     common = {item.name: getattr(options, item.name) for item in dataclasses.fields(options)}
     with pytest.raises(UserError, match=message):
         ArmsOptions(**(common | {"arms": ["sft"], "seeds": [0]} | changed))
+
+
+def test_runs_with_other_held_out_examples_are_named() -> None:
+    same = {"arms/sft-0": b"1", "arms/coat-0": b"1"}
+    assert describe_other_examples(same) is None
+    note = describe_other_examples({"arms/sft-0": b"1", "arms/coat-0": b"2"})
+    assert note is not None
+    assert "arms/sft-0 had other held-out examples" in note

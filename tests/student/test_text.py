@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 
-from student.evaluation.scoring.text import APOSTROPHES, HYPHENS, normalise, split_words
+from student.text import APOSTROPHES, HYPHENS, normalise, split_words
 
 CHARS = [
     chr(code)
