@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from jsonargparse import ArgumentParser
 
 from manifests.library_internals import options_of, subcommands_of
+from manifests.option_values import describe_no_value
 
 _KINDS = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false"}
 """Python's type -> its name in messages."""
@@ -56,6 +57,8 @@ def describe_option_error(message: str, parser: ArgumentParser) -> str:
         option = dashed(unknown[1])
         known = [dashed(known) for known in options_of(parser)]
         last = f"unknown option {option}{unknown[2]}{_suggestion(option, known)}"
+    elif empty := re.fullmatch(r"Unexpected config:\s*(\w+):", last):  # the file's only key
+        last = describe_no_value(empty[1])
     elif odd := re.fullmatch(r"Unexpected config:\s*(.*)", last):
         last = f"the file of --config must be a mapping of options, found {odd[1] or 'none'}"
     elif choice := re.fullmatch(r"argument subcommand: invalid choice: '(.*?)' .*", last):

@@ -32,11 +32,16 @@ def check_values(values: Namespace, config: type, place: str = "") -> None:
     for field in dataclasses.fields(config):
         name, hint, value = f"{place}{field.name}", hints[field.name], values.get(field.name)
         if value is None and not _can_be_null(hint):
-            raise UserError(f"{name} has no value; give one, or leave the line out for the default")
+            raise UserError(describe_no_value(name))
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             if not isinstance(value, Namespace):
                 raise UserError(f"{name}: expected a mapping, found {value!r}")
             check_values(value, hint, f"{name}.")
+
+
+def describe_no_value(name: str) -> str:
+    """Describes a key of a YAML file without a value in one line."""
+    return f"{name} has no value; give one, or leave the line out for the default"
 
 
 def _can_be_null(hint: Any) -> bool:
@@ -45,9 +50,11 @@ def _can_be_null(hint: Any) -> bool:
 
 
 def expand_home(value: Any) -> Any:
-    """Replaces `~/` at the start of a text, or of texts in lists and mappings, by the user's home.
+    """Replaces `~/` at the start of a text, or of texts in a list, by the user's home.
 
-    A shell does it for `--out ~/run`, but neither for `--out=~/run` nor in a file.
+    A shell does it for `--out ~/run`, but neither for `--out=~/run` nor in a file. Mappings stay as
+    they are: the settings of a teacher are part of its version, and teachers expand paths
+    themselves.
     """
     if isinstance(value, str):
         return os.path.expanduser(value) if value.startswith("~/") else value
@@ -55,6 +62,4 @@ def expand_home(value: Any) -> Any:
         return [expand_home(item) for item in value]
     if isinstance(value, Namespace):
         return Namespace({key: expand_home(item) for key, item in vars(value).items()})
-    if isinstance(value, dict):
-        return {key: expand_home(item) for key, item in value.items()}
     return value

@@ -24,34 +24,35 @@ def run_arms(options: ArmsOptions) -> Table:
     """Trains every arm with every seed, or resumes where this was interrupted."""
     ends: dict[str, list[Numbers]] = {arm: [] for arm in options.arms}
     steps: dict[str, dict[str, int]] = {}
-    held_out: dict[str, bytes] = {}
+    held_out: dict[str, str] = {}
     for seed in options.seeds:
         for arm in options.arms:
             console.rule(f"{arm}, seed {seed}")
             own = options.arm_options(arm, seed)
             report = train(own)
             ends[arm].append(report[list(report)[-1]])
-            steps[arm] = count_steps(Run(own.out))
-            held_out[own.out] = Run(own.out).held_out_file.read_bytes()
+            run = Run(own.out)
+            steps[arm] = count_steps(run)
+            held_out[own.out] = run.held_out_digest()
     table = build_arms_table(ends, steps)
     table.caption = describe_other_examples(held_out)
     return table
 
 
-def describe_other_examples(held_out: Mapping[str, bytes]) -> str | None:
+def describe_other_examples(held_out: Mapping[str, str]) -> str | None:
     """Names the runs that were validated on other examples than the last one; None if there are
     none.
 
     Args:
-        held_out: Run -> the content of its held_out.jsonl.
+        held_out: Run -> the digest of its held-out examples.
     """
-    *_, last = held_out.values()
-    others = [run for run, content in held_out.items() if content != last]
+    *_, last = held_out
+    others = [run for run, digest in held_out.items() if digest != held_out[last]]
     if not others:
         return None
     return (
-        f"Not comparable: {', '.join(others)} had other held-out examples, because the corpus has "
-        "changed since. Train these arms again, with another --out."
+        f"Not comparable: {', '.join(others)} had other held-out examples than {last}: the corpus "
+        "or the cache has changed between them. Train all arms again, with another --out."
     )
 
 

@@ -40,7 +40,7 @@ def parse_recipe(
     parser = _parser()
     try:
         parsed = expand_home(parser.parse_object(dict(values)))
-        check_values(parsed, Recipe)
+        check_values(parsed, Recipe, f"{source}: ")
         with stated_cause():
             return Recipe(**vars(parser.instantiate(parsed)))
     except ArgumentError as error:

@@ -56,6 +56,11 @@ def normalise(text: str) -> str:
     return " ".join(token.text for token in tokenise(text))
 
 
+def answer_key(answer: str) -> str:
+    """A key that is the same for equal answers; an answer without words is its own key."""
+    return normalise(answer) or answer.strip()
+
+
 def split_words(text: str) -> list[str]:
     """Splits a text into the words by which transcriptions are scored.
 

@@ -32,7 +32,6 @@ from student.data.corpus_pass import CorpusPass, GrowingArray
 from student.data.coverage import check_tasks, count_covered, report_skipped
 from student.data.example_table import CLIP_INDEX, EXAMPLE, ExampleTable, Summary
 from student.data.examples import (
-    FEW_ANSWERS,
     Example,
     check_answers,
     distinct_answers,
@@ -242,10 +241,8 @@ class _Builder:
                 part["key"] = mixed(clips.key_C[place], number, rows["repeat"])
             task_rows.rows = GrowingArray(task_rows.rows.blocks()[0].dtype)
             if task.choices:
-                answers = task_rows.answers.sorted()
-                if len(answers) <= FEW_ANSWERS:
-                    answers = pa.array(distinct_answers(task, answers.to_pylist()), pa.string())
-                    check_answers(task, answers.to_pylist())
+                answers = distinct_answers(task, task_rows.answers.sorted())
+                check_answers(task, answers)
                 _write_answers(self._folder / f"answers-{number}.arrow", answers)
         examples[start:] = chats
         return examples
@@ -371,9 +368,9 @@ def _flush(examples: np.ndarray) -> None:
         examples.flush()
 
 
-def _write_answers(path: Path, answers: pa.Array) -> None:
+def _write_answers(path: Path, answers: Sequence[str]) -> None:
     schema = pa.schema([("answer", pa.string())])
     with ArrowWriter(path, schema) as writer:
         for start in range(0, len(answers), CLIPS_AT_ONCE):
-            part = answers.slice(start, CLIPS_AT_ONCE).cast(pa.string())
+            part = pa.array(answers[start : start + CLIPS_AT_ONCE]).cast(pa.string())
             writer.write(pa.table({"answer": part}, schema=schema))

@@ -19,12 +19,15 @@ from manifests.clips import Clip, has_value
 from manifests.errors import UserError, explain
 from manifests.json_lines import iterate_lines
 from student.config import TaskConfig
-from student.text import normalise
+from student.text import answer_key
 
 log = logging.getLogger(__name__)
 
 FEW_ANSWERS = 10_000
 """Among more answers, enough are distinct for any number of choices."""
+MAX_DRAWS = 10_000
+"""Draws of other answers for one question. Enough for 26 distinct ones; among fewer, as in a run of
+an earlier version whose answers are equal but for case, the question offers fewer."""
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 Message = dict[str, Any]
@@ -84,19 +87,17 @@ def find_answer(text: str | None, labels: Mapping[str, Any], task: TaskConfig) -
     return None
 
 
-def answer_key(answer: str) -> str:
-    """A key that is the same for answers that differ only in case, punctuation or blanks."""
-    return normalise(answer) or answer.strip()
+def distinct_answers(task: TaskConfig, answers: Sequence[str]) -> Sequence[str]:
+    """Returns the answers from which a task offers choices: of equal ones, the first.
 
-
-def distinct_answers(task: TaskConfig, answers: Iterable[str]) -> list[str]:
-    """The answers from which a task offers choices: the first of each `answer_key`.
-
-    Answers with the same key are never offered together; a warning names two of them.
+    Equal answers (`student.text.answer_key`) are never offered together; a warning names two of
+    them. Those of an open task, and more than FEW_ANSWERS, are returned as they are.
     """
+    if not task.choices or len(answers) > FEW_ANSWERS:
+        return answers
     by_key: dict[str, str] = {}
     equal: list[tuple[str, str]] = []
-    for answer in answers:
+    for answer in map(str, answers):  # They can be values of pyarrow.
         first = by_key.setdefault(answer_key(answer), answer)
         if first != answer:
             equal.append((first, answer))
@@ -114,14 +115,14 @@ def check_answers(task: TaskConfig, answers: Sequence[str]) -> None:
 
     Args:
         task: The task.
-        answers: Its answers in the corpus, of which no two have the same key.
+        answers: Its distinct answers in the corpus.
 
     Raises:
         UserError: the corpus has only one answer.
     """
     if not 0 < len(answers) < task.choices:
         return
-    listed = list(answers)
+    listed = [str(answer) for answer in answers]  # They can be values of pyarrow.
     if len(listed) == 1:
         raise UserError(
             f"data.tasks: {task.questions[0]!r} offers {task.choices} choices, but the corpus "
@@ -182,11 +183,11 @@ def build_example(
 def _offered(answer: str, answers: Sequence[str], count: int, key: tuple[object, ...]) -> list[str]:
     """The correct answer among others, in an order that depends only on the key."""
     offered = {answer_key(answer): answer}
-    draw = 0
-    while len(offered) < min(count, len(answers)):
+    for draw in range(MAX_DRAWS):
+        if len(offered) == min(count, len(answers)):
+            break
         other = answers[int(fraction("choice", *key, draw) * len(answers))]
         offered.setdefault(answer_key(other), other)
-        draw += 1
     return sorted(offered.values(), key=lambda choice: fraction("order", *key, choice))
 
 
@@ -203,9 +204,7 @@ def build_examples(clips: Iterable[Clip], tasks: Sequence[TaskConfig]) -> Iterat
             for clip in clips
             if (answer := find_answer(clip.text, clip.labels, task)) is not None
         }
-        answers = sorted(set(answered.values()))
-        if task.choices and len(answers) <= FEW_ANSWERS:
-            answers = distinct_answers(task, answers)
+        answers = distinct_answers(task, sorted(set(answered.values())))
         check_answers(task, answers)
         for clip in clips:
             if clip.clip_id in answered:

@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from manifests.clips import Clip
 from manifests.errors import UserError
 from student.data.examples import Message, ask
-from student.text import normalise
+from student.text import answer_key, normalise
 
 Kind = Literal["choice", "label", "transcription"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -57,7 +57,7 @@ class Question:
             raise UserError(f"question {self.id} is of kind choice and has no choices to offer")
         by_text: dict[str, str] = {}
         for choice in self.choices:
-            text = normalise(choice) or choice.strip()
+            text = answer_key(choice)
             if text in by_text:
                 raise UserError(
                     f"question {self.id}: the choices {by_text[text]!r} and {choice!r} differ "

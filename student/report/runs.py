@@ -7,7 +7,6 @@ recipes differ only in the seed form a group, for which means and deviations are
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 from collections import defaultdict
@@ -137,7 +136,7 @@ def _run(files: RunFolder, recipe: Recipe, name: str, group: str) -> Run:
             for stage in stages
             if (cost := _cost(files, recipe, stage, logs[stage])) is not None
         ],
-        held_out=hashlib.blake2b(rows, digest_size=8).hexdigest(),
+        held_out=files.held_out_digest(),
         num_held_out=len(rows.splitlines()),
         evaluations={
             name: _finite(json.loads(path.read_text("utf-8")))

@@ -22,6 +22,7 @@ way.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import math
 import os
@@ -158,6 +159,12 @@ class Run:
             name: source.as_stream(name, settings.get(name, StreamConfig()))
             for name, source in self.sources.streams.items()
         }
+
+    def held_out_digest(self) -> str:
+        """A hash of the held-out examples; runs can only be compared if theirs are equal."""
+        file = self.held_out_file
+        content = file.read_bytes() if file.is_file() else b""
+        return hashlib.blake2b(content, digest_size=8).hexdigest()
 
     def held_out(self) -> Iterator[tuple[Example, list[Clip]]]:
         """The held-out examples, with their clips."""

@@ -121,8 +121,8 @@ def clip_from_row(row: dict[str, Any], source: str) -> Clip:
     """
     path = row.get("audio_filepath")
     if not isinstance(path, str) or not path:
-        keys = f"the keys {', '.join(row) or 'none'}"
-        given = repr(path) if "audio_filepath" in row else keys
+        has_key = "audio_filepath" in row
+        given = repr(path) if has_key else f"the keys {', '.join(row) or 'none'}"
         raise UserError(f"expected the key audio_filepath with a path, found {given}")
     text, nested = row.get("text"), row.get("labels") or {}
     if not isinstance(text, str | None):

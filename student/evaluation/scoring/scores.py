@@ -25,7 +25,7 @@ from student.evaluation.scoring.intervals import (
     bootstrap,
     interval_without_variation,
 )
-from student.text import normalise, split_words
+from student.text import answer_key, normalise, split_words
 
 # Legend: S seeds, Q questions.
 
@@ -81,12 +81,7 @@ def _read_transcription(question: Question, reply: str, cut: bool) -> Answer:
 
 
 def _same(extracted: str, answer: str) -> bool:
-    return _key(extracted) == _key(answer)
-
-
-def _key(label: str) -> str:
-    """A key that is the same for equal labels; a label without words is its own key."""
-    return normalise(label) or label.strip()
+    return answer_key(extracted) == answer_key(answer)
 
 
 def score_answers(runs: Sequence[Sequence[Answer]], *, resamples: int = RESAMPLES) -> dict:
@@ -141,7 +136,7 @@ def _score_task(runs: list[list[Answer]], resamples: int) -> dict:
         return numbers | {"majority": 0.0, "word_error_rate": float(rate)}
     answers = [question.answer for question in questions]
     f1 = [macro_f1(answers, [answer.extracted for answer in run]) for run in runs]
-    commonest = Counter(map(_key, answers)).most_common(1)[0][1]
+    commonest = Counter(map(answer_key, answers)).most_common(1)[0][1]
     return numbers | {"majority": commonest / len(answers), "macro_f1": float(np.mean(f1))}
 
 
@@ -224,7 +219,7 @@ def macro_f1(answers: Sequence[str], extracted: Sequence[str | None]) -> float:
     """F1 averaged over the classes that are the answer of some question. Parse failures reduce
     recall but no precision."""
     pairs = [
-        (_key(answer), _key(label) if label is not None else None)
+        (answer_key(answer), answer_key(label) if label is not None else None)
         for answer, label in zip(answers, extracted, strict=True)
     ]
     hits = Counter(answer for answer, label in pairs if answer == label)

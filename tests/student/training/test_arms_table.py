@@ -53,8 +53,8 @@ def test_wrong_arms_are_refused_before_any_is_trained(
 
 
 def test_runs_with_other_held_out_examples_are_named() -> None:
-    same = {"arms/sft-0": b"1", "arms/coat-0": b"1"}
+    same = {"arms/sft-0": "1", "arms/coat-0": "1"}
     assert describe_other_examples(same) is None
-    note = describe_other_examples({"arms/sft-0": b"1", "arms/coat-0": b"2"})
+    note = describe_other_examples({"arms/sft-0": "1", "arms/coat-0": "2"})
     assert note is not None
     assert "arms/sft-0 had other held-out examples" in note
